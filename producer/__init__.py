@@ -1,0 +1,1 @@
+"""The producer: plan, submit, watch and fetch batches."""

@@ -1,0 +1,1 @@
+"""The offline command line; the only room that knows the command-line library."""

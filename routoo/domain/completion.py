@@ -1,0 +1,46 @@
+"""What came back from a call."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens that an endpoint billed."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    estimated: bool = False
+    """The answer carried no usage; counts are our upper bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A well-formed answer of a model endpoint."""
+
+    answer: str
+    """Text of the first choice."""
+    body: dict[str, Any]
+    """The whole response as it came."""
+    usage: Usage
+    http_status: int
+    latency_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call that was made for a job, whatever came of it."""
+
+    job_no: int
+    attempt_no: int
+    """From 1, over all models and retries of the job."""
+    model: str
+    status: str
+    """succeeded, failed, or lost (a crash hid the outcome: counted at its worst case)."""
+    cost_usd: Decimal
+    latency_s: float | None = None
+    usage: Usage | None = None
+    http_status: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None

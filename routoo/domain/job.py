@@ -1,0 +1,98 @@
+"""A batch's jobs and what their owner asks of each."""
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True)
+class SLA:
+    """Limits of one job; None means no limit."""
+
+    min_quality: float | None = None
+    """Least predicted quality, in [0, 1], of a model that may answer."""
+    max_cost_usd: Decimal | None = None
+    """Most that this job's calls may cost together, in USD."""
+    max_latency_s: float | None = None
+    """Longest expected wait for the answer, in seconds."""
+    deadline: datetime | None = None
+    """No call starts after this instant (with time zone)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One prompt of a batch, immutable once submitted."""
+
+    job_no: int
+    """Position in the input, from 0."""
+    custom_id: str
+    """The owner's key, unique in the batch."""
+    body: dict[str, Any]
+    """The chat-completion request; sent untouched but for its `model`."""
+    sla: SLA = field(default_factory=SLA)
+
+
+class BatchStatus(StrEnum):
+    """States of a batch, as in the OpenAI Batch API."""
+
+    IN_PROGRESS = "in_progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class ResultStatus(StrEnum):
+    """How a job ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    EXPIRED = "expired"
+    BUDGET_EXHAUSTED = "budget_exhausted"
+    CANCELLED = "cancelled"
+
+
+class Stage(StrEnum):
+    """The three stages of a batch, in order."""
+
+    SCORE = "score"
+    SELECT = "select"
+    DISPATCH = "dispatch"
+
+
+class ShardState(StrEnum):
+    """States of a shard in one stage."""
+
+    BLOCKED = "blocked"
+    """The stage before is not done."""
+    READY = "ready"
+    """Waits for a worker."""
+    LEASED = "leased"
+    """A worker owns it until its lease expires."""
+    DONE = "done"
+    PARKED = "parked"
+    """Failed too often; a person must look."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardKey:
+    """Names one unit of queueing: the whole content of a message."""
+
+    batch_id: UUID
+    stage: Stage
+    shard_no: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A worker's right to write one shard, fenced by the epoch."""
+
+    key: ShardKey
+    owner: str
+    epoch: int
+    first_job: int
+    """First job_no of the slice."""
+    job_count: int
+    """Jobs in the slice."""

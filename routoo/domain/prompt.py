@@ -1,0 +1,61 @@
+"""What a request's body says: its text, and how many tokens it may take.
+
+Counts here need no tokenizer: the producer must not load one, and every candidate model has its own.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+BYTES_PER_TOKEN = 4.0
+"""Mean UTF-8 bytes per token of English text in current BPE vocabularies: an estimate."""
+TEMPLATE_TOKENS_PER_MESSAGE = 16
+"""Room for the chat template's marks around each message."""
+TEMPLATE_TOKENS = 48
+"""Room for what a template adds once, such as a default system message."""
+
+_LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
+
+
+def prompt_text(body: Mapping[str, Any]) -> str:
+    """Return the text of a chat or plain completion request, messages joined by blank lines."""
+    if "messages" not in body:
+        prompt = body.get("prompt", "")
+        return prompt if isinstance(prompt, str) else ""
+    return "\n\n".join(text for message in body["messages"] for text in _texts(message))
+
+
+def _texts(message: Mapping[str, Any]) -> Iterator[str]:
+    content = message.get("content")
+    if isinstance(content, str):
+        yield content
+    elif isinstance(content, list):
+        for part in content:
+            if isinstance(part, Mapping) and isinstance(part.get("text"), str):
+                yield part["text"]
+
+
+def estimate_prompt_tokens(body: Mapping[str, Any]) -> int:
+    """Return the expected prompt tokens of a request, template included."""
+    return round(_bytes(body) / BYTES_PER_TOKEN) + _template_tokens(body)
+
+
+def bound_prompt_tokens(body: Mapping[str, Any]) -> int:
+    """Return prompt tokens that no byte-level vocabulary exceeds: one token a byte, template on top."""
+    return _bytes(body) + _template_tokens(body)
+
+
+def requested_completion_tokens(body: Mapping[str, Any]) -> int | None:
+    """Return the request's own limit of completion tokens, None where it names none."""
+    for key in _LIMIT_KEYS:
+        limit = body.get(key)
+        if isinstance(limit, int) and not isinstance(limit, bool):
+            return limit
+    return None
+
+
+def _bytes(body: Mapping[str, Any]) -> int:
+    return len(prompt_text(body).encode("utf-8", errors="replace"))
+
+
+def _template_tokens(body: Mapping[str, Any]) -> int:
+    return TEMPLATE_TOKENS + TEMPLATE_TOKENS_PER_MESSAGE * len(body.get("messages", ()))

@@ -1,0 +1,1 @@
+"""The stack that needs nothing preinstalled: PostgreSQL and a broker from wheels."""

@@ -1,0 +1,188 @@
+"""Every error that Routoo raises, in one tree.
+
+```
+RoutooError
+├── ConfigError              settings or a pool file are unusable
+├── InputError               a row, file or argument that the user gave is unusable
+├── NotFoundError            no such batch, job or file
+├── CheckpointError          a predictor checkpoint is unreadable or does not fit
+├── InfeasibleError          the limits can't all hold; says what to relax
+├── StoreError
+│   ├── DatabaseUnavailableError   (retryable)
+│   └── StaleLeaseError            another worker took the shard over
+├── BrokerUnavailableError         (retryable)
+├── EmbeddedStackError       PostgreSQL, the broker or a local model could not be started
+├── DownloadError            a model file could not be fetched or its hash is wrong
+└── EndpointError            a call to a model endpoint failed
+    ├── RateLimitedError           (retryable, may carry retry_after_s)
+    ├── EndpointUnavailableError   (retryable: 5xx, connection, timeout)
+    ├── InvalidResponseError       (retryable: truncated body, wrong JSON)
+    └── RequestRejectedError       4xx: final for this candidate model
+        └── ContextLengthError     the prompt does not fit this model's window
+```
+
+Foreign errors (psycopg, aiohttp, OSError, ...) are mapped to these at one boundary each, with
+`raise ... from`.
+"""
+
+from typing import ClassVar
+
+
+class RoutooError(Exception):
+    """Base of all errors; its message says what is wrong, where, and what to do.
+
+    Args:
+        what: What is wrong, a sentence without its full stop.
+        value: The offending value; never a secret.
+        where: File and line, table, URL or setting.
+        remedy: What the reader can do about it, a sentence without its full stop.
+
+    Attributes:
+        retryable: Whether the same operation may succeed later without a change by the user.
+        exit_code: Exit status of a command line that ends with this error.
+    """
+
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        value: object = None,
+        where: str | None = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.what, self.value, self.where, self.remedy = what, value, where, remedy
+        super().__init__(self._message())
+
+    def _message(self) -> str:
+        where = f"{self.where}: " if self.where else ""
+        value = f" (got {self.value!r})" if self.value is not None else ""
+        remedy = f" {self.remedy}." if self.remedy else ""
+        return f"{where}{self.what}{value}.{remedy}"
+
+
+class ConfigError(RoutooError):
+    """Settings or a pool file are unusable."""
+
+    exit_code = 2
+
+
+class InputError(RoutooError):
+    """A row, file or argument that the user gave is unusable."""
+
+    exit_code = 2
+
+
+class NotFoundError(RoutooError):
+    """No such batch, job or file."""
+
+    exit_code = 3
+
+
+class CheckpointError(RoutooError):
+    """A predictor checkpoint is unreadable or does not fit the backbone or the pool."""
+
+    exit_code = 2
+
+
+class InfeasibleError(RoutooError):
+    """The limits can't all hold; the remedy says what to relax and by how much."""
+
+    exit_code = 2
+
+
+class StoreError(RoutooError):
+    """The database refused or could not do what was asked."""
+
+
+class DatabaseUnavailableError(StoreError):
+    """The database can't be reached at the moment."""
+
+    retryable = True
+    exit_code = 4
+
+
+class StaleLeaseError(StoreError):
+    """The shard's epoch moved on: another worker owns it now, so nothing was written."""
+
+
+class BrokerUnavailableError(RoutooError):
+    """The message broker can't be reached at the moment."""
+
+    retryable = True
+    exit_code = 4
+
+
+class EmbeddedStackError(RoutooError):
+    """PostgreSQL, the broker or a local model could not be started."""
+
+    exit_code = 4
+
+
+class DownloadError(RoutooError):
+    """A model file could not be fetched, or its hash is not the published one."""
+
+    exit_code = 4
+
+
+class EndpointError(RoutooError):
+    """A call to a model endpoint failed.
+
+    Args:
+        what: What is wrong.
+        value: The offending value.
+        where: The endpoint's URL, without credentials.
+        remedy: What to do.
+        http_status: The answer's HTTP status, if there was an answer.
+        retry_after_s: Seconds the endpoint asked to wait, if it did.
+    """
+
+    code: ClassVar[str] = "endpoint_error"
+
+    def __init__(  # noqa: PLR0913 - the base's four facts and the two of an HTTP answer
+        self,
+        what: str,
+        *,
+        value: object = None,
+        where: str | None = None,
+        remedy: str | None = None,
+        http_status: int | None = None,
+        retry_after_s: float | None = None,
+    ) -> None:
+        self.http_status, self.retry_after_s = http_status, retry_after_s
+        super().__init__(what, value=value, where=where, remedy=remedy)
+
+
+class RateLimitedError(EndpointError):
+    """The endpoint asked to slow down (HTTP 429)."""
+
+    retryable = True
+    code = "rate_limited"
+
+
+class EndpointUnavailableError(EndpointError):
+    """The endpoint failed, hung or could not be reached (5xx, connection, timeout)."""
+
+    retryable = True
+    code = "endpoint_unavailable"
+
+
+class InvalidResponseError(EndpointError):
+    """The endpoint's answer was cut off or is not a completion."""
+
+    retryable = True
+    code = "invalid_response"
+
+
+class RequestRejectedError(EndpointError):
+    """The endpoint refused the request (4xx); asking the same model again won't help."""
+
+    code = "request_rejected"
+
+
+class ContextLengthError(RequestRejectedError):
+    """The prompt and its answer don't fit this model's context window."""
+
+    code = "context_length_exceeded"

@@ -1,0 +1,1 @@
+"""Grading answers, and measuring how well a router did."""

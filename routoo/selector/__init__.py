@@ -1,0 +1,1 @@
+"""The cost-aware selector: one optimisation over the whole batch."""

@@ -1,0 +1,82 @@
+"""Settings: `ROUTOO_*` environment variables, read once at a program's entry point."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from routoo.errors import ConfigError
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+"""Where the example pool, its checkpoint and the migrations stand."""
+
+
+def default_home() -> Path:
+    """Return where the embedded stack keeps its data: a system folder for root, else the user's."""
+    if os.geteuid() == 0:
+        return Path("/var/lib/routoo")
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "routoo"
+
+
+class Settings(BaseSettings):
+    """Everything a deployment may change; each field is the variable `ROUTOO_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix="ROUTOO_", frozen=True, extra="ignore")
+
+    home: Path = Field(default_factory=default_home)
+    """Folder of the embedded database, broker and cached model files."""
+    database_url: SecretStr | None = None
+    """PostgreSQL URL; unset means the embedded server under `home`."""
+    broker_url: SecretStr | None = None
+    """RabbitMQ (amqp://) or Redis (redis://) URL; unset means the embedded broker under `home`."""
+    pool: Path = REPOSITORY / "examples" / "pool.yaml"
+    """Pool file used where none is named."""
+    checkpoint: Path = REPOSITORY / "examples" / "checkpoint"
+    """Predictor checkpoint the scorers load."""
+    shard_size: PositiveInt = 1000
+    """Most jobs in a shard, the unit of queueing."""
+    lease_s: PositiveFloat = 60.0
+    """A shard whose worker has been silent this long is given to another, in seconds."""
+    recovery_interval_s: PositiveFloat = 5.0
+    """How often ready or abandoned shards are announced again, in seconds."""
+    max_shard_attempts: PositiveInt = 5
+    """A shard that failed this often is parked for a person to look at."""
+    max_attempts_per_model: PositiveInt = 4
+    """Calls of one job to one model before the next-best model is asked."""
+    dispatch_threads: PositiveInt = 4
+    """Shards that one dispatcher works on at once."""
+    task_time_limit_s: PositiveFloat = 600.0
+    """A dispatch task hands its shard back after this long, in seconds."""
+    log_level: str = "INFO"
+
+    @cached_property
+    def embedded_database(self) -> bool:
+        """Whether the database is the embedded one."""
+        return self.database_url is None
+
+    @cached_property
+    def embedded_broker(self) -> bool:
+        """Whether the broker is the embedded one."""
+        return self.broker_url is None
+
+
+def load_settings() -> Settings:
+    """Read the environment.
+
+    Returns:
+        The settings, frozen.
+
+    Raises:
+        ConfigError: A variable has a value that can't be used; names the variable.
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "ROUTOO_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise ConfigError(
+            first["msg"], where=name, remedy="Correct or unset the variable"
+        ) from None

@@ -1,0 +1,1 @@
+"""The store: batches, facts and leases in PostgreSQL; rows never leave it."""

@@ -1,0 +1,1 @@
+"""The Celery workers: score, select, dispatch, and the tick that recovers what was lost."""
