@@ -15,8 +15,9 @@ RoutooError
 ├── DownloadError            a model file could not be fetched or its hash is wrong
 └── EndpointError            a call to a model endpoint failed
     ├── RateLimitedError           (retryable, may carry retry_after_s)
-    ├── EndpointUnavailableError   (retryable: 5xx, connection, timeout)
-    ├── InvalidResponseError       (retryable: truncated body, wrong JSON)
+    ├── EndpointUnavailableError   (retryable: 5xx, no connection)
+    ├── EndpointTimeoutError       (retryable; may have been billed)
+    ├── InvalidResponseError       (retryable: cut off, wrong JSON; may have been billed)
     └── RequestRejectedError       4xx: final for this candidate model
         └── ContextLengthError     the prompt does not fit this model's window
 ```
@@ -140,8 +141,10 @@ class EndpointError(RoutooError):
     """
 
     code: ClassVar[str] = "endpoint_error"
+    maybe_billed: ClassVar[bool] = False
+    """Whether the endpoint may charge for the call: then it counts at its worst case."""
 
-    def __init__(  # noqa: PLR0913 - the base's four facts and the two of an HTTP answer
+    def __init__(
         self,
         what: str,
         *,
@@ -163,16 +166,25 @@ class RateLimitedError(EndpointError):
 
 
 class EndpointUnavailableError(EndpointError):
-    """The endpoint failed, hung or could not be reached (5xx, connection, timeout)."""
+    """The endpoint failed before it answered, or could not be reached (5xx, connection)."""
 
     retryable = True
     code = "endpoint_unavailable"
+
+
+class EndpointTimeoutError(EndpointError):
+    """The request was sent, and no answer came in time."""
+
+    retryable = True
+    maybe_billed = True
+    code = "endpoint_timeout"
 
 
 class InvalidResponseError(EndpointError):
     """The endpoint's answer was cut off or is not a completion."""
 
     retryable = True
+    maybe_billed = True
     code = "invalid_response"
 
 

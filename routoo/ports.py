@@ -1,6 +1,7 @@
 """What the pipeline needs of the outside world, as narrow protocols."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from routoo.domain.completion import Completion
@@ -18,6 +19,14 @@ class Predictor(Protocol):
 
 class ChatClient(Protocol):
     """Calls model endpoints."""
+
+    def slot(self, model: CandidateModel) -> AbstractAsyncContextManager[None]:
+        """Wait for a free place among the endpoint's concurrent calls, and hold it.
+
+        Taken by the caller, not by `complete`, so that money is reserved only for a call that
+        can be sent at once.
+        """
+        ...
 
     async def complete(
         self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None

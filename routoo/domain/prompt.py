@@ -1,19 +1,24 @@
 """What a request's body says: its text, and how many tokens it may take.
 
-Counts here need no tokenizer: the producer must not load one, and every candidate model has its own.
+Counts here need no tokenizer: the producer must not load one, and every model has its own.
 """
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import orjson
+
+from routoo.domain.pool import CandidateModel
+
 BYTES_PER_TOKEN = 4.0
 """Mean UTF-8 bytes per token of English text in current BPE vocabularies: an estimate."""
-TEMPLATE_TOKENS_PER_MESSAGE = 16
+TEMPLATE_TOKENS_PER_MESSAGE = 8
 """Room for the chat template's marks around each message."""
-TEMPLATE_TOKENS = 48
+TEMPLATE_TOKENS = 24
 """Room for what a template adds once, such as a default system message."""
 
 _LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
+_CHOICE_KEYS = ("n", "best_of")
 
 
 def prompt_text(body: Mapping[str, Any]) -> str:
@@ -35,13 +40,16 @@ def _texts(message: Mapping[str, Any]) -> Iterator[str]:
 
 
 def estimate_prompt_tokens(body: Mapping[str, Any]) -> int:
-    """Return the expected prompt tokens of a request, template included."""
-    return round(_bytes(body) / BYTES_PER_TOKEN) + _template_tokens(body)
+    """Return the expected prompt tokens of a request, template and tools included."""
+    size_bytes = len(prompt_text(body).encode("utf-8", errors="replace"))
+    if "tools" in body:
+        size_bytes += len(orjson.dumps(body["tools"]))
+    return round(size_bytes / BYTES_PER_TOKEN) + _template_tokens(body)
 
 
 def bound_prompt_tokens(body: Mapping[str, Any]) -> int:
-    """Return prompt tokens that no byte-level vocabulary exceeds: one token a byte, template on top."""
-    return _bytes(body) + _template_tokens(body)
+    """Return prompt tokens that no byte-level vocabulary exceeds: a token a byte of the request."""
+    return len(orjson.dumps(body)) + _template_tokens(body)
 
 
 def requested_completion_tokens(body: Mapping[str, Any]) -> int | None:
@@ -53,8 +61,11 @@ def requested_completion_tokens(body: Mapping[str, Any]) -> int | None:
     return None
 
 
-def _bytes(body: Mapping[str, Any]) -> int:
-    return len(prompt_text(body).encode("utf-8", errors="replace"))
+def bound_completion_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
+    """Return the most completion tokens a call can be billed, all its choices together."""
+    limit = requested_completion_tokens(body)
+    choices = max([1, *(body[key] for key in _CHOICE_KEYS if isinstance(body.get(key), int))])
+    return (model.max_completion_tokens if limit is None else limit) * choices
 
 
 def _template_tokens(body: Mapping[str, Any]) -> int:
