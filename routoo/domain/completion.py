@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from routoo.domain.job import ResultStatus
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -42,5 +44,30 @@ class Attempt:
     latency_s: float | None = None
     usage: Usage | None = None
     http_status: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Money set aside for one call before it is sent."""
+
+    job_no: int
+    attempt_no: int
+    model: str
+    worst_case_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """How one job ended: exactly one a job."""
+
+    job_no: int
+    status: ResultStatus
+    cost_usd: Decimal
+    """Of all its calls, lost ones at their worst case."""
+    attempts: int
+    model: str | None = None
+    completion: Completion | None = None
     error_code: str | None = None
     error_message: str | None = None

@@ -96,3 +96,20 @@ class Lease:
     """First job_no of the slice."""
     job_count: int
     """Jobs in the slice."""
+
+
+@dataclass(frozen=True, slots=True)
+class PendingJob:
+    """A job that still needs an answer, with what was decided and spent on it so far."""
+
+    job: Job
+    model: str
+    """The candidate model chosen by the latest assignment."""
+    quality: tuple[float, ...]
+    """Predicted quality of every candidate, in pool order."""
+    completion_tokens: tuple[float, ...]
+    """Predicted completion tokens of every candidate, in pool order."""
+    attempts: int
+    """Calls made so far, by any worker."""
+    cost_usd: Decimal
+    """What those calls cost."""
