@@ -38,7 +38,8 @@ class Estimates:
     @property
     def allowed(self) -> Bool[np.ndarray, "jobs models"]:
         """Models that meet every limit of the job."""
-        return self.within_pin & self.within_window & self.within_quality & self.within_cost
+        limits = (self.within_pin, self.within_window, self.within_quality, self.within_cost)
+        return np.logical_and.reduce(limits, dtype=np.bool_)
 
 
 def estimate(
