@@ -4,7 +4,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 TOKENS_PER_MTOK = Decimal(1_000_000)
 
@@ -43,15 +43,16 @@ class Endpoint(_Record):
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """Longest wait for one call's answer, in seconds."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if not re.match(r"https?://[^/]+", self.base_url):
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, value: str) -> str:
+        if not re.match(r"https?://[^/]+", value):
             msg = "base_url must start with http:// or https:// and name a host"
             raise ValueError(msg)
-        if re.match(r"https?://[^/]*@", self.base_url):
+        if re.match(r"https?://[^/]*@", value):
             msg = "base_url must not hold credentials; name a variable with api_key_env"
             raise ValueError(msg)
-        return self
+        return value
 
 
 class CandidateModel(_Record):

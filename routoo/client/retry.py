@@ -1,0 +1,65 @@
+"""When to ask an endpoint again."""
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from routoo.domain.completion import Completion
+from routoo.domain.pool import CandidateModel
+from routoo.errors import EndpointError
+from routoo.ports import ChatClient
+
+BASE_S = 0.5
+"""Longest wait before the second attempt, in seconds; it doubles with each attempt after."""
+CAP_S = 60.0
+"""Longest wait that is not the endpoint's own wish, in seconds."""
+PATIENCE_S = 300.0
+"""An endpoint that asks for a longer pause than this is not waited for, in seconds."""
+
+
+def backoff_s(attempt: int, *, retry_after_s: float | None = None, rng: random.Random) -> float:
+    """Return how long to wait after a failed attempt, in seconds.
+
+    Exponential with full jitter, so that callers that failed together don't return together
+    (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). What the endpoint
+    asked for is a floor: it is honoured in full, also beyond the cap, and jittered upwards.
+
+    Args:
+        attempt: Number of the attempt that failed, from 1.
+        retry_after_s: The endpoint's `Retry-After`, if it sent one.
+        rng: Source of the jitter.
+    """
+    longest = min(CAP_S, BASE_S * 2.0 ** min(attempt - 1, 32))
+    jitter = rng.uniform(0.0, longest)
+    if retry_after_s is None:
+        return jitter
+    return retry_after_s + min(jitter, max(BASE_S, retry_after_s / 4))
+
+
+async def call_with_retries(
+    client: ChatClient,
+    model: CandidateModel,
+    body: Mapping[str, Any],
+    *,
+    max_attempts: int,
+    sleep: Callable[[float], Awaitable[object]],
+    rng: random.Random,
+) -> Completion:
+    """Call an endpoint until it answers, fails for good, or has failed `max_attempts` times.
+
+    For callers that keep no books of each attempt; a batch's dispatch reserves money for each.
+
+    Raises:
+        EndpointError: The last attempt's failure.
+    """
+    attempt = 1
+    while True:
+        try:
+            return await client.complete(model, body)
+        except EndpointError as error:
+            too_long = (error.retry_after_s or 0.0) > PATIENCE_S
+            if not error.retryable or too_long or attempt >= max_attempts:
+                raise
+            wait_s = backoff_s(attempt, retry_after_s=error.retry_after_s, rng=rng)
+        await sleep(wait_s)
+        attempt += 1

@@ -1,0 +1,146 @@
+"""Pool files: YAML in, a validated pool out, and every problem named with its line."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool_yaml import Document, parse_document
+from routoo.errors import ConfigError
+
+_PRICE_KEY = "price_usd_per_mtok"
+_PRICE_REMEDY = "Give the price in USD per million tokens; say 0 if it is free"
+_KNOWN_KEYS = {
+    record: ", ".join(record.model_fields) for record in (Pool, CandidateModel, Endpoint, Tariff)
+}
+
+
+def load_pool(path: Path) -> Pool:
+    """Read a pool file.
+
+    Args:
+        path: A YAML file with a list `models`; numbers are taken as they are written, so a price
+            of 0.1 is exactly a tenth of a dollar.
+
+    Returns:
+        The pool, models in the file's order.
+
+    Raises:
+        ConfigError: The file can't be read or used; the message names the file, the line and the
+            remedy of every problem at once.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"the pool file can't be read: {error}",
+            where=str(path),
+            remedy="Name a UTF-8 YAML file with --pool or ROUTOO_POOL",
+        ) from error
+    return parse_pool(text, name=str(path))
+
+
+def parse_pool(text: str, *, name: str = "pool.yaml") -> Pool:
+    """Read a pool from YAML text; `name` stands for the file in messages.
+
+    Raises:
+        ConfigError: As for `load_pool`.
+    """
+    try:
+        document = parse_document(text)
+    except yaml.YAMLError as error:
+        raise _syntax_error(error, name) from error
+    if not isinstance(document.data, dict):
+        raise ConfigError(
+            "the pool file is no mapping", where=name, remedy="Start it with a list `models:`"
+        )
+    problems = [*document.problems, *_repeated_models(document)]
+    try:
+        pool = Pool.model_validate(document.data)
+    except ValidationError as error:
+        problems += _problems(error, document)
+    if problems:
+        raise _pool_error(name, problems)
+    return pool
+
+
+def _repeated_models(document: Document) -> Iterator[tuple[int, str]]:
+    entries = document.data.get("models")
+    seen: set[str] = set()
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        name = entry.get("name") if isinstance(entry, dict) else None
+        if isinstance(name, str) and name in seen:
+            line = document.line(("models", index, "name"))
+            yield line, f"candidate model {name!r} is listed twice. Give each its own name"
+        seen.add(str(name))
+
+
+def _syntax_error(error: yaml.YAMLError, name: str) -> ConfigError:
+    mark = getattr(error, "problem_mark", None)
+    where = f"{name}:{mark.line + 1}" if mark else name
+    what = getattr(error, "problem", None) or str(error)
+    return ConfigError(f"not valid YAML: {what}", where=where, remedy="Correct the line")
+
+
+def _pool_error(name: str, problems: list[tuple[int, str]]) -> ConfigError:
+    ordered = sorted(set(problems))
+    lines = [f"{name}:{line}: {text}" for line, text in ordered]
+    if len(lines) == 1:
+        return ConfigError(ordered[0][1], where=f"{name}:{ordered[0][0]}")
+    return ConfigError(f"{len(lines)} problems in the pool file:\n" + ".\n".join(lines))
+
+
+def _problems(error: ValidationError, document: Document) -> Iterator[tuple[int, str]]:
+    for detail in error.errors():
+        location = detail["loc"]
+        if not location or (detail["type"] == "too_short" and document.data["models"]):
+            continue  # a repeated name, which _repeated_models places, or an echo of bad entries
+        named = document.model_name(location)
+        dotted = ".".join(str(part) for part in (location[2:] if named else location))
+        subject = " of ".join(part for part in (dotted, named) if part)
+        line = document.line(location)
+        remedy = _remedy(location, detail["type"])
+        text = _PLAIN_WORDS.get(detail["type"]) or detail["msg"].removeprefix("Value error, ")
+        text = f"{subject}: {text[0].lower()}{text[1:]}" if subject else text
+        # A base_url may hold a password by mistake, so it is never shown.
+        quiet = detail["type"] in _PLAIN_WORDS or location[-1] == "base_url"
+        value = "" if quiet else f" (got {_shown(detail['input'])})"
+        yield line, f"{text}{value}. {remedy}"
+
+
+_PLAIN_WORDS = {
+    "missing": "the key is missing",
+    "extra_forbidden": "no such key",
+    "too_short": "the list is empty",
+}
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 - whatever the file held
+    if isinstance(value, dict | list | tuple):
+        return "a mapping" if isinstance(value, dict) else "a list"
+    return "nothing" if value is None else repr(str(value))
+
+
+def _remedy(location: tuple[int | str, ...], kind: str) -> str:
+    if _PRICE_KEY in location and kind != "extra_forbidden":
+        return _PRICE_REMEDY
+    if kind == "extra_forbidden":
+        return f"Remove it or correct its spelling; known here are {_known_keys(location)}"
+    if kind == "string_type":
+        return "Put the value in quotes"
+    if kind == "missing":
+        return "Add it"
+    if kind == "too_short":
+        return "Give it at least one entry"
+    return "Correct the value"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> str:
+    if _PRICE_KEY in location[:-1]:
+        return _KNOWN_KEYS[Tariff]
+    if "endpoint" in location[:-1]:
+        return _KNOWN_KEYS[Endpoint]
+    return _KNOWN_KEYS[CandidateModel if "models" in location[:-1] else Pool]
