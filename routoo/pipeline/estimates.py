@@ -39,7 +39,8 @@ class Estimates:
     def allowed(self) -> Bool[np.ndarray, "jobs models"]:
         """Models that meet every limit of the job."""
         limits = (self.within_pin, self.within_window, self.within_quality, self.within_cost)
-        return np.logical_and.reduce(limits, dtype=np.bool_)
+        allowed: Bool[np.ndarray, "jobs models"] = np.logical_and.reduce(limits, dtype=np.bool_)
+        return allowed
 
 
 def estimate(

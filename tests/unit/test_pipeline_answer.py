@@ -1,0 +1,214 @@
+"""One job's way to its one result."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from random import Random
+from typing import Any
+
+
+from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
+from routoo.domain.job import SLA, Job, PendingJob, ResultStatus
+from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.errors import (
+    ContextLengthError,
+    EndpointError,
+    EndpointTimeoutError,
+    EndpointUnavailableError,
+    RateLimitedError,
+    RequestRejectedError,
+)
+from routoo.pipeline.answer import Answerer
+from routoo.pipeline.books import Grant
+
+BODY = {"messages": [{"role": "user", "content": "What is two plus two?"}], "max_tokens": 10}
+
+
+def candidate(name: str, price: int = 1, window: int = 1000) -> CandidateModel:
+    return CandidateModel(
+        name=name,
+        endpoint=Endpoint(base_url="http://localhost:1/v1"),
+        price_usd_per_mtok=Tariff(prompt=Decimal(price), completion=Decimal(price)),
+        context_window_tokens=window,
+    )
+
+
+SMALL, LARGE = candidate("small"), candidate("large", price=10, window=8000)
+
+
+class Script:
+    """A client that answers by a script: an error, or None for a completion."""
+
+    def __init__(self, *steps: EndpointError | None) -> None:
+        self.steps = list(steps)
+        self.asked: list[str] = []
+
+    @asynccontextmanager
+    async def slot(self, model: CandidateModel) -> AsyncIterator[None]:
+        del model
+        yield
+
+    async def complete(
+        self, model: CandidateModel, body: dict[str, Any], *, timeout_s: float | None = None
+    ) -> Completion:
+        del body, timeout_s
+        self.asked.append(model.name)
+        step = self.steps.pop(0) if self.steps else None
+        if step is not None:
+            raise step
+        return Completion("4", {"id": "x"}, Usage(20, 2), 200, 0.1)
+
+
+class MemoryBooks:
+    """Books without a database; grants by a script, then always."""
+
+    def __init__(self, *grants: Grant) -> None:
+        self.grants = list(grants)
+        self.reserved: list[Reservation] = []
+        self.attempts: list[tuple[Attempt, Decimal]] = []
+        self.results: list[Result] = []
+
+    async def reserve(self, reservation: Reservation) -> Grant:
+        grant = self.grants.pop(0) if self.grants else Grant.GRANTED
+        if grant is Grant.GRANTED:
+            self.reserved.append(reservation)
+        return grant
+
+    async def settle(self, attempt: Attempt, worst: Decimal, result: Result | None = None) -> None:
+        self.attempts.append((attempt, worst))
+        self.results += [result] if result else []
+
+    async def record(self, result: Result) -> None:
+        self.results.append(result)
+
+
+class NoJitter(Random):
+    def uniform(self, a: float, b: float) -> float:
+        del b
+        return a
+
+
+def run(
+    script: Script,
+    books: MemoryBooks,
+    models: Sequence[CandidateModel] = (SMALL, LARGE),
+    *,
+    sla: SLA | None = None,
+    closing: bool = False,
+    cost_usd: Decimal = Decimal(0),
+) -> bool:
+    async def main() -> bool:
+        event = asyncio.Event()
+        if closing:
+            event.set()
+        answerer = Answerer(script, books, event, 2, rng=NoJitter(0))
+        job = Job(7, "seven", BODY, sla or SLA())
+        pending = PendingJob(job, models[0].name, (0.5, 0.9), (2.0, 2.0), 0, cost_usd)
+        return await answerer.answer(pending, models)
+
+    return asyncio.run(main())
+
+
+def test_an_answer_is_settled_with_its_result_and_its_reported_usage() -> None:
+    script, books = Script(), MemoryBooks()
+    assert run(script, books)
+    (result,) = books.results
+    assert result.status is ResultStatus.SUCCEEDED
+    assert (result.model, result.attempts) == ("small", 1)
+    assert result.cost_usd == Decimal(22) / 1_000_000
+    assert books.attempts[0][1] == books.reserved[0].worst_case_usd > result.cost_usd
+
+
+def test_a_retryable_error_is_retried_on_the_same_model() -> None:
+    script, books = Script(RateLimitedError("slow down", retry_after_s=0.0)), MemoryBooks()
+    assert run(script, books)
+    assert script.asked == ["small", "small"]
+    assert [attempt.status for attempt, _ in books.attempts] == ["failed", "succeeded"]
+    assert [attempt.attempt_no for attempt, _ in books.attempts] == [1, 2]
+
+
+def test_the_next_best_model_is_asked_when_a_model_keeps_failing() -> None:
+    down = EndpointUnavailableError("down", retry_after_s=0.0)
+    script, books = Script(down, down), MemoryBooks()
+    assert run(script, books)
+    assert script.asked == ["small", "small", "large"]
+    assert books.results[0].model == "large"
+
+
+def test_a_rejected_request_is_not_repeated_to_the_same_model() -> None:
+    script, books = Script(RequestRejectedError("no")), MemoryBooks()
+    run(script, books)
+    assert script.asked == ["small", "large"]
+
+
+def test_a_prompt_that_outgrew_a_window_goes_only_to_a_wider_one() -> None:
+    script, books = Script(ContextLengthError("too long")), MemoryBooks()
+    run(script, books, [SMALL, candidate("alike"), LARGE])
+    assert script.asked == ["small", "large"]
+
+
+def test_the_last_error_is_the_result_when_every_model_failed() -> None:
+    script, books = Script(*[RequestRejectedError("no") for _ in range(2)]), MemoryBooks()
+    assert run(script, books)
+    (result,) = books.results
+    assert result.status is ResultStatus.FAILED
+    assert (result.model, result.error_code) == ("large", "request_rejected")
+
+
+def test_a_call_that_may_have_been_billed_counts_at_its_worst_case() -> None:
+    script, books = Script(EndpointTimeoutError("silence", retry_after_s=0.0)), MemoryBooks()
+    run(script, books)
+    first, worst = books.attempts[0]
+    assert first.cost_usd == worst
+    assert books.results[0].cost_usd == worst + books.attempts[1][0].cost_usd
+
+
+def test_an_unbilled_failure_costs_nothing() -> None:
+    books = MemoryBooks()
+    run(Script(EndpointUnavailableError("down", retry_after_s=0.0)), books)
+    assert books.attempts[0][0].cost_usd == 0
+
+
+def test_money_in_flight_is_waited_for() -> None:
+    script, books = Script(), MemoryBooks(Grant.WAIT, Grant.GRANTED)
+    assert run(script, books)
+    assert books.results[0].status is ResultStatus.SUCCEEDED
+
+
+def test_no_call_is_sent_once_the_money_is_out() -> None:
+    script, books = Script(), MemoryBooks(Grant.REFUSED, Grant.REFUSED)
+    assert run(script, books)
+    assert script.asked == []
+    assert books.results[0].status is ResultStatus.BUDGET_EXHAUSTED
+
+
+def test_a_cheaper_fallback_answers_when_the_chosen_model_is_out_of_reach() -> None:
+    script, books = Script(), MemoryBooks(Grant.REFUSED)
+    assert run(script, books, [LARGE, SMALL])
+    assert books.results[0].model == "small"
+
+
+def test_a_cost_cap_counts_the_worst_case_and_what_was_spent() -> None:
+    script, books = Script(), MemoryBooks()
+    cap = SLA(max_cost_usd=Decimal("0.001"))
+    assert run(script, books, sla=cap, cost_usd=Decimal("0.00099"))
+    assert script.asked == []
+    assert books.results[0].error_code == "max_cost_exceeded"
+
+
+def test_no_call_starts_after_the_deadline() -> None:
+    script, books = Script(), MemoryBooks()
+    past = SLA(deadline=datetime.now(UTC) - timedelta(seconds=1))
+    assert run(script, books, sla=past)
+    assert script.asked == []
+    assert books.results[0].status is ResultStatus.EXPIRED
+
+
+def test_a_drained_job_stays_pending() -> None:
+    script, books = Script(), MemoryBooks()
+    assert not run(script, books, closing=True)
+    assert (script.asked, books.results) == ([], [])
+
+
