@@ -43,7 +43,7 @@ def _check(line: str) -> list[str]:
     if line.startswith("make "):
         targets = [word for word in line.split()[1:] if "=" not in word]
         known = (ROOT / "Makefile").read_text(encoding="utf-8")
-        return [f"no make target {t}" for t in targets if not re.search(rf"^{t}:", known, re.M)]
+        return [f"no make target {t}" for t in targets if not re.search(rf"^{t}:", known, re.MULTILINE)]
     words = line.split(maxsplit=1)
     if not words or words[0] not in PROGRAMS:
         return []

@@ -8,7 +8,6 @@ from decimal import Decimal
 from random import Random
 from typing import Any
 
-
 from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
 from routoo.domain.job import SLA, Job, PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
@@ -210,5 +209,3 @@ def test_a_drained_job_stays_pending() -> None:
     script, books = Script(), MemoryBooks()
     assert not run(script, books, closing=True)
     assert (script.asked, books.results) == ([], [])
-
-

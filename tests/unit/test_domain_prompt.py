@@ -1,0 +1,69 @@
+"""Counting tokens without a tokenizer."""
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.prompt import (
+    bound_completion_tokens,
+    bound_prompt_tokens,
+    estimate_prompt_tokens,
+    prompt_text,
+    requested_completion_tokens,
+)
+
+MODEL = CandidateModel(
+    name="m",
+    endpoint=Endpoint(base_url="http://localhost:1/v1"),
+    price_usd_per_mtok=Tariff(prompt=Decimal(1), completion=Decimal(2)),
+    context_window_tokens=4096,
+    max_completion_tokens=256,
+)
+
+
+def chat(*contents: object) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": content} for content in contents]}
+
+
+def test_the_text_of_a_chat_is_its_messages_in_order() -> None:
+    assert prompt_text(chat("one", [{"type": "text", "text": "two"}])) == "one\n\ntwo"
+
+
+def test_the_text_of_a_plain_request_is_its_prompt() -> None:
+    assert prompt_text({"prompt": "once upon a time"}) == "once upon a time"
+
+
+def test_parts_without_text_count_no_text() -> None:
+    assert prompt_text(chat([{"type": "image_url", "image_url": {"url": "x"}}], None)) == ""
+
+
+def test_the_new_name_of_the_completion_limit_comes_first() -> None:
+    assert requested_completion_tokens({"max_tokens": 5, "max_completion_tokens": 7}) == 7
+
+
+@pytest.mark.parametrize("limit", [None, "5", True])
+def test_a_limit_that_is_no_number_is_no_limit(limit: object) -> None:
+    assert requested_completion_tokens({"max_tokens": limit}) is None
+
+
+@pytest.mark.parametrize(("body", "tokens"), [({}, 256), ({"max_tokens": 9, "n": 3}, 27)])
+def test_the_completion_bound_covers_every_choice(body: dict[str, Any], tokens: int) -> None:
+    assert bound_completion_tokens(body, MODEL) == tokens
+
+
+@given(st.text(st.characters(exclude_categories=("Cs",))))
+def test_the_bound_is_above_a_token_a_byte(text: str) -> None:
+    assert bound_prompt_tokens(chat(text)) > len(text.encode())
+
+
+def test_tools_count_as_prompt() -> None:
+    with_tools = {**chat("hi"), "tools": [{"type": "function", "function": {"name": "f" * 400}}]}
+    assert estimate_prompt_tokens(with_tools) > estimate_prompt_tokens(chat("hi")) + 90
+
+
+def test_a_cost_is_exact_in_decimal() -> None:
+    assert MODEL.cost_usd(3, 1) == Decimal("0.000005")
