@@ -42,8 +42,9 @@ def _check(line: str) -> list[str]:
     line = line.removeprefix(".venv/bin/")
     if line.startswith("make "):
         targets = [word for word in line.split()[1:] if "=" not in word]
-        known = (ROOT / "Makefile").read_text(encoding="utf-8")
-        return [f"no make target {t}" for t in targets if not re.search(rf"^{t}:", known, re.MULTILINE)]
+        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+        known = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+        return [f"no make target {target}" for target in targets if target not in known]
     words = line.split(maxsplit=1)
     if not words or words[0] not in PROGRAMS:
         return []
