@@ -1,1 +1,1 @@
-"""The producer: plan, submit, watch and fetch batches."""
+"""The producer: submits batches, watches them and reads their results; as a library and a CLI."""

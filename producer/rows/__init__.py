@@ -1,0 +1,1 @@
+"""From a file of rows to jobs: readers, checks and the list of everything that is wrong."""

@@ -1,0 +1,155 @@
+"""Checks a chat-completion request's body before any of it reaches a model."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, Self
+
+from producer.rows.problems import Kind, Problem
+from producer.rows.schema import ROUTED_NAMES
+from routoo.domain.pool import CandidateModel, Pool
+from routoo.domain.prompt import (
+    TEMPLATE_TOKENS,
+    estimate_prompt_tokens,
+    requested_completion_tokens,
+)
+
+_COUNTS = ("max_tokens", "max_completion_tokens", "n", "best_of")
+_MOST = 2**31 - 1
+_NAMES_SHOWN = 10
+
+_NO_MESSAGES = Problem(
+    Kind.MISSING_FIELD,
+    "the body has no list of messages",
+    'Write "messages": [{"role": "user", "content": ...}]',
+)
+_BAD_MESSAGE = Problem(
+    Kind.WRONG_TYPE,
+    "a message is not an object with a role and a content",
+    'Write {"role": "user", "content": ...} with the content as text or as a list of parts',
+)
+_EMPTY_PROMPT = Problem(
+    Kind.EMPTY_PROMPT, "the prompt is empty", "Give it text, or leave the row out"
+)
+_STREAMED = Problem(
+    Kind.UNSUPPORTED_REQUEST,
+    "stream is true, and a batch has nobody to stream to",
+    "Remove stream",
+)
+
+
+class _Room(NamedTuple):
+    """Tokens that fit a model, or the best of a pool."""
+
+    tokens: int
+    """Prompt and answer together."""
+    prompt_tokens: int
+    """Prompt alone, where the request sets no limit of its own for the answer."""
+
+    @classmethod
+    def of(cls, model: CandidateModel) -> Self:
+        window = model.context_window_tokens
+        return cls(window, window - model.max_completion_tokens)
+
+
+class BodyCheck:
+    """Checks bodies against the limits of one pool.
+
+    Args:
+        pool: The candidate models.
+        ignore_model: Route every job, whatever model its body names.
+    """
+
+    def __init__(self, pool: Pool, *, ignore_model: bool = False) -> None:
+        self._room = {model.name: _Room.of(model) for model in pool.models}
+        self._most_room = _Room(
+            max(room.tokens for room in self._room.values()),
+            max(room.prompt_tokens for room in self._room.values()),
+        )
+        self._ignore_model = ignore_model
+
+    def check(self, body: dict[str, Any], size_bytes: int) -> Iterator[Problem]:
+        """Yield what is wrong with a body; drop its `model` unless it pins the job to one.
+
+        Args:
+            body: The request; `model` is removed in place where Routoo is to choose.
+            size_bytes: At least the UTF-8 bytes of its text: spares counting it where it is short.
+        """
+        room, problem = self._take_model(body)
+        if problem is not None:
+            yield problem
+        if body.get("stream"):
+            yield _STREAMED
+        yield from _counts(body)
+        problem = _check_messages(body.get("messages"))
+        if problem is not None:
+            yield problem
+        else:
+            yield from _check_length(body, size_bytes, room)
+
+    def _take_model(self, body: dict[str, Any]) -> tuple[_Room, Problem | None]:
+        name = body.get("model")
+        if name is None or self._ignore_model or _is_routed(name):
+            body.pop("model", None)
+            return self._most_room, None
+        room = self._room.get(name) if isinstance(name, str) else None
+        if room is not None:
+            return room, None
+        names = ", ".join(list(self._room)[:_NAMES_SHOWN])
+        remedy = (
+            f"Leave model out or write auto to have it chosen, name one of {names}, "
+            "add it to the pool with its price, or pass --ignore-model"
+        )
+        what = "the model is not in the pool, so it has no endpoint and no price"
+        return self._most_room, Problem(Kind.UNKNOWN_MODEL, what, remedy, name)
+
+
+def _check_messages(messages: object) -> Problem | None:
+    if type(messages) is not list or not messages:
+        return _NO_MESSAGES
+    has_text = False
+    for message in messages:
+        if type(message) is not dict or type(message.get("role")) is not str:
+            return _BAD_MESSAGE
+        content = message.get("content")
+        if type(content) is str:
+            has_text = has_text or bool(content and not content.isspace())
+        elif type(content) is list:
+            if not all(type(part) is dict for part in content):
+                return _BAD_MESSAGE
+            has_text = has_text or any(map(_part_has_text, content))
+        elif content is not None:
+            return _BAD_MESSAGE
+    return None if has_text else _EMPTY_PROMPT
+
+
+def _part_has_text(part: Mapping[str, Any]) -> bool:
+    text = part.get("text")
+    return isinstance(text, str) and bool(text.strip())
+
+
+def _counts(body: Mapping[str, Any]) -> Iterator[Problem]:
+    for name in _COUNTS:
+        value = body.get(name)
+        if value is not None and not (type(value) is int and 1 <= value <= _MOST):
+            yield Problem(
+                Kind.WRONG_TYPE, f"{name} is not a whole number from 1", "Give one, as 256", value
+            )
+
+
+def _is_routed(name: object) -> bool:
+    return isinstance(name, str) and name in ROUTED_NAMES
+
+
+def _check_length(body: Mapping[str, Any], size_bytes: int, room: _Room) -> Iterator[Problem]:
+    limit = requested_completion_tokens(body)
+    most = room.prompt_tokens if limit is None else room.tokens - limit
+    # A message's JSON has more bytes than its template has tokens, so this can't pass by mistake.
+    if size_bytes + TEMPLATE_TOKENS <= most:
+        return
+    needed = estimate_prompt_tokens(body)
+    if needed > most:
+        yield Problem(
+            Kind.PROMPT_TOO_LONG,
+            f"the prompt has about {needed:,} tokens, and the widest window of the models that "
+            f"may answer leaves {max(most, 0):,} for it beside the answer",
+            "Shorten it, set a lower max_tokens, or add a model with a wider window to the pool",
+        )

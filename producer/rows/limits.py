@@ -1,0 +1,134 @@
+"""Reads limits (quality, cost, latency, deadline) from what a row or an option says."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from functools import partial
+from typing import Any
+
+from producer.rows.problems import Kind, Problem
+from routoo.domain.job import SLA
+
+_MOST_USD = Decimal(10) ** 9
+_LONGEST_LATENCY_S = 1e9
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
+_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_DEADLINE_REMEDY = (
+    "Write an instant with its zone, as 2027-01-31T18:00:00Z, or a time from now, as 2h or 30m"
+)
+
+
+class LimitError(ValueError):
+    """A limit's value is unusable; carries the problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(str(problem))
+
+
+def read_min_quality(value: object) -> float:
+    """Return a quality in [0, 1].
+
+    Raises:
+        LimitError: It is no number or outside the range.
+    """
+    quality = _number("min_quality", value)
+    if not 0 <= quality <= 1:
+        raise _out_of_range("min_quality is not between 0 and 1", value, "Give 0 to 1, as 0.7")
+    return quality
+
+
+def read_usd(name: str, value: object) -> Decimal:
+    """Return an amount of US dollars, exact.
+
+    Raises:
+        LimitError: It is no number, negative, or over a billion.
+    """
+    _number(name, value)
+    try:
+        amount = Decimal(str(value).strip())
+    except InvalidOperation:
+        amount = Decimal(-1)  # such as 1_0, which Python's float takes
+    if not 0 <= amount <= _MOST_USD:
+        raise _out_of_range(f"{name} is no amount of dollars", value, "Give 0 or more, as 0.25")
+    return amount
+
+
+def read_max_latency_s(value: object) -> float:
+    """Return a time in seconds.
+
+    Raises:
+        LimitError: It is no number, or not above 0.
+    """
+    latency_s = _number("max_latency_s", value)
+    if not 0 < latency_s <= _LONGEST_LATENCY_S:
+        raise _out_of_range("max_latency_s is not above 0", value, "Give seconds, as 30")
+    return latency_s
+
+
+def read_deadline(value: object, now: datetime) -> datetime:
+    """Return an instant in UTC from an ISO instant with a zone or a duration from now.
+
+    Args:
+        value: For example `2027-01-31T18:00:00Z`, `2h`, `1h30m`, or a datetime with a zone.
+        now: The present instant, with its zone.
+
+    Raises:
+        LimitError: It is neither, has no zone, or is over.
+    """
+    try:
+        instant = value if isinstance(value, datetime) else _instant(value, now)
+    except (ValueError, OverflowError):
+        raise _out_of_range("the deadline is unreadable", value, _DEADLINE_REMEDY) from None
+    if instant.tzinfo is None:
+        raise _out_of_range("the deadline has no time zone", value, _DEADLINE_REMEDY)
+    if instant <= now:
+        raise _out_of_range("the deadline is over", value, "Give one in the future")
+    return instant.astimezone(UTC)
+
+
+def read_sla(row: Mapping[str, Any], defaults: SLA, now: datetime) -> tuple[SLA, list[Problem]]:
+    """Return a row's limits, batch-wide ones where it has none, and what is wrong with them."""
+    problems: list[Problem] = []
+    readers: dict[str, Callable[[object], object]] = {
+        "min_quality": read_min_quality,
+        "max_cost_usd": partial(read_usd, "max_cost_usd"),
+        "max_latency_s": read_max_latency_s,
+        "deadline": partial(read_deadline, now=now),
+    }
+    limits: dict[str, Any] = {name: getattr(defaults, name) for name in readers}
+    for name, read in readers.items():
+        if row.get(name) is None:
+            continue
+        try:
+            limits[name] = read(row[name])
+        except LimitError as error:
+            problems.append(error.problem)
+    return SLA(**limits), problems
+
+
+def _number(name: str, value: object) -> float:
+    if isinstance(value, (int, float, Decimal, str)) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (ValueError, OverflowError):
+            pass
+        else:
+            if math.isfinite(number):
+                return number
+    raise LimitError(Problem(Kind.WRONG_TYPE, f"{name} is not a number", "Give a number", value))
+
+
+def _instant(value: object, now: datetime) -> datetime:
+    if not isinstance(value, str):
+        raise ValueError  # noqa: TRY004 - the caller words both cases
+    parts = _DURATION.findall(value.strip())
+    if parts and "".join(number + unit for number, unit in parts) == value.strip():
+        return now + timedelta(seconds=sum(float(n) * _UNIT_S[unit] for n, unit in parts))
+    return datetime.fromisoformat(value.strip())
+
+
+def _out_of_range(what: str, value: object, remedy: str) -> LimitError:
+    return LimitError(Problem(Kind.LIMIT_OUT_OF_RANGE, what, remedy, value))

@@ -1,0 +1,77 @@
+"""Reads Parquet tables of rows; items tables (`item_id`, `prompt`) fit as they are."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from producer.rows import text
+from producer.rows.problems import RawRow
+from producer.rows.schema import PLAIN_FIELDS
+from routoo.errors import InputError
+
+_ROWS_AT_ONCE = 512
+
+
+def read(path: Path) -> Iterator[RawRow]:
+    """Yield the rows of a file, numbered from 1; null means that a field is not given.
+
+    Raises:
+        InputError: The file is no Parquet file, is damaged, or has no `prompt` column.
+    """
+    number = 0
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            columns = _columns(file.schema_arrow.names, path)
+            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
+                for values in _records(batch):
+                    number += 1
+                    yield _row(number, values)
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            "the Parquet file can't be read", value=str(error)[:200], where=str(path)
+        ) from error
+
+
+def _columns(names: list[str], path: Path) -> list[str]:
+    if "prompt" not in names:
+        raise InputError(
+            "the table has no column prompt",
+            value=", ".join(names)[:200],
+            where=str(path),
+            remedy="Name the column of the prompts prompt",
+        )
+    return [name for name in names if name in PLAIN_FIELDS]
+
+
+def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
+    columns = {name: _values(batch.column(name)) for name in batch.schema.names}
+    for values in zip(*columns.values(), strict=True):
+        yield dict(zip(columns, values, strict=True))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except UnicodeDecodeError:
+        # Parquet doesn't check its strings: bad bytes become surrogates, reported with their row.
+        raw = column.cast(pa.large_binary()).to_pylist()
+        return [None if value is None else value.decode(errors="surrogateescape") for value in raw]
+    return values
+
+
+def _row(number: int, values: Mapping[str, Any]) -> RawRow:
+    given = {name: _plain(name, value) for name, value in values.items() if value is not None}
+    problem = text.unstorable([value for value in given.values() if isinstance(value, str)])
+    if problem is not None:
+        problem = text.INVALID_ENCODING if problem is text.LONE_SURROGATE else problem
+        return RawRow(number, {name: ascii(value) for name, value in given.items()}, problem)
+    return RawRow(number, given, given)
+
+
+def _plain(name: str, value: Any) -> Any:  # noqa: ANN401 - any Parquet value
+    """Return ids that are numbers as text: a table's keys often are."""
+    is_key = name in {"custom_id", "item_id"} and isinstance(value, int)
+    return str(value) if is_key else value

@@ -1,0 +1,288 @@
+"""Rows of every format become jobs, or say what is wrong with them."""
+
+import io
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from producer.rows import csv_rows, jsonl, parquet_rows
+from producer.rows.body import BodyCheck
+from producer.rows.check import Draft, RowCheck
+from producer.rows.intake import Intake
+from producer.rows.problems import Kind, ProblemReport
+from routoo.domain.job import SLA
+from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.errors import InputError
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def candidate(name: str, window: int) -> CandidateModel:
+    return CandidateModel(
+        name=name,
+        endpoint=Endpoint(base_url="http://localhost:1/v1"),
+        price_usd_per_mtok=Tariff(prompt=Decimal(1), completion=Decimal(2)),
+        context_window_tokens=window,
+        max_completion_tokens=100,
+    )
+
+
+POOL = Pool(models=(candidate("small", 400), candidate("large", 1000)))
+
+
+def take(
+    rows: Any, *, sla: SLA | None = None, ignore_model: bool = False
+) -> tuple[list[Draft], ProblemReport]:
+    check = RowCheck(BodyCheck(POOL, ignore_model=ignore_model), sla or SLA(), NOW)
+    intake = Intake(check, ProblemReport("in"))
+    drafts = [draft for chunk in intake.drafts(rows) for draft in chunk]
+    return drafts, intake.report
+
+
+def from_lines(*lines: bytes, **options: Any) -> tuple[list[Draft], ProblemReport]:
+    return take(jsonl.read(io.BytesIO(b"\n".join(lines))), **options)
+
+
+def request(custom_id: Any = "a", **body: Any) -> bytes:
+    messages = {"messages": [{"role": "user", "content": "Why?"}]}
+    row = {"method": "POST", "url": "/v1/chat/completions", "body": messages | body}
+    return orjson.dumps(row if custom_id is None else row | {"custom_id": custom_id})
+
+
+def kind_of(line: bytes, **options: Any) -> Kind:
+    drafts, report = from_lines(line, **options)
+    assert not drafts
+    ((kind, count),) = report.counts.items()
+    assert count == 1
+    return kind
+
+
+def test_an_openai_request_keeps_its_body() -> None:
+    drafts, report = from_lines(request(temperature=0.5, max_tokens=9))
+    assert not report.counts
+    assert drafts[0].custom_id == "a"
+    assert orjson.loads(drafts[0].body_json) == {
+        "messages": [{"role": "user", "content": "Why?"}],
+        "temperature": 0.5,
+        "max_tokens": 9,
+    }
+
+
+def test_a_plain_row_becomes_a_chat_request_named_after_its_line() -> None:
+    drafts, _ = from_lines(b"", b'{"prompt": "Why?", "max_tokens": 5}')
+    assert drafts[0].custom_id == "row-2"
+    assert orjson.loads(drafts[0].body_json) == {
+        "messages": [{"role": "user", "content": "Why?"}],
+        "max_tokens": 5,
+    }
+
+
+def test_blank_lines_a_byte_order_mark_and_carriage_returns_are_passed_over() -> None:
+    drafts, report = from_lines(b'\xef\xbb\xbf{"prompt": "a"}\r', b"  ", b'{"prompt": "b"}', b"")
+    assert [draft.custom_id for draft in drafts] == ["row-1", "row-3"]
+    assert not report.counts
+
+
+def test_a_rows_limits_override_the_batch_wide_ones() -> None:
+    batch = SLA(min_quality=0.5, max_cost_usd=Decimal("0.1"))
+    row = b'{"prompt": "a", "min_quality": 0.9, "max_latency_s": 3, "deadline": "2h"}'
+    drafts, _ = from_lines(row, b'{"prompt": "b"}', sla=batch)
+    deadline = datetime(2026, 11, 1, 2, tzinfo=UTC)
+    assert drafts[0].sla == SLA(0.9, Decimal("0.1"), 3.0, deadline)
+    assert drafts[1].sla is batch
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        (b"{", Kind.MALFORMED_LINE),
+        (b"[1]", Kind.MALFORMED_LINE),
+        (b'{"prompt": NaN}', Kind.MALFORMED_LINE),
+        (b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}", Kind.MALFORMED_LINE),
+        (b'{"prompt": "\xff\xfe"}', Kind.INVALID_ENCODING),
+        (b'{"prompt": "x\\ud800y"}', Kind.LONE_SURROGATE),
+        (b'{"prompt": "x", "more": {"\\udfff": 1}}', Kind.LONE_SURROGATE),
+        (b'{"prompt": "x\\u0000y"}', Kind.NUL_CHARACTER),
+        (b'{"text": "x"}', Kind.MISSING_FIELD),
+        (b'{"prompt": 7}', Kind.WRONG_TYPE),
+        (b'{"prompt": " \\n"}', Kind.EMPTY_PROMPT),
+        (b'{"prompt": "x", "custom_id": 7}', Kind.WRONG_TYPE),
+        (b'{"prompt": "x", "custom_id": ""}', Kind.WRONG_TYPE),
+        (b'{"prompt": "x", "custom_id": "' + b"i" * 513 + b'"}', Kind.CUSTOM_ID_TOO_LONG),
+        (b'{"prompt": "' + b"long " * 2000 + b'"}', Kind.PROMPT_TOO_LONG),
+        (b'{"prompt": "x", "max_tokens": 1000}', Kind.PROMPT_TOO_LONG),
+        (b'{"prompt": "x", "max_tokens": 0}', Kind.WRONG_TYPE),
+        (b'{"prompt": "x", "max_tokens": 1.5}', Kind.WRONG_TYPE),
+        (b'{"prompt": "x", "min_quality": 1.1}', Kind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "min_quality": true}', Kind.WRONG_TYPE),
+        (b'{"prompt": "x", "max_cost_usd": -1}', Kind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "max_latency_s": 0}', Kind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "deadline": "2026-12-01T00:00:00"}', Kind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "deadline": "2020-01-01T00:00:00Z"}', Kind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "deadline": "soon"}', Kind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "model": "gpt-none"}', Kind.UNKNOWN_MODEL),
+        (b'{"prompt": "x", "model": ["small"]}', Kind.UNKNOWN_MODEL),
+        (request(None), Kind.MISSING_FIELD),
+        (request(stream=True), Kind.UNSUPPORTED_REQUEST),
+        (request(n=0), Kind.WRONG_TYPE),
+        (request(messages=[]), Kind.MISSING_FIELD),
+        (request(messages="Why?"), Kind.MISSING_FIELD),
+        (request(messages=[{"content": "no role"}]), Kind.WRONG_TYPE),
+        (request(messages=[{"role": "user", "content": 7}]), Kind.WRONG_TYPE),
+        (request(messages=[{"role": "user", "content": ["x"]}]), Kind.WRONG_TYPE),
+        (request(messages=[{"role": "user", "content": None}]), Kind.EMPTY_PROMPT),
+        (b'{"custom_id": "a", "body": "x"}', Kind.WRONG_TYPE),
+        (b'{"custom_id": "a", "method": "POST"}', Kind.MISSING_FIELD),
+        (request().replace(b"POST", b"GET"), Kind.UNSUPPORTED_REQUEST),
+        (request().replace(b"/chat/completions", b"/embeddings"), Kind.UNSUPPORTED_REQUEST),
+    ],
+)
+def test_a_bad_row_is_told_by_its_kind(line: bytes, kind: Kind) -> None:
+    assert kind_of(line) is kind
+
+
+def test_a_body_nested_too_deep_is_a_bad_row() -> None:
+    deep = b'{"custom_id":"a","body":{"messages":[{"role":"user","content":"x"}],"x":'
+    assert kind_of(deep + b"[" * 400 + b"]" * 400 + b"}}") is Kind.MALFORMED_LINE
+
+
+def test_an_escaped_backslash_before_u0000_is_no_nul_character() -> None:
+    drafts, _ = from_lines(b'{"prompt": "a \\\\u0000 in C"}')
+    assert "u0000" in drafts[0].body_json
+
+
+def test_a_whole_surrogate_pair_is_one_character() -> None:
+    drafts, _ = from_lines(b'{"prompt": "\\ud83d\\ude00"}')
+    assert orjson.loads(drafts[0].body_json)["messages"][0]["content"] == "\U0001f600"
+
+
+@pytest.mark.parametrize("model", ["auto", "routoo", None])
+def test_a_routed_job_stores_no_model(model: str | None) -> None:
+    drafts, _ = from_lines(request(model=model))
+    assert "model" not in orjson.loads(drafts[0].body_json)
+
+
+def test_a_pool_members_name_pins_the_job_to_it_and_to_its_window() -> None:
+    prompt = "x" * 2000  # about 500 tokens: fits `large` alone
+    drafts, report = from_lines(
+        request("a", model="small"),
+        request("b", model="small", messages=[{"role": "user", "content": prompt}]),
+        request("c", model="large", messages=[{"role": "user", "content": prompt}]),
+    )
+    assert [draft.custom_id for draft in drafts] == ["a", "c"]
+    assert orjson.loads(drafts[0].body_json)["model"] == "small"
+    assert report.counts == {Kind.PROMPT_TOO_LONG: 1}
+
+
+def test_model_names_can_be_ignored() -> None:
+    drafts, _ = from_lines(request(model="gpt-none"), ignore_model=True)
+    assert "model" not in orjson.loads(drafts[0].body_json)
+
+
+def test_a_prompt_is_measured_with_the_answer_it_asks_for() -> None:
+    prompt = "x" * 3000  # about 780 tokens; the default answer leaves 900 for it
+    assert from_lines(orjson.dumps({"prompt": prompt}))[0]
+    assert from_lines(orjson.dumps({"prompt": prompt, "max_tokens": 200}))[0]
+    assert kind_of(orjson.dumps({"prompt": prompt, "max_tokens": 300})) is Kind.PROMPT_TOO_LONG
+
+
+def test_every_problem_of_a_row_is_reported_with_line_and_remedy() -> None:
+    _, report = from_lines(b"", b'{"custom_id": 1, "prompt": "", "min_quality": 2}')
+    assert report.bad_rows == 1
+    assert [line.split(":")[:2] for line in report.listed] == [["in", "2"]] * 3
+    assert report.listed[1] == (
+        "in:2: min_quality is not between 0 and 1 (got 2). Give 0 to 1, as 0.7."
+    )
+
+
+def test_after_fifty_problems_the_rest_is_counted() -> None:
+    _, report = from_lines(*[b"{"] * 60, *[b'{"prompt": ""}'] * 7)
+    lines = list(report.lines())
+    assert len(lines) == 51
+    assert lines[-1] == "... and 17 more; all by kind: malformed_line 60, empty_prompt 7"
+
+
+def test_repeated_ids_name_the_line_of_the_first_in_a_chunk_and_across_chunks() -> None:
+    lines = [orjson.dumps({"prompt": "x", "custom_id": f"i{n}"}) for n in range(3000)]
+    lines[5] = lines[2]
+    lines[2999] = lines[2]
+    drafts, report = from_lines(*lines)
+    assert len(drafts) == 2998
+    assert report.listed == [
+        "in:6: custom_id repeats the one of line 3 (got 'i2'). Give every row its own.",
+        "in:3000: custom_id repeats the one of line 3 (got 'i2'). Give every row its own.",
+    ]
+
+
+def test_a_generated_id_that_a_row_already_has_is_a_repeat() -> None:
+    _, report = from_lines(b'{"prompt": "x", "custom_id": "row-2"}', b'{"prompt": "y"}')
+    assert report.counts == {Kind.DUPLICATE_CUSTOM_ID: 1}
+
+
+def test_csv_rows_have_the_same_fields_and_checks() -> None:
+    table = (
+        "\ufeffcustom_id,prompt,min_quality,max_tokens,deadline\r\n"
+        'a,"Two\nlines, one field",0.5,9,\r\n'
+        "\r\n"
+        ",No id,,,2h\r\n"
+        "c,x,high,,\r\n"
+        "d,too,few\r\n"
+    )
+    drafts, report = take(csv_rows.read(io.BytesIO(table.encode()), "in"))
+    assert [draft.custom_id for draft in drafts] == ["a", "row-5"]
+    assert orjson.loads(drafts[0].body_json)["max_tokens"] == 9
+    assert drafts[0].sla == SLA(min_quality=0.5)
+    assert [line.split(":")[1] for line in report.listed] == ["6", "7"]
+
+
+def test_csv_bytes_that_are_not_utf8_are_a_bad_row() -> None:
+    drafts, report = take(csv_rows.read(io.BytesIO(b"prompt\nfine\nb\xe9d\n"), "in"))
+    assert len(drafts) == 1
+    assert report.counts == {Kind.INVALID_ENCODING: 1}
+
+
+def test_csv_without_a_prompt_column_is_refused_whole() -> None:
+    with pytest.raises(InputError, match="no column prompt"):
+        list(csv_rows.read(io.BytesIO(b"question\nx\n"), "in"))
+
+
+def test_a_parquet_items_table_is_an_input(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "item_id": ["a", "b", "c"],
+            "prompt": ["one", None, "three"],
+            "answer": ["1", "2", "3"],
+            "max_cost_usd": [0.5, None, None],
+        }
+    )
+    pq.write_table(table, tmp_path / "items.parquet")
+    drafts, report = take(parquet_rows.read(tmp_path / "items.parquet"))
+    assert [draft.custom_id for draft in drafts] == ["a", "c"]
+    assert drafts[0].sla.max_cost_usd == Decimal("0.5")
+    assert report.counts == {Kind.MISSING_FIELD: 1}
+
+
+def test_parquet_strings_that_are_not_utf8_are_bad_rows(tmp_path: Path) -> None:
+    raw = pa.array([b"fine", b"b\xe9d"], pa.binary())
+    column = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
+    pq.write_table(pa.table({"prompt": column}), tmp_path / "bad.parquet")
+    drafts, report = take(parquet_rows.read(tmp_path / "bad.parquet"))
+    assert len(drafts) == 1
+    assert report.counts == {Kind.INVALID_ENCODING: 1}
+
+
+def test_a_damaged_parquet_file_is_an_input_error(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 and nothing more")
+    with pytest.raises(InputError, match="can't be read"):
+        list(parquet_rows.read(tmp_path / "x.parquet"))
+
+
+def test_a_line_of_many_megabytes_is_one_row() -> None:
+    line = b'{"prompt": "x", "padding": "' + b"y" * 20_000_000 + b'"}'
+    assert len(from_lines(line, b'{"prompt": "z"}')[0]) == 2
