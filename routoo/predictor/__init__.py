@@ -1,1 +1,4 @@
-"""The performance predictor: a light LM's estimate of every candidate model's answer to a prompt."""
+"""The performance predictor: a light LM's estimate of how each candidate model would answer.
+
+Import `routoo.predictor.manifest` where torch must stay out; the rest needs it.
+"""

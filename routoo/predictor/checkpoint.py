@@ -1,0 +1,62 @@
+"""Checkpoints on disk: weights as safetensors, facts as a manifest."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from routoo.errors import CheckpointError
+from routoo.predictor.estimator import Estimator
+from routoo.predictor.manifest import WEIGHTS_FILE, Manifest, read_manifest, write_manifest
+
+
+def pack(estimator: Estimator) -> bytes:
+    """Return the estimator's arrays as safetensors; the same arrays give the same bytes."""
+    return save({name: _contiguous(array) for name, array in estimator.tensors().items()})
+
+
+def write_checkpoint(folder: Path, weights: bytes, manifest: Manifest) -> None:
+    """Write a checkpoint; the manifest comes last, so that half a checkpoint has none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS_FILE).write_bytes(weights)
+    write_manifest(folder, manifest)
+
+
+def read_checkpoint(folder: Path) -> tuple[Manifest, Estimator]:
+    """Read a checkpoint.
+
+    Raises:
+        CheckpointError: It is absent, damaged, or its weights are not those of its manifest.
+    """
+    manifest = read_manifest(folder)
+    path = folder / WEIGHTS_FILE
+    try:
+        weights = path.read_bytes()
+        tensors: Mapping[str, np.ndarray] = load(weights)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            "the checkpoint's weights can't be read",
+            where=str(path),
+            value=str(error),
+            remedy="Copy the whole folder again, or train it again",
+        ) from error
+    if weights_sha256(weights) != manifest.weights_sha256:
+        raise CheckpointError(
+            "the weights are not those that the manifest describes",
+            where=str(path),
+            remedy="Copy both files of the checkpoint together",
+        )
+    return manifest, Estimator.from_tensors(tensors)
+
+
+def weights_sha256(weights: bytes) -> str:
+    """Return the hash that the manifest keeps of its weights."""
+    return hashlib.sha256(weights).hexdigest()
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    # safetensors writes the buffer as it lies in memory, whatever the strides say.
+    return np.ascontiguousarray(array)

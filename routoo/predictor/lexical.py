@@ -1,0 +1,108 @@
+"""Features of a prompt's surface: length, digits, code, options, kinds of question."""
+
+import re
+import zlib
+
+import numpy as np
+from jaxtyping import Float32
+
+from routoo.predictor.text import bounded, clean
+
+_OPTION = re.compile(r"^\s*\(?([A-P])[.):]\s*(.*)$", re.MULTILINE)
+_WORD = re.compile(r"\w+")
+_PATTERNS = tuple(
+    re.compile(pattern, re.IGNORECASE)
+    for pattern in (
+        r"\bnot\b|n't\b|\bexcept\b|\bleast\b|\bfalse\b|\bincorrect\b",
+        r"\b(?:NOT|EXCEPT|LEAST)\b",
+        r"none of (?:the|these)|all of (?:the|these)|both \w and \w",
+        r"^what\b|\bwhat (?:is|are|was|were)\b",
+        r"\bwhich (?:of the following|one)\b",
+        r"\bwho\b|\bwhom\b",
+        r"\bwhen\b|\bwhat year\b|\b1[5-9]\d\d\b|\b20[0-2]\d\b",
+        r"\bwhere\b",
+        r"\bwhy\b|\bbecause\b|\bexplain\b",
+        r"\bhow (?:many|much|long|far|often)\b",
+        r"\bcalculate\b|\bcompute\b|\bfind the\b|\bevaluate\b|\bdetermine\b|\bsolve\b",
+        r"_{2,}|\.\.\.\s*$",
+        r"\b(?:statement|proposition)s?\b|\bI\.|\bII\b",
+        r"\b(?:true|false)\b",
+        r"\b(?:according to|passage|following information|refers to)\b",
+        r"\b(?:suppose|assume|let|given)\b",
+        r"\b(?:scenario|case|patient|man|woman|-year-old)\b",
+        r"\b(?:def|return|class|import|print|function)\b|[{};]\s*$|```",
+        r"\\(?:frac|sqrt|int|sum)|\$|\^",
+        r"[=<>\u2264\u2265]",
+        r"\d\s*[-+*/\u00d7\u00f7]\s*\d",
+        r"%|\bpercent\b|\bprobability\b",
+        r"\b(?:kg|m/s|cm|mm|mol|Hz|volts?|amps?|\u00b0C|ft|lb|psi|joules?|watts?)\b",
+        r"\b(?:best|most|primarily|likely|main)\b",
+        r"\bI\b|\bmy\b|\bme\b",
+    )
+)
+
+
+def lexical_features(prompt: str) -> Float32[np.ndarray, " features"]:
+    """Return counts and shares of a prompt's surface, roughly within [-3, 10].
+
+    Counts are compressed by log1p, so that a page doesn't outweigh a line by its length alone.
+    """
+    text, _ = bounded(clean(prompt))
+    options = [match.group(2) for match in _OPTION.finditer(text)]
+    stem = text if not options else text[: _OPTION.search(text).start()]  # type: ignore[union-attr]
+    values = [*_shape(text), *_shape(stem), *_options(options), *_cues(text)]
+    return np.asarray(values, np.float32)
+
+
+LEXICAL_WIDTH = 2 * 14 + 12 + 2 * len(_PATTERNS)
+
+
+def _shape(text: str) -> list[float]:
+    words = _WORD.findall(text)
+    length = max(len(text), 1)
+    lowered = [word.lower() for word in words]
+    return [
+        np.log1p(len(text)),
+        np.log1p(len(words)),
+        np.log1p(text.count("\n")),
+        sum(map(len, words)) / max(len(words), 1) / 5,
+        np.log1p(sum(len(word) > 9 for word in words)),  # noqa: PLR2004 - a long word
+        len(set(lowered)) / max(len(words), 1),
+        10 * sum(map(str.isdigit, text)) / length,
+        np.log1p(sum(map(str.isdigit, text))),
+        10 * sum(map(str.isupper, text)) / length,
+        10 * sum(not (c.isalnum() or c.isspace()) for c in text) / length,
+        10 * sum(ord(c) > 127 for c in text) / length,  # noqa: PLR2004 - beyond ASCII
+        np.log1p(text.count("?")),
+        np.log1p(text.count(",")),
+        len(zlib.compress(text.encode())) / (len(text.encode()) + 11),
+    ]
+
+
+def _options(options: list[str]) -> list[float]:
+    if not options:
+        return [0.0] * 12
+    lengths = [len(option) for option in options]
+    numeric = [bool(re.search(r"\d", option)) for option in options]
+    words = [set(_WORD.findall(option.lower())) for option in options]
+    shared = set.intersection(*words)
+    union = set.union(*words)
+    return [
+        1.0,
+        np.log1p(len(options)),
+        np.log1p(np.mean(lengths)),
+        np.log1p(np.std(lengths)),
+        np.log1p(max(lengths)),
+        np.log1p(min(lengths)),
+        float(np.mean(numeric)),
+        float(all(numeric)),
+        float(all(re.fullmatch(r"[\W\d]*\d[\W\d]*", option) for option in options)),
+        len(shared) / max(len(union), 1),
+        max(lengths) / max(float(np.mean(lengths)), 1.0) - 1,
+        float(lengths[-1] == max(lengths)),
+    ]
+
+
+def _cues(text: str) -> list[float]:
+    counts = [len(pattern.findall(text)) for pattern in _PATTERNS]
+    return [float(count > 0) for count in counts] + [float(np.log1p(count)) for count in counts]

@@ -1,0 +1,92 @@
+"""A checkpoint's manifest: what it is, what it fits, how good it was. Needs no torch to read."""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from routoo.errors import CheckpointError
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Facts of a checkpoint beside its weights."""
+
+    models: tuple[str, ...]
+    """Candidate models it knows, in the order of its arrays."""
+    backbone: str
+    """Package name or path of the backbone."""
+    backbone_sha256: str
+    """Hash of the backbone's weights."""
+    layers: tuple[int, ...]
+    """Hidden states of the backbone that are pooled."""
+    weights_sha256: str
+    """Hash of the checkpoint's own weights file."""
+    data_sha256: str
+    """Hash of the outcomes it was fitted on."""
+    created: str
+    """Date and time of the fit, ISO 8601 with time zone."""
+    settings: dict[str, Any]
+    """Options of the fit."""
+    metrics: dict[str, Any]
+    """Figures on items the measured fit never saw: per model and mean."""
+    format_version: int = FORMAT_VERSION
+
+
+def read_manifest(checkpoint: Path) -> Manifest:
+    """Read a checkpoint's manifest.
+
+    Raises:
+        CheckpointError: The folder holds no checkpoint, or one of another format.
+    """
+    path = checkpoint / MANIFEST_FILE
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            "the checkpoint's manifest can't be read",
+            where=str(path),
+            value=str(error),
+            remedy="Name a folder that `routoo train --out` wrote",
+        ) from error
+    return _parsed(values, path)
+
+
+def checkpoint_models(checkpoint: Path) -> tuple[str, ...]:
+    """Return the names of the candidate models that a checkpoint knows.
+
+    Raises:
+        CheckpointError: The folder holds no checkpoint, or one of another format.
+    """
+    return read_manifest(checkpoint).models
+
+
+def write_manifest(checkpoint: Path, manifest: Manifest) -> None:
+    """Write the manifest into the checkpoint's folder, in a form that diffs well."""
+    text = json.dumps(asdict(manifest), indent=2, sort_keys=True)
+    (checkpoint / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def _parsed(values: Any, path: Path) -> Manifest:  # noqa: ANN401 - JSON of any shape
+    version = values.get("format_version") if isinstance(values, dict) else None
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"the checkpoint's format is not version {FORMAT_VERSION}",
+            where=str(path),
+            value=version,
+            remedy="Train it again with `routoo train`, or use the Routoo release that wrote it",
+        )
+    missing = {field.name for field in fields(Manifest)} - set(values)
+    if missing:
+        raise CheckpointError(
+            f"the manifest has no {', '.join(sorted(missing))}",
+            where=str(path),
+            remedy="Train the checkpoint again with `routoo train`",
+        )
+    known = {field.name: values[field.name] for field in fields(Manifest)}
+    known |= {"models": tuple(known["models"]), "layers": tuple(known["layers"])}
+    return Manifest(**known)

@@ -1,0 +1,102 @@
+"""The predictor that scorers load: a backbone and a checkpoint behind one method."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from routoo.domain.prediction import Predictions
+from routoo.errors import CheckpointError
+from routoo.predictor.backbone import find_backbone
+from routoo.predictor.checkpoint import read_checkpoint
+from routoo.predictor.encoder import Encoder, Progress
+from routoo.predictor.estimator import Estimator
+from routoo.predictor.features import Embeds, prompt_features
+from routoo.predictor.manifest import Manifest
+
+
+class CheckpointPredictor:
+    """Estimates how well each candidate model would answer (implements ports.Predictor).
+
+    Args:
+        manifest: The checkpoint's facts.
+        estimator: The checkpoint's fitted part.
+        embeds: The backbone it was fitted on.
+    """
+
+    def __init__(self, manifest: Manifest, estimator: Estimator, embeds: Embeds) -> None:
+        self.manifest = manifest
+        self._estimator = estimator
+        self._embeds = embeds
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Candidate models it can estimate."""
+        return self.manifest.models
+
+    def predict(
+        self, prompts: Sequence[str], models: Sequence[str], progress: Progress | None = None
+    ) -> Predictions:
+        """Return estimates for the prompts, columns in the order of the models' names.
+
+        Args:
+            prompts: Any text, the empty one too.
+            models: Any of the checkpoint's models, in any order.
+            progress: Told how many prompts are done as they are.
+
+        Raises:
+            CheckpointError: The checkpoint doesn't know a model.
+        """
+        columns = self._columns(models)
+        features, truncated = prompt_features(prompts, self._embeds, progress)
+        estimates = self._estimator(features)
+        return Predictions(
+            np.ascontiguousarray(estimates.quality[:, columns]),
+            np.ascontiguousarray(estimates.quality_std[:, columns]),
+            np.ascontiguousarray(estimates.completion_tokens[:, columns]),
+            estimates.novelty,
+            truncated,
+        )
+
+    def _columns(self, models: Sequence[str]) -> list[int]:
+        position = {name: column for column, name in enumerate(self.models)}
+        unknown = [name for name in models if name not in position]
+        if unknown:
+            raise CheckpointError(
+                "the checkpoint was not trained on a candidate model",
+                value=", ".join(unknown[:5]),
+                remedy=f"Take it out of the pool, or train with outcomes of it; "
+                f"the checkpoint knows {', '.join(self.models[:50])}",
+            )
+        return [position[name] for name in models]
+
+
+def load_predictor(checkpoint: Path, *, device: str = "auto") -> CheckpointPredictor:
+    """Load a checkpoint and its backbone.
+
+    Args:
+        checkpoint: Folder that `routoo train` wrote.
+        device: cpu, cuda, or auto for a GPU where there is one.
+
+    Raises:
+        CheckpointError: The checkpoint or its backbone is absent, damaged, or they don't fit.
+    """
+    manifest, estimator = read_checkpoint(checkpoint)
+    backbone = find_backbone(manifest.backbone)
+    if backbone.weights_sha256 != manifest.backbone_sha256:
+        raise CheckpointError(
+            "the backbone's weights are not those the checkpoint was trained on",
+            where=str(backbone.path),
+            value=backbone.weights_sha256,
+            remedy=f"Install the weights with sha256 {manifest.backbone_sha256}, or train again",
+        )
+    encoder = Encoder(backbone, manifest.layers, device=choose_device(device))
+    return CheckpointPredictor(manifest, estimator, encoder)
+
+
+def choose_device(device: str) -> str:
+    """Return the device to compute on: what was asked for, or the best there is for auto."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
