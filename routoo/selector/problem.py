@@ -1,0 +1,150 @@
+"""What is to be decided: one model for each job, under limits on the whole batch."""
+
+from dataclasses import dataclass, field
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from routoo.errors import InputError
+
+Usd = float | Decimal
+"""An amount in US dollars; exact comparisons take either at its exact value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """A limit on what some models may take on together, such as an endpoint's calls until a deadline."""
+
+    name: str
+    """Names the limit in advice and shadow prices."""
+    models: tuple[int, ...]
+    """Columns that draw on it."""
+    limit: float
+    """Most calls, or most units of `use`, over the whole batch."""
+    use: Float[np.ndarray, "jobs models"] | None = None
+    """Units that each call would take (tokens, say), at least 0; None counts calls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Jobs x candidate models, what each pair would bring and cost, and the batch's limits.
+
+    Without `min_mean_quality` the objective is the most quality the money buys. With it, the least
+    cost at which the mean quality of the jobs that can be served is reached; a budget given beside
+    it must hold too.
+    """
+
+    quality: Float[np.ndarray, "jobs models"]
+    """Expected quality of a job's answer by a model; more is better."""
+    cost_usd: Float[np.ndarray, "jobs models"]
+    """Expected cost of the call, in USD, at least 0."""
+    allowed: Bool[np.ndarray, "jobs models"] | None = None
+    """Pairs that the job's own limits admit; None admits all."""
+    budget_usd: Usd | None = None
+    """Most that the chosen calls may cost together, in USD."""
+    min_mean_quality: float | None = None
+    """Least mean quality over the jobs that have an allowed model."""
+    willingness_to_pay_usd: float | None = None
+    """USD that one more point of quality on one job is worth; dearer gains are left out."""
+    capacities: tuple[Capacity, ...] = field(default=())
+    """Further limits that must hold together with the budget."""
+
+    def __post_init__(self) -> None:
+        """Refuse arrays and limits that no solver could give a meaning to."""
+        _check_shapes(self)
+        _check_numbers(self)
+        _check_limits(self)
+
+    @property
+    def jobs(self) -> int:
+        """Number of jobs."""
+        return int(self.quality.shape[0])
+
+    @property
+    def models(self) -> int:
+        """Number of candidate models."""
+        return int(self.quality.shape[1])
+
+    @property
+    def floor_price_per_usd(self) -> float:
+        """Least quality that a dollar must buy to be worth spending."""
+        return 0.0 if self.willingness_to_pay_usd is None else 1.0 / self.willingness_to_pay_usd
+
+    @property
+    def exact_budget_usd(self) -> Fraction | None:
+        """The budget, exactly; None where there is none."""
+        return None if self.budget_usd is None else Fraction(self.budget_usd)
+
+
+def match_model(problem: Problem, model: int, ratio: float) -> float:
+    """Return the mean quality that is `ratio` times a model's own, as `min_mean_quality` means it.
+
+    Args:
+        problem: The jobs; its limits are not looked at.
+        model: Column of the model to match.
+        ratio: Share of its quality wanted, for example 0.98.
+
+    Returns:
+        A target in units of quality, over the jobs that have an allowed model.
+    """
+    column = problem.quality[:, model].astype(np.float64)
+    if problem.allowed is not None:
+        column = column[problem.allowed.any(axis=1)]
+    return ratio * float(column.mean()) if len(column) else 0.0
+
+
+def _check_shapes(problem: Problem) -> None:
+    shape = problem.quality.shape
+    if len(shape) != 2 or shape[1] == 0:  # noqa: PLR2004 - jobs x models
+        raise InputError("quality must have the shape jobs x models", value=shape)
+    others = {"cost_usd": problem.cost_usd, "allowed": problem.allowed}
+    others |= {f"use of capacity {item.name}": item.use for item in problem.capacities}
+    for name, array in others.items():
+        if array is not None and array.shape != shape:
+            raise InputError(f"{name} must have the shape of quality, {shape}", value=array.shape)
+
+
+def _check_numbers(problem: Problem) -> None:
+    named = {"quality": problem.quality, "cost_usd": problem.cost_usd}
+    named |= {item.name: item.use for item in problem.capacities if item.use is not None}
+    for name, array in named.items():
+        least = float("-inf") if name == "quality" else 0.0
+        if not _sound(array, least) and not _sound_where_allowed(problem, array, least):
+            raise InputError(
+                f"{name} must be finite" + ("" if name == "quality" else " and not negative"),
+                remedy="Rule the pair out with `allowed` where the number is unknown",
+            )
+
+
+def _sound(array: Float[np.ndarray, "jobs models"], least: float) -> bool:
+    if array.size == 0:
+        return True
+    low, high = float(array.min()), float(array.max())
+    return bool(np.isfinite(low) and np.isfinite(high) and low >= least)
+
+
+def _sound_where_allowed(
+    problem: Problem, array: Float[np.ndarray, "jobs models"], least: float
+) -> bool:
+    return problem.allowed is not None and _sound(array[problem.allowed], least)
+
+
+def _check_limits(problem: Problem) -> None:
+    if problem.budget_usd is not None and not 0 <= problem.budget_usd < float("inf"):
+        raise InputError(
+            "budget_usd must be a finite amount of at least 0", value=problem.budget_usd
+        )
+    willing = problem.willingness_to_pay_usd
+    if willing is not None and not 0 < willing < float("inf"):
+        raise InputError("willingness_to_pay_usd must be a finite amount above 0", value=willing)
+    target = problem.min_mean_quality
+    if target is not None and not np.isfinite(target):
+        raise InputError("min_mean_quality must be finite", value=target)
+    for item in problem.capacities:
+        if not item.limit >= 0 or not set(item.models) <= set(range(problem.models)):
+            raise InputError(
+                f"capacity {item.name} needs a limit of at least 0 and columns of the pool",
+                value=(item.limit, item.models),
+            )

@@ -1,0 +1,34 @@
+"""The verb: solve a problem with a solver that is named."""
+
+from collections.abc import Callable
+from typing import Literal
+
+from routoo.selector.problem import Problem
+from routoo.selector.solution import Solution
+from routoo.selector.solvers.lagrangian import solve_lagrangian
+
+SolverName = Literal["lagrangian"]
+
+_SOLVERS: dict[str, Callable[..., Solution]] = {"lagrangian": solve_lagrangian}
+
+
+def solve(
+    problem: Problem, *, solver: SolverName = "lagrangian", allow_partial: bool = False
+) -> Solution:
+    """Choose a model for every job.
+
+    Ties go to the lower cost, then to the model that comes first in the pool; the same problem
+    always has the same answer.
+
+    Args:
+        problem: The jobs, their options and the limits of the batch.
+        solver: `lagrangian` (any size).
+        allow_partial: Where the budget can't pay for the cheapest allowed choice of all jobs, serve
+            those that bring the most quality within it and leave the others without a model (choice
+            -1). The status stays `infeasible`. Without it nobody is served then.
+
+    Returns:
+        A choice within every limit with its bound, gap and shadow prices, or status `infeasible`
+        with advice.
+    """
+    return _SOLVERS[solver](problem, allow_partial=allow_partial)

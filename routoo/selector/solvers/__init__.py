@@ -1,0 +1,1 @@
+"""Ways to solve a selection problem, one a file."""

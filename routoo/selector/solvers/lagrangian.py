@@ -1,0 +1,130 @@
+"""The default solver: walk the path of falling prices to the goal, then put the slack to use.
+
+Source: Sinha and Zoltners, The multiple-choice knapsack problem, Operations Research 27 (1979), for
+the relaxation and its bound; Kellerer, Pferschy and Pisinger, Knapsack Problems (2004), chapter 11.
+"""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from routoo.selector.accounts import exact_sum
+from routoo.selector.path import Goal, Path, find_path
+from routoo.selector.problem import Problem
+from routoo.selector.report import Proof, advise_budget, conclude, infeasible, servable_jobs
+from routoo.selector.solution import Solution, Status
+from routoo.selector.sweep import sweep
+from routoo.selector.table import Table
+from routoo.selector.walk import Walk
+
+ENOUGH_GAP = 2e-9
+"""Relative gap at which looking for better exchanges stops being worth the time."""
+
+
+def solve_lagrangian(problem: Problem, *, allow_partial: bool = False) -> Solution:
+    """Solve a problem that has at most one limit beside the jobs' own.
+
+    Args:
+        problem: The problem; its capacities are not looked at.
+        allow_partial: Where the budget can't pay for all jobs, leave some without a model.
+
+    Returns:
+        A solution within the limits, or the reason why there is none.
+    """
+    if problem.min_mean_quality is not None:
+        return _attain(problem, problem.min_mean_quality)
+    if problem.budget_usd is None:
+        return _unlimited(problem)
+    solution = _spend(problem, Table.of(problem))
+    if allow_partial and not solution.feasible:
+        partial = _spend(problem, Table.of(problem, idle=True))
+        return replace(partial, status=Status.INFEASIBLE, advice=solution.advice)
+    return solution
+
+
+def _unlimited(problem: Problem) -> Solution:
+    table, floor = Table.of(problem), problem.floor_price_per_usd
+    choice = sweep(table, floor, floor).choice
+    return conclude(problem, table, choice, Proof(None, binding=False))
+
+
+def _spend(problem: Problem, table: Table) -> Solution:
+    budget, floor = problem.exact_budget_usd or Fraction(0), problem.floor_price_per_usd
+    goal = Goal("cost_usd", float(budget))
+    walk, slack = _spend_along(find_path(table, goal, floor), table, budget)
+    if slack < 0 and walk.path.high_price < np.inf:
+        # Rounding hid that even the stretch's start is over budget.
+        walk, slack = _spend_along(find_path(table, goal, floor, whole=True), table, budget)
+    if slack < 0:
+        why = "the cheapest allowed choice of all jobs"
+        return infeasible(problem, advise_budget(problem, budget - slack, why))
+    if walk.taken == len(walk.path.steps) and walk.path.low_price == floor:
+        return conclude(problem, table, walk.choice, Proof(None, binding=False))
+    price = walk.price(walk.taken)
+    room = (price - floor) * float(slack)
+    quality, cost = (float(exact_sum(part)) for part in table.pick(walk.choice))
+    bound = quality - floor * cost + room
+    walk.spend(table, slack, floor_price=floor, enough=room - ENOUGH_GAP * abs(bound))
+    return conclude(problem, table, walk.choice, Proof(bound, price))
+
+
+def _spend_along(path: Path, table: Table, budget: Fraction) -> tuple[Walk, Fraction]:
+    """Take as many steps as the budget pays for, exactly; the slack is negative if none do."""
+    spent = path.start.cost_usd + np.cumsum(path.steps.cost_usd)
+    taken = int(np.searchsorted(spent, float(budget), side="right"))
+    while True:
+        walk = Walk.along(path, taken)
+        slack = budget - exact_sum(table.pick(walk.choice)[1])
+        if slack >= 0 or taken == 0:
+            return walk, slack
+        taken -= 1
+
+
+def _attain(problem: Problem, mean: float) -> Solution:
+    table, target = Table.of(problem), Fraction(mean) * servable_jobs(problem)
+    goal = Goal("quality", float(target))
+    walk, surplus = _attain_along(find_path(table, goal, 0.0), table, target)
+    if surplus < 0 and walk.path.low_price > 0:
+        # Rounding hid that even the stretch's end is below the target.
+        walk, surplus = _attain_along(find_path(table, goal, 0.0, whole=True), table, target)
+    if surplus < 0:
+        return infeasible(problem, _advise_quality(problem, target + surplus))
+    if walk.taken == 0:
+        return _within_budget(problem, conclude(problem, table, walk.choice, Proof(None)))
+    price = walk.price(walk.taken - 1)
+    before = table.pick(Walk.along(walk.path, walk.taken - 1).choice)
+    bound = float(exact_sum(before[1])) + float(target - exact_sum(before[0])) / price
+    room = float(exact_sum(table.pick(walk.choice)[1])) - bound
+    walk.save(table, surplus, enough=room - ENOUGH_GAP * bound)
+    return _within_budget(problem, conclude(problem, table, walk.choice, Proof(bound, price)))
+
+
+def _attain_along(path: Path, table: Table, target: Fraction) -> tuple[Walk, Fraction]:
+    """Take as few steps as reach the target, exactly; the surplus is negative if none do."""
+    reached = path.start.quality + np.r_[0.0, np.cumsum(path.steps.quality)]
+    taken = min(int(np.searchsorted(reached, float(target))), len(path.steps))
+    while True:
+        walk = Walk.along(path, taken)
+        surplus = exact_sum(table.pick(walk.choice)[0]) - target
+        if surplus >= 0 or taken == len(path.steps):
+            return walk, surplus
+        taken += 1
+
+
+def _within_budget(problem: Problem, solution: Solution) -> Solution:
+    """Return the least-cost solution unless it breaks a budget that was given as well."""
+    budget = problem.exact_budget_usd
+    if budget is None or Fraction(solution.cost_usd) <= budget:
+        return solution
+    why = f"a mean quality of {problem.min_mean_quality}"
+    return infeasible(problem, advise_budget(problem, Fraction(solution.cost_usd), why))
+
+
+def _advise_quality(problem: Problem, best: Fraction) -> str:
+    mean = float(best / max(1, servable_jobs(problem)))
+    target = problem.min_mean_quality or 0.0
+    return (
+        f"A mean quality of {target:g} is out of reach: the best allowed choice of all jobs has "
+        f"{mean:.6g}. Lower the target by {target - mean:.6g} or relax the jobs' limits."
+    )

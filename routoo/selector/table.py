@@ -1,0 +1,81 @@
+"""The numbers of a problem as solvers read them: in blocks, models first, in double precision."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64, Int
+
+from routoo.selector.problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Rows of a problem; pairs that are ruled out read as quality minus infinity at no cost."""
+
+    quality: Float[np.ndarray, "jobs models"]
+    cost_usd: Float[np.ndarray, "jobs models"]
+    allowed: Bool[np.ndarray, "jobs models"] | None
+    idle: bool = False
+    """Offer one more column: no model, no quality, no cost."""
+
+    @classmethod
+    def of(cls, problem: Problem, *, idle: bool = False) -> Self:
+        """Return the whole problem without copying it."""
+        return cls(problem.quality, problem.cost_usd, problem.allowed, idle)
+
+    @property
+    def jobs(self) -> int:
+        """Number of rows."""
+        return int(self.quality.shape[0])
+
+    @property
+    def models(self) -> int:
+        """Number of candidate models."""
+        return int(self.quality.shape[1])
+
+    @property
+    def columns(self) -> int:
+        """Number of options a job has, the idle one with them."""
+        return self.models + self.idle
+
+    def rows(self, index: Int[np.ndarray, " rows"]) -> "Table":
+        """Return a copy of some rows."""
+        allowed = None if self.allowed is None else self.allowed[index]
+        return Table(self.quality[index], self.cost_usd[index], allowed, self.idle)
+
+    def read(
+        self,
+        start: int,
+        stop: int,
+        quality: Float64[np.ndarray, "columns rows"],
+        cost_usd: Float64[np.ndarray, "columns rows"],
+    ) -> None:
+        """Copy the rows from start to stop into two buffers of the right width."""
+        models = self.models
+        np.copyto(quality[:models], self.quality[start:stop].T)
+        np.copyto(cost_usd[:models], self.cost_usd[start:stop].T)
+        if self.allowed is not None:
+            barred = ~self.allowed[start:stop].T
+            np.copyto(quality[:models], -np.inf, where=barred)
+            np.copyto(cost_usd[:models], 0.0, where=barred)
+        if self.idle:
+            quality[models] = cost_usd[models] = 0.0
+
+    def dense(
+        self,
+    ) -> tuple[Float64[np.ndarray, "columns rows"], Float64[np.ndarray, "columns rows"]]:
+        """Return quality and cost of all rows as fresh arrays."""
+        quality = np.empty((self.columns, self.jobs))
+        cost_usd = np.empty((self.columns, self.jobs))
+        self.read(0, self.jobs, quality, cost_usd)
+        return quality, cost_usd
+
+    def pick(
+        self, choice: Int[np.ndarray, " jobs"]
+    ) -> tuple[Float64[np.ndarray, " served"], Float64[np.ndarray, " served"]]:
+        """Return quality and cost of the chosen pairs, of the jobs that have a model."""
+        rows = np.flatnonzero((choice >= 0) & (choice < self.models))
+        column = choice[rows]
+        quality = self.quality[rows, column].astype(np.float64)
+        return quality, self.cost_usd[rows, column].astype(np.float64)
