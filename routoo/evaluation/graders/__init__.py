@@ -1,0 +1,83 @@
+"""Graders: pure functions from an answer and its reference to a score and how it was reached.
+
+| name | right when |
+|---|---|
+| `choice` | the answer chooses the reference's letter |
+| `exact` | the texts are the same |
+| `normalized` | they are the same but for case, punctuation, articles and space |
+| `contains` | a short answer names the reference, and no other candidate beside it |
+| `numeric` | the answer's number is the reference's, within a tolerance |
+| `regex` | the reference, a regular expression, matches |
+| `json` | the parsed values are equal |
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from routoo.errors import InputError
+from routoo.evaluation.graders.choice import grade_choice
+from routoo.evaluation.graders.contains import grade_contains
+from routoo.evaluation.graders.grade import Grade
+from routoo.evaluation.graders.numeric import grade_numeric
+from routoo.evaluation.graders.pattern import grade_regex
+from routoo.evaluation.graders.structure import grade_json
+from routoo.evaluation.graders.text import grade_exact, grade_normalized
+
+__all__ = ["GRADERS", "Grade", "default_grader", "grade"]
+
+_Grader = Callable[[str, str, Mapping[str, Any]], Grade]
+
+
+def _without_options(grader: Callable[[str, str], Grade]) -> _Grader:
+    return lambda answer, reference, _options: grader(answer, reference)
+
+
+GRADERS: dict[str, _Grader] = {
+    "choice": _without_options(grade_choice),
+    "exact": _without_options(grade_exact),
+    "normalized": _without_options(grade_normalized),
+    "contains": _without_options(grade_contains),
+    "numeric": grade_numeric,
+    "regex": grade_regex,
+    "json": _without_options(grade_json),
+}
+
+_OPTION_LINE = re.compile(r"^\s*\(?([A-P])[.):]\s+\S", re.MULTILINE)
+
+
+def grade(
+    name: str, answer: str, reference: str, options: Mapping[str, Any] | None = None
+) -> Grade:
+    """Grade an answer.
+
+    Args:
+        name: A key of `GRADERS`.
+        answer: What the model wrote.
+        reference: What is right, in the form the grader wants.
+        options: The grader's own options; each module says its.
+
+    Returns:
+        The score in [0, 1], or None for an ambiguous answer, and how it was reached.
+
+    Raises:
+        InputError: There is no such grader, or it can't use the reference.
+    """
+    if name not in GRADERS:
+        raise InputError(
+            "no such grader", value=name, remedy=f"Choose one of {', '.join(sorted(GRADERS))}"
+        )
+    return GRADERS[name](answer, reference, options or {})
+
+
+def default_grader(prompt: str, reference: str) -> str:
+    """Return the grader for an item that names none.
+
+    `choice` for a letter where the prompt lists lettered options, `numeric` for a number,
+    `contains` for a few words, else `normalized`.
+    """
+    if re.fullmatch(r"\s*\(?[A-P]\)?\.?\s*", reference) and len(_OPTION_LINE.findall(prompt)) > 1:
+        return "choice"
+    if re.fullmatch(r"\s*-?\d[\d,]*(?:\.\d+)?\s*", reference):
+        return "numeric"
+    return "contains" if len(reference.split("|", maxsplit=1)[0].split()) <= 6 else "normalized"  # noqa: PLR2004

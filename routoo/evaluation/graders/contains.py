@@ -1,0 +1,113 @@
+"""Short answers given in a sentence.
+
+The answer is right when the reference stands in its first 60 words, as whole words after
+`normalise`, in a sentence that commits to it. A sentence does not commit when it denies the
+reference ("not Sydney") or hedges ("Sydney or Canberra", a bare list of candidates). Where only
+such sentences name the reference, a denial is wrong and a hedge is ungraded.
+"""
+
+import itertools
+import re
+
+from routoo.evaluation.graders.grade import Grade, readable, right_or_wrong, ungraded
+from routoo.evaluation.graders.normalise import alternatives, normalise
+
+WORDS_READ = 60
+"""Words of an answer that count: a model that names everything names the right thing too."""
+
+_LINE_WORDS = 3
+"""Lines of no more words than this are the entries of a list."""
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?!\d)|\n+")
+_BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", re.MULTILINE)
+_SEPARATOR = re.compile(r"\s*(?:,\s*(?:and|or)\b|,|;|/(?!\d)|\bor\b|\band\b|&)\s*", re.IGNORECASE)
+_CONJUNCTION = re.compile(r"\b(?:or|and)\b|&|/(?!\d)", re.IGNORECASE)
+_DENIAL = r"(?:not|never|isnt|arent|wasnt|cannot be|neither|nor|rather than|instead of)"
+_INTERJECTIONS = {"yes", "no", "well", "sure", "okay", "ok", "certainly", "of course", "so", "hi"}
+
+
+def grade_contains(answer: str, reference: str) -> Grade:
+    """Grade by whether a short answer names the reference and commits to it.
+
+    Args:
+        answer: What the model wrote.
+        reference: The right answer in few words, or several forms of it separated by `|`.
+    """
+    text = _first_words(readable(answer))
+    verdicts = [_judge(text, wanted) for wanted in alternatives(reference)]
+    for verdict in ("named", "denied", "hedged"):
+        if verdict in verdicts:
+            break
+    else:
+        return right_or_wrong(right=False, detail="the reference is not named")
+    if verdict == "hedged":
+        return ungraded("the reference is named among other candidates")
+    detail = "the reference is named" if verdict == "named" else "the reference is denied"
+    return right_or_wrong(right=verdict == "named", detail=detail)
+
+
+def _first_words(text: str) -> str:
+    words = list(re.finditer(r"\S+", text))
+    return text[: words[WORDS_READ - 1].end()] if len(words) > WORDS_READ else text
+
+
+def _judge(text: str, wanted: str) -> str:
+    """Return named, denied, hedged, or absent."""
+    verdicts = {_judge_sentence(sentence, wanted) for sentence in _sentences(text)}
+    return next(
+        (kind for kind in ("named", "hedged", "denied") if kind in verdicts),
+        "absent",
+    )
+
+
+def _sentences(text: str) -> list[str]:
+    """Return the sentences; bullets, and lines that are all a few words long, are one list."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    bullets = len(_BULLET.findall(text))
+    few_words = all(len(line.split()) <= _LINE_WORDS for line in lines)
+    if len(lines) > 1 and (bullets > 1 or few_words):
+        return [", ".join(_BULLET.sub("", line).rstrip(".,;") for line in lines)]
+    return [part for part in _SENTENCE_END.split(text) if part.strip()]
+
+
+def _judge_sentence(sentence: str, wanted: str) -> str:
+    said = f" {normalise(sentence)} "
+    if f" {wanted} " not in said:
+        return "absent"
+    if re.search(rf" {_DENIAL} (?:\w+ )?{re.escape(wanted)} ", said):
+        return "denied"
+    return "hedged" if _is_hedged(sentence, wanted) else "named"
+
+
+def _is_hedged(sentence: str, wanted: str) -> bool:
+    """Whether the reference is one of several candidates that the sentence puts side by side."""
+    parts = [normalise(part) for part in _SEPARATOR.split(sentence)]
+    parts = [part for part in parts if part and part not in _INTERJECTIONS]
+    index = next((i for i, part in enumerate(parts) if f" {wanted} " in f" {part} "), None)
+    if index is None or len(parts) == 1:
+        return False  # a reference that is itself a list ("red, white and blue") is in no part
+    if _stands_beside_or(sentence, wanted):
+        return True
+    joined = _CONJUNCTION.search(sentence) is not None
+    if parts[index] != wanted:
+        rest = parts[index + 1 :]
+        ends_there = bool(rest) and parts[index].endswith(f" {wanted}")
+        return ends_there and joined and _are_candidates(rest, most_words=2)
+    if _are_candidates(parts, most_words=3):
+        # "Paris, France" only says where Paris is; "London, Paris" names two candidates.
+        return joined or len(parts) > 2 or index > 0  # noqa: PLR2004 - an apposition is one part
+    return joined and len(parts) > 2  # noqa: PLR2004 - the same
+
+
+def _are_candidates(parts: list[str], *, most_words: int) -> bool:
+    return all(len(part.split()) <= most_words for part in parts)
+
+
+def _stands_beside_or(sentence: str, wanted: str) -> bool:
+    sides = re.split(r"\bor\b", sentence, flags=re.IGNORECASE)
+    for left, right in itertools.pairwise(sides):
+        before = normalise(left)
+        after = normalise(right)
+        if f" {before}".endswith(f" {wanted}") or f"{after} ".startswith(f"{wanted} "):
+            return True
+    return False

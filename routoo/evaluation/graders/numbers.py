@@ -1,0 +1,128 @@
+"""Numbers in running text, exactly."""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from fractions import Fraction
+
+_SCALES = {
+    "dozen": 12,
+    "hundred": 100,
+    "thousand": 10**3,
+    "million": 10**6,
+    "billion": 10**9,
+    "trillion": 10**12,
+}
+_UNITS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
+    *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
+    *("eighteen", "nineteen"),
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_WORDS = {word: value for value, word in enumerate(_UNITS)} | {
+    word: 10 * value for value, word in enumerate(_TENS, 2)
+}
+_GROUPED = r"\d{1,3}(?:[,\u00a0'_]\d{3})+(?:\.\d+)?"  # 1,234,567.8 with any separator
+_SCALE = rf"(?:\s(?P<scale>{'|'.join(_SCALES)})\b)?"
+_NUMBER = re.compile(
+    r"(?<![\w.])(?:(?P<whole>\d+)\s)?(?P<above>\d+)\s?/\s?(?P<below>\d+)(?![\w/]|\.\d)"
+    rf"|(?<![\d.])(?P<plain>{_GROUPED}|\d+[.,]\d+|\d+|\.\d+)(?:[eE](?P<power>[-+]?\d+))?{_SCALE}"
+)
+_WORD_NUMBER = re.compile(
+    rf"\b(?:(?P<tens>{'|'.join(_TENS)})(?:[-\s](?P<digit>{'|'.join(_UNITS[1:10])}))?"
+    rf"|(?P<unit>{'|'.join(_UNITS)})){_SCALE}\b",
+    re.IGNORECASE,
+)
+_PERCENT = re.compile(r"\s*(?:\\?%|percent\b|per cent\b)")
+_LARGEST_POWER = 400
+"""Powers of ten beyond any double: not a number that anyone means."""
+
+_SUPERSCRIPTS = "\u207b\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
+_FROM_SUPERSCRIPTS = str.maketrans(_SUPERSCRIPTS, "-0123456789")
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number that a text holds."""
+
+    value: Fraction
+    text: str
+    start: int
+    """Offset in the text, sign included."""
+    end: int
+    percent: bool
+
+
+def plain_notation(text: str) -> str:
+    """Return a text with powers of ten, fractions and digits in one plain notation.
+
+    `2.5 x 10^3` becomes 2.5e3, `10^3` 1e3, LaTeX and one-character fractions a/b, and the digits
+    of other scripts those of ASCII.
+    """
+    text = re.sub(r"\\[dt]?frac\s?\{(\d+)\}\s?\{(\d+)\}", r" \1/\2", text)
+    raised = re.compile(rf"(?<=10)[{_SUPERSCRIPTS}]+")
+    text = raised.sub(lambda match: "^" + match[0].translate(_FROM_SUPERSCRIPTS), text)
+    text = re.sub(r"(?<=\d)\s?(?:[x\u00d7*\u00b7]|\\times)\s?10\s?\^\s?\{?(-?\d+)\}?", r"e\1", text)
+    text = re.sub(r"(?<![\d.e])10\s?\^\s?\{?(-?\d+)\}?", r"1e\1", text)
+    return "".join(_plain_character(character) for character in text)
+
+
+def _plain_character(character: str) -> str:
+    if character.isascii():
+        return character
+    digit = unicodedata.decimal(character, None)
+    if digit is not None:
+        return str(digit)
+    if unicodedata.decomposition(character).startswith("<fraction>"):
+        return " " + unicodedata.normalize("NFKC", character).replace("\u2044", "/")
+    return character
+
+
+def find_numbers(text: str) -> list[Number]:
+    """Return the numbers of a text in plain notation, in order.
+
+    Written-out numbers count only where there are no digits.
+    """
+    digits = [_number(text, match) for match in _NUMBER.finditer(text)]
+    found = [number for number in digits if number is not None]
+    return found or [_word_number(text, match) for match in _WORD_NUMBER.finditer(text)]
+
+
+def _number(text: str, match: re.Match[str]) -> Number | None:
+    value = _value(match)
+    if value is None:
+        return None
+    start = match.start()
+    # A hyphen is a sign only where it joins nothing before it: not in "7-3" or "COVID-19".
+    sign = re.search(r"(?<![\w)\]])-[\s$€£]?\Z", text[:start])
+    if sign:
+        start, value = sign.start(), -value
+    percent = _PERCENT.match(text, match.end()) is not None
+    return Number(value, text[start : match.end()], start, match.end(), percent)
+
+
+def _value(match: re.Match[str]) -> Fraction | None:
+    if match["above"]:
+        below, whole = int(match["below"]), int(match["whole"] or 0)
+        return None if below == 0 else whole + Fraction(int(match["above"]), below)
+    power = int(match["power"] or 0)
+    if abs(power) > _LARGEST_POWER:
+        return None
+    return Fraction(_decimal(match["plain"])) * Fraction(10) ** power * _scale(match)
+
+
+def _scale(match: re.Match[str]) -> int:
+    return _SCALES.get((match["scale"] or "").lower(), 1)
+
+
+def _decimal(text: str) -> str:
+    if re.fullmatch(_GROUPED, text):
+        return re.sub(r"[^\d.]", "", text)
+    return text.replace(",", ".")  # 3,14: a decimal comma, since a group would have three digits
+
+
+def _word_number(text: str, match: re.Match[str]) -> Number:
+    parts = (match["tens"], match["digit"], match["unit"])
+    value = sum(_WORDS[part.lower()] for part in parts if part) * _scale(match)
+    percent = _PERCENT.match(text, match.end()) is not None
+    return Number(Fraction(value), match[0], match.start(), match.end(), percent)

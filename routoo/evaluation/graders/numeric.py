@@ -1,0 +1,125 @@
+r"""Answers that are a number.
+
+Which number of the answer counts, first rule that finds one:
+
+1. the last one that is marked as the result: `\boxed{42}`, `#### 42`, "the answer is 42";
+2. with the option `unit`: the last one that is followed by that unit;
+3. the only number of the answer;
+4. with the option `pick: last` (the default): the last one after the last equals sign, else the
+   last one of the text. With `pick: only`, several different numbers are ambiguous.
+
+"12 or 13" and "between 12 and 13" are ambiguous unless rule 1 or 2 decides.
+"""
+
+import re
+from collections.abc import Mapping
+from fractions import Fraction
+from typing import Any
+
+from routoo.errors import InputError
+from routoo.evaluation.graders.grade import Grade, readable, right_or_wrong, ungraded
+from routoo.evaluation.graders.numbers import Number, find_numbers, plain_notation
+
+_RESULT = re.compile(
+    r"\\boxed\s*\{|####\s*|\b(?:final\s+)?(?:answer|result|total)\b[\s*_:]*(?:is|=|was|equals)?",
+    re.IGNORECASE,
+)
+_FILLER = re.compile(
+    r"[\s$€£¥*_:=({\\~≈]*(?:(?:about|approximately|roughly|text\{)\s*)?[\s$€£¥*_]*"
+)
+_HEDGE = re.compile(r"[\s\w°%$€£]{0,12}\b(?:or|to|and)\b\s*[$€£]?\s*\Z", re.IGNORECASE)
+
+
+def grade_numeric(answer: str, reference: str, options: Mapping[str, Any]) -> Grade:
+    """Grade a number.
+
+    Args:
+        answer: What the model wrote.
+        reference: The right number, or several separated by `|`.
+        options: `tolerance` (absolute, default 0), `relative_tolerance` (of the reference, default
+            1e-9), `unit` (a unit that the number must carry where others stand beside it), `pick`.
+
+    Raises:
+        InputError: The reference holds no number.
+    """
+    wanted = [_only(part) for part in reference.split("|")]
+    text = plain_notation(readable(answer))
+    numbers = find_numbers(text)
+    if not numbers:
+        return right_or_wrong(right=False, detail="no number in the answer")
+    chosen, how = _pick(text, numbers, options)
+    if chosen is None:
+        return ungraded(how)
+    right = any(_equal(chosen, number, options) for number in wanted)
+    return right_or_wrong(right=right, detail=f"{chosen.text} {how}, reference {reference}")
+
+
+def _only(reference: str) -> Number:
+    numbers = find_numbers(plain_notation(readable(reference)))
+    if len(numbers) != 1:
+        raise InputError(
+            "a numeric reference must hold one number",
+            value=reference,
+            remedy="Separate alternatives by `|`, or choose another grader",
+        )
+    return numbers[0]
+
+
+def _pick(
+    text: str, numbers: list[Number], options: Mapping[str, Any]
+) -> tuple[Number | None, str]:
+    marked = [number for number in numbers if _is_marked(text, number)]
+    if marked and not _hedged(text, numbers, marked[-1]):
+        return marked[-1], "marked as result"
+    unit = options.get("unit")
+    united = [number for number in numbers if unit and _has_unit(text, number, str(unit))]
+    if united:
+        return united[-1], f"with unit {unit}"
+    if len({number.value for number in numbers}) == 1:
+        return numbers[-1], "the only number"
+    shown = ", ".join(number.text for number in numbers[-5:])
+    last = _last_result(text, numbers)
+    if options.get("pick", "last") == "only" or _hedged(text, numbers, last):
+        return None, f"several numbers: {shown}"
+    return last, "the last number"
+
+
+def _is_marked(text: str, number: Number) -> bool:
+    for match in _RESULT.finditer(text, 0, number.start):
+        filler = _FILLER.match(text, match.end())
+        if filler and filler.end() >= number.start:
+            return True
+    return False
+
+
+def _has_unit(text: str, number: Number, unit: str) -> bool:
+    return re.match(rf"\s*{re.escape(unit)}(?!\w)", text[number.end :], re.IGNORECASE) is not None
+
+
+def _last_result(text: str, numbers: list[Number]) -> Number:
+    equals = text.rfind("=")
+    after = [number for number in numbers if number.start > equals >= 0]
+    return after[0] if after else numbers[-1]
+
+
+def _hedged(text: str, numbers: list[Number], chosen: Number) -> bool:
+    """Whether "or", "and" or "to" joins the chosen number to a different one."""
+    index = numbers.index(chosen)
+    pairs = [(numbers[i], numbers[i + 1]) for i in (index - 1, index) if 0 <= i < len(numbers) - 1]
+    return any(
+        left.value != right.value and _HEDGE.fullmatch(text[left.end : right.start])
+        for left, right in pairs
+    )
+
+
+def _equal(said: Number, wanted: Number, options: Mapping[str, Any]) -> bool:
+    absolute = Fraction(str(options.get("tolerance", 0)))
+    relative = Fraction(str(options.get("relative_tolerance", "1e-9")))
+    allowed = max(absolute, abs(wanted.value) * relative)
+    # "50 %" answers both a reference of 50, asked for in percent, and one of 0.5.
+    readings = [said.value]
+    if said.percent != wanted.percent:
+        readings.append(said.value / 100 if said.percent else said.value * 100)
+    if said.percent == wanted.percent or said.percent:
+        return any(abs(value - wanted.value) <= allowed for value in readings)
+    return abs(said.value - wanted.value) <= allowed

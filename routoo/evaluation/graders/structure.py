@@ -1,0 +1,57 @@
+"""Answers that are JSON."""
+
+import json
+import re
+from typing import Any
+
+from routoo.errors import InputError
+from routoo.evaluation.graders.grade import Grade, readable, right_or_wrong
+
+_FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_DECODER = json.JSONDecoder()
+
+
+def grade_json(answer: str, reference: str) -> Grade:
+    """Grade by equality of the parsed values; order of keys, space and code fences don't matter.
+
+    The answer's first JSON object or list counts, or the whole answer where it is another value.
+
+    Raises:
+        InputError: The reference is not JSON.
+    """
+    try:
+        wanted = json.loads(reference)
+    except ValueError as error:
+        raise InputError(
+            f"the reference is not JSON: {error}",
+            value=reference,
+            remedy="Correct it, or choose another grader",
+        ) from error
+    found, said = _first_value(readable(answer))
+    if not found:
+        return right_or_wrong(right=False, detail="no JSON in the answer")
+    right = _equal(said, wanted)
+    return right_or_wrong(right=right, detail="equal JSON" if right else "different JSON")
+
+
+def _first_value(text: str) -> tuple[bool, Any]:
+    fence = _FENCE.search(text)
+    text = (fence[1] if fence else text).strip()
+    for start in (0, *(match.start() for match in re.finditer(r"[{\[]", text))):
+        try:
+            value, end = _DECODER.raw_decode(text, start)
+        except ValueError:
+            continue
+        if start or isinstance(value, dict | list) or end == len(text):
+            return True, value
+    return False, None
+
+
+def _equal(left: Any, right: Any) -> bool:  # noqa: ANN401 - any JSON value
+    if isinstance(left, bool) or isinstance(right, bool):
+        return left is right  # Python says True == 1, JSON does not
+    if isinstance(left, dict) and isinstance(right, dict):
+        return left.keys() == right.keys() and all(_equal(left[key], right[key]) for key in left)
+    if isinstance(left, list) and isinstance(right, list):
+        return len(left) == len(right) and all(map(_equal, left, right))
+    return bool(left == right)

@@ -1,0 +1,252 @@
+"""Graders on answers as models really write them."""
+
+import pytest
+
+from routoo.errors import InputError
+from routoo.evaluation.graders import GRADERS, default_grader, grade
+
+CHOICE = [
+    ("C", "C", 1.0),
+    ("C", "B", 0.0),
+    ("C.", "C", 1.0),
+    ("(C)", "C", 1.0),
+    ("[C]", "C", 1.0),
+    ("**C**", "C", 1.0),
+    ("**C. Paris**", "C", 1.0),
+    ("C) Paris", "C", 1.0),
+    ("C: Paris", "C", 1.0),
+    ("C - Paris", "C", 1.0),
+    ("C – Paris", "C", 1.0),  # noqa: RUF001 - a dash as models write it
+    ("C\n\nParis is the capital of France.", "C", 1.0),
+    ("Answer: C", "C", 1.0),
+    ("Answer: (C) Paris", "C", 1.0),
+    ("**Answer:** C", "C", 1.0),
+    ("The answer is C.", "C", 1.0),
+    ("The correct answer is **C. Paris**.", "C", 1.0),
+    ("the correct option is C", "C", 1.0),
+    ("Answer is option C", "C", 1.0),
+    ("I think the answer is C, because A is wrong.", "C", 1.0),
+    ("I would choose B.", "B", 1.0),
+    ("I'd say B", "B", 1.0),
+    ("Option B is correct.", "B", 1.0),
+    ("B is the correct answer.", "B", 1.0),
+    ("A is correct", "A", 1.0),
+    ("A", "A", 1.0),
+    ("I", "I", 1.0),
+    (r"So we get $\boxed{D}$.", "D", 1.0),
+    (r"\boxed{\text{D}}", "D", 1.0),
+    ("A is too small, B is too big. Final answer: C", "C", 1.0),
+    ("The answer is A? No. **Final Answer: B**", "B", 1.0),
+    ("<think>Maybe A. Or B.</think>\n\nC", "C", 1.0),
+    ("c", "C", 1.0),
+    ("(c)", "C", 1.0),
+    ("c) paris", "C", 1.0),
+    ("answer: c", "C", 1.0),
+    ("Ｃ", "C", 1.0),  # noqa: RUF001 - the full-width letter
+    ("'C'", "C", 1.0),
+    ("“C”", "C", 1.0),
+    ("The answer isn't A, it is B.", "B", 1.0),
+    ("The answer is not A but B.", "B", 1.0),
+    ("C. Because A and B are smaller.", "C", 1.0),
+    ("", "C", 0.0),
+    ("   ", "C", 0.0),
+    ("A or B", "A", None),
+    ("A and B", "B", None),
+    ("Either A or B", "B", None),
+    ("A, B", "A", None),
+    ("A/B", "A", None),
+    ("A) or B)", "A", None),
+    ("The answer is A or B.", "A", None),
+    ("Answer: A and C", "A", None),
+    ("A. Rome\nB. Berlin\nC. Paris\nD. Madrid", "C", None),
+    ("The answer is A. Wait, the answer is B.", "B", None),
+    ("Paris", "C", None),
+    ("I don't know.", "I", None),
+    ("A triangle has three sides.", "A", None),
+    ("Vitamin C is found in oranges.", "C", None),
+    ("It is not A.", "A", None),
+    ("The programming language is C++", "C", None),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference", "score"), CHOICE)
+def test_choice_reads_the_letter_that_a_person_would_read(
+    answer: str, reference: str, score: float | None
+) -> None:
+    found = grade("choice", answer, reference)
+    assert found.score == score, found.detail
+
+
+CONTAINS = [
+    ("The capital of Australia is Canberra.", "Canberra", 1.0),
+    ("Canberra", "Canberra", 1.0),
+    ("canberra!", "Canberra", 1.0),
+    ("It's **Canberra**, in the Australian Capital Territory.", "Canberra", 1.0),
+    ("Canberra, Australia", "Canberra", 1.0),
+    ("Yes, Canberra.", "Canberra", 1.0),
+    ("Canberra is the capital and it lies inland.", "Canberra", 1.0),
+    ("Canberra\n\nThe capital was chosen in 1908.", "Canberra", 1.0),
+    ("It is not Sydney but Canberra.", "Canberra", 1.0),
+    ("Sydney or Canberra. The capital is Canberra.", "Canberra", 1.0),
+    ("The United Kingdom of Great Britain", "UK | United Kingdom", 1.0),
+    ("He wrote Romeo and Juliet in 1595.", "Romeo and Juliet", 1.0),
+    ("red, white and blue", "red, white and blue", 1.0),
+    ("The colours are red, white and blue.", "red, white, and blue", 1.0),
+    ("The largest planet is Jupiter, followed by Saturn and Uranus.", "Jupiter", 1.0),
+    ("The output is `[1, 2, 3]`.", "[1, 2, 3]", 1.0),
+    ("Sydney", "Canberra", 0.0),
+    ("", "Canberra", 0.0),
+    ("Canberran", "Canberra", 0.0),
+    ("The capital is not Canberra.", "Canberra", 0.0),
+    ("It isn't Canberra, it's Sydney.", "Canberra", 0.0),
+    ("Canberra or Sydney", "Canberra", None),
+    ("It could be Canberra, Sydney or Melbourne.", "Canberra", None),
+    ("Either Sydney or Canberra.", "Canberra", None),
+    ("Sydney, Melbourne, Canberra", "Canberra", None),
+    ("Sydney and Canberra", "Canberra", None),
+    ("- Sydney\n- Canberra\n- Perth", "Canberra", None),
+    ("1. Sydney\n2. Canberra", "Canberra", None),
+    ("Sydney\nCanberra\nPerth", "Canberra", None),
+    ("Sydney/Canberra", "Canberra", None),
+    (" ".join(["word"] * 60) + " Canberra", "Canberra", 0.0),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference", "score"), CONTAINS)
+def test_contains_takes_a_sentence_that_commits_and_no_list_of_candidates(
+    answer: str, reference: str, score: float | None
+) -> None:
+    found = grade("contains", answer, reference)
+    assert found.score == score, found.detail
+
+
+NUMERIC = [
+    ("42", "42", {}, 1.0),
+    ("42.", "42", {}, 1.0),
+    ("42.0", "42", {}, 1.0),
+    ("The answer is 42.", "42", {}, 1.0),
+    ("6 x 7 = 42", "42", {}, 1.0),
+    ("It is **42**.", "42", {}, 1.0),
+    ("$42", "42", {}, 1.0),
+    ("Janet makes $18 every day.", "18", {}, 1.0),
+    ("She has 16 - 3 - 4 = 9 eggs, so 9 * 2 = $18 a day.", "18", {}, 1.0),
+    ("#### 18", "18", {}, 1.0),
+    (r"\boxed{18}", "18", {}, 1.0),
+    ("The answer is 42, since 6 times 7 is 42 and not 41.", "42", {}, 1.0),
+    ("1,234", "1234", {}, 1.0),
+    ("1\u202f234\u202f567", "1234567", {}, 1.0),
+    ("1234", "1,234", {}, 1.0),
+    ("3,14", "3.14", {}, 1.0),
+    ("-5", "-5", {}, 1.0),
+    ("−5", "-5", {}, 1.0),  # noqa: RUF001 - the minus sign
+    ("5", "-5", {}, 0.0),
+    ("-5", "5", {}, 0.0),
+    ("3/4", "0.75", {}, 1.0),
+    ("1 1/2", "1.5", {}, 1.0),
+    (r"\frac{3}{4}", "0.75", {}, 1.0),
+    ("0.75", "3/4", {}, 1.0),
+    ("50%", "0.5", {}, 1.0),
+    ("50%", "50", {}, 1.0),
+    ("50 percent", "50%", {}, 1.0),
+    ("50", "0.5", {}, 0.0),
+    ("2.5e3", "2500", {}, 1.0),
+    ("2.5 x 10^3", "2500", {}, 1.0),
+    ("3 × 10⁸ m/s", "300000000", {}, 1.0),  # noqa: RUF001 - the multiplication sign
+    ("3 million", "3000000", {}, 1.0),
+    ("Twelve.", "12", {}, 1.0),
+    ("twenty-one", "21", {}, 1.0),
+    ("about 3.1", "3.14159", {"tolerance": 0.05}, 1.0),
+    ("about 3.2", "3.14159", {"tolerance": 0.05}, 0.0),
+    ("101", "100", {"relative_tolerance": 0.01}, 1.0),
+    ("102", "100", {"relative_tolerance": 0.01}, 0.0),
+    ("100 °C or 212 °F", "100", {"unit": "°C"}, 1.0),
+    ("In 2020 it was 5 km.", "5", {"unit": "km"}, 1.0),
+    ("12", "12 | 13", {}, 1.0),
+    ("0.1 + 0.2 = 0.3", "0.3", {}, 1.0),
+    ("no idea", "42", {}, 0.0),
+    ("", "42", {}, 0.0),
+    ("12 or 13", "12", {}, None),
+    ("between 12 and 13", "13", {}, None),
+    ("12 to 13", "13", {}, None),
+    ("It was 5 in 2020", "5", {"pick": "only"}, None),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference", "options", "score"), NUMERIC)
+def test_numeric_takes_the_number_that_is_the_result(
+    answer: str, reference: str, options: dict[str, object], score: float | None
+) -> None:
+    found = grade("numeric", answer, reference, options)
+    assert found.score == score, found.detail
+
+
+OTHERS = [
+    ("exact", " yes\n", "yes", {}, 1.0),
+    ("exact", "Yes", "yes", {}, 0.0),
+    ("normalized", "The  Eiffel Tower!", "eiffel tower", {}, 1.0),
+    ("normalized", "**UK**", "United Kingdom | UK", {}, 1.0),
+    ("normalized", "ﬁsh", "fish", {}, 1.0),
+    ("normalized", "1,000", "1000", {}, 1.0),
+    ("normalized", "C#", "C", {}, 0.0),
+    ("normalized", "C++", "C", {}, 0.0),
+    ("normalized", "3.14", "314", {}, 0.0),
+    ("normalized", "-5", "5", {}, 0.0),
+    ("normalized", "don’t", "dont", {}, 1.0),  # noqa: RUF001 - a typographic apostrophe
+    ("normalized", "twenty-one", "twenty one", {}, 1.0),
+    ("normalized", "The", "the", {}, 1.0),
+    ("normalized", "", "x", {}, 0.0),
+    ("regex", "Order 1234 shipped", r"\b\d{4}\b", {}, 1.0),
+    ("regex", "Order 1234 shipped", r"\d{4}", {"whole": True}, 0.0),
+    ("regex", "YES", "yes", {}, 1.0),
+    ("regex", "YES", "yes", {"case": True}, 0.0),
+    ("json", '{"b": 1, "a": [1.0, 2]}', '{"a": [1, 2], "b": 1}', {}, 1.0),
+    ("json", 'Sure:\n```json\n{"a": 1}\n```', '{"a": 1}', {}, 1.0),
+    ("json", 'The object is {"a": 1}.', '{"a": 1}', {}, 1.0),
+    ("json", "[3, 1, 2]", "[1, 2, 3]", {}, 0.0),
+    ("json", '{"a": true}', '{"a": 1}', {}, 0.0),
+    ("json", "true", "true", {}, 1.0),
+    ("json", "none", "{}", {}, 0.0),
+]
+
+
+@pytest.mark.parametrize(("name", "answer", "reference", "options", "score"), OTHERS)
+def test_text_and_structure_graders_follow_their_rules(
+    name: str, answer: str, reference: str, options: dict[str, object], score: float | None
+) -> None:
+    found = grade(name, answer, reference, options)
+    assert found.score == score, found.detail
+
+
+@pytest.mark.parametrize("name", sorted(GRADERS))
+def test_every_grader_says_how_it_decided(name: str) -> None:
+    assert grade(name, "7", "7").detail
+
+
+def test_an_unknown_grader_is_refused_with_the_list() -> None:
+    with pytest.raises(InputError, match="contains, exact, json"):
+        grade("vibes", "x", "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "reference"), [("numeric", "many"), ("regex", "("), ("json", "{")]
+)
+def test_a_reference_that_a_grader_cannot_use_is_refused(name: str, reference: str) -> None:
+    with pytest.raises(InputError):
+        grade(name, "5", reference)
+
+
+DEFAULTS = [
+    ("Which?\nA. one\nB. two", "B", "choice"),
+    ("Which?\n(A) one\n(B) two", "(B)", "choice"),
+    ("Symbol of carbon?", "C", "contains"),
+    ("How many?", "1,200", "numeric"),
+    ("Who?", "Ada Lovelace", "contains"),
+    ("Say it all", "one two three four five six seven", "normalized"),
+]
+
+
+@pytest.mark.parametrize(("prompt", "reference", "name"), DEFAULTS)
+def test_an_item_without_a_grader_gets_one_that_fits(
+    prompt: str, reference: str, name: str
+) -> None:
+    assert default_grader(prompt, reference) == name
