@@ -1,1 +1,1 @@
-"""The store: batches, facts and leases in PostgreSQL; rows never leave it."""
+"""What is true of every batch, in PostgreSQL; one module an aggregate, rows never leave it."""

@@ -1,0 +1,54 @@
+"""Assignments: the models chosen, one row a job and revision."""
+
+from collections.abc import Iterable
+from itertools import islice
+
+from psycopg import AsyncConnection
+
+from routoo.domain.job import Lease
+from routoo.domain.prediction import Assignment
+from routoo.store import shards
+from routoo.store.copy_text import escaped
+
+_BLOCK_ROWS = 5_000
+
+
+async def save(
+    conn: AsyncConnection, lease: Lease, assignments: Iterable[Assignment], revision: int
+) -> None:
+    """Save a plan; rows of the same revision that exist already stay.
+
+    Args:
+        conn: A transaction.
+        lease: The shard whose jobs these are, the whole batch in the select stage.
+        assignments: The models chosen; a job without one gets a result instead.
+        revision: From 1; the highest one of a job counts.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+    """
+    await shards.fence(conn, lease)
+    # COPY can't skip rows that exist, hence the detour; a temporary table writes no log.
+    await conn.execute("CREATE TEMPORARY TABLE new_assignments (LIKE assignments) ON COMMIT DROP")
+    await _copy(conn, f"{lease.key.batch_id}\t{revision}\t", iter(assignments))
+    await conn.execute(
+        "INSERT INTO assignments SELECT * FROM new_assignments ON CONFLICT DO NOTHING"
+    )
+    await conn.execute("DROP TABLE new_assignments")  # a transaction may save twice
+
+
+async def _copy(conn: AsyncConnection, key: str, assignments: Iterable[Assignment]) -> None:
+    async with (
+        conn.cursor() as cursor,
+        cursor.copy(
+            "COPY new_assignments (batch_id, revision, job_no, model, expected_quality,"
+            " expected_cost_usd) FROM STDIN"
+        ) as copy,
+    ):
+        rows = iter(assignments)
+        while block := list(islice(rows, _BLOCK_ROWS)):
+            lines = [
+                f"{key}{a.job_no}\t{escaped(a.model)}\t{a.expected_quality}\t{a.expected_cost_usd}\n"
+                for a in block
+            ]
+            await copy.write("".join(lines))

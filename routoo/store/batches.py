@@ -1,0 +1,240 @@
+"""Batches: create, seal, look up, finish."""
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from routoo.domain.job import BatchStatus
+from routoo.domain.pool import Pool
+from routoo.errors import InputError, NotFoundError
+
+_SHORTEST_PREFIX = 4
+"""Characters of an id that may stand for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewBatch:
+    """What a batch is asked to be; None means no limit."""
+
+    name: str
+    pool: Pool
+    kind: str = "batch"
+    idempotency_key: str | None = None
+    budget_usd: Decimal | None = None
+    """Most that all calls may cost together, in USD."""
+    min_quality: float | None = None
+    """Least mean predicted quality of the batch, in [0, 1]."""
+    max_cost_usd: Decimal | None = None
+    """Most that one job may cost where it names no cap, in USD."""
+    deadline: datetime | None = None
+    """No call starts after this instant (with time zone)."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRecord:
+    """A batch as the store knows it."""
+
+    id: UUID
+    name: str
+    kind: str
+    idempotency_key: str | None
+    status: BatchStatus
+    pool: Pool
+    budget_usd: Decimal | None
+    min_quality: float | None
+    max_cost_usd: Decimal | None
+    deadline: datetime | None
+    job_count: int
+    created_at: datetime
+    completed_at: datetime | None
+    plan: dict[str, Any] | None
+    """What the selection expected, once it has run."""
+    error: str | None
+
+    def __post_init__(self) -> None:
+        """Parse what the database keeps as text and JSON."""
+        object.__setattr__(self, "status", BatchStatus(self.status))
+        object.__setattr__(self, "pool", Pool.model_validate(self.pool))
+
+
+_COLUMNS = ", ".join(field.name for field in fields(BatchRecord))
+
+
+async def create(conn: AsyncConnection, new: NewBatch) -> tuple[UUID, bool]:
+    """Write a batch's row, or find the one that has the same idempotency key.
+
+    A second submitter of the same key waits here until the first one's transaction ends.
+
+    Returns:
+        The batch's id, and whether it is new.
+    """
+    # A first submitter that rolls back while we wait leaves neither its row nor ours: try again.
+    while True:
+        batch_id = await _insert(conn, new)
+        if batch_id is not None:
+            return batch_id, True
+        cursor = await conn.execute(
+            "SELECT id FROM batches WHERE idempotency_key = %s", [new.idempotency_key]
+        )
+        row = await cursor.fetchone()
+        if row is not None:
+            return row[0], False
+
+
+async def _insert(conn: AsyncConnection, new: NewBatch) -> UUID | None:
+    cursor = await conn.execute(
+        """
+        INSERT INTO batches (id, name, kind, idempotency_key, pool, budget_usd, min_quality,
+                             max_cost_usd, deadline)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+        ON CONFLICT (idempotency_key) DO NOTHING RETURNING id
+        """,
+        [
+            uuid4(),
+            new.name,
+            new.kind,
+            new.idempotency_key,
+            Jsonb(new.pool.model_dump(mode="json")),
+            new.budget_usd,
+            new.min_quality,
+            new.max_cost_usd,
+            new.deadline,
+        ],
+    )
+    row = await cursor.fetchone()
+    return None if row is None else row[0]
+
+
+async def seal(conn: AsyncConnection, batch_id: UUID, job_count: int, shard_size: int) -> None:
+    """Finish a submission: job count, ledger and shards, in the transaction that copied the jobs.
+
+    Args:
+        conn: The submission's transaction.
+        batch_id: The batch.
+        job_count: Jobs copied, with job_no 0 .. job_count - 1.
+        shard_size: Most jobs in a shard.
+
+    Raises:
+        InputError: There are no jobs.
+    """
+    if job_count < 1:
+        raise InputError("a batch needs at least one job", remedy="Give at least one prompt")
+    await conn.execute("UPDATE batches SET job_count = %s WHERE id = %s", [job_count, batch_id])
+    await conn.execute(
+        """
+        INSERT INTO ledgers (batch_id, limit_usd)
+        SELECT id, budget_usd FROM batches WHERE id = %s
+        """,
+        [batch_id],
+    )
+    await conn.execute(
+        """
+        INSERT INTO shards (batch_id, stage, shard_no, first_job, job_count, state)
+        SELECT %(id)s, stage, n, n * %(size)s, least(%(size)s, %(jobs)s - n * %(size)s), state
+        FROM generate_series(0, (%(jobs)s - 1) / %(size)s) AS n,
+             (VALUES ('score', 'ready'), ('dispatch', 'blocked')) AS stages(stage, state)
+        UNION ALL SELECT %(id)s, 'select', 0, 0, %(jobs)s, 'blocked'
+        """,
+        {"id": batch_id, "size": shard_size, "jobs": job_count},
+    )
+
+
+async def get(conn: AsyncConnection, batch_id: UUID) -> BatchRecord:
+    """Return a batch.
+
+    Raises:
+        NotFoundError: There is none with this id.
+    """
+    found = await _select(conn, "WHERE id = %s", [batch_id])
+    if not found:
+        raise NotFoundError("there is no such batch", value=str(batch_id))
+    return found[0]
+
+
+async def find(conn: AsyncConnection, text: str) -> BatchRecord:
+    """Return the batch that a person means: by id, start of an id, or name (the latest of it).
+
+    Raises:
+        NotFoundError: None matches.
+        InputError: Several ids start so.
+    """
+    named = await _select(conn, "WHERE name = %s ORDER BY created_at DESC, id LIMIT 1", [text])
+    if named:
+        return named[0]
+    found: list[BatchRecord] = []
+    if len(text) >= _SHORTEST_PREFIX:
+        condition = "WHERE starts_with(id::text, %s) ORDER BY created_at DESC, id LIMIT 2"
+        found = await _select(conn, condition, [text.lower()])
+    if not found:
+        raise NotFoundError("there is no such batch", value=text, remedy="Give an id or a name")
+    if len(found) > 1:
+        raise InputError("several batches have such an id", value=text, remedy="Give more of it")
+    return found[0]
+
+
+async def list_recent(conn: AsyncConnection, limit: int) -> list[BatchRecord]:
+    """Return the newest batches, newest first."""
+    return await _select(conn, "ORDER BY created_at DESC, id LIMIT %s", [limit])
+
+
+async def _select(conn: AsyncConnection, condition: str, values: list[Any]) -> list[BatchRecord]:
+    async with conn.cursor(row_factory=class_row(BatchRecord)) as cursor:
+        # Both parts are literals of this module.
+        await cursor.execute(f"SELECT {_COLUMNS} FROM batches {condition}".encode(), values)  # noqa: S608
+        return await cursor.fetchall()
+
+
+async def lock(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
+    """Lock a batch's row until the transaction ends; its changes of state queue up here.
+
+    Raises:
+        NotFoundError: There is none with this id.
+    """
+    cursor = await conn.execute(
+        "SELECT status FROM batches WHERE id = %s FOR NO KEY UPDATE", [batch_id]
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise NotFoundError("there is no such batch", value=str(batch_id))
+    return BatchStatus(row[0])
+
+
+async def save_plan(conn: AsyncConnection, batch_id: UUID, plan: dict[str, Any]) -> None:
+    """Keep what the selection expected; a later plan replaces it."""
+    await conn.execute("UPDATE batches SET plan = %s WHERE id = %s", [Jsonb(plan), batch_id])
+
+
+async def finish_if_done(conn: AsyncConnection, batch_id: UUID) -> bool:
+    """Complete a batch whose every shard is done and every job has a result.
+
+    `shards.complete` calls this; after it there is nothing left to finish.
+
+    Returns:
+        Whether this call completed it: true once in a batch's life.
+    """
+    await lock(conn, batch_id)  # so that of two last shards one sees the other's results
+    cursor = await conn.execute(
+        """
+        UPDATE batches b SET status = 'completed', completed_at = clock_timestamp()
+        WHERE id = %s AND status = 'in_progress'
+          -- cheap, and nearly always false: only the last shard pays for the count
+          AND NOT EXISTS (SELECT FROM shards WHERE batch_id = b.id AND state <> 'done')
+          AND (SELECT count(*) FROM results WHERE batch_id = b.id) = job_count
+        """,
+        [batch_id],
+    )
+    return cursor.rowcount == 1
+
+
+async def fail(conn: AsyncConnection, batch_id: UUID, error: str) -> None:
+    """Mark a running batch as failed; its ready shards are not handed out any more."""
+    await conn.execute(
+        "UPDATE batches SET status = 'failed', error = %s WHERE id = %s AND status = 'in_progress'",
+        [error, batch_id],
+    )

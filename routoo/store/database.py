@@ -1,0 +1,102 @@
+"""The door to PostgreSQL: a pool of connections, and the one map of the driver's errors."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Self
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg_pool import AsyncConnectionPool
+
+from routoo.errors import DatabaseUnavailableError, StoreError
+from routoo.store.location import libpq_url, redacted
+
+_CONNECT_TIMEOUT_S = 10.0
+
+
+class Database:
+    """A pool of connections to one database, as an async context manager.
+
+    Args:
+        url: `postgresql://...`, as libpq reads it.
+        min_size: Connections kept open.
+        max_size: Most connections open at once; further callers wait.
+
+    Raises:
+        DatabaseUnavailableError: On entry, when the database can't be reached within 10 s.
+    """
+
+    def __init__(self, url: str, *, min_size: int = 1, max_size: int = 8) -> None:
+        self._where = redacted(url)
+        self._pool = AsyncConnectionPool(
+            libpq_url(url),
+            min_size=min_size,
+            max_size=max_size,
+            open=False,
+            timeout=_CONNECT_TIMEOUT_S,
+            configure=_configure,
+            # A server that restarted is noticed here, not in the middle of a transaction.
+            check=AsyncConnectionPool.check_connection,
+        )
+
+    async def __aenter__(self) -> Self:
+        with self._errors_mapped():
+            try:
+                await self._pool.open(wait=True, timeout=_CONNECT_TIMEOUT_S)
+            except BaseException:
+                await self._pool.close()
+                raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._pool.close()
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """Yield a connection in a transaction: committed at the end, rolled back on an error.
+
+        Raises:
+            DatabaseUnavailableError: The database can't be reached, or gave the transaction up
+                (deadlock, restart): the same transaction may succeed when tried again.
+            StoreError: The database refused a statement.
+        """
+        with self._errors_mapped():
+            async with self._pool.connection() as conn, conn.transaction():
+                yield conn
+
+    @contextmanager
+    def _errors_mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            raise DatabaseUnavailableError(
+                f"the database can't be reached or gave up: {_said(error)}",
+                where=self._where,
+                remedy="Check that the server runs and ROUTOO_DATABASE_URL names it",
+            ) from error
+        except psycopg.errors.UndefinedTable as error:
+            raise StoreError(
+                f"the database has no such table: {_said(error)}",
+                where=self._where,
+                remedy="Run `routoo db upgrade`",
+            ) from error
+        except psycopg.Error as error:
+            raise StoreError(
+                f"the database refused a statement: {_said(error)}", where=self._where
+            ) from error
+
+
+async def _configure(conn: AsyncConnection) -> None:
+    await conn.execute("SET timezone TO 'UTC'")
+    await conn.commit()
+
+
+def _said(error: psycopg.Error) -> str:
+    # The first line only: DETAIL may repeat whole rows.
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,169 @@
+"""Jobs: copied in once, read a slice at a time."""
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import orjson
+from psycopg import AsyncConnection, AsyncCopy
+
+from routoo.domain.job import SLA, Job, Lease, PendingJob
+from routoo.errors import InputError
+from routoo.store import copy_text
+
+NO_LIMITS = SLA()
+
+
+@dataclass(frozen=True, slots=True)
+class JobInput:
+    """One job on its way in, checked by whoever read it."""
+
+    job_no: int
+    """Position in the input, from 0, without gaps."""
+    custom_id: str
+    body_json: str
+    """The chat-completion request as JSON text."""
+    sla: SLA = field(default=NO_LIMITS)
+
+
+class JobCopy:
+    """A COPY under way; made by `copy_jobs`."""
+
+    def __init__(self, copy: AsyncCopy, batch_id: UUID) -> None:
+        self._copy, self._batch_id = copy, batch_id
+        self._sla, self._sla_fields = NO_LIMITS, _sla_fields(NO_LIMITS)
+
+    async def write(self, chunk: Sequence[JobInput]) -> None:
+        """Send some jobs; about a thousand a call is fastest.
+
+        Raises:
+            InputError: A job holds a lone surrogate, which is no text.
+        """
+        try:
+            block = self._block(chunk).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                "a job holds a lone surrogate",
+                where=f"jobs {chunk[0].job_no} to {chunk[-1].job_no}",
+                remedy="Remove or replace the character",
+            ) from error
+        await self._copy.write(block)
+
+    def _block(self, chunk: Sequence[JobInput]) -> str:
+        batch_id, escaped = str(self._batch_id), copy_text.escaped
+        rows = []
+        for job in chunk:
+            if job.sla is not self._sla:  # rows of a file mostly share one record
+                self._sla, self._sla_fields = job.sla, _sla_fields(job.sla)
+            rows.append(
+                f"{batch_id}\t{job.job_no}\t{escaped(job.custom_id)}\t{escaped(job.body_json)}"
+                f"\t{self._sla_fields}"
+            )
+        return "".join(rows)
+
+
+def _sla_fields(sla: SLA) -> str:
+    deadline = None if sla.deadline is None else sla.deadline.isoformat()
+    values = (sla.min_quality, sla.max_cost_usd, sla.max_latency_s, deadline)
+    return "\t".join(map(copy_text.field, values)) + "\n"
+
+
+@asynccontextmanager
+async def copy_jobs(conn: AsyncConnection, batch_id: UUID) -> AsyncIterator[JobCopy]:
+    """Copy a batch's jobs in; nothing is visible before the transaction commits.
+
+    Args:
+        conn: The submission's transaction, also of `batches.create` and `batches.seal`. It can
+            run nothing else until this ends.
+        batch_id: The batch.
+
+    Yields:
+        Where to write the jobs.
+    """
+    async with (
+        conn.cursor() as cursor,
+        cursor.copy(
+            "COPY jobs (batch_id, job_no, custom_id, body, min_quality, max_cost_usd,"
+            " max_latency_s, deadline) FROM STDIN"
+        ) as copy,
+    ):
+        yield JobCopy(copy, batch_id)
+
+
+_JOB_COLUMNS = """
+    j.job_no, j.custom_id, j.body::text, j.min_quality, j.max_cost_usd, j.max_latency_s, j.deadline
+"""
+
+
+async def load_slice(
+    conn: AsyncConnection, batch_id: UUID, first_job: int, job_count: int
+) -> list[Job]:
+    """Return jobs `first_job` .. `first_job + job_count - 1`, in order."""
+    cursor = await conn.execute(
+        f"""
+        SELECT {_JOB_COLUMNS} FROM jobs j
+        WHERE batch_id = %s AND job_no >= %s AND job_no < %s ORDER BY job_no
+        """.encode(),  # noqa: S608 - a literal of this module
+        [batch_id, first_job, first_job + job_count],
+    )
+    return [_job(*row) for row in await cursor.fetchall()]
+
+
+async def pending(conn: AsyncConnection, lease: Lease) -> list[PendingJob]:
+    """Return the jobs of a dispatch shard that were assigned a model and have no result yet.
+
+    Args:
+        conn: A transaction, after `ledger.write_off`: a call whose outcome a crash hid then
+            counts as an attempt.
+        lease: The shard.
+
+    Returns:
+        The jobs in order, with their latest assignment, their predictions and what was spent.
+    """
+    cursor = await conn.execute(
+        f"""
+        SELECT a.model, p.quality, p.completion_tokens, t.attempts, t.cost_usd, {_JOB_COLUMNS}
+        FROM jobs j
+        JOIN predictions p USING (batch_id, job_no)
+        CROSS JOIN LATERAL (
+            SELECT model FROM assignments s
+            WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
+            ORDER BY revision DESC LIMIT 1
+        ) a
+        CROSS JOIN LATERAL (
+            SELECT coalesce(max(attempt_no), 0) AS attempts, coalesce(sum(cost_usd), 0) AS cost_usd
+            FROM attempts s WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
+        ) t
+        WHERE j.batch_id = %(batch_id)s AND j.job_no >= %(first)s AND j.job_no < %(end)s
+          AND NOT EXISTS (
+            SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
+        ORDER BY j.job_no
+        """.encode(),  # noqa: S608 - as above
+        {
+            "batch_id": lease.key.batch_id,
+            "first": lease.first_job,
+            "end": lease.first_job + lease.job_count,
+        },
+    )
+    return [_pending(*row) for row in await cursor.fetchall()]
+
+
+def _pending(
+    model: str,
+    quality: list[float],
+    completion_tokens: list[float],
+    attempts: int,
+    cost_usd: Decimal,
+    *job: Any,  # noqa: ANN401 - the columns of a job
+) -> PendingJob:
+    return PendingJob(
+        _job(*job), model, tuple(quality), tuple(completion_tokens), attempts, cost_usd
+    )
+
+
+def _job(job_no: int, custom_id: str, body: str, *limits: Any) -> Job:  # noqa: ANN401 - an SLA's fields
+    sla = NO_LIMITS if limits == (None, None, None, None) else SLA(*limits)
+    return Job(job_no, custom_id, orjson.loads(body), sla)

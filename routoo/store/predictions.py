@@ -1,0 +1,127 @@
+"""Predictions: saved a shard at a time, loaded a batch at a time into arrays."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from uuid import UUID
+
+import numpy as np
+from jaxtyping import Float32
+from psycopg import AsyncConnection
+
+from routoo.domain.job import Lease
+from routoo.domain.prediction import Predictions
+from routoo.errors import StoreError
+from routoo.store import shards
+
+_SLICE_JOBS = 10_000
+"""Rows fetched at once: a few MB."""
+
+# One row of five byte strings: numpy reads them several times faster than rows become objects.
+_SELECT_SLICE = """
+    SELECT array_send(array_agg(quality)), array_send(array_agg(quality_std)),
+           array_send(array_agg(completion_tokens)), array_send(array_agg(novelty)),
+           array_send(array_agg(truncated::int::real))
+    FROM (SELECT * FROM predictions
+          WHERE batch_id = %s AND job_no >= %s AND job_no < %s ORDER BY job_no) AS slice
+"""
+
+
+async def save(conn: AsyncConnection, lease: Lease, predictions: Predictions) -> None:
+    """Save the predictions of a shard's jobs, in order; rows that exist already stay.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+        StoreError: There are not as many rows as jobs in the shard.
+    """
+    jobs, models = predictions.quality.shape
+    if jobs != lease.job_count:
+        raise StoreError(f"{jobs} predictions for a shard of {lease.job_count} jobs")
+    await shards.fence(conn, lease)
+    # Arrays over models go flat and are cut into rows by the server.
+    await conn.execute(
+        """
+        INSERT INTO predictions (batch_id, job_no, quality, quality_std, completion_tokens,
+                                 novelty, truncated)
+        SELECT %(batch_id)s, %(first)s + n - 1,
+               (%(quality)b::float8[])[(n - 1) * %(models)s + 1 : n * %(models)s]::real[],
+               (%(quality_std)b::float8[])[(n - 1) * %(models)s + 1 : n * %(models)s]::real[],
+               (%(completion_tokens)b::float8[])[(n - 1) * %(models)s + 1 : n * %(models)s]::real[],
+               (%(novelty)b::float8[])[n]::real, (%(truncated)b::bool[])[n]
+        FROM generate_series(1, %(jobs)s) AS n
+        ON CONFLICT DO NOTHING
+        """,
+        {
+            "batch_id": lease.key.batch_id,
+            "first": lease.first_job,
+            "jobs": jobs,
+            "models": models,
+            **{f.name: getattr(predictions, f.name).ravel().tolist() for f in fields(predictions)},
+        },
+    )
+
+
+async def load_batch(conn: AsyncConnection, batch_id: UUID) -> Predictions:
+    """Load a whole batch's predictions, rows in the order of job_no.
+
+    The memory needed is that of the arrays and of one slice.
+
+    Raises:
+        StoreError: A job of the batch has no prediction.
+    """
+    jobs, models = await _shape(conn, batch_id)
+    loaded = _empty(jobs, models)
+    for first in range(0, jobs, _SLICE_JOBS):
+        cursor = await conn.execute(
+            _SELECT_SLICE, [batch_id, first, first + _SLICE_JOBS], binary=True
+        )
+        row = await cursor.fetchone()
+        if row is not None:
+            _fill(loaded, row, slice(first, min(first + _SLICE_JOBS, jobs)))
+    return loaded
+
+
+async def _shape(conn: AsyncConnection, batch_id: UUID) -> tuple[int, int]:
+    """Return jobs and models; refuse a batch that isn't scored as a whole."""
+    cursor = await conn.execute(
+        """
+        SELECT b.job_count, count(p), coalesce(min(cardinality(quality)), 0),
+               coalesce(max(cardinality(quality)), 0)
+        FROM batches b LEFT JOIN predictions p ON p.batch_id = b.id
+        WHERE b.id = %s GROUP BY b.id
+        """,
+        [batch_id],
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise StoreError("there is no such batch", value=str(batch_id))
+    jobs, predicted, least, most = row
+    if predicted != jobs or least != most:
+        raise StoreError(f"{predicted} of {jobs} jobs have predictions", value=str(batch_id))
+    return jobs, most
+
+
+def _empty(jobs: int, models: int) -> Predictions:
+    return Predictions(
+        quality=np.empty((jobs, models), np.float32),
+        quality_std=np.empty((jobs, models), np.float32),
+        completion_tokens=np.empty((jobs, models), np.float32),
+        novelty=np.empty(jobs, np.float32),
+        truncated=np.empty(jobs, np.bool_),
+    )
+
+
+def _fill(loaded: Predictions, sent: Sequence[bytes], rows: slice) -> None:
+    for field, data in zip(fields(loaded), sent, strict=True):
+        target = getattr(loaded, field.name)
+        shape = target[rows].shape
+        target[rows] = _received(data, len(shape)).reshape(shape)
+
+
+def _received(data: bytes, dimensions: int) -> Float32[np.ndarray, " values"]:
+    """Return the elements of a real[] as its `array_send` puts it.
+
+    Big-endian words: dimensions, null flag, element type, two for each dimension; then length and
+    value of each element. Source: PostgreSQL, `array_send` in arrayfuncs.c.
+    """
+    element = np.dtype([("length", ">i4"), ("value", ">f4")])
+    return np.frombuffer(data, element, offset=12 + 8 * dimensions)["value"]

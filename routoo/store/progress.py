@@ -1,0 +1,106 @@
+"""How far a batch has come, in one snapshot."""
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
+from routoo.errors import NotFoundError
+from routoo.store.ledger import Balance
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShare:
+    """What one candidate model contributed so far."""
+
+    model: str
+    results: int
+    """Jobs it answered."""
+    attempts: int
+    """Calls made to it, failed and lost ones too."""
+    cost_usd: Decimal
+    """Of all those calls, in USD."""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A batch's progress."""
+
+    status: BatchStatus
+    error: str | None
+    jobs: int
+    scored: int
+    assigned: int
+    """Jobs that were given a model."""
+    results: dict[ResultStatus, int]
+    """Jobs that ended, by how; every status is a key."""
+    balance: Balance
+    models: tuple[ModelShare, ...]
+    """In alphabetical order; models that were never called are left out."""
+    shards: dict[Stage, dict[ShardState, int]]
+    """Shards by stage and state; absent states are left out."""
+
+    @property
+    def ended(self) -> int:
+        """Jobs that have a result."""
+        return sum(self.results.values())
+
+
+# Shards tell how many jobs are scored without counting millions of rows on every poll.
+_PROGRESS = """
+SELECT b.status, b.error, b.job_count,
+    (SELECT coalesce(sum(job_count), 0) FROM shards
+     WHERE batch_id = b.id AND stage = 'score' AND state = 'done'),
+    (SELECT count(*) FROM assignments WHERE batch_id = b.id AND revision = 1),
+    (SELECT json_object_agg(status, n) FROM
+        (SELECT status, count(*) AS n FROM results WHERE batch_id = b.id GROUP BY status) AS r),
+    (SELECT json_agg(json_build_array(stage, state, n)) FROM
+        (SELECT stage, state, count(*) AS n FROM shards WHERE batch_id = b.id
+         GROUP BY stage, state) AS s),
+    l.limit_usd, l.reserved_usd, l.spent_usd, l.overrun_usd
+FROM batches b JOIN ledgers l ON l.batch_id = b.id WHERE b.id = %s
+"""
+
+_SHARES = """
+SELECT model, coalesce(answered, 0), coalesce(calls, 0), coalesce(cost_usd, 0)
+FROM (SELECT model, count(*) AS calls, sum(cost_usd) AS cost_usd
+      FROM attempts WHERE batch_id = %(id)s GROUP BY model) AS a
+FULL JOIN (SELECT model, count(*) AS answered FROM results
+           WHERE batch_id = %(id)s AND status = 'succeeded' GROUP BY model) AS r USING (model)
+ORDER BY model
+"""
+
+
+async def progress(conn: AsyncConnection, batch_id: UUID) -> Progress:
+    """Return how far a batch has come.
+
+    Raises:
+        NotFoundError: There is no such batch.
+    """
+    cursor = await conn.execute(_PROGRESS, [batch_id])
+    row = await cursor.fetchone()
+    if row is None:
+        raise NotFoundError("there is no such batch", value=str(batch_id))
+    status, error, jobs, scored, assigned, ended, shards, *money = row
+    shares = await (await conn.execute(_SHARES, {"id": batch_id})).fetchall()
+    return Progress(
+        status=BatchStatus(status),
+        error=error,
+        jobs=jobs,
+        scored=scored,
+        assigned=assigned,
+        results={status: (ended or {}).get(status, 0) for status in ResultStatus},
+        balance=Balance(*money),
+        models=tuple(ModelShare(*share) for share in shares),
+        shards=_by_stage(shards or []),
+    )
+
+
+def _by_stage(rows: list[tuple[Any, Any, int]]) -> dict[Stage, dict[ShardState, int]]:
+    stages: dict[Stage, dict[ShardState, int]] = {stage: {} for stage in Stage}
+    for stage, state, count in rows:
+        stages[Stage(stage)][ShardState(state)] = count
+    return stages

@@ -1,0 +1,109 @@
+"""Tables that change state: a batch, its money and its units of queueing."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import REAL, CheckConstraint, Integer, Text, UniqueConstraint, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import SQLModel
+
+from routoo.domain.job import BatchStatus, ShardState, Stage
+from routoo.store.tables.column import TIMESTAMP, USD, batch_key, column, created_at, one_of
+
+
+class BatchRow(SQLModel, table=True):
+    """A batch of jobs, submitted as a whole or not at all."""
+
+    __tablename__ = "batches"
+    __table_args__ = (
+        UniqueConstraint("idempotency_key", name="batches_idempotency_key"),
+        one_of("status", BatchStatus, "batches_status"),
+        CheckConstraint("budget_usd >= 0", name="batches_budget"),
+        CheckConstraint("max_cost_usd >= 0", name="batches_max_cost"),
+        CheckConstraint("min_quality BETWEEN 0 AND 1", name="batches_min_quality"),
+        CheckConstraint("job_count >= 0", name="batches_job_count"),
+        {"comment": "Batches: prompts with limits, submitted as a whole or not at all"},
+    )
+
+    id: UUID = column(Uuid(), "Key of the batch", primary_key=True)
+    name: str = column(Text(), "What its owner calls it; need not be unique")
+    kind: str = column(Text(), "batch, or what else it serves", default="'batch'")
+    idempotency_key: str | None = column(
+        Text(), "A batch submitted twice with the same key is one batch", nullable=True
+    )
+    status: str = column(
+        Text(), "in_progress, completed, failed or cancelled", default="'in_progress'"
+    )
+    pool: dict[str, Any] = column(JSONB(), "Candidate models with the prices of that day")
+    budget_usd: Decimal | None = column(USD, "Most that all calls may cost, in USD", nullable=True)
+    min_quality: float | None = column(
+        REAL(), "Least mean predicted quality asked of the batch, in [0, 1]", nullable=True
+    )
+    max_cost_usd: Decimal | None = column(
+        USD, "Most that one job may cost where it names no cap, in USD", nullable=True
+    )
+    deadline: datetime | None = column(TIMESTAMP, "No call starts after this", nullable=True)
+    job_count: int = column(Integer(), "Jobs in the batch", default="0")
+    created_at: datetime = created_at()
+    completed_at: datetime | None = column(TIMESTAMP, "When its last job ended", nullable=True)
+    plan: dict[str, Any] | None = column(
+        JSONB(), "What the selection expected: quality, cost, bound, prices", nullable=True
+    )
+    error: str | None = column(Text(), "Why the batch failed, and what to do", nullable=True)
+
+
+class LedgerRow(SQLModel, table=True):
+    """A batch's money: the constraint holds at any concurrency and through any crash."""
+
+    __tablename__ = "ledgers"
+    __table_args__ = (
+        CheckConstraint("limit_usd >= 0 AND limit_usd < 'Infinity'", name="ledgers_limit"),
+        CheckConstraint(
+            "reserved_usd >= 0 AND spent_usd >= 0 AND overrun_usd >= 0", name="ledgers_positive"
+        ),
+        CheckConstraint(
+            "limit_usd IS NULL OR reserved_usd + spent_usd <= limit_usd", name="ledgers_budget"
+        ),
+        # The row is updated for every call: room on its page keeps the updates off the index.
+        {"comment": "Money of a batch", "postgresql_with": {"fillfactor": 50}},
+    )
+
+    batch_id: UUID = batch_key(references=True)
+    limit_usd: Decimal | None = column(USD, "The budget; null = none", nullable=True)
+    reserved_usd: Decimal = column(USD, "Worst case of the calls in flight", default="0")
+    spent_usd: Decimal = column(USD, "Cost of settled calls, within their worst case", default="0")
+    overrun_usd: Decimal = column(
+        USD, "What endpoints billed beyond the worst case of a call", default="0"
+    )
+
+
+class ShardRow(SQLModel, table=True):
+    """One contiguous slice of a batch in one stage: the unit of queueing."""
+
+    __tablename__ = "shards"
+    __table_args__ = (
+        one_of("stage", Stage, "shards_stage"),
+        one_of("state", ShardState, "shards_state"),
+        CheckConstraint("first_job >= 0 AND job_count > 0", name="shards_slice"),
+        CheckConstraint(
+            "(state = 'leased') = (owner IS NOT NULL AND lease_expires_at IS NOT NULL)",
+            name="shards_lease",
+        ),
+        {"comment": "Units of queueing: slices of a batch, a row a stage"},
+    )
+
+    batch_id: UUID = batch_key(references=True)
+    stage: str = column(Text(), "score, select or dispatch", primary_key=True)
+    shard_no: int = column(Integer(), "Position in the stage, from 0", primary_key=True)
+    first_job: int = column(Integer(), "First job_no of the slice")
+    job_count: int = column(Integer(), "Jobs in the slice")
+    state: str = column(Text(), "blocked, ready, leased, done or parked")
+    owner: str | None = column(Text(), "Worker that holds the lease", nullable=True)
+    lease_expires_at: datetime | None = column(
+        TIMESTAMP, "After this instant another worker may take the shard over", nullable=True
+    )
+    epoch: int = column(Integer(), "Counts owners; a write of an older one fails", default="0")
+    attempts: int = column(Integer(), "Times it was started and not handed back", default="0")
+    error: str | None = column(Text(), "Why it failed last", nullable=True)

@@ -1,0 +1,16 @@
+"""Text of foreign origin, made fit for a PostgreSQL text column."""
+
+from typing import overload
+
+
+@overload
+def storable(text: str) -> str: ...
+@overload
+def storable(text: None) -> None: ...
+def storable(text: str | None) -> str | None:
+    """Replace what the database's UTF-8 can't hold (NUL, lone surrogates) by U+FFFD."""
+    if text is None:
+        return None
+    return (
+        text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    )
