@@ -1,0 +1,58 @@
+"""Logs of the workers on stderr: one line an event, for people or as JSON."""
+
+import logging
+import sys
+
+import structlog
+from structlog.types import Processor
+
+
+def configure_logs(level: str, *, as_json: bool, role: str) -> None:
+    """Send structlog's and the standard library's events through one pipeline to stderr.
+
+    Args:
+        level: Name of the least level shown, as in the standard library.
+        as_json: One JSON object a line instead of text.
+        role: Which process speaks; a field of every event.
+    """
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.PositionalArgumentsFormatter(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.StackInfoRenderer(),
+        _names_role(role),
+    ]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(as_json=as_json),
+            ],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=level, force=True)
+    # Celery tells of every message at INFO; our own events say it with the shard's name.
+    logging.getLogger("celery").setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _renderers(*, as_json: bool) -> list[Processor]:
+    if as_json:
+        return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+
+
+def _names_role(role: str) -> Processor:
+    def name(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
+        event["role"] = role
+        return event
+
+    return name

@@ -1,0 +1,39 @@
+"""One asyncio event loop in a thread of its own, shared by all tasks of a worker process.
+
+A loop and a session per task cost half the throughput; tasks of Celery's thread pool hand their
+coroutines to this one and wait.
+"""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any, Self, TypeVar
+
+import uvloop
+
+T = TypeVar("T")
+
+
+class LoopThread:
+    """Runs coroutines for other threads; a context manager."""
+
+    def __init__(self) -> None:
+        self._loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="loop", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the loop and wait for its result; never call it from the loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+    def signal(self, event: asyncio.Event) -> None:
+        """Set an event of the loop from another thread or a signal handler."""
+        self._loop.call_soon_threadsafe(event.set)

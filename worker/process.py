@@ -1,0 +1,110 @@
+"""One worker process: a Celery worker of one role, from its start to its last word."""
+
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+from celery import Celery, signals
+from celery.apps.worker import Worker
+from celery.beat import EmbeddedService
+
+from routoo.settings import Settings
+from worker.app import RECOVER_TASK, create_app
+from worker.roles import Role, concurrency, queues
+from worker.runtime import Runtime, open_runtime, required_url
+from worker.tasks import register_recovery, register_stages
+
+_log = structlog.get_logger(__name__)
+
+
+def run_role(role: Role, settings: Settings, *, on_ready: Callable[[], None]) -> int:
+    """Work until the process is asked to stop.
+
+    Args:
+        role: What to do.
+        settings: Both URLs must be set.
+        on_ready: Called once the worker consumes messages (a scorer: with its model loaded).
+
+    Returns:
+        The process's exit status.
+
+    Raises:
+        RoutooError: The worker can't start; its class says why.
+    """
+    broker_url = required_url(settings.broker_url, "ROUTOO_BROKER_URL")
+    app = create_app(settings, broker_url)
+    with open_runtime(role, settings) as runtime:
+        _register(app, role, settings, runtime)
+        worker = _worker(app, role, settings)
+        with _signals_connected(runtime, on_ready):
+            if role is Role.BEAT:
+                _start_beat(app)
+            worker.start()
+        _log.info("worker.stopped")
+        return int(worker.exitcode or 0)
+
+
+def _register(app: Celery, role: Role, settings: Settings, runtime: Runtime) -> None:
+    if role is Role.BEAT:
+        limit = settings.max_shard_attempts
+        register_recovery(app, runtime.loop, runtime.db, max_attempts=limit)
+    else:
+        register_stages(app, runtime.loop, runtime.worker)
+
+
+def _start_beat(app: Celery) -> None:
+    """Tick in a thread of this process, and once at once: what was left waits since long ago."""
+    app.send_task(RECOVER_TASK)
+    EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler).start()
+
+
+def _worker(app: Celery, role: Role, settings: Settings) -> Worker:
+    # A node's name must be unique: two of one name lock each other out (RESOURCE_LOCKED).
+    name = f"{role.value}-{os.getpid()}@{socket.gethostname()}"
+    return app.Worker(
+        hostname=name,
+        queues=list(queues(role)),
+        # Threads: heartbeats go on during a long task, and nothing forks with CUDA.
+        pool="threads",
+        concurrency=concurrency(role, settings),
+        quiet=True,
+        loglevel=settings.log_level,
+        # Workers need not know each other: leases in the database keep them apart.
+        without_gossip=True,
+        without_mingle=True,
+    )
+
+
+@contextmanager
+def _signals_connected(runtime: Runtime, on_ready: Callable[[], None]) -> Iterator[None]:
+    """Tell Celery's events to the runtime while the worker runs."""
+
+    def ready(**_: object) -> None:
+        # Celery takes Ctrl-C and SIGQUIT for a cold shutdown, which fails tasks of a thread pool
+        # and acknowledges their messages (celery#10490): drain instead, whatever the signal.
+        for number in (signal.SIGINT, signal.SIGQUIT):
+            signal.signal(number, signal.getsignal(signal.SIGTERM))
+        _log.info("worker.ready")
+        on_ready()
+
+    def shutting_down(**_: object) -> None:
+        runtime.loop.signal(runtime.worker.stop)
+
+    def keep_logging(**_: object) -> None:
+        """Keep Celery from setting up logging: having a receiver here is what tells it."""
+
+    connected = {
+        signals.worker_ready: ready,
+        signals.worker_shutting_down: shutting_down,
+        signals.setup_logging: keep_logging,
+    }
+    for sent, receiver in connected.items():
+        sent.connect(receiver)
+    try:
+        yield
+    finally:
+        for sent, receiver in connected.items():
+            sent.disconnect(receiver)

@@ -1,0 +1,150 @@
+"""Composition root of a worker process: one event loop, one pool of connections, one model."""
+
+import asyncio
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import structlog
+from pydantic import SecretStr
+
+from routoo.client.endpoints import ChatEndpoints
+from routoo.domain.job import Lease, Stage
+from routoo.errors import ConfigError
+from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
+from routoo.pipeline.score import score_shard
+from routoo.pipeline.select import select_batch
+from routoo.ports import ChatClient, Predictor
+from routoo.settings import Settings
+from routoo.store.batches import BatchRecord
+from routoo.store.database import Database
+from worker.loop import LoopThread
+from worker.roles import Role, concurrency
+from worker.shard import ShardWorker, StageWork
+
+T = TypeVar("T")
+
+_CONNECTIONS_PER_TASK = 2
+"""One for the stage's writes, one for its lease."""
+_DRAIN_MARGIN_S = 2.0
+"""Time to settle what ended within the dispatcher's own grace."""
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What the tasks of one worker process share."""
+
+    loop: LoopThread
+    db: Database
+    worker: ShardWorker
+
+
+@contextmanager
+def open_runtime(role: Role, settings: Settings) -> Iterator[Runtime]:
+    """Build what a role needs, once a process, and take it down again.
+
+    Raises:
+        ConfigError: No database is named.
+        CheckpointError: A scorer's checkpoint can't be used.
+        DatabaseUnavailableError: The database can't be reached.
+    """
+    url = required_url(settings.database_url, "ROUTOO_DATABASE_URL")
+    most = concurrency(role, settings) * _CONNECTIONS_PER_TASK + 1
+    with ExitStack() as stack:
+        loop = stack.enter_context(LoopThread())
+        db = _enter(stack, loop, Database(url, max_size=most))
+        stop = asyncio.Event()
+        stages = _stages(role, settings, stack, loop, db, stop)
+        yield Runtime(loop, db, ShardWorker(db, settings, _owner(role), stages, stop))
+
+
+def required_url(url: SecretStr | None, variable: str) -> str:
+    """Return a URL that a single role can't do without.
+
+    Raises:
+        ConfigError: It is not set.
+    """
+    if url is None:
+        raise ConfigError(
+            "a single role needs a server that others reach too",
+            where=variable,
+            remedy="Set it, or start the whole embedded stack with `routoo-worker up`",
+        )
+    return url.get_secret_value()
+
+
+def _owner(role: Role) -> str:
+    return f"{role.value}@{socket.gethostname()}:{os.getpid()}"
+
+
+def _stages(
+    role: Role,
+    settings: Settings,
+    stack: ExitStack,
+    loop: LoopThread,
+    db: Database,
+    stop: asyncio.Event,
+) -> Mapping[Stage, StageWork]:
+    if role is Role.SCORER:
+        return {Stage.SCORE: _score(db, _load(settings))}
+    if role is Role.DISPATCHER:
+        client = _enter(stack, loop, ChatEndpoints())
+        return {Stage.SELECT: _select(db), Stage.DISPATCH: _dispatch(db, client, settings, stop)}
+    return {}
+
+
+def _load(settings: Settings) -> Predictor:
+    # Here and not above: PyTorch takes seconds to import and only scorers need it.
+    from routoo.predictor import load_predictor  # noqa: PLC0415
+
+    predictor = load_predictor(settings.checkpoint)
+    _log.info("checkpoint.loaded", path=str(settings.checkpoint))
+    return predictor
+
+
+def _score(db: Database, predictor: Predictor) -> StageWork:
+    async def work(lease: Lease, batch: BatchRecord) -> bool:
+        await score_shard(db, predictor, lease, batch)
+        return True
+
+    return StageWork(work)
+
+
+def _select(db: Database) -> StageWork:
+    async def work(lease: Lease, batch: BatchRecord) -> bool:
+        await select_batch(db, lease, batch)
+        return True
+
+    return StageWork(work)
+
+
+def _dispatch(
+    db: Database, client: ChatClient, settings: Settings, stop: asyncio.Event
+) -> StageWork:
+    options = DispatchOptions(
+        max_attempts_per_model=settings.max_attempts_per_model,
+        time_limit_s=settings.task_time_limit_s,
+    )
+
+    async def work(lease: Lease, batch: BatchRecord) -> bool:
+        return await dispatch_shard(db, client, lease, batch, options=options, stop=stop)
+
+    return StageWork(work, grace_s=options.drain_grace_s + _DRAIN_MARGIN_S)
+
+
+def _enter(stack: ExitStack, loop: LoopThread, manager: AbstractAsyncContextManager[T]) -> T:
+    """Enter an async context manager on the loop, to be left there too."""
+
+    async def enter() -> T:
+        return await manager.__aenter__()
+
+    async def leave() -> None:
+        await manager.__aexit__(None, None, None)
+
+    value = loop.run(enter())
+    stack.callback(lambda: loop.run(leave()))
+    return value
