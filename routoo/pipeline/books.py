@@ -15,7 +15,7 @@ from typing import Self
 from routoo.domain.completion import Attempt, Reservation, Result
 from routoo.domain.job import Lease
 from routoo.errors import DatabaseUnavailableError, StoreError
-from routoo.store import ledger, results, shards
+from routoo.store import ledger, results
 from routoo.store.database import Database
 
 LINGER_S = 0.005
@@ -163,7 +163,6 @@ class Books:
 
     async def _commit(self, page: _Page) -> Sequence[Grant]:
         async with self._db.transaction() as conn:
-            await shards.fence(conn, self._lease)
             # Settled first: the money that comes back may cover this page's reservations.
             if page.settlements:
                 await ledger.settle(conn, self._lease, page.settlements)
