@@ -3,7 +3,8 @@
 import asyncio
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -66,6 +67,15 @@ class ChatEndpoints:
             await self._session.close()
             self._session = None
 
+    @asynccontextmanager
+    async def slot(self, model: CandidateModel) -> AsyncIterator[None]:
+        """Wait for a free place among the endpoint's concurrent calls, and hold it."""
+        place = (model.endpoint, model.model_at_endpoint)
+        if place not in self._slots:
+            self._slots[place] = asyncio.Semaphore(model.endpoint.max_concurrency)
+        async with self._slots[place]:
+            yield
+
     async def complete(
         self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None
     ) -> Completion:
@@ -75,9 +85,7 @@ class ChatEndpoints:
             model: The candidate model to ask.
             body: A chat request (`messages`) or a plain one (`prompt`); passed through untouched
                 but for `model`, and `max_tokens` where it names no limit.
-            timeout_s: Longest wait for the answer, in seconds, from the moment the call is sent
-                (the wait for one of the endpoint's `max_concurrency` places is not in it); the
-                endpoint's own limit holds too.
+            timeout_s: Longest wait for the answer, in seconds; the endpoint's own limit holds too.
 
         Raises:
             EndpointError: The call failed; its class says whether a retry may help.
@@ -89,14 +97,13 @@ class ChatEndpoints:
         data = encode_request(sent, where=where)
         key = self._key(model)
         limit_s = min(timeout_s or model.endpoint.timeout_s, model.endpoint.timeout_s)
-        async with self._slot(model):
-            started = time.perf_counter()
-            status, headers, raw = await self._post(url, data, key=key, limit_s=limit_s)
-            latency_s = time.perf_counter() - started
+        started = time.perf_counter()
+        status, headers, raw = await self._post(url, data, key=key, limit_s=limit_s)
+        latency_s = time.perf_counter() - started
         if not 200 <= status < 300:  # noqa: PLR2004 - the range of successes
             raise error_of_response(status, headers, raw, where=where, secret=key)
         answer, text = decode_answer(raw, where=where, http_status=status)
-        return Completion(text, answer, usage_of(answer, sent), status, latency_s)
+        return Completion(text, answer, usage_of(answer, body, model), status, latency_s)
 
     async def _post(
         self, url: URL, data: bytes, *, key: str | None, limit_s: float
@@ -120,12 +127,6 @@ class ChatEndpoints:
                 return response.status, response.headers, await response.read()
         except CALL_ERRORS as error:
             raise error_of_exception(error, where=str(url.with_query(None))) from error
-
-    def _slot(self, model: CandidateModel) -> asyncio.Semaphore:
-        place = (model.endpoint, model.model_at_endpoint)
-        if place not in self._slots:
-            self._slots[place] = asyncio.Semaphore(model.endpoint.max_concurrency)
-        return self._slots[place]
 
     def _key(self, model: CandidateModel) -> str | None:
         name = model.endpoint.api_key_env

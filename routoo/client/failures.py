@@ -12,6 +12,7 @@ from routoo.client.retry_after import retry_after_s
 from routoo.errors import (
     ContextLengthError,
     EndpointError,
+    EndpointTimeoutError,
     EndpointUnavailableError,
     InvalidResponseError,
     RateLimitedError,
@@ -31,6 +32,8 @@ _CONTEXT_MESSAGE = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _TRANSIENT_STATUSES = {408, 409, 425}
+_TIMEOUT_STATUSES = {504, 524}
+"""A gateway lost patience: the model behind it may have answered all the same."""
 _NO_CREDIT_CODES = {"insufficient_quota", "billing_hard_limit_reached"}
 _KEY_SHAPES = re.compile(r"\b(?:sk|pk|rk|gsk|key|api)-[\w-]{8,}|(?<=Bearer )\S+")
 
@@ -40,12 +43,11 @@ _ERRORS: tuple[tuple[type[BaseException], type[EndpointError], str], ...] = (
     (aiohttp.ClientConnectorCertificateError, RequestRejectedError, "the certificate is not valid"),
     (aiohttp.TooManyRedirects, RequestRejectedError, "the endpoint redirects without end"),
     (aiohttp.ConnectionTimeoutError, EndpointUnavailableError, "connecting took too long"),
-    (TimeoutError, EndpointUnavailableError, "no answer in time"),
-    (aiohttp.ClientPayloadError, InvalidResponseError, "the answer was cut off"),
-    (aiohttp.ClientResponseError, InvalidResponseError, "the answer is not valid HTTP"),
-    (aiohttp.ClientConnectionError, EndpointUnavailableError, "the connection failed"),
-    (aiohttp.ClientError, EndpointUnavailableError, "the call failed"),
-    (OSError, EndpointUnavailableError, "the connection failed"),
+    (TimeoutError, EndpointTimeoutError, "no answer in time"),
+    (aiohttp.ClientConnectorError, EndpointUnavailableError, "the connection failed"),
+    # From here on the request may have arrived, so the answer may be billed though it was lost.
+    (aiohttp.ClientError, InvalidResponseError, "the answer was lost or cut off"),
+    (OSError, InvalidResponseError, "the connection was lost"),
 )
 
 CALL_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
@@ -93,6 +95,8 @@ def _kind(status: int, code: str) -> tuple[type[EndpointError], str | None]:
         return RequestRejectedError, "Top up the account or raise its limit"
     if status == 429:  # noqa: PLR2004 - too many requests
         return RateLimitedError, None
+    if status in _TIMEOUT_STATUSES:
+        return EndpointTimeoutError, None
     if status >= 500 or status in _TRANSIENT_STATUSES:  # noqa: PLR2004 - the server's own failure
         return EndpointUnavailableError, None
     return RequestRejectedError, _REMEDIES.get(status)

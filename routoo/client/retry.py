@@ -55,7 +55,8 @@ async def call_with_retries(
     attempt = 1
     while True:
         try:
-            return await client.complete(model, body)
+            async with client.slot(model):
+                return await client.complete(model, body)
         except EndpointError as error:
             too_long = (error.retry_after_s or 0.0) > PATIENCE_S
             if not error.retryable or too_long or attempt >= max_attempts:

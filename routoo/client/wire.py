@@ -7,7 +7,11 @@ import orjson
 
 from routoo.domain.completion import Usage
 from routoo.domain.pool import CandidateModel
-from routoo.domain.prompt import bound_prompt_tokens, requested_completion_tokens
+from routoo.domain.prompt import (
+    bound_completion_tokens,
+    bound_prompt_tokens,
+    requested_completion_tokens,
+)
 from routoo.errors import InvalidResponseError, RequestRejectedError
 
 CHAT_PATH = "chat/completions"
@@ -91,27 +95,21 @@ def _content_text(content: object) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def usage_of(body: Mapping[str, Any], sent: Mapping[str, Any]) -> Usage:
+def usage_of(answer: Mapping[str, Any], body: Mapping[str, Any], model: CandidateModel) -> Usage:
     """Return the tokens an answer reports, or their upper bound, marked, where it reports none.
 
     Args:
-        body: The response.
-        sent: The request it answers, with its token limit.
+        answer: The response.
+        body: The request as the caller gave it.
+        model: The candidate model that was asked.
     """
-    reported = body.get("usage")
+    reported = answer.get("usage")
     if isinstance(reported, Mapping):
         prompt = _count(reported.get("prompt_tokens"))
         completion = _count(reported.get("completion_tokens"))
         if prompt is not None and completion is not None:
             return Usage(prompt, completion)
-    limit = requested_completion_tokens(sent) or 0
-    return Usage(bound_prompt_tokens(sent), limit * choices_asked(sent), estimated=True)
-
-
-def choices_asked(body: Mapping[str, Any]) -> int:
-    """Return how many answers a request makes the endpoint write, all of which are billed."""
-    counts = (body.get("n"), body.get("best_of"))
-    return max([1, *(count for count in map(_count, counts) if count)])
+    return Usage(bound_prompt_tokens(body), bound_completion_tokens(body, model), estimated=True)
 
 
 def _count(value: object) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Float64
 from numpy.typing import DTypeLike
@@ -18,7 +19,14 @@ from numpy.typing import DTypeLike
 from routoo.domain.prompt import prompt_text
 from routoo.errors import InputError
 
-_OPTIONAL_ITEM_COLUMNS = ("dataset", "subject", "answer", "grader")
+_OPTIONAL_ITEM_COLUMNS = {
+    "dataset": pa.string(),
+    "subject": pa.string(),
+    "answer": pa.string(),
+    "grader": pa.string(),
+    "grader_options": pa.string(),
+    "max_tokens": pa.int64(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,10 @@ class Item:
     """Reference answer, where there is one."""
     grader: str | None = None
     """Name of the grader that fits the reference, where known."""
+    grader_options: str | None = None
+    """The grader's options, a JSON object."""
+    max_tokens: int | None = None
+    """Most tokens that an answer needs, where known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +97,13 @@ def read_items(*paths: Path) -> list[Item]:
 def read_outcomes(*paths: Path) -> Outcomes:
     """Read outcome tables and join them, one after the other.
 
+    Rows without a score (answers that could not be graded) say nothing and are left out.
+
     Raises:
         InputError: A file is unreadable, a column is missing, or a score is outside [0, 1].
     """
     tables = [_read_parquet(path, required=("item_id", "model", "score")) for path in paths]
+    tables = [table.filter(pc.is_valid(table["score"])) for table in tables]
     for path, table in zip(paths, tables, strict=True):
         _check_scores(path, _floats(table, "score", np.float32))
     return Outcomes(
@@ -104,14 +119,20 @@ def read_outcomes(*paths: Path) -> Outcomes:
 
 def write_items(path: Path, items: Sequence[Item]) -> None:
     """Write an item table as Parquet."""
-    columns = ("item_id", "prompt", *_OPTIONAL_ITEM_COLUMNS)
     rows = [asdict(item) for item in items]
-    schema = pa.schema([(name, pa.string()) for name in columns])
+    keys = {"item_id": pa.string(), "prompt": pa.string()}
+    schema = pa.schema(keys | _OPTIONAL_ITEM_COLUMNS)
     pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
 
 
-def write_outcomes(path: Path, outcomes: Outcomes) -> None:
-    """Write an outcome table as Parquet, unknown numbers as null."""
+def write_outcomes(path: Path, outcomes: Outcomes, *, answers: Sequence[str] | None = None) -> None:
+    """Write an outcome table as Parquet, unknown numbers as null.
+
+    Args:
+        path: The file, replaced whole or not at all.
+        outcomes: The rows.
+        answers: What the models wrote, a row each; adds a column `answer`.
+    """
     numbers = {
         "score": outcomes.score,
         "prompt_tokens": outcomes.prompt_tokens,
@@ -121,7 +142,11 @@ def write_outcomes(path: Path, outcomes: Outcomes) -> None:
     }
     columns: dict[str, Any] = {"item_id": outcomes.item_ids, "model": outcomes.models}
     columns |= {name: pa.array(values, from_pandas=True) for name, values in numbers.items()}
-    pq.write_table(pa.table(columns), path, compression="zstd")
+    if answers is not None:
+        columns["answer"] = pa.array(answers, pa.string())
+    part = path.with_name(f"{path.name}.part")
+    pq.write_table(pa.table(columns), part, compression="zstd")
+    part.replace(path)
 
 
 def _read_items_file(path: Path) -> list[Item]:
@@ -155,10 +180,19 @@ def _item(path: Path, number: int, line: bytes) -> Item:
     if not isinstance(prompt, str):
         raise InputError("the row has no prompt", where=where, remedy="Give prompt or body")
     item_id = row.get("item_id") or row.get("custom_id") or str(number)
-    optional = {name: row.get(name) for name in _OPTIONAL_ITEM_COLUMNS}
-    optional["answer"] = row.get("answer", row.get("reference"))
-    texts = {name: None if value is None else str(value) for name, value in optional.items()}
-    return Item(str(item_id), prompt, **texts)
+    return Item(str(item_id), prompt, **_optional(row, where))
+
+
+def _optional(row: Mapping[str, Any], where: str) -> dict[str, Any]:
+    limit = row.get("max_tokens")
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise InputError("max_tokens is no whole number above 0", where=where, value=limit)
+    options = row.get("grader_options")
+    found = {name: row.get(name) for name in ("dataset", "subject", "grader")}
+    found["answer"] = row.get("answer", row.get("reference"))
+    texts = {name: None if value is None else str(value) for name, value in found.items()}
+    shown = None if options is None else orjson.dumps(options).decode()
+    return {**texts, "max_tokens": limit, "grader_options": shown}
 
 
 def _read_parquet(path: Path, *, required: Sequence[str]) -> pa.Table:

@@ -1,0 +1,154 @@
+"""Ask every candidate model every question: the outcomes a predictor learns from."""
+
+import asyncio
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from routoo.client.retry import call_with_retries
+from routoo.domain.pool import CandidateModel
+from routoo.domain.tables import Item
+from routoo.errors import EndpointError
+from routoo.evaluation.journal import CollectedAnswer, Journal, request_sha256
+from routoo.ports import ChatClient
+
+MAX_ATTEMPTS = 4
+"""Calls for one answer before it counts as failed."""
+GIVE_UP_AFTER = 10
+"""A model whose endpoint failed this often in a row is asked no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestForm:
+    """How an item becomes a request, the same for every model."""
+
+    system: str | None = None
+    """System message."""
+    instruction: str | None = None
+    """Put after the prompt, for example "Answer with the letter only."."""
+    max_tokens: int | None = None
+    """Limit of completion tokens for items that name none; the model's own where unset."""
+
+    def body(self, item: Item) -> dict[str, Any]:
+        """Return the chat request for an item; temperature 0, so that a rerun compares."""
+        parts = [item.prompt, *([self.instruction] if self.instruction else [])]
+        messages = [{"role": "user", "content": "\n\n".join(parts)}]
+        if self.system:
+            messages.insert(0, {"role": "system", "content": self.system})
+        body: dict[str, Any] = {"messages": messages, "temperature": 0}
+        limit = item.max_tokens or self.max_tokens
+        return body | ({"max_tokens": limit} if limit else {})
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An answer that could not be had."""
+
+    item_id: str
+    model: str
+    code: str
+    message: str
+
+
+@dataclass(slots=True)
+class _Queue:
+    """What is left to ask one model, shared by the workers that ask it."""
+
+    model: CandidateModel
+    items: Iterator[Item]
+    failures: list[Failure] = field(default_factory=list)
+    failed_in_a_row: int = 0
+
+    @property
+    def given_up(self) -> bool:
+        return self.failed_in_a_row >= GIVE_UP_AFTER
+
+
+class Collection:
+    """A run over items and models.
+
+    Args:
+        client: Makes the calls.
+        journal: Where answers are kept; items it already answers are not asked again.
+        form: How items become requests.
+        on_answer: Told the model's name after each answer or failure.
+    """
+
+    def __init__(
+        self,
+        client: ChatClient,
+        journal: Journal,
+        form: RequestForm,
+        *,
+        on_answer: Callable[[str], None] = lambda _model: None,
+    ) -> None:
+        self._client, self._journal, self._form = client, journal, form
+        self._on_answer = on_answer
+        self._rng = random.Random()  # noqa: S311 - jitter
+
+    def answered(self, item: Item, model: CandidateModel) -> CollectedAnswer | None:
+        """Return the answer that the journal holds, None where it holds none."""
+        return self._journal.find(item.item_id, model.name, self._request(item, model))
+
+    async def run(self, items: Sequence[Item], models: Sequence[CandidateModel]) -> list[Failure]:
+        """Ask what is not answered yet, each endpoint at its own concurrency.
+
+        Returns:
+            What failed, after retries.
+
+        Raises:
+            ConfigError: An API key is missing.
+        """
+        queues = [
+            _Queue(model, (item for item in items if self.answered(item, model) is None))
+            for model in models
+        ]
+        async with asyncio.TaskGroup() as group:
+            for queue in queues:
+                for _ in range(min(queue.model.endpoint.max_concurrency, len(items))):
+                    group.create_task(self._work(queue))
+        return [failure for queue in queues for failure in queue.failures]
+
+    async def _work(self, queue: _Queue) -> None:
+        for item in queue.items:
+            if queue.given_up:
+                name = queue.model.name
+                queue.failures.append(Failure(item.item_id, name, "given_up", "not asked"))
+            else:
+                await self._ask(queue, item)
+            self._on_answer(queue.model.name)
+
+    async def _ask(self, queue: _Queue, item: Item) -> None:
+        model = queue.model
+        try:
+            completion = await call_with_retries(
+                self._client,
+                model,
+                self._form.body(item),
+                max_attempts=MAX_ATTEMPTS,
+                sleep=asyncio.sleep,
+                rng=self._rng,
+            )
+        except EndpointError as error:
+            queue.failed_in_a_row += error.retryable
+            queue.failures.append(Failure(item.item_id, model.name, error.code, str(error)))
+            return
+        queue.failed_in_a_row = 0
+        usage = completion.usage
+        self._journal.add(
+            CollectedAnswer(
+                item.item_id,
+                model.name,
+                self._request(item, model),
+                completion.answer,
+                usage.prompt_tokens,
+                usage.completion_tokens,
+                usage.estimated,
+                completion.latency_s,
+            )
+        )
+
+    def _request(self, item: Item, model: CandidateModel) -> str:
+        limit: Mapping[str, Any] = {"limit": model.max_completion_tokens}
+        return request_sha256({**limit, **self._form.body(item), "model": model.model_at_endpoint})

@@ -1,0 +1,94 @@
+"""Answers collected so far: a JSONL file that a stopped run leaves for the next to go on with.
+
+A row is appended and flushed as each answer comes, so whatever stops the run costs no more than the
+calls in flight. A row is only used again for the same request: another prompt, instruction or limit
+asks the model anew.
+"""
+
+import fcntl
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+from routoo.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class CollectedAnswer:
+    """What one candidate model answered to one item."""
+
+    item_id: str
+    model: str
+    request_sha256: str
+    answer: str
+    prompt_tokens: int
+    completion_tokens: int
+    usage_estimated: bool
+    latency_s: float
+
+
+def request_sha256(body: Mapping[str, Any]) -> str:
+    """Return the hash of a request, whatever the order of its keys."""
+    return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+class Journal:
+    """The answers of a collection, on disk; a context manager.
+
+    Args:
+        path: The journal's file; made where there is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._answers: dict[tuple[str, str, str], CollectedAnswer] = {}
+
+    def __enter__(self) -> Self:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("a+b")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise InputError(
+                "another collection writes to this journal",
+                where=str(self._path),
+                remedy="Wait for it, or name another --out",
+            ) from error
+        self._load()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def _load(self) -> None:
+        self._file.seek(0)
+        kept = 0
+        for line in self._file:
+            try:
+                row = CollectedAnswer(**orjson.loads(line))
+            except (orjson.JSONDecodeError, TypeError):
+                break  # the last write was cut off by a crash
+            self._answers[row.item_id, row.model, row.request_sha256] = row
+            kept += len(line)
+        self._file.truncate(kept)
+
+    def find(self, item_id: str, model: str, request: str) -> CollectedAnswer | None:
+        """Return the answer to a request (its hash) that is already here."""
+        return self._answers.get((item_id, model, request))
+
+    def add(self, answer: CollectedAnswer) -> None:
+        """Keep an answer, at once also on disk."""
+        self._answers[answer.item_id, answer.model, answer.request_sha256] = answer
+        self._file.write(orjson.dumps(asdict(answer)) + b"\n")
+        self._file.flush()

@@ -1,0 +1,127 @@
+"""Collected answers, graded and priced: the rows of an outcome table."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+
+from routoo.domain.pool import CandidateModel
+from routoo.domain.tables import Item, Outcomes
+from routoo.errors import InputError
+from routoo.evaluation.graders import Grade, default_grader, grade
+from routoo.evaluation.journal import CollectedAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class GradedAnswer:
+    """One row of an outcome table, with its answer."""
+
+    answer: CollectedAnswer
+    grade: Grade
+    cost_usd: float
+
+
+def grade_item(item: Item, answer: str) -> Grade:
+    """Grade an answer by the item's own grader, or by the one that fits its reference.
+
+    Returns:
+        No score where the item has no reference.
+
+    Raises:
+        InputError: The item names an unknown grader, or one that can't use the reference.
+    """
+    if item.answer is None:
+        return Grade(None, "the item has no reference")
+    name = item.grader or default_grader(item.prompt, item.answer)
+    options = _options(item)
+    try:
+        return grade(name, answer, item.answer, options)
+    except InputError as error:
+        raise InputError(
+            error.what, where=f"item {item.item_id}", value=error.value, remedy=error.remedy
+        ) from error
+
+
+def _options(item: Item) -> dict[str, object]:
+    try:
+        options = orjson.loads(item.grader_options or b"{}")
+    except orjson.JSONDecodeError:
+        options = None
+    if not isinstance(options, dict):
+        raise InputError(
+            "grader_options is no JSON object",
+            where=f"item {item.item_id}",
+            value=item.grader_options,
+        )
+    return options
+
+
+def check_gradable(items: Sequence[Item]) -> None:
+    """Check that every reference suits its grader, before any call is paid for.
+
+    Raises:
+        InputError: The first that does not.
+    """
+    for item in items:
+        grade_item(item, "")
+
+
+def graded_answer(item: Item, model: CandidateModel, answer: CollectedAnswer) -> GradedAnswer:
+    """Return an answer with its grade, and its cost at the model's price."""
+    cost_usd = model.cost_usd(answer.prompt_tokens, answer.completion_tokens)
+    return GradedAnswer(answer, grade_item(item, answer.answer), float(cost_usd))
+
+
+def to_outcomes(rows: Sequence[GradedAnswer]) -> Outcomes:
+    """Return graded answers as a table; an answer that could not be graded has no score."""
+    scores = [np.nan if row.grade.score is None else row.grade.score for row in rows]
+    answers = [row.answer for row in rows]
+    return Outcomes(
+        [answer.item_id for answer in answers],
+        [answer.model for answer in answers],
+        np.array(scores, dtype=np.float32),
+        np.array([answer.prompt_tokens for answer in answers], dtype=np.float32),
+        np.array([answer.completion_tokens for answer in answers], dtype=np.float32),
+        np.array([row.cost_usd for row in rows], dtype=np.float64),
+        np.array([answer.latency_s for answer in answers], dtype=np.float32),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSummary:
+    """How one candidate model did."""
+
+    model: str
+    answers: int
+    ungraded: int
+    """Answers that have no reference or can be read in more than one way."""
+    failed: int
+    score: float | None
+    """Mean over graded answers."""
+    completion_tokens: float | None
+    """Mean over all answers."""
+    cost_usd: float
+    """Of all answers together."""
+    latency_s: float | None
+    """Median, in seconds."""
+    usage_estimated: int
+    """Answers without reported usage; their tokens and cost are upper bounds."""
+
+
+def summarise(model: str, rows: Sequence[GradedAnswer], failed: int) -> ModelSummary:
+    """Return the summary of one model's rows."""
+    scores = [row.grade.score for row in rows if row.grade.score is not None]
+    tokens = [row.answer.completion_tokens for row in rows]
+    return ModelSummary(
+        model,
+        answers=len(rows),
+        ungraded=len(rows) - len(scores),
+        failed=failed,
+        score=statistics.fmean(scores) if scores else None,
+        completion_tokens=statistics.fmean(tokens) if tokens else None,
+        cost_usd=sum(row.cost_usd for row in rows),
+        latency_s=statistics.median(row.answer.latency_s for row in rows) if rows else None,
+        usage_estimated=sum(row.answer.usage_estimated for row in rows),
+    )
