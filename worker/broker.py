@@ -13,8 +13,8 @@ CONTROL_QUEUE = "control"
 _AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 _REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket"})
 _EXCHANGE = Exchange("routoo", type="direct", durable=True)  # type: ignore[no-untyped-call]
-_GRACE_S = 60.0
-"""A message comes back this long after its task must have ended."""
+_REDELIVERY_FACTOR = 2.0
+"""Redis hands a message out again after this many time limits of its task."""
 
 
 def task_name(stage: Stage) -> str:
@@ -64,8 +64,8 @@ def transport_options(broker_url: str, *, task_time_limit_s: float) -> dict[str,
     if is_amqp(broker_url):
         return {"confirm_publish": True}
     return {
-        "visibility_timeout": task_time_limit_s + _GRACE_S,
-        "unacked_restore_interval": 10,
+        "visibility_timeout": task_time_limit_s * _REDELIVERY_FACTOR,
+        "unacked_restore_interval": 2,
         "unacked_restore_throttle": 1,
         "socket_keepalive": True,
     }

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ import structlog
 
 from routoo.errors import ConfigError
 from worker.lifeline import READY
-from worker.roles import Role
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 30.0
@@ -28,8 +26,7 @@ class Child:
     """One worker process, restarted as long as the supervisor runs."""
 
     name: str
-    role: Role
-    arguments: Sequence[str]
+    command: Sequence[str]
     environ: Mapping[str, str]
     on_change: Callable[[], None]
     """Called when the process starts, gets ready or ends."""
@@ -65,12 +62,12 @@ class Child:
 
     async def _run(self) -> int:
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "worker.cli", self.role.value, "--supervised", *self.arguments,
+            *self.command,
             stdin=asyncio.subprocess.PIPE,  # the lifeline: held open, never written to
             stdout=asyncio.subprocess.PIPE,
             env=self.environ,
             start_new_session=True,  # Ctrl-C is for the supervisor: it stops children in order
-        )  # fmt: skip
+        )
         self.on_change()
         if self.stopping.is_set():
             self.send(signal.SIGTERM)

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Mapping
 from typing import Annotated
 
 import typer
@@ -42,11 +43,8 @@ def up(scorers: Count = 1, dispatchers: Count = 1, json_logs: JsonLogs = False) 
     configure_logs(settings.log_level, as_json=json_logs, role="supervisor")
     _raise_on_sigterm()
     with open_stack(settings) as urls:
-        crew = Crew(
-            {Role.SCORER: scorers, Role.DISPATCHER: dispatchers, Role.BEAT: 1},
-            _environ(urls),
-            ("--json-logs",) if json_logs else (),
-        )
+        sizes = {Role.SCORER: scorers, Role.DISPATCHER: dispatchers, Role.BEAT: 1}
+        crew = Crew(_commands(sizes, json_logs=json_logs), _environ(urls))
         supervisor = Supervisor(settings.home, crew, on_ready=lambda: _say_up(settings))
         asyncio.run(supervisor.run())
 
@@ -108,6 +106,16 @@ def _leave(exit_code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
+
+
+def _commands(sizes: Mapping[Role, int], *, json_logs: bool) -> dict[str, list[str]]:
+    options = ["--supervised", *(["--json-logs"] if json_logs else [])]
+    # -P: a folder `worker` where the command was typed is not ours.
+    return {
+        f"{role.value}-{number}": [sys.executable, "-P", "-m", "worker.cli", role.value, *options]
+        for role, size in sizes.items()
+        for number in range(1, size + 1)
+    }
 
 
 def _environ(urls: Urls) -> dict[str, str]:

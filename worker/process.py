@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ import structlog
 from celery import Celery, signals
 from celery.apps.worker import Worker
 from celery.beat import EmbeddedService
+from celery.platforms import SecurityWarning
 
 from routoo.settings import Settings
 from worker.app import RECOVER_TASK, create_app
@@ -64,6 +66,8 @@ def _start_beat(app: Celery) -> None:
 def _worker(app: Celery, role: Role, settings: Settings) -> Worker:
     # A node's name must be unique: two of one name lock each other out (RESOURCE_LOCKED).
     name = f"{role.value}-{os.getpid()}@{socket.gethostname()}"
+    # Celery warns of root because of pickle; this app accepts JSON only.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     return app.Worker(
         hostname=name,
         queues=list(queues(role)),

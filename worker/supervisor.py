@@ -10,7 +10,6 @@ from pathlib import Path
 import structlog
 
 from worker.child import Child
-from worker.roles import Role
 from worker.statusfile import Status, remove_status, write_status
 
 _DRAIN_S = 8.0
@@ -20,14 +19,12 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """Which processes to run, and how."""
+    """Which processes to run."""
 
-    sizes: Mapping[Role, int]
-    """Processes of each role."""
+    commands: Mapping[str, Sequence[str]]
+    """Command line of each process, by its name."""
     environ: Mapping[str, str]
-    """Their whole environment, both URLs included."""
-    arguments: Sequence[str] = ()
-    """Further arguments of every child's command line."""
+    """Their whole environment."""
 
 
 class Supervisor:
@@ -43,9 +40,8 @@ class Supervisor:
         self._home, self._on_ready = home, on_ready
         self._stop = asyncio.Event()
         self._children = [
-            Child(f"{role.value}-{number}", role, crew.arguments, crew.environ, self._write_status)
-            for role, size in crew.sizes.items()
-            for number in range(1, size + 1)
+            Child(name, command, crew.environ, self._write_status)
+            for name, command in crew.commands.items()
         ]
 
     async def run(self) -> None:
