@@ -1,8 +1,8 @@
 """The path that all jobs together take through (cost, quality) as the price of a dollar falls.
 
-Both sums only rise along it. Only a short stretch matters: where the budget is spent, or the quality
-reached. On many jobs that stretch is found from a sample and then checked on all, so that hulls are
-built for the few jobs whose choice changes within it.
+Both sums only rise along it. Only a short stretch matters: where the budget is spent, or the
+quality reached. On many jobs that stretch is found from a sample and then checked on all, so that
+hulls are built for the few jobs whose choice changes within it.
 """
 
 import math
@@ -16,7 +16,7 @@ from routoo.selector.hull import Steps, climb
 from routoo.selector.sweep import Sweep, Totals, sweep
 from routoo.selector.table import Table
 
-DIRECT_JOBS = 6_000
+DIRECT_JOBS = 1000
 """Up to here every job's whole hull is cheaper than a pass with a sample's bracket."""
 SAMPLE_RATIO = 16
 SAMPLE_SEED = 20_260_401

@@ -15,7 +15,7 @@ Usd = float | Decimal
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """A limit on what some models may take on together, such as an endpoint's calls until a deadline."""
+    """What some models can take on together, such as an endpoint's calls until the deadline."""
 
     name: str
     """Names the limit in advice and shadow prices."""
@@ -75,7 +75,10 @@ class Problem:
     @property
     def exact_budget_usd(self) -> Fraction | None:
         """The budget, exactly; None where there is none."""
-        return None if self.budget_usd is None else Fraction(self.budget_usd)
+        if self.budget_usd is None:
+            return None
+        decimal = isinstance(self.budget_usd, Decimal)
+        return Fraction(self.budget_usd if decimal else float(self.budget_usd))
 
 
 def match_model(problem: Problem, model: int, ratio: float) -> float:
@@ -139,6 +142,8 @@ def _check_limits(problem: Problem) -> None:
     willing = problem.willingness_to_pay_usd
     if willing is not None and not 0 < willing < float("inf"):
         raise InputError("willingness_to_pay_usd must be a finite amount above 0", value=willing)
+    if willing is not None and problem.min_mean_quality is not None:
+        raise InputError("min_mean_quality and willingness_to_pay_usd can't both be the objective")
     target = problem.min_mean_quality
     if target is not None and not np.isfinite(target):
         raise InputError("min_mean_quality must be finite", value=target)

@@ -35,7 +35,8 @@ def conclude(
     problem: Problem, table: Table, choice: Int[np.ndarray, " jobs"], proof: Proof
 ) -> Solution:
     """Return the solution of a choice that keeps every limit."""
-    quality, cost = (float(exact_sum(part)) for part in table.pick(choice))
+    qualities, costs = table.pick(choice)
+    quality, cost = float(qualities.sum()), float(exact_sum(costs))
     minimise = problem.min_mean_quality is not None
     value = cost if minimise else quality - problem.floor_price_per_usd * cost
     bound = value if proof.bound is None else _loosen(table, proof.bound, value, minimise=minimise)
@@ -89,6 +90,27 @@ def advise_budget(problem: Problem, least_usd: Fraction, why: str) -> str:
     )
 
 
+def advise_limits(
+    problem: Problem, overdrawn: dict[str, tuple[Fraction, Fraction]], *, proved: bool
+) -> str:
+    """Say which limits stand in the way together, and what would have kept the best try.
+
+    Args:
+        problem: The problem.
+        overdrawn: Limit and excess of each limit that the best try breaks, by name.
+        proved: Whether no choice can keep the limits; else none was found.
+    """
+    relax = []
+    for name, (limit, excess) in overdrawn.items():
+        if name == "min_mean_quality":
+            relax.append(f"lower {name} by {_up(excess / max(1, servable_jobs(problem)))}")
+        else:
+            relax.append(f"raise {name} from {float(limit):g} by {_up(excess)}")
+    verdict = "The limits can't all hold" if proved else "No choice was found that keeps all limits"
+    exact = "" if proved else '; for few jobs solver="milp" decides it exactly'
+    return f"{verdict}: {', and '.join(relax)}, or relax the jobs' limits{exact}."
+
+
 def _up(amount: Fraction) -> str:
     """Return a decimal of six significant digits that is not smaller."""
     context = Context(prec=SHOWN_DIGITS, rounding=ROUND_CEILING)
@@ -108,7 +130,6 @@ def _loosen(table: Table, bound: float, value: float, *, minimise: bool) -> floa
 
 def _whole(table: Table) -> bool:
     """Return whether every quality is a whole number, as with graded answers right or wrong."""
-    for part in (table.quality[:64], table.quality):
-        if not np.array_equal(part, np.rint(part)):
-            return False
-    return True
+    # Real estimates are not whole, which a few rows show.
+    parts = (table.quality[:64], table.quality)
+    return all(np.array_equal(part, np.rint(part)) for part in parts)

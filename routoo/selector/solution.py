@@ -47,7 +47,7 @@ class Solution:
     advice: str = ""
     """What to relax and by how much, where the limits can't hold; else empty."""
     shadow_prices: dict[str, float] = field(default_factory=dict)
-    """Quality that one more unit of each capacity would buy, by its name."""
+    """What one more unit of each capacity would add to the objective, by its name."""
     unaffordable: int = 0
     """Jobs left without a model although one is allowed."""
 

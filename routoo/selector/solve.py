@@ -5,11 +5,11 @@ from typing import Literal
 
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
+from routoo.selector.solvers.dual_ascent import solve_dual_ascent
 from routoo.selector.solvers.lagrangian import solve_lagrangian
+from routoo.selector.solvers.milp import solve_milp
 
-SolverName = Literal["lagrangian"]
-
-_SOLVERS: dict[str, Callable[..., Solution]] = {"lagrangian": solve_lagrangian}
+SolverName = Literal["lagrangian", "milp"]
 
 
 def solve(
@@ -22,7 +22,7 @@ def solve(
 
     Args:
         problem: The jobs, their options and the limits of the batch.
-        solver: `lagrangian` (any size).
+        solver: `lagrangian` (any size), or `milp` (exact, for small problems; loads SciPy).
         allow_partial: Where the budget can't pay for the cheapest allowed choice of all jobs, serve
             those that bring the most quality within it and leave the others without a model (choice
             -1). The status stays `infeasible`. Without it nobody is served then.
@@ -31,4 +31,10 @@ def solve(
         A choice within every limit with its bound, gap and shadow prices, or status `infeasible`
         with advice.
     """
-    return _SOLVERS[solver](problem, allow_partial=allow_partial)
+    return _solver(problem, solver)(problem, allow_partial=allow_partial)
+
+
+def _solver(problem: Problem, name: SolverName) -> Callable[..., Solution]:
+    if name == "milp":
+        return solve_milp
+    return solve_dual_ascent if problem.capacities else solve_lagrangian

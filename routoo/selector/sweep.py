@@ -1,8 +1,8 @@
 """One pass over all jobs: what each would choose at two prices of a dollar.
 
-At a price p a job takes the model with the largest quality - p x cost. As the price falls its choice
-moves up its convex hull of cost and quality, never back. So a job that chooses alike at both ends of a
-price bracket is settled within it, and only the others need a closer look.
+At a price p a job takes the model with the largest quality - p x cost. As the price falls its
+choice moves up its convex hull of cost and quality, never back. So a job that chooses alike at both
+ends of a price bracket is settled within it, and only the others need a closer look.
 """
 
 from dataclasses import dataclass
@@ -51,15 +51,21 @@ def choose_at(
     """
     if price == 0.0:
         best = quality >= quality.max(axis=0)
-        return np.where(best, cost_usd, np.inf).argmin(axis=0)
+        return first_max(np.where(best, -cost_usd, -np.inf))
     if price == np.inf:
         np.copyto(scratch, cost_usd)
         np.copyto(scratch, np.inf, where=np.isneginf(quality))
         cheapest = scratch <= scratch.min(axis=0)
-        return np.where(cheapest, quality, -np.inf).argmax(axis=0)
+        return first_max(np.where(cheapest, quality, -np.inf))
     np.multiply(cost_usd, price, out=scratch)
     np.subtract(quality, scratch, out=scratch)
-    return scratch.argmax(axis=0)
+    return first_max(scratch)
+
+
+def first_max(value: Float64[np.ndarray, "columns jobs"]) -> Int64[np.ndarray, " jobs"]:
+    """Return the first of each job's columns with the largest value."""
+    column: Int64[np.ndarray, " jobs"] = value.argmax(axis=0)
+    return column
 
 
 def sweep(table: Table, high_price: float, low_price: float) -> Sweep:
@@ -99,13 +105,11 @@ def _totals(
     cost_usd: Float64[np.ndarray, "columns jobs"],
     column: Int64[np.ndarray, " jobs"],
 ) -> tuple[float, float]:
-    flat = column * quality.shape[1] + np.arange(len(column))
-    chosen = quality.ravel()[flat] if quality.flags.c_contiguous else _take(quality, column)
-    costs = cost_usd.ravel()[flat] if cost_usd.flags.c_contiguous else _take(cost_usd, column)
+    chosen = _take(quality, column)
     total = float(chosen.sum())
     if not np.isfinite(total):
         total = float(chosen[np.isfinite(chosen)].sum())
-    return total, float(costs.sum())
+    return total, float(_take(cost_usd, column).sum())
 
 
 def _take(

@@ -39,8 +39,8 @@ class Table:
         """Number of options a job has, the idle one with them."""
         return self.models + self.idle
 
-    def rows(self, index: Int[np.ndarray, " rows"]) -> "Table":
-        """Return a copy of some rows."""
+    def rows(self, index: Int[np.ndarray, " rows"] | slice) -> "Table":
+        """Return some rows; a slice is not copied."""
         allowed = None if self.allowed is None else self.allowed[index]
         return Table(self.quality[index], self.cost_usd[index], allowed, self.idle)
 

@@ -63,7 +63,7 @@ def _spend(problem: Problem, table: Table) -> Solution:
         return conclude(problem, table, walk.choice, Proof(None, binding=False))
     price = walk.price(walk.taken)
     room = (price - floor) * float(slack)
-    quality, cost = (float(exact_sum(part)) for part in table.pick(walk.choice))
+    quality, cost = (float(part.sum()) for part in table.pick(walk.choice))
     bound = quality - floor * cost + room
     walk.spend(table, slack, floor_price=floor, enough=room - ENOUGH_GAP * abs(bound))
     return conclude(problem, table, walk.choice, Proof(bound, price))

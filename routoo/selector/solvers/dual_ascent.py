@@ -1,0 +1,143 @@
+"""The solver for several limits at once: prices for all of them, then repair."""
+
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+from jaxtyping import Float64, Int, Int16, Int64
+
+from routoo.selector.accounts import exact_sum
+from routoo.selector.prices import Priced, find_prices
+from routoo.selector.problem import Problem
+from routoo.selector.repair import Repair
+from routoo.selector.report import Proof, advise_limits, conclude, infeasible
+from routoo.selector.resources import Programme
+from routoo.selector.solution import Solution, Status
+from routoo.selector.solvers.lagrangian import solve_lagrangian
+
+MOVABLE_JOBS = 60_000
+"""Jobs looked at in a repair: those nearest to changing their mind at the prices."""
+SAFETY = 1e-12
+"""Share of a limit kept free where adding in floats would break it."""
+
+
+def solve_dual_ascent(problem: Problem, *, allow_partial: bool = False) -> Solution:
+    """Solve a problem with any number of limits.
+
+    Args:
+        problem: The problem.
+        allow_partial: Where not all jobs can be served within the limits, leave some without a
+            model.
+
+    Returns:
+        A choice within the limits with its bound; or status `infeasible`, whose advice says whether
+        that is proved or no choice was found.
+    """
+    programme = Programme.of(problem)
+    relaxed = solve_lagrangian(replace(problem, capacities=()))
+    if relaxed.feasible and keeps(programme, relaxed.choice):
+        return relaxed
+    solution = _solve(problem, programme) if relaxed.feasible else relaxed
+    if allow_partial and not solution.feasible:
+        partial = _solve(problem, Programme.of(problem, idle=True))
+        return replace(partial, status=Status.INFEASIBLE, advice=solution.advice)
+    return solution
+
+
+def keeps(programme: Programme, choice: Int[np.ndarray, " jobs"]) -> bool:
+    """Return whether a choice keeps every limit of a programme, exactly."""
+    return all(left >= 0 for left in _slack(programme, choice))
+
+
+def advise(problem: Problem, programme: Programme, *, proved: bool) -> str:
+    """Say what would have to be relaxed for the best try to keep all limits.
+
+    Args:
+        problem: The problem, which no choice is known to solve.
+        programme: The same.
+        proved: Whether it is known that there is no such choice.
+    """
+    priced, choice = _try(programme)
+    proved = proved or priced.bound < priced.least
+    return advise_limits(problem, _overdrawn(programme, choice), proved=proved)
+
+
+def _solve(problem: Problem, programme: Programme) -> Solution:
+    priced, choice = _try(programme)
+    if keeps(programme, choice):
+        return _conclude(problem, programme, priced, choice)
+    return infeasible(problem, advise(problem, programme, proved=False))
+
+
+def _try(programme: Programme) -> tuple[Priced, Int16[np.ndarray, " jobs"]]:
+    priced = find_prices(programme)
+    movable = _movable(programme, priced)
+    choice = _repair(programme, priced, movable, 0.0)
+    if not keeps(programme, choice):
+        choice = _repair(programme, priced, movable, SAFETY)
+    return priced, choice
+
+
+def _conclude(
+    problem: Problem, programme: Programme, priced: Priced, choice: Int16[np.ndarray, " jobs"]
+) -> Solution:
+    scales = np.array([item.scale for item in programme.resources])
+    names = [item.name for item in programme.resources]
+    prices = dict(zip(names, (priced.prices / scales).tolist(), strict=True))
+    if programme.minimise_cost:
+        per_point = prices.pop("min_mean_quality")
+        proof = Proof(-priced.bound, 1 / per_point if per_point else 0.0, prices=prices)
+    else:
+        per_usd = prices.pop("budget_usd", 0.0) + programme.floor_price
+        proof = Proof(priced.bound, per_usd, prices=prices)
+    return conclude(problem, programme.table, choice, proof)
+
+
+def _slack(programme: Programme, choice: Int[np.ndarray, " jobs"]) -> list[Fraction]:
+    """Return exactly what each limit leaves."""
+    return [item.limit - exact_sum(programme.drawn(choice, item)) for item in programme.resources]
+
+
+def _overdrawn(
+    programme: Programme, choice: Int16[np.ndarray, " jobs"]
+) -> dict[str, tuple[Fraction, Fraction]]:
+    """Return limit and excess of each limit that is broken, by name."""
+    pairs = zip(programme.resources, _slack(programme, choice), strict=True)
+    return {item.name: (item.limit, -left) for item, left in pairs if left < 0}
+
+
+def _movable(programme: Programme, priced: Priced) -> Int64[np.ndarray, " movable"]:
+    """Return the served jobs with the smallest regret of their second choice."""
+    if programme.table.jobs <= MOVABLE_JOBS:
+        return np.flatnonzero(priced.choice >= 0)
+    regret = np.empty(programme.table.jobs)
+    for part, block in programme.blocks():
+        value = block.value(priced.prices)
+        column = np.maximum(priced.choice[part], 0)
+        rows = np.arange(len(column))
+        best = value[column, rows]
+        value[column, rows] = -np.inf
+        with np.errstate(invalid="ignore"):
+            regret[part] = best - value.max(axis=0)
+    regret[priced.choice < 0] = np.inf
+    near = np.argpartition(regret, MOVABLE_JOBS)[:MOVABLE_JOBS]
+    return np.sort(near[np.isfinite(regret[near])])
+
+
+def _repair(
+    programme: Programme, priced: Priced, movable: Int64[np.ndarray, " movable"], safety: float
+) -> Int16[np.ndarray, " jobs"]:
+    """Return the choice at the prices, moved within the limits if such moves were found."""
+    block = programme.rows(movable)
+    choice = priced.choice.copy()
+    slack: Float64[np.ndarray, " resources"] = np.array(
+        [
+            float(left) / item.scale - safety
+            for item, left in zip(programme.resources, _slack(programme, choice), strict=True)
+        ]
+    )
+    repair = Repair(block, block.value(priced.prices), choice[movable], slack)
+    if repair.relieve():
+        repair.fill()
+    choice[movable] = repair.column
+    return choice
