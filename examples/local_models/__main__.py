@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from examples.local_models.catalogue import LocalModel, demo_models, named_models
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "serve-one":
             (model,) = named_models([options.model])
-            serve_one(model, options.path, options.parent_pid)
+            serve_one(replace(model, port=options.port), options.path, options.parent_pid)
             return 0
         chosen = named_models(options.models) if options.models else _demo()
         home = load_settings().home
@@ -49,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("serve-one", help="serve one model in this process")
     one.add_argument("model")
     one.add_argument("path", type=Path)
+    one.add_argument("port", type=int)
     one.add_argument("parent_pid", type=int, help="process that this server must not outlive")
     return parser
 

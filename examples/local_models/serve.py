@@ -106,7 +106,7 @@ class LocalModels:
         command = [sys.executable, "-m", "examples.local_models", "serve-one"]
         with log.open("wb") as output:
             self._processes[model] = subprocess.Popen(  # noqa: S603 - our own module
-                [*command, model.name, str(path), str(os.getpid())],
+                [*command, model.name, str(path), str(model.port), str(os.getpid())],
                 cwd=REPOSITORY,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

