@@ -1,0 +1,45 @@
+"""The embedded stack, for the time that a program needs it."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from routoo.embedded.postgres import EmbeddedPostgres
+from routoo.embedded.server import EmbeddedServer
+from routoo.embedded.urls import broker_url, database_url
+from routoo.embedded.valkey import EmbeddedValkey
+from routoo.settings import Settings
+
+
+@contextmanager
+def embedded_stack(
+    settings: Settings, *, database: bool = True, broker: bool = True
+) -> Iterator[tuple[str, str]]:
+    """Use the servers that the settings name, starting those which are left to us.
+
+    Args:
+        settings: A server without a URL is embedded.
+        database: Whether the database is needed.
+        broker: Whether the broker is needed.
+
+    Yields:
+        URLs of the database and the broker. At the end the embedded servers are stopped, unless
+        another process uses them.
+
+    Raises:
+        EmbeddedStackError: A server can't be started.
+    """
+    with ExitStack() as stack:
+        if database and settings.embedded_database:
+            stack.enter_context(_used(EmbeddedPostgres(settings.home)))
+        if broker and settings.embedded_broker:
+            stack.enter_context(_used(EmbeddedValkey(settings.home)))
+        yield database_url(settings), broker_url(settings)
+
+
+@contextmanager
+def _used(server: EmbeddedServer) -> Iterator[None]:
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()

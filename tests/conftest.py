@@ -1,0 +1,54 @@
+"""Fixtures of all tests; a service is started by the first test that asks for it.
+
+`ROUTOO_TEST_DATABASE_URL` and `ROUTOO_TEST_BROKER_URL` run the suite against servers of one's own.
+Tests may be `async def`: AnyIO's plugin runs them on asyncio.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from routoo.store.database import Database
+from tests.services import Databases, broker_server, database_server, databases, short_folder
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """Asyncio is what the programs run on."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def service_folder() -> Iterator[Path]:
+    """Home folder of this process's embedded servers."""
+    with short_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def migrated_databases(service_folder: Path) -> Iterator[Databases]:
+    """A database server with a migrated template."""
+    with database_server(service_folder) as url, databases(url) as found:
+        yield found
+
+
+@pytest.fixture
+def database_url(migrated_databases: Databases) -> Iterator[str]:
+    """URL of a fresh migrated database."""
+    with migrated_databases.clone() as url:
+        yield url
+
+
+@pytest.fixture
+async def db(database_url: str) -> AsyncIterator[Database]:
+    """A fresh migrated database, opened."""
+    async with Database(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def broker_url(service_folder: Path) -> Iterator[str]:
+    """URL of a broker; a test keeps to queues or a virtual database of its own."""
+    with broker_server(service_folder) as url:
+        yield url
