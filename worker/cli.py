@@ -16,7 +16,7 @@ from routoo.settings import Settings, load_settings
 from worker.lifeline import READY, hold_on_to_supervisor, say_ready
 from worker.logs import configure_logs
 from worker.roles import Role
-from worker.stack import Urls, open_stack
+from worker.stack import Stack, keep_up, open_stack
 from worker.supervisor import Crew, Supervisor
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
@@ -42,11 +42,11 @@ def up(scorers: Count = 1, dispatchers: Count = 1, json_logs: JsonLogs = False) 
     settings = load_settings()
     configure_logs(settings.log_level, as_json=json_logs, role="supervisor")
     _raise_on_sigterm()
-    with open_stack(settings) as urls:
+    with open_stack(settings) as stack:
         sizes = {Role.SCORER: scorers, Role.DISPATCHER: dispatchers, Role.BEAT: 1}
-        crew = Crew(_commands(sizes, json_logs=json_logs), _environ(urls))
+        crew = Crew(_commands(sizes, json_logs=json_logs), _environ(stack))
         supervisor = Supervisor(settings.home, crew, on_ready=lambda: _say_up(settings))
-        asyncio.run(supervisor.run())
+        asyncio.run(_supervise(supervisor, stack))
 
 
 @app.command()
@@ -108,6 +108,14 @@ def _leave(exit_code: int) -> None:
     os._exit(exit_code)
 
 
+async def _supervise(supervisor: Supervisor, stack: Stack) -> None:
+    keeper = asyncio.create_task(keep_up(stack.embedded))
+    try:
+        await supervisor.run()
+    finally:
+        keeper.cancel()
+
+
 def _commands(sizes: Mapping[Role, int], *, json_logs: bool) -> dict[str, list[str]]:
     options = ["--supervised", *(["--json-logs"] if json_logs else [])]
     # -P: a folder `worker` where the command was typed is not ours.
@@ -118,11 +126,11 @@ def _commands(sizes: Mapping[Role, int], *, json_logs: bool) -> dict[str, list[s
     }
 
 
-def _environ(urls: Urls) -> dict[str, str]:
+def _environ(stack: Stack) -> dict[str, str]:
     return {
         **os.environ,
-        "ROUTOO_DATABASE_URL": urls.database,
-        "ROUTOO_BROKER_URL": urls.broker,
+        "ROUTOO_DATABASE_URL": stack.database_url,
+        "ROUTOO_BROKER_URL": stack.broker_url,
         "PYTHONUNBUFFERED": "1",
     }
 

@@ -35,7 +35,8 @@ def configure_logs(level: str, *, as_json: bool, role: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
     # Celery tells of every message at INFO; our own events say it with the shard's name.
-    logging.getLogger("celery").setLevel(logging.WARNING)
+    for chatty in ("celery", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,

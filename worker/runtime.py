@@ -99,7 +99,7 @@ def _stages(
 
 def _load(settings: Settings) -> Predictor:
     # Here and not above: PyTorch takes seconds to import and only scorers need it.
-    from routoo.predictor import load_predictor  # noqa: PLC0415
+    from routoo.predictor.predictor import load_predictor  # noqa: PLC0415
 
     predictor = load_predictor(settings.checkpoint)
     _log.info("checkpoint.loaded", path=str(settings.checkpoint))

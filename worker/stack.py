@@ -1,63 +1,81 @@
 """The servers under the workers: embedded where no URL names others, migrated, one owner a home."""
 
+import asyncio
 import fcntl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from routoo.embedded.postgres import EmbeddedPostgres
-from routoo.embedded.valkey import EmbeddedValkey
 
+from routoo.embedded.postgres import EmbeddedPostgres
+from routoo.embedded.server import EmbeddedServer
+from routoo.embedded.urls import broker_url, database_url
+from routoo.embedded.valkey import EmbeddedValkey
 from routoo.errors import EmbeddedStackError
 from routoo.settings import Settings
 from routoo.store.migrate import upgrade
 
+_LOOK_EVERY_S = 2.0
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Urls:
-    """Where the servers are."""
+class Stack:
+    """The servers, running."""
 
-    database: str
-    broker: str
+    database_url: str
+    broker_url: str
+    embedded: Sequence[EmbeddedServer]
+    """Those that are ours to keep up."""
 
 
 @contextmanager
-def open_stack(settings: Settings) -> Iterator[Urls]:
+def open_stack(settings: Settings) -> Iterator[Stack]:
     """Start what is embedded, bring the schema up to date, and stop it all in the end.
 
     Raises:
         EmbeddedStackError: Another supervisor runs on this home, or a server can't start.
         StoreError: The database can't be reached or migrated.
     """
-    with ExitStack() as stack:
-        stack.enter_context(_home_owned(settings.home))
-        database = _database(settings, stack)
-        upgrade(database)
-        yield Urls(database, _broker(settings, stack))
+    with ExitStack() as exits:
+        exits.enter_context(_home_owned(settings.home))
+        servers = _embedded_servers(settings)
+        for server in servers:
+            exits.callback(server.stop)
+            server.start()
+            _log.info("server.started", server=server.name)
+        upgrade(database_url(settings))
+        yield Stack(database_url(settings), broker_url(settings), servers)
 
 
-def _database(settings: Settings, stack: ExitStack) -> str:
-    if settings.database_url is not None:
-        return settings.database_url.get_secret_value()
-    server = EmbeddedPostgres(settings.home)
-    stack.callback(server.stop)
-    url = server.start()
-    _log.info("postgres.started", home=str(settings.home))
-    return url
+def _embedded_servers(settings: Settings) -> list[EmbeddedServer]:
+    servers: list[EmbeddedServer] = []
+    if settings.embedded_database:
+        servers.append(EmbeddedPostgres(settings.home))
+    if settings.embedded_broker:
+        servers.append(EmbeddedValkey(settings.home))
+    return servers
 
 
-def _broker(settings: Settings, stack: ExitStack) -> str:
-    if settings.broker_url is not None:
-        return settings.broker_url.get_secret_value()
-    server = EmbeddedValkey(settings.home)
-    stack.callback(server.stop)
-    url = server.start()
-    _log.info("valkey.started", home=str(settings.home))
-    return url
+async def keep_up(servers: Sequence[EmbeddedServer]) -> None:
+    """Start a server again that no longer answers; ends only when cancelled."""
+    while True:
+        await asyncio.sleep(_LOOK_EVERY_S)
+        for server in servers:
+            await asyncio.to_thread(_look_after, server)
+
+
+def _look_after(server: EmbeddedServer) -> None:
+    if server.is_running():
+        return
+    _log.error("server.gone", server=server.name)
+    try:
+        server.start()
+        _log.info("server.started", server=server.name)
+    except EmbeddedStackError as error:
+        _log.error("server.not_started", server=server.name, reason=str(error))
 
 
 @contextmanager
