@@ -1,0 +1,48 @@
+"""A worker process of the real app whose task holds on to its message; run by test_brokers.
+
+Usage: broker_consumer.py BROKER_URL; prints `ready`, then `got <shard_no>` for each message.
+"""
+
+import os
+import sys
+import time
+
+from celery import signals
+
+from routoo.settings import Settings
+from worker.app import create_app
+
+SETTINGS = Settings(task_time_limit_s=1)
+
+
+def hold(batch_id: str, shard_no: int) -> None:
+    """Say what came, then work for ever."""
+    print(f"got {batch_id} {shard_no}", flush=True)  # noqa: T201 - read by the test
+    while True:
+        time.sleep(1)
+
+
+def say_ready(**_: object) -> None:
+    """Tell the test that messages are consumed."""
+    print("ready", flush=True)  # noqa: T201 - read by the test
+
+
+def main() -> None:
+    """Consume the score queue until killed."""
+    app = create_app(SETTINGS, sys.argv[1])
+    app.task(hold, name="routoo.score")
+    signals.worker_ready.connect(say_ready)
+    app.Worker(
+        hostname=f"test-{os.getpid()}@localhost",
+        queues=["score"],
+        pool="threads",
+        concurrency=1,
+        quiet=True,
+        loglevel="ERROR",
+        without_gossip=True,
+        without_mingle=True,
+    ).start()
+
+
+if __name__ == "__main__":
+    main()

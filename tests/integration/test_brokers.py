@@ -1,0 +1,111 @@
+"""Every broker keeps the promises that the workers build on.
+
+The embedded Valkey is always tested; others are named in ROUTOO_TEST_BROKER_URLS, comma separated.
+Their queues `score`, `select`, `dispatch` and `control` are emptied.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from celery import Celery
+from kombu.entity import Queue
+
+from producer.wake import wake_scorers
+from routoo.domain.job import ShardKey, Stage
+from routoo.embedded.valkey import EmbeddedValkey
+from routoo.settings import Settings
+from worker.announce import announce, waiting
+from worker.app import create_app
+
+CONSUMER = Path(__file__).with_name("broker_consumer.py")
+BATCH = UUID(int=5)
+EMBEDDED = "embedded"
+OTHERS = [url for url in os.environ.get("ROUTOO_TEST_BROKER_URLS", "").split(",") if url]
+
+
+@pytest.fixture(scope="module", params=[EMBEDDED, *OTHERS], ids=lambda url: url.split(":")[0])
+def broker_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    if request.param != EMBEDDED:
+        yield request.param
+        return
+    server = EmbeddedValkey(tmp_path_factory.mktemp("home"))
+    yield server.start()
+    server.stop()
+
+
+@pytest.fixture
+def app(broker_url: str) -> Iterator[Celery]:
+    app = create_app(Settings(), broker_url)
+    purge(app)
+    yield app
+    purge(app)
+    app.close()
+
+
+def purge(app: Celery) -> None:
+    with app.connection_for_write() as connection, connection.channel() as channel:
+        for stage in Stage:
+            queue: Queue = app.amqp.queues[stage.value].bind(channel)
+            queue.declare()
+            queue.purge()
+
+
+def keys(count: int) -> list[ShardKey]:
+    return [ShardKey(BATCH, Stage.SCORE, number) for number in range(count)]
+
+
+@contextmanager
+def consumer(broker_url: str) -> Iterator["subprocess.Popen[str]"]:
+    """Run a worker process that holds on to whatever it gets, and kill it in the end."""
+    command = [sys.executable, str(CONSUMER), broker_url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert line(process) == "ready"
+            yield process
+        finally:
+            process.kill()
+
+
+def line(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_messages_wait_in_their_stages_queue(app: Celery) -> None:
+    announce(app, keys(3))
+    assert [waiting(app, stage) for stage in Stage] == [3, 0, 0]
+
+
+def test_a_killed_workers_message_comes_back(app: Celery, broker_url: str) -> None:
+    announce(app, keys(1))
+    with consumer(broker_url) as first:
+        assert line(first) == f"got {BATCH} 0"
+    with consumer(broker_url) as second:
+        assert line(second) == f"got {BATCH} 0"
+
+
+def test_a_worker_takes_no_message_that_it_can_not_work_on(app: Celery, broker_url: str) -> None:
+    announce(app, keys(3))
+    with consumer(broker_url) as process:
+        assert line(process).startswith("got")
+        assert waiting(app, Stage.SCORE) == 2
+
+
+def test_workers_understand_the_producers_messages(app: Celery, broker_url: str) -> None:
+    wake_scorers(broker_url, BATCH, 2)
+    assert waiting(app, Stage.SCORE) == 2
+    with consumer(broker_url) as process:
+        assert line(process) == f"got {BATCH} 0"
+
+
+def test_a_broker_that_is_away_is_no_error_for_whoever_announces() -> None:
+    app = create_app(Settings(), "amqp://127.0.0.1:1//")
+    announce(app, keys(1))
