@@ -22,7 +22,7 @@ _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 @contextmanager
 def short_folder() -> Iterator[Path]:
     """Yield a new folder with a path short enough for sockets, that servers of root can enter."""
-    folder = Path(tempfile.mkdtemp(prefix="routoo-", dir="/tmp"))  # noqa: S108 - made safely
+    folder = Path(tempfile.mkdtemp(prefix="routoo-", dir="/tmp"))
     folder.chmod(0o755)
     try:
         yield folder
@@ -85,10 +85,12 @@ class Databases:
             yield url
 
     @contextmanager
-    def empty(self, name: str, options: sql.Composable = sql.SQL("")) -> Iterator[str]:
+    def empty(self, name: str, options: sql.Composable | None = None) -> Iterator[str]:
         """Yield the URL of a new database."""
         database = sql.Identifier(name)
-        self._admin.execute(sql.SQL("CREATE DATABASE {} {}").format(database, options))
+        self._admin.execute(
+            sql.SQL("CREATE DATABASE {} {}").format(database, options or sql.SQL(""))
+        )
         try:
             yield urlsplit(self._server_url)._replace(path=f"/{name}").geturl()
         finally:

@@ -58,6 +58,11 @@ class EmbeddedPostgres(EmbeddedServer):
         """URL of the cluster's database `routoo`, whether or not it runs."""
         return self._url("routoo")
 
+    @property
+    def psql(self) -> Path:
+        """The client program that came with the server."""
+        return self._program("psql")
+
     def _url(self, database: str) -> str:
         host = quote(str(self._site.socket_folder), safe="")
         return f"postgresql://routoo@/{database}?host={host}&port={_PORT}"
