@@ -21,6 +21,8 @@ SMOOTHING = (0.3, 0.1, 0.03, 0.01, 0.003)
 STEPS = 25
 STEP_SHRINKS = 30
 ALL_JOBS_STEPS = 4
+CLOSE = 2e-5
+"""Worth of unused or overdrawn limits, relative to the dual, at which prices are good enough."""
 RIDGE = 1e-9
 ARMIJO = 1e-4
 
@@ -37,8 +39,6 @@ class Priced:
     """In units of the resources' scales."""
     bound: float
     """The dual's value: no choice within the limits gains more."""
-    least: float
-    """No choice at all gains less than this; a dual below it proves that none keeps the limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,10 @@ def find_prices(programme: Programme) -> Priced:
     prices, curvature = _on_sample(programme)
     best = price_all(programme, prices)
     at = best
-    for _ in range(ALL_JOBS_STEPS if programme.table.jobs > SAMPLE_JOBS else 1):
+    for _ in range(ALL_JOBS_STEPS):
         gradient = programme.targets - at.drawn
+        if float(np.abs(gradient * at.prices).sum()) <= CLOSE * abs(best.bound):
+            break
         prices = np.maximum(0.0, at.prices + _newton(gradient, curvature, at.prices))
         at = price_all(programme, prices)
         if at.bound < best.bound:
@@ -66,7 +68,7 @@ def price_all(programme: Programme, prices: Float64[np.ndarray, " resources"]) -
     """Let every job choose at the prices, in one pass."""
     choice = np.empty(programme.table.jobs, dtype=np.int16)
     drawn = np.zeros(len(prices))
-    total = least = 0.0
+    total = 0.0
     for part, block in programme.blocks():
         value = block.value(prices)
         column = value.argmax(axis=0)
@@ -74,12 +76,19 @@ def price_all(programme: Programme, prices: Float64[np.ndarray, " resources"]) -
         taken = value[column, rows]
         served = np.isfinite(taken)
         total += float(taken[served].sum())
-        lowest = np.where(np.isneginf(block.gain), np.inf, block.gain).min(axis=0)
-        least += float(lowest[served].sum())
         drawn += block.draw[:, column, rows].sum(axis=1)
         choice[part] = np.where(served, column, -1)
     bound = total + float(prices @ programme.targets)
-    return Priced(prices, choice, drawn, bound, least)
+    return Priced(prices, choice, drawn, bound)
+
+
+def least_gain(programme: Programme) -> float:
+    """Return a gain that no choice is below; a dual below it proves that none keeps the limits."""
+    least = 0.0
+    for _, block in programme.blocks():
+        lowest = np.where(np.isneginf(block.gain), np.inf, block.gain).min(axis=0)
+        least += float(lowest[np.isfinite(lowest)].sum())
+    return least
 
 
 def _on_sample(

@@ -12,6 +12,8 @@ from routoo.selector.resources import Block
 
 ROUNDS = 200
 FILL_ROUNDS = 40
+LEAST_WEIGHT = 1e-3
+"""Weight of a broken limit whose price is 0, relative to the highest price."""
 MOVED, STUCK = -1, -2
 
 
@@ -22,6 +24,7 @@ class Repair:
     block: Block
     value: Float64[np.ndarray, "columns jobs"]
     """Gains less draws at the prices."""
+    prices: Float64[np.ndarray, " resources"]
     column: Int16[np.ndarray, " jobs"]
     """Changed in place."""
     slack: Float64[np.ndarray, " resources"]
@@ -33,7 +36,7 @@ class Repair:
         for _ in range(ROUNDS):
             if (self.slack >= 0).all():
                 return True
-            obstacle = self._relieve_one(int(np.argmin(self.slack)), closed)
+            obstacle = self._relieve_some(closed)
             if obstacle == MOVED:
                 closed.clear()
             elif obstacle == STUCK or obstacle in closed:
@@ -57,23 +60,26 @@ class Repair:
             jobs = jobs[np.argsort(regret[column[jobs], jobs], kind="stable")]
             self._take(jobs, column[jobs], more[:, column[jobs], jobs])
 
-    def _relieve_one(self, worst: int, closed: set[int]) -> int:
-        """Relieve one resource; returns MOVED, STUCK, or the resource that stood in the way."""
+    def _relieve_some(self, closed: set[int]) -> int:
+        """Lessen the priced excess; returns MOVED, STUCK, or the resource that stood in the way."""
         here = np.arange(len(self.column))
-        more = self._more()
-        shut = [k for k, left in enumerate(self.slack) if k != worst and (left < 0 or k in closed)]
-        able = (more[worst] < 0) & ~np.isneginf(self.value) & (more[shut] <= 0).all(axis=0)
+        more, broken = self._more(), self.slack < 0
+        weight = np.where(broken, self.prices + LEAST_WEIGHT * (self.prices.max() or 1.0), 0.0)
+        relief = -np.tensordot(weight, more, axes=1)
+        able = (relief > 0) & ~np.isneginf(self.value) & (more[list(closed)] <= 0).all(axis=0)
         regret = self.value[self.column, here] - self.value
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            rate = np.where(able, regret / -more[worst], np.inf)
+            rate = np.where(able, regret / relief, np.inf)
         column = rate.argmin(axis=0)
         jobs = np.flatnonzero(able.any(axis=0))
         if len(jobs) == 0:
             return STUCK
         jobs = jobs[np.argsort(rate[column[jobs], jobs], kind="stable")]
-        freed = np.cumsum(-more[worst][column[jobs], jobs])
-        jobs = jobs[: int(np.searchsorted(freed, -self.slack[worst])) + 1]
-        return self._take(jobs, column[jobs], more[:, column[jobs], jobs])
+        moved = more[:, column[jobs], jobs]
+        # Once a limit holds again it must not be broken by the rest: stop there and look anew.
+        mended = (np.cumsum(moved[broken], axis=1) <= self.slack[broken, None]).any(axis=0)
+        last = int(np.argmax(mended)) + 1 if mended.any() else len(jobs)
+        return self._take(jobs[:last], column[jobs[:last]], moved[:, :last])
 
     def _more(self) -> Float64[np.ndarray, "resources columns jobs"]:
         here = np.arange(len(self.column))
@@ -90,7 +96,7 @@ class Repair:
     ) -> int:
         """Take the longest run of moves that breaks nothing; returns MOVED or what stopped it."""
         drawn = np.cumsum(more, axis=1)
-        over = (drawn > np.maximum(self.slack, 0.0)[:, None]) & (more > 0)
+        over = (drawn > self.slack[:, None]) & (more > 0) & (self.slack >= 0)[:, None]
         bad = over.any(axis=0)
         count = int(np.argmax(bad)) if bad.any() else len(jobs)
         if count == 0:

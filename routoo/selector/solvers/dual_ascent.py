@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64, Int, Int16, Int64
 
 from routoo.selector.accounts import exact_sum
-from routoo.selector.prices import Priced, find_prices
+from routoo.selector.prices import Priced, find_prices, least_gain
 from routoo.selector.problem import Problem
 from routoo.selector.repair import Repair
 from routoo.selector.report import Proof, advise_limits, conclude, infeasible
@@ -15,7 +15,7 @@ from routoo.selector.resources import Programme
 from routoo.selector.solution import Solution, Status
 from routoo.selector.solvers.lagrangian import solve_lagrangian
 
-MOVABLE_JOBS = 60_000
+MOVABLE_JOBS = 20_000
 """Jobs looked at in a repair: those nearest to changing their mind at the prices."""
 SAFETY = 1e-12
 """Share of a limit kept free where adding in floats would break it."""
@@ -57,25 +57,27 @@ def advise(problem: Problem, programme: Programme, *, proved: bool) -> str:
         programme: The same.
         proved: Whether it is known that there is no such choice.
     """
-    priced, choice = _try(programme)
-    proved = proved or priced.bound < priced.least
+    priced, choice, _ = _try(programme)
+    proved = proved or priced.bound < least_gain(programme)
     return advise_limits(problem, _overdrawn(programme, choice), proved=proved)
 
 
 def _solve(problem: Problem, programme: Programme) -> Solution:
-    priced, choice = _try(programme)
-    if keeps(programme, choice):
+    priced, choice, kept = _try(programme)
+    if kept:
         return _conclude(problem, programme, priced, choice)
     return infeasible(problem, advise(problem, programme, proved=False))
 
 
-def _try(programme: Programme) -> tuple[Priced, Int16[np.ndarray, " jobs"]]:
+def _try(programme: Programme) -> tuple[Priced, Int16[np.ndarray, " jobs"], bool]:
+    """Return prices, the best choice found, and whether it keeps all limits."""
     priced = find_prices(programme)
     movable = _movable(programme, priced)
     choice = _repair(programme, priced, movable, 0.0)
-    if not keeps(programme, choice):
-        choice = _repair(programme, priced, movable, SAFETY)
-    return priced, choice
+    if keeps(programme, choice):
+        return priced, choice, True
+    choice = _repair(programme, priced, movable, SAFETY)
+    return priced, choice, keeps(programme, choice)
 
 
 def _conclude(
@@ -136,7 +138,8 @@ def _repair(
             for item, left in zip(programme.resources, _slack(programme, choice), strict=True)
         ]
     )
-    repair = Repair(block, block.value(priced.prices), choice[movable], slack)
+    value = block.value(priced.prices)
+    repair = Repair(block, value, priced.prices, choice[movable], slack)
     if repair.relieve():
         repair.fill()
     choice[movable] = repair.column
