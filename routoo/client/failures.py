@@ -40,6 +40,7 @@ _KEY_SHAPES = re.compile(r"\b(?:sk|pk|rk|gsk|key|api)-[\w-]{8,}|(?<=Bearer )\S+"
 _ERRORS: tuple[tuple[type[BaseException], type[EndpointError], str], ...] = (
     # First match wins, so subclasses stand before their bases.
     (aiohttp.InvalidURL, RequestRejectedError, "the base URL can't be called"),
+    (aiohttp.NonHttpUrlClientError, RequestRejectedError, "the base URL can't be called"),
     (aiohttp.ClientConnectorCertificateError, RequestRejectedError, "the certificate is not valid"),
     (aiohttp.TooManyRedirects, RequestRejectedError, "the endpoint redirects without end"),
     (aiohttp.ConnectionTimeoutError, EndpointUnavailableError, "connecting took too long"),
@@ -61,11 +62,17 @@ def error_of_exception(error: BaseException, *, where: str) -> EndpointError:
         error: One of `CALL_ERRORS`.
         where: The endpoint's URL, without credentials.
     """
+    ours, what = meaning_of(type(error))
+    reason = str(error).strip().rstrip(".")
+    return ours(f"{what}: {reason}" if reason else what, where=where)
+
+
+def meaning_of(kind: type[BaseException]) -> tuple[type[EndpointError], str]:
+    """Return the class of ours that stands for a class of exceptions, and what to say of it."""
     for foreign, ours, what in _ERRORS:
-        if isinstance(error, foreign):
-            reason = str(error).strip() or type(error).__name__
-            return ours(f"{what}: {reason}", where=where)
-    raise TypeError(f"not an error of a call: {error!r}")
+        if issubclass(kind, foreign):
+            return ours, what
+    raise TypeError(f"not an error of a call: {kind!r}")
 
 
 def error_of_response(
@@ -139,5 +146,6 @@ def _clean(text: str, secret: str | None) -> str:
     if secret:
         text = text.replace(secret, "***")
     text = " ".join(_KEY_SHAPES.sub("***", text).split())
-    shown = text[:SNIPPET_CHARACTERS] + ("..." if len(text) > SNIPPET_CHARACTERS else "")
-    return shown or "no message"
+    if len(text) > SNIPPET_CHARACTERS:
+        return text[:SNIPPET_CHARACTERS] + " [...]"
+    return text.rstrip(".") or "no message"

@@ -100,15 +100,15 @@ class Collection:
         Raises:
             ConfigError: An API key is missing.
         """
-        queues = [
-            _Queue(model, (item for item in items if self.answered(item, model) is None))
-            for model in models
-        ]
+        queues = [_Queue(model, self._unanswered(items, model)) for model in models]
         async with asyncio.TaskGroup() as group:
             for queue in queues:
                 for _ in range(min(queue.model.endpoint.max_concurrency, len(items))):
                     group.create_task(self._work(queue))
         return [failure for queue in queues for failure in queue.failures]
+
+    def _unanswered(self, items: Sequence[Item], model: CandidateModel) -> Iterator[Item]:
+        return (item for item in items if self.answered(item, model) is None)
 
     async def _work(self, queue: _Queue) -> None:
         for item in queue.items:

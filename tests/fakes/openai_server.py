@@ -33,6 +33,7 @@ from typing import Any, Self
 from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.fakes.fake_answers import completion_of, error_response, faulty_response, prompt_of
 from tests.fakes.fake_script import Fault, ModelScript
 
 

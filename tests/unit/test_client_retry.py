@@ -1,0 +1,124 @@
+"""When a call is made again."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routoo.client.retry import CAP_S, PATIENCE_S, backoff_s, call_with_retries
+from routoo.domain.completion import Completion, Usage
+from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.errors import (
+    EndpointError,
+    EndpointUnavailableError,
+    RateLimitedError,
+    RequestRejectedError,
+)
+
+MODEL = CandidateModel(
+    name="m",
+    endpoint=Endpoint(base_url="http://endpoint.test/v1"),
+    price_usd_per_mtok=Tariff(prompt=Decimal(1), completion=Decimal(1)),
+    context_window_tokens=100,
+)
+seeded = random.Random
+DONE = Completion("yes", {}, Usage(1, 1), 200, 0.1)
+
+
+class ScriptedClient:
+    """Fails as told, then answers."""
+
+    def __init__(self, *failures: EndpointError) -> None:
+        self.failures = list(failures)
+        self.calls = 0
+        self.held = 0
+
+    @asynccontextmanager
+    async def slot(self, _model: CandidateModel) -> AsyncIterator[None]:
+        self.held += 1
+        try:
+            yield
+        finally:
+            self.held -= 1
+
+    async def complete(
+        self, _model: CandidateModel, _body: Mapping[str, Any], *, timeout_s: float | None = None
+    ) -> Completion:
+        assert timeout_s is None
+        assert self.held == 1
+        self.calls += 1
+        if self.failures:
+            raise self.failures.pop(0)
+        return DONE
+
+
+def run(client: ScriptedClient, *, max_attempts: int = 4) -> tuple[Completion, list[float]]:
+    waits: list[float] = []
+
+    async def sleep(delay_s: float) -> None:
+        assert client.held == 0, "a place is held during a wait"
+        waits.append(delay_s)
+
+    completion = asyncio.run(
+        call_with_retries(client, MODEL, {}, max_attempts=max_attempts, sleep=sleep, rng=seeded(0))
+    )
+    return completion, waits
+
+
+@given(st.integers(1, 10_000), st.integers())
+def test_a_wait_is_never_negative_and_never_above_the_cap(attempt: int, seed: int) -> None:
+    assert 0 <= backoff_s(attempt, rng=seeded(seed)) <= CAP_S
+
+
+@given(st.integers(1, 50), st.floats(0, 86_400), st.integers())
+def test_the_endpoints_own_wish_is_a_floor(attempt: int, wish_s: float, seed: int) -> None:
+    wait_s = backoff_s(attempt, retry_after_s=wish_s, rng=seeded(seed))
+    assert wish_s <= wait_s <= wish_s + CAP_S
+
+
+@given(st.integers())
+def test_the_longest_wait_doubles(seed: int) -> None:
+    waits = [backoff_s(attempt, rng=seeded(seed)) for attempt in range(1, 6)]
+    assert waits == pytest.approx([waits[0] * 2**doublings for doublings in range(5)])
+
+
+def test_callers_that_failed_together_do_not_return_together() -> None:
+    assert len({backoff_s(3, rng=seeded(seed)) for seed in range(50)}) == 50
+
+
+def test_a_failure_that_may_pass_is_tried_again() -> None:
+    client = ScriptedClient(EndpointUnavailableError("down"), RateLimitedError("slow down"))
+    completion, waits = run(client)
+    assert completion is DONE
+    assert len(waits) == 2
+
+
+def test_retry_after_is_waited_for() -> None:
+    _, waits = run(ScriptedClient(RateLimitedError("slow down", retry_after_s=7)))
+    assert waits[0] >= 7
+
+
+def test_a_refusal_is_final() -> None:
+    client = ScriptedClient(RequestRejectedError("no"))
+    with pytest.raises(RequestRejectedError):
+        run(client)
+    assert client.calls == 1
+
+
+def test_the_last_attempts_failure_is_raised() -> None:
+    client = ScriptedClient(*[EndpointUnavailableError(f"down {n}") for n in range(9)])
+    with pytest.raises(EndpointUnavailableError, match="down 2"):
+        run(client, max_attempts=3)
+    assert client.calls == 3
+
+
+def test_an_endpoint_that_asks_for_hours_is_not_waited_for() -> None:
+    client = ScriptedClient(RateLimitedError("come back later", retry_after_s=PATIENCE_S + 1))
+    with pytest.raises(RateLimitedError):
+        run(client)

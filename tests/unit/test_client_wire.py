@@ -1,0 +1,138 @@
+"""The wire format: what is sent and how answers are read."""
+
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import pytest
+
+from routoo.client.endpoints import ChatEndpoints, url_of
+from routoo.client.wire import decode_answer, encode_request, request_to_send, usage_of
+from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
+from routoo.errors import ConfigError, InvalidResponseError, RequestRejectedError
+
+URL = "http://endpoint.test/v1"
+CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+
+
+def candidate(**endpoint: Any) -> CandidateModel:
+    return CandidateModel(
+        name="small",
+        endpoint=Endpoint(base_url=endpoint.pop("base_url", URL), **endpoint),
+        price_usd_per_mtok=Tariff(prompt=Decimal(1), completion=Decimal(1)),
+        context_window_tokens=100,
+        max_completion_tokens=64,
+    )
+
+
+def answer(**fields: Any) -> bytes:
+    return orjson.dumps({"choices": [{"message": {"content": "4"}}], **fields})
+
+
+def test_a_request_is_untouched_but_for_its_model_and_a_limit() -> None:
+    body = {**CHAT, "top_p": 0.5, "vendor_field": {"x": [1]}, "model": "theirs"}
+    sent = request_to_send(candidate(model="tiny-v2"), body)
+    assert sent == {**body, "model": "tiny-v2", "max_tokens": 64}
+    assert body["model"] == "theirs"
+
+
+@pytest.mark.parametrize("key", ["max_tokens", "max_completion_tokens"])
+def test_a_request_that_names_a_limit_keeps_it(key: str) -> None:
+    assert request_to_send(candidate(), {**CHAT, key: 7}) == {**CHAT, key: 7, "model": "small"}
+
+
+@pytest.mark.parametrize(
+    ("base_url", "url"),
+    [
+        ("http://h/v1", "http://h/v1/chat/completions"),
+        ("http://h/v1/", "http://h/v1/chat/completions"),
+        ("http://h:1/a/b", "http://h:1/a/b/chat/completions"),
+        ("https://h/d?api-version=2", "https://h/d/chat/completions?api-version=2"),
+    ],
+)
+def test_a_base_url_keeps_its_path_and_query(base_url: str, url: str) -> None:
+    assert str(url_of(Endpoint(base_url=base_url), CHAT)) == url
+
+
+def test_a_plain_prompt_goes_to_plain_completions() -> None:
+    assert str(url_of(Endpoint(base_url=URL), {"prompt": "x"})) == f"{URL}/completions"
+
+
+@pytest.mark.parametrize("value", ["\ud800", 2**70])
+def test_what_json_cannot_carry_is_refused(value: object) -> None:
+    with pytest.raises(RequestRejectedError, match="surrogates"):
+        encode_request({"x": value}, where=URL)
+
+
+@pytest.mark.parametrize(
+    ("choice", "text"),
+    [
+        ({"message": {"content": "4"}}, "4"),
+        ({"message": {"content": None, "tool_calls": []}}, ""),
+        ({"message": {"content": [{"type": "text", "text": "a"}, {"text": "b"}]}}, "ab"),
+        ({"text": "plain"}, "plain"),
+    ],
+)
+def test_the_first_choices_text_is_the_answer(choice: dict[str, Any], text: str) -> None:
+    raw = orjson.dumps({"choices": [choice, {"message": {"content": "second"}}]})
+    assert decode_answer(raw, where=URL, http_status=200)[1] == text
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"{}",
+        b'{"choices": []}',
+        b'{"choices": {}}',
+        b'{"choices": [1]}',
+        b'{"choices": [{}]}',
+        b'{"choices": [{"message": {"content": 3}}]}',
+        b'{"error": {"message": "x"}}',
+        b"\xff",
+    ],
+)
+def test_anything_else_is_an_invalid_response(raw: bytes) -> None:
+    with pytest.raises(InvalidResponseError) as caught:
+        decode_answer(raw, where=URL, http_status=200)
+    assert caught.value.http_status == 200
+
+
+def test_reported_usage_is_taken() -> None:
+    body = orjson.loads(answer(usage={"prompt_tokens": 3, "completion_tokens": 0}))
+    usage = usage_of(body, CHAT, candidate())
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (3, 0, False)
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        None,
+        {},
+        {"prompt_tokens": 3},
+        {"prompt_tokens": -1, "completion_tokens": 2},
+        {"prompt_tokens": "3", "completion_tokens": 2},
+        {"prompt_tokens": True, "completion_tokens": 2},
+        [],
+    ],
+)
+def test_missing_usage_counts_at_the_bound_that_was_reserved(usage: object) -> None:
+    body = {**CHAT, "n": 3}
+    found = usage_of(orjson.loads(answer(usage=usage)), body, candidate())
+    assert found.estimated
+    assert found.prompt_tokens == bound_prompt_tokens(body)
+    assert found.completion_tokens == bound_completion_tokens(body, candidate()) == 3 * 64
+
+
+def test_missing_keys_are_named_all_at_once() -> None:
+    models = [candidate(api_key_env="KEY_A"), candidate(api_key_env="KEY_B")]
+    with pytest.raises(ConfigError, match="KEY_A, KEY_B"):
+        ChatEndpoints(models, environ={"KEY_A": " "})
+
+
+def test_keys_that_are_there_or_not_needed_are_fine() -> None:
+    ChatEndpoints([candidate(api_key_env="KEY_A"), candidate()], environ={"KEY_A": "x"})
