@@ -1,0 +1,169 @@
+"""The mask of a batch: which models each job's own limits admit, and why not the others."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntFlag
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, UInt8
+
+from routoo.domain.job import SLA
+from routoo.errors import InfeasibleError
+
+
+class Reason(IntFlag):
+    """Why a model is ruled out for a job; several may hold."""
+
+    NONE = 0
+    QUALITY = 1
+    """Its expected quality is below the job's floor."""
+    COST = 2
+    """Its cost is above the job's cap."""
+    LATENCY = 4
+    """Its expected latency is above the job's cap."""
+    WINDOW = 8
+    """Prompt and completion don't fit its context window."""
+    DENIED = 16
+    """It is not among the models that the job may use."""
+    CAPABILITY = 32
+    """It lacks something the request needs, such as tools or JSON mode."""
+
+
+_WORDS = {
+    Reason.QUALITY: "quality below the job's floor",
+    Reason.COST: "cost above the job's cap",
+    Reason.LATENCY: "latency above the job's cap",
+    Reason.WINDOW: "prompt and completion exceed the context window",
+    Reason.DENIED: "not among the models the job may use",
+    Reason.CAPABILITY: "lacks a capability the request needs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """What is expected of every pair, and what each model can hold."""
+
+    quality: Float[np.ndarray, "jobs models"]
+    cost_usd: Float[np.ndarray, "jobs models"]
+    """In USD; the worst case where a cap must hold for certain."""
+    latency_s: Float[np.ndarray, "jobs models"] | None = None
+    prompt_tokens: Int[np.ndarray, " jobs"] | None = None
+    completion_tokens: Int[np.ndarray, "jobs models"] | None = None
+    """Limit of completion tokens that would be sent."""
+    window_tokens: Int[np.ndarray, " models"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """Limits of each job; NaN means none."""
+
+    min_quality: Float[np.ndarray, " jobs"]
+    max_cost_usd: Float[np.ndarray, " jobs"]
+    max_latency_s: Float[np.ndarray, " jobs"]
+    usable: Bool[np.ndarray, "jobs models"] | None = None
+    """Pairs that allow and deny lists admit; None admits all."""
+    capable: Bool[np.ndarray, "jobs models"] | None = None
+    """Pairs whose model can do what the request needs; None if all can."""
+
+    @classmethod
+    def of(cls, slas: Sequence[SLA]) -> "JobLimits":
+        """Return the limits that jobs were submitted with."""
+        rows = [(sla.min_quality, sla.max_cost_usd, sla.max_latency_s) for sla in slas]
+        table = np.array(
+            [[np.nan if limit is None else float(limit) for limit in row] for row in rows]
+        ).reshape(len(rows), 3)
+        return cls(table[:, 0], table[:, 1], table[:, 2])
+
+
+def find_reasons(estimates: Estimates, limits: JobLimits) -> UInt8[np.ndarray, "jobs models"]:
+    """Return for each pair the reasons against it; 0 where it is allowed.
+
+    A limit that is exactly met holds. Comparisons are made in double precision.
+    """
+    reasons = np.zeros(estimates.quality.shape, dtype=np.uint8)
+    # A comparison with NaN is false, so a limit that is not set rules nothing out.
+    _bar(reasons, Reason.QUALITY, estimates.quality < limits.min_quality[:, None])
+    _bar(reasons, Reason.COST, estimates.cost_usd > limits.max_cost_usd[:, None])
+    if estimates.latency_s is not None:
+        _bar(reasons, Reason.LATENCY, estimates.latency_s > limits.max_latency_s[:, None])
+    if (
+        estimates.prompt_tokens is not None
+        and estimates.completion_tokens is not None
+        and estimates.window_tokens is not None
+    ):
+        needed = estimates.prompt_tokens[:, None] + estimates.completion_tokens
+        _bar(reasons, Reason.WINDOW, needed > estimates.window_tokens)
+    if limits.usable is not None:
+        _bar(reasons, Reason.DENIED, ~limits.usable)
+    if limits.capable is not None:
+        _bar(reasons, Reason.CAPABILITY, ~limits.capable)
+    return reasons
+
+
+def usable_models(
+    models: Sequence[str],
+    allow: Sequence[Sequence[str] | None],
+    deny: Sequence[Sequence[str] | None],
+) -> Bool[np.ndarray, "jobs models"]:
+    """Return which models each job's lists admit; a list of None says nothing."""
+    usable = np.ones((len(allow), len(models)), dtype=bool)
+    for job, (only, never) in enumerate(zip(allow, deny, strict=True)):
+        if only is not None:
+            usable[job] &= np.isin(models, list(only))
+        if never is not None:
+            usable[job] &= ~np.isin(models, list(never))
+    return usable
+
+
+def describe(reason: int) -> list[str]:
+    """Return a phrase for each reason that a code holds."""
+    return [words for flag, words in _WORDS.items() if reason & flag]
+
+
+def check_eligible(
+    reasons: UInt8[np.ndarray, "jobs models"], models: Sequence[str], custom_ids: Sequence[str]
+) -> None:
+    """Refuse a batch with jobs that no model may answer.
+
+    Args:
+        reasons: Of each pair.
+        models: Names, in pool order.
+        custom_ids: Names of the jobs.
+
+    Raises:
+        InfeasibleError: Names the first such job and what stands against each model.
+    """
+    stuck = np.flatnonzero((reasons != 0).all(axis=1))
+    if len(stuck) == 0:
+        return
+    first = int(stuck[0])
+    against = "; ".join(
+        f"{name}: {', '.join(describe(int(reason)))}"
+        for name, reason in zip(models, reasons[first], strict=True)
+    )
+    raise InfeasibleError(
+        f"{len(stuck)} of {len(reasons)} jobs have no eligible model ({against})",
+        where=custom_ids[first],
+        remedy=f"Relax {_most_common(reasons[stuck])}, or leave these jobs out",
+    )
+
+
+def _most_common(reasons: UInt8[np.ndarray, "jobs models"]) -> str:
+    """Return the limit that rules out the most pairs, as a person would name it."""
+    names = {
+        Reason.QUALITY: "min_quality",
+        Reason.COST: "max_cost_usd",
+        Reason.LATENCY: "max_latency_s",
+        Reason.WINDOW: "the completion limit, or shorten the prompt",
+        Reason.DENIED: "the allow and deny lists",
+        Reason.CAPABILITY: "what the request needs",
+    }
+    return max(names.items(), key=lambda item: int(np.count_nonzero(reasons & item[0])))[1]
+
+
+def _bar(
+    reasons: UInt8[np.ndarray, "jobs models"],
+    reason: Reason,
+    against: Bool[np.ndarray, "jobs models"],
+) -> None:
+    np.bitwise_or(reasons, np.uint8(reason), out=reasons, where=against)
