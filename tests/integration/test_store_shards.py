@@ -1,0 +1,298 @@
+"""Leases, fences and stages on a real database, under real concurrency."""
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import replace
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from routoo.domain.job import BatchStatus, Lease, ShardKey, ShardState, Stage
+from routoo.errors import StaleLeaseError, StoreError
+from routoo.store import batches, jobs, predictions, recovery, shards
+from routoo.store.database import Database
+from routoo.store.progress import progress
+from tests.batch_factory import LEASE_S, claim, dispatch, predictions_of, score, select, submit
+
+EXPIRED_S = -1.0
+"""A lease that ended before it began."""
+
+
+async def _claim(db: Database, key: ShardKey, owner: str) -> Lease | None:
+    async with db.transaction() as conn:
+        return await shards.claim(conn, key, owner, LEASE_S)
+
+
+async def _complete(db: Database, lease: Lease) -> None:
+    async with db.transaction() as conn:
+        await shards.complete(conn, lease)
+
+
+async def _states(db: Database, batch_id: UUID, stage: Stage) -> dict[ShardState, int]:
+    async with db.transaction() as conn:
+        return (await progress(conn, batch_id)).shards[stage]
+
+
+async def _is_blocked(work: Awaitable[object]) -> bool:
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait([task], timeout=0.2)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return not done
+
+
+async def test_of_workers_that_claim_at_once_one_wins(db: Database) -> None:
+    batch_id = await submit(db)
+    key = ShardKey(batch_id, Stage.SCORE, 0)
+
+    leases = await asyncio.gather(*(_claim(db, key, f"worker-{n}") for n in range(6)))
+
+    assert [lease.epoch for lease in leases if lease] == [1]
+
+
+async def test_of_workers_that_take_an_abandoned_shard_over_one_wins(db: Database) -> None:
+    batch_id = await submit(db)
+    lost = await claim(db, batch_id, Stage.SCORE, lease_s=EXPIRED_S)
+
+    leases = await asyncio.gather(*(_claim(db, lost.key, f"worker-{n}") for n in range(6)))
+
+    assert [lease.epoch for lease in leases if lease] == [2]
+
+
+async def test_a_lease_names_its_slice(db: Database) -> None:
+    batch_id = await submit(db, 5, shard_size=2)
+
+    lease = await claim(db, batch_id, Stage.SCORE, 2)
+
+    assert (lease.first_job, lease.job_count) == (4, 1)
+
+
+async def test_a_leased_shard_is_not_handed_out(db: Database) -> None:
+    lease = await claim(db, await submit(db), Stage.SCORE)
+
+    assert await _claim(db, lease.key, "other") is None
+
+
+async def test_a_worker_that_was_presumed_dead_can_write_nothing(db: Database) -> None:
+    batch_id = await submit(db)
+    stale = await claim(db, batch_id, Stage.SCORE, lease_s=EXPIRED_S)
+    await _claim(db, stale.key, "worker")  # of the same name: the epoch decides
+
+    for write in (
+        lambda conn: shards.fence(conn, stale),
+        lambda conn: shards.renew(conn, stale, LEASE_S),
+        lambda conn: shards.complete(conn, stale),
+        lambda conn: shards.release(conn, stale, count_attempt=True),
+        lambda conn: shards.fail(conn, stale, "late", 1),
+        lambda conn: predictions.save(conn, stale, predictions_of(stale)),
+    ):
+        with pytest.raises(StaleLeaseError, match="took the shard over"):
+            async with db.transaction() as conn:
+                await write(conn)
+
+    async with db.transaction() as conn:
+        assert (await progress(conn, batch_id)).scored == 0
+
+
+async def test_an_expired_lease_still_writes_while_nobody_wants_the_shard(db: Database) -> None:
+    batch_id = await submit(db)
+    lease = await claim(db, batch_id, Stage.SCORE, lease_s=EXPIRED_S)
+
+    await _complete(db, lease)
+
+    assert await _states(db, batch_id, Stage.SCORE) == {ShardState.DONE: 1, ShardState.READY: 1}
+
+
+async def test_a_take_over_waits_for_a_write_that_was_fenced_before_it(db: Database) -> None:
+    lease = await claim(db, await submit(db), Stage.SCORE, lease_s=EXPIRED_S)
+
+    async with db.transaction() as conn:
+        await shards.fence(conn, lease)
+        assert await _is_blocked(_claim(db, lease.key, "other"))
+
+    assert await _claim(db, lease.key, "other") is not None
+
+
+async def test_a_renewed_lease_is_not_taken_over(db: Database) -> None:
+    lease = await claim(db, await submit(db), Stage.SCORE, lease_s=EXPIRED_S)
+
+    async with db.transaction() as conn:
+        await shards.renew(conn, lease, LEASE_S)
+        due = await shards.due(conn, Stage.SCORE, 10)
+
+    assert lease.key not in due
+    assert await _claim(db, lease.key, "other") is None
+
+
+async def test_due_shards_are_ready_or_abandoned(db: Database) -> None:
+    batch_id = await submit(db, 6, shard_size=2)
+    await claim(db, batch_id, Stage.SCORE, 0)
+    await claim(db, batch_id, Stage.SCORE, 1, lease_s=EXPIRED_S)
+
+    async with db.transaction() as conn:
+        due = await shards.due(conn, Stage.SCORE, 10)
+        ready = await shards.ready_keys(conn, batch_id)
+
+    assert [key.shard_no for key in due] == [1, 2]
+    assert [key.shard_no for key in ready] == [2]
+
+
+async def test_score_shards_that_end_at_once_unblock_the_selection(db: Database) -> None:
+    batch_id = await submit(db, 8, shard_size=1)
+    leases = [await claim(db, batch_id, Stage.SCORE, n) for n in range(8)]
+
+    await asyncio.gather(*(_complete(db, lease) for lease in leases))
+
+    assert await _states(db, batch_id, Stage.SELECT) == {ShardState.READY: 1}
+
+
+async def test_a_stage_stays_blocked_while_a_shard_before_it_is_not_done(db: Database) -> None:
+    batch_id = await submit(db, 4, shard_size=2)
+    await _complete(db, await claim(db, batch_id, Stage.SCORE, 0))
+
+    assert await _states(db, batch_id, Stage.SELECT) == {ShardState.BLOCKED: 1}
+    assert await _claim(db, ShardKey(batch_id, Stage.SELECT, 0), "worker") is None
+
+
+async def test_a_shard_that_is_done_again_disturbs_nothing(db: Database) -> None:
+    batch_id = await submit(db, 1)
+    lease = await claim(db, batch_id, Stage.SCORE)
+    await _complete(db, lease)
+    await claim(db, batch_id, Stage.SELECT)
+
+    with pytest.raises(StaleLeaseError):
+        await _complete(db, lease)
+
+    assert await _states(db, batch_id, Stage.SELECT) == {ShardState.LEASED: 1}
+
+
+async def test_a_batch_goes_through_its_stages_to_its_end(db: Database) -> None:
+    batch_id = await submit(db, 5, shard_size=2)
+    await score(db, batch_id)
+    await select(db, batch_id)
+    leases = [await claim(db, batch_id, Stage.DISPATCH, n) for n in range(3)]
+
+    await asyncio.gather(*(dispatch(db, lease) for lease in leases))
+
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
+        assert not await batches.finish_if_done(conn, batch_id)
+    assert batch.status is BatchStatus.COMPLETED
+    assert batch.completed_at is not None
+
+
+async def test_a_dispatch_shard_without_all_its_results_is_not_done(db: Database) -> None:
+    batch_id = await submit(db)
+    await score(db, batch_id)
+    await select(db, batch_id)
+    lease = await claim(db, batch_id, Stage.DISPATCH)
+
+    with pytest.raises(StoreError, match="2 jobs of a dispatch shard"):
+        await _complete(db, lease)
+
+    assert await _states(db, batch_id, Stage.DISPATCH) == {
+        ShardState.LEASED: 1,
+        ShardState.READY: 1,
+    }
+
+
+@pytest.mark.parametrize(("count_attempt", "attempts"), [(True, 1), (False, 0)])
+async def test_a_shard_that_is_handed_back_is_ready_again(
+    db: Database, *, count_attempt: bool, attempts: int
+) -> None:
+    lease = await claim(db, await submit(db), Stage.SCORE)
+
+    async with db.transaction() as conn:
+        await shards.release(conn, lease, count_attempt=count_attempt)
+        cursor = await conn.execute("SELECT max(attempts) FROM shards WHERE state = 'ready'")
+        assert await cursor.fetchone() == (attempts,)
+
+    again = await _claim(db, lease.key, "other")
+    assert again == replace(lease, owner="other", epoch=2)
+
+
+async def test_a_shard_that_failed_too_often_is_parked_and_fails_its_batch(db: Database) -> None:
+    batch_id = await submit(db)
+    parked = []
+    for _ in range(2):
+        lease = await claim(db, batch_id, Stage.SCORE)
+        async with db.transaction() as conn:
+            parked.append(await shards.fail(conn, lease, "no memory", 2))
+
+    assert parked == [False, True]
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
+    assert batch.status is BatchStatus.FAILED
+    assert batch.error == "score shard 0 failed 2 times, last with: no memory"
+    assert await _claim(db, ShardKey(batch_id, Stage.SCORE, 1), "worker") is None
+
+
+async def test_a_shard_that_ends_its_workers_is_parked(db: Database) -> None:
+    batch_id = await submit(db)
+    await claim(db, batch_id, Stage.SCORE, 1)  # alive, and left alone
+    for _ in range(2):
+        async with db.transaction() as conn:
+            assert await recovery.park_exhausted(conn, 2) == []
+        await claim(db, batch_id, Stage.SCORE, lease_s=EXPIRED_S)
+
+    async with db.transaction() as conn:
+        parked = await recovery.park_exhausted(conn, 2)
+        batch = await batches.get(conn, batch_id)
+
+    assert parked == [ShardKey(batch_id, Stage.SCORE, 0)]
+    assert batch.status is BatchStatus.FAILED
+
+
+async def test_predictions_come_back_as_arrays(db: Database) -> None:
+    batch_id = await submit(db, 5, shard_size=2)
+    await score(db, batch_id)
+
+    async with db.transaction() as conn:
+        loaded = await predictions.load_batch(conn, batch_id)
+
+    whole = predictions_of(Lease(ShardKey(batch_id, Stage.SCORE, 0), "", 0, 0, 5))
+    for name in ("quality", "quality_std", "completion_tokens", "novelty", "truncated"):
+        expected, found = getattr(whole, name), getattr(loaded, name)
+        assert found.dtype == expected.dtype
+        np.testing.assert_array_equal(found, expected)
+
+
+async def test_predictions_are_loaded_in_slices(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictions, "_SLICE_JOBS", 2)
+
+    await test_predictions_come_back_as_arrays(db)
+
+
+async def test_predictions_of_an_unfinished_batch_are_refused(db: Database) -> None:
+    batch_id = await submit(db)
+
+    async with db.transaction() as conn:
+        with pytest.raises(StoreError, match="0 of 4 jobs"):
+            await predictions.load_batch(conn, batch_id)
+
+
+async def test_predictions_that_do_not_fit_the_shard_are_refused(db: Database) -> None:
+    lease = await claim(db, await submit(db), Stage.SCORE)
+
+    with pytest.raises(StoreError, match="1 predictions for a shard of 2"):
+        async with db.transaction() as conn:
+            await predictions.save(conn, lease, predictions_of(replace(lease, job_count=1)))
+
+
+async def test_pending_jobs_bring_what_the_dispatcher_needs(db: Database) -> None:
+    batch_id = await submit(db, 3, shard_size=3)
+    await score(db, batch_id)
+    await select(db, batch_id)
+    lease = await claim(db, batch_id, Stage.DISPATCH)
+
+    async with db.transaction() as conn:
+        found = await jobs.pending(conn, lease)
+
+    assert [job.job.job_no for job in found] == [0, 1, 2]
+    assert found[1].model == "small"
+    assert found[1].quality == pytest.approx((0.001, 0.101))
+    assert found[1].completion_tokens == pytest.approx((0.1, 10.1))
+    assert (found[1].attempts, found[1].cost_usd) == (0, 0)
