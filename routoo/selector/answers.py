@@ -1,0 +1,57 @@
+"""Outcome tables as items x models, to choose a pool from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64
+
+from routoo.domain.tables import Outcomes
+from routoo.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What each model did on each item; NaN where it has no answer, or a number is not known."""
+
+    models: tuple[str, ...]
+    """By name, so that the order of the rows decides nothing."""
+    score: Float64[np.ndarray, "items models"]
+    cost_usd: Float64[np.ndarray, "items models"]
+    prompt_tokens: Float64[np.ndarray, "items models"]
+    completion_tokens: Float64[np.ndarray, "items models"]
+
+    @classmethod
+    def of(cls, outcomes: Outcomes, item_ids: Sequence[str]) -> "Answers":
+        """Arrange outcomes; those of other items are left out.
+
+        Raises:
+            InputError: No outcome belongs to an item, or a pair comes twice.
+        """
+        models = tuple(sorted(set(outcomes.models)))
+        place = {name: at for at, name in enumerate(models)}
+        row = {item: at for at, item in enumerate(item_ids)}
+        rows = np.array([row.get(item, -1) for item in outcomes.item_ids], dtype=np.int64)
+        columns = np.array([place[name] for name in outcomes.models], dtype=np.int64)
+        kept = rows >= 0
+        if not kept.any():
+            raise InputError("no outcome belongs to an item", remedy="Give tables that fit")
+        flat = rows[kept] * len(models) + columns[kept]
+        if len(np.unique(flat)) < len(flat):
+            raise InputError("an item and a model come twice in the outcomes")
+        numbers = (
+            outcomes.score,
+            outcomes.cost_usd,
+            outcomes.prompt_tokens,
+            outcomes.completion_tokens,
+        )
+        shape = (len(item_ids), len(models))
+        return cls(models, *(_spread(values[kept], flat, shape) for values in numbers))
+
+
+def _spread(
+    values: Float64[np.ndarray, " rows"], flat: np.ndarray, shape: tuple[int, int]
+) -> Float64[np.ndarray, "items models"]:
+    table = np.full(shape, np.nan)
+    table.flat[flat] = values
+    return table
