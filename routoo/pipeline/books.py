@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum, auto
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from routoo.domain.completion import Attempt, Reservation, Result
 from routoo.domain.job import Lease
@@ -53,7 +53,9 @@ class _Page:
 
     def fail(self, error: BaseException) -> None:
         """Raise the error at every author of the page."""
-        for future in (*self.authors, *(future for _, future in self.reservations)):
+        waiting: list[asyncio.Future[Any]] = [*self.authors]
+        waiting += [future for _, future in self.reservations]
+        for future in waiting:
             if not future.done():
                 future.set_exception(error)
 
