@@ -124,9 +124,13 @@ class EmbeddedPostgres(EmbeddedServer):
                 remains.unlink(missing_ok=True)
 
     def _started(self) -> bool:
-        # Processes of a killed server may hold its shared memory a little longer: try again.
         command = ("-D", self._data, "-w", "-t", str(_START_TIMEOUT_S), "-s", "start")
-        return self._run(self._program("pg_ctl"), *command) == 0
+        if self._run(self._program("pg_ctl"), *command) == 0:
+            return True
+        # Processes of a killed server may hold its shared memory a little longer: try again.
+        if "still in use" in self._last_words():
+            return False
+        raise self._error("PostgreSQL did not start")
 
     def _create_database(self) -> None:
         with psycopg.connect(self._url("postgres"), autocommit=True) as connection:

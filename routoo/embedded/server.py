@@ -110,16 +110,19 @@ class EmbeddedServer(ABC):
             time.sleep(_POLL_S)
 
     def _error(self, what: str) -> EmbeddedStackError:
-        try:
-            lines = self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:]
-        except OSError:
-            lines = []
-        said = "; its log ends with:\n" + "\n".join(lines) if lines else ""
+        words = self._last_words()
         return EmbeddedStackError(
-            what + said,
+            f"{what}; its log ends with:\n{words}\n" if words else what,
             where=str(self._site.folder),
             remedy="Remove the cause, or set the server's URL to one that runs elsewhere",
         )
+
+    def _last_words(self) -> str:
+        try:
+            lines = self.log.read_text(errors="replace").splitlines()
+        except OSError:
+            return ""
+        return "\n".join(lines[-_LOG_LINES:])
 
     @abstractmethod
     def _answers(self) -> bool:

@@ -47,7 +47,7 @@ async def _settle(db: Database, lease: Lease, *calls: Attempt) -> None:
 async def _balance(db: Database, batch_id: UUID) -> tuple[str, str, str]:
     async with db.transaction() as conn:
         found = await ledger.balance(conn, batch_id)
-    return tuple(f"{usd:.2f}" for usd in (found.reserved_usd, found.spent_usd, found.overrun_usd))
+    return f"{found.reserved_usd:.2f}", f"{found.spent_usd:.2f}", f"{found.overrun_usd:.2f}"
 
 
 async def test_money_goes_to_calls_in_order_as_far_as_it_reaches(db: Database) -> None:

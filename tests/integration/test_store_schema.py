@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, NullPool, create_engine
@@ -88,7 +89,7 @@ def test_the_first_migration_can_be_undone(migrated_databases: Databases) -> Non
         with _engine(url).connect() as connection:
             config = migrate._config()
             config.attributes["connection"] = connection
-            migrate.command.downgrade(config, "base")
+            command.downgrade(config, "base")
             connection.commit()
 
         assert migrate.current(url) is None

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable
 from dataclasses import replace
+from decimal import Decimal
 from uuid import UUID
 
 import numpy as np
@@ -295,4 +296,4 @@ async def test_pending_jobs_bring_what_the_dispatcher_needs(db: Database) -> Non
     assert found[1].model == "small"
     assert found[1].quality == pytest.approx((0.001, 0.101))
     assert found[1].completion_tokens == pytest.approx((0.1, 10.1))
-    assert (found[1].attempts, found[1].cost_usd) == (0, 0)
+    assert (found[1].attempts, found[1].cost_usd) == (0, Decimal(0))
