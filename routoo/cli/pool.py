@@ -39,6 +39,9 @@ def choose(
     prices: Annotated[
         Path | None, typer.Option(help="CSV: model, usd_per_mtok_in, usd_per_mtok_out.")
     ] = None,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave this model out; repeatable.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Pool file to write.")] = None,
     base_url: Annotated[
         str | None, typer.Option(help="Endpoint of all models in the pool file.")
@@ -49,8 +52,11 @@ def choose(
     as_json: AsJson = False,
 ) -> None:
     """Choose the models that complement each other best on graded answers."""
-    answers = Answers.of(read_outcomes(*outcomes), [item.item_id for item in read_items(*items)])
-    tariffs = read_prices(prices) if prices else derive_prices(answers)
+    rows = read_items(*items)
+    answers = Answers.of(read_outcomes(*outcomes), [item.item_id for item in rows])
+    answers = answers.without(exclude or ())
+    datasets = {item.dataset for item in rows}
+    tariffs = read_prices(prices, datasets) if prices else derive_prices(answers)
     costs = price_answers(answers, tariffs) if price_aware else None
     worth = value_answers(answers.score, costs, usd_per_point if price_aware else None)
     universe = choose_universe(worth, size)

@@ -1,6 +1,6 @@
 """Outcome tables as items x models, to choose a pool from."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,25 @@ class Answers:
     cost_usd: Float64[np.ndarray, "items models"]
     prompt_tokens: Float64[np.ndarray, "items models"]
     completion_tokens: Float64[np.ndarray, "items models"]
+
+    def without(self, models: Collection[str]) -> "Answers":
+        """Leave some models out.
+
+        Raises:
+            InputError: One of them is not here, or none is left.
+        """
+        strange = sorted(set(models) - set(self.models))
+        kept = [at for at, name in enumerate(self.models) if name not in models]
+        if strange or not kept:
+            known = ", ".join(self.models)
+            raise InputError(f"the candidates are {known}", value=strange or list(models))
+        return Answers(
+            tuple(self.models[at] for at in kept),
+            self.score[:, kept],
+            self.cost_usd[:, kept],
+            self.prompt_tokens[:, kept],
+            self.completion_tokens[:, kept],
+        )
 
     @classmethod
     def of(cls, outcomes: Outcomes, item_ids: Sequence[str]) -> "Answers":

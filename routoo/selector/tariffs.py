@@ -1,7 +1,7 @@
 """Prices of models known by their outcomes only: from a list, or from what answers cost."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -17,10 +17,14 @@ EXACT = 1e-3
 """Relative error up to which costs count as tokens times a tariff."""
 
 
-def read_prices(path: Path) -> dict[str, Tariff]:
+def read_prices(path: Path, datasets: Collection[str | None] = ()) -> dict[str, Tariff]:
     """Read a list of prices: CSV with the columns model, usd_per_mtok_in and usd_per_mtok_out.
 
     Rows without a price are left out: the model's price stays unknown.
+
+    Args:
+        path: The list.
+        datasets: Where the list has a column dataset, only rows of these count; none named, all do.
 
     Raises:
         InputError: The file can't be read, a price is no number, or a model has two prices.
@@ -33,7 +37,7 @@ def read_prices(path: Path) -> dict[str, Tariff]:
         raise InputError(f"the prices can't be read: {error}", where=str(path)) from error
     for line, row in enumerate(rows, 2):
         tariff = _tariff(row, f"{path}:{line}")
-        if tariff is None:
+        if tariff is None or (datasets and row.get("dataset") not in {None, *datasets}):
             continue
         if prices.setdefault(row["model"], tariff) != tariff:
             raise InputError("the model has two prices", value=row["model"], where=f"{path}:{line}")
@@ -73,7 +77,11 @@ def check_priced(models: tuple[str, ...], prices: Mapping[str, Tariff]) -> None:
 def price_answers(
     answers: Answers, prices: Mapping[str, Tariff]
 ) -> Float64[np.ndarray, "items models"]:
-    """Return costs in USD: the recorded, else tokens times price; NaN where neither is known."""
+    """Return costs in USD: the recorded, else tokens times price; NaN without an answer.
+
+    Raises:
+        InputError: Names the models with graded answers whose cost is unknown.
+    """
     cost = answers.cost_usd.copy()
     for at, model in enumerate(answers.models):
         tariff = prices.get(model)
@@ -83,6 +91,13 @@ def price_answers(
                 + float(tariff.completion) * answers.completion_tokens[:, at]
             ) / float(TOKENS_PER_MTOK)
             cost[:, at] = np.where(np.isnan(cost[:, at]), billed, cost[:, at])
+    unknown = np.isnan(cost) & ~np.isnan(answers.score)
+    if unknown.any():
+        names = ", ".join(answers.models[at] for at in np.flatnonzero(unknown.any(axis=0)))
+        raise InputError(
+            f"the cost of answers of {names} is unknown",
+            remedy="Give prices with --prices, or leave the models out with --exclude",
+        )
     return cost
 
 
