@@ -1,0 +1,81 @@
+"""What the acceptance tests share: a checkpoint trained by the real command, and one stack."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from routoo.domain.tables import Item, Outcomes, write_items, write_outcomes
+from tests.acceptance.stack import BIN, LocalStack
+from tests.fakes.openai_process import FakeServerProcess
+from tests.services import short_folder
+
+ITEMS = 40
+CHANCES = {"small": (0.9, 0.2), "large": (0.95, 0.9)}
+"""Of a right answer to an easy and to a hard question."""
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small predictor, trained by `routoo train` on a synthetic table."""
+    folder = tmp_path_factory.mktemp("training")
+    write_tables(folder)
+    subprocess.run(
+        [
+            *(BIN / "routoo", "train", "--out", folder / "checkpoint"),
+            *("--items", folder / "items.parquet", "--outcomes", folder / "outcomes.parquet"),
+        ],
+        env=os.environ | {"ROUTOO_HOME": str(folder), "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+    )
+    return folder / "checkpoint"
+
+
+def write_tables(folder: Path) -> None:
+    rng = random.Random(0)  # noqa: S311 - synthetic outcomes
+    items = [
+        Item(f"item-{number}", f"{'Prove' if number % 2 else 'Name'} number {number}, please")
+        for number in range(ITEMS)
+    ]
+    pairs = [(number, name) for number in range(ITEMS) for name in CHANCES]
+    right = [rng.random() < CHANCES[name][number % 2] for number, name in pairs]
+    write_items(folder / "items.parquet", items)
+    write_outcomes(
+        folder / "outcomes.parquet",
+        Outcomes(
+            item_ids=[f"item-{number}" for number, _ in pairs],
+            models=[name for _, name in pairs],
+            score=np.array(right, np.float32),
+            prompt_tokens=np.full(len(pairs), 20, np.float32),
+            completion_tokens=np.full(len(pairs), 5, np.float32),
+            cost_usd=np.full(len(pairs), 1e-5),
+            latency_s=np.full(len(pairs), 0.1, np.float32),
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def stack(request: pytest.FixtureRequest, checkpoint: Path) -> Iterator[LocalStack]:
+    """A running stack; a test that stops it starts it again."""
+    with short_folder() as folder:
+        stack = LocalStack(folder / "home", checkpoint)
+        stack.start()
+        yield stack
+        exit_code = stack.terminate()
+        if request.session.testsfailed:
+            sys.stderr.write(stack.log)
+        assert exit_code == 0, stack.log
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServerProcess]:
+    """An endpoint that answers both models after a while, with books of its own."""
+    script = {"models": {name: {"latency_s": 0.3} for name in CHANCES}}
+    with FakeServerProcess(script) as server:
+        yield server

@@ -1,0 +1,142 @@
+"""The real programs on a home of their own, and ways to be cruel to them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from routoo.embedded.postgres import EmbeddedPostgres
+
+BIN = Path(sys.executable).parent
+PATIENCE_S = 120.0
+
+
+def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something that other processes bring about."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(what)
+        time.sleep(0.05)
+
+
+class LocalStack:
+    """`routoo-worker up` on its own home, with leases and ticks short enough for a test.
+
+    Args:
+        home: An empty folder, or one that an earlier stack left.
+        checkpoint: What the scorers load.
+    """
+
+    def __init__(self, home: Path, checkpoint: Path) -> None:
+        self.home = home
+        self.environ = os.environ | {
+            "ROUTOO_HOME": str(home),
+            "ROUTOO_CHECKPOINT": str(checkpoint),
+            "ROUTOO_LEASE_S": "3",
+            "ROUTOO_RECOVERY_INTERVAL_S": "1",
+            "ROUTOO_SHARD_SIZE": "10",
+            "OMP_NUM_THREADS": "1",
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def log(self) -> str:
+        """What the supervisor and its children said."""
+        return (self.home / "up.log").read_text()
+
+    def start(self) -> None:
+        """Start the stack and wait until it serves."""
+        self.home.mkdir(exist_ok=True)
+        with (self.home / "up.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [BIN / "routoo-worker", "up", "--json-logs"],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self.environ,
+                start_new_session=True,
+            )
+        try:
+            until(self._serves_or_failed, "the stack is ready")
+        except TimeoutError:
+            self.terminate()
+            raise AssertionError(self.log) from None
+        assert self._process.poll() is None, self.log
+
+    def _serves_or_failed(self) -> bool:
+        return (self._process is not None and self._process.poll() is not None) or self.is_ready()
+
+    def is_ready(self) -> bool:
+        """Tell whether every worker consumes messages."""
+        return bool(self.status().get("ready"))
+
+    def status(self) -> dict[str, Any]:
+        """Return what the supervisor says of its processes; empty while none runs."""
+        try:
+            found: dict[str, Any] = json.loads((self.home / "worker.json").read_text())
+        except FileNotFoundError:
+            return {}
+        return found
+
+    def terminate(self) -> int:
+        """Stop the stack as an operator would, and return its exit status."""
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(60)
+
+    def kill_child(self, name: str) -> None:
+        """End one worker with SIGKILL."""
+        os.kill(self.status()["children"][name], signal.SIGKILL)
+
+    def kill_everything(self) -> None:
+        """End the supervisor, its workers, PostgreSQL and Valkey with SIGKILL, all at once."""
+        assert self._process is not None
+        status = self.status()
+        victims = [status["supervisor"], *status["children"].values(), *self._servers()]
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait(60)
+        until(lambda: not any(_is_alive(pid) for pid in victims), "the killed are gone")
+
+    def _servers(self) -> Iterator[int]:
+        for file in ("postgres/data/postmaster.pid", "valkey/pid"):
+            yield int((self.home / file).read_text().split()[0])
+
+    def command(self, program: str, *arguments: str | Path) -> str:
+        """Run a command of ours to its end and return what it printed."""
+        done = subprocess.run(
+            [BIN / program, *arguments],
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Ask the database, as users of the public tables do."""
+        with self._connected() as conn:
+            return conn.execute(sql.encode(), values).fetchall()
+
+    @contextmanager
+    def _connected(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:
+        url = EmbeddedPostgres(self.home).url
+        with psycopg.connect(url, autocommit=True) as conn:
+            yield conn
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

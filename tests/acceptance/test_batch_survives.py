@@ -1,0 +1,82 @@
+"""A batch from submission to results, with every process killed on the way."""
+
+from pathlib import Path
+
+from tests.acceptance.batch import (
+    answered,
+    assert_one_result_each,
+    assert_within_budget,
+    scored,
+    submit,
+    wait_until_completed,
+    write_jobs,
+    write_pool,
+)
+from tests.acceptance.stack import LocalStack, until
+from tests.fakes.openai_process import FakeServerProcess
+
+JOBS = 120
+AMPLE_USD = "1"
+
+
+def begin(
+    stack: LocalStack, server: FakeServerProcess, folder: Path, budget_usd: str = AMPLE_USD
+) -> str:
+    """Submit a batch that takes a few seconds in each stage."""
+    pool = write_pool(folder / "pool.yaml", server.base_url)
+    return submit(stack, write_jobs(folder / "jobs.jsonl", JOBS), pool, budget_usd)
+
+
+def test_a_batch_is_answered_within_its_budget(
+    stack: LocalStack, server: FakeServerProcess, tmp_path: Path
+) -> None:
+    budget_usd = "0.02"
+    batch_id = begin(stack, server, tmp_path, budget_usd)
+    wait_until_completed(stack, batch_id)
+    found = assert_one_result_each(stack, batch_id, JOBS)
+    assert {row["status"] for row in found} == {"succeeded"}
+    assert all(row["answer"].startswith(row["model"]) for row in found)
+    assert_within_budget(stack, server, batch_id, budget_usd)
+
+
+def test_workers_killed_in_the_middle_cost_no_job(
+    stack: LocalStack, server: FakeServerProcess, tmp_path: Path
+) -> None:
+    batch_id = begin(stack, server, tmp_path)
+    until(lambda: scored(stack, batch_id) > 0, "some jobs are scored")
+    stack.kill_child("scorer-1")
+    assert scored(stack, batch_id) < JOBS
+    until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
+    stack.kill_child("dispatcher-1")
+    assert answered(stack, batch_id) < JOBS
+    wait_until_completed(stack, batch_id)
+    assert_one_result_each(stack, batch_id, JOBS)
+    assert_within_budget(stack, server, batch_id, AMPLE_USD)
+
+
+def test_a_stack_stopped_in_the_middle_goes_on_when_started_again(
+    stack: LocalStack, server: FakeServerProcess, tmp_path: Path
+) -> None:
+    batch_id = begin(stack, server, tmp_path)
+    until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
+    assert stack.terminate() == 0
+    assert not stack.status()
+    stack.start()
+    assert answered(stack, batch_id) < JOBS
+    wait_until_completed(stack, batch_id)
+    found = assert_one_result_each(stack, batch_id, JOBS)
+    assert {row["status"] for row in found} == {"succeeded"}
+    assert_within_budget(stack, server, batch_id, AMPLE_USD)
+
+
+def test_a_stack_killed_outright_in_the_middle_goes_on_when_started_again(
+    stack: LocalStack, server: FakeServerProcess, tmp_path: Path
+) -> None:
+    batch_id = begin(stack, server, tmp_path)
+    until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
+    stack.kill_everything()
+    stack.start()
+    assert answered(stack, batch_id) < JOBS
+    wait_until_completed(stack, batch_id)
+    assert_one_result_each(stack, batch_id, JOBS)
+    assert_within_budget(stack, server, batch_id, AMPLE_USD)

@@ -1,0 +1,71 @@
+"""`routoo db` as people run it."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from routoo.store.migrate import head
+from tests.services import short_folder
+
+
+@pytest.fixture(scope="module")
+def home() -> Iterator[Path]:
+    """Home folder of the commands."""
+    with short_folder() as folder:
+        yield folder
+
+
+def _db(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ROUTOO_")}
+    code = "from routoo.cli.db import app; app()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment | {"ROUTOO_HOME": str(home)} | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_kept_server_serves_commands_until_it_is_stopped(home: Path) -> None:
+    try:
+        assert str(home).replace("/", "%2F") in _db(home, "start").stdout
+        assert _db(home, "current").returncode == 1
+        assert head() in _db(home, "upgrade").stdout
+        assert _db(home, "current").stdout == f"{head()} (the newest)\n"
+        assert "0" in _db(home, "psql", "-c", "SELECT count(*) FROM batches").stdout
+        assert _db(home, "status").returncode == 0
+    finally:
+        stopped = _db(home, "stop")
+
+    assert stopped.stdout == "PostgreSQL is stopped\n"
+    assert _db(home, "status").returncode == 1
+
+
+def test_a_configured_url_is_shown_without_its_password(home: Path) -> None:
+    shown = _db(home, "url", ROUTOO_DATABASE_URL="postgresql://me:secret@db/routoo")
+
+    assert shown.stdout == "postgresql://me@db/routoo\n"
+
+
+def test_a_configured_server_is_not_ours_to_stop(home: Path) -> None:
+    stopped = _db(home, "stop", ROUTOO_DATABASE_URL="postgresql://me@db/routoo")
+
+    assert stopped.returncode != 0
+    assert "not the embedded one" in stopped.stderr
+
+
+def test_the_stack_and_the_store_load_no_model_library() -> None:
+    code = (
+        "import sys, routoo.embedded.stack, routoo.store.migrate, routoo.store.predictions,"
+        " routoo.store.progress, routoo.store.results;"
+        " print([m for m in ('torch', 'transformers', 'sklearn', 'scipy') if m in sys.modules])"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "[]\n"

@@ -1,0 +1,157 @@
+"""The score and select stages against a real database."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from routoo.domain.job import SLA, Stage
+from routoo.domain.prediction import Predictions
+from routoo.pipeline.score import score_shard
+from routoo.pipeline.select import select_batch
+from routoo.store import batches, predictions, shards
+from routoo.store.database import Database
+from tests import batch_factory
+
+pytestmark = pytest.mark.anyio
+
+JOBS = 6
+
+
+@dataclass
+class FixedPredictor:
+    """The small model is right half of the time, the large one nearly always."""
+
+    asked: list[Sequence[str]]
+
+    def predict(self, prompts: Sequence[str], models: Sequence[str]) -> Predictions:
+        self.asked.append(prompts)
+        count = len(prompts)
+        assert list(models) == ["small", "large"]
+        return Predictions(
+            quality=np.tile(np.array([0.5, 0.9], np.float32), (count, 1)),
+            quality_std=np.zeros((count, 2), np.float32),
+            completion_tokens=np.tile(np.array([10, 1000], np.float32), (count, 1)),
+            novelty=np.zeros(count, np.float32),
+            truncated=np.zeros(count, np.bool_),
+        )
+
+
+async def score(db: Database, batch_id: UUID) -> FixedPredictor:
+    predictor = FixedPredictor([])
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
+        keys = await shards.ready_keys(conn, batch_id)
+    for key in keys:
+        lease = await batch_factory.claim(db, batch_id, Stage.SCORE, key.shard_no)
+        await score_shard(db, predictor, lease, batch)
+        async with db.transaction() as conn:
+            await shards.complete(conn, lease)
+    return predictor
+
+
+async def select(db: Database, **options: Any) -> UUID:
+    batch_id = await batch_factory.submit(db, JOBS, **options)
+    await score(db, batch_id)
+    lease = await batch_factory.claim(db, batch_id, Stage.SELECT)
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
+    await select_batch(db, lease, batch)
+    return batch_id
+
+
+async def rows(db: Database, sql: str, batch_id: UUID) -> list[tuple[Any, ...]]:
+    async with db.transaction() as conn:
+        cursor = await conn.execute(sql.encode(), [batch_id])
+        return await cursor.fetchall()
+
+
+async def chosen(db: Database, batch_id: UUID) -> list[str]:
+    sql = "SELECT model FROM assignments WHERE batch_id = %s ORDER BY job_no"
+    return [row[0] for row in await rows(db, sql, batch_id)]
+
+
+async def refused(db: Database, batch_id: UUID) -> list[tuple[Any, ...]]:
+    columns = "job_no, status, error_code, error_message"
+    sql = f"SELECT {columns} FROM results WHERE batch_id = %s ORDER BY job_no"  # noqa: S608 - a literal
+    return await rows(db, sql, batch_id)
+
+
+async def plan(db: Database, batch_id: UUID) -> dict[str, Any]:
+    async with db.transaction() as conn:
+        found = (await batches.get(conn, batch_id)).plan
+    assert found is not None
+    return found
+
+
+async def test_scoring_predicts_every_prompt_of_every_shard(db: Database) -> None:
+    batch_id = await batch_factory.submit(db, JOBS)
+    predictor = await score(db, batch_id)
+    assert [len(prompts) for prompts in predictor.asked] == [2, 2, 2]
+    assert predictor.asked[0][0] == "Where\tis\nit?"
+    async with db.transaction() as conn:
+        loaded = await predictions.load_batch(conn, batch_id)
+    assert loaded.quality.shape == (JOBS, 2)
+
+
+async def test_without_a_budget_every_job_gets_its_best_model(db: Database) -> None:
+    batch_id = await select(db)
+    assert await chosen(db, batch_id) == ["large"] * JOBS
+    assert await refused(db, batch_id) == []
+
+
+async def test_a_budget_splits_the_batch_and_is_kept_in_expectation(db: Database) -> None:
+    batch_id = await select(db, budget_usd="0.005")
+    models = await chosen(db, batch_id)
+    assert sorted(set(models)) == ["large", "small"]
+    found = await plan(db, batch_id)
+    assert found["expected_cost_usd"] <= 0.005
+    assert found["served"] == JOBS
+    assert found["shadow_price_per_usd"] > 0
+
+
+async def test_the_plan_says_what_each_model_alone_would_bring(db: Database) -> None:
+    found = await plan(db, await select(db))
+    small, large = found["models"]
+    assert (small["model"], small["jobs"], small["share"]) == ("small", 0, 0.0)
+    assert (large["model"], large["jobs"], large["share"]) == ("large", JOBS, 1.0)
+    assert small["alone_quality"] == pytest.approx(0.5)
+    assert found["expected_quality"] == pytest.approx(large["alone_quality"])
+    assert found["expected_cost_usd"] == pytest.approx(large["alone_cost_usd"])
+
+
+async def test_a_job_that_no_model_may_answer_fails_with_the_reason(db: Database) -> None:
+    slas = [SLA(min_quality=0.95), SLA(max_cost_usd=Decimal("0.000001")), *[SLA()] * (JOBS - 2)]
+    batch_id = await select(db, slas=slas)
+    first, second = await refused(db, batch_id)
+    assert first[:3] == (0, "failed", "no_eligible_model")
+    assert "min_quality is 0.95, the best predicted is 0.900" in first[3]
+    assert second[:3] == (1, "failed", "no_eligible_model")
+    assert "exceeds max_cost_usd 0.000001" in second[3]
+    assert len(await chosen(db, batch_id)) == JOBS - 2
+
+
+async def test_jobs_that_the_budget_can_not_pay_for_end_as_budget_exhausted(db: Database) -> None:
+    batch_id = await select(db, budget_usd="0.0001")
+    served = await chosen(db, batch_id)
+    left = await refused(db, batch_id)
+    assert served
+    assert set(served) == {"small"}
+    assert len(served) + len(left) == JOBS
+    assert {row[1:3] for row in left} == {("budget_exhausted", "budget_exhausted")}
+
+
+async def test_selecting_again_after_a_crash_changes_nothing(db: Database) -> None:
+    batch_id = await select(db, budget_usd="0.005")
+    before = await chosen(db, batch_id), await plan(db, batch_id)
+    async with db.transaction() as conn:
+        await conn.execute("UPDATE shards SET lease_expires_at = now() WHERE stage = 'select'")
+    lease = await batch_factory.claim(db, batch_id, Stage.SELECT)
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
+    await select_batch(db, lease, batch)
+    assert (await chosen(db, batch_id), await plan(db, batch_id)) == before

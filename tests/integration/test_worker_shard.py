@@ -1,0 +1,185 @@
+"""What a worker makes of one message, against a real database."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from routoo.domain.job import Lease, ShardKey, Stage
+from routoo.errors import CheckpointError, DatabaseUnavailableError, StoreError
+from routoo.settings import Settings
+from routoo.store.batches import BatchRecord
+from routoo.store.database import Database
+from tests import batch_factory
+from worker.shard import ShardOutcome, ShardWorker, StageWork
+
+pytestmark = pytest.mark.anyio
+
+Behaviour = Callable[[Lease, BatchRecord], Awaitable[bool]]
+SETTINGS = Settings(lease_s=0.3, max_shard_attempts=2)
+
+
+async def succeed(lease: Lease, batch: BatchRecord) -> bool:
+    assert lease.key.batch_id == batch.id
+    return True
+
+
+def raising(error: Exception) -> Behaviour:
+    async def work(_: Lease, __: BatchRecord) -> bool:
+        raise error
+
+    return work
+
+
+def worker(db: Database, work: Behaviour, **options: Any) -> ShardWorker:
+    stages = {stage: StageWork(work, **options) for stage in Stage}
+    return ShardWorker(db, SETTINGS, "me", stages)
+
+
+async def shard(db: Database, key: ShardKey) -> tuple[str, int]:
+    """Return a shard's state and attempts."""
+    async with db.transaction() as conn:
+        cursor = await conn.execute(
+            "SELECT state, attempts FROM shards"
+            " WHERE batch_id = %s AND stage = %s AND shard_no = %s",
+            [key.batch_id, key.stage.value, key.shard_no],
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+async def batch_end(db: Database, batch_id: UUID) -> tuple[str, str | None]:
+    async with db.transaction() as conn:
+        cursor = await conn.execute("SELECT status, error FROM batches WHERE id = %s", [batch_id])
+        row = await cursor.fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
+async def test_the_last_scored_shard_announces_the_selection(db: Database) -> None:
+    batch_id = await batch_factory.submit(db, 4)
+    me = worker(db, succeed)
+    first = await me.handle(ShardKey(batch_id, Stage.SCORE, 0))
+    last = await me.handle(ShardKey(batch_id, Stage.SCORE, 1))
+    assert first == ShardOutcome([])
+    assert last == ShardOutcome([ShardKey(batch_id, Stage.SELECT, 0)])
+
+
+async def test_the_selection_announces_every_dispatch_shard(db: Database) -> None:
+    batch_id = await batch_factory.submit(db, 4)
+    await batch_factory.score(db, batch_id)
+    outcome = await worker(db, succeed).handle(ShardKey(batch_id, Stage.SELECT, 0))
+    assert outcome.announce == [ShardKey(batch_id, Stage.DISPATCH, number) for number in (0, 1)]
+
+
+async def test_a_duplicate_message_does_nothing(db: Database) -> None:
+    batch_id = await batch_factory.submit(db, 2)
+    key = ShardKey(batch_id, Stage.SCORE, 0)
+    await worker(db, succeed).handle(key)
+    assert await worker(db, raising(AssertionError())).handle(key) == ShardOutcome()
+    assert await shard(db, key) == ("done", 1)
+
+
+async def test_a_message_of_an_unknown_batch_does_nothing(db: Database) -> None:
+    key = ShardKey(uuid4(), Stage.SCORE, 0)
+    assert await worker(db, succeed).handle(key) == ShardOutcome()
+
+
+async def test_a_failing_shard_is_tried_again_then_parked_and_its_batch_failed(
+    db: Database,
+) -> None:
+    key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
+    me = worker(db, raising(ValueError("out of ideas")))
+    await me.handle(key)
+    assert await shard(db, key) == ("ready", 1)
+    await me.handle(key)
+    assert await shard(db, key) == ("parked", 2)
+    status, error = await batch_end(db, key.batch_id)
+    assert status == "failed"
+    assert error is not None
+    assert "ValueError: out of ideas" in error
+
+
+async def test_an_error_that_stays_fails_the_batch_at_once(db: Database) -> None:
+    key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
+    await worker(db, raising(CheckpointError("no such model"))).handle(key)
+    assert await shard(db, key) == ("parked", 1)
+    assert (await batch_end(db, key.batch_id))[0] == "failed"
+
+
+async def test_an_absent_database_leaves_the_shard_to_the_recovery_tick(db: Database) -> None:
+    key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
+    away = raising(DatabaseUnavailableError("away"))
+    assert await worker(db, away).handle(key) == ShardOutcome()
+    assert await shard(db, key) == ("leased", 1)
+
+
+async def test_a_refusing_database_counts_as_a_failure(db: Database) -> None:
+    key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
+    await worker(db, raising(StoreError("no such table"))).handle(key)
+    assert await shard(db, key) == ("ready", 1)
+
+
+async def test_a_stop_hands_the_shard_back_and_does_not_blame_it(db: Database) -> None:
+    key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
+    started = asyncio.Event()
+
+    async def endless(_: Lease, __: BatchRecord) -> bool:
+        started.set()
+        await asyncio.sleep(60)
+        return True
+
+    me = worker(db, endless)
+    handling = asyncio.create_task(me.handle(key))
+    await started.wait()
+    me.stop.set()
+    assert await handling == ShardOutcome(requeue=True)
+    assert await shard(db, key) == ("ready", 0)
+
+
+async def test_a_stopping_worker_takes_no_new_shard(db: Database) -> None:
+    key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
+    me = worker(db, succeed)
+    me.stop.set()
+    assert await me.handle(key) == ShardOutcome(requeue=True)
+    assert await shard(db, key) == ("ready", 0)
+
+
+async def test_a_shard_left_half_done_is_announced_again(db: Database) -> None:
+    key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
+
+    async def half(_: Lease, __: BatchRecord) -> bool:
+        return False
+
+    assert await worker(db, half).handle(key) == ShardOutcome((key,))
+    assert await shard(db, key) == ("ready", 0)
+
+
+async def test_work_that_outlasts_its_lease_keeps_it(db: Database) -> None:
+    key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
+
+    async def slow(_: Lease, __: BatchRecord) -> bool:
+        await asyncio.sleep(SETTINGS.lease_s * 3)
+        return True
+
+    working = asyncio.create_task(worker(db, slow).handle(key))
+    await asyncio.sleep(SETTINGS.lease_s * 2)
+    assert await worker(db, succeed).handle(key) == ShardOutcome()
+    assert (await working).announce
+    assert await shard(db, key) == ("done", 1)
+
+
+async def test_work_whose_shard_was_taken_over_is_dropped(db: Database) -> None:
+    key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
+
+    async def robbed(_: Lease, __: BatchRecord) -> bool:
+        async with db.transaction() as conn:
+            await conn.execute("UPDATE shards SET owner = 'other', epoch = epoch + 1")
+        await asyncio.sleep(60)
+        return True
+
+    assert await worker(db, robbed).handle(key) == ShardOutcome()
+    assert await shard(db, key) == ("leased", 1)
