@@ -131,5 +131,9 @@ def _loosen(table: Table, bound: float, value: float, *, minimise: bool) -> floa
 def _whole(table: Table) -> bool:
     """Return whether every quality is a whole number, as with graded answers right or wrong."""
     # Real estimates are not whole, which a few rows show.
-    parts = (table.quality[:64], table.quality)
-    return all(np.array_equal(part, np.rint(part)) for part in parts)
+    return all(_whole_rows(table.rows(slice(0, stop))) for stop in (64, table.jobs))
+
+
+def _whole_rows(table: Table) -> bool:
+    whole = table.quality == np.rint(table.quality)
+    return bool((whole if table.allowed is None else whole | ~table.allowed).all())

@@ -59,9 +59,12 @@ def solve_milp(problem: Problem, *, allow_partial: bool = False) -> Solution:
 
 def _solve(problem: Problem, programme: Programme) -> Solution:
     model = _model(programme)
+    nobody = np.full(model.jobs, -1, dtype=np.int32)
+    if len(model.job) == 0 and keeps(programme, nobody):
+        return conclude(problem, programme.table, nobody, Proof(None))
     bound: float | None = None
     retreat = 0.0
-    for attempt in range(TRIES):
+    for attempt in range(TRIES if len(model.job) else 0):
         answer = _highs(model, programme.targets - retreat)
         if answer.x is None:
             break
