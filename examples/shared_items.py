@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="Parquet file to write, outside the repository")
-    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--count", type=int, default=150)
     options = parser.parse_args(arguments)
     data = Path(os.environ.get("ROUTOO_DATA_DIR", REPOSITORY / ".." / "shared" / "data"))
     source = data / "mmlu_items.parquet"
