@@ -1,0 +1,160 @@
+"""How fast the selector is, and how near to the optimum: ratios to references of the same run.
+
+    python benchmarks/selector.py [--json] [--jobs 1000000] [--repeat 5]
+
+References: ten numpy argmax passes over the quality array (one is the least work that any choice
+needs), and HiGHS on the linear relaxation of a smaller problem. Times are the best of several, since other
+programs may share the machine; memory is what numpy allocates during a solve.
+"""
+
+import argparse
+import json
+import time
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from scipy.optimize import linprog
+from scipy.sparse import csr_array
+
+from routoo.selector import Capacity, Problem, Solution, solve
+
+MODELS = 10
+HIGHS_JOBS = 5_000
+MEAN_BUDGET_USD = 2e-4
+ALLOWED_SHARE = 0.95
+EQUAL_VALUE = 1e-5
+"""Relative shortfall from the relaxation, which no whole choice reaches, that counts as equal."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One measured figure."""
+
+    metric: str
+    value: float
+    unit: str
+    reference: float | None
+    ratio: float | None
+
+
+def make_problem(jobs: int) -> Problem:
+    """Return jobs whose dearer models are better on the whole, as calibrated predictions are."""
+    rng = np.random.default_rng(20_260_401)
+    level = np.linspace(0.2, 0.5, MODELS, dtype=np.float32)
+    quality = 0.5 * rng.random((jobs, MODELS), dtype=np.float32) + level
+    cost = rng.lognormal(0, 1, (jobs, MODELS)) * np.geomspace(1e-5, 1e-2, MODELS)
+    allowed = rng.random((jobs, MODELS)) < ALLOWED_SHARE
+    allowed[:, 0] = True
+    return Problem(quality, cost.astype(np.float32), allowed, budget_usd=MEAN_BUDGET_USD * jobs)
+
+
+def with_capacities(problem: Problem, free: Solution) -> Problem:
+    """Return the problem with three capacities that all bind."""
+    rng = np.random.default_rng(1)
+    tokens = rng.lognormal(5, 1, problem.quality.shape).astype(np.float32)
+    calls = np.bincount(free.choice, minlength=MODELS)
+    drawn = sum(float(tokens[free.choice == model, model].sum()) for model in (1, 2))
+    limits = (
+        Capacity("calls of 0", (0,), float(int(calls[0] * 0.6))),
+        Capacity("calls of 3 and 4", (3, 4), float(int((calls[3] + calls[4]) * 0.5))),
+        Capacity("tokens of 1 and 2", (1, 2), 0.7 * drawn, tokens),
+    )
+    return replace(problem, capacities=limits)
+
+
+def best_s(work: Callable[[], object], repeat: int) -> float:
+    """Return the shortest time of several runs, in seconds."""
+    times = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def measure_large(jobs: int, repeat: int) -> list[Line]:
+    """Measure the design point: many jobs under a budget, then with capacities."""
+    problem = make_problem(jobs)
+    argmax_s = best_s(lambda: [problem.quality.argmax(axis=1) for _ in range(10)], repeat)
+    ours_s = best_s(lambda: solve(problem), repeat)
+    solution = solve(problem)
+    limited = with_capacities(problem, solution)
+    capacity_s = best_s(lambda: solve(limited), max(1, repeat // 2))
+    held = solve(limited)
+    assert solution.feasible
+    assert held.feasible
+    extra = peak_bytes(problem)
+    given = sum(part.nbytes for part in (problem.quality, problem.cost_usd, problem.allowed))
+    return [
+        Line("select_1m_x10_s", ours_s, "s", argmax_s, ours_s / argmax_s),
+        Line("select_1m_x10_gap", solution.gap, "relative", None, None),
+        Line("select_vs_argmax", ours_s / argmax_s, "x", argmax_s, ours_s / argmax_s),
+        Line("select_peak_memory", extra / 2**20, "MiB", given / 2**20, extra / given),
+        Line("select_capacity_s", capacity_s, "s", argmax_s, capacity_s / argmax_s),
+        Line("select_capacity_gap", held.gap, "relative", None, None),
+    ]
+
+
+def peak_bytes(problem: Problem) -> int:
+    """Return the most bytes that a solve holds beside its input."""
+    tracemalloc.start()
+    solve(problem)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def measure_highs(repeat: int) -> list[Line]:
+    """Measure against HiGHS on the linear relaxation, at equal value."""
+    problem = make_problem(HIGHS_JOBS)
+    ours_s = best_s(lambda: solve(problem), 4 * repeat)
+    solution = solve(problem)
+    start = time.perf_counter()
+    value = relaxed_value(problem)
+    highs_s = time.perf_counter() - start
+    short = (value - solution.quality) / value
+    assert abs(short) < EQUAL_VALUE, short
+    return [
+        Line("select_vs_highs", highs_s / ours_s, "x", highs_s, highs_s / ours_s),
+        Line("select_vs_highs_shortfall", short, "relative", value, solution.quality / value),
+    ]
+
+
+def relaxed_value(problem: Problem) -> float:
+    """Return the linear relaxation's optimum by HiGHS."""
+    job, column = np.nonzero(problem.allowed)
+    pairs = np.arange(len(job))
+    cost = problem.cost_usd[job, column].astype(np.float64)
+    once = csr_array((np.ones(len(pairs)), (job, pairs)), shape=(problem.jobs, len(pairs)))
+    answer = linprog(
+        -problem.quality[job, column].astype(np.float64),
+        A_ub=csr_array(cost[None, :] / float(problem.budget_usd)),
+        b_ub=[1.0],
+        A_eq=once,
+        b_eq=np.ones(problem.jobs),
+        method="highs",
+    )
+    assert answer.status == 0, answer.message
+    return float(-answer.fun)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--jobs", type=int, default=1_000_000)
+    parser.add_argument("--repeat", type=int, default=5)
+    arguments = parser.parse_args()
+    for line in measure_large(arguments.jobs, arguments.repeat) + measure_highs(arguments.repeat):
+        if arguments.json:
+            print(json.dumps(asdict(line)))
+        else:
+            reference = "" if line.reference is None else f"reference {line.reference:.4g}"
+            ratio = "" if line.ratio is None else f"ratio {line.ratio:.4g}"
+            print(f"{line.metric:28} {line.value:12.4g} {line.unit:10} {reference:24} {ratio}")
+
+
+if __name__ == "__main__":
+    main()
