@@ -3,8 +3,8 @@
     python benchmarks/selector.py [--json] [--jobs 1000000] [--repeat 5]
 
 References: ten numpy argmax passes over the quality array (one is the least work that any choice
-needs), and HiGHS on the linear relaxation of a smaller problem. Times are the best of several, since other
-programs may share the machine; memory is what numpy allocates during a solve.
+needs), and HiGHS on the linear relaxation of a smaller problem. Times are the best of several, as
+other programs may share the machine; memory is what numpy allocates during a solve.
 """
 
 import argparse

@@ -21,6 +21,10 @@ from routoo.selector.universe import GREEDY_SHARE, Universe, choose_universe, va
 app = pool = typer.Typer(no_args_is_help=True, help="Choose, look at and check pools of models.")
 
 PoolFile = Annotated[Path, typer.Argument(help="Pool file (YAML).")]
+PriceList = Annotated[
+    Path | None, typer.Option(help="CSV: model, usd_per_mtok_in, usd_per_mtok_out.")
+]
+Excluded = Annotated[list[str] | None, typer.Option(help="Leave this model out; repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -36,12 +40,8 @@ def choose(
     usd_per_point: Annotated[
         float, typer.Option(help="USD that one more good answer is worth, if price-aware.")
     ] = 0.01,
-    prices: Annotated[
-        Path | None, typer.Option(help="CSV: model, usd_per_mtok_in, usd_per_mtok_out.")
-    ] = None,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="Leave this model out; repeatable.")
-    ] = None,
+    prices: PriceList = None,
+    exclude: Excluded = None,
     out: Annotated[Path | None, typer.Option(help="Pool file to write.")] = None,
     base_url: Annotated[
         str | None, typer.Option(help="Endpoint of all models in the pool file.")

@@ -1,5 +1,6 @@
 """What was decided, how good it provably is, and what to change where it can't be done."""
 
+import math
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -53,7 +54,9 @@ class Solution:
 
     @property
     def gap(self) -> float:
-        """Relative distance of the objective from its bound, at least 0."""
+        """Relative distance of the objective from its bound; infinite without a choice."""
+        if math.isinf(self.value):
+            return math.inf
         distance = abs(self.bound - self.value)
         return 0.0 if distance == 0.0 else distance / max(abs(self.value), 1e-300)
 

@@ -18,7 +18,7 @@ from routoo.selector.limits import (
     find_reasons,
     usable_models,
 )
-from routoo.selector.risk import lower_quality, risk_of_confidence
+from routoo.selector.risk import lower_quality, quality_interval, risk_of_confidence
 
 QUALITY = np.array([[0.5, 0.7, 0.9], [0.5, 0.7, 0.85]], dtype=np.float32)
 COST = np.array([[1.0, 2.0, 6.0]] * 2)
@@ -119,3 +119,13 @@ def test_too_few_graded_answers_promise_nothing() -> None:
     assert np.isfinite(fit_floor(quality, score, 0.5).margin).all()
     with pytest.raises(InputError):
         fit_floor(quality, score, 1.0)
+
+
+def test_an_interval_of_quality_covers_the_graded_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    quality = rng.random(300)
+    low, high = quality_interval(quality, np.zeros(300), 0.9)
+    means = (rng.random((2_000, 300)) < quality).mean(axis=1)
+    assert ((means >= low) & (means <= high)).mean() == pytest.approx(0.9, abs=0.03)
+    assert quality_interval(np.ones(4), np.zeros(4), 0.9) == (1.0, 1.0)
+    assert quality_interval(np.empty(0), np.empty(0), 0.9) == (0.0, 0.0)
