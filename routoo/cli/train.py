@@ -49,8 +49,8 @@ def train(
     with counted(console, "Reading prompts", len(matrix.items)) as progress:
         features, _ = prompt_features(matrix.prompts, EmbeddingCache(folder, encoder), progress)
     options = FitOptions(seed=seed)
-    with console.status("Fitting"):
-        fitted = fit_estimator(matrix, features, options)
+    with counted(console, "Fitting folds", options.folds) as progress:
+        fitted = fit_estimator(matrix, features, encoder.width, options, progress)
     manifest = _write(out, matrix, encoder, fitted, options)
     mean = manifest.metrics["mean"]
     console.print(

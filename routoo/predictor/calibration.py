@@ -1,63 +1,130 @@
-"""Calibration: from log-odds that rank well to probabilities that hold."""
+"""Calibration: from log-odds that rank well to probabilities that hold.
 
-from collections.abc import Mapping
+Per model, temperature (slope only), Platt (slope and shift; Platt 1999) or isotonic regression
+(Zadrozny and Elkan 2002), whichever does best on held-out folds. All are kept as one polyline from
+log-odds to log-odds.
+"""
+
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, Float64, Int64
 from scipy.optimize import minimize
+from sklearn.isotonic import IsotonicRegression
 
-from routoo.predictor.logistic import log_loss, sigmoid
+from routoo.predictor.logistic import log_loss, logit, sigmoid
 
-_RIDGE = 2.0
-"""Pull of each model's slope towards 1: matters where a model has few outcomes."""
+KNOTS = 65
+_LIMIT = 12.0
+_SLOPE_RIDGE = 2.0
+"""Pull of each slope towards 1: matters where a model has few outcomes."""
+_PRIOR = 2.0
+"""Isotonic steps are pulled to their logit by as many outcomes: none is 0 or 1."""
+
+Vector = Float32[np.ndarray, " items"]
+Curve = Callable[[Vector], Vector]
 
 
 @dataclass(frozen=True, slots=True)
-class Platt:
-    """Per model `q = sigmoid(slope x logit + shift)` (Platt, 1999)."""
+class Calibration:
+    """One increasing polyline a model."""
 
-    slope: Float32[np.ndarray, " models"]
-    shift: Float32[np.ndarray, " models"]
-
-    @classmethod
-    def fit(
-        cls,
-        logits: Float32[np.ndarray, "prompts models"],
-        score: Float32[np.ndarray, "prompts models"],
-    ) -> Self:
-        """Fit slopes and shifts on predictions that were made without their own outcomes."""
-        pairs = [_fit_one(logits[:, m], score[:, m]) for m in range(score.shape[1])]
-        slope, shift = np.array(pairs, np.float32).reshape(-1, 2).T
-        return cls(slope.copy(), shift.copy())
+    knots: Float32[np.ndarray, "models knots"]
+    values: Float32[np.ndarray, "models knots"]
 
     def __call__(
         self, logits: Float32[np.ndarray, "prompts models"]
     ) -> Float32[np.ndarray, "prompts models"]:
         """Return calibrated probabilities."""
-        return sigmoid(logits * self.slope + self.shift)
+        columns = [
+            np.interp(logits[:, m], self.knots[m], self.values[m]) for m in range(len(self.knots))
+        ]
+        return sigmoid(np.stack(columns, axis=1))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays a checkpoint keeps."""
-        return {"slope": self.slope, "shift": self.shift}
+        return {"knots": self.knots, "values": self.values}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
         """Read the arrays back."""
-        return cls(tensors["slope"], tensors["shift"])
+        return cls(tensors["knots"], tensors["values"])
 
 
-def _fit_one(
-    logits: Float32[np.ndarray, " prompts"], score: Float32[np.ndarray, " prompts"]
-) -> tuple[float, float]:
-    known = ~np.isnan(score)
-    if not known.any():
-        return 1.0, 0.0
+def fit_calibration(
+    logits: Float32[np.ndarray, "items models"],
+    score: Float32[np.ndarray, "items models"],
+    folds: Int64[np.ndarray, " items"],
+) -> tuple[Calibration, tuple[str, ...]]:
+    """Choose and fit a curve a model, on predictions made without the items' outcomes.
 
-    def objective(parameters: np.ndarray) -> float:
-        fitted = sigmoid(logits[known] * parameters[0] + parameters[1])
-        return float(log_loss(score[known], fitted).sum() + _RIDGE * (parameters[0] - 1) ** 2)
+    Returns:
+        The curves, and the name of the method chosen for each model.
+    """
+    knots, values, methods = [], [], []
+    for m in range(score.shape[1]):
+        known = ~np.isnan(score[:, m])
+        x, y = logits[known, m], score[known, m]
+        method = _choose(x, y, folds[known])
+        inner = np.quantile(x, np.linspace(0, 1, KNOTS - 2)) if len(x) else np.zeros(KNOTS - 2)
+        grid = np.array([-_LIMIT, *np.clip(inner, -_LIMIT, _LIMIT), _LIMIT], np.float32)
+        knots.append(grid)
+        values.append(_METHODS[method](x, y)(grid))
+        methods.append(method)
+    stacked = np.stack(values).astype(np.float32)
+    return Calibration(np.stack(knots), stacked), tuple(methods)
 
-    found = minimize(objective, np.array([1.0, 0.0]), method="L-BFGS-B", bounds=[(0, 3), (-5, 5)])
+
+def _choose(x: Vector, y: Vector, folds: Int64[np.ndarray, " items"]) -> str:
+    losses = {}
+    for name, fit in _METHODS.items():
+        loss = 0.0
+        for fold in np.unique(folds):
+            inside = folds != fold
+            loss += float(
+                log_loss(y[~inside], sigmoid(fit(x[inside], y[inside])(x[~inside]))).sum()
+            )
+        losses[name] = loss
+    return min(losses, key=lambda name: losses[name])
+
+
+def _temperature(x: Vector, y: Vector) -> Curve:
+    slope, _ = _affine(x, y, shift=False)
+    return lambda grid: grid * slope
+
+
+def _platt(x: Vector, y: Vector) -> Curve:
+    slope, shift = _affine(x, y, shift=True)
+    return lambda grid: grid * slope + shift
+
+
+def _isotonic(x: Vector, y: Vector) -> Curve:
+    if not len(x):
+        return lambda grid: grid
+    model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(x, y)
+    pull = _PRIOR / (_PRIOR + np.sqrt(len(x)))
+    return lambda grid: logit((1 - pull) * model.predict(grid) + pull * sigmoid(grid))
+
+
+def _affine(x: Vector, y: Vector, *, shift: bool) -> tuple[float, float]:
+    def objective(parameters: Float64[np.ndarray, " 2"]) -> tuple[float, np.ndarray]:
+        raw = x * parameters[0] + parameters[1]
+        error = sigmoid(raw) - y
+        loss = float((np.logaddexp(0, raw) - y * raw).sum(dtype=np.float64))
+        pull = parameters[0] - 1
+        gradient = np.array([float(error @ x) + 2 * _SLOPE_RIDGE * pull, float(error.sum())])
+        return loss + _SLOPE_RIDGE * pull**2, gradient
+
+    width = 5.0 if shift else 0.0
+    bounds = [(0.0, 3.0), (-width, width)]
+    found = minimize(objective, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds)
     return float(found.x[0]), float(found.x[1])
+
+
+_METHODS: dict[str, Callable[[Vector, Vector], Curve]] = {
+    "temperature": _temperature,
+    "platt": _platt,
+    "isotonic": _isotonic,
+}

@@ -126,7 +126,8 @@ def _mean(
 
 
 def _load(backbone: Backbone) -> tuple[Any, Any]:
-    transformers_logging.disable_progress_bar()  # it would draw over our own
+    # Its bar would draw over our own.
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     if backbone.path.is_file():
         where, options = backbone.path.parent, {"gguf_file": backbone.path.name}
     else:

@@ -1,16 +1,23 @@
 """Fitting: from features and outcomes to an estimator, every figure of it cross-fitted."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from routoo.predictor.calibration import Platt
+from routoo.predictor.calibration import fit_calibration
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
+from routoo.predictor.domains import number_domains
 from routoo.predictor.estimator import Estimator
-from routoo.predictor.linear import Linear, fit_least_squares, fit_logistic
-from routoo.predictor.memory import Memory
-from routoo.predictor.standardise import Standardiser
+from routoo.predictor.kernel import choose_landmarks
+from routoo.predictor.linear import Ridge
+from routoo.predictor.member import ALL_VIEWS, Member
+from routoo.predictor.neighbours import NEIGHBOURS, Neighbours
+from routoo.predictor.novelty import Novelty
+from routoo.predictor.projection import Projection
+from routoo.predictor.stack import Stack
+from routoo.predictor.tokens import TokenHead
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +25,9 @@ class FitOptions:
     """What a fit may be told."""
 
     folds: int = 5
-    """Parts of the cross-fit."""
-    ridge: float = 1000.0
-    """Penalty on the linear view's weights, in units of one observation's loss."""
+    """Members of the ensemble, each fitted without one part of the items."""
+    ridge: Ridge = field(default_factory=lambda: Ridge(common=1000.0, own=3000.0))
+    """Penalties of the linear view."""
     seed: int = 0
 
 
@@ -30,42 +37,94 @@ class Fitted:
 
     estimator: Estimator
     held_out_quality: Float32[np.ndarray, "items models"]
+    held_out_views: dict[str, Float32[np.ndarray, "items models"]]
+    """Log-odds of each view before stacking."""
+    calibration_methods: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _CrossFit:
+    """Held-out predictions as they are filled in, fold by fold."""
+
+    views: Float32[np.ndarray, "views items models"]
+    similarity: Float32[np.ndarray, "items neighbours"]
+    members: list[Member]
 
 
 def fit_estimator(
-    matrix: OutcomeMatrix, features: Float32[np.ndarray, "items features"], options: FitOptions
+    matrix: OutcomeMatrix,
+    features: Float32[np.ndarray, "items features"],
+    hidden: int,
+    options: FitOptions,
+    progress: Callable[[int], None] | None = None,
 ) -> Fitted:
-    """Fit the views by folds, then the calibration on their held-out predictions."""
+    """Fit the views by folds, then stack and calibrate their held-out predictions.
+
+    Args:
+        matrix: Outcomes; at least two items a fold.
+        features: Hidden states, then the surface.
+        hidden: How many of the features are hidden states.
+        options: Folds, penalties, seed.
+        progress: Told when another fold is done.
+    """
     folds = grouped_folds(text_groups(matrix.prompts), options.folds, options.seed)
-    standardiser = Standardiser.fit(features)
-    scaled = standardiser.apply(features.copy())
-    members, held_out = _cross_fit(scaled, matrix.score, folds, options.ridge)
-    platt = Platt.fit(held_out, matrix.score)
-    tokens = fit_least_squares(scaled, _log_tokens(matrix.completion_tokens), options.ridge)
-    memory = Memory.fit(scaled, options.seed)
-    estimator = Estimator(standardiser, members, platt, tokens, memory)
-    return Fitted(estimator, platt(held_out))
-
-
-def _cross_fit(
-    scaled: Float32[np.ndarray, "items features"],
-    score: Float32[np.ndarray, "items models"],
-    folds: Int64[np.ndarray, " items"],
-    ridge: float,
-) -> tuple[tuple[Linear, ...], Float32[np.ndarray, "items models"]]:
-    held_out = np.zeros_like(score)
-    members = []
-    for fold in range(int(folds.max()) + 1):
+    projection = Projection.fit(features, hidden)
+    inputs = projection.apply(features)
+    landmarks = choose_landmarks(inputs, options.seed)
+    domains = number_domains([item.subject or item.dataset for item in matrix.items])
+    crossed = _CrossFit(
+        np.zeros((len(ALL_VIEWS), *matrix.score.shape), np.float32),
+        np.zeros((len(inputs), NEIGHBOURS), np.float32),
+        [],
+    )
+    for fold in range(options.folds):
         inside = folds != fold
-        member = fit_logistic(scaled[inside], score[inside], ridge)
-        held_out[~inside] = member(scaled[~inside])
-        members.append(member)
-    return tuple(members), held_out
+        member = Member.fit(
+            inputs[inside], matrix.score[inside], domains[inside], landmarks, options.ridge
+        )
+        _hold_out(crossed, member, matrix.score, inputs, projection.width, inside)
+        if progress:
+            progress(1)
+    return _combined(crossed, matrix, inputs, folds, projection, landmarks, options)
 
 
-def _log_tokens(
-    tokens: Float32[np.ndarray, "items models"],
-) -> Float32[np.ndarray, "items models"]:
-    """Return logarithms; a model whose answers' lengths are unknown is taken to give 1 token."""
-    logs = np.log(np.maximum(tokens, 1))
-    return np.where(np.isnan(tokens).all(axis=0), np.float32(0), logs).astype(np.float32)
+def _hold_out(
+    crossed: _CrossFit,
+    member: Member,
+    score: Float32[np.ndarray, "items models"],
+    inputs: Float32[np.ndarray, "items projected"],
+    width: int,
+    inside: np.ndarray,
+) -> None:
+    crossed.members.append(member)
+    crossed.views[:-1, ~inside] = member(inputs[~inside])
+    memory = Neighbours.fit(inputs[inside, :width], score[inside], 0)
+    nearby = memory.nearby(inputs[~inside, :width])
+    crossed.views[-1, ~inside] = memory.logits(nearby)
+    crossed.similarity[~inside, : nearby.similarity.shape[1]] = nearby.similarity
+
+
+def _combined(  # noqa: PLR0913, PLR0917 - the parts of one estimator
+    crossed: _CrossFit,
+    matrix: OutcomeMatrix,
+    inputs: Float32[np.ndarray, "items projected"],
+    folds: Int64[np.ndarray, " items"],
+    projection: Projection,
+    landmarks: np.ndarray,
+    options: FitOptions,
+) -> Fitted:
+    stack = Stack.fit(crossed.views, matrix.score)
+    logits = stack(crossed.views)
+    calibration, methods = fit_calibration(logits, matrix.score, folds)
+    estimator = Estimator(
+        projection,
+        landmarks,
+        tuple(crossed.members),
+        Neighbours.fit(inputs[:, : projection.width], matrix.score, options.seed),
+        stack,
+        calibration,
+        TokenHead.fit(inputs, matrix.completion_tokens, options.ridge),
+        Novelty.fit(crossed.similarity),
+    )
+    views = dict(zip(ALL_VIEWS, crossed.views, strict=True))
+    return Fitted(estimator, calibration(logits), views, methods)

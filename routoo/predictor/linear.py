@@ -1,4 +1,8 @@
-"""The linear view: `q = sigmoid(h(prompt) . e_m + b_m)` with ridge-penalised model embeddings."""
+"""The linear view: `q = sigmoid(h(prompt) . (c + e_m) + b_m)`.
+
+`c` says how hard a prompt is for any model, `e_m` is the embedding of model m: what sets it apart.
+There is far more evidence for `c`, so `e_m` is held shorter.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -6,25 +10,24 @@ from typing import Self
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Float32, Int64
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, mse_loss
+from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 MAX_ITERATIONS = 100
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """An affine map from features to one number a model."""
+    """An affine map from features to one number an output."""
 
-    weight: Float32[np.ndarray, "features models"]
-    """Column m is the embedding of model m in feature space."""
-    bias: Float32[np.ndarray, " models"]
+    weight: Float32[np.ndarray, "features outputs"]
+    bias: Float32[np.ndarray, " outputs"]
 
     def __call__(
         self, features: Float32[np.ndarray, "prompts features"]
-    ) -> Float32[np.ndarray, "prompts models"]:
-        """Return one number a prompt and model: a logit, or the logarithm of a token count."""
+    ) -> Float32[np.ndarray, "prompts outputs"]:
+        """Return one number a prompt and output: a logit, or the logarithm of a token count."""
         return np.asarray(features @ self.weight + self.bias)
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -37,51 +40,84 @@ class Linear:
         return cls(tensors["weight"], tensors["bias"])
 
 
+@dataclass(frozen=True, slots=True)
+class Ridge:
+    """Penalties on squared weights, in units of one observation's loss; biases go free."""
+
+    common: float
+    """On the part that all outputs share."""
+    own: float
+    """On what sets an output apart."""
+
+
 def fit_logistic(
     features: Float32[np.ndarray, "prompts features"],
     score: Float32[np.ndarray, "prompts models"],
-    ridge: float,
+    ridge: Ridge,
 ) -> Linear:
-    """Fit log-odds of the scores.
-
-    Args:
-        features: Standardised features.
-        score: In [0, 1], soft or not; NaN is left out.
-        ridge: Penalty on the squared weights, in units of one observation's loss; biases go free.
-    """
+    """Fit log-odds of scores in [0, 1], soft or not; NaN is left out."""
     return _fit(features, score, ridge, binary_cross_entropy_with_logits)
 
 
 def fit_least_squares(
     features: Float32[np.ndarray, "prompts features"],
     target: Float32[np.ndarray, "prompts outputs"],
+    ridge: Ridge,
+) -> Linear:
+    """Fit real targets, such as logarithms of token counts; NaN is left out."""
+    return _fit(features, target, ridge, mse_loss)
+
+
+def fit_softmax(
+    features: Float32[np.ndarray, "prompts features"],
+    classes: Int64[np.ndarray, " prompts"],
+    count: int,
     ridge: float,
 ) -> Linear:
-    """Fit real targets, such as logarithms of token counts; arguments as in `fit_logistic`."""
-    return _fit(features, target, ridge, mse_loss)
+    """Fit a multinomial logistic regression of `count` classes."""
+    inputs, goal = torch.from_numpy(features), torch.from_numpy(classes)
+    weight = torch.zeros(features.shape[1], count, requires_grad=True)
+    bias = torch.zeros(count, requires_grad=True)
+
+    def loss() -> Tensor:
+        likelihood = cross_entropy(inputs @ weight + bias, goal, reduction="sum")
+        return (likelihood + ridge * weight.square().sum()) / len(inputs)
+
+    _minimise([weight, bias], loss)
+    return Linear(weight.detach().numpy(), bias.detach().numpy())
 
 
 def _fit(
     features: Float32[np.ndarray, "prompts features"],
     target: Float32[np.ndarray, "prompts outputs"],
-    ridge: float,
-    loss: Callable[..., Tensor],
+    ridge: Ridge,
+    error: Callable[..., Tensor],
 ) -> Linear:
-    """Minimise the convex loss from zero by L-BFGS: the same data give the same weights."""
     inputs, goal = torch.from_numpy(features), torch.from_numpy(np.nan_to_num(target))
     known = torch.from_numpy(~np.isnan(target)).float()
-    weight = torch.zeros(features.shape[1], target.shape[1], requires_grad=True)
+    common = torch.zeros(features.shape[1], 1, requires_grad=True)
+    own = torch.zeros(features.shape[1], target.shape[1], requires_grad=True)
     bias = torch.zeros(target.shape[1], requires_grad=True)
+
+    def loss() -> Tensor:
+        errors = error(inputs @ (common + own) + bias, goal, reduction="none")
+        penalty = ridge.common * common.square().sum() + ridge.own * own.square().sum()
+        return ((errors * known).sum() + penalty) / len(inputs)
+
+    _minimise([common, own, bias], loss)
+    return Linear((common + own).detach().numpy(), bias.detach().numpy())
+
+
+def _minimise(parameters: list[Tensor], loss: Callable[[], Tensor]) -> None:
+    """Minimise a convex loss from zero by L-BFGS: the same data give the same weights."""
     optimiser = torch.optim.LBFGS(
-        [weight, bias], max_iter=MAX_ITERATIONS, history_size=10, line_search_fn="strong_wolfe"
+        parameters, max_iter=MAX_ITERATIONS, history_size=10, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
         optimiser.zero_grad()
-        errors = loss(inputs @ weight + bias, goal, reduction="none")
-        total = ((errors * known).sum() + ridge * weight.square().sum()) / len(inputs)
+        total = loss()
         total.backward()  # type: ignore[no-untyped-call]
         return total
 
     optimiser.step(closure)  # type: ignore[no-untyped-call]
-    return Linear(weight.detach().numpy(), bias.detach().numpy())

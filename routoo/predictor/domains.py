@@ -1,0 +1,70 @@
+"""The domain view: which subject a prompt is of, and how well each model does on that subject."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from scipy.special import softmax
+
+from routoo.predictor.holes import known_mean
+from routoo.predictor.linear import Linear, fit_softmax
+from routoo.predictor.logistic import logit
+
+CLASSIFIER_RIDGE = 100.0
+PRIOR_OUTCOMES = 20.0
+"""A subject's mean is pulled to the model's mean as if by this many more outcomes."""
+
+
+@dataclass(frozen=True, slots=True)
+class DomainView:
+    """Expected mean score of a prompt's subject, the subject being guessed from its text."""
+
+    classifier: Linear
+    means: Float32[np.ndarray, "domains models"]
+
+    @classmethod
+    def fit(
+        cls,
+        features: Float32[np.ndarray, "prompts features"],
+        score: Float32[np.ndarray, "prompts models"],
+        domains: Int64[np.ndarray, " prompts"],
+    ) -> Self:
+        """Fit the classifier, and the means with a pull to each model's own mean."""
+        count = int(domains.max()) + 1
+        classifier = fit_softmax(features, domains, count, CLASSIFIER_RIDGE)
+        return cls(classifier, domain_means(score, domains, count))
+
+    def __call__(
+        self, features: Float32[np.ndarray, "prompts features"]
+    ) -> Float32[np.ndarray, "prompts models"]:
+        """Return log-odds."""
+        return logit(softmax(self.classifier(features), axis=1) @ self.means)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return the arrays a checkpoint keeps."""
+        return {**self.classifier.tensors(), "means": self.means}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+        """Read the arrays back."""
+        return cls(Linear.from_tensors(tensors), tensors["means"])
+
+
+def domain_means(
+    score: Float32[np.ndarray, "prompts models"], domains: Int64[np.ndarray, " prompts"], count: int
+) -> Float32[np.ndarray, "domains models"]:
+    """Return each model's mean score a domain, pulled to the model's overall mean."""
+    known = ~np.isnan(score)
+    overall = known_mean(score, axis=0)
+    member = np.eye(count, dtype=np.float32)[domains].T
+    totals = member @ np.nan_to_num(score) + PRIOR_OUTCOMES * overall
+    weights = member @ known.astype(np.float32) + PRIOR_OUTCOMES
+    return np.asarray(totals / weights, np.float32)
+
+
+def number_domains(names: Sequence[str | None]) -> Int64[np.ndarray, " prompts"]:
+    """Number the domains by name; prompts without one share a number."""
+    order = {name: number for number, name in enumerate(sorted({name or "" for name in names}))}
+    return np.array([order[name or ""] for name in names], np.int64)

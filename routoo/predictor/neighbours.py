@@ -1,0 +1,97 @@
+"""The neighbour view: how models did on the most similar training prompts, and how similar."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from jaxtyping import Float16, Float32, Int64
+
+from routoo.predictor.holes import known_mean
+from routoo.predictor.logistic import logit
+
+NEIGHBOURS = 40
+SHARPNESS = 8.0
+"""A neighbour counts exp(SHARPNESS x cosine similarity)."""
+PRIOR_NEIGHBOURS = 5.0
+"""The models' means count as this many average neighbours."""
+MEMORY_PROMPTS = 16_384
+"""Most training prompts kept: bounds the checkpoint and the time of a look-up."""
+_BLOCK = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Nearby:
+    """The nearest training prompts of some prompts, nearest first."""
+
+    rows: Int64[np.ndarray, "prompts neighbours"]
+    similarity: Float32[np.ndarray, "prompts neighbours"]
+    """Cosine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Unit vectors of training prompts and what the models scored on them."""
+
+    vectors: Float16[np.ndarray, "memory width"]
+    score: Float16[np.ndarray, "memory models"]
+    """NaN where a model did not answer."""
+    means: Float32[np.ndarray, " models"]
+
+    @classmethod
+    def fit(
+        cls,
+        vectors: Float32[np.ndarray, "prompts width"],
+        score: Float32[np.ndarray, "prompts models"],
+        seed: int,
+    ) -> Self:
+        """Keep the prompts, or a random part of them where they are too many."""
+        rows = np.arange(len(vectors))
+        if len(rows) > MEMORY_PROMPTS:
+            drawn = np.random.default_rng(seed).choice(len(rows), MEMORY_PROMPTS, replace=False)
+            rows = np.sort(drawn)
+        kept = _units(vectors[rows]).astype(np.float16)
+        return cls(kept, score[rows].astype(np.float16), known_mean(score, axis=0))
+
+    def nearby(self, vectors: Float32[np.ndarray, "prompts width"]) -> Nearby:
+        """Find the nearest training prompts, by blocks, so that memory stays bounded."""
+        units, memory = _units(vectors), self.vectors.astype(np.float32).T
+        count = min(NEIGHBOURS, len(self.vectors))
+        rows = np.zeros((len(units), count), np.int64)
+        similarity = np.zeros((len(units), count), np.float32)
+        for start in range(0, len(units), _BLOCK):
+            cosine = units[start : start + _BLOCK] @ memory
+            nearest = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
+            value = np.take_along_axis(cosine, nearest, 1)
+            order = np.argsort(-value, axis=1, kind="stable")
+            rows[start : start + _BLOCK] = np.take_along_axis(nearest, order, 1)
+            similarity[start : start + _BLOCK] = np.take_along_axis(value, order, 1)
+        return Nearby(rows, similarity)
+
+    def logits(self, nearby: Nearby) -> Float32[np.ndarray, "prompts models"]:
+        """Return log-odds of the neighbours' weighted mean scores."""
+        weight = np.exp(SHARPNESS * (nearby.similarity - nearby.similarity[:, :1]))
+        prior = PRIOR_NEIGHBOURS * weight.mean(axis=1)
+        totals = prior[:, None] * self.means
+        weights = np.repeat(prior[:, None], len(self.means), axis=1)
+        for rank in range(weight.shape[1]):
+            score = self.score[nearby.rows[:, rank]].astype(np.float32)
+            totals += weight[:, rank, None] * np.nan_to_num(score)
+            weights += weight[:, rank, None] * ~np.isnan(score)
+        return logit(totals / weights)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return the arrays a checkpoint keeps."""
+        return {"vectors": self.vectors, "score": self.score, "means": self.means}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+        """Read the arrays back."""
+        return cls(tensors["vectors"], tensors["score"], tensors["means"])
+
+
+def _units(
+    vectors: Float32[np.ndarray, "prompts width"],
+) -> Float32[np.ndarray, "prompts width"]:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-12), np.float32)
