@@ -1,6 +1,8 @@
 """Graders on answers as models really write them."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from routoo.errors import InputError
 from routoo.evaluation.graders import GRADERS, default_grader, grade
@@ -250,3 +252,56 @@ def test_an_item_without_a_grader_gets_one_that_fits(
     prompt: str, reference: str, name: str
 ) -> None:
     assert default_grader(prompt, reference) == name
+
+
+REFERENCES = {
+    "choice": "B",
+    "exact": "x",
+    "normalized": "x",
+    "contains": "canberra",
+    "numeric": "42",
+    "regex": "x+y",
+    "json": "[1]",
+}
+BABBLE = [
+    "A " * 20_000,
+    "1," * 20_000,
+    "1/" * 20_000,
+    "1'" * 20_000,
+    "10^" * 10_000,
+    "9" * 5_000,
+    "[" * 20_000,
+    '{"a":' * 10_000,
+    "(" * 20_000,
+    "not A or " * 5_000,
+    "the answer is " * 5_000,
+    "canberra or " * 5_000,
+    "answer" + " " * 20_000 + "Z",
+    "\n" * 20_000 + "x",
+    "<think>" * 5_000,
+    "- a\n" * 10_000,
+]
+
+
+@pytest.mark.parametrize("name", sorted(GRADERS))
+def test_endless_babble_costs_no_endless_time(name: str) -> None:
+    for answer in BABBLE:
+        assert grade(name, answer, REFERENCES[name]).score in {0.0, 1.0, None}
+
+
+@pytest.mark.parametrize("name", sorted(GRADERS))
+@given(answer=st.text() | st.text(alphabet="AaB1|,.-/()[]{}\"'*_ \norntwe^%×²½", max_size=80))  # noqa: RUF001 - as models write
+def test_any_text_gets_a_grade(name: str, answer: str) -> None:
+    assert grade(name, answer, REFERENCES[name]).score in {0.0, 1.0, None}
+
+
+@given(st.integers(-(10**12), 10**12))
+def test_any_whole_number_in_a_sentence_is_found(number: int) -> None:
+    for answer in (f"It is {number}.", f"**{number:,}**", f"So x = {number}"):
+        assert grade("numeric", answer, str(number)).score == 1.0
+
+
+@given(st.sampled_from("ABCDEFGHIJKLMNOP"), st.sampled_from("ABCDEFGHIJKLMNOP"))
+def test_a_letter_is_right_exactly_when_it_is_the_references(said: str, wanted: str) -> None:
+    for form in ("{}", "({})", "**{}**", "Answer: {}", "{}) it", "The correct answer is {}."):
+        assert grade("choice", form.format(said), wanted).score == float(said == wanted)

@@ -16,36 +16,48 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from routoo.evaluation.graders.grade import Grade, readable, right_or_wrong, ungraded
+from routoo.evaluation.graders.grade import (
+    Grade,
+    first_and_last,
+    readable,
+    right_or_wrong,
+    ungraded,
+)
+
+_MOST_JOINED = 16
 
 _LETTER = r"(?P<letter>[A-P])(?![\w+#]|'\w)"
-_OPEN = r"[\s(\[{*_\"'`:]*"
-_CLOSE = r"[)\]}*_\"'`.]*"
+# Every repetition has a bound: a model's endless babble must not cost endless time.
+_GAP = r"\s{0,4}"
+_OPEN = r"[\s(\[{*_\"'`:]{0,8}"
+_CLOSE = r"[)\]}*_\"'`.]{0,6}"
 _LEAD = r"(?:option|choice|letter|alternative)?"
-_AND = re.compile(rf"{_CLOSE}\s*(?:,|/|&|\bor\b|\band\b)+\s*{_LEAD}{_OPEN}{_LETTER}{_CLOSE}")
+_AND = re.compile(
+    rf"{_CLOSE}{_GAP}(?:,|/|&|\bor\b|\band\b){{1,3}}{_GAP}{_LEAD}{_OPEN}{_LETTER}{_CLOSE}"
+)
 
 _FINAL = (
-    re.compile(rf"\\boxed\s*\{{\s*(?:\\text(?:bf)?\s*\{{)?{_OPEN}{_LETTER}"),
+    re.compile(rf"\\boxed{_GAP}\{{{_GAP}(?:\\text(?:bf)?{_GAP}\{{)?{_OPEN}{_LETTER}"),
     re.compile(
-        rf"(?i:\bfinal\s+(?:answer|choice)\b[*_\"]*\s*(?:is|:|=|-)?)"
+        rf"(?i:\bfinal\s(?:answer|choice)\b[*_\"]{{0,4}}{_GAP}(?:is|:|=|-)?)"
         rf"{_OPEN}(?i:{_LEAD}){_OPEN}{_LETTER}"
     ),
 )
 _STATED = (
     re.compile(
-        rf"(?i:\b(?:answer|choice|option|letter|response|alternative)\b[*_\"]*"
-        rf"\s*(?:would be|must be|should be|is|:|=|-|→)?"
-        rf"(?:\s+(?:clearly|definitely|therefore|thus|likely|option|choice|letter))*)"
+        rf"(?i:\b(?:answer|choice|option|letter|response|alternative)\b[*_\"]{{0,4}}"
+        rf"{_GAP}(?:would be|must be|should be|is|:|=|-|→)?"
+        rf"(?:\s+(?:clearly|definitely|therefore|thus|likely|option|choice|letter)){{0,3}})"
         rf"{_OPEN}{_LETTER}"
     ),
     re.compile(
-        rf"{_LETTER}{_CLOSE}\s+(?i:is|would be|seems)\s+(?i:the\s+)?"
-        rf"(?i:most\s+)?(?i:correct|right|best|true|accurate|answer)"
+        rf"{_LETTER}{_CLOSE}\s(?i:is|would be|seems)\s(?i:the\s)?"
+        rf"(?i:most\s)?(?i:correct|right|best|true|accurate|answer)"
     ),
     re.compile(rf"(?i:\b(?:choose|select|pick|chose|go with|say))\s{_OPEN}{_LETTER}"),
 )
-_LEADING = re.compile(rf"\A[\s(\[*_\"'`]*{_LETTER}(?:[)\].:*_\"'`]|\s*[-=]|\s*\n|\s*\Z)")
-_MARKED = re.compile(rf"(?:(?<=\()|(?<=\[)|(?<=\*\*)|(?m:^)\s*){_LETTER}[)\].:*]")
+_LEADING = re.compile(rf"\A{_OPEN}{_LETTER}(?:[)\].:*_\"'`]|{_GAP}[-=]|{_GAP}\n|{_GAP}\Z)")
+_MARKED = re.compile(rf"(?:(?<=\()|(?<=\[)|(?<=\*\*)|(?m:^){_GAP}){_LETTER}[)\].:*]")
 _ALONE = re.compile(rf"(?<![\w'.+-]){_LETTER}")
 _NOT = (
     r"(?i:\b(?:not|isn't|never|neither|nor|except|rather than|than|instead of|eliminate|exclude)\b)"
@@ -53,15 +65,16 @@ _NOT = (
 _WRONG = r"(?i:(?:is|are|seems)(?:n't|\s+not|\s+wrong|\s+incorrect|\s+false))"
 _DENIED = re.compile(
     rf"{_NOT}{_OPEN}(?i:{_LEAD}){_OPEN}{_LETTER}"
-    rf"|{_LETTER.replace('letter', 'other')}{_CLOSE}\s+{_WRONG}"
+    rf"|{_LETTER.replace('letter', 'other')}{_CLOSE}\s{_WRONG}"
 )
 _LOWER = re.compile(
-    r"\A\W*(?:answer\s*(?:is|:|=)?\s*)?\W*([a-p])\W*\Z|\A\s*\(?([a-p])\)\s|\A\s*([a-p])\.\s+\S"
+    r"\A\W{0,8}(?:answer\s?(?:is|:|=)?\s?)?\W{0,8}([a-p])\W{0,8}\Z"
+    r"|\A\(?([a-p])\)\s|\A([a-p])\.\s+\S"
 )
 _VERBS_AFTER_LETTER = {"is", "because", "since", "as", "would", "was", "seems", "and", "or"}
 _NAMES_BEFORE_LETTER = re.compile(
     r"\b(?:vitamin|hepatitis|plan|type|group|class|grade|vessel|point|part|figure|model|person|"
-    r"statement|section|title|schedule|appendix|phase|case)\s+\Z",
+    r"statement|section|title|schedule|appendix|phase|case)\s\Z",
     re.IGNORECASE,
 )
 
@@ -74,7 +87,7 @@ def grade_choice(answer: str, reference: str) -> Grade:
         reference: The right letter, A to P.
     """
     wanted = reference.strip().strip("().").upper()
-    text = readable(unicodedata.normalize("NFKC", answer))
+    text = first_and_last(readable(unicodedata.normalize("NFKC", answer)))
     if not text:
         return right_or_wrong(right=False, detail="the answer is empty")
     letters, how = chosen_letters(text)
@@ -116,17 +129,19 @@ def _stated(text: str, patterns: tuple[re.Pattern[str], ...]) -> set[str]:
 
 def _joined(text: str, end: int) -> Iterator[str]:
     """Yield letters that "or", "and" or a comma join to the one that ends at `end`."""
-    match = _AND.match(text, end)
-    while match and not _is_word(text, match.start("letter")):
+    for _ in range(_MOST_JOINED):
+        match = _AND.match(text, end)
+        if match is None or _is_word(text, match.start("letter")):
+            return
         yield match["letter"]
-        match = _AND.match(text, match.end("letter"))
+        end = match.end("letter")
 
 
 def _alone(text: str) -> Iterator[str]:
     denied = _denied_spans(text)
     for match in _ALONE.finditer(text):
         start = match.start("letter")
-        named = _NAMES_BEFORE_LETTER.search(text, 0, start)
+        named = _NAMES_BEFORE_LETTER.search(text[max(0, start - 12) : start])
         if start not in denied and not named and not _is_word(text, start):
             yield match["letter"]
 
@@ -142,5 +157,5 @@ def _is_word(text: str, start: int) -> bool:
     """Whether an A or an I is the article or the pronoun rather than a choice."""
     if text[start] not in "AI":
         return False
-    following = re.match(r" +([a-z]+)", text[start + 1 :])
+    following = re.match(r" +([a-z]+)", text[start + 1 : start + 12])
     return following is not None and (text[start] == "I" or following[1] not in _VERBS_AFTER_LETTER)

@@ -14,6 +14,9 @@ class Grade:
     """How the grader decided, for people."""
 
 
+CHARACTERS_READ = 2000
+"""Of a long answer, this much of its start and of its end is searched for a choice or a number."""
+
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
 
 
@@ -27,6 +30,19 @@ _TYPOGRAPHY = str.maketrans(
 def readable(answer: str) -> str:
     """Return an answer without a model's reasoning before it, with plain quotes and dashes."""
     return _THOUGHT.sub(" ", answer).translate(_TYPOGRAPHY).strip()
+
+
+def first_and_last(text: str) -> str:
+    """Return text with single spaces, and a long one without its middle.
+
+    An answer is stated at the start or at the end; babble between must not cost endless time.
+    """
+    text = re.sub(r" ?\n[ \n]*", "\n", re.sub(r"[^\S\n\u00a0]+", " ", text))
+    if len(text) <= 2 * CHARACTERS_READ:
+        return text
+    first = text[:CHARACTERS_READ].rpartition(" ")[0]
+    last = text[-CHARACTERS_READ:].partition(" ")[2]
+    return f"{first}\n...\n{last}"
 
 
 def right_or_wrong(*, right: bool, detail: str) -> Grade:

@@ -94,9 +94,9 @@ def _number(text: str, match: re.Match[str]) -> Number | None:
         return None
     start = match.start()
     # A hyphen is a sign only where it joins nothing before it: not in "7-3" or "COVID-19".
-    sign = re.search(r"(?<![\w)\]])-[\s$€£]?\Z", text[:start])
+    sign = re.search(r"(?<![\w)\]])-[\s$€£]?\Z", text[max(0, start - 3) : start])
     if sign:
-        start, value = sign.start(), -value
+        start, value = start - len(sign[0]), -value
     percent = _PERCENT.match(text, match.end()) is not None
     return Number(value, text[start : match.end()], start, match.end(), percent)
 

@@ -17,7 +17,13 @@ from fractions import Fraction
 from typing import Any
 
 from routoo.errors import InputError
-from routoo.evaluation.graders.grade import Grade, readable, right_or_wrong, ungraded
+from routoo.evaluation.graders.grade import (
+    Grade,
+    first_and_last,
+    readable,
+    right_or_wrong,
+    ungraded,
+)
 from routoo.evaluation.graders.numbers import Number, find_numbers, plain_notation
 
 _RESULT = re.compile(
@@ -43,7 +49,7 @@ def grade_numeric(answer: str, reference: str, options: Mapping[str, Any]) -> Gr
         InputError: The reference holds no number.
     """
     wanted = [_only(part) for part in reference.split("|")]
-    text = plain_notation(readable(answer))
+    text = plain_notation(first_and_last(readable(answer)))
     numbers = find_numbers(text)
     if not numbers:
         return right_or_wrong(right=False, detail="no number in the answer")
@@ -68,7 +74,7 @@ def _only(reference: str) -> Number:
 def _pick(
     text: str, numbers: list[Number], options: Mapping[str, Any]
 ) -> tuple[Number | None, str]:
-    marked = [number for number in numbers if _is_marked(text, number)]
+    marked = _marked(text, numbers)
     if marked and not _hedged(text, numbers, marked[-1]):
         return marked[-1], "marked as result"
     unit = options.get("unit")
@@ -84,16 +90,24 @@ def _pick(
     return last, "the last number"
 
 
-def _is_marked(text: str, number: Number) -> bool:
-    for match in _RESULT.finditer(text, 0, number.start):
+def _marked(text: str, numbers: list[Number]) -> list[Number]:
+    """Return the numbers that stand right after a word or sign that announces the result."""
+    found = []
+    for match in _RESULT.finditer(text):
         filler = _FILLER.match(text, match.end())
-        if filler and filler.end() >= number.start:
-            return True
-    return False
+        reach = filler.end() if filler else match.end()
+        after = next((number for number in numbers if number.start >= match.end()), None)
+        # A number's start takes its sign and currency in, which the filler may have eaten.
+        if after is not None and after.start <= reach:
+            found.append(after)
+    return found
 
 
 def _has_unit(text: str, number: Number, unit: str) -> bool:
-    return re.match(rf"\s*{re.escape(unit)}(?!\w)", text[number.end :], re.IGNORECASE) is not None
+    return (
+        re.match(rf"\s{{0,4}}{re.escape(unit)}(?!\w)", text[number.end :], re.IGNORECASE)
+        is not None
+    )
 
 
 def _last_result(text: str, numbers: list[Number]) -> Number:

@@ -1,5 +1,6 @@
 """Answers that are JSON."""
 
+import itertools
 import json
 import re
 from typing import Any
@@ -8,6 +9,7 @@ from routoo.errors import InputError
 from routoo.evaluation.graders.grade import Grade, readable, right_or_wrong
 
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
+_OPENINGS_TRIED = 100
 _DECODER = json.JSONDecoder()
 
 
@@ -37,10 +39,11 @@ def grade_json(answer: str, reference: str) -> Grade:
 def _first_value(text: str) -> tuple[bool, Any]:
     fence = _FENCE.search(text)
     text = (fence[1] if fence else text).strip()
-    for start in (0, *(match.start() for match in re.finditer(r"[{\[]", text))):
+    openings = (match.start() for match in re.finditer(r"[{\[]", text))
+    for start in (0, *itertools.islice(openings, _OPENINGS_TRIED)):
         try:
             value, end = _DECODER.raw_decode(text, start)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if start or isinstance(value, dict | list) or end == len(text):
             return True, value
