@@ -16,6 +16,7 @@ from routoo.embedded.valkey import EmbeddedValkey
 from routoo.errors import EmbeddedStackError
 from routoo.settings import Settings
 from routoo.store.migrate import upgrade
+from worker.statusfile import remove_status
 
 _LOOK_EVERY_S = 2.0
 _log = structlog.get_logger(__name__)
@@ -41,6 +42,7 @@ def open_stack(settings: Settings) -> Iterator[Stack]:
     """
     with ExitStack() as exits:
         exits.enter_context(_home_owned(settings.home))
+        remove_status(settings.home)  # of a supervisor that was killed
         servers = _embedded_servers(settings)
         for server in servers:
             exits.callback(server.stop)

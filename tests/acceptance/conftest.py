@@ -2,7 +2,6 @@
 
 import os
 import random
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from routoo.domain.tables import Item, Outcomes, write_items, write_outcomes
-from tests.acceptance.stack import BIN, LocalStack
+from tests.acceptance.stack import LocalStack, run_command
 from tests.fakes.openai_process import FakeServerProcess
 from tests.services import short_folder
 
@@ -25,14 +24,10 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small predictor, trained by `routoo train` on a synthetic table."""
     folder = tmp_path_factory.mktemp("training")
     write_tables(folder)
-    subprocess.run(
-        [
-            *(BIN / "routoo", "train", "--out", folder / "checkpoint"),
-            *("--items", folder / "items.parquet", "--outcomes", folder / "outcomes.parquet"),
-        ],
-        env=os.environ | {"ROUTOO_HOME": str(folder), "OMP_NUM_THREADS": "1"},
-        check=True,
-        capture_output=True,
+    run_command(
+        *("routoo", "train", "--out", folder / "checkpoint"),
+        *("--items", folder / "items.parquet", "--outcomes", folder / "outcomes.parquet"),
+        environ=os.environ | {"ROUTOO_HOME": str(folder), "OMP_NUM_THREADS": "1"},
     )
     return folder / "checkpoint"
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,20 @@ def until(condition: Callable[[], bool], what: str) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(what)
         time.sleep(0.05)
+
+
+def run_command(program: str, *arguments: str | Path, environ: Mapping[str, str]) -> str:
+    """Run a command of ours to its end and return what it printed."""
+    done = subprocess.run(
+        [BIN / program, *arguments],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
 
 
 class LocalStack:
@@ -75,8 +89,10 @@ class LocalStack:
         return (self._process is not None and self._process.poll() is not None) or self.is_ready()
 
     def is_ready(self) -> bool:
-        """Tell whether every worker consumes messages."""
-        return bool(self.status().get("ready"))
+        """Tell whether every worker of this stack, not of one killed before, consumes messages."""
+        status = self.status()
+        ours = self._process is not None and status.get("supervisor") == self._process.pid
+        return ours and bool(status["ready"])
 
     def status(self) -> dict[str, Any]:
         """Return what the supervisor says of its processes; empty while none runs."""
@@ -112,16 +128,7 @@ class LocalStack:
 
     def command(self, program: str, *arguments: str | Path) -> str:
         """Run a command of ours to its end and return what it printed."""
-        done = subprocess.run(
-            [BIN / program, *arguments],
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout.strip()
+        return run_command(program, *arguments, environ=self.environ)
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Ask the database, as users of the public tables do."""
