@@ -10,7 +10,7 @@ import orjson
 from routoo.domain.pool import CandidateModel
 from routoo.domain.tables import Item, Outcomes
 from routoo.errors import InputError
-from routoo.evaluation.graders import Grade, default_grader, grade
+from routoo.evaluation.graders import Grade, default_grader, grade, listed_choices
 from routoo.evaluation.journal import CollectedAnswer
 
 
@@ -35,7 +35,7 @@ def grade_item(item: Item, answer: str) -> Grade:
     if item.answer is None:
         return Grade(None, "the item has no reference")
     name = item.grader or default_grader(item.prompt, item.answer)
-    options = _options(item)
+    options = {"choices": listed_choices(item.prompt), **_options(item)}
     try:
         return grade(name, answer, item.answer, options)
     except InputError as error:

@@ -79,6 +79,25 @@ def test_choice_reads_the_letter_that_a_person_would_read(
     assert found.score == score, found.detail
 
 
+CHOICES = {"A": "red", "B": "dark red", "C": "The heart", "D": "languages"}
+BY_TEXT = [
+    ("A linguist studies languages.", "D", 1.0),
+    ("A cardiologist studies the heart!", "D", 0.0),
+    ("It is dark red.", "B", 1.0),
+    ("It may be red, or languages.", "A", None),
+    ("Blue.", "A", None),
+    ("C, languages", "C", 1.0),
+]
+
+
+@pytest.mark.parametrize(("answer", "reference", "score"), BY_TEXT)
+def test_choice_without_a_letter_is_read_by_the_options_text(
+    answer: str, reference: str, score: float | None
+) -> None:
+    found = grade("choice", answer, reference, {"choices": CHOICES})
+    assert found.score == score, found.detail
+
+
 CONTAINS = [
     ("The capital of Australia is Canberra.", "Canberra", 1.0),
     ("Canberra", "Canberra", 1.0),
@@ -96,6 +115,7 @@ CONTAINS = [
     ("The colours are red, white and blue.", "red, white, and blue", 1.0),
     ("The largest planet is Jupiter, followed by Saturn and Uranus.", "Jupiter", 1.0),
     ("The output is `[1, 2, 3]`.", "[1, 2, 3]", 1.0),
+    ("It is Canberra and Canberra.", "Canberra", 1.0),
     ("Sydney", "Canberra", 0.0),
     ("", "Canberra", 0.0),
     ("Canberran", "Canberra", 0.0),
@@ -165,6 +185,10 @@ NUMERIC = [
     ("In 2020 it was 5 km.", "5", {"unit": "km"}, 1.0),
     ("12", "12 | 13", {}, 1.0),
     ("0.1 + 0.2 = 0.3", "0.3", {}, 1.0),
+    ("The output of the code will be `4`, as 4 is multiplied by 3.", "4", {}, 1.0),
+    ("The difference between 9 and 4 is 5.", "5", {}, 1.0),
+    ("The sum of 5 and 7 equals 12, not 13.", "12", {}, 1.0),
+    ("7 - 3", "3", {}, 1.0),
     ("no idea", "42", {}, 0.0),
     ("", "42", {}, 0.0),
     ("12 or 13", "12", {}, None),

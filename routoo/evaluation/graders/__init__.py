@@ -24,7 +24,7 @@ from routoo.evaluation.graders.pattern import grade_regex
 from routoo.evaluation.graders.structure import grade_json
 from routoo.evaluation.graders.text import grade_exact, grade_normalized
 
-__all__ = ["GRADERS", "Grade", "default_grader", "grade"]
+__all__ = ["GRADERS", "Grade", "default_grader", "grade", "listed_choices"]
 
 _Grader = Callable[[str, str, Mapping[str, Any]], Grade]
 
@@ -34,7 +34,7 @@ def _without_options(grader: Callable[[str, str], Grade]) -> _Grader:
 
 
 GRADERS: dict[str, _Grader] = {
-    "choice": _without_options(grade_choice),
+    "choice": grade_choice,
     "exact": _without_options(grade_exact),
     "normalized": _without_options(grade_normalized),
     "contains": _without_options(grade_contains),
@@ -43,7 +43,7 @@ GRADERS: dict[str, _Grader] = {
     "json": _without_options(grade_json),
 }
 
-_OPTION_LINE = re.compile(r"^\s*\(?([A-P])[.):]\s+\S", re.MULTILINE)
+_OPTION_LINE = re.compile(r"^[ \t]*\(?([A-P])[.):][ \t]+(\S.*)$", re.MULTILINE)
 
 
 def grade(
@@ -70,13 +70,18 @@ def grade(
     return GRADERS[name](answer, reference, options or {})
 
 
+def listed_choices(prompt: str) -> dict[str, str]:
+    """Return the lettered options that a prompt lists, a line each, by letter."""
+    return dict(_OPTION_LINE.findall(prompt))
+
+
 def default_grader(prompt: str, reference: str) -> str:
     """Return the grader for an item that names none.
 
     `choice` for a letter where the prompt lists lettered options, `numeric` for a number,
     `contains` for a few words, else `normalized`.
     """
-    if re.fullmatch(r"\s*\(?[A-P]\)?\.?\s*", reference) and len(_OPTION_LINE.findall(prompt)) > 1:
+    if re.fullmatch(r"\s*\(?[A-P]\)?\.?\s*", reference) and len(listed_choices(prompt)) > 1:
         return "choice"
     if re.fullmatch(r"\s*-?\d[\d,]*(?:\.\d+)?\s*", reference):
         return "numeric"

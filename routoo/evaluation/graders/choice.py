@@ -9,12 +9,14 @@ The letter is looked for in this order, and the first step that finds one decide
 
 Where a step finds several different letters, or one that the answer denies ("not C"), the answer
 is ambiguous. A lower-case letter counts only where it is the whole answer or is marked as a
-choice. An empty answer is wrong; one without a letter is ungraded, since it may be right in words.
+choice. An answer without a letter may still name one option by its text, where the options are
+known; else it is ungraded. An empty answer is wrong.
 """
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from routoo.evaluation.graders.grade import (
     Grade,
@@ -23,6 +25,7 @@ from routoo.evaluation.graders.grade import (
     right_or_wrong,
     ungraded,
 )
+from routoo.evaluation.graders.normalise import normalise
 
 _MOST_JOINED = 16
 
@@ -79,12 +82,14 @@ _NAMES_BEFORE_LETTER = re.compile(
 )
 
 
-def grade_choice(answer: str, reference: str) -> Grade:
+def grade_choice(answer: str, reference: str, options: Mapping[str, Any]) -> Grade:
     """Grade a multiple-choice answer.
 
     Args:
         answer: What the model wrote.
         reference: The right letter, A to P.
+        options: `choices`, the options' texts by letter: an answer without a letter that holds
+            the text of exactly one of them chooses it.
     """
     wanted = reference.strip().strip("().").upper()
     text = first_and_last(readable(unicodedata.normalize("NFKC", answer)))
@@ -92,11 +97,25 @@ def grade_choice(answer: str, reference: str) -> Grade:
         return right_or_wrong(right=False, detail="the answer is empty")
     letters, how = chosen_letters(text)
     if not letters:
+        letters, how = _named_choices(text, options.get("choices", {})), "by its text"
+    if not letters:
         return ungraded("no letter found in the answer")
     if len(letters) > 1:
         return ungraded(f"several letters {how}: {', '.join(sorted(letters))}")
     letter = next(iter(letters))
     return right_or_wrong(right=letter == wanted, detail=f"{letter} {how}, reference {wanted}")
+
+
+def _named_choices(text: str, choices: Mapping[str, str]) -> set[str]:
+    said = f" {normalise(text)} "
+    texts = {letter: normalise(choice) for letter, choice in choices.items()}
+    named = {letter: text for letter, text in texts.items() if text and f" {text} " in said}
+    # "dark red" names "dark red" and not "red" as well.
+    return {
+        letter
+        for letter, text in named.items()
+        if not any(text != other and f" {text} " in f" {other} " for other in named.values())
+    }
 
 
 def chosen_letters(text: str) -> tuple[set[str], str]:

@@ -84,7 +84,8 @@ def _is_hedged(sentence: str, wanted: str) -> bool:
     parts = [normalise(part) for part in _SEPARATOR.split(sentence)]
     parts = [part for part in parts if part and part not in _INTERJECTIONS]
     index = next((i for i, part in enumerate(parts) if f" {wanted} " in f" {part} "), None)
-    if index is None or len(parts) == 1:
+    others = [part for part in parts if f" {wanted} " not in f" {part} "]
+    if index is None or not others:
         return False  # a reference that is itself a list ("red, white and blue") is in no part
     if _stands_beside_or(sentence, wanted):
         return True

@@ -93,8 +93,8 @@ def _number(text: str, match: re.Match[str]) -> Number | None:
     if value is None:
         return None
     start = match.start()
-    # A hyphen is a sign only where it joins nothing before it: not in "7-3" or "COVID-19".
-    sign = re.search(r"(?<![\w)\]])-[\s$€£]?\Z", text[max(0, start - 3) : start])
+    # A hyphen is a sign only where it joins nothing: not in "7-3", "7 - 3" or "COVID-19".
+    sign = re.search(r"(?<![\w)\]])-[$€£]?\Z", text[max(0, start - 3) : start])
     if sign:
         start, value = start - len(sign[0]), -value
     percent = _PERCENT.match(text, match.end()) is not None

@@ -2,7 +2,8 @@ r"""Answers that are a number.
 
 Which number of the answer counts, first rule that finds one:
 
-1. the last one that is marked as the result: `\boxed{42}`, `#### 42`, "the answer is 42";
+1. the last one that is marked as the result: `\boxed{42}`, `#### 42`, "the answer is 42",
+   "the output of the code will be 42";
 2. with the option `unit`: the last one that is followed by that unit;
 3. the only number of the answer;
 4. with the option `pick: last` (the default): the last one after the last equals sign, else the
@@ -26,12 +27,14 @@ from routoo.evaluation.graders.grade import (
 )
 from routoo.evaluation.graders.numbers import Number, find_numbers, plain_notation
 
+_IS = r"(?:is|was|=|equals|will be|would be)"
 _RESULT = re.compile(
-    r"\\boxed\s*\{|####\s*|\b(?:final\s+)?(?:answer|result|total)\b[\s*_:]*(?:is|=|was|equals)?",
+    rf"\\boxed\s?\{{|####\s?|\b(?:final\s)?(?:answer|result)\b[\s_*:]{{0,6}}{_IS}?"
+    rf"|\b(?:output|total|sum|difference|product|quotient|remainder|value)\b[^.\n=]{{0,60}}?\b{_IS}",
     re.IGNORECASE,
 )
 _FILLER = re.compile(
-    r"[\s$€£¥*_:=({\\~≈]*(?:(?:about|approximately|roughly|text\{)\s*)?[\s$€£¥*_]*"
+    r"[\s$€£¥*_:=`\"'({\\~≈]*(?:(?:about|approximately|roughly|text\{)\s*)?[\s$€£¥*_]*"
 )
 _HEDGE = re.compile(r"[\s\w°%$€£]{0,12}\b(?:or|to|and)\b\s*[$€£]?\s*\Z", re.IGNORECASE)
 
