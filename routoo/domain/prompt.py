@@ -64,7 +64,8 @@ def requested_completion_tokens(body: Mapping[str, Any]) -> int | None:
 def bound_completion_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
     """Return the most completion tokens a call can be billed, all its choices together."""
     limit = requested_completion_tokens(body)
-    choices = max([1, *(body[key] for key in _CHOICE_KEYS if isinstance(body.get(key), int))])
+    asked = (body.get(key) for key in _CHOICE_KEYS)
+    choices = max([1, *(count for count in asked if isinstance(count, int))])
     return (model.max_completion_tokens if limit is None else limit) * choices
 
 
