@@ -11,7 +11,7 @@ from routoo.errors import RoutooError
 
 EXIT_INTERRUPTED = 130
 
-COMMANDS = ("collect", "db", "pool", "predict", "train")
+COMMANDS = ("checkpoint", "collect", "db", "evaluate", "pool", "predict", "train")
 """Modules of this package; each has a function or, for a group, a `typer.Typer` of its name."""
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float32
 
 from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError
@@ -58,6 +59,11 @@ class CheckpointPredictor:
             estimates.novelty,
             truncated,
         )
+
+    def features(self, prompts: Sequence[str]) -> Float32[np.ndarray, "prompts features"]:
+        """Return prompts as the estimator's views see them: what baselines are fitted on."""
+        raw, _ = prompt_features(prompts, self._embeds)
+        return self._estimator.projection.apply(raw)
 
     def _columns(self, models: Sequence[str]) -> list[int]:
         position = {name: column for column, name in enumerate(self.models)}

@@ -1,0 +1,42 @@
+"""The random mix of a pool: what money buys without looking at the prompts."""
+
+import numpy as np
+from jaxtyping import Float64
+
+BUDGETS = 25
+
+
+def mix_quality(
+    quality: Float64[np.ndarray, " models"],
+    cost_usd: Float64[np.ndarray, " models"],
+    budgets_usd: Float64[np.ndarray, " budgets"],
+) -> Float64[np.ndarray, " budgets"]:
+    """Return the best mean quality of a random mix of fixed models at each mean cost.
+
+    The best mix needs at most two models: it lies on the upper convex hull of (cost, quality).
+
+    Args:
+        quality: Mean score of each model.
+        cost_usd: Mean cost of each model's calls, in USD.
+        budgets_usd: Mean costs allowed, in USD; one below the cheapest model's counts as it.
+    """
+    hull: list[tuple[float, float]] = []
+    for cost, value in sorted(zip(cost_usd.tolist(), (-quality).tolist(), strict=True)):
+        point = (cost, -value)
+        if hull and point[1] <= hull[-1][1]:
+            continue
+        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-2], point):
+            hull.pop()
+        hull.append(point)
+    costs, values = zip(*hull, strict=True)
+    return np.asarray(np.interp(budgets_usd, costs, values))
+
+
+def log_budgets(cost_usd: Float64[np.ndarray, " models"]) -> Float64[np.ndarray, " budgets"]:
+    """Return mean costs per call, evenly spaced in their logarithm from cheapest to dearest."""
+    low = max(float(cost_usd.min()), 1e-12)
+    return np.geomspace(low, max(float(cost_usd.max()), low), BUDGETS)
+
+
+def _slope(cheap: tuple[float, float], dear: tuple[float, float]) -> float:
+    return (dear[1] - cheap[1]) / max(dear[0] - cheap[0], 1e-300)
