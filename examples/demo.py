@@ -24,7 +24,7 @@ from routoo.errors import EmbeddedStackError, RoutooError
 from routoo.settings import REPOSITORY, load_settings
 
 EXAMPLES = REPOSITORY / "examples"
-BUDGET_USD = "0.0006"
+BUDGET_USD = "0.0009"
 """About two thirds of what the strongest model alone would cost for this batch."""
 _READY_S = 180.0
 _STOP_S = 30.0
