@@ -9,13 +9,15 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from routoo.errors import ConfigError
+from routoo.errors import ConfigError, EmbeddedStackError
 from worker.lifeline import READY
 
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 30.0
 _SETTLED_S = 30.0
 """A child that ran this long did not die of its start: the delay begins anew."""
+_MOST_FALSE_STARTS = 3
+"""Deaths of a child that was never ready, after which there is no hope."""
 _UNUSABLE = ConfigError.exit_code
 """Exit status of a child whose settings or checkpoint a restart won't mend."""
 _log = structlog.get_logger(__name__)
@@ -44,21 +46,32 @@ class Child:
         """Run the process, again and again, until told to stop.
 
         Raises:
-            ConfigError: It ended before it was ever ready, for a reason that stays.
+            ConfigError: Its settings or its checkpoint can't be used.
+            EmbeddedStackError: It died again and again before it was ever ready.
         """
-        delay_s = _FIRST_DELAY_S
+        delay_s, deaths = _FIRST_DELAY_S, 0
         while not self.stopping.is_set():
             started_at = time.monotonic()
             exit_code = await self._run()
             if self.stopping.is_set():
                 return
-            if exit_code == _UNUSABLE and not self._ever_ready:
-                raise ConfigError(f"{self.name} can't start", remedy="Mend what it said above")
+            deaths += 1
+            if not self._ever_ready:
+                self._check_hope(exit_code, deaths)
             if time.monotonic() - started_at > _SETTLED_S:
                 delay_s = _FIRST_DELAY_S
             _log.error("child.died", child=self.name, exit_code=exit_code, restart_in_s=delay_s)
             await self._pause(delay_s)
             delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
+
+    def _check_hope(self, exit_code: int, deaths: int) -> None:
+        """Give up where another start would end like the last one."""
+        remedy = "Mend what it said above"
+        if exit_code == _UNUSABLE:
+            raise ConfigError(f"{self.name} can't start", remedy=remedy)
+        if deaths >= _MOST_FALSE_STARTS:
+            what = f"{self.name} died {deaths} times before it was ready"
+            raise EmbeddedStackError(what, value=f"exit status {exit_code}", remedy=remedy)
 
     async def _run(self) -> int:
         self._process = await asyncio.create_subprocess_exec(

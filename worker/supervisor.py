@@ -49,6 +49,7 @@ class Supervisor:
 
         Raises:
             ConfigError: A child can't start, and no restart will mend it.
+            EmbeddedStackError: A child died again and again before it was ready.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -122,6 +122,13 @@ class LocalStack:
         self._process.wait(60)
         until(lambda: not any(_is_alive(pid) for pid in victims), "the killed are gone")
 
+    def kill_servers(self) -> None:
+        """End PostgreSQL and Valkey with SIGKILL under the workers' feet."""
+        victims = list(self._servers())
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not any(_is_alive(pid) for pid in victims), "the killed are gone")
+
     def _servers(self) -> Iterator[int]:
         for file in ("postgres/data/postmaster.pid", "valkey/pid"):
             yield int((self.home / file).read_text().split()[0])
@@ -134,6 +141,10 @@ class LocalStack:
         """Ask the database, as users of the public tables do."""
         with self._connected() as conn:
             return conn.execute(sql.encode(), values).fetchall()
+
+    def answers(self) -> bool:
+        """Tell whether the database is there."""
+        return EmbeddedPostgres(self.home).is_running()
 
     @contextmanager
     def _connected(self) -> Iterator["psycopg.Connection[tuple[Any, ...]]"]:

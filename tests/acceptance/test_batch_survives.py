@@ -1,5 +1,6 @@
 """A batch from submission to results, with every process killed on the way."""
 
+import subprocess
 from pathlib import Path
 
 from tests.acceptance.batch import (
@@ -12,7 +13,7 @@ from tests.acceptance.batch import (
     write_jobs,
     write_pool,
 )
-from tests.acceptance.stack import LocalStack, until
+from tests.acceptance.stack import BIN, LocalStack, until
 from tests.fakes.openai_process import FakeServerProcess
 
 JOBS = 120
@@ -32,6 +33,7 @@ def test_a_batch_is_answered_within_its_budget(
 ) -> None:
     budget_usd = "0.02"
     batch_id = begin(stack, server, tmp_path, budget_usd)
+    stack.command("routoo-producer", "watch", batch_id)
     wait_until_completed(stack, batch_id)
     found = assert_one_result_each(stack, batch_id, JOBS)
     assert {row["status"] for row in found} == {"succeeded"}
@@ -52,6 +54,33 @@ def test_workers_killed_in_the_middle_cost_no_job(
     wait_until_completed(stack, batch_id)
     assert_one_result_each(stack, batch_id, JOBS)
     assert_within_budget(stack, server, batch_id, AMPLE_USD)
+
+
+def test_servers_killed_in_the_middle_are_started_again_and_cost_no_job(
+    stack: LocalStack, server: FakeServerProcess, tmp_path: Path
+) -> None:
+    batch_id = begin(stack, server, tmp_path)
+    until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
+    assert answered(stack, batch_id) < JOBS
+    stack.kill_servers()
+    until(stack.answers, "the database is back")
+    wait_until_completed(stack, batch_id)
+    assert_one_result_each(stack, batch_id, JOBS)
+    assert_within_budget(stack, server, batch_id, AMPLE_USD)
+
+
+def test_a_second_stack_on_the_same_home_says_so_and_leaves(stack: LocalStack) -> None:
+    second = subprocess.run(
+        [BIN / "routoo-worker", "up"],
+        env=stack.environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert second.returncode == 4
+    assert "another `routoo-worker up` runs" in second.stderr
+    assert stack.is_ready()
 
 
 def test_a_stack_stopped_in_the_middle_goes_on_when_started_again(

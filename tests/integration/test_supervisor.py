@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from routoo.errors import ConfigError
+from routoo.errors import ConfigError, EmbeddedStackError
 from worker.statusfile import status_path
 from worker.supervisor import Crew, Supervisor
 
@@ -85,6 +85,11 @@ def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
 def test_a_child_that_is_unusable_from_the_start_ends_the_supervisor(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a can't start"):
         supervise(tmp_path, crew(a="raise SystemExit(2)", b=READY_THEN_SLEEP))
+
+
+def test_a_child_that_never_gets_ready_ends_the_supervisor(tmp_path: Path) -> None:
+    with pytest.raises(EmbeddedStackError, match="a died 3 times before it was ready"):
+        supervise(tmp_path, crew(a="raise SystemExit(1)", b=READY_THEN_SLEEP))
 
 
 def test_a_child_stops_when_its_supervisor_is_killed() -> None:
