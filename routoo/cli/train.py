@@ -11,6 +11,7 @@ from rich.console import Console
 from routoo.cli.progress import counted
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.evaluation.metrics import mean_metrics, metrics_by_model
+from routoo.evaluation.plots import plot_learning_curve
 from routoo.predictor.backbone import DEFAULT_BACKBONE, find_backbone
 from routoo.predictor.cache import EmbeddingCache
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
@@ -18,6 +19,8 @@ from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matr
 from routoo.predictor.encoder import Encoder
 from routoo.predictor.features import prompt_features
 from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
+from routoo.predictor.learning import learning_curve
+from routoo.predictor.logistic import sigmoid
 from routoo.predictor.manifest import Manifest
 from routoo.predictor.predictor import choose_device
 from routoo.settings import load_settings
@@ -40,6 +43,10 @@ def train(
     cache: Annotated[
         Path | None, typer.Option(help="Folder of cached embeddings; under ROUTOO_HOME if unset.")
     ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Learning curve to draw; learning_curve.png in OUT if unset."),
+    ] = None,
 ) -> None:
     """Fit a predictor of quality and answer length from outcome tables."""
     console = Console(stderr=True)
@@ -52,6 +59,8 @@ def train(
     with counted(console, "Fitting folds", options.folds) as progress:
         fitted = fit_estimator(matrix, features, encoder.width, options, progress)
     manifest = _write(out, matrix, encoder, fitted, options)
+    curve = learning_curve(matrix, features, fitted.estimator, options)
+    plot_learning_curve(curve, matrix.models, plot or out / "learning_curve.png")
     mean = manifest.metrics["mean"]
     console.print(
         f"{out}: {len(matrix.items)} items, {len(matrix.models)} models; held out: "
@@ -73,7 +82,22 @@ def _write(
         data_sha256=content_sha256(matrix),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=asdict(options),
-        metrics={"mean": mean_metrics(by_model), "models": by_model, "items": len(matrix.items)},
+        metrics={
+            "protocol": f"{options.folds} folds grouped by text, each predicted by the others' fit",
+            "items": len(matrix.items),
+            "mean": mean_metrics(by_model),
+            "models": by_model,
+            "views": _view_metrics(matrix, fitted),
+            "calibration": dict(zip(matrix.models, fitted.calibration_methods, strict=True)),
+        },
     )
     write_checkpoint(out, weights, manifest)
     return manifest
+
+
+def _view_metrics(matrix: OutcomeMatrix, fitted: Fitted) -> dict[str, dict[str, float]]:
+    views = fitted.held_out_views.items()
+    return {
+        name: mean_metrics(metrics_by_model(matrix.score, sigmoid(logits), matrix.models))
+        for name, logits in views
+    }

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from routoo.errors import InputError
 from routoo.predictor.calibration import fit_calibration
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.domains import number_domains
@@ -18,6 +19,9 @@ from routoo.predictor.novelty import Novelty
 from routoo.predictor.projection import Projection
 from routoo.predictor.stack import Stack
 from routoo.predictor.tokens import TokenHead
+
+MIN_ITEMS = 20
+"""Fewer can't be dealt into folds that each show every view something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,18 @@ def fit_estimator(
         hidden: How many of the features are hidden states.
         options: Folds, penalties, seed.
         progress: Told when another fold is done.
+
+    Raises:
+        InputError: There are too few items.
     """
-    folds = grouped_folds(text_groups(matrix.prompts), options.folds, options.seed)
+    groups = text_groups(matrix.prompts)
+    if groups.max(initial=-1) + 1 < MIN_ITEMS:
+        raise InputError(
+            "too few different items to fit a predictor",
+            value=int(groups.max(initial=-1) + 1),
+            remedy=f"Collect outcomes of at least {MIN_ITEMS}, better several hundred",
+        )
+    folds = grouped_folds(groups, options.folds, options.seed)
     projection = Projection.fit(features, hidden)
     inputs = projection.apply(features)
     landmarks = choose_landmarks(inputs, options.seed)
