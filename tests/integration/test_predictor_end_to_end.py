@@ -1,0 +1,198 @@
+"""The default backbone, from text to checkpoint and back, through the command line's functions."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from typer.testing import CliRunner
+
+from routoo.cli.main import build_app
+from routoo.domain.tables import Item, Outcomes, write_items, write_outcomes
+from routoo.errors import CheckpointError
+from routoo.predictor.backbone import DEFAULT_BACKBONE, find_backbone
+from routoo.predictor.cache import EmbeddingCache
+from routoo.predictor.encoder import Encoder
+from routoo.predictor.manifest import checkpoint_models, read_manifest, write_manifest
+from routoo.predictor.predictor import CheckpointPredictor, load_predictor
+
+ODD_PROMPTS = (
+    "",
+    " ",
+    "\x00\x01\x1b[0m",
+    "\ud83d lone",
+    "\N{GRINNING FACE}" * 50,
+    "\u0645\u0631\u062d\u0628\u0627 \u200f\u05e9\u05dc\u05d5\u05dd",
+    "word " * 20_000,
+)
+
+
+@pytest.fixture(scope="module")
+def encoder() -> Encoder:
+    return Encoder(find_backbone(DEFAULT_BACKBONE), (2, 4, 6))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("predictor")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder: Path) -> Path:
+    _write_tables(folder)
+    _run("train", "--out", str(folder / "ck"), "--cache", str(folder / "cache"), *_tables(folder))
+    return folder / "ck"
+
+
+@pytest.fixture(scope="module")
+def predictor(checkpoint: Path) -> CheckpointPredictor:
+    return load_predictor(checkpoint, device="cpu")
+
+
+def _write_tables(folder: Path) -> None:
+    """Write sums, which the weak model gets wrong, and capitals, which both get right."""
+    items, rows = [], []
+    for n in range(60):
+        prompt = f"What is {n * 37} + {n * 11}?" if n % 2 else f"What is the capital of land {n}?"
+        items.append(Item(str(n), prompt, subject="sums" if n % 2 else "places"))
+        rows += [(str(n), "weak", float(n % 2 == 0), 5.0), (str(n), "strong", 1.0, 50.0)]
+    count = len(rows)
+    ids, models, scores, tokens = zip(*rows, strict=True)
+    number = np.float32
+    write_items(folder / "i.parquet", items)
+    write_outcomes(
+        folder / "o.parquet",
+        Outcomes(
+            list(ids),
+            list(models),
+            np.array(scores, number),
+            np.full(count, 9, number),
+            np.array(tokens, number),
+            np.where(np.array(models) == "weak", 0.001, 0.01),
+            np.full(count, np.nan, number),
+        ),
+    )
+
+
+def _tables(folder: Path) -> tuple[str, ...]:
+    return ("--items", str(folder / "i.parquet"), "--outcomes", str(folder / "o.parquet"))
+
+
+def _run(*arguments: str) -> str:
+    result = CliRunner().invoke(build_app((arguments[0],)), arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def test_a_score_does_not_depend_on_its_batch_mates(encoder: Encoder) -> None:
+    generator = np.random.default_rng(0)
+    prompts = ["word " * int(n) for n in generator.integers(1, 200, 8)] + list(ODD_PROMPTS[:6])
+    alone = np.concatenate([encoder.encode([prompt]).features for prompt in prompts])
+    for _ in range(3):
+        order = generator.permutation(len(prompts))
+        together = encoder.encode([prompts[row] for row in order]).features
+        assert np.abs(together - alone[order]).max() < 1e-5
+
+
+def test_odd_prompts_get_finite_scores_and_only_overlong_ones_are_flagged(
+    predictor: CheckpointPredictor,
+) -> None:
+    estimates = predictor.predict(ODD_PROMPTS, ("weak", "strong"))
+    assert np.isfinite(estimates.quality).all()
+    assert ((estimates.quality > 0) & (estimates.quality < 1)).all()
+    assert (estimates.completion_tokens >= 1).all()
+    assert estimates.truncated.tolist() == [False] * 6 + [True]
+
+
+def test_no_prompts_are_no_predictions(predictor: CheckpointPredictor) -> None:
+    assert predictor.predict([], ("weak",)).quality.shape == (0, 1)
+
+
+def test_models_may_be_any_part_of_the_checkpoints_in_any_order(
+    predictor: CheckpointPredictor,
+) -> None:
+    both = predictor.predict(["What is 3 + 4?"], ("strong", "weak"))
+    one = predictor.predict(["What is 3 + 4?"], ("weak",))
+    np.testing.assert_array_equal(both.quality[:, 1:], one.quality)
+    assert both.quality[0, 0] > both.quality[0, 1]
+    assert both.completion_tokens[0, 0] > both.completion_tokens[0, 1]
+
+
+def test_a_model_the_checkpoint_does_not_know_is_refused_with_a_remedy(
+    predictor: CheckpointPredictor,
+) -> None:
+    with pytest.raises(CheckpointError, match="the checkpoint knows strong, weak"):
+        predictor.predict(["Why?"], ("unknown",))
+
+
+def test_predict_writes_a_row_for_every_item_and_model(checkpoint: Path, folder: Path) -> None:
+    out = folder / "p.parquet"
+    items = str(folder / "i.parquet")
+    _run("predict", "--checkpoint", str(checkpoint), "--items", items, "--out", str(out))
+    table = pq.read_table(out)
+    assert table.num_rows == 120
+    assert {"item_id", "model", "quality", "completion_tokens"} <= set(table.column_names)
+
+
+def test_evaluate_prints_figures_with_intervals(checkpoint: Path, folder: Path) -> None:
+    report = json.loads(
+        _run("evaluate", "--json", "--checkpoint", str(checkpoint), *_tables(folder))
+    )
+    assert report["models"]["weak"]["auc"] > 0.9
+    assert set(report["mean"]["brier"]) == {"value", "low", "high"}
+    assert report["routing"]["predictor"]["gain"]["value"] > 0
+    assert report["best_single"]["model"] == "strong"
+
+
+def test_checkpoint_show_prints_the_manifest(checkpoint: Path) -> None:
+    shown = json.loads(_run("checkpoint", "show", str(checkpoint), "--json"))
+    assert shown["models"] == ["strong", "weak"]
+    assert (checkpoint / "learning_curve.png").stat().st_size > 0
+
+
+def test_embeddings_are_read_back_from_the_cache_as_they_were(
+    encoder: Encoder, tmp_path: Path
+) -> None:
+    prompts = ["one", "two", "one", "\ud800"]
+    first = EmbeddingCache(tmp_path, encoder).encode(prompts)
+    told: list[int] = []
+    again = EmbeddingCache(tmp_path, encoder).encode([*prompts[::-1], "new"], told.append)
+    np.testing.assert_array_equal(again.features[:4], first.features[::-1])
+    assert sum(told) == 5
+
+
+def test_the_manifest_can_be_read_without_torch(checkpoint: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path;"
+        "from routoo.predictor.manifest import checkpoint_models;"
+        f"print(*checkpoint_models(Path({str(checkpoint)!r})));"
+        "assert 'torch' not in sys.modules and 'scipy' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["strong", "weak"]
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(checkpoint)
+    (tmp_path / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())
+    write_manifest(tmp_path, replace(manifest, backbone_sha256="0" * 64))
+    with pytest.raises(CheckpointError, match="backbone's weights are not those"):
+        load_predictor(tmp_path)
+    write_manifest(tmp_path, replace(manifest, weights_sha256="0" * 64))
+    with pytest.raises(CheckpointError, match="not those that the manifest describes"):
+        load_predictor(tmp_path)
+    write_manifest(tmp_path, replace(manifest, format_version=99))
+    with pytest.raises(CheckpointError, match="routoo train"):
+        checkpoint_models(tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="manifest can't be read"):
+        checkpoint_models(tmp_path)
+
+
+def test_a_backbone_that_is_not_there_is_refused_with_a_remedy() -> None:
+    with pytest.raises(CheckpointError, match="install the package"):
+        find_backbone("no_such_backbone")

@@ -1,0 +1,68 @@
+"""Metrics against values worked out by hand, and routing against known optima."""
+
+import numpy as np
+import pytest
+
+from routoo.evaluation.metrics import auc, brier, ece, mean_metrics, metrics_by_model
+from routoo.evaluation.mix import mix_quality
+from routoo.evaluation.report import routing_report
+from routoo.evaluation.routing import Trial, area, route
+
+SCORE = np.array([0, 0, 1, 1], np.float32)
+
+
+def test_auc_is_the_share_of_pairs_in_the_right_order_with_ties_as_halves() -> None:
+    assert auc(SCORE, np.array([0.1, 0.4, 0.35, 0.8], np.float32)) == 0.75
+    assert auc(SCORE, np.array([0.5, 0.5, 0.5, 0.5], np.float32)) == 0.5
+
+
+def test_auc_of_one_sided_scores_is_not_a_number_and_leaves_the_mean() -> None:
+    score = np.array([[1, 0], [1, 1]], np.float32)
+    rows = metrics_by_model(score, np.array([[0.9, 0.2], [0.8, 0.9]], np.float32), ("a", "b"))
+    assert np.isnan(rows["a"]["auc"])
+    assert mean_metrics(rows)["auc"] == 1.0
+
+
+def test_brier_and_ece_of_a_constant_estimate() -> None:
+    quality = np.full(4, 0.7, np.float32)
+    assert brier(SCORE, quality) == pytest.approx(0.29)
+    assert ece(SCORE, quality) == pytest.approx(0.2)
+
+
+def test_the_mix_lies_on_the_upper_hull_of_the_pool() -> None:
+    quality, cost = np.array([0.5, 0.4, 0.9, 0.6]), np.array([1.0, 2.0, 3.0, 2.9])
+    mixed = mix_quality(quality, cost, np.array([0.5, 1.0, 2.0, 3.0, 9.0]))
+    np.testing.assert_allclose(mixed, [0.5, 0.5, 0.7, 0.9, 0.9])
+
+
+def _trial(items: int = 400) -> Trial:
+    generator = np.random.default_rng(0)
+    strong = generator.random(items) < 0.5
+    score = np.stack([strong, np.ones(items)], axis=1).astype(np.float64)
+    cost = np.repeat([[1.0, 10.0]], items, axis=0)
+    return Trial(score, cost, cost)
+
+
+def test_perfect_estimates_reach_full_quality_for_half_of_the_money() -> None:
+    trial = _trial()
+    routed = route(trial, trial.score.astype(np.float32))
+    whole = np.full((1, 400), 1 / 400)
+    quality = routed.quality(whole)[0]
+    spent = (whole @ routed.cost_usd.T)[0]
+    assert quality[0] == pytest.approx(trial.score[:, 0].mean())
+    assert quality[spent > 5.7].min() == pytest.approx(1)
+    assert (spent <= trial.budgets_usd * (1 + 1e-9)).all()
+
+
+def test_the_report_gives_the_oracle_all_the_headroom_and_a_blind_router_none() -> None:
+    trial = _trial()
+    blind = np.repeat([[0.5, 1.0]], 400, axis=0).astype(np.float32)
+    report = routing_report(trial, {"blind": blind}, seed=0)
+    assert report["oracle"]["headroom"].value == pytest.approx(1)
+    assert report["oracle"]["gain"].low > 0.1
+    assert abs(report["blind"]["headroom"].value) < 0.15
+    assert report["blind"]["aiq"].value < report["oracle"]["aiq"].value
+
+
+def test_the_area_under_a_flat_curve_is_its_height() -> None:
+    assert area(np.array([1.0, 2.0, 4.0]), np.array([[0.6, 0.6, 0.6]]))[0] == pytest.approx(0.6)
