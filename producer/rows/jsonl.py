@@ -45,9 +45,8 @@ def _explain(line: bytes, error: orjson.JSONDecodeError) -> Problem:
         return text.INVALID_ENCODING
     except (ValueError, RecursionError):
         pass  # a real syntax error: orjson's message below says where
-    column = error.colno
     return Problem(
         Kind.MALFORMED_LINE,
-        f"the line is not JSON: {error.msg} at character {column}",
+        f"the line is not JSON: {error.msg} at byte {error.pos + 1}",
         "Write one JSON object a line",
     )

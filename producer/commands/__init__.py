@@ -1,0 +1,1 @@
+"""The subcommands of `routoo-producer`, one file each."""

@@ -1,0 +1,66 @@
+"""`routoo-producer grade`: answers against references."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from producer.commands.options import BatchArgument, JsonOption
+from producer.grading import GradeCounts, grade_batch
+from producer.json_text import json_line
+from producer.references import read_references
+from producer.running import run
+from producer.screen import words
+from producer.snapshot import find_batch
+from routoo.settings import load_settings
+from routoo.store.database import Database
+
+GRADE_EXAMPLES = (
+    "\b\nFor example:\n"
+    "  routoo-producer grade monday --references references.jsonl\n\n"
+    "\b\nA line of the file:\n"
+    '  {"custom_id": "q-1", "answer": "Lisbon", "grader": "contains"}\n'
+)
+ReferencesOption = Annotated[
+    Path,
+    typer.Option(
+        "--references",
+        metavar="FILE",
+        help="JSONL: custom_id, answer, grader (choice, exact, normalized, contains, numeric, "
+        "regex, json; the one that fits the answer where left out), grader_options.",
+    ),
+]
+
+
+def grade_command(
+    batch: BatchArgument = None, *, references: ReferencesOption, as_json: JsonOption = False
+) -> None:
+    """Grade a batch's answers against references, into the column `quality` of batch_results.
+
+    Jobs that ended without an answer count as wrong; answers that can be read in more than one
+    way stay without a grade and are counted.
+    """
+    known = read_references(references)
+
+    async def grade(database: Database) -> GradeCounts:
+        async with database.transaction() as conn:
+            record = await find_batch(conn, batch)
+        return await grade_batch(database, record, known)
+
+    counts = run(load_settings(), grade)
+    if as_json:
+        typer.echo(json_line(_facts(counts)))
+        return
+    typer.echo(
+        f"{counts.graded:,} graded, {words.percent(counts.mean_score)} right; "
+        f"{counts.ungraded:,} can't be graded, {counts.without_reference:,} have no reference"
+    )
+
+
+def _facts(counts: GradeCounts) -> dict[str, object]:
+    return {
+        "graded": counts.graded,
+        "quality": counts.mean_score,
+        "ungraded": counts.ungraded,
+        "without_reference": counts.without_reference,
+    }

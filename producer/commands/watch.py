@@ -1,0 +1,75 @@
+"""`routoo-producer watch`: the live progress of a batch."""
+
+import sys
+import time
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from producer.commands.options import BatchArgument, JsonOption
+from producer.json_text import json_line
+from producer.running import run
+from producer.screen.progress import progress_line, progress_view
+from producer.snapshot import Snapshot, find_batch
+from producer.watching import follow
+from routoo.settings import Settings, load_settings
+from routoo.store.batches import BatchRecord
+from routoo.store.database import Database
+
+WATCH_EXAMPLES = (
+    "\b\nFor example:\n  routoo-producer watch\n  routoo-producer watch monday --json | tail -n 1\n"
+)
+
+FAILED_JOBS = 5
+"""Exit status when a batch is over and some of its jobs have no answer."""
+_LINE_EVERY_S = 5.0
+_ON_INTERRUPT = "The batch goes on. `routoo-producer watch` shows it again."
+
+
+def watch_command(batch: BatchArgument = None, *, as_json: JsonOption = False) -> None:
+    """Follow a batch until it is over; Ctrl-C leaves it running.
+
+    Where the output is no terminal, a line is printed every few seconds; with --json one object a
+    line. Exit status: 0 when every job has an answer, 5 when some have none.
+    """
+    watch_batch(load_settings(), batch, as_json=as_json)
+
+
+def watch_batch(settings: Settings, batch: str | None, *, as_json: bool) -> None:
+    """Follow a batch until it is over.
+
+    Raises:
+        Exit: With status 5 when some jobs have no answer.
+    """
+
+    async def watch(database: Database) -> Snapshot:
+        async with database.transaction() as conn:
+            record = await find_batch(conn, batch)
+        if as_json:
+            return await _print_lines(database, record, as_json=True)
+        if sys.stdout.isatty():
+            return await _show_live(database, record)
+        return await _print_lines(database, record, as_json=False)
+
+    last = run(settings, watch, on_interrupt=_ON_INTERRUPT)
+    if not last.all_succeeded:
+        raise typer.Exit(FAILED_JOBS)
+
+
+async def _show_live(database: Database, batch: BatchRecord) -> Snapshot:
+    with Live(console=Console(), auto_refresh=False) as live:
+        async for snapshot, eta_s in follow(database, batch):
+            live.update(progress_view(snapshot, eta_s), refresh=True)
+    return snapshot
+
+
+async def _print_lines(database: Database, batch: BatchRecord, *, as_json: bool) -> Snapshot:
+    printed_s = -_LINE_EVERY_S
+    async for snapshot, eta_s in follow(database, batch):
+        if time.monotonic() - printed_s >= _LINE_EVERY_S or snapshot.is_over:
+            printed_s = time.monotonic()
+            facts = {**snapshot.as_json(), "eta_s": eta_s}
+            # click's echo flushes: a reader at the other end of a pipe sees each line at once.
+            typer.echo(json_line(facts) if as_json else progress_line(snapshot, eta_s))
+    return snapshot

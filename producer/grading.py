@@ -1,0 +1,92 @@
+"""Grades a batch's answers against references."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import orjson
+
+from producer.references import Reference
+from routoo.domain.prompt import prompt_text
+from routoo.domain.tables import Item
+from routoo.evaluation.outcomes import check_gradable, grade_item
+from routoo.store import grades
+from routoo.store.batches import BatchRecord
+from routoo.store.database import Database
+from routoo.store.grades import Gradable, Grade
+
+_CHUNK = 1_000
+
+
+@dataclass(slots=True)
+class GradeCounts:
+    """What became of a batch's answers."""
+
+    graded: int = 0
+    """Jobs with a grade, those without an answer among them: they count as wrong."""
+    score_sum: float = 0.0
+    ungraded: int = 0
+    """Answers that can be read in more than one way."""
+    without_reference: int = 0
+
+    @property
+    def mean_score(self) -> float | None:
+        """Share of the graded jobs that were answered well; None before the first."""
+        return self.score_sum / self.graded if self.graded else None
+
+
+async def grade_batch(
+    database: Database, batch: BatchRecord, references: Mapping[str, Reference]
+) -> GradeCounts:
+    """Grade every job that has ended, and keep the grades.
+
+    Grading again replaces earlier grades.
+
+    Raises:
+        InputError: A reference does not suit its grader.
+    """
+    check_gradable([_item(custom_id, "", reference) for custom_id, reference in references.items()])
+    counts = GradeCounts()
+    async with database.transaction() as reading:
+        chunk: list[Grade] = []
+        async for job in grades.iterate_gradable(reading, batch.id):
+            grade = _grade(job, references.get(job.custom_id), counts)
+            if grade is not None:
+                chunk.append(grade)
+            if len(chunk) >= _CHUNK:
+                await _save(database, batch, chunk)
+                chunk = []
+        await _save(database, batch, chunk)
+    return counts
+
+
+async def _save(database: Database, batch: BatchRecord, chunk: list[Grade]) -> None:
+    async with database.transaction() as conn:
+        await grades.save(conn, batch.id, chunk)
+
+
+def _grade(job: Gradable, reference: Reference | None, counts: GradeCounts) -> Grade | None:
+    if reference is None:
+        counts.without_reference += 1
+        return None
+    if job.answer is None:
+        grade = Grade(job.job_no, 0.0, "none", "the job has no answer")
+    else:
+        item = _item(job.custom_id, prompt_text(orjson.loads(job.body_json)), reference)
+        given = grade_item(item, job.answer)
+        if given.score is None:
+            counts.ungraded += 1
+            return None
+        grade = Grade(job.job_no, given.score, reference.grader or "default", given.detail)
+    counts.graded += 1
+    counts.score_sum += grade.score
+    return grade
+
+
+def _item(custom_id: str, prompt: str, reference: Reference) -> Item:
+    return Item(
+        custom_id,
+        prompt,
+        answer=reference.answer,
+        grader=reference.grader,
+        grader_options=reference.grader_options,
+    )

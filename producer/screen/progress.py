@@ -1,0 +1,93 @@
+"""A batch's progress: bars of the stages, money, models."""
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from producer.screen import words
+from producer.snapshot import Snapshot
+
+_BAR_WIDTH = 40
+
+
+def progress_view(snapshot: Snapshot, eta_s: float | None = None) -> RenderableType:
+    """Return what `status` and `watch` show of a batch.
+
+    Args:
+        snapshot: How it stands.
+        eta_s: Expected seconds until the end, None where it is not known.
+    """
+    parts: list[RenderableType] = [_headline(snapshot), _stages(snapshot), _facts(snapshot, eta_s)]
+    if snapshot.progress.models:
+        parts.append(_models(snapshot))
+    if snapshot.progress.error:
+        parts.append(Text(f"error: {snapshot.progress.error}", style="red"))
+    return Group(*parts)
+
+
+def progress_line(snapshot: Snapshot, eta_s: float | None = None) -> str:
+    """Return the progress in one line, for logs."""
+    now = snapshot.progress
+    eta = "" if eta_s is None or snapshot.is_over else f", {words.duration(eta_s)} left"
+    return (
+        f"{now.status}: {now.scored:,} scored, {snapshot.selected:,} selected, "
+        f"{now.ended:,} of {now.jobs:,} answered ({snapshot.unsuccessful:,} failed), "
+        f"{words.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}, "
+        f"{words.rate(snapshot.jobs_per_s)}{eta}"
+    )
+
+
+def _headline(snapshot: Snapshot) -> Text:
+    batch = snapshot.batch
+    return Text.assemble(
+        ("batch ", "dim"), str(batch.id), " ", (batch.name, "bold"), " ", snapshot.progress.status
+    )
+
+
+def _stages(snapshot: Snapshot) -> Table:
+    now = snapshot.progress
+    grid = Table.grid(padding=(0, 2))
+    stages = (("scored", now.scored), ("selected", snapshot.selected), ("answered", now.ended))
+    for name, done in stages:
+        bar = ProgressBar(total=max(now.jobs, 1), completed=done, width=_BAR_WIDTH)
+        grid.add_row(name, bar, f"{done:,} of {now.jobs:,}")
+    return grid
+
+
+def _facts(snapshot: Snapshot, eta_s: float | None) -> Text:
+    failed = ", ".join(
+        f"{count:,} {status}" for status, count in snapshot.progress.results.items() if count
+    )
+    facts = [
+        f"{words.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}",
+        words.duration(snapshot.elapsed_s),
+        words.rate(snapshot.jobs_per_s),
+    ]
+    if failed:
+        facts.insert(0, failed)
+    if eta_s is not None and not snapshot.is_over:
+        facts.append(f"{words.duration(eta_s)} left")
+    return Text(" · ".join(facts))
+
+
+def _of_budget(snapshot: Snapshot) -> str:
+    limit_usd = snapshot.progress.balance.limit_usd
+    return "" if limit_usd is None else f" of {words.usd(limit_usd)}"
+
+
+def _models(snapshot: Snapshot) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for name in ("model", "jobs", "share", "calls", "cost"):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for share in snapshot.progress.models:
+        part = share.results / snapshot.succeeded if snapshot.succeeded else 0.0
+        table.add_row(
+            escape(share.model),
+            f"{share.results:,}",
+            words.percent(part),
+            f"{share.attempts:,}",
+            words.usd(share.cost_usd),
+        )
+    return table

@@ -1,0 +1,37 @@
+"""The progress of a submission on a terminal."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from producer.submit import Pace
+
+_PER_S = 5
+
+
+@contextmanager
+def reading_progress(size_bytes: int | None) -> Iterator[Callable[[Pace], None]]:
+    """Show a bar on standard error; yields where to report the pace.
+
+    Args:
+        size_bytes: Size of the input, None where it is not known: then the bar only pulses.
+    """
+    progress = Progress(
+        TextColumn("submitting"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TimeElapsedColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        refresh_per_second=_PER_S,
+    )
+    task = progress.add_task("submit", total=size_bytes, rows=0)
+
+    def show(pace: Pace) -> None:
+        progress.update(task, completed=pace.bytes_read, rows=pace.rows)
+
+    with progress:
+        yield show

@@ -1,0 +1,43 @@
+"""Numbers and durations as people read them."""
+
+from decimal import Decimal
+
+_MINUTE_S = 60
+_HOUR_S = 3600
+_SMALL_USD = Decimal("0.01")
+_SIGNIFICANT = 3
+
+
+def usd(amount: Decimal | float | None) -> str:
+    """Return an amount of dollars, with three digits that count however small it is."""
+    if amount is None:
+        return "-"
+    exact = Decimal(str(amount))
+    if exact == 0:
+        return "$0"
+    if abs(exact) >= _SMALL_USD:
+        return f"${exact:,.4f}"
+    digits = _SIGNIFICANT - 1 - exact.adjusted()
+    return f"${exact:.{digits}f}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share of one as per cent."""
+    return "-" if share is None else f"{share:.1%}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration, to the second from a minute on."""
+    if seconds is None:
+        return "-"
+    if seconds < _MINUTE_S:
+        return f"{seconds:.1f} s"
+    minutes, rest_s = divmod(round(seconds), _MINUTE_S)
+    if seconds < _HOUR_S:
+        return f"{minutes} min {rest_s:02} s"
+    return f"{minutes // _MINUTE_S} h {minutes % _MINUTE_S:02} min"
+
+
+def rate(jobs_per_s: float | None) -> str:
+    """Return a rate of jobs."""
+    return "-" if jobs_per_s is None else f"{jobs_per_s:,.1f} jobs/s"

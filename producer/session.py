@@ -1,0 +1,49 @@
+"""The servers under a command: those that the settings name, or the embedded ones."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+from producer.notice import note
+from routoo.embedded.stack import embedded_stack
+from routoo.embedded.urls import broker_url
+from routoo.embedded.valkey import EmbeddedValkey
+from routoo.errors import BrokerUnavailableError
+from routoo.settings import Settings
+from routoo.store.migrate import upgrade
+
+_NO_WORKERS = "no workers run on this home: `routoo-worker up` will run the batch"
+
+
+@contextmanager
+def database_in_use(settings: Settings) -> Iterator[str]:
+    """Keep a usable database for as long as the block runs.
+
+    An embedded server is started where it doesn't run, migrated, and stopped in the end unless
+    workers or other commands use it. A server named by URL is left as it is.
+
+    Yields:
+        Its URL.
+
+    Raises:
+        EmbeddedStackError: The embedded server can't be started.
+        StoreError: It can't be migrated.
+    """
+    # Blocks: to be entered before the event loop runs.
+    with embedded_stack(settings, broker=False) as (url, _):
+        if settings.embedded_database:
+            upgrade(url)
+        yield url
+
+
+def wake_workers(settings: Settings, batch_id: UUID, shard_count: int) -> None:
+    """Tell the workers of a new batch; a broker that is away is worth a note, no more."""
+    if settings.embedded_broker and not EmbeddedValkey(settings.home).is_running():
+        note(_NO_WORKERS)
+        return
+    from producer.wake import wake_scorers  # noqa: PLC0415 - kombu takes 0.1 s, wanted only here
+
+    try:
+        wake_scorers(broker_url(settings), batch_id, shard_count)
+    except BrokerUnavailableError as error:
+        note(f"note: {error}")

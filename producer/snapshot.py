@@ -1,0 +1,121 @@
+"""How a batch stands at one moment, for screens and scripts."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
+from routoo.errors import NotFoundError
+from routoo.store import batches
+from routoo.store.batches import BatchRecord
+from routoo.store.progress import Progress, progress
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A batch and its progress at an instant."""
+
+    batch: BatchRecord
+    progress: Progress
+    at: datetime
+
+    @property
+    def selected(self) -> int:
+        """Jobs that the selection has dealt with."""
+        done = self.progress.shards[Stage.SELECT].get(ShardState.DONE, 0)
+        return self.progress.jobs if done else 0
+
+    @property
+    def succeeded(self) -> int:
+        """Jobs that have an answer."""
+        return self.progress.results[ResultStatus.SUCCEEDED]
+
+    @property
+    def unsuccessful(self) -> int:
+        """Jobs that ended without an answer."""
+        return self.progress.ended - self.succeeded
+
+    @property
+    def spent_usd(self) -> Decimal:
+        """What the calls so far cost, beyond the budget too."""
+        return self.progress.balance.spent_usd + self.progress.balance.overrun_usd
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds from submission to the end, or to now."""
+        end = self.batch.completed_at or self.at
+        return max((end - self.batch.created_at).total_seconds(), 0.0)
+
+    @property
+    def jobs_per_s(self) -> float | None:
+        """Jobs ended a second since submission; None before the first."""
+        ended, elapsed_s = self.progress.ended, self.elapsed_s
+        return ended / elapsed_s if ended and elapsed_s else None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will happen to the batch any more."""
+        return self.progress.status is not BatchStatus.IN_PROGRESS
+
+    @property
+    def all_succeeded(self) -> bool:
+        """Whether every job has an answer."""
+        return self.succeeded == self.progress.jobs
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts that `--json` prints."""
+        balance, models = self.progress.balance, self.progress.models
+        return {
+            "batch_id": str(self.batch.id),
+            "name": self.batch.name,
+            "status": self.progress.status,
+            "error": self.progress.error,
+            "created_at": self.batch.created_at,
+            "completed_at": self.batch.completed_at,
+            "jobs": self.progress.jobs,
+            "scored": self.progress.scored,
+            "selected": self.selected,
+            "answered": self.progress.ended,
+            "results": {str(status): count for status, count in self.progress.results.items()},
+            "budget_usd": balance.limit_usd,
+            "reserved_usd": balance.reserved_usd,
+            "spent_usd": self.spent_usd,
+            "overrun_usd": balance.overrun_usd,
+            "elapsed_s": self.elapsed_s,
+            "jobs_per_s": self.jobs_per_s,
+            "models": [
+                {
+                    "model": share.model,
+                    "jobs": share.results,
+                    "share": share.results / self.succeeded if self.succeeded else 0.0,
+                    "calls": share.attempts,
+                    "cost_usd": share.cost_usd,
+                }
+                for share in models
+            ],
+        }
+
+
+async def find_batch(conn: AsyncConnection, text: str | None) -> BatchRecord:
+    """Return the batch that a person means; the latest where they name none.
+
+    Raises:
+        NotFoundError: There is no such batch, or none at all.
+    """
+    if text is not None:
+        return await batches.find(conn, text)
+    found = await batches.list_recent(conn, 1)
+    if not found:
+        raise NotFoundError("there are no batches yet", remedy="Submit one")
+    return found[0]
+
+
+async def take_snapshot(conn: AsyncConnection, batch: BatchRecord) -> Snapshot:
+    """Return how a batch stands now."""
+    now = await progress(conn, batch.id)
+    if now.status is not batch.status:
+        batch = await batches.get(conn, batch.id)
+    return Snapshot(batch, now, datetime.now(UTC))
