@@ -1,0 +1,74 @@
+"""The closing screen: was the routing worth it?"""
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from producer.screen import words
+from producer.screen.progress import progress_view
+from producer.summary import Contender, Summary
+
+
+def summary_view(summary: Summary) -> RenderableType:
+    """Return the closing screen of a batch."""
+    parts: list[RenderableType] = [
+        progress_view(summary.snapshot),
+        Text(),
+        _comparison(summary),
+        Text(),
+    ]
+    parts += [Text(line) for line in _sentences(summary)]
+    return Group(*parts)
+
+
+def _comparison(summary: Summary) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("")
+    columns = (
+        "expected quality",
+        "expected cost",
+        f"graded ({summary.graded_jobs:,} jobs)",
+        "cost",
+    )
+    for name in columns:
+        table.add_column(name, justify="right")
+    _add(table, summary.routed, style="bold")
+    _add(table, summary.mix)
+    for contender in summary.alone:
+        _add(table, contender, prefix="only ")
+    return table
+
+
+def _add(table: Table, contender: Contender, *, prefix: str = "", style: str | None = None) -> None:
+    table.add_row(
+        prefix + escape(contender.name),
+        words.percent(contender.expected_quality),
+        words.usd(contender.expected_cost_usd),
+        words.percent(contender.graded_quality),
+        words.usd(contender.cost_usd),
+        style=style,
+    )
+
+
+def _sentences(summary: Summary) -> list[str]:
+    snapshot = summary.snapshot
+    lines = [
+        f"{snapshot.progress.ended:,} jobs in {words.duration(snapshot.elapsed_s)}, "
+        f"{words.rate(snapshot.jobs_per_s)}."
+    ]
+    limit_usd = snapshot.progress.balance.limit_usd
+    if limit_usd:
+        used = float(snapshot.spent_usd / limit_usd)
+        lines.append(f"{words.usd(snapshot.spent_usd)} spent, {words.percent(used)} of the budget.")
+    plan = snapshot.batch.plan or {}
+    price = plan.get("shadow_price_per_usd")
+    if price:
+        per_cent_more = price * float(limit_usd or 0) / 100
+        lines.append(
+            f"One more per cent of budget would buy about {per_cent_more:.2g} more good answers "
+            f"(the plan is within {plan.get('gap') or 0.0:.1e} of the best possible)."
+        )
+    if any(one.graded_quality is not None for one in summary.alone):
+        lines.append("Single models' grades and costs are recorded answers to the same questions.")
+    return lines

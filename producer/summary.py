@@ -1,0 +1,145 @@
+"""What a batch's routing was worth: against every single model, expected and graded."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from producer.snapshot import Snapshot, find_batch, take_snapshot
+from routoo.domain.tables import read_outcomes
+from routoo.store.database import Database
+from routoo.store.grades import load_scores
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """The router, one model alone, or a mix: what it costs and how well it answers."""
+
+    name: str
+    expected_quality: float | None
+    """Mean predicted quality over the batch."""
+    expected_cost_usd: float | None
+    graded_quality: float | None = None
+    """Mean grade over the jobs that have one."""
+    cost_usd: float | None = None
+    """Actual cost of the batch; of a single model, as recorded for the graded jobs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The closing screen of a batch."""
+
+    snapshot: Snapshot
+    graded_jobs: int
+    routed: Contender
+    alone: tuple[Contender, ...]
+    """Every candidate model if it had answered all jobs, in pool order."""
+    mix: Contender
+    """A random mix of models at the routed cost: what the money buys without a predictor."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts that `--json` prints."""
+        return {
+            **self.snapshot.as_json(),
+            "plan": self.snapshot.batch.plan,
+            "graded_jobs": self.graded_jobs,
+            "routed": asdict(self.routed),
+            "alone": [asdict(contender) for contender in self.alone],
+            "random_mix": asdict(self.mix),
+        }
+
+
+async def summarise_batch(
+    database: Database, batch: str | None, outcomes: Path | None = None
+) -> Summary:
+    """Compare a batch's routing with each model alone.
+
+    Args:
+        database: The store.
+        batch: Id, start of an id, or name; the latest batch where None.
+        outcomes: Outcome table that records what single models scored on these jobs, `item_id`
+            being the custom_id; compared over the jobs that are graded.
+
+    Raises:
+        NotFoundError: There is no such batch.
+        InputError: The outcome table can't be read.
+    """
+    async with database.transaction() as conn:
+        snapshot = await take_snapshot(conn, await find_batch(conn, batch))
+        scores = await load_scores(conn, snapshot.batch.id)
+    plan = snapshot.batch.plan or {}
+    routed = Contender(
+        "routed",
+        plan.get("expected_quality"),
+        plan.get("expected_cost_usd"),
+        sum(scores.values()) / len(scores) if scores else None,
+        float(snapshot.spent_usd),
+    )
+    recorded = _recorded(outcomes, scores.keys(), snapshot.progress.jobs) if outcomes else {}
+    alone = tuple(
+        Contender(
+            one["model"],
+            one["alone_quality"],
+            one["alone_cost_usd"],
+            *recorded.get(one["model"], (None, None)),
+        )
+        for one in plan.get("models", ())
+    )
+    return Summary(snapshot, len(scores), routed, alone, _mix(routed, alone))
+
+
+def _recorded(path: Path, graded: Iterable[str], jobs: int) -> dict[str, tuple[float, float]]:
+    """Return each model's mean score on the graded jobs, and its cost scaled to the batch."""
+    table, wanted = read_outcomes(path), set(graded)
+    rows: dict[str, list[tuple[float, float]]] = {}
+    columns = zip(table.item_ids, table.models, table.score, table.cost_usd, strict=True)
+    for item_id, model, score, cost_usd in columns:
+        if item_id in wanted:
+            rows.setdefault(model, []).append((float(score), float(cost_usd)))
+    return {model: (_mean(one, 0), _mean(one, 1) * jobs) for model, one in rows.items()}
+
+
+def _mean(rows: Sequence[tuple[float, float]], column: int) -> float:
+    return sum(row[column] for row in rows) / len(rows)
+
+
+def _mix(routed: Contender, alone: Sequence[Contender]) -> Contender:
+    expected = [
+        (one.expected_cost_usd, one.expected_quality)
+        for one in alone
+        if one.expected_cost_usd is not None and one.expected_quality is not None
+    ]
+    graded = [
+        (one.cost_usd, one.graded_quality)
+        for one in alone
+        if one.cost_usd is not None and one.graded_quality is not None
+    ]
+    return Contender(
+        "random mix at the routed cost",
+        mix_quality(expected, routed.expected_cost_usd),
+        routed.expected_cost_usd,
+        mix_quality(graded, routed.cost_usd),
+        routed.cost_usd,
+    )
+
+
+def mix_quality(points: Sequence[tuple[float, float]], cost_usd: float | None) -> float | None:
+    """Return the best mean quality that mixing two models at random reaches at a cost.
+
+    Args:
+        points: Cost and quality of each model alone.
+        cost_usd: Cost to match.
+
+    Returns:
+        A point of the upper convex hull of the models; None where even the cheapest is too dear,
+        or nothing is known.
+    """
+    if cost_usd is None:
+        return None
+    values = [quality for cost, quality in points if cost <= cost_usd]
+    for cheap, low in points:
+        for dear, high in points:
+            if cheap <= cost_usd < dear:
+                share = (cost_usd - cheap) / (dear - cheap)
+                values.append(low + share * (high - low))
+    return max(values, default=None)
