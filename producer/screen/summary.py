@@ -53,10 +53,8 @@ def _add(table: Table, contender: Contender, *, prefix: str = "", style: str | N
 
 def _sentences(summary: Summary) -> list[str]:
     snapshot = summary.snapshot
-    lines = [
-        f"{snapshot.progress.ended:,} jobs in {words.duration(snapshot.elapsed_s)}, "
-        f"{words.rate(snapshot.jobs_per_s)}."
-    ]
+    pace = f"{words.duration(snapshot.elapsed_s)}, {words.rate(snapshot.jobs_per_s)}"
+    lines = [f"{snapshot.progress.ended:,} jobs in {pace}."]
     limit_usd = snapshot.progress.balance.limit_usd
     if limit_usd:
         used = float(snapshot.spent_usd / limit_usd)
