@@ -5,6 +5,7 @@ import sys
 import typer
 
 from producer.commands.grade import GRADE_EXAMPLES, grade_command
+from producer.commands.results import RESULTS_EXAMPLES, results_command
 from producer.commands.status import LIST_EXAMPLES, STATUS_EXAMPLES, list_command, status_command
 from producer.commands.submit import SUBMIT_EXAMPLES, submit_command
 from producer.commands.summary import SUMMARY_EXAMPLES, summary_command
@@ -44,6 +45,7 @@ def build_app() -> typer.Typer:
     app.command("status", epilog=STATUS_EXAMPLES)(status_command)
     app.command("list", epilog=LIST_EXAMPLES)(list_command)
     app.command("watch", epilog=WATCH_EXAMPLES)(watch_command)
+    app.command("results", epilog=RESULTS_EXAMPLES)(results_command)
     app.command("grade", epilog=GRADE_EXAMPLES)(grade_command)
     app.command("summary", epilog=SUMMARY_EXAMPLES)(summary_command)
     return app

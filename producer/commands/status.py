@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
@@ -11,6 +10,7 @@ from producer.commands.options import BatchArgument, JsonOption
 from producer.json_text import json_line
 from producer.running import run
 from producer.screen import words
+from producer.screen.console import console
 from producer.screen.progress import progress_view
 from producer.snapshot import Snapshot, find_batch, take_snapshot
 from routoo.settings import load_settings
@@ -35,7 +35,7 @@ def status_command(batch: BatchArgument = None, *, as_json: JsonOption = False) 
     if as_json:
         typer.echo(json_line(snapshot.as_json()))
     else:
-        Console().print(progress_view(snapshot))
+        console().print(progress_view(snapshot))
 
 
 def list_command(
@@ -54,7 +54,7 @@ def list_command(
         for record in found:
             typer.echo(json_line(_facts(record)))
     else:
-        Console().print(_table(found))
+        console().print(_table(found))
 
 
 def _facts(record: BatchRecord) -> dict[str, object]:

@@ -1,6 +1,6 @@
 """Results: one row a job, written in micro-batches and streamed out in input order."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -100,7 +100,7 @@ def _values(result: Result) -> tuple[object, ...]:
     )
 
 
-async def iterate(conn: AsyncConnection, batch_id: UUID) -> AsyncIterator[ResultRecord]:
+async def iterate(conn: AsyncConnection, batch_id: UUID) -> AsyncGenerator[ResultRecord, None]:
     """Stream a batch's results in input order, whether or not it is complete.
 
     Args:

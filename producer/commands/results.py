@@ -1,0 +1,138 @@
+"""`routoo-producer results`: the answers of a batch."""
+
+import sys
+from contextlib import aclosing
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from psycopg import AsyncConnection
+
+from producer.commands.options import BatchArgument, JsonOption
+from producer.json_text import json_line
+from producer.notice import note
+from producer.results.columns import as_row
+from producer.results.export import Export, Exported, ResultFormat, export
+from producer.running import run
+from producer.screen.console import console
+from producer.screen.results import results_table
+from producer.snapshot import find_batch
+from routoo.errors import InputError
+from routoo.settings import load_settings
+from routoo.store import results
+from routoo.store.batches import BatchRecord
+from routoo.store.database import Database
+from routoo.store.progress import progress
+from routoo.store.results import ResultRecord
+
+RESULTS_EXAMPLES = (
+    "\b\nFor example:\n"
+    "  routoo-producer results\n"
+    "  routoo-producer results monday --out answers.jsonl --errors failures.jsonl\n"
+    "  routoo-producer results 3f2a --format csv | head\n"
+)
+_BY_SUFFIX = {
+    ".jsonl": ResultFormat.JSONL,
+    ".csv": ResultFormat.CSV,
+    ".parquet": ResultFormat.PARQUET,
+}
+
+
+def results_command(
+    batch: BatchArgument = None,
+    *,
+    result_format: Annotated[
+        ResultFormat | None,
+        typer.Option("--format", help="Format. (default: by the suffix of --out, else a table)"),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write here. (default: standard output)")
+    ] = None,
+    errors: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSONL: failed jobs. (default: with --out, FILE.errors.jsonl beside it)",
+        ),
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of the table.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """Print or write the results of a batch so far, in input order.
+
+    JSONL has the lines of an OpenAI Batch output file, with the failed jobs in a file of their own;
+    CSV and Parquet have the columns of the view batch_results. A file is replaced whole or not at
+    all. --json prints, without --out, one object a result, and with --out what was written.
+    """
+    wanted = _wanted(result_format, out, errors)
+
+    async def read(database: Database) -> None:
+        async with database.transaction() as conn:
+            record = await find_batch(conn, batch)
+            if wanted.format is not ResultFormat.TABLE:
+                _tell(record, await export(conn, record, wanted), wanted, as_json=as_json)
+            elif as_json:
+                await _print_rows(conn, record)
+            else:
+                await _print_table(conn, record, rows)
+
+    run(load_settings(), read)
+
+
+def _wanted(result_format: ResultFormat | None, out: Path | None, errors: Path | None) -> Export:
+    by_suffix = None if out is None else _BY_SUFFIX.get(out.suffix.lower(), ResultFormat.JSONL)
+    chosen = result_format or by_suffix or ResultFormat.TABLE
+    if chosen is ResultFormat.TABLE and out is not None:
+        raise InputError("a table is only for the screen", where="--format", remedy="Choose jsonl")
+    if chosen is ResultFormat.PARQUET and out is None and sys.stdout.isatty():
+        raise InputError("Parquet is no text", where="--format", remedy="Name a file with --out")
+    if errors is None and out is not None and chosen is ResultFormat.JSONL:
+        errors = out.with_name(f"{out.stem}.errors.jsonl")
+    if errors is not None and chosen is not ResultFormat.JSONL:
+        raise InputError(
+            "only JSONL has a file of failures",
+            where="--errors",
+            remedy="Leave it out: CSV and Parquet hold the failed jobs too",
+        )
+    return Export(chosen, out, errors)
+
+
+async def _print_rows(conn: AsyncConnection, record: BatchRecord) -> None:
+    async for result in results.iterate(conn, record.id):
+        sys.stdout.write(json_line(as_row(result)) + "\n")
+
+
+async def _print_table(conn: AsyncConnection, record: BatchRecord, rows: int) -> None:
+    shown: list[ResultRecord] = []
+    async with aclosing(results.iterate(conn, record.id)) as found:
+        async for result in found:
+            shown.append(result)
+            if len(shown) == rows:
+                break
+    console().print(results_table(shown))
+    now = await progress(conn, record.id)
+    if len(shown) < now.jobs:
+        ended = f"{now.ended:,} of {now.jobs:,} jobs have ended"
+        note(f"{len(shown):,} shown, {ended}; --rows N shows more, --out FILE writes all")
+
+
+def _tell(record: BatchRecord, exported: Exported, wanted: Export, *, as_json: bool) -> None:
+    errors = wanted.errors if exported.failures else None
+    if as_json and wanted.out is not None:
+        typer.echo(
+            json_line(
+                {
+                    "batch_id": str(record.id),
+                    "out": str(wanted.out),
+                    "errors": None if errors is None else str(errors),
+                    "results": {str(status): n for status, n in exported.counts.items()},
+                    "missing": record.job_count - exported.counts.total(),
+                }
+            )
+        )
+    missing = record.job_count - exported.counts.total()
+    if missing:
+        note(f"{missing:,} of {record.job_count:,} jobs have not ended")
+    if exported.failures and wanted.format is ResultFormat.JSONL:
+        where = "left out: name a file with --errors" if errors is None else f"in {errors}"
+        note(f"{exported.failures:,} jobs have no answer: {where}")

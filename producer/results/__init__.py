@@ -1,0 +1,1 @@
+"""Writes a batch's results: JSONL as OpenAI's Batch API does, CSV, Parquet."""
