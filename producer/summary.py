@@ -115,7 +115,7 @@ def _mix(routed: Contender, alone: Sequence[Contender]) -> Contender:
         if one.cost_usd is not None and one.graded_quality is not None
     ]
     return Contender(
-        "random mix at the routed cost",
+        "random mix, same cost",
         mix_quality(expected, routed.expected_cost_usd),
         routed.expected_cost_usd,
         mix_quality(graded, routed.cost_usd),

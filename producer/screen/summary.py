@@ -24,15 +24,9 @@ def summary_view(summary: Summary) -> RenderableType:
 
 def _comparison(summary: Summary) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column("")
-    columns = (
-        "expected quality",
-        "expected cost",
-        f"graded ({summary.graded_jobs:,} jobs)",
-        "cost",
-    )
-    for name in columns:
-        table.add_column(name, justify="right")
+    table.add_column("", overflow="fold")
+    for name in ("expected", "cost", "graded", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
     _add(table, summary.routed, style="bold")
     _add(table, summary.mix)
     for contender in summary.alone:
@@ -65,8 +59,10 @@ def _sentences(summary: Summary) -> list[str]:
         per_cent_more = price * float(limit_usd or 0) / 100
         lines.append(
             f"One more per cent of budget would buy about {per_cent_more:.2g} more good answers "
-            f"(the plan is within {plan.get('gap') or 0.0:.1e} of the best possible)."
+            f"(the plan is within {words.percent(plan.get('gap'))} of the best possible)."
         )
+    if summary.graded_jobs:
+        lines.append(f"Graded are {summary.graded_jobs:,} jobs against their references.")
     if any(one.graded_quality is not None for one in summary.alone):
         lines.append("Single models' grades and costs are recorded answers to the same questions.")
     return lines
