@@ -23,7 +23,7 @@ def summary_view(summary: Summary) -> RenderableType:
 
 
 def _comparison(summary: Summary) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column("", overflow="fold")
     for name in ("expected", "cost", "graded", "cost"):
         table.add_column(name, justify="right", no_wrap=True)
