@@ -10,7 +10,6 @@ from routoo.embedded.urls import broker_url
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.errors import BrokerUnavailableError
 from routoo.settings import Settings
-from routoo.store.migrate import upgrade
 
 _NO_WORKERS = "no workers run on this home: `routoo-worker up` will run the batch"
 
@@ -32,6 +31,8 @@ def database_in_use(settings: Settings) -> Iterator[str]:
     # Blocks: to be entered before the event loop runs.
     with embedded_stack(settings, broker=False) as (url, _):
         if settings.embedded_database:
+            from routoo.store.migrate import upgrade  # noqa: PLC0415 - alembic takes 0.2 s
+
             upgrade(url)
         yield url
 

@@ -1,19 +1,20 @@
 """`routoo-producer grade`: answers against references."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from producer.commands.options import BatchArgument, JsonOption
-from producer.grading import GradeCounts, grade_batch
 from producer.json_text import json_line
-from producer.references import read_references
 from producer.running import run
 from producer.screen import words
 from producer.snapshot import find_batch
 from routoo.settings import load_settings
 from routoo.store.database import Database
+
+if TYPE_CHECKING:
+    from producer.grading import GradeCounts
 
 GRADE_EXAMPLES = (
     "\b\nFor example:\n"
@@ -40,9 +41,13 @@ def grade_command(
     Jobs that ended without an answer count as wrong; answers that can be read in more than one
     way stay without a grade and are counted.
     """
+    # pyarrow and the graders take 0.4 s to load: not for the other commands
+    from producer.grading import grade_batch  # noqa: PLC0415
+    from producer.references import read_references  # noqa: PLC0415
+
     known = read_references(references)
 
-    async def grade(database: Database) -> GradeCounts:
+    async def grade(database: Database) -> "GradeCounts":
         async with database.transaction() as conn:
             record = await find_batch(conn, batch)
         return await grade_batch(database, record, known)
@@ -57,7 +62,7 @@ def grade_command(
     )
 
 
-def _facts(counts: GradeCounts) -> dict[str, object]:
+def _facts(counts: "GradeCounts") -> dict[str, object]:
     return {
         "graded": counts.graded,
         "quality": counts.mean_score,

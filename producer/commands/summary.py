@@ -1,7 +1,7 @@
 """`routoo-producer summary`: the closing screen of a batch."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -9,10 +9,11 @@ from rich.console import Console
 from producer.commands.options import BatchArgument, JsonOption
 from producer.json_text import json_line
 from producer.running import run
-from producer.screen.summary import summary_view
-from producer.summary import Summary, summarise_batch
 from routoo.settings import load_settings
 from routoo.store.database import Database
+
+if TYPE_CHECKING:
+    from producer.summary import Summary
 
 SUMMARY_EXAMPLES = (
     "\b\nFor example:\n"
@@ -38,8 +39,11 @@ def summary_command(
 
     Expected figures are the predictor's; graded ones need `routoo-producer grade` first.
     """
+    # pyarrow takes 0.2 s to load: not for the other commands
+    from producer.screen.summary import summary_view  # noqa: PLC0415
+    from producer.summary import summarise_batch  # noqa: PLC0415
 
-    async def summarise(database: Database) -> Summary:
+    async def summarise(database: Database) -> "Summary":
         return await summarise_batch(database, batch, outcomes)
 
     summary = run(load_settings(), summarise)
