@@ -27,6 +27,7 @@ from routoo.evaluation.trials import complete_trial, cost_matrix, priced_columns
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
+from routoo.settings import load_settings
 
 Figures = dict[str, dict[str, Interval]]
 
@@ -57,7 +58,8 @@ def evaluate(
     known = set(table.models)
     models = model or [name for name in read_manifest(checkpoint).models if name in known]
     matrix = outcome_matrix(read_items(*items), table, models)
-    predictor = load_predictor(checkpoint, device=device)
+    cache = load_settings().home / "cache" / "embeddings"
+    predictor = load_predictor(checkpoint, device=device, cache=cache)
     if content_sha256(matrix) == predictor.manifest.data_sha256:
         console.print("warning: these are the outcomes the checkpoint was trained on")
     with counted(console, "Predicting", len(matrix.items)) as progress:

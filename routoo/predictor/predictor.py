@@ -10,6 +10,7 @@ from jaxtyping import Float32
 from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError
 from routoo.predictor.backbone import find_backbone
+from routoo.predictor.cache import EmbeddingCache
 from routoo.predictor.checkpoint import read_checkpoint
 from routoo.predictor.encoder import Encoder, Progress
 from routoo.predictor.estimator import Estimator
@@ -78,12 +79,15 @@ class CheckpointPredictor:
         return [position[name] for name in models]
 
 
-def load_predictor(checkpoint: Path, *, device: str = "auto") -> CheckpointPredictor:
+def load_predictor(
+    checkpoint: Path, *, device: str = "auto", cache: Path | None = None
+) -> CheckpointPredictor:
     """Load a checkpoint and its backbone.
 
     Args:
         checkpoint: Folder that `routoo train` wrote.
         device: cpu, cuda, or auto for a GPU where there is one.
+        cache: Folder of embeddings to read and to add to; None keeps none.
 
     Raises:
         CheckpointError: The checkpoint or its backbone is absent, damaged, or they don't fit.
@@ -98,7 +102,8 @@ def load_predictor(checkpoint: Path, *, device: str = "auto") -> CheckpointPredi
             remedy=f"Install the weights with sha256 {manifest.backbone_sha256}, or train again",
         )
     encoder = Encoder(backbone, manifest.layers, device=choose_device(device))
-    return CheckpointPredictor(manifest, estimator, encoder)
+    embeds = encoder if cache is None else EmbeddingCache(cache, encoder)
+    return CheckpointPredictor(manifest, estimator, embeds)
 
 
 def choose_device(device: str) -> str:

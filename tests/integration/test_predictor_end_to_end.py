@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,14 +38,17 @@ def encoder() -> Encoder:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("predictor")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("predictor")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROUTOO_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="module")
 def checkpoint(folder: Path) -> Path:
     _write_tables(folder)
-    _run("train", "--out", str(folder / "ck"), "--cache", str(folder / "cache"), *_tables(folder))
+    _run("train", "--out", str(folder / "ck"), *_tables(folder))
     return folder / "ck"
 
 
