@@ -38,12 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--train-only", action="store_true", help="use the committed outcomes")
     options = parser.parse_args(arguments)
     WORK.mkdir(parents=True, exist_ok=True)
-    training = _training_sets()
+    training, batch = _training_sets(), _batch_items()
     if not options.train_only:
         home = load_settings().home
         fetch(MODELS, home)
         with LocalModels(MODELS, home):
-            for name, items in (*training.items(), ("batch", _batch_items())):
+            for name, items in (*training.items(), ("batch", batch)):
                 _collect(name, items)
     _train(training)
     return 0
@@ -90,6 +90,8 @@ def _collect(name: str, items: Path) -> None:
 
 def _train(sets: dict[str, Path]) -> None:
     command = ["train", "--out", str(EXAMPLES / "checkpoint")]
+    for model in MODELS:
+        command += ["--model", model.name]
     for name, items in sets.items():
         command += ["--items", str(items), "--outcomes", str(OUTCOMES / f"{name}.parquet")]
     _routoo(*command)

@@ -2,11 +2,18 @@
 
 from pathlib import Path
 
+import orjson
+import pyarrow.parquet as pq
 import pytest
 
 from examples import build_checkpoint
+from examples.local_models.catalogue import MODELS
 from routoo.domain.tables import read_items
 from routoo.errors import InputError
+
+COLUMNS = [
+    "item_id", "model", "score", "prompt_tokens", "completion_tokens", "cost_usd", "latency_s",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -52,3 +59,39 @@ def test_the_batch_is_never_trained_on(
     build_checkpoint.main(["--train-only"])
     assert not any("batch" in Path(argument).name for argument in commands[0])
     assert any(Path(argument).name == "shared.parquet" for argument in commands[0])
+
+
+def ids(name: str, key: str) -> set[str]:
+    """Return the ids in one of the example's JSONL files."""
+    lines = (build_checkpoint.EXAMPLES / name).read_bytes().splitlines()
+    return {orjson.loads(line)[key] for line in lines}
+
+
+@pytest.mark.parametrize(
+    ("table", "asked"),
+    [
+        ("batch.parquet", ids("batch.jsonl", "custom_id")),
+        ("training.parquet", ids("training_questions.jsonl", "item_id")),
+    ],
+)
+def test_the_committed_outcomes_hold_every_question_once_a_model(
+    table: str, asked: set[str]
+) -> None:
+    rows = pq.read_table(build_checkpoint.OUTCOMES / table).to_pylist()
+    found = [(row["item_id"], row["model"]) for row in rows]
+    assert set(found) == {(item, model.name) for item in asked for model in MODELS}
+    assert len(found) == len(set(found))
+
+
+@pytest.mark.parametrize("table", ["batch", "training", "shared"])
+def test_the_committed_outcomes_hold_no_text(table: str) -> None:
+    assert pq.read_schema(build_checkpoint.OUTCOMES / f"{table}.parquet").names == COLUMNS
+
+
+def test_the_strongest_model_answers_far_more_of_the_batch_than_the_others() -> None:
+    rows = pq.read_table(build_checkpoint.OUTCOMES / "batch.parquet").to_pylist()
+    right = {model.name: 0.0 for model in MODELS}
+    for row in rows:
+        right[row["model"]] += row["score"] or 0.0
+    strongest = right.pop(MODELS[-1].name)
+    assert strongest > 1.5 * max(right.values())
