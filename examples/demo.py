@@ -50,9 +50,9 @@ def _demo() -> int:
     pool = EXAMPLES / ("pool.yaml" if models == MODELS else "pool-small.yaml")
     _say(f"Model files, once, into {home / 'models'}")
     fetch(models, home)
-    _say(
-        "Local model servers: " + ", ".join(f"{model.name} ({model.base_url})" for model in models)
-    )
+    _say("Model servers on this machine, one process each")
+    for model in models:
+        _console.print(f"{model.name} at {model.base_url}", highlight=False)
     with LocalModels(models, home):
         _say("The embedded stack: PostgreSQL, Valkey, a scorer, a dispatcher, beat")
         with _stack(home):
