@@ -123,7 +123,7 @@ class _Reading:
     """An input being read."""
 
     intake: Intake
-    rows: Iterator[RawRow]
+    chunks: Iterator[list[RawRow]]
     bytes_read: Callable[[], int]
     errors: ErrorFile | None
     skip_invalid: bool
@@ -158,12 +158,12 @@ def _reading(source: Source, order: Order) -> Iterator[_Reading]:
         if order.error_file is not None or order.skip_invalid:
             path = order.error_file or Path(f"{source.name}.errors.jsonl")
             errors = stack.enter_context(ErrorFile(path))
-        rows, bytes_read = stack.enter_context(source.rows())
+        chunks, bytes_read = stack.enter_context(source.rows())
         body_check = BodyCheck(order.pool, ignore_model=order.ignore_model)
         row_check = RowCheck(body_check, order.sla, datetime.now(UTC))
         report = ProblemReport(source.name)
         intake = Intake(row_check, report, errors.add if errors is not None else None)
-        yield _Reading(intake, rows, bytes_read, errors, order.skip_invalid)
+        yield _Reading(intake, chunks, bytes_read, errors, order.skip_invalid)
 
 
 async def _copy(
@@ -174,7 +174,7 @@ async def _copy(
 ) -> None:
     report = reading.intake.report
     async with copy_jobs(conn, batch_id) as copy:
-        for drafts in reading.intake.drafts(reading.rows):
+        for drafts in reading.intake.drafts(reading.chunks):
             # Once the batch is lost the rest is only read to list every problem.
             if not report.bad_rows or reading.skip_invalid:
                 await _write(copy, drafts, reading)

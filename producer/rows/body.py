@@ -1,6 +1,6 @@
 """Checks a chat-completion request's body before any of it reaches a model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 from producer.rows.problems import Kind, Problem
@@ -66,24 +66,24 @@ class BodyCheck:
         )
         self._ignore_model = ignore_model
 
-    def check(self, body: dict[str, Any], size_bytes: int) -> Iterator[Problem]:
-        """Yield what is wrong with a body; drop its `model` unless it pins the job to one.
+    def check(self, body: dict[str, Any], size_bytes: int, problems: list[Problem]) -> None:
+        """Add what is wrong with a body to the problems; drop a `model` that pins the job to none.
 
         Args:
             body: The request; `model` is removed in place where Routoo is to choose.
             size_bytes: At least the UTF-8 bytes of its text: spares counting it where it is short.
+            problems: Those of the row so far.
         """
-        room, problem = self._take_model(body)
-        if problem is not None:
-            yield problem
+        room = self._most_room
+        if "model" in body:
+            room, problem = self._take_model(body)
+            problems += [] if problem is None else [problem]
         if body.get("stream"):
-            yield _STREAMED
-        yield from _counts(body)
-        problem = _check_messages(body.get("messages"))
+            problems.append(_STREAMED)
+        _counts(body, problems)
+        problem = _check_messages(body.get("messages")) or _check_length(body, size_bytes, room)
         if problem is not None:
-            yield problem
-        else:
-            yield from _check_length(body, size_bytes, room)
+            problems.append(problem)
 
     def _take_model(self, body: dict[str, Any]) -> tuple[_Room, Problem | None]:
         name = body.get("model")
@@ -126,30 +126,31 @@ def _part_has_text(part: Mapping[str, Any]) -> bool:
     return isinstance(text, str) and bool(text.strip())
 
 
-def _counts(body: Mapping[str, Any]) -> Iterator[Problem]:
+def _counts(body: Mapping[str, Any], problems: list[Problem]) -> None:
     for name in _COUNTS:
-        value = body.get(name)
-        if value is not None and not (type(value) is int and 1 <= value <= _MOST):
-            yield Problem(
-                Kind.WRONG_TYPE, f"{name} is not a whole number from 1", "Give one, as 256", value
-            )
+        if name in body:
+            value = body[name]
+            if value is not None and not (type(value) is int and 1 <= value <= _MOST):
+                what = f"{name} is not a whole number from 1"
+                problems.append(Problem(Kind.WRONG_TYPE, what, "Give one, as 256", value))
 
 
 def _is_routed(name: object) -> bool:
     return isinstance(name, str) and name in ROUTED_NAMES
 
 
-def _check_length(body: Mapping[str, Any], size_bytes: int, room: _Room) -> Iterator[Problem]:
+def _check_length(body: Mapping[str, Any], size_bytes: int, room: _Room) -> Problem | None:
     limit = requested_completion_tokens(body)
     most = room.prompt_tokens if limit is None else room.tokens - limit
     # A message's JSON has more bytes than its template has tokens, so this can't pass by mistake.
     if size_bytes + TEMPLATE_TOKENS <= most:
-        return
+        return None
     needed = estimate_prompt_tokens(body)
-    if needed > most:
-        yield Problem(
-            Kind.PROMPT_TOO_LONG,
-            f"the prompt has about {needed:,} tokens, and the widest window of the models that "
-            f"may answer leaves {max(most, 0):,} for it beside the answer",
-            "Shorten it, set a lower max_tokens, or add a model with a wider window to the pool",
-        )
+    if needed <= most:
+        return None
+    return Problem(
+        Kind.PROMPT_TOO_LONG,
+        f"the prompt has about {needed:,} tokens, and the widest window of the models that "
+        f"may answer leaves {max(most, 0):,} for it beside the answer",
+        "Shorten it, set a lower max_tokens, or add a model with a wider window to the pool",
+    )

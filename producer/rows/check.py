@@ -71,28 +71,25 @@ class RowCheck:
             return BadRow(row, (fields,))  # type: ignore[arg-type]  # then it is a Problem
         problems: list[Problem] = []
         is_request = "body" in fields or "method" in fields or "url" in fields
-        self._note_ignored(fields, REQUEST_FIELDS if is_request else PLAIN_FIELDS)
+        known = REQUEST_FIELDS if is_request else PLAIN_FIELDS
+        if not fields.keys() <= known and len(self.ignored) < _MOST_IGNORED_NAMES:
+            self.ignored |= fields.keys() - known
         custom_id = _custom_id(row, is_request, problems)
         body = _request_body(fields, problems) if is_request else _plain_body(fields, problems)
-        sla = self._sla(fields, problems)
+        bounded = not LIMIT_FIELDS.isdisjoint(fields)
+        sla = self._sla(fields, problems) if bounded else self._defaults
         if body is not None:
             size_bytes = len(row.raw) if type(row.raw) is bytes else 4 * len(fields["prompt"])
-            problems.extend(self._body_check.check(body, size_bytes))
+            self._body_check.check(body, size_bytes, problems)
         body_json = "" if problems or body is None else _dump(body, problems)
         if problems:
             return BadRow(row, tuple(problems))
         return Draft(custom_id, body_json, sla)
 
     def _sla(self, fields: Mapping[str, Any], problems: list[Problem]) -> SLA:
-        if LIMIT_FIELDS.isdisjoint(fields):
-            return self._defaults
         sla, found = read_sla(fields, self._defaults, self._now)
         problems.extend(found)
         return sla
-
-    def _note_ignored(self, fields: Mapping[str, Any], known: frozenset[str]) -> None:
-        if not fields.keys() <= known and len(self.ignored) < _MOST_IGNORED_NAMES:
-            self.ignored |= fields.keys() - known
 
 
 def _custom_id(row: RawRow, is_request: bool, problems: list[Problem]) -> str:  # noqa: FBT001 - private

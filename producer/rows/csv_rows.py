@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from producer.rows import text
+from producer.rows.chunks import in_chunks
 from producer.rows.problems import Kind, Problem, RawRow
 from routoo.errors import InputError
 
 _LONGEST_FIELD = 2**31 - 1
 
 
-def read(stream: BinaryIO, source: str) -> Iterator[RawRow]:
-    """Yield the rows of a binary stream; an empty field means that it is not given.
+def read(stream: BinaryIO, source: str) -> Iterator[list[RawRow]]:
+    """Yield the rows of a binary stream in chunks; an empty field means that it is not given.
 
     Raises:
         InputError: There is no header, or it names no `prompt` column.
@@ -24,7 +25,7 @@ def read(stream: BinaryIO, source: str) -> Iterator[RawRow]:
     reader = csv.reader(lines)
     try:
         header = _header(next(reader, []), source)
-        yield from _rows(reader, header)
+        yield from in_chunks(_rows(reader, header))
     finally:
         lines.detach()
 

@@ -7,11 +7,6 @@ from producer.rows.check import Draft, RowCheck
 from producer.rows.duplicates import SeenIds
 from producer.rows.problems import BadRow, Kind, Problem, ProblemReport, RawRow
 
-CHUNK_ROWS = 512
-"""Rows checked and sent together: small, so that the database works while the next are read."""
-CHUNK_BYTES = 1 << 20
-"""A chunk ends early at this size, so that long prompts take no more memory than short ones."""
-
 
 @dataclass(slots=True)
 class Intake:
@@ -25,23 +20,17 @@ class Intake:
     """Rows read so far, bad ones included."""
     _seen: SeenIds = field(default_factory=SeenIds)
 
-    def drafts(self, rows: Iterable[RawRow]) -> Iterator[list[Draft]]:
+    def drafts(self, chunks: Iterable[Sequence[RawRow]]) -> Iterator[list[Draft]]:
         """Yield the good rows of each chunk, in input order."""
-        for chunk in _chunks(rows):
+        for chunk in chunks:
             self.row_count += len(chunk)
             yield self._take(chunk)
 
     def _take(self, chunk: Sequence[RawRow]) -> list[Draft]:
-        good: list[Draft] = []
-        lines: list[int] = []
-        bad: list[BadRow] = []
-        for row in chunk:
-            checked = self.check.check(row)
-            if type(checked) is Draft:
-                good.append(checked)
-                lines.append(row.line)
-            else:
-                bad.append(checked)  # type: ignore[arg-type]  # the only other type
+        checked = list(map(self.check.check, chunk))
+        good = [one for one in checked if type(one) is Draft]
+        bad = [one for one in checked if isinstance(one, BadRow)] if len(good) < len(chunk) else []
+        lines = [row.line for row, one in zip(chunk, checked, strict=True) if type(one) is Draft]
         earlier = self._seen.add([draft.custom_id for draft in good], lines)
         if earlier.any():
             by_line = {row.line: row for row in chunk}
@@ -66,22 +55,3 @@ def _repeat(row: RawRow, draft: Draft, earlier_line: int) -> BadRow:
         draft.custom_id,
     )
     return BadRow(row, (problem,))
-
-
-def _chunks(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
-    chunk: list[RawRow] = []
-    size_bytes = 0
-    for row in rows:
-        chunk.append(row)
-        size_bytes += _size_bytes(row)
-        if len(chunk) >= CHUNK_ROWS or size_bytes >= CHUNK_BYTES:
-            yield chunk
-            chunk, size_bytes = [], 0
-    if chunk:
-        yield chunk
-
-
-def _size_bytes(row: RawRow) -> int:
-    if isinstance(row.raw, bytes):
-        return len(row.raw)
-    return sum([len(value) for value in row.raw.values() if isinstance(value, str)])

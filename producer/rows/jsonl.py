@@ -8,16 +8,22 @@ from typing import Any, BinaryIO
 import orjson
 
 from producer.rows import text
+from producer.rows.chunks import CHUNK_BYTES
 from producer.rows.problems import Kind, Problem, RawRow
 
 
-def read(stream: BinaryIO) -> Iterator[RawRow]:
-    """Yield the rows of a binary stream; blank lines and a byte order mark are passed over."""
-    for number, line in enumerate(stream, 1):
-        if number == 1 and line.startswith(codecs.BOM_UTF8):
-            line = line.removeprefix(codecs.BOM_UTF8)  # noqa: PLW2901 - the mark is no part of it
-        if not line.isspace() and line:
-            yield RawRow(number, line, _parse(line))
+def read(stream: BinaryIO) -> Iterator[list[RawRow]]:
+    """Yield the rows of a binary stream in chunks, without blank lines and a byte order mark."""
+    first = 1
+    while lines := stream.readlines(CHUNK_BYTES):
+        if first == 1:
+            lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
+        yield [
+            RawRow(number, line, _parse(line))
+            for number, line in enumerate(lines, first)
+            if line and not line.isspace()
+        ]
+        first += len(lines)
 
 
 def _parse(line: bytes) -> dict[str, Any] | Problem:

@@ -8,27 +8,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from producer.rows import text
+from producer.rows.chunks import CHUNK_ROWS, in_chunks
 from producer.rows.problems import RawRow
 from producer.rows.schema import PLAIN_FIELDS
 from routoo.errors import InputError
 
-_ROWS_AT_ONCE = 512
 
-
-def read(path: Path) -> Iterator[RawRow]:
-    """Yield the rows of a file, numbered from 1; null means that a field is not given.
+def read(path: Path) -> Iterator[list[RawRow]]:
+    """Yield the rows of a file in chunks, numbered from 1; null means that a field is not given.
 
     Raises:
         InputError: The file is no Parquet file, is damaged, or has no `prompt` column.
     """
-    number = 0
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             columns = _columns(file.schema_arrow.names, path)
-            for batch in file.iter_batches(batch_size=_ROWS_AT_ONCE, columns=columns):
-                for values in _records(batch):
-                    number += 1
-                    yield _row(number, values)
+            batches = file.iter_batches(batch_size=CHUNK_ROWS, columns=columns)
+            records = (record for batch in batches for record in _records(batch))
+            yield from in_chunks(_row(number, record) for number, record in enumerate(records, 1))
     except (OSError, pa.ArrowException) as error:
         raise InputError(
             "the Parquet file can't be read", value=str(error)[:200], where=str(path)

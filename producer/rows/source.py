@@ -74,8 +74,8 @@ class Source:
         return self.path.stat().st_size if self.path is not None and self.path.is_file() else None
 
     @contextmanager
-    def rows(self) -> Iterator[tuple[Iterator[RawRow], Callable[[], int]]]:
-        """Open the source; yields its rows, and a function that says how many bytes were read.
+    def rows(self) -> Iterator[tuple[Iterator[list[RawRow]], Callable[[], int]]]:
+        """Open the source; yields its rows in chunks, and what says how many bytes were read.
 
         Raises:
             InputError: The file can't be read, or its header is unusable.
@@ -90,7 +90,7 @@ class Source:
             rows = jsonl.read(stream) if self.format is Format.JSONL else self._csv(stream)
             yield rows, lambda: stream.tell() if stream.seekable() else 0
 
-    def _csv(self, stream: BinaryIO) -> Iterator[RawRow]:
+    def _csv(self, stream: BinaryIO) -> Iterator[list[RawRow]]:
         return csv_rows.read(stream, self.name)
 
     @contextmanager
