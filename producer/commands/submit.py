@@ -65,7 +65,10 @@ def submit_command(  # noqa: PLR0913 - a command's options are its parameters
         str | None, typer.Option(metavar="C", help="Most that one job may cost, in USD.")
     ] = None,
     max_latency_s: Annotated[
-        str | None, typer.Option(metavar="L", help="Longest expected wait for an answer, seconds.")
+        str | None,
+        typer.Option(
+            metavar="L", help="Longest wait for a call, seconds: a slower one is given up."
+        ),
     ] = None,
     deadline: Annotated[
         str | None,

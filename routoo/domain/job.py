@@ -17,7 +17,7 @@ class SLA:
     max_cost_usd: Decimal | None = None
     """Most that this job's calls may cost together, in USD."""
     max_latency_s: float | None = None
-    """Longest expected wait for the answer, in seconds."""
+    """Longest wait for one call's answer, in seconds; a slower call is given up."""
     deadline: datetime | None = None
     """No call starts after this instant (with time zone)."""
 

@@ -163,11 +163,12 @@ class Answerer:
         return None
 
     def _timeout_s(self, pending: PendingJob, model: CandidateModel) -> float:
-        deadline = pending.job.sla.deadline
-        if deadline is None:
-            return model.endpoint.timeout_s
-        left_s = (deadline - self.now()).total_seconds()
-        return max(0.001, min(model.endpoint.timeout_s, left_s))
+        sla, limits_s = pending.job.sla, [model.endpoint.timeout_s]
+        if sla.max_latency_s is not None:
+            limits_s.append(sla.max_latency_s)
+        if sla.deadline is not None:
+            limits_s.append((sla.deadline - self.now()).total_seconds())
+        return max(0.001, min(limits_s))
 
     async def _pause(self, delay_s: float) -> None:
         with suppress(TimeoutError):

@@ -19,7 +19,7 @@ from routoo.store import assignments, batches, results
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
 
-_FIRST_REVISION = 0
+_FIRST_REVISION = 1
 
 
 async def select_batch(db: Database, lease: Lease, batch: BatchRecord) -> None:

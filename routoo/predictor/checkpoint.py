@@ -49,7 +49,14 @@ def read_checkpoint(folder: Path) -> tuple[Manifest, Estimator]:
             where=str(path),
             remedy="Copy both files of the checkpoint together",
         )
-    return manifest, Estimator.from_tensors(tensors)
+    try:
+        return manifest, Estimator.from_tensors(tensors)
+    except KeyError as error:
+        raise CheckpointError(
+            f"the checkpoint's weights have no {error}",
+            where=str(path),
+            remedy="Another release wrote it: train it again with `routoo train`",
+        ) from error
 
 
 def weights_sha256(weights: bytes) -> str:

@@ -29,7 +29,7 @@ class NewBatch:
     budget_usd: Decimal | None = None
     """Most that all calls may cost together, in USD."""
     min_quality: float | None = None
-    """Least mean predicted quality of the batch, in [0, 1]."""
+    """Least predicted quality of a model, in [0, 1], where a job names no floor."""
     max_cost_usd: Decimal | None = None
     """Most that one job may cost where it names no cap, in USD."""
     deadline: datetime | None = None

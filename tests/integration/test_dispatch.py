@@ -62,7 +62,7 @@ async def prepare(
     select = await claim(db, ShardKey(batch_id, Stage.SELECT, 0))
     async with db.transaction() as conn:
         chosen = [Assignment(number, model, 0.5, Decimal("0.0001")) for number in range(count)]
-        await assignments.save(conn, select, chosen, 0)
+        await assignments.save(conn, select, chosen, 1)
         await shards.complete(conn, select)
     return await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0))
 

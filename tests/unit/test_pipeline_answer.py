@@ -43,6 +43,7 @@ class Script:
     def __init__(self, *steps: EndpointError | None) -> None:
         self.steps = list(steps)
         self.asked: list[str] = []
+        self.timeouts_s: list[float | None] = []
 
     @asynccontextmanager
     async def slot(self, model: CandidateModel) -> AsyncIterator[None]:
@@ -52,8 +53,9 @@ class Script:
     async def complete(
         self, model: CandidateModel, body: dict[str, Any], *, timeout_s: float | None = None
     ) -> Completion:
-        del body, timeout_s
+        del body
         self.asked.append(model.name)
+        self.timeouts_s.append(timeout_s)
         step = self.steps.pop(0) if self.steps else None
         if step is not None:
             raise step
@@ -203,6 +205,17 @@ def test_no_call_starts_after_the_deadline() -> None:
     assert run(script, books, sla=past)
     assert script.asked == []
     assert books.results[0].status is ResultStatus.EXPIRED
+
+
+def test_a_call_waits_no_longer_than_the_latency_limit_or_the_time_left() -> None:
+    script = Script()
+    run(script, MemoryBooks(), sla=SLA(max_latency_s=3.0))
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+    run(script, MemoryBooks(), sla=SLA(max_latency_s=3.0, deadline=soon))
+    first, second = script.timeouts_s
+    assert first == 3.0
+    assert second is not None
+    assert 0 < second <= 2
 
 
 def test_a_drained_job_stays_pending() -> None:
