@@ -7,11 +7,12 @@ two different ids of a million collide with a probability of 3e-8.
 """
 
 from collections.abc import Sequence
+from mmap import mmap
 
 import numpy as np
 from jaxtyping import Int32, Int64
 
-_LARGEST_MERGED_RUN = 1 << 18
+_LARGEST_MERGED_RUN = 1 << 17
 """Longer runs are not merged any more: it bounds the memory that a merge takes for a moment."""
 
 _Hashes = Int64[np.ndarray, " rows"]
@@ -58,13 +59,31 @@ class SeenIds:
     def _insert(self, hashes: _Hashes, lines: _Lines) -> None:
         if not len(hashes):
             return
-        runs = self._runs
-        while runs and len(runs[-1][0]) <= min(2 * len(hashes), _LARGEST_MERGED_RUN):
-            older_hashes, older_lines = runs.pop()
-            hashes = np.concatenate([older_hashes, hashes])
-            order = np.argsort(hashes, kind="stable")
-            hashes, lines = hashes[order], np.concatenate([older_lines, lines])[order]
-        runs.append((hashes, lines))
+        run, runs = (hashes, lines), self._runs
+        while runs and len(runs[-1][0]) <= min(2 * len(run[0]), _LARGEST_MERGED_RUN):
+            run = _merged(runs.pop(), run)
+        runs.append(run)
+
+
+def _merged(older: tuple[_Hashes, _Lines], newer: tuple[_Hashes, _Lines]) -> tuple[_Hashes, _Lines]:
+    count = len(older[0]) + len(newer[0])
+    at = np.searchsorted(older[0], newer[0]) + np.arange(len(newer[0]))
+    is_older = np.ones(count, np.bool_)
+    is_older[at] = False
+    merged = _empty(count, np.int64), _empty(count, np.int32)
+    for target, old, new in zip(merged, older, newer, strict=True):
+        target[is_older] = old
+        target[at] = new
+    return merged
+
+
+def _empty(count: int, kind: type[np.integer]) -> np.ndarray:
+    """Return an array in pages of its own.
+
+    The allocator keeps what large arrays leave behind for others of their size; pages go back to
+    the system with the array.
+    """
+    return np.frombuffer(mmap(-1, count * np.dtype(kind).itemsize), kind)
 
 
 def _mark_repeats_within(hashes: _Hashes, lines: _Lines, earlier: _Lines) -> None:

@@ -1,0 +1,178 @@
+"""Results leave the store in every format, in input order, through the real command."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pyarrow.parquet as pq
+import pytest
+
+from routoo.domain.completion import Result
+from routoo.domain.job import ResultStatus, Stage
+from routoo.store import ledger, results, shards
+from routoo.store.database import Database
+from tests import batch_factory as factory
+
+PRODUCER = Path(sys.executable).with_name("routoo-producer")
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def producer(database_url: str, tmp_path: Path) -> Run:
+    environment = os.environ | {
+        "ROUTOO_DATABASE_URL": database_url,
+        "ROUTOO_BROKER_URL": "redis://127.0.0.1:1/0",
+        "ROUTOO_HOME": str(tmp_path),
+    }
+
+    def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
+        command = [str(PRODUCER), *map(str, arguments)]
+        return subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    return run
+
+
+async def finished(db: Database) -> UUID:
+    """Return a batch of four jobs; the last one failed."""
+    batch_id = await factory.submit(db, 4, shard_size=4)
+    await factory.score(db, batch_id)
+    await factory.select(db, batch_id)
+    lease = await factory.claim(db, batch_id, Stage.DISPATCH)
+    failed = Result(
+        3, ResultStatus.FAILED, Decimal(0), 1, error_code="rate_limited", error_message="too many"
+    )
+    async with db.transaction() as conn:
+        await ledger.reserve(conn, lease, [factory.reservation(n, "0.02") for n in range(3)])
+    async with db.transaction() as conn:
+        paid = [(factory.attempt(n, "0.01"), Decimal("0.02")) for n in range(3)]
+        await ledger.settle(conn, lease, paid)
+        answers = ["plain", 'two\nlines, "quoted"', "naïve"]
+        done = [factory.result(n, answer) for n, answer in enumerate(answers)]
+        await results.save(conn, lease, [*done, failed])
+        await shards.complete(conn, lease)
+    return batch_id
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+async def test_jsonl_has_openai_lines_and_an_error_file(
+    db: Database, producer: Run, tmp_path: Path
+) -> None:
+    batch_id = await finished(db)
+    done = producer("results", batch_id, "--out", "answers.jsonl", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["results"] == {"succeeded": 3, "failed": 1}
+    answers = rows((tmp_path / "answers.jsonl").read_text())
+    assert [row["custom_id"] for row in answers] == ["job-0", "job-1", "job-2"]
+    assert answers[1]["response"] == {
+        "status_code": 200,
+        "request_id": "response-1",
+        "body": {"id": "response-1"},
+    }
+    assert {row["error"] for row in answers} == {None}
+    (failure,) = rows((tmp_path / "answers.errors.jsonl").read_text())
+    assert failure["custom_id"] == "job-3"
+    assert failure["response"] is None
+    assert failure["error"] == {"code": "rate_limited", "message": "too many"}
+
+
+async def test_a_batch_without_failures_leaves_no_error_file(
+    db: Database, producer: Run, tmp_path: Path
+) -> None:
+    batch_id = await factory.submit(db, 2)
+    await factory.score(db, batch_id)
+    await factory.select(db, batch_id)
+    await factory.dispatch(db, await factory.claim(db, batch_id, Stage.DISPATCH))
+    done = producer("results", batch_id, "--out", "answers.jsonl")
+    assert done.returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl"]
+
+
+async def test_csv_has_the_columns_of_the_view(db: Database, producer: Run) -> None:
+    batch_id = await finished(db)
+    done = producer("results", batch_id, "--format", "csv")
+    table = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert [row["custom_id"] for row in table] == [f"job-{n}" for n in range(4)]
+    assert table[1]["answer"] == 'two\nlines, "quoted"'
+    assert table[0]["cost_usd"] == "0.01"
+    assert (table[3]["answer"], table[3]["error_code"]) == ("", "rate_limited")
+
+
+async def test_parquet_has_typed_columns(db: Database, producer: Run, tmp_path: Path) -> None:
+    batch_id = await finished(db)
+    assert producer("results", batch_id, "--out", "answers.parquet").returncode == 0
+    table = pq.read_table(tmp_path / "answers.parquet")
+    assert table.column("job_no").to_pylist() == [0, 1, 2, 3]
+    assert table.column("cost_usd").to_pylist() == [0.01, 0.01, 0.01, 0.0]
+    assert table.column("answer").to_pylist()[3] is None
+
+
+async def test_the_table_shows_answers_on_one_line_and_json_whole(
+    db: Database, producer: Run
+) -> None:
+    await finished(db)
+    shown = producer("results", "--rows", "2")
+    assert "two lines, " in shown.stdout
+    assert "2 shown, 4 of 4 jobs have ended" in shown.stderr
+    as_json = rows(producer("results", "--json").stdout)
+    assert as_json[1]["answer"] == 'two\nlines, "quoted"'
+    assert as_json[3]["status"] == "failed"
+
+
+async def test_results_so_far_can_be_read(db: Database, producer: Run) -> None:
+    batch_id = await factory.submit(db, 4)
+    done = producer("results", batch_id, "--format", "jsonl")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "4 of 4 jobs have not ended" in done.stderr
+
+
+async def test_a_file_that_cannot_be_written_is_bad_input(db: Database, producer: Run) -> None:
+    await finished(db)
+    done = producer("results", "--out", "missing/answers.csv")
+    assert done.returncode == 2
+    assert "can't be written" in done.stderr
+
+
+async def test_watch_ends_with_status_five_when_a_job_has_no_answer(
+    db: Database, producer: Run
+) -> None:
+    batch_id = await finished(db)
+    done = producer("watch", batch_id, "--json")
+    assert done.returncode == 5
+    last = rows(done.stdout)[-1]
+    assert (last["status"], last["answered"], last["jobs"]) == ("completed", 4, 4)
+    assert last["spent_usd"] == 0.03
+
+
+async def test_status_tells_how_a_batch_stands(db: Database, producer: Run) -> None:
+    batch_id = await finished(db)
+    facts = json.loads(producer("status", str(batch_id)[:8], "--json").stdout)
+    assert facts["results"]["succeeded"] == 3
+    assert facts["models"] == [
+        {"model": "small", "jobs": 3, "share": 1.0, "calls": 3, "cost_usd": 0.03}
+    ]
+    shown = producer("status", "example").stdout
+    assert str(batch_id) in shown
+    assert "$0.0300 spent" in shown
+    assert str(batch_id) in producer("list").stdout
+
+
+async def test_an_unknown_batch_is_not_found(db: Database, producer: Run) -> None:
+    assert producer("status").returncode == 3
+    await factory.submit(db)
+    for command in ("status", "watch", "results"):
+        done = producer(command, "no-such-batch")
+        assert done.returncode == 3
+        assert "no such batch" in done.stderr
