@@ -1,5 +1,6 @@
 """Submits a batch: rows to committed jobs in one pass and one transaction."""
 
+import gc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from producer.rows.body import BodyCheck
-from producer.rows.check import Draft, RowCheck
+from producer.rows.check import RowCheck
 from producer.rows.error_file import ErrorFile
 from producer.rows.intake import Intake
 from producer.rows.problems import BadInputError, ProblemReport, RawRow
@@ -21,7 +22,7 @@ from routoo.domain.pool import Pool
 from routoo.errors import InputError
 from routoo.store import batches
 from routoo.store.database import Database
-from routoo.store.jobs import JobCopy, JobInput, copy_jobs
+from routoo.store.jobs import copy_jobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +113,22 @@ async def submit(
                 job_count=known.job_count,
                 report=ProblemReport(source.name),
             )
-        with _reading(source, order) as reading:
+        with _reading(source, order) as reading, _collector_paused():
             await _copy(conn, batch_id, reading, on_progress)
-            await batches.seal(conn, batch_id, reading.good_rows, shard_size)
+            await batches.seal(conn, batch_id, reading.intake.job_count, shard_size)
     return reading.submission(batch_id)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep the garbage collector from the rows: they hold no cycles, and it costs a sixth."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @dataclass(slots=True)
@@ -127,14 +140,13 @@ class _Reading:
     bytes_read: Callable[[], int]
     errors: ErrorFile | None
     skip_invalid: bool
-    good_rows: int = 0
 
     def check_complete(self) -> None:
         """Raise what keeps the batch from being submitted."""
         report = self.intake.report
-        if report.bad_rows and not (self.skip_invalid and self.good_rows):
+        if report.bad_rows and not (self.skip_invalid and self.intake.job_count):
             raise BadInputError(report, row_count=self.intake.row_count)
-        if not self.good_rows:
+        if not self.intake.job_count:
             raise InputError("the input has no rows", where=report.source, remedy="Give at least 1")
 
     def submission(self, batch_id: UUID) -> Submission:
@@ -144,7 +156,7 @@ class _Reading:
         return Submission(
             batch_id,
             created=True,
-            job_count=self.good_rows,
+            job_count=self.intake.job_count,
             report=report,
             error_file=error_file,
             ignored_fields=ignored,
@@ -174,16 +186,10 @@ async def _copy(
 ) -> None:
     report = reading.intake.report
     async with copy_jobs(conn, batch_id) as copy:
-        for drafts in reading.intake.drafts(reading.chunks):
+        for jobs in reading.intake.jobs(reading.chunks):
             # Once the batch is lost the rest is only read to list every problem.
-            if not report.bad_rows or reading.skip_invalid:
-                await _write(copy, drafts, reading)
+            if jobs and (reading.skip_invalid or not report.bad_rows):
+                await copy.write(jobs)
             if on_progress is not None:
                 on_progress(Pace(reading.intake.row_count, reading.bytes_read()))
         reading.check_complete()
-
-
-async def _write(copy: JobCopy, drafts: list[Draft], reading: _Reading) -> None:
-    first = reading.good_rows
-    await copy.write([JobInput(number, *draft) for number, draft in enumerate(drafts, first)])
-    reading.good_rows += len(drafts)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 
@@ -17,7 +17,10 @@ from producer.rows.schema import (
     URL,
 )
 from routoo.domain.job import SLA
+from routoo.store.jobs import JobInput
 
+UNNUMBERED = -1
+"""A job's number before it is known which rows of its chunk are good."""
 _MOST_IGNORED_NAMES = 20
 _NO_CUSTOM_ID = Problem(
     Kind.MISSING_FIELD, "the row has no custom_id", 'Add "custom_id", unique in the file'
@@ -40,14 +43,6 @@ _BODY_TYPE = Problem(Kind.WRONG_TYPE, "body is not an object", 'Write "body": {"
 _TOO_DEEP = Problem(Kind.MALFORMED_LINE, "the body is nested deeper than 250 levels", "Flatten it")
 
 
-class Draft(NamedTuple):
-    """A job before it has its number."""
-
-    custom_id: str
-    body_json: str
-    sla: SLA
-
-
 class RowCheck:
     """Checks rows one by one; what spans rows, such as repeated ids, is checked elsewhere.
 
@@ -64,8 +59,8 @@ class RowCheck:
         self._body_check, self._defaults, self._now = body_check, defaults, now
         self.ignored: set[str] = set()
 
-    def check(self, row: RawRow) -> Draft | BadRow:
-        """Return the row's job, or the row with its problems."""
+    def check(self, row: RawRow) -> JobInput | BadRow:
+        """Return the row's job, not numbered yet, or the row with its problems."""
         fields = row.fields
         if type(fields) is not dict:
             return BadRow(row, (fields,))  # type: ignore[arg-type]  # then it is a Problem
@@ -84,7 +79,7 @@ class RowCheck:
         body_json = "" if problems or body is None else _dump(body, problems)
         if problems:
             return BadRow(row, tuple(problems))
-        return Draft(custom_id, body_json, sla)
+        return JobInput(UNNUMBERED, custom_id, body_json, sla)
 
     def _sla(self, fields: Mapping[str, Any], problems: list[Problem]) -> SLA:
         sla, found = read_sla(fields, self._defaults, self._now)
@@ -97,7 +92,8 @@ def _custom_id(row: RawRow, is_request: bool, problems: list[Problem]) -> str:  
     assert isinstance(fields, dict)  # noqa: S101 - for the type checker; the caller looked
     value = fields.get("custom_id")
     if value is None and not is_request:
-        value = fields.get("item_id", f"row-{row.line}")
+        value = fields.get("item_id")
+        value = f"row-{row.line}" if value is None else value
     if type(value) is str and value and len(value) <= LONGEST_CUSTOM_ID:
         return value
     if value is None:

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from producer.rows.check import Draft, RowCheck
+from producer.rows.check import RowCheck
 from producer.rows.duplicates import SeenIds
 from producer.rows.problems import BadRow, Kind, Problem, ProblemReport, RawRow
+from routoo.store.jobs import JobInput
 
 
 @dataclass(slots=True)
@@ -18,27 +19,33 @@ class Intake:
     """Called for each bad row, in input order."""
     row_count: int = 0
     """Rows read so far, bad ones included."""
+    job_count: int = 0
+    """Good rows among them."""
     _seen: SeenIds = field(default_factory=SeenIds)
 
-    def drafts(self, chunks: Iterable[Sequence[RawRow]]) -> Iterator[list[Draft]]:
-        """Yield the good rows of each chunk, in input order."""
+    def jobs(self, chunks: Iterable[Sequence[RawRow]]) -> Iterator[list[JobInput]]:
+        """Yield the jobs of each chunk's good rows, numbered in input order."""
         for chunk in chunks:
             self.row_count += len(chunk)
-            yield self._take(chunk)
+            jobs = self._take(chunk)
+            for number, job in enumerate(jobs, self.job_count):
+                job.job_no = number
+            self.job_count += len(jobs)
+            yield jobs
 
-    def _take(self, chunk: Sequence[RawRow]) -> list[Draft]:
-        checked = list(map(self.check.check, chunk))
-        good = [one for one in checked if type(one) is Draft]
-        bad = [one for one in checked if isinstance(one, BadRow)] if len(good) < len(chunk) else []
-        lines = [row.line for row, one in zip(chunk, checked, strict=True) if type(one) is Draft]
-        earlier = self._seen.add([draft.custom_id for draft in good], lines)
+    def _take(self, chunk: Sequence[RawRow]) -> list[JobInput]:
+        checked = [self.check.check(row) for row in chunk]
+        pairs = zip(chunk, checked, strict=True)
+        good = {row.line: one for row, one in pairs if isinstance(one, JobInput)}
+        bad = [one for one in checked if isinstance(one, BadRow)]
+        earlier = self._seen.add([job.custom_id for job in good.values()], list(good))
         if earlier.any():
             by_line = {row.line: row for row in chunk}
-            repeats = zip(good, lines, earlier.tolist(), strict=True)
-            bad += [_repeat(by_line[line], draft, at) for draft, line, at in repeats if at]
-            good = [draft for draft, at in zip(good, earlier.tolist(), strict=True) if not at]
+            for line, at in zip(list(good), earlier.tolist(), strict=True):
+                if at:
+                    bad.append(_repeat(by_line[line], good.pop(line), at))
         self._report(bad)
-        return good
+        return list(good.values())
 
     def _report(self, bad: list[BadRow]) -> None:
         for one in sorted(bad, key=lambda one: one.row.line):
@@ -47,11 +54,11 @@ class Intake:
                 self.on_bad_row(one)
 
 
-def _repeat(row: RawRow, draft: Draft, earlier_line: int) -> BadRow:
+def _repeat(row: RawRow, job: JobInput, earlier_line: int) -> BadRow:
     problem = Problem(
         Kind.DUPLICATE_CUSTOM_ID,
         f"custom_id repeats the one of line {earlier_line}",
         "Give every row its own",
-        draft.custom_id,
+        job.custom_id,
     )
     return BadRow(row, (problem,))

@@ -13,12 +13,13 @@ import pytest
 
 from producer.rows import csv_rows, jsonl, parquet_rows
 from producer.rows.body import BodyCheck
-from producer.rows.check import Draft, RowCheck
+from producer.rows.check import RowCheck
 from producer.rows.intake import Intake
 from producer.rows.problems import Kind, ProblemReport
 from routoo.domain.job import SLA
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.errors import InputError
+from routoo.store.jobs import JobInput
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -38,14 +39,14 @@ POOL = Pool(models=(candidate("small", 400), candidate("large", 1000)))
 
 def take(
     rows: Any, *, sla: SLA | None = None, ignore_model: bool = False
-) -> tuple[list[Draft], ProblemReport]:
+) -> tuple[list[JobInput], ProblemReport]:
     check = RowCheck(BodyCheck(POOL, ignore_model=ignore_model), sla or SLA(), NOW)
     intake = Intake(check, ProblemReport("in"))
-    drafts = [draft for chunk in intake.drafts(rows) for draft in chunk]
-    return drafts, intake.report
+    jobs = [job for chunk in intake.jobs(rows) for job in chunk]
+    return jobs, intake.report
 
 
-def from_lines(*lines: bytes, **options: Any) -> tuple[list[Draft], ProblemReport]:
+def from_lines(*lines: bytes, **options: Any) -> tuple[list[JobInput], ProblemReport]:
     return take(jsonl.read(io.BytesIO(b"\n".join(lines))), **options)
 
 
@@ -56,18 +57,18 @@ def request(custom_id: Any = "a", **body: Any) -> bytes:
 
 
 def kind_of(line: bytes, **options: Any) -> Kind:
-    drafts, report = from_lines(line, **options)
-    assert not drafts
+    jobs, report = from_lines(line, **options)
+    assert not jobs
     ((kind, count),) = report.counts.items()
     assert count == 1
     return kind
 
 
 def test_an_openai_request_keeps_its_body() -> None:
-    drafts, report = from_lines(request(temperature=0.5, max_tokens=9))
+    jobs, report = from_lines(request(temperature=0.5, max_tokens=9))
     assert not report.counts
-    assert drafts[0].custom_id == "a"
-    assert orjson.loads(drafts[0].body_json) == {
+    assert jobs[0].custom_id == "a"
+    assert orjson.loads(jobs[0].body_json) == {
         "messages": [{"role": "user", "content": "Why?"}],
         "temperature": 0.5,
         "max_tokens": 9,
@@ -75,27 +76,27 @@ def test_an_openai_request_keeps_its_body() -> None:
 
 
 def test_a_plain_row_becomes_a_chat_request_named_after_its_line() -> None:
-    drafts, _ = from_lines(b"", b'{"prompt": "Why?", "max_tokens": 5}')
-    assert drafts[0].custom_id == "row-2"
-    assert orjson.loads(drafts[0].body_json) == {
+    jobs, _ = from_lines(b"", b'{"prompt": "Why?", "max_tokens": 5}')
+    assert jobs[0].custom_id == "row-2"
+    assert orjson.loads(jobs[0].body_json) == {
         "messages": [{"role": "user", "content": "Why?"}],
         "max_tokens": 5,
     }
 
 
 def test_blank_lines_a_byte_order_mark_and_carriage_returns_are_passed_over() -> None:
-    drafts, report = from_lines(b'\xef\xbb\xbf{"prompt": "a"}\r', b"  ", b'{"prompt": "b"}', b"")
-    assert [draft.custom_id for draft in drafts] == ["row-1", "row-3"]
+    jobs, report = from_lines(b'\xef\xbb\xbf{"prompt": "a"}\r', b"  ", b'{"prompt": "b"}', b"")
+    assert [job.custom_id for job in jobs] == ["row-1", "row-3"]
     assert not report.counts
 
 
 def test_a_rows_limits_override_the_batch_wide_ones() -> None:
     batch = SLA(min_quality=0.5, max_cost_usd=Decimal("0.1"))
     row = b'{"prompt": "a", "min_quality": 0.9, "max_latency_s": 3, "deadline": "2h"}'
-    drafts, _ = from_lines(row, b'{"prompt": "b"}', sla=batch)
+    jobs, _ = from_lines(row, b'{"prompt": "b"}', sla=batch)
     deadline = datetime(2026, 11, 1, 2, tzinfo=UTC)
-    assert drafts[0].sla == SLA(0.9, Decimal("0.1"), 3.0, deadline)
-    assert drafts[1].sla is batch
+    assert jobs[0].sla == SLA(0.9, Decimal("0.1"), 3.0, deadline)
+    assert jobs[1].sla is batch
 
 
 @pytest.mark.parametrize(
@@ -153,36 +154,36 @@ def test_a_body_nested_too_deep_is_a_bad_row() -> None:
 
 
 def test_an_escaped_backslash_before_u0000_is_no_nul_character() -> None:
-    drafts, _ = from_lines(b'{"prompt": "a \\\\u0000 in C"}')
-    assert "u0000" in drafts[0].body_json
+    jobs, _ = from_lines(b'{"prompt": "a \\\\u0000 in C"}')
+    assert "u0000" in jobs[0].body_json
 
 
 def test_a_whole_surrogate_pair_is_one_character() -> None:
-    drafts, _ = from_lines(b'{"prompt": "\\ud83d\\ude00"}')
-    assert orjson.loads(drafts[0].body_json)["messages"][0]["content"] == "\U0001f600"
+    jobs, _ = from_lines(b'{"prompt": "\\ud83d\\ude00"}')
+    assert orjson.loads(jobs[0].body_json)["messages"][0]["content"] == "\U0001f600"
 
 
 @pytest.mark.parametrize("model", ["auto", "routoo", None])
 def test_a_routed_job_stores_no_model(model: str | None) -> None:
-    drafts, _ = from_lines(request(model=model))
-    assert "model" not in orjson.loads(drafts[0].body_json)
+    jobs, _ = from_lines(request(model=model))
+    assert "model" not in orjson.loads(jobs[0].body_json)
 
 
 def test_a_pool_members_name_pins_the_job_to_it_and_to_its_window() -> None:
     prompt = "x" * 2000  # about 500 tokens: fits `large` alone
-    drafts, report = from_lines(
+    jobs, report = from_lines(
         request("a", model="small"),
         request("b", model="small", messages=[{"role": "user", "content": prompt}]),
         request("c", model="large", messages=[{"role": "user", "content": prompt}]),
     )
-    assert [draft.custom_id for draft in drafts] == ["a", "c"]
-    assert orjson.loads(drafts[0].body_json)["model"] == "small"
+    assert [job.custom_id for job in jobs] == ["a", "c"]
+    assert orjson.loads(jobs[0].body_json)["model"] == "small"
     assert report.counts == {Kind.PROMPT_TOO_LONG: 1}
 
 
 def test_model_names_can_be_ignored() -> None:
-    drafts, _ = from_lines(request(model="gpt-none"), ignore_model=True)
-    assert "model" not in orjson.loads(drafts[0].body_json)
+    jobs, _ = from_lines(request(model="gpt-none"), ignore_model=True)
+    assert "model" not in orjson.loads(jobs[0].body_json)
 
 
 def test_a_prompt_is_measured_with_the_answer_it_asks_for() -> None:
@@ -212,8 +213,8 @@ def test_repeated_ids_name_the_line_of_the_first_in_a_chunk_and_across_chunks() 
     lines = [orjson.dumps({"prompt": "x", "custom_id": f"i{n}"}) for n in range(3000)]
     lines[5] = lines[2]
     lines[2999] = lines[2]
-    drafts, report = from_lines(*lines)
-    assert len(drafts) == 2998
+    jobs, report = from_lines(*lines)
+    assert len(jobs) == 2998
     assert report.listed == [
         "in:6: custom_id repeats the one of line 3 (got 'i2'). Give every row its own.",
         "in:3000: custom_id repeats the one of line 3 (got 'i2'). Give every row its own.",
@@ -234,16 +235,16 @@ def test_csv_rows_have_the_same_fields_and_checks() -> None:
         "c,x,high,,\r\n"
         "d,too,few\r\n"
     )
-    drafts, report = take(csv_rows.read(io.BytesIO(table.encode()), "in"))
-    assert [draft.custom_id for draft in drafts] == ["a", "row-5"]
-    assert orjson.loads(drafts[0].body_json)["max_tokens"] == 9
-    assert drafts[0].sla == SLA(min_quality=0.5)
+    jobs, report = take(csv_rows.read(io.BytesIO(table.encode()), "in"))
+    assert [job.custom_id for job in jobs] == ["a", "row-5"]
+    assert orjson.loads(jobs[0].body_json)["max_tokens"] == 9
+    assert jobs[0].sla == SLA(min_quality=0.5)
     assert [line.split(":")[1] for line in report.listed] == ["6", "7"]
 
 
 def test_csv_bytes_that_are_not_utf8_are_a_bad_row() -> None:
-    drafts, report = take(csv_rows.read(io.BytesIO(b"prompt\nfine\nb\xe9d\n"), "in"))
-    assert len(drafts) == 1
+    jobs, report = take(csv_rows.read(io.BytesIO(b"prompt\nfine\nb\xe9d\n"), "in"))
+    assert len(jobs) == 1
     assert report.counts == {Kind.INVALID_ENCODING: 1}
 
 
@@ -262,9 +263,9 @@ def test_a_parquet_items_table_is_an_input(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "items.parquet")
-    drafts, report = take(parquet_rows.read(tmp_path / "items.parquet"))
-    assert [draft.custom_id for draft in drafts] == ["a", "c"]
-    assert drafts[0].sla.max_cost_usd == Decimal("0.5")
+    jobs, report = take(parquet_rows.read(tmp_path / "items.parquet"))
+    assert [job.custom_id for job in jobs] == ["a", "c"]
+    assert jobs[0].sla.max_cost_usd == Decimal("0.5")
     assert report.counts == {Kind.MISSING_FIELD: 1}
 
 
@@ -272,8 +273,8 @@ def test_parquet_strings_that_are_not_utf8_are_bad_rows(tmp_path: Path) -> None:
     raw = pa.array([b"fine", b"b\xe9d"], pa.binary())
     column = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
     pq.write_table(pa.table({"prompt": column}), tmp_path / "bad.parquet")
-    drafts, report = take(parquet_rows.read(tmp_path / "bad.parquet"))
-    assert len(drafts) == 1
+    jobs, report = take(parquet_rows.read(tmp_path / "bad.parquet"))
+    assert len(jobs) == 1
     assert report.counts == {Kind.INVALID_ENCODING: 1}
 
 
