@@ -29,7 +29,7 @@ run: install  ## run the example batch on the embedded stack, with real local mo
 	$(BIN)/python -m examples.demo
 
 test: install  ## run unit, integration and acceptance tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile
 
 lint: install  ## style and formatting
 	$(BIN)/ruff check .
