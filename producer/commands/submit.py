@@ -166,7 +166,7 @@ def _json(submission: Submission) -> str:
             "created": submission.created,
             "job_count": submission.job_count,
             "skipped_rows": submission.report.bad_rows,
-            "problems": dict(submission.report.counts),
+            "problems": {str(kind): count for kind, count in submission.report.counts.items()},
             "error_file": None if error_file is None else str(error_file),
         }
     )

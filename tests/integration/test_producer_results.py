@@ -63,6 +63,10 @@ async def finished(db: Database) -> UUID:
     return batch_id
 
 
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def rows(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
@@ -97,7 +101,7 @@ async def test_a_batch_without_failures_leaves_no_error_file(
     await factory.dispatch(db, await factory.claim(db, batch_id, Stage.DISPATCH))
     done = producer("results", batch_id, "--out", "answers.jsonl")
     assert done.returncode == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["answers.jsonl"]
+    assert files(tmp_path) == ["answers.jsonl"]
 
 
 async def test_csv_has_the_columns_of_the_view(db: Database, producer: Run) -> None:
