@@ -63,8 +63,9 @@ def _facts(snapshot: Snapshot, eta_s: float | None) -> Text:
     facts = [
         f"{words.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}",
         words.duration(snapshot.elapsed_s),
-        words.rate(snapshot.jobs_per_s),
     ]
+    if snapshot.jobs_per_s is not None:
+        facts.append(words.rate(snapshot.jobs_per_s))
     if failed:
         facts.insert(0, failed)
     if eta_s is not None and not snapshot.is_over:
