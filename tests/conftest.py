@@ -8,9 +8,17 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from jaxtyping import install_import_hook
 
+import tests.shapes
 from routoo.store.database import Database
 from tests.services import Databases, broker_server, database_server, databases, short_folder
+
+# The array shapes that signatures promise are checked while the tests run.
+install_import_hook(
+    ["routoo.selector", "routoo.predictor", "routoo.pipeline.estimates"],
+    f"{tests.shapes.__name__}.checked",
+)
 
 
 @pytest.fixture(scope="session")

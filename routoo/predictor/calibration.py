@@ -7,7 +7,6 @@ log-odds to log-odds.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -48,7 +47,7 @@ class Calibration:
         return {"knots": self.knots, "values": self.values}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Calibration":
         """Read the arrays back."""
         return cls(tensors["knots"], tensors["values"])
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -30,7 +29,7 @@ class DomainView:
         features: Float32[np.ndarray, "prompts features"],
         score: Float32[np.ndarray, "prompts models"],
         domains: Int64[np.ndarray, " prompts"],
-    ) -> Self:
+    ) -> "DomainView":
         """Fit the classifier, and the means with a pull to each model's own mean."""
         count = int(domains.max()) + 1
         classifier = fit_softmax(features, domains, count, CLASSIFIER_RIDGE)
@@ -47,7 +46,7 @@ class DomainView:
         return {**self.classifier.tensors(), "means": self.means}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "DomainView":
         """Read the arrays back."""
         return cls(Linear.from_tensors(tensors), tensors["means"])
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float16, Float32
@@ -88,7 +87,7 @@ class Estimator:
         return {**named, "landmarks": self.landmarks}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Estimator":
         """Read the arrays back."""
         count = len({key.split(".")[0] for key in tensors if key.startswith("member")})
         landmarks = tensors["landmarks"]

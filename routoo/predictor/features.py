@@ -1,7 +1,7 @@
 """The features of a prompt: pooled hidden states and the surface, side by side."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -10,6 +10,7 @@ from routoo.predictor.encoder import Encoded, Progress
 from routoo.predictor.lexical import LEXICAL_WIDTH, lexical_features
 
 
+@runtime_checkable
 class Embeds(Protocol):
     """An encoder, or a cache before one."""
 

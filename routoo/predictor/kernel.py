@@ -5,7 +5,6 @@ Smooth where the linear view is straight; Williams and Seeger 2001 for the landm
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float16, Float32
@@ -33,7 +32,7 @@ class KernelView:
         features: Float32[np.ndarray, "prompts features"],
         score: Float32[np.ndarray, "prompts models"],
         landmarks: Float16[np.ndarray, "landmarks features"],
-    ) -> Self:
+    ) -> "KernelView":
         """Solve for the weights.
 
         Where a model did not answer, the mean of the others' excess stands in for its own.
@@ -58,7 +57,7 @@ class KernelView:
         return {"landmarks": self.landmarks, "weight": self.weight}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "KernelView":
         """Read the arrays back."""
         return cls(tensors["landmarks"], tensors["weight"])
 

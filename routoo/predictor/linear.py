@@ -6,7 +6,6 @@ There is far more evidence for `c`, so `e_m` is held shorter.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -35,7 +34,7 @@ class Linear:
         return {"weight": self.weight, "bias": self.bias}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Linear":
         """Read the arrays back."""
         return cls(tensors["weight"], tensors["bias"])
 

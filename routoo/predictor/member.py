@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -31,7 +30,7 @@ class Member:
         domains: Int64[np.ndarray, " items"],
         landmarks: np.ndarray,
         ridge: Ridge,
-    ) -> Self:
+    ) -> "Member":
         """Fit every view on the same items."""
         return cls(
             fit_logistic(features, score, ridge),
@@ -57,7 +56,7 @@ class Member:
         }
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray], landmarks: np.ndarray) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray], landmarks: np.ndarray) -> "Member":
         """Read the arrays back."""
         classifier = Linear(tensors["domain_weight"], tensors["domain_bias"])
         return cls(

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float16, Float32, Int64
@@ -44,7 +43,7 @@ class Neighbours:
         vectors: Float32[np.ndarray, "prompts width"],
         score: Float32[np.ndarray, "prompts models"],
         seed: int,
-    ) -> Self:
+    ) -> "Neighbours":
         """Keep the prompts, or a random part of them where they are too many."""
         rows = np.arange(len(vectors))
         if len(rows) > MEMORY_PROMPTS:
@@ -85,7 +84,7 @@ class Neighbours:
         return {"vectors": self.vectors, "score": self.score, "means": self.means}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Neighbours":
         """Read the arrays back."""
         return cls(tensors["vectors"], tensors["score"], tensors["means"])
 

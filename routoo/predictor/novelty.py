@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float32
@@ -20,7 +19,7 @@ class Novelty:
     distances: Float32[np.ndarray, " quantiles"]
 
     @classmethod
-    def fit(cls, similarity: Float32[np.ndarray, "items neighbours"]) -> Self:
+    def fit(cls, similarity: Float32[np.ndarray, "items neighbours"]) -> "Novelty":
         """Measure how far apart prompts of one distribution are."""
         quantiles = np.quantile(_distance(similarity), np.linspace(0, 1, _QUANTILES))
         return cls(quantiles.astype(np.float32))
@@ -51,7 +50,7 @@ class Novelty:
         return {"distances": self.distances}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Novelty":
         """Read the arrays back."""
         return cls(tensors["distances"])
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float32
@@ -22,7 +21,7 @@ class Projection:
     """Orthonormal columns, widest spread first."""
 
     @classmethod
-    def fit(cls, features: Float32[np.ndarray, "prompts features"], hidden: int) -> Self:
+    def fit(cls, features: Float32[np.ndarray, "prompts features"], hidden: int) -> "Projection":
         """Measure scales and components.
 
         Args:
@@ -55,6 +54,6 @@ class Projection:
         return {**self.standardiser.tensors(), "components": self.components}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Projection":
         """Read the arrays back."""
         return cls(Standardiser.from_tensors(tensors), tensors["components"])

@@ -8,10 +8,9 @@ shrink the differences as far as they deserve.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from scipy.optimize import minimize
 
 from routoo.predictor.logistic import sigmoid
@@ -33,7 +32,7 @@ class Stack:
     bias: Float32[np.ndarray, " models"]
 
     @classmethod
-    def fit(cls, views: Float32[np.ndarray, "views items models"], score: Logits) -> Self:
+    def fit(cls, views: Float32[np.ndarray, "views items models"], score: Logits) -> "Stack":
         """Fit the weights, none below 0, on predictions made without the items' outcomes."""
         centre = views.mean(axis=1)
         common, own = _parts(views, centre)
@@ -70,7 +69,7 @@ class Stack:
         return {**arrays, "bias": self.bias}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Stack":
         """Read the arrays back."""
         return cls(tensors["common"], tensors["own"], tensors["centre"], tensors["bias"])
 
@@ -89,6 +88,6 @@ def _mixed(
     own: Float32[np.ndarray, "views prompts models"],
     common_weight: np.ndarray,
     own_weight: np.ndarray,
-) -> Logits:
+) -> Float[np.ndarray, "prompts models"]:
     level = np.tensordot(common_weight, common, 1)[:, None]
     return np.asarray(level + np.tensordot(own_weight, own, 1))

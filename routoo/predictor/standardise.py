@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float32
@@ -19,7 +18,7 @@ class Standardiser:
     scale: Float32[np.ndarray, " features"]
 
     @classmethod
-    def fit(cls, features: Float32[np.ndarray, "prompts features"]) -> Self:
+    def fit(cls, features: Float32[np.ndarray, "prompts features"]) -> "Standardiser":
         """Measure the features; one that never varies is scaled to 0."""
         deviation = features.std(axis=0, dtype=np.float64)
         scale = np.where(deviation > 1e-6, 1 / np.maximum(deviation, 1e-6), 0)  # noqa: PLR2004
@@ -38,6 +37,6 @@ class Standardiser:
         return {"mean": self.mean, "scale": self.scale}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Standardiser":
         """Read the arrays back."""
         return cls(tensors["mean"], tensors["scale"])

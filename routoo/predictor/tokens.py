@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Float32
@@ -31,7 +30,7 @@ class TokenHead:
         features: Float32[np.ndarray, "items features"],
         tokens: Float32[np.ndarray, "items models"],
         ridge: Ridge,
-    ) -> Self:
+    ) -> "TokenHead":
         """Fit on known lengths; a model without any is given the mean of the others."""
         logs = np.log(np.maximum(tokens, 1)).astype(np.float32)
         if np.isnan(logs).all():
@@ -56,6 +55,6 @@ class TokenHead:
         return {**self.linear.tensors(), **spread}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> Self:
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "TokenHead":
         """Read the arrays back."""
         return cls(Linear.from_tensors(tensors), tensors["half_variance"], tensors["ceiling"])

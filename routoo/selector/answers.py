@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float64
 
 from routoo.domain.tables import Outcomes
 from routoo.errors import InputError
@@ -69,7 +69,7 @@ class Answers:
 
 
 def _spread(
-    values: Float64[np.ndarray, " rows"], flat: np.ndarray, shape: tuple[int, int]
+    values: Float[np.ndarray, " rows"], flat: np.ndarray, shape: tuple[int, int]
 ) -> Float64[np.ndarray, "items models"]:
     table = np.full(shape, np.nan)
     table.flat[flat] = values

@@ -121,7 +121,7 @@ def _check_numbers(problem: Problem) -> None:
             )
 
 
-def _sound(array: Float[np.ndarray, "jobs models"], least: float) -> bool:
+def _sound(array: np.ndarray, least: float) -> bool:
     if array.size == 0:
         return True
     low, high = float(array.min()), float(array.max())

@@ -1,7 +1,6 @@
 """The numbers of a problem as solvers read them: in blocks, models first, in double precision."""
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
@@ -20,7 +19,7 @@ class Table:
     """Offer one more column: no model, no quality, no cost."""
 
     @classmethod
-    def of(cls, problem: Problem, *, idle: bool = False) -> Self:
+    def of(cls, problem: Problem, *, idle: bool = False) -> "Table":
         """Return the whole problem without copying it."""
         return cls(problem.quality, problem.cost_usd, problem.allowed, idle)
 
