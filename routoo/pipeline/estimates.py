@@ -5,10 +5,10 @@ must agree on who is eligible.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, UInt8
 
 from routoo.domain.job import Job
 from routoo.domain.pool import TOKENS_PER_MTOK, Pool
@@ -18,6 +18,7 @@ from routoo.domain.prompt import (
     estimate_prompt_tokens,
     requested_completion_tokens,
 )
+from routoo.selector import limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +27,13 @@ class Estimates:
 
     cost_usd: Float64[np.ndarray, "jobs models"]
     """Expected, not worst-case, cost of one call."""
-    within_pin: Bool[np.ndarray, "jobs models"]
-    """The job is not pinned to another model."""
-    within_window: Bool[np.ndarray, "jobs models"]
-    """Prompt and completion limit fit the model's context window."""
-    within_quality: Bool[np.ndarray, "jobs models"]
-    """Predicted quality reaches the job's floor."""
-    within_cost: Bool[np.ndarray, "jobs models"]
-    """Even the worst-case cost of a call stays under the job's cap."""
+    reasons: UInt8[np.ndarray, "jobs models"]
+    """Why a model may not answer, as flags of `selector.limits.Reason`; 0 where it may."""
 
     @property
     def allowed(self) -> Bool[np.ndarray, "jobs models"]:
         """Models that meet every limit of the job."""
-        limits = (self.within_pin, self.within_window, self.within_quality, self.within_cost)
-        allowed: Bool[np.ndarray, "jobs models"] = np.logical_and.reduce(limits, dtype=np.bool_)
-        return allowed
+        return np.equal(self.reasons, 0)
 
 
 def estimate(
@@ -65,14 +58,20 @@ def estimate(
     completion = np.minimum(np.maximum(completion_tokens, 1.0), limit)
     prompt_price = _array(float(model.price_usd_per_mtok.prompt) for model in pool.models)
     completion_price = _array(float(model.price_usd_per_mtok.completion) for model in pool.models)
-    window = _array(model.context_window_tokens for model in pool.models)
-    floor = np.array([job.sla.min_quality or 0.0 for job in jobs], np.float32)[:, None]
+    pairs = limits.Estimates(
+        quality,
+        # A cap is a promise: it must hold for the worst case of a call.
+        _worst_case_usd(jobs, pool),
+        prompt_tokens=prompt[:, 0].astype(np.int64),
+        completion_tokens=limit.astype(np.int64),
+        window_tokens=np.array([model.context_window_tokens for model in pool.models]),
+    )
+    of_jobs = replace(
+        limits.JobLimits.of([job.sla for job in jobs]), usable=_within_pin(jobs, pool)
+    )
     return Estimates(
         cost_usd=(prompt * prompt_price + completion * completion_price) / float(TOKENS_PER_MTOK),
-        within_pin=_within_pin(jobs, pool),
-        within_window=prompt + limit <= window,
-        within_quality=quality >= floor,
-        within_cost=_within_cost(jobs, pool),
+        reasons=limits.find_reasons(pairs, of_jobs),
     )
 
 
@@ -97,14 +96,14 @@ def _within_pin(jobs: Sequence[Job], pool: Pool) -> Bool[np.ndarray, "jobs model
     return within
 
 
-def _within_cost(jobs: Sequence[Job], pool: Pool) -> Bool[np.ndarray, "jobs models"]:
-    within = np.ones((len(jobs), len(pool.models)), np.bool_)
+def _worst_case_usd(jobs: Sequence[Job], pool: Pool) -> Float64[np.ndarray, "jobs models"]:
+    """Return the worst case of a call where the job has a cap to compare it with, 0 elsewhere."""
+    worst = np.zeros((len(jobs), len(pool.models)))
     for row, job in enumerate(jobs):
-        cap_usd = job.sla.max_cost_usd
-        if cap_usd is not None:
+        if job.sla.max_cost_usd is not None:
             prompt = bound_prompt_tokens(job.body)
-            within[row] = [
-                model.cost_usd(prompt, bound_completion_tokens(job.body, model)) <= cap_usd
+            worst[row] = [
+                float(model.cost_usd(prompt, bound_completion_tokens(job.body, model)))
                 for model in pool.models
             ]
-    return within
+    return worst

@@ -10,6 +10,7 @@ from psycopg import AsyncConnection
 from routoo.domain.job import Job
 from routoo.domain.prediction import Predictions
 from routoo.pipeline.estimates import Estimates, estimate
+from routoo.selector.limits import Reason
 from routoo.store import jobs, predictions
 from routoo.store.batches import BatchRecord
 
@@ -73,11 +74,12 @@ def _reason(
     """Name the limit that leaves no model when the limits are applied in turn."""
     pin = job.body.get("model")
     whom = "no candidate model" if pin is None else f"the model {pin}, which the request names,"
-    left = estimates.within_pin[row] & estimates.within_window[row]
+    reasons = estimates.reasons[row]
+    left = (reasons & (Reason.DENIED | Reason.WINDOW)) == 0
     if not left.any():
         return f"{whom} fits: prompt and completion limit exceed the context window"
     best = float(quality[left].max())
-    left = left & estimates.within_quality[row]
+    left &= (reasons & Reason.QUALITY) == 0
     if not left.any():
         floor = job.sla.min_quality
         return f"{whom} fits: min_quality is {floor:g}, the best predicted is {best:.3f}"
