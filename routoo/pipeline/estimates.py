@@ -33,7 +33,7 @@ class Estimates:
     @property
     def allowed(self) -> Bool[np.ndarray, "jobs models"]:
         """Models that meet every limit of the job."""
-        return np.equal(self.reasons, 0)
+        return np.asarray(self.reasons == 0)
 
 
 def estimate(
