@@ -8,13 +8,12 @@ printed.
 
 import argparse
 import importlib.util
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from figures import Figure, show
 
 from routoo.domain.tables import read_items
 from routoo.predictor.backbone import find_backbone
@@ -22,24 +21,14 @@ from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 
 Work = Callable[[Sequence[str]], object]
 SLICE_PROMPTS = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the output; `ratio` is ours to the reference, from the same run."""
-
-    metric: str
-    value: float
-    unit: str
-    reference: float | None = None
-    ratio: float | None = None
+EXAMPLE_ITEMS = Path("examples/training_questions.jsonl")
 
 
 def main() -> None:
     """Measure and print."""
     options = _options()
     torch.set_num_threads(options.threads)
-    prompts = _prompts(options.items, options.prompts)
+    prompts = _prompts(options.items or [EXAMPLE_ITEMS], options.prompts)
     predictor = load_predictor(options.checkpoint, device=options.device)
     work: list[Work] = [lambda part: predictor.predict(part, predictor.models)]
     if importlib.util.find_spec("sentence_transformers"):
@@ -50,14 +39,15 @@ def main() -> None:
         Figure("predict_vs_sentence_transformers", rate, "prompts/s", other, rate / other)
         for other in reference
     ]
-    for figure in figures:
-        print(json.dumps(asdict(figure)) if options.json else _line(figure))
+    show(figures, as_json=options.json)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=Path("examples/checkpoint"))
-    parser.add_argument("--items", type=Path, action="append", required=True)
+    parser.add_argument(
+        "--items", type=Path, action="append", help="default: the example's questions"
+    )
     parser.add_argument("--prompts", type=int, default=10_000, help="repeated up to this number")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -92,11 +82,6 @@ def _reference(predictor: CheckpointPredictor, device: str) -> Work:
     model = SentenceTransformer(str(path), device=device)
     model.max_seq_length = 512
     return lambda part: model.encode(list(part), batch_size=32)
-
-
-def _line(figure: Figure) -> str:
-    beside = "" if figure.ratio is None else f" ({figure.ratio:.2f} x {figure.reference:,.1f})"
-    return f"{figure.metric:36} {figure.value:10,.1f} {figure.unit}{beside}"
 
 
 if __name__ == "__main__":

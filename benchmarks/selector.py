@@ -8,13 +8,13 @@ other programs may share the machine; memory is what numpy allocates during a so
 """
 
 import argparse
-import json
 import time
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 
 import numpy as np
+from figures import Figure, show
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
@@ -26,17 +26,6 @@ MEAN_BUDGET_USD = 2e-4
 ALLOWED_SHARE = 0.95
 EQUAL_VALUE = 1e-5
 """Relative shortfall from the relaxation, which no whole choice reaches, that counts as equal."""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One measured figure."""
-
-    metric: str
-    value: float
-    unit: str
-    reference: float | None
-    ratio: float | None
 
 
 def make_problem(jobs: int) -> Problem:
@@ -74,7 +63,7 @@ def best_s(work: Callable[[], object], repeat: int) -> float:
     return min(times)
 
 
-def measure_large(jobs: int, repeat: int) -> list[Line]:
+def measure_large(jobs: int, repeat: int) -> list[Figure]:
     """Measure the design point: many jobs under a budget, then with capacities."""
     problem = make_problem(jobs)
     argmax_s = best_s(lambda: [problem.quality.argmax(axis=1) for _ in range(10)], repeat)
@@ -88,12 +77,12 @@ def measure_large(jobs: int, repeat: int) -> list[Line]:
     extra = peak_bytes(problem)
     given = sum(part.nbytes for part in (problem.quality, problem.cost_usd, problem.allowed))
     return [
-        Line("select_1m_x10_s", ours_s, "s", argmax_s, ours_s / argmax_s),
-        Line("select_1m_x10_gap", solution.gap, "relative", None, None),
-        Line("select_vs_argmax", ours_s / argmax_s, "x", argmax_s, ours_s / argmax_s),
-        Line("select_peak_memory", extra / 2**20, "MiB", given / 2**20, extra / given),
-        Line("select_capacity_s", capacity_s, "s", argmax_s, capacity_s / argmax_s),
-        Line("select_capacity_gap", held.gap, "relative", None, None),
+        Figure("select_1m_x10_s", ours_s, "s", argmax_s, ours_s / argmax_s),
+        Figure("select_1m_x10_gap", solution.gap, "relative", None, None),
+        Figure("select_vs_argmax", ours_s / argmax_s, "x", argmax_s, ours_s / argmax_s),
+        Figure("select_peak_memory", extra / 2**20, "MiB", given / 2**20, extra / given),
+        Figure("select_capacity_s", capacity_s, "s", argmax_s, capacity_s / argmax_s),
+        Figure("select_capacity_gap", held.gap, "relative", None, None),
     ]
 
 
@@ -106,7 +95,7 @@ def peak_bytes(problem: Problem) -> int:
     return peak
 
 
-def measure_highs(repeat: int) -> list[Line]:
+def measure_highs(repeat: int) -> list[Figure]:
     """Measure against HiGHS on the linear relaxation, at equal value."""
     problem = make_problem(HIGHS_JOBS)
     ours_s = best_s(lambda: solve(problem), 4 * repeat)
@@ -117,8 +106,8 @@ def measure_highs(repeat: int) -> list[Line]:
     short = (value - solution.quality) / value
     assert abs(short) < EQUAL_VALUE, short
     return [
-        Line("select_vs_highs", highs_s / ours_s, "x", highs_s, highs_s / ours_s),
-        Line("select_vs_highs_shortfall", short, "relative", value, solution.quality / value),
+        Figure("select_vs_highs", highs_s / ours_s, "x", highs_s, highs_s / ours_s),
+        Figure("select_vs_highs_shortfall", short, "relative", value, solution.quality / value),
     ]
 
 
@@ -147,13 +136,8 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
-    for line in measure_large(arguments.jobs, arguments.repeat) + measure_highs(arguments.repeat):
-        if arguments.json:
-            print(json.dumps(asdict(line)))
-        else:
-            reference = "" if line.reference is None else f"reference {line.reference:.4g}"
-            ratio = "" if line.ratio is None else f"ratio {line.ratio:.4g}"
-            print(f"{line.metric:28} {line.value:12.4g} {line.unit:10} {reference:24} {ratio}")
+    figures = measure_large(arguments.jobs, arguments.repeat) + measure_highs(arguments.repeat)
+    show(figures, as_json=arguments.json)
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from decimal import Decimal
 from pathlib import Path
 from uuid import uuid4
 
 import orjson
 import psycopg
+from figures import Figure, show
 
 from producer.rows.source import Source
 from producer.submit import Order, submit
@@ -48,17 +48,6 @@ finally:
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One line of the output; `ratio` is ours to the reference, from the same run."""
-
-    metric: str
-    value: float
-    unit: str
-    reference: float | None = None
-    ratio: float | None = None
-
-
 def main() -> None:
     """Measure and print."""
     options = _options()
@@ -66,8 +55,8 @@ def main() -> None:
         folder = Path(name)
         folder.chmod(0o755)
         with _database(options.database_url, folder) as url:
-            for figure in (_rate(url, folder, options), _memory(url, folder, options.many_rows)):
-                print(json.dumps(asdict(figure)) if options.json else _line(figure), flush=True)
+            show([_rate(url, folder, options)], as_json=options.json)
+            show([_memory(url, folder, options.many_rows)], as_json=options.json)
 
 
 def _options() -> argparse.Namespace:
@@ -172,15 +161,6 @@ def _pool() -> Pool:
         context_window_tokens=4096,
     )
     return Pool(models=(model,))
-
-
-def _line(figure: Figure) -> str:
-    beside = (
-        ""
-        if figure.reference is None
-        else f"  beside {figure.reference:,.1f}, ratio {figure.ratio:.2f}"
-    )
-    return f"{figure.metric:<20} {figure.value:>12,.1f} {figure.unit}{beside}"
 
 
 if __name__ == "__main__":
