@@ -9,10 +9,9 @@ from pathlib import Path
 
 import structlog
 
-from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.embedded.server import EmbeddedServer
+from routoo.embedded.stack import embedded_servers
 from routoo.embedded.urls import broker_url, database_url
-from routoo.embedded.valkey import EmbeddedValkey
 from routoo.errors import EmbeddedStackError
 from routoo.settings import Settings
 from routoo.store.migrate import upgrade
@@ -43,22 +42,13 @@ def open_stack(settings: Settings) -> Iterator[Stack]:
     with ExitStack() as exits:
         exits.enter_context(_home_owned(settings.home))
         remove_status(settings.home)  # of a supervisor that was killed
-        servers = _embedded_servers(settings)
+        servers = embedded_servers(settings)
         for server in servers:
             exits.callback(server.stop)
             server.start()
             _log.info("server.started", server=server.name)
         upgrade(database_url(settings))
         yield Stack(database_url(settings), broker_url(settings), servers)
-
-
-def _embedded_servers(settings: Settings) -> list[EmbeddedServer]:
-    servers: list[EmbeddedServer] = []
-    if settings.embedded_database:
-        servers.append(EmbeddedPostgres(settings.home))
-    if settings.embedded_broker:
-        servers.append(EmbeddedValkey(settings.home))
-    return servers
 
 
 async def keep_up(servers: Sequence[EmbeddedServer]) -> None:

@@ -29,17 +29,19 @@ def embedded_stack(
         EmbeddedStackError: A server can't be started.
     """
     with ExitStack() as stack:
-        if database and settings.embedded_database:
-            stack.enter_context(_used(EmbeddedPostgres(settings.home)))
-        if broker and settings.embedded_broker:
-            stack.enter_context(_used(EmbeddedValkey(settings.home)))
+        for server in embedded_servers(settings, database=database, broker=broker):
+            server.start()
+            stack.callback(server.stop)
         yield database_url(settings), broker_url(settings)
 
 
-@contextmanager
-def _used(server: EmbeddedServer) -> Iterator[None]:
-    server.start()
-    try:
-        yield
-    finally:
-        server.stop()
+def embedded_servers(
+    settings: Settings, *, database: bool = True, broker: bool = True
+) -> list[EmbeddedServer]:
+    """Return the servers that the settings leave to us, of those that are needed; starts none."""
+    servers: list[EmbeddedServer] = []
+    if database and settings.embedded_database:
+        servers.append(EmbeddedPostgres(settings.home))
+    if broker and settings.embedded_broker:
+        servers.append(EmbeddedValkey(settings.home))
+    return servers
