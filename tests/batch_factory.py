@@ -96,7 +96,7 @@ async def dispatch(db: Database, lease: Lease) -> None:
     async with db.transaction() as conn:
         await ledger.reserve(conn, lease, [reservation(n, "0.02") for n in calls])
     async with db.transaction() as conn:
-        paid = [(attempt(n, "0.01"), Decimal("0.02")) for n in calls]
+        paid = [attempt(n, "0.01") for n in calls]
         await ledger.settle(conn, lease, paid)
         await results.save(conn, lease, [result(n) for n in calls])
         await shards.complete(conn, lease)

@@ -102,8 +102,3 @@ class Pool(_Record):
             return self.names.index(name)
         except ValueError:
             raise KeyError(name) from None
-
-    @property
-    def largest_window_tokens(self) -> int:
-        """The widest context window of the pool."""
-        return max(model.context_window_tokens for model in self.models)

@@ -152,14 +152,14 @@ class Answerer:
             tally.blame(model, error.code, str(error))
             if isinstance(error, ContextLengthError):
                 tally.outgrown_tokens = max(tally.outgrown_tokens, model.context_window_tokens)
-            await self.books.settle(_failed(pending, tally, cost_usd, error), worst_case_usd)
+            await self.books.settle(_failed(pending, tally, cost_usd, error))
             return error
         usage = completion.usage
         cost_usd = model.cost_usd(usage.prompt_tokens, usage.completion_tokens)
         tally.cost_usd += cost_usd
         tally.model = model.name
         attempt = _succeeded(pending, tally, cost_usd, completion)
-        await self.books.settle(attempt, worst_case_usd, _success(pending, tally, completion))
+        await self.books.settle(attempt, _success(pending, tally, completion))
         return None
 
     def _timeout_s(self, pending: PendingJob, model: CandidateModel) -> float:

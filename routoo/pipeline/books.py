@@ -7,7 +7,6 @@ settled together with its result, so that a crash at any moment leaves books tha
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Self
@@ -38,7 +37,7 @@ class _Page:
     """What waits for the next flush, each entry with the future of its author."""
 
     reservations: list[tuple[Reservation, asyncio.Future[Grant]]] = field(default_factory=list)
-    settlements: list[tuple[Attempt, Decimal]] = field(default_factory=list)
+    settlements: list[Attempt] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     authors: list[asyncio.Future[None]] = field(default_factory=list)
 
@@ -104,16 +103,14 @@ class Books:
         self._wake.set()
         return await future
 
-    async def settle(
-        self, attempt: Attempt, worst_case_usd: Decimal, result: Result | None = None
-    ) -> None:
+    async def settle(self, attempt: Attempt, result: Result | None = None) -> None:
         """Replace a call's reservation by what it cost, and record its job's result if it has one.
 
         Raises:
             StaleLeaseError: Another worker owns the shard.
             StoreError: The database can't do it.
         """
-        self._page.settlements.append((attempt, worst_case_usd))
+        self._page.settlements.append(attempt)
         await self._record(result)
 
     async def record(self, result: Result) -> None:

@@ -150,9 +150,7 @@ _SETTLE_NEW = """
 """
 
 
-async def settle(
-    conn: AsyncConnection, lease: Lease, calls: Sequence[tuple[Attempt, Decimal]]
-) -> None:
+async def settle(conn: AsyncConnection, lease: Lease, calls: Sequence[Attempt]) -> None:
     """Record calls that ended, and replace their reservations by what they cost.
 
     A cost beyond the worst case is recorded as overrun: the endpoint's count broke our bound.
@@ -160,7 +158,7 @@ async def settle(
     Args:
         conn: A transaction.
         lease: The dispatch shard.
-        calls: Attempts, each with its reservation's worst case in USD.
+        calls: Attempts; each frees what was reserved under its job and number.
 
     Raises:
         StaleLeaseError: Another worker owns the shard now.
@@ -168,7 +166,7 @@ async def settle(
     await shards.fence(conn, lease)
     if not calls:
         return
-    columns = zip(*(_attempt_values(attempt) for attempt, _ in calls), strict=True)
+    columns = zip(*(_attempt_values(attempt) for attempt in calls), strict=True)
     await conn.execute(
         f"""
         WITH new AS (

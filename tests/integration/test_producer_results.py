@@ -54,7 +54,7 @@ async def finished(db: Database) -> UUID:
     async with db.transaction() as conn:
         await ledger.reserve(conn, lease, [factory.reservation(n, "0.02") for n in range(3)])
     async with db.transaction() as conn:
-        paid = [(factory.attempt(n, "0.01"), Decimal("0.02")) for n in range(3)]
+        paid = [factory.attempt(n, "0.01") for n in range(3)]
         await ledger.settle(conn, lease, paid)
         answers = ["plain", 'two\nlines, "quoted"', "naïve"]
         done = [factory.result(n, answer) for n, answer in enumerate(answers)]

@@ -81,7 +81,7 @@ class LedgerMachine(RuleBasedStateMachine):
     async def _settle(self, key: tuple[int, int], cents: int) -> None:
         async with self.db.transaction() as conn:
             call = attempt(key[0], _usd(cents), key[1])
-            await ledger.settle(conn, self.lease, [(call, Decimal(0))])
+            await ledger.settle(conn, self.lease, [call])
 
     @rule()
     def write_off(self) -> None:

@@ -41,7 +41,7 @@ async def _reserve(db: Database, lease: Lease, *usd: str) -> list[bool]:
 
 async def _settle(db: Database, lease: Lease, *calls: Attempt) -> None:
     async with db.transaction() as conn:
-        await ledger.settle(conn, lease, [(call, Decimal(0)) for call in calls])
+        await ledger.settle(conn, lease, calls)
 
 
 async def _balance(db: Database, batch_id: UUID) -> tuple[str, str, str]:

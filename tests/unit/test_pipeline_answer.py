@@ -77,7 +77,10 @@ class MemoryBooks:
             self.reserved.append(reservation)
         return grant
 
-    async def settle(self, attempt: Attempt, worst: Decimal, result: Result | None = None) -> None:
+    async def settle(self, attempt: Attempt, result: Result | None = None) -> None:
+        (worst,) = (
+            one.worst_case_usd for one in self.reserved if one.attempt_no == attempt.attempt_no
+        )
         self.attempts.append((attempt, worst))
         self.results += [result] if result else []
 
