@@ -61,29 +61,31 @@ def _demo() -> int:
 
 def _batch(pool: Path) -> int:
     _say("The example batch")
-    batch = _run(
+    submitted = _produce(
         [
             *("submit", str(EXAMPLES / "batch.jsonl"), "--pool", str(pool)),
             *("--budget-usd", BUDGET_USD, "--name", "example"),
         ],
         keep_output=True,
     )
-    status = _run_status(["watch", batch])
-    _run(["grade", batch, "--references", str(EXAMPLES / "references.jsonl")])
+    batch = submitted.stdout.strip()
+    # Jobs without an answer are part of the outcome: shown, and told by the exit status.
+    watched = _produce(["watch", batch], may_fail=True)
+    _produce(["grade", batch, "--references", str(EXAMPLES / "references.jsonl")])
     _say("The outcome")
-    _run(["results", batch])
-    _run(["summary", batch, "--outcomes", str(EXAMPLES / "outcomes" / "batch.parquet")])
+    _produce(["results", batch])
+    _produce(["summary", batch, "--outcomes", str(EXAMPLES / "outcomes" / "batch.parquet")])
     _console.print(
         "\nEvery answer is in PostgreSQL, table [bold]results[/], view [bold]batch_results[/]. "
         "To route your own: [bold].venv/bin/routoo-worker up[/], then "
         "[bold].venv/bin/routoo-producer submit FILE --pool POOL --budget-usd X --watch[/]"
     )
-    return status
+    return watched.returncode
 
 
 @contextmanager
 def _stack(home: Path) -> Iterator[None]:
-    """Run `routoo-worker up` in the background; use the one that already runs on this home."""
+    """Run `routoo-worker up` in the background."""
     log = home / "logs" / "worker.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     _echo("routoo-worker", ["up"], note=f"> {log} &")
@@ -126,20 +128,17 @@ def _is_ready(home: Path, pid: int) -> bool:
     return bool(status["ready"]) and status["supervisor"] == pid
 
 
-def _run(arguments: Sequence[str], *, keep_output: bool = False) -> str:
+def _produce(
+    arguments: Sequence[str], *, keep_output: bool = False, may_fail: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a producer command, shown as a user would type it."""
     _echo("routoo-producer", arguments)
     command = [_program("routoo-producer"), *arguments]
     output = subprocess.PIPE if keep_output else None
     done = subprocess.run(command, stdout=output, text=True, check=False)  # noqa: S603 - our own
-    if done.returncode != 0:
+    if done.returncode != 0 and not may_fail:
         raise EmbeddedStackError(f"`routoo-producer {arguments[0]}` ended with {done.returncode}")
-    return (done.stdout or "").strip()
-
-
-def _run_status(arguments: Sequence[str]) -> int:
-    _echo("routoo-producer", arguments)
-    command = [_program("routoo-producer"), *arguments]
-    return subprocess.run(command, check=False).returncode  # noqa: S603 - our own program
+    return done
 
 
 def _program(name: str) -> str:
