@@ -23,7 +23,11 @@ def show(figures: Iterable[Figure], *, as_json: bool) -> None:
 
 
 def _line(figure: Figure) -> str:
-    line = f"{figure.metric:34} {figure.value:12,.4g} {figure.unit:10}"
+    line = f"{figure.metric:34} {_number(figure.value):>12} {figure.unit:10}"
     if figure.reference is None or figure.ratio is None:
         return line
-    return f"{line} beside {figure.reference:,.4g}, ratio {figure.ratio:.3g}"
+    return f"{line} beside {_number(figure.reference)}, ratio {_number(figure.ratio)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"  # noqa: PLR2004 - digits
