@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
+from enum import StrEnum
 from typing import Any
 
 from routoo.domain.job import ResultStatus
@@ -16,6 +17,11 @@ class Usage:
     estimated: bool = False
     """The answer carried no usage; counts are our upper bound."""
 
+    @property
+    def total_tokens(self) -> int:
+        """Prompt and completion together."""
+        return self.prompt_tokens + self.completion_tokens
+
 
 @dataclass(frozen=True, slots=True)
 class Completion:
@@ -28,6 +34,12 @@ class Completion:
     usage: Usage
     http_status: int
     latency_s: float
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether a content filter cut the answer, or kept it back."""
+        choices = self.body.get("choices") or [{}]
+        return bool(choices[0].get("finish_reason") == "content_filter")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,17 @@ class Reservation:
     worst_case_usd: Decimal
 
 
+class ResultSource(StrEnum):
+    """Where a result comes from."""
+
+    CALL = "call"
+    """The job was called for, or ended without a call."""
+    DUPLICATE = "duplicate"
+    """An identical job of the batch was called for; its answer is shared."""
+    CACHE = "cache"
+    """An earlier answer to the same request, from the response cache."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """How one job ended: exactly one a job."""
@@ -71,3 +94,4 @@ class Result:
     completion: Completion | None = None
     error_code: str | None = None
     error_message: str | None = None
+    source: ResultSource = ResultSource.CALL

@@ -20,6 +20,10 @@ class SLA:
     """Longest wait for one call's answer, in seconds; a slower call is given up."""
     deadline: datetime | None = None
     """No call starts after this instant (with time zone)."""
+    allowed_models: tuple[str, ...] | None = None
+    """Names of the only candidate models that may answer."""
+    denied_models: tuple[str, ...] | None = None
+    """Names of candidate models that may not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,30 @@ class Job:
 
 
 class BatchStatus(StrEnum):
-    """States of a batch, as in the OpenAI Batch API."""
+    """States of a batch, named as in the OpenAI Batch API where it has them."""
 
+    PLANNING = "planning"
+    """Scored and selected like any other, but no call is made."""
+    PLANNED = "planned"
+    """Waits for its owner to submit the plan."""
     IN_PROGRESS = "in_progress"
+    PAUSED = "paused"
+    """No work starts; what is in flight ends, and is kept."""
+    CANCELLING = "cancelling"
+    """No call starts any more; those in flight are awaited."""
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing happens to such a batch unless somebody asks for it."""
+        return self not in {
+            BatchStatus.PLANNING,
+            BatchStatus.IN_PROGRESS,
+            BatchStatus.PAUSED,
+            BatchStatus.CANCELLING,
+        }
 
 
 class ResultStatus(StrEnum):

@@ -1,12 +1,28 @@
 """Candidate models, their prices and endpoints, and the pool they form."""
 
 import re
+from collections.abc import Iterable
 from decimal import Decimal
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
+
+from routoo.domain.capability import Capability
 
 TOKENS_PER_MTOK = Decimal(1_000_000)
+
+BATCH_SUFFIX = "@batch"
+"""A model's batch channel is a candidate of the model's name with this behind it."""
+
+_HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
+"""A token of RFC 9110, section 5.6.2."""
 
 Price = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
@@ -29,6 +45,30 @@ class Tariff(_Record):
         return tariff / TOKENS_PER_MTOK
 
 
+class ExpectedLatency(_Record):
+    """How long a call takes where no calls were measured yet: a + b x completion tokens."""
+
+    base_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """What every call takes, however short its answer, in seconds."""
+    per_completion_token_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """What each token of the answer adds, in seconds."""
+
+
+def checked_base_url(value: str) -> str:
+    """Return a base URL that can be called and stored.
+
+    Raises:
+        ValueError: It names no host, or holds credentials.
+    """
+    if not re.match(r"https?://[^/]+", value):
+        msg = "base_url must start with http:// or https:// and name a host"
+        raise ValueError(msg)
+    if re.match(r"https?://[^/]*@", value):
+        msg = "base_url must not hold credentials; name a variable with api_key_env"
+        raise ValueError(msg)
+    return value
+
+
 class Endpoint(_Record):
     """Where a candidate model answers: any OpenAI-compatible server."""
 
@@ -38,21 +78,48 @@ class Endpoint(_Record):
     """Name of the model at this endpoint; the candidate's own name where unset."""
     api_key_env: str | None = None
     """Environment variable that holds the API key; the key itself is never stored."""
+    api_key_header: Annotated[str, Field(pattern=_HEADER_NAME)] = "Authorization"
+    """Header that carries the key: after `Bearer` in Authorization, bare in any other (Azure's is
+    api-key)."""
+    proxy_url_env: str | None = None
+    """Environment variable that holds a proxy's URL; HTTP_PROXY and HTTPS_PROXY where unset."""
     max_concurrency: Annotated[int, Field(ge=1)] = 16
     """Calls in flight at once."""
+    requests_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    """Calls that may start in any minute; no limit where unset."""
+    tokens_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
+    """Prompt and completion tokens that any minute's calls may take; no limit where unset."""
+    expected_latency: ExpectedLatency | None = None
+    """What to expect until enough calls were measured; unknown where unset."""
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """Longest wait for one call's answer, in seconds."""
 
     @field_validator("base_url")
     @classmethod
     def _check_base_url(cls, value: str) -> str:
-        if not re.match(r"https?://[^/]+", value):
-            msg = "base_url must start with http:// or https:// and name a host"
-            raise ValueError(msg)
-        if re.match(r"https?://[^/]*@", value):
-            msg = "base_url must not hold credentials; name a variable with api_key_env"
-            raise ValueError(msg)
-        return value
+        return checked_base_url(value)
+
+
+class BatchChannel(_Record):
+    """A provider's batch API as a second, cheaper and slower way to a model."""
+
+    price_usd_per_mtok: Tariff
+    """Tariff of calls through the channel."""
+    window_h: Annotated[int, Field(ge=1, le=24 * 30)] = 24
+    """Longest wait for a batch's answers, in hours: the provider's completion window."""
+    base_url: str | None = None
+    """URL below which `files` and `batches` are; the endpoint's own where unset."""
+    url_prefix: Annotated[str, Field(pattern=r"^(/[\w.-]+)*$")] = "/v1"
+    """What stands before /chat/completions in the rows of a batch file; empty at Azure."""
+    max_requests: Annotated[int, Field(ge=1)] = 50_000
+    """Most rows of one batch."""
+    max_file_mb: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 200.0
+    """Most megabytes (1,000,000 bytes) of one batch's file."""
+
+    @field_validator("base_url")
+    @classmethod
+    def _check_base_url(cls, value: str | None) -> str | None:
+        return None if value is None else checked_base_url(value)
 
 
 class CandidateModel(_Record):
@@ -61,20 +128,93 @@ class CandidateModel(_Record):
     name: Annotated[str, Field(min_length=1, max_length=200)]
     """Unique in the pool; the name outcome tables and checkpoints use."""
     endpoint: Endpoint
+    """Where it answers; the first of `endpoints` where only those are given."""
+    endpoints: tuple[Endpoint, ...] = ()
+    """More endpoints, or keys of one, that answer alike: they share the load by headroom."""
     price_usd_per_mtok: Tariff
     context_window_tokens: Annotated[int, Field(ge=1)]
     """Most prompt and completion tokens together."""
     max_completion_tokens: Annotated[int, Field(ge=1)] = 1024
     """Limit sent where a request names none: without one, a call's cost has no bound."""
+    image_prompt_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Most prompt tokens that one image is billed; unset where the model takes no images."""
+    capabilities: frozenset[Capability] | None = None
+    """What it can do beside plain answers; None says nothing, and then it is asked for anything.
+
+    Whether it takes images is said by `image_prompt_tokens`.
+    """
+    batch_channel: BatchChannel | None = None
+    """The provider's batch API, where jobs that can wait may take it."""
+
+    @field_serializer("capabilities", when_used="json-unless-none")
+    def _in_order(self, value: frozenset[Capability]) -> list[str]:
+        return sorted(value)  # a set's own order changes from process to process
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_first_endpoint(cls, values: Any) -> Any:  # noqa: ANN401 - what the file held
+        given = values.get("endpoints") if isinstance(values, dict) else None
+        if isinstance(given, list | tuple) and given and "endpoint" not in values:
+            return {**values, "endpoint": given[0]}
+        return values
+
+    @property
+    def all_endpoints(self) -> tuple[Endpoint, ...]:
+        """Every endpoint once, `endpoint` first."""
+        return tuple(dict.fromkeys((self.endpoint, *self.endpoints)))
+
+    @property
+    def combined_endpoint(self) -> Endpoint:
+        """The endpoint, with the limits of all its equals together."""
+        equals = self.all_endpoints
+        return self.endpoint.model_copy(
+            update={
+                "max_concurrency": sum(each.max_concurrency for each in equals),
+                "requests_per_minute": _sum(each.requests_per_minute for each in equals),
+                "tokens_per_minute": _sum(each.tokens_per_minute for each in equals),
+            }
+        )
+
+    def at(self, endpoint: Endpoint) -> Self:
+        """Return the model with this endpoint as its only one."""
+        return self.model_copy(update={"endpoint": endpoint, "endpoints": ()})
+
+    @property
+    def is_batch_channel(self) -> bool:
+        """Whether this candidate is the batch channel of another."""
+        return self.batch_channel is not None and self.name.endswith(BATCH_SUFFIX)
+
+    @property
+    def predicted_as(self) -> str:
+        """Name of the model that answers: what predictors know it by."""
+        return self.name.removesuffix(BATCH_SUFFIX) if self.is_batch_channel else self.name
 
     @property
     def model_at_endpoint(self) -> str:
         """Name to send in the request's `model` field."""
         return self.endpoint.model or self.name
 
+    @property
+    def endpoint_key(self) -> str:
+        """Name of the endpoint: candidates that have the same one share its limits."""
+        parts = (self.endpoint.base_url, self.model_at_endpoint, self.endpoint.api_key_env)
+        channel = BATCH_SUFFIX if self.is_batch_channel else ""
+        return "|".join(filter(None, parts)) + channel
+
+    @property
+    def endpoint_keys(self) -> dict[str, Endpoint]:
+        """Every endpoint by its key."""
+        return {self.at(endpoint).endpoint_key: endpoint for endpoint in self.all_endpoints}
+
     def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> Decimal:
         """Return the exact cost in USD of a call with these token counts."""
         return self.price_usd_per_mtok.cost_usd(prompt_tokens, completion_tokens)
+
+
+def _sum(limits: Iterable[float | None]) -> float | None:
+    """Return the sum, None where one of them is no limit."""
+    known = list(limits)
+    return None if None in known else sum(filter(None, known))
 
 
 class Pool(_Record):
@@ -91,6 +231,16 @@ class Pool(_Record):
                 raise ValueError(msg)
         return self
 
+    def with_batch_channels(self) -> "Pool":
+        """Return the pool with each model's batch channel as a candidate of its own, behind it."""
+        models: list[CandidateModel] = []
+        for model in self.models:
+            models.append(model)
+            channel = None if model.is_batch_channel else model.batch_channel
+            if channel is not None and model.name + BATCH_SUFFIX not in self.names:
+                models.append(_channel_of(model, channel))
+        return self if len(models) == len(self.models) else Pool(models=tuple(models))
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of the candidate models in pool order."""
@@ -102,3 +252,23 @@ class Pool(_Record):
             return self.names.index(name)
         except ValueError:
             raise KeyError(name) from None
+
+
+def _channel_of(model: CandidateModel, channel: BatchChannel) -> CandidateModel:
+    """Return the candidate that stands for a model's batch channel."""
+    changes = {
+        "model": model.model_at_endpoint,
+        "base_url": channel.base_url or model.endpoint.base_url,
+        # A batch is not bound by what single calls are.
+        "requests_per_minute": None,
+        "tokens_per_minute": None,
+        "expected_latency": None,
+    }
+    return model.model_copy(
+        update={
+            "name": model.name + BATCH_SUFFIX,
+            "endpoint": model.endpoint.model_copy(update=changes),
+            "endpoints": (),
+            "price_usd_per_mtok": channel.price_usd_per_mtok,
+        }
+    )

@@ -7,14 +7,22 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool import (
+    BatchChannel,
+    CandidateModel,
+    Endpoint,
+    ExpectedLatency,
+    Pool,
+    Tariff,
+)
 from routoo.domain.pool_yaml import Document, parse_document
 from routoo.errors import ConfigError
 
 _PRICE_KEY = "price_usd_per_mtok"
 _PRICE_REMEDY = "Give the price in USD per million tokens; say 0 if it is free"
 _KNOWN_KEYS = {
-    record: ", ".join(record.model_fields) for record in (Pool, CandidateModel, Endpoint, Tariff)
+    record: ", ".join(record.model_fields)
+    for record in (Pool, CandidateModel, BatchChannel, Endpoint, ExpectedLatency, Tariff)
 }
 
 
@@ -141,6 +149,10 @@ def _remedy(location: tuple[int | str, ...], kind: str) -> str:
 def _known_keys(location: tuple[int | str, ...]) -> str:
     if _PRICE_KEY in location[:-1]:
         return _KNOWN_KEYS[Tariff]
+    if "batch_channel" in location[:-1]:
+        return _KNOWN_KEYS[BatchChannel]
+    if "expected_latency" in location[:-1]:
+        return _KNOWN_KEYS[ExpectedLatency]
     if "endpoint" in location[:-1]:
         return _KNOWN_KEYS[Endpoint]
     return _KNOWN_KEYS[CandidateModel if "models" in location[:-1] else Pool]

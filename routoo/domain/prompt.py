@@ -3,7 +3,8 @@
 Counts here need no tokenizer: the producer must not load one, and every model has its own.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import orjson
@@ -19,6 +20,8 @@ TEMPLATE_TOKENS = 24
 
 _LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
 _CHOICE_KEYS = ("n", "best_of")
+_IMAGE_TYPES = frozenset({"image_url", "input_image", "image"})
+"""Types of content parts that hold an image, in the dialects of compatible servers."""
 
 
 def prompt_text(body: Mapping[str, Any]) -> str:
@@ -26,30 +29,73 @@ def prompt_text(body: Mapping[str, Any]) -> str:
     if "messages" not in body:
         prompt = body.get("prompt", "")
         return prompt if isinstance(prompt, str) else ""
-    return "\n\n".join(text for message in body["messages"] for text in _texts(message))
+    return "\n\n".join(_texts(body["messages"]))
 
 
-def _texts(message: Mapping[str, Any]) -> Iterator[str]:
-    content = message.get("content")
-    if isinstance(content, str):
-        yield content
-    elif isinstance(content, list):
-        for part in content:
-            if isinstance(part, Mapping) and isinstance(part.get("text"), str):
-                yield part["text"]
+# Loops, not generators: a dispatcher counts each of its calls several times.
 
 
-def estimate_prompt_tokens(body: Mapping[str, Any]) -> int:
-    """Return the expected prompt tokens of a request, template and tools included."""
+def _texts(messages: Iterable[Mapping[str, Any]]) -> list[str]:
+    texts: list[str] = []
+    for message in messages:
+        content = message.get("content")
+        if isinstance(content, str):
+            texts.append(content)
+        elif isinstance(content, list):
+            said = [part.get("text") for part in content if isinstance(part, Mapping)]
+            texts += [text for text in said if isinstance(text, str)]
+    return texts
+
+
+def image_count(body: Mapping[str, Any]) -> int:
+    """Return how many images a request shows."""
+    return len(_images(body))
+
+
+def _images(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    images: list[Mapping[str, Any]] = []
+    for message in body.get("messages", ()):
+        content = message.get("content")
+        if isinstance(content, list):
+            parts = [part for part in content if isinstance(part, Mapping)]
+            images += [part for part in parts if part.get("type") in _IMAGE_TYPES]
+    return images
+
+
+def image_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
+    """Return the most prompt tokens that a request's images are billed by a model that takes any.
+
+    It is both what is expected and the bound: what an image really costs depends on its size, by a
+    rule of each vendor's own.
+    """
+    return image_count(body) * (model.image_prompt_tokens or 0)
+
+
+def estimate_text_tokens(body: Mapping[str, Any]) -> int:
+    """Return the expected prompt tokens of a request without its images, template included."""
     size_bytes = len(prompt_text(body).encode("utf-8", errors="replace"))
     if "tools" in body:
         size_bytes += len(orjson.dumps(body["tools"]))
     return round(size_bytes / BYTES_PER_TOKEN) + _template_tokens(body)
 
 
-def bound_prompt_tokens(body: Mapping[str, Any]) -> int:
-    """Return prompt tokens that no byte-level vocabulary exceeds: a token a byte of the request."""
-    return len(orjson.dumps(body)) + _template_tokens(body)
+def estimate_prompt_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
+    """Return the expected prompt tokens of a call, its images included."""
+    return estimate_text_tokens(body) + image_tokens(body, model)
+
+
+def bound_text_tokens(body: Mapping[str, Any]) -> int:
+    """Return prompt tokens that no byte-level vocabulary exceeds: a token a byte of the request.
+
+    Images are left out: they are billed by their size and not by their bytes.
+    """
+    images_bytes = sum(len(orjson.dumps(image)) for image in _images(body))
+    return len(orjson.dumps(body)) - images_bytes + _template_tokens(body)
+
+
+def bound_prompt_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
+    """Return the most prompt tokens a call can be billed, its images included."""
+    return bound_text_tokens(body) + image_tokens(body, model)
 
 
 def requested_completion_tokens(body: Mapping[str, Any]) -> int | None:
@@ -64,9 +110,32 @@ def requested_completion_tokens(body: Mapping[str, Any]) -> int | None:
 def bound_completion_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
     """Return the most completion tokens a call can be billed, all its choices together."""
     limit = requested_completion_tokens(body)
-    asked = (body.get(key) for key in _CHOICE_KEYS)
-    choices = max([1, *(count for count in asked if isinstance(count, int))])
-    return (model.max_completion_tokens if limit is None else limit) * choices
+    return (model.max_completion_tokens if limit is None else limit) * choice_count(body)
+
+
+def choice_count(body: Mapping[str, Any]) -> int:
+    """Return how many answers a request asks for at once."""
+    most = 1
+    for key in _CHOICE_KEYS:
+        count = body.get(key)
+        if isinstance(count, int) and count > most:
+            most = count
+    return most
+
+
+def estimate_call_tokens(
+    body: Mapping[str, Any], model: CandidateModel, completion_tokens: float | None = None
+) -> int:
+    """Return what a call will probably count against an endpoint's tokens per minute.
+
+    Args:
+        body: The request.
+        model: The candidate model.
+        completion_tokens: Predicted length of the answer; its limit where unset.
+    """
+    most = bound_completion_tokens(body, model)
+    expected = most if completion_tokens is None else min(most, math.ceil(completion_tokens))
+    return estimate_prompt_tokens(body, model) + expected
 
 
 def _template_tokens(body: Mapping[str, Any]) -> int:

@@ -174,6 +174,20 @@ def _item(path: Path, number: int, line: bytes) -> Item:
         raise InputError("the line is not JSON", where=where, value=str(error)) from error
     if not isinstance(row, Mapping):
         raise InputError("the line is not a JSON object", where=where)
+    return item_of(row, number, where)
+
+
+def item_of(row: Mapping[str, Any], number: int, where: str) -> Item:
+    """Return the item that a row of a file describes.
+
+    Args:
+        row: Its fields.
+        number: Its position, which names it where it has no id.
+        where: File and line, for messages.
+
+    Raises:
+        InputError: A field is missing or unusable.
+    """
     prompt = row.get("prompt")
     if prompt is None and isinstance(row.get("body"), Mapping):
         prompt = prompt_text(row["body"])
@@ -191,7 +205,7 @@ def _optional(row: Mapping[str, Any], where: str) -> dict[str, Any]:
     found = {name: row.get(name) for name in ("dataset", "subject", "grader")}
     found["answer"] = row.get("answer", row.get("reference"))
     texts = {name: None if value is None else str(value) for name, value in found.items()}
-    shown = None if options is None else orjson.dumps(options).decode()
+    shown = orjson.dumps(options).decode() if isinstance(options, Mapping) else options
     return {**texts, "max_tokens": limit, "grader_options": shown}
 
 

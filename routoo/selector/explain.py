@@ -12,7 +12,6 @@ from routoo.selector.frontier import cost_at_price
 from routoo.selector.hull import climb
 from routoo.selector.limits import describe
 from routoo.selector.problem import Problem
-from routoo.selector.solution import Solution
 from routoo.selector.sweep import choose_at
 from routoo.selector.table import Table
 
@@ -62,10 +61,11 @@ class Explanation:
 
 def explain(
     problem: Problem,
-    solution: Solution,
     job: int,
+    chosen: int,
+    shadow_price_per_usd: float,
     models: Sequence[str],
-    reasons: UInt8[np.ndarray, "jobs models"] | None = None,
+    reasons: UInt8[np.ndarray, " models"] | None = None,
 ) -> Explanation:
     """Explain one job's choice.
 
@@ -73,22 +73,23 @@ def explain(
 
     Args:
         problem: The batch.
-        solution: Its solution.
         job: Row of the job.
+        chosen: Column of its model, -1 where it has none.
+        shadow_price_per_usd: What the solution counts a dollar for, in quality.
         models: Names of the candidate models, in pool order.
-        reasons: Codes of `limits.find_reasons`, if there are.
+        reasons: Codes of `limits.find_reasons` for this job, if there are.
     """
     table = Table.of(problem).rows(slice(job, job + 1))
     quality, cost = (part[:, 0] for part in table.dense())
-    chosen, ladder = int(solution.choice[job]), _Ladder.of(table)
-    standings = _standings(quality - solution.shadow_price_per_usd * cost, chosen, ladder)
+    ladder = _Ladder.of(table)
+    standings = _standings(quality - shadow_price_per_usd * cost, chosen, ladder)
     candidates = tuple(
         Candidate(
             name,
             float(problem.quality[job, at]),
             float(problem.cost_usd[job, at]),
             standings[at][0],
-            () if reasons is None else tuple(describe(int(reasons[job, at]))),
+            () if reasons is None else tuple(describe(int(reasons[at]))),
             standings[at][1],
         )
         for at, name in enumerate(models)

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 
 from routoo.domain.job import SLA
-from routoo.errors import InfeasibleError
 
 
 class Reason(IntFlag):
@@ -47,7 +46,8 @@ class Estimates:
     cost_usd: Float[np.ndarray, "jobs models"]
     """In USD; the worst case where a cap must hold for certain."""
     latency_s: Float[np.ndarray, "jobs models"] | None = None
-    prompt_tokens: Int[np.ndarray, " jobs"] | None = None
+    prompt_tokens: Int[np.ndarray, "jobs models"] | None = None
+    """Expected; models count a request's images differently."""
     completion_tokens: Int[np.ndarray, "jobs models"] | None = None
     """Limit of completion tokens that would be sent."""
     window_tokens: Int[np.ndarray, " models"] | None = None
@@ -64,14 +64,14 @@ class JobLimits:
     """Pairs that allow and deny lists admit; None admits all."""
     capable: Bool[np.ndarray, "jobs models"] | None = None
     """Pairs whose model can do what the request needs; None if all can."""
+    in_time: Bool[np.ndarray, "jobs models"] | None = None
+    """Pairs whose model promises no time for its answer, or one within the job's limits."""
 
     @classmethod
     def of(cls, slas: Sequence[SLA]) -> "JobLimits":
         """Return the limits that jobs were submitted with."""
         rows = [(sla.min_quality, sla.max_cost_usd, sla.max_latency_s) for sla in slas]
-        table = np.array(
-            [[np.nan if limit is None else float(limit) for limit in row] for row in rows]
-        ).reshape(len(rows), 3)
+        table = np.array(rows, np.float64).reshape(len(rows), 3)  # None becomes NaN
         return cls(table[:, 0], table[:, 1], table[:, 2])
 
 
@@ -86,12 +86,14 @@ def find_reasons(estimates: Estimates, limits: JobLimits) -> UInt8[np.ndarray, "
     _bar(reasons, Reason.COST, estimates.cost_usd > limits.max_cost_usd[:, None])
     if estimates.latency_s is not None:
         _bar(reasons, Reason.LATENCY, estimates.latency_s > limits.max_latency_s[:, None])
+    if limits.in_time is not None:
+        _bar(reasons, Reason.LATENCY, ~limits.in_time)
     if (
         estimates.prompt_tokens is not None
         and estimates.completion_tokens is not None
         and estimates.window_tokens is not None
     ):
-        needed = estimates.prompt_tokens[:, None] + estimates.completion_tokens
+        needed = estimates.prompt_tokens + estimates.completion_tokens
         _bar(reasons, Reason.WINDOW, needed > estimates.window_tokens)
     if limits.usable is not None:
         _bar(reasons, Reason.DENIED, ~limits.usable)
@@ -100,65 +102,9 @@ def find_reasons(estimates: Estimates, limits: JobLimits) -> UInt8[np.ndarray, "
     return reasons
 
 
-def usable_models(
-    models: Sequence[str],
-    allow: Sequence[Sequence[str] | None],
-    deny: Sequence[Sequence[str] | None],
-) -> Bool[np.ndarray, "jobs models"]:
-    """Return which models each job's lists admit; a list of None says nothing."""
-    usable = np.ones((len(allow), len(models)), dtype=bool)
-    for job, (only, never) in enumerate(zip(allow, deny, strict=True)):
-        if only is not None:
-            usable[job] &= np.isin(models, list(only))
-        if never is not None:
-            usable[job] &= ~np.isin(models, list(never))
-    return usable
-
-
 def describe(reason: int) -> list[str]:
     """Return a phrase for each reason that a code holds."""
     return [words for flag, words in _WORDS.items() if reason & flag]
-
-
-def check_eligible(
-    reasons: UInt8[np.ndarray, "jobs models"], models: Sequence[str], custom_ids: Sequence[str]
-) -> None:
-    """Refuse a batch with jobs that no model may answer.
-
-    Args:
-        reasons: Of each pair.
-        models: Names, in pool order.
-        custom_ids: Names of the jobs.
-
-    Raises:
-        InfeasibleError: Names the first such job and what stands against each model.
-    """
-    stuck = np.flatnonzero((reasons != 0).all(axis=1))
-    if len(stuck) == 0:
-        return
-    first = int(stuck[0])
-    against = "; ".join(
-        f"{name}: {', '.join(describe(int(reason)))}"
-        for name, reason in zip(models, reasons[first], strict=True)
-    )
-    raise InfeasibleError(
-        f"{len(stuck)} of {len(reasons)} jobs have no eligible model ({against})",
-        where=custom_ids[first],
-        remedy=f"Relax {_most_common(reasons[stuck])}, or leave these jobs out",
-    )
-
-
-def _most_common(reasons: UInt8[np.ndarray, "jobs models"]) -> str:
-    """Return the limit that rules out the most pairs, as a person would name it."""
-    names = {
-        Reason.QUALITY: "min_quality",
-        Reason.COST: "max_cost_usd",
-        Reason.LATENCY: "max_latency_s",
-        Reason.WINDOW: "the completion limit, or shorten the prompt",
-        Reason.DENIED: "the allow and deny lists",
-        Reason.CAPABILITY: "what the request needs",
-    }
-    return max(names.items(), key=lambda item: int(np.count_nonzero(reasons & item[0])))[1]
 
 
 def _bar(

@@ -86,7 +86,7 @@ def advise_budget(problem: Problem, least_usd: Fraction, why: str) -> str:
     missing = _up(least_usd - Fraction(problem.budget_usd or 0))
     return (
         f"A budget of {problem.budget_usd} USD is too small: {why} costs {_up(least_usd)} USD. "
-        f"Raise the budget by {missing} USD, relax the jobs' limits, or allow a partial choice."
+        f"Raise the budget by {missing} USD or relax the jobs' limits."
     )
 
 

@@ -1,0 +1,70 @@
+"""Cron fields in a time zone: the instants that a schedule is due at.
+
+Over a change of the clock Debian's cron is followed: a fixed time that is skipped in spring falls
+due right after the gap, one that comes twice in autumn falls due once, and what runs every hour or
+more often keeps its pace.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from routoo.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """When something is due.
+
+    Attributes:
+        cron: Minute, hour, day of the month, month, day of the week.
+        time_zone: IANA name.
+    """
+
+    cron: str
+    time_zone: str
+
+    def next_after(self, instant: datetime) -> datetime:
+        """Return the first due instant after another, in UTC.
+
+        Raises:
+            InputError: The fields or the zone can't be used, or nothing is ever due.
+        """
+        start = instant.astimezone(self._zone())
+        try:
+            due = CronSim(self.cron, start)
+        except CronSimError as error:
+            raise InputError(
+                f"the cron fields can't be used: {error}",
+                value=self.cron,
+                remedy='Give five, such as "0 2 * * *" for every night at two',
+            ) from error
+        # Asked from within the hour that comes twice, cronsim may name an instant of the first one.
+        for found in due:
+            if found.astimezone(UTC) > instant:
+                return found.astimezone(UTC)
+        raise InputError("the cron fields name no instant in the next 50 years", value=self.cron)
+
+    def latest_due(self, first: datetime, now: datetime) -> tuple[datetime, int]:
+        """Return the latest due instant up to now, and how many lie before it.
+
+        Args:
+            first: A due instant, not after `now`.
+            now: The present.
+        """
+        latest, earlier = first, 0
+        while (following := self.next_after(latest)) <= now:
+            latest, earlier = following, earlier + 1
+        return latest, earlier
+
+    def _zone(self) -> ZoneInfo:
+        try:
+            return ZoneInfo(self.time_zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise InputError(
+                "there is no such time zone",
+                value=self.time_zone,
+                remedy="Give an IANA name such as Europe/Zurich or UTC",
+            ) from error

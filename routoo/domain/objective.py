@@ -1,0 +1,46 @@
+"""What a batch is optimised for, beside its budget."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+from routoo.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What the selection aims at; with nothing set, the most quality that the budget buys.
+
+    At most one of a mean quality, a model to match and a willingness to pay.
+    """
+
+    min_mean_quality: float | None = None
+    """Mean predicted quality, in [0, 1], to be reached at the least cost."""
+    match_model: str | None = None
+    """Candidate model whose own mean predicted quality is the mark, reached at the least cost."""
+    match_ratio: float = 1.0
+    """Share of that model's mean that is asked for, above 0."""
+    willingness_to_pay_usd: float | None = None
+    """USD that one more expected good answer is worth; dearer gains are left out."""
+    risk: float = 0.0
+    """Standard deviations of the estimate that quality is counted below its mean by."""
+    floor_confidence: float | None = None
+    """Share of jobs whose answer shall reach their quality floor; None compares the estimate."""
+
+    def __post_init__(self) -> None:
+        """Refuse two aims at once."""
+        aims = (self.min_mean_quality, self.match_model, self.willingness_to_pay_usd)
+        if sum(aim is not None for aim in aims) > 1:
+            raise InputError(
+                "a batch has one aim: a mean quality, a model to match, or a willingness to pay",
+                remedy="Keep one of them; a budget may stand beside each",
+            )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the objective as JSON keeps it."""
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, value: Mapping[str, Any] | None) -> Self:
+        """Return what `as_json` gave; None stands for the plain objective."""
+        return cls(**(value or {}))

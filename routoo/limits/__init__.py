@@ -1,0 +1,1 @@
+"""What an endpoint may be asked, counted over all processes that ask it."""
