@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from itertools import islice
+from uuid import UUID
 
 from psycopg import AsyncConnection
 
@@ -35,6 +36,12 @@ async def save(
         "INSERT INTO assignments SELECT * FROM new_assignments ON CONFLICT DO NOTHING"
     )
     await conn.execute("DROP TABLE new_assignments")  # a transaction may save twice
+
+
+async def exist(conn: AsyncConnection, batch_id: UUID) -> bool:
+    """Return whether a batch has a plan that was committed."""
+    cursor = await conn.execute("SELECT FROM assignments WHERE batch_id = %s LIMIT 1", [batch_id])
+    return cursor.rowcount > 0
 
 
 async def _copy(conn: AsyncConnection, key: str, assignments: Iterable[Assignment]) -> None:

@@ -1,16 +1,18 @@
 """Batches: create, seal, look up, finish."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from routoo.domain.call_options import CallOptions
 from routoo.domain.job import BatchStatus
+from routoo.domain.objective import Objective
 from routoo.domain.pool import Pool
 from routoo.errors import InputError, NotFoundError
 
@@ -34,6 +36,10 @@ class NewBatch:
     """Most that one job may cost where it names no cap, in USD."""
     deadline: datetime | None = None
     """No call starts after this instant (with time zone)."""
+    objective: Objective = field(default_factory=Objective)
+    draft: bool = False
+    """To be planned only: no call is made until its plan is submitted."""
+    call_options: CallOptions = field(default_factory=CallOptions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +62,21 @@ class BatchRecord:
     plan: dict[str, Any] | None
     """What the selection expected, once it has run."""
     error: str | None
+    objective: Objective
+    submitted_at: datetime | None
+    """When its plan was submitted; None where there was no plan."""
+    draft: bool
+    """Made as a plan: nothing is called before it is submitted."""
+    call_options: CallOptions
 
     def __post_init__(self) -> None:
         """Parse what the database keeps as text and JSON."""
         object.__setattr__(self, "status", BatchStatus(self.status))
         object.__setattr__(self, "pool", Pool.model_validate(self.pool))
+        objective = cast("dict[str, Any] | None", self.objective)
+        object.__setattr__(self, "objective", Objective.of_json(objective))
+        call_options = cast("dict[str, Any] | None", self.call_options)
+        object.__setattr__(self, "call_options", CallOptions.of_json(call_options))
 
 
 _COLUMNS = ", ".join(field.name for field in fields(BatchRecord))
@@ -91,8 +107,8 @@ async def _insert(conn: AsyncConnection, new: NewBatch) -> UUID | None:
     cursor = await conn.execute(
         """
         INSERT INTO batches (id, name, kind, idempotency_key, pool, budget_usd, min_quality,
-                             max_cost_usd, deadline)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)
+                             max_cost_usd, deadline, objective, status, draft, call_options)
+        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         ON CONFLICT (idempotency_key) DO NOTHING RETURNING id
         """,
         [
@@ -105,6 +121,10 @@ async def _insert(conn: AsyncConnection, new: NewBatch) -> UUID | None:
             new.min_quality,
             new.max_cost_usd,
             new.deadline,
+            None if new.objective == Objective() else Jsonb(new.objective.as_json()),
+            BatchStatus.PLANNING if new.draft else BatchStatus.IN_PROGRESS,
+            new.draft,
+            None if new.call_options == CallOptions() else Jsonb(new.call_options.as_json()),
         ],
     )
     row = await cursor.fetchone()
@@ -196,9 +216,20 @@ async def lock(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
     Raises:
         NotFoundError: There is none with this id.
     """
-    cursor = await conn.execute(
-        "SELECT status FROM batches WHERE id = %s FOR NO KEY UPDATE", [batch_id]
-    )
+    return await _status(conn, batch_id, b"FOR NO KEY UPDATE")
+
+
+async def status(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
+    """Return a batch's state, without the rest of it.
+
+    Raises:
+        NotFoundError: There is none with this id.
+    """
+    return await _status(conn, batch_id, b"")
+
+
+async def _status(conn: AsyncConnection, batch_id: UUID, locking: bytes) -> BatchStatus:
+    cursor = await conn.execute(b"SELECT status FROM batches WHERE id = %s " + locking, [batch_id])
     row = await cursor.fetchone()
     if row is None:
         raise NotFoundError("there is no such batch", value=str(batch_id))
@@ -222,7 +253,7 @@ async def finish_if_done(conn: AsyncConnection, batch_id: UUID) -> bool:
     cursor = await conn.execute(
         """
         UPDATE batches b SET status = 'completed', completed_at = clock_timestamp()
-        WHERE id = %s AND status = 'in_progress'
+        WHERE id = %s AND status IN ('in_progress', 'paused')
           -- cheap, and nearly always false: only the last shard pays for the count
           AND NOT EXISTS (SELECT FROM shards WHERE batch_id = b.id AND state <> 'done')
           AND (SELECT count(*) FROM results WHERE batch_id = b.id) = job_count
@@ -235,6 +266,7 @@ async def finish_if_done(conn: AsyncConnection, batch_id: UUID) -> bool:
 async def fail(conn: AsyncConnection, batch_id: UUID, error: str) -> None:
     """Mark a running batch as failed; its ready shards are not handed out any more."""
     await conn.execute(
-        "UPDATE batches SET status = 'failed', error = %s WHERE id = %s AND status = 'in_progress'",
+        "UPDATE batches SET status = 'failed', error = %s"
+        " WHERE id = %s AND status IN ('planning', 'in_progress')",
         [error, batch_id],
     )

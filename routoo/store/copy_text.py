@@ -3,6 +3,8 @@
 Source: PostgreSQL documentation, COPY, "Text Format".
 """
 
+from collections.abc import Sequence
+
 NULL = r"\N"
 
 
@@ -23,3 +25,14 @@ def escaped(value: str) -> str:
 def field(value: object) -> str:
     r"""Return a number, instant or text as a field, None as `\N`."""
     return NULL if value is None else escaped(str(value))
+
+
+def array(values: Sequence[str] | None) -> str | None:
+    """Return texts as an array literal, not yet escaped as a field; None stays None.
+
+    Source: PostgreSQL documentation, Arrays, "Array Input and Output Syntax".
+    """
+    if values is None:
+        return None
+    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
+    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"

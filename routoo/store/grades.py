@@ -17,8 +17,8 @@ class Grade:
     """One answer's grade."""
 
     job_no: int
-    score: float
-    """1 = right, in [0, 1]."""
+    score: float | None
+    """1 = right, in [0, 1]; None where the answer can be read in more than one way."""
     grader: str
     detail: str | None = None
     """What the grader compared."""
@@ -84,7 +84,7 @@ async def load_scores(conn: AsyncConnection, batch_id: UUID) -> dict[str, float]
     cursor = await conn.execute(
         """
         SELECT j.custom_id, g.score FROM grades g JOIN jobs j USING (batch_id, job_no)
-        WHERE g.batch_id = %s
+        WHERE g.batch_id = %s AND g.score IS NOT NULL
         """,
         [batch_id],
     )

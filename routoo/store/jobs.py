@@ -11,7 +11,7 @@ import orjson
 from psycopg import AsyncConnection, AsyncCopy
 
 from routoo.domain.job import SLA, Job, Lease, PendingJob
-from routoo.errors import InputError
+from routoo.errors import InputError, NotFoundError
 from routoo.store import copy_text
 
 NO_LIMITS = SLA()
@@ -67,7 +67,8 @@ class JobCopy:
 
 def _sla_fields(sla: SLA) -> str:
     deadline = None if sla.deadline is None else sla.deadline.isoformat()
-    values = (sla.min_quality, sla.max_cost_usd, sla.max_latency_s, deadline)
+    lists = (copy_text.array(sla.allowed_models), copy_text.array(sla.denied_models))
+    values = (sla.min_quality, sla.max_cost_usd, sla.max_latency_s, deadline, *lists)
     return "\t".join(map(copy_text.field, values)) + "\n"
 
 
@@ -87,14 +88,15 @@ async def copy_jobs(conn: AsyncConnection, batch_id: UUID) -> AsyncIterator[JobC
         conn.cursor() as cursor,
         cursor.copy(
             "COPY jobs (batch_id, job_no, custom_id, body, min_quality, max_cost_usd,"
-            " max_latency_s, deadline) FROM STDIN"
+            " max_latency_s, deadline, allowed_models, denied_models) FROM STDIN"
         ) as copy,
     ):
         yield JobCopy(copy, batch_id)
 
 
 _JOB_COLUMNS = """
-    j.job_no, j.custom_id, j.body::text, j.min_quality, j.max_cost_usd, j.max_latency_s, j.deadline
+    j.job_no, j.custom_id, j.body::text, j.min_quality, j.max_cost_usd, j.max_latency_s, j.deadline,
+    j.allowed_models, j.denied_models
 """
 
 
@@ -112,8 +114,27 @@ async def load_slice(
     return [_job(*row) for row in await cursor.fetchall()]
 
 
+async def find(conn: AsyncConnection, batch_id: UUID, custom_id: str) -> Job:
+    """Return a job by its owner's key.
+
+    Raises:
+        NotFoundError: The batch has no such job.
+    """
+    cursor = await conn.execute(
+        f"SELECT {_JOB_COLUMNS} FROM jobs j WHERE batch_id = %s AND custom_id = %s".encode(),  # noqa: S608 - a literal of this module
+        [batch_id, custom_id],
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise NotFoundError("the batch has no such job", value=custom_id, where=f"batch {batch_id}")
+    return _job(*row)
+
+
 async def pending(conn: AsyncConnection, lease: Lease) -> list[PendingJob]:
     """Return the jobs of a dispatch shard that were assigned a model and have no result yet.
+
+    Jobs that share another's answer are not among them: they get their result with it.
+    Nor are those that a provider's batch holds until it is closed.
 
     Args:
         conn: A transaction, after `ledger.write_off`: a call whose outcome a crash hid then
@@ -140,6 +161,11 @@ async def pending(conn: AsyncConnection, lease: Lease) -> list[PendingJob]:
         WHERE j.batch_id = %(batch_id)s AND j.job_no >= %(first)s AND j.job_no < %(end)s
           AND NOT EXISTS (
             SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
+          AND NOT EXISTS (
+            SELECT FROM followers f WHERE f.batch_id = j.batch_id AND f.job_no = j.job_no)
+          AND NOT EXISTS (
+            SELECT FROM provider_rows m JOIN provider_batches b USING (marker)
+            WHERE m.batch_id = j.batch_id AND m.job_no = j.job_no AND b.state <> 'closed')
         ORDER BY j.job_no
         """.encode(),  # noqa: S608 - as above
         {
@@ -165,5 +191,8 @@ def _pending(
 
 
 def _job(job_no: int, custom_id: str, body: str, *limits: Any) -> Job:  # noqa: ANN401 - an SLA's fields
-    sla = NO_LIMITS if limits == (None, None, None, None) else SLA(*limits)
-    return Job(job_no, custom_id, orjson.loads(body), sla)
+    if not any(limit is not None for limit in limits):
+        return Job(job_no, custom_id, orjson.loads(body), NO_LIMITS)
+    *numbers, allowed, denied = limits
+    lists = (None if names is None else tuple(names) for names in (allowed, denied))
+    return Job(job_no, custom_id, orjson.loads(body), SLA(*numbers, *lists))

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import class_row
 
 from routoo.domain.completion import Attempt, Reservation
 from routoo.domain.job import Lease
 from routoo.errors import NotFoundError
 from routoo.store import shards
+from routoo.store.json_rows import json_rows
 from routoo.store.text import storable
 
 
@@ -42,22 +43,34 @@ class Balance:
         return max(self.limit_usd - used, Decimal(0))
 
 
-async def balance(conn: AsyncConnection, batch_id: UUID) -> Balance:
-    """Return a batch's money.
+async def balance(conn: AsyncConnection, batch_id: UUID, *, locked: bool = False) -> Balance:
+    """Return a batch's money; locked, no other transaction moves it before this one ends.
 
     Raises:
         NotFoundError: The batch has no ledger.
     """
-    return await _balance(conn, batch_id, b"")
+    async with conn.cursor(row_factory=class_row(Balance)) as cursor:
+        await cursor.execute(
+            b"SELECT limit_usd, reserved_usd, spent_usd, overrun_usd FROM ledgers"
+            b" WHERE batch_id = %s" + (b" FOR NO KEY UPDATE" if locked else b""),
+            [batch_id],
+        )
+        found = await cursor.fetchone()
+    if found is None:
+        raise NotFoundError("there is no ledger of such a batch", value=str(batch_id))
+    return found
 
 
-async def reserve(conn: AsyncConnection, lease: Lease, wanted: Sequence[Reservation]) -> list[bool]:
+async def reserve(
+    conn: AsyncConnection, lease: Lease, wanted: Sequence[Reservation], *, fenced: bool = False
+) -> list[bool]:
     """Set money aside for calls, in order, as far as the budget goes.
 
     Args:
         conn: A transaction; send the calls after its commit.
         lease: The dispatch shard.
         wanted: The calls with their worst cases.
+        fenced: The transaction has proved the lease.
 
     Returns:
         For each call whether it may be sent. One that is refused takes nothing from a cheaper
@@ -66,10 +79,11 @@ async def reserve(conn: AsyncConnection, lease: Lease, wanted: Sequence[Reservat
     Raises:
         StaleLeaseError: Another worker owns the shard now.
     """
-    await shards.fence(conn, lease)
+    if not fenced:
+        await shards.fence(conn, lease)
     batch_id = lease.key.batch_id
     # Locked before it is read: two dispatchers must not both take the last dollar.
-    free_usd = (await _balance(conn, batch_id, b"FOR NO KEY UPDATE")).free_usd
+    free_usd = (await balance(conn, batch_id, locked=True)).free_usd
     existing = await _existing(conn, batch_id, wanted)
     granted = _grant(wanted, existing, free_usd)
     fresh = [
@@ -80,6 +94,40 @@ async def reserve(conn: AsyncConnection, lease: Lease, wanted: Sequence[Reservat
     if fresh:
         await _insert(conn, lease, fresh)
     return granted
+
+
+async def reserve_all(
+    conn: AsyncConnection, lease: Lease, wanted: Sequence[Reservation]
+) -> AsyncCursor:
+    """Reserve calls in one statement if all are new and the budget bears them together.
+
+    Args:
+        conn: A transaction, or a pipeline in one; it has proved the lease.
+        lease: The dispatch shard.
+        wanted: The calls with their worst cases.
+
+    Returns:
+        What counts the reserved calls: all, or none, and then `reserve` knows which.
+    """
+    return await conn.execute(
+        """
+        WITH wanted AS MATERIALIZED (
+            SELECT * FROM json_to_recordset(%(rows)s::json)
+                AS row(job_no int, attempt_no int, model text, usd numeric)
+        ), paid AS (
+            UPDATE ledgers SET reserved_usd = reserved_usd + total
+            FROM (SELECT sum(usd) AS total FROM wanted) AS sums
+            WHERE batch_id = %(batch_id)s AND NOT EXISTS (
+                SELECT FROM reservations r JOIN wanted w USING (job_no, attempt_no)
+                WHERE r.batch_id = %(batch_id)s)
+              AND (limit_usd IS NULL OR reserved_usd + spent_usd + overrun_usd + total <= limit_usd)
+            RETURNING 1
+        )
+        INSERT INTO reservations (batch_id, shard_no, job_no, attempt_no, model, worst_case_usd)
+        SELECT %(batch_id)s, %(shard_no)s, wanted.* FROM wanted, paid
+        """,
+        _reservation_values(lease, wanted),
+    )
 
 
 def _grant(
@@ -114,27 +162,74 @@ async def _insert(conn: AsyncConnection, lease: Lease, fresh: Sequence[Reservati
         """
         WITH new AS (
             INSERT INTO reservations (batch_id, shard_no, job_no, attempt_no, model, worst_case_usd)
-            SELECT %(batch_id)s, %(shard_no)s, * FROM unnest(
-                %(job_no)s::int[], %(attempt_no)s::int[], %(model)s::text[], %(usd)s::numeric[])
+            SELECT %(batch_id)s, %(shard_no)s, * FROM json_to_recordset(%(rows)s::json)
+                AS row(job_no int, attempt_no int, model text, usd numeric)
             RETURNING worst_case_usd
         )
         UPDATE ledgers SET reserved_usd = reserved_usd + (SELECT sum(worst_case_usd) FROM new)
         WHERE batch_id = %(batch_id)s
         """,
+        _reservation_values(lease, fresh),
+    )
+
+
+def _reservation_values(lease: Lease, calls: Sequence[Reservation]) -> dict[str, object]:
+    rows = (
+        {
+            "job_no": call.job_no,
+            "attempt_no": call.attempt_no,
+            "model": call.model,
+            "usd": call.worst_case_usd,
+        }
+        for call in calls
+    )
+    key = lease.key
+    return {"batch_id": key.batch_id, "shard_no": key.shard_no, "rows": json_rows(rows)}
+
+
+async def release(
+    conn: AsyncConnection, lease: Lease, calls: Sequence[tuple[int, int]], *, fenced: bool = False
+) -> None:
+    """Give back what was reserved for calls that were never sent.
+
+    Args:
+        conn: A transaction.
+        lease: The dispatch shard.
+        calls: Their job and attempt numbers; one that is settled or not reserved moves no money.
+        fenced: The transaction has proved the lease.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+    """
+    if not fenced:
+        await shards.fence(conn, lease)
+    await conn.execute(
+        """
+        WITH freed AS (
+            DELETE FROM reservations r
+            USING unnest(%(job_no)s::int[], %(attempt_no)s::int[]) AS unsent(job_no, attempt_no)
+            WHERE r.batch_id = %(batch_id)s AND r.job_no = unsent.job_no
+              AND r.attempt_no = unsent.attempt_no
+              AND NOT EXISTS (
+                SELECT FROM attempts a WHERE a.batch_id = r.batch_id AND a.job_no = r.job_no
+                  AND a.attempt_no = r.attempt_no)
+            RETURNING worst_case_usd
+        )
+        UPDATE ledgers SET reserved_usd = reserved_usd
+            - (SELECT coalesce(sum(worst_case_usd), 0) FROM freed)
+        WHERE batch_id = %(batch_id)s
+        """,
         {
             "batch_id": lease.key.batch_id,
-            "shard_no": lease.key.shard_no,
-            "job_no": [reservation.job_no for reservation in fresh],
-            "attempt_no": [reservation.attempt_no for reservation in fresh],
-            "model": [reservation.model for reservation in fresh],
-            "usd": [reservation.worst_case_usd for reservation in fresh],
+            "job_no": [job_no for job_no, _ in calls],
+            "attempt_no": [attempt_no for _, attempt_no in calls],
         },
     )
 
 
 # Turns freshly inserted attempts (`new`) into money: of each, its reservation is freed, its cost
 # counts as spent as far as it was reserved, and the rest as overrun.
-_SETTLE_NEW = """
+SETTLE_NEW = """
     UPDATE ledgers SET reserved_usd = reserved_usd - freed, spent_usd = spent_usd + spent,
         overrun_usd = overrun_usd + overrun
     FROM (
@@ -150,7 +245,9 @@ _SETTLE_NEW = """
 """
 
 
-async def settle(conn: AsyncConnection, lease: Lease, calls: Sequence[Attempt]) -> None:
+async def settle(
+    conn: AsyncConnection, lease: Lease, calls: Sequence[Attempt], *, fenced: bool = False
+) -> None:
     """Record calls that ended, and replace their reservations by what they cost.
 
     A cost beyond the worst case is recorded as overrun: the endpoint's count broke our bound.
@@ -159,97 +256,45 @@ async def settle(conn: AsyncConnection, lease: Lease, calls: Sequence[Attempt]) 
         conn: A transaction.
         lease: The dispatch shard.
         calls: Attempts; each frees what was reserved under its job and number.
+        fenced: The transaction has proved the lease.
 
     Raises:
         StaleLeaseError: Another worker owns the shard now.
     """
-    await shards.fence(conn, lease)
+    if not fenced:
+        await shards.fence(conn, lease)
     if not calls:
         return
-    columns = zip(*(_attempt_values(attempt) for attempt in calls), strict=True)
     await conn.execute(
         f"""
         WITH new AS (
             INSERT INTO attempts (batch_id, job_no, attempt_no, model, status, http_status,
                 prompt_tokens, completion_tokens, usage_estimated, cost_usd, latency_s,
                 error_code, error_message)
-            SELECT %(batch_id)s, * FROM unnest(
-                %(c0)s::int[], %(c1)s::int[], %(c2)s::text[], %(c3)s::text[], %(c4)s::int[],
-                %(c5)s::int[], %(c6)s::int[], %(c7)s::bool[], %(c8)s::numeric[], %(c9)s::real[],
-                %(c10)s::text[], %(c11)s::text[])
+            SELECT %(batch_id)s, * FROM json_to_recordset(%(rows)s::json) AS row(
+                job_no int, attempt_no int, model text, status text, http_status int,
+                prompt_tokens int, completion_tokens int, usage_estimated bool, cost_usd numeric,
+                latency_s real, error_code text, error_message text)
             ON CONFLICT DO NOTHING RETURNING batch_id, job_no, attempt_no, cost_usd
-        ) {_SETTLE_NEW}
+        ) {SETTLE_NEW}
         """.encode(),  # noqa: S608 - literals of this module
-        {"batch_id": lease.key.batch_id}
-        | {f"c{number}": list(column) for number, column in enumerate(columns)},
+        {"batch_id": lease.key.batch_id, "rows": json_rows(map(_attempt_row, calls))},
     )
 
 
-def _attempt_values(attempt: Attempt) -> tuple[object, ...]:
+def _attempt_row(attempt: Attempt) -> dict[str, object]:
     usage = attempt.usage
-    return (
-        attempt.job_no,
-        attempt.attempt_no,
-        attempt.model,
-        attempt.status,
-        attempt.http_status,
-        usage.prompt_tokens if usage else None,
-        usage.completion_tokens if usage else None,
-        usage.estimated if usage else False,
-        attempt.cost_usd,
-        attempt.latency_s,
-        attempt.error_code,
-        storable(attempt.error_message),
-    )
-
-
-async def write_off(conn: AsyncConnection, lease: Lease) -> int:
-    """Count calls whose outcome a crash hid as spent at their worst case.
-
-    Call it when a shard is taken, before any call of one's own: every reservation of the slice
-    that has no attempt then belongs to a worker that is gone.
-
-    Returns:
-        How many calls were lost.
-
-    Raises:
-        StaleLeaseError: Another worker owns the shard now.
-    """
-    await shards.fence(conn, lease)
-    cursor = await conn.execute(
-        f"""
-        WITH new AS (
-            INSERT INTO attempts (batch_id, job_no, attempt_no, model, status, cost_usd,
-                                  error_code, error_message)
-            SELECT batch_id, job_no, attempt_no, model, 'lost', worst_case_usd, 'lost',
-                   'The worker that made the call died before it could say what came back'
-            FROM reservations r
-            WHERE batch_id = %(batch_id)s AND job_no >= %(first)s AND job_no < %(end)s
-              AND NOT EXISTS (
-                SELECT FROM attempts a WHERE a.batch_id = r.batch_id AND a.job_no = r.job_no
-                  AND a.attempt_no = r.attempt_no)
-            ON CONFLICT DO NOTHING RETURNING batch_id, job_no, attempt_no, cost_usd
-        ), settled AS ({_SETTLE_NEW})
-        SELECT count(*) FROM new
-        """.encode(),  # noqa: S608 - as above
-        {
-            "batch_id": lease.key.batch_id,
-            "first": lease.first_job,
-            "end": lease.first_job + lease.job_count,
-        },
-    )
-    row = await cursor.fetchone()
-    return row[0] if row else 0
-
-
-async def _balance(conn: AsyncConnection, batch_id: UUID, locking: bytes) -> Balance:
-    async with conn.cursor(row_factory=class_row(Balance)) as cursor:
-        await cursor.execute(
-            b"SELECT limit_usd, reserved_usd, spent_usd, overrun_usd FROM ledgers"
-            b" WHERE batch_id = %s " + locking,
-            [batch_id],
-        )
-        found = await cursor.fetchone()
-    if found is None:
-        raise NotFoundError("there is no ledger of such a batch", value=str(batch_id))
-    return found
+    return {
+        "job_no": attempt.job_no,
+        "attempt_no": attempt.attempt_no,
+        "model": attempt.model,
+        "status": attempt.status,
+        "http_status": attempt.http_status,
+        "prompt_tokens": usage.prompt_tokens if usage else None,
+        "completion_tokens": usage.completion_tokens if usage else None,
+        "usage_estimated": usage.estimated if usage else False,
+        "cost_usd": attempt.cost_usd,
+        "latency_s": attempt.latency_s,
+        "error_code": attempt.error_code,
+        "error_message": storable(attempt.error_message),
+    }

@@ -80,6 +80,24 @@ async def load_batch(conn: AsyncConnection, batch_id: UUID) -> Predictions:
     return loaded
 
 
+async def load_completion_tokens(
+    conn: AsyncConnection, batch_id: UUID, job_no: int
+) -> Float32[np.ndarray, " models"]:
+    """Load the predicted completion tokens of one job.
+
+    Raises:
+        StoreError: The job has no prediction.
+    """
+    cursor = await conn.execute(
+        "SELECT completion_tokens FROM predictions WHERE batch_id = %s AND job_no = %s",
+        [batch_id, job_no],
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise StoreError("the job has no prediction", value=job_no, where=f"batch {batch_id}")
+    return np.array(row[0], np.float32)
+
+
 async def _shape(conn: AsyncConnection, batch_id: UUID) -> tuple[int, int]:
     """Return jobs and models; refuse a batch that isn't scored as a whole."""
     cursor = await conn.execute(

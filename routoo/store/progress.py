@@ -42,6 +42,10 @@ class Progress:
     """In alphabetical order; models that were never called are left out."""
     shards: dict[Stage, dict[ShardState, int]]
     """Shards by stage and state; absent states are left out."""
+    budget_warnings: tuple[int, ...] = ()
+    """Shares of the present budget that were used up and warned of, in per cent, ascending."""
+    at_providers: int = 0
+    """Jobs that providers' batches hold."""
 
     @property
     def ended(self) -> int:
@@ -60,6 +64,10 @@ SELECT b.status, b.error, b.job_count,
     (SELECT json_agg(json_build_array(stage, state, n)) FROM
         (SELECT stage, state, count(*) AS n FROM shards WHERE batch_id = b.id
          GROUP BY stage, state) AS s),
+    (SELECT array_agg(percent ORDER BY percent) FROM budget_warnings w
+     WHERE w.batch_id = b.id AND w.limit_usd = l.limit_usd),
+    (SELECT count(*) FROM provider_batches p JOIN provider_rows USING (marker)
+     WHERE p.batch_id = b.id AND p.state <> 'closed'),
     l.limit_usd, l.reserved_usd, l.spent_usd, l.overrun_usd
 FROM batches b JOIN ledgers l ON l.batch_id = b.id WHERE b.id = %s
 """
@@ -84,7 +92,7 @@ async def progress(conn: AsyncConnection, batch_id: UUID) -> Progress:
     row = await cursor.fetchone()
     if row is None:
         raise NotFoundError("there is no such batch", value=str(batch_id))
-    status, error, jobs, scored, assigned, ended, shards, *money = row
+    status, error, jobs, scored, assigned, ended, shards, warnings, held, *money = row
     shares = await (await conn.execute(_SHARES, {"id": batch_id})).fetchall()
     return Progress(
         status=BatchStatus(status),
@@ -96,6 +104,8 @@ async def progress(conn: AsyncConnection, batch_id: UUID) -> Progress:
         balance=Balance(*money),
         models=tuple(ModelShare(*share) for share in shares),
         shards=_by_stage(shards or []),
+        budget_warnings=tuple(warnings or ()),
+        at_providers=held,
     )
 
 

@@ -7,7 +7,7 @@ from routoo.store import batches
 
 _EXHAUSTED = """
     state = 'leased' AND lease_expires_at < clock_timestamp() AND attempts >= %s
-    AND batch_id IN (SELECT id FROM batches WHERE status = 'in_progress')
+    AND batch_id IN (SELECT id FROM batches WHERE status IN ('planning', 'in_progress'))
 """
 
 

@@ -11,9 +11,10 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from routoo.domain.completion import Result
+from routoo.domain.completion import Result, ResultSource
 from routoo.domain.job import Lease, ResultStatus
 from routoo.store import shards
+from routoo.store.json_rows import json_rows
 from routoo.store.text import storable
 
 _FETCH_ROWS = 1_000
@@ -41,19 +42,28 @@ class ResultRecord:
     prompt_tokens: int | None
     completion_tokens: int | None
     attempts: int
+    source: ResultSource
+    """Whether it was called for, shares an identical job's answer, or is from the cache."""
 
     def __post_init__(self) -> None:
         """Parse what the database keeps as text."""
         object.__setattr__(self, "status", ResultStatus(self.status))
+        object.__setattr__(self, "source", ResultSource(self.source))
 
 
-async def save(conn: AsyncConnection, lease: Lease, results: Sequence[Result]) -> int:
+async def save(
+    conn: AsyncConnection, lease: Lease, results: Sequence[Result], *, fenced: bool = False
+) -> int:
     """Save how jobs ended; the first result of a job stands.
+
+    Jobs that share the answer of one of these get theirs in the same breath, at no cost; a shard's
+    owner may so end jobs of other shards, which nobody else does.
 
     Args:
         conn: A transaction.
         lease: The shard the jobs belong to.
         results: At most one a job.
+        fenced: The transaction has proved the lease.
 
     Returns:
         How many rows are new.
@@ -61,43 +71,63 @@ async def save(conn: AsyncConnection, lease: Lease, results: Sequence[Result]) -
     Raises:
         StaleLeaseError: Another worker owns the shard now.
     """
-    await shards.fence(conn, lease)
+    if not fenced:
+        await shards.fence(conn, lease)
     if not results:
         return 0
-    columns = zip(*map(_values, results), strict=True)
     cursor = await conn.execute(
         """
         INSERT INTO results (batch_id, job_no, status, model, answer, response, prompt_tokens,
-            completion_tokens, cost_usd, latency_s, attempts, error_code, error_message)
-        SELECT %(batch_id)s, * FROM unnest(
-            %(c0)s::int[], %(c1)s::text[], %(c2)s::text[], %(c3)s::text[], %(c4)s::json[],
-            %(c5)s::int[], %(c6)s::int[], %(c7)s::numeric[], %(c8)s::real[], %(c9)s::int[],
-            %(c10)s::text[], %(c11)s::text[])
+            completion_tokens, cost_usd, latency_s, attempts, error_code, error_message, source)
+        SELECT %(batch_id)s, job_no, status, model, answer, response::json, prompt_tokens,
+            completion_tokens, cost_usd, latency_s, attempts, error_code, error_message, source
+        FROM json_to_recordset(%(rows)s::json) AS row(
+            job_no int, status text, model text, answer text, response text, prompt_tokens int,
+            completion_tokens int, cost_usd numeric, latency_s real, attempts int,
+            error_code text, error_message text, source text)
         ON CONFLICT DO NOTHING
         """,
-        {"batch_id": lease.key.batch_id}
-        | {f"c{number}": list(column) for number, column in enumerate(columns)},
+        {"batch_id": lease.key.batch_id, "rows": json_rows(map(_row, results))},
+    )
+    return cursor.rowcount + await _share(conn, lease, [result.job_no for result in results])
+
+
+async def _share(conn: AsyncConnection, lease: Lease, leaders: list[int]) -> int:
+    """End the jobs that share the results of some, and return how many ended now."""
+    cursor = await conn.execute(
+        """
+        INSERT INTO results (batch_id, job_no, status, model, answer, response, prompt_tokens,
+            completion_tokens, cost_usd, latency_s, attempts, error_code, error_message, source)
+        SELECT f.batch_id, f.job_no, status, model, answer, response, prompt_tokens,
+            completion_tokens, 0, latency_s, 0, error_code, error_message, 'duplicate'
+        FROM followers f JOIN results r ON r.batch_id = f.batch_id AND r.job_no = f.leader_no
+        WHERE f.batch_id = %s AND f.leader_no = ANY(%s)
+        ON CONFLICT DO NOTHING
+        """,
+        [lease.key.batch_id, leaders],
     )
     return cursor.rowcount
 
 
-def _values(result: Result) -> tuple[object, ...]:
+def _row(result: Result) -> dict[str, object]:
     completion = result.completion
     usage = completion.usage if completion else None
-    return (
-        result.job_no,
-        str(result.status),
-        result.model,
-        storable(completion.answer) if completion else None,
-        orjson.dumps(completion.body).decode() if completion else None,
-        usage.prompt_tokens if usage else None,
-        usage.completion_tokens if usage else None,
-        result.cost_usd,
-        completion.latency_s if completion else None,
-        result.attempts,
-        result.error_code,
-        storable(result.error_message),
-    )
+    return {
+        "job_no": result.job_no,
+        "status": str(result.status),
+        "model": result.model,
+        "answer": storable(completion.answer) if completion else None,
+        # As a string: so the response's own escapes, NULs among them, stay as they came.
+        "response": orjson.dumps(completion.body).decode() if completion else None,
+        "prompt_tokens": usage.prompt_tokens if usage else None,
+        "completion_tokens": usage.completion_tokens if usage else None,
+        "cost_usd": result.cost_usd,
+        "latency_s": completion.latency_s if completion else None,
+        "attempts": result.attempts,
+        "error_code": result.error_code,
+        "error_message": storable(result.error_message),
+        "source": str(result.source),
+    }
 
 
 async def iterate(conn: AsyncConnection, batch_id: UUID) -> AsyncGenerator[ResultRecord, None]:
@@ -119,7 +149,7 @@ async def iterate(conn: AsyncConnection, batch_id: UUID) -> AsyncGenerator[Resul
             SELECT v.job_no, v.custom_id, v.status, v.model, v.answer, v.expected_quality,
                    v.quality, v.expected_cost_usd, v.cost_usd, v.latency_s, v.error_code,
                    v.error_message, v.created_at,
-                   r.response, r.prompt_tokens, r.completion_tokens, r.attempts
+                   r.response, r.prompt_tokens, r.completion_tokens, r.attempts, v.source
             FROM batch_results v JOIN results r USING (batch_id, job_no)
             WHERE v.batch_id = %s ORDER BY v.job_no
             """,

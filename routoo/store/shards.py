@@ -10,17 +10,28 @@ Locks are taken in one order: shard (fence), ledger, batch. Write facts first an
 
 from uuid import UUID
 
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 
-from routoo.domain.job import Lease, ShardKey, ShardState, Stage
+from routoo.domain.job import BatchStatus, Lease, ShardKey, ShardState, Stage
 from routoo.errors import StaleLeaseError, StoreError
-from routoo.store import batches
+from routoo.store import batches, drafts
 
 _OWNED = """
     batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s
     AND state = 'leased' AND owner = %(owner)s AND epoch = %(epoch)s
 """
 _UNOWNED = "owner = NULL, lease_expires_at = NULL"
+_FREE = """
+    ((s.state = 'ready' AND (s.not_before IS NULL OR s.not_before <= clock_timestamp()))
+     OR (s.state = 'leased' AND s.lease_expires_at < clock_timestamp()))
+"""
+# A cancelled batch is worked on for as long as a provider holds rows of it.
+_AT_WORK = """
+    (b.status IN ('planning', 'in_progress') OR (
+        b.status = 'cancelling' AND s.stage = 'dispatch' AND EXISTS (
+            SELECT FROM provider_batches p WHERE p.batch_id = s.batch_id
+              AND p.shard_no = s.shard_no AND p.state <> 'closed')))
+"""
 
 
 async def claim(conn: AsyncConnection, key: ShardKey, owner: str, lease_s: float) -> Lease | None:
@@ -33,18 +44,18 @@ async def claim(conn: AsyncConnection, key: ShardKey, owner: str, lease_s: float
         lease_s: How long the lease holds without `renew`, in seconds.
 
     Returns:
-        The lease, or None where the shard is done, blocked, parked, another's, or its batch over.
+        The lease, or None where the shard is done, blocked, parked, another's or waits, or its
+        batch is over.
     """
     cursor = await conn.execute(
-        """
-        UPDATE shards SET state = 'leased', owner = %(owner)s, epoch = epoch + 1,
+        f"""
+        UPDATE shards s SET state = 'leased', owner = %(owner)s, epoch = epoch + 1,
             attempts = attempts + 1,
             lease_expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
-        WHERE batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s
-          AND (state = 'ready' OR (state = 'leased' AND lease_expires_at < clock_timestamp()))
-          AND EXISTS (SELECT FROM batches WHERE id = batch_id AND status = 'in_progress')
+        WHERE batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s AND {_FREE}
+          AND EXISTS (SELECT FROM batches b WHERE b.id = s.batch_id AND {_AT_WORK})
         RETURNING epoch, first_job, job_count
-        """,
+        """.encode(),  # noqa: S608 - literals of this module
         {**_key(key), "owner": owner, "lease_s": lease_s},
     )
     row = await cursor.fetchone()
@@ -67,28 +78,47 @@ async def fence(conn: AsyncConnection, lease: Lease) -> None:
     Raises:
         StaleLeaseError: Another worker owns the shard now; write nothing.
     """
-    cursor = await conn.execute(
+    check_fence(await ask_fence(conn, lease), lease)
+
+
+async def ask_fence(conn: AsyncConnection, lease: Lease) -> AsyncCursor:
+    """Ask for the proof without waiting for it, in a pipeline; `check_fence` reads the answer."""
+    return await conn.execute(
         f"SELECT FROM shards WHERE {_OWNED} FOR SHARE".encode(),
         _proof(lease),
     )
-    if cursor.rowcount == 0:
+
+
+def check_fence(proof: AsyncCursor, lease: Lease) -> None:
+    """Read the answer to `ask_fence`, once the pipeline has it.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now; roll the transaction back.
+    """
+    if proof.rowcount == 0:
         raise _stale(lease)
 
 
 async def complete(conn: AsyncConnection, lease: Lease) -> None:
     """Mark a shard as done; the last one of a stage unblocks the next, or completes the batch.
 
+    A draft's selection unblocks nothing: its calls wait until the plan is submitted.
+
     Raises:
         StaleLeaseError: Another worker owns the shard now.
         StoreError: A job of a dispatch shard has no result yet.
     """
-    await batches.lock(conn, lease.key.batch_id)  # of two last shards the second sees the first
+    # Of two last shards the second sees the first.
+    status = await batches.lock(conn, lease.key.batch_id)
     await _update(conn, lease, f"state = 'done', {_UNOWNED}")
     if lease.key.stage is Stage.DISPATCH:
         await _require_results(conn, lease)
-        await batches.finish_if_done(conn, lease.key.batch_id)
+    elif lease.key.stage is Stage.SELECT and status is BatchStatus.PLANNING:
+        await drafts.finish_planning(conn, lease.key.batch_id)
     else:
         await conn.execute(_UNBLOCK[lease.key.stage], _key(lease.key))
+    if lease.key.stage is not Stage.SCORE:  # a re-plan's select shard may be the last one open
+        await batches.finish_if_done(conn, lease.key.batch_id)
 
 
 _UNBLOCK = {
@@ -117,6 +147,16 @@ async def release(conn: AsyncConnection, lease: Lease, *, count_attempt: bool) -
     """
     undo = "" if count_attempt else ", attempts = greatest(attempts - 1, 0)"
     await _update(conn, lease, f"state = 'ready', {_UNOWNED}{undo}")
+
+
+async def postpone(conn: AsyncConnection, lease: Lease, wait_s: float) -> None:
+    """Keep a shard, once it is handed back, from being handed out for `wait_s` seconds.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+    """
+    changes = "not_before = clock_timestamp() + make_interval(secs => %(wait_s)s)"
+    await _update(conn, lease, changes, wait_s=wait_s)
 
 
 async def fail(conn: AsyncConnection, lease: Lease, error: str, max_attempts: int) -> bool:
@@ -158,12 +198,11 @@ async def due(conn: AsyncConnection, stage: Stage, limit: int) -> list[ShardKey]
         Their keys, oldest batch first.
     """
     cursor = await conn.execute(
-        """
+        f"""
         SELECT s.batch_id, s.shard_no FROM shards s JOIN batches b ON b.id = s.batch_id
-        WHERE b.status = 'in_progress' AND s.stage = %s
-          AND (s.state = 'ready' OR (s.state = 'leased' AND s.lease_expires_at < clock_timestamp()))
+        WHERE s.stage = %s AND {_FREE} AND {_AT_WORK}
         ORDER BY b.created_at, s.batch_id, s.shard_no LIMIT %s
-        """,
+        """.encode(),  # noqa: S608 - as above
         [str(stage), limit],
     )
     return [ShardKey(batch_id, stage, shard_no) async for batch_id, shard_no in cursor]
@@ -197,13 +236,19 @@ async def _update(
 async def _require_results(conn: AsyncConnection, lease: Lease) -> None:
     cursor = await conn.execute(
         """
-        SELECT count(*) FROM results
-        WHERE batch_id = %s AND job_no >= %s AND job_no < %s
+        SELECT count(*) FROM generate_series(%(first)s::int, %(last)s::int) AS n
+        WHERE NOT EXISTS (SELECT FROM results WHERE batch_id = %(id)s AND job_no = n)
+          -- its leader's shard answers for it
+          AND NOT EXISTS (SELECT FROM followers WHERE batch_id = %(id)s AND job_no = n)
         """,
-        [lease.key.batch_id, lease.first_job, lease.first_job + lease.job_count],
+        {
+            "id": lease.key.batch_id,
+            "first": lease.first_job,
+            "last": lease.first_job + lease.job_count - 1,
+        },
     )
     row = await cursor.fetchone()
-    missing = lease.job_count - (row[0] if row else 0)
+    missing = row[0] if row else 0
     if missing:
         raise StoreError(
             f"{missing} jobs of a dispatch shard have no result",

@@ -5,12 +5,12 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import REAL, CheckConstraint, Integer, Text, UniqueConstraint, Uuid
+from sqlalchemy import REAL, Boolean, CheckConstraint, Integer, Text, UniqueConstraint, Uuid
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import SQLModel
 
 from routoo.domain.job import BatchStatus, ShardState, Stage
-from routoo.store.tables.column import TIMESTAMP, USD, batch_key, column, created_at, one_of
+from routoo.store.tables.column import REALS, TIMESTAMP, USD, batch_key, column, created_at, one_of
 
 
 class BatchRow(SQLModel, table=True):
@@ -34,7 +34,9 @@ class BatchRow(SQLModel, table=True):
         Text(), "A batch submitted twice with the same key is one batch", nullable=True
     )
     status: str = column(
-        Text(), "in_progress, completed, failed or cancelled", default="'in_progress'"
+        Text(),
+        "planning, planned, in_progress, paused, cancelling, completed, failed or cancelled",
+        default="'in_progress'",
     )
     pool: dict[str, Any] = column(JSONB(), "Candidate models with the prices of that day")
     budget_usd: Decimal | None = column(USD, "Most that all calls may cost, in USD", nullable=True)
@@ -52,6 +54,16 @@ class BatchRow(SQLModel, table=True):
         JSONB(), "What the selection expected: quality, cost, bound, prices", nullable=True
     )
     error: str | None = column(Text(), "Why the batch failed, and what to do", nullable=True)
+    objective: dict[str, Any] | None = column(
+        JSONB(), "What the selection aims at; null = most quality for the budget", nullable=True
+    )
+    submitted_at: datetime | None = column(
+        TIMESTAMP, "When its plan was submitted; null where there was no plan", nullable=True
+    )
+    draft: bool = column(Boolean(), "Made as a plan, to be submitted later", default="false")
+    call_options: dict[str, Any] | None = column(
+        JSONB(), "How its calls are made; null = as usual", nullable=True
+    )
 
 
 class LedgerRow(SQLModel, table=True):
@@ -107,3 +119,44 @@ class ShardRow(SQLModel, table=True):
     epoch: int = column(Integer(), "Counts owners; a write of an older one fails", default="0")
     attempts: int = column(Integer(), "Times it was started and not handed back", default="0")
     error: str | None = column(Text(), "Why it failed last", nullable=True)
+    not_before: datetime | None = column(
+        TIMESTAMP, "A ready shard waits until then; null = it does not", nullable=True
+    )
+
+
+class FloorRow(SQLModel, table=True):
+    """What is taken off estimates of a batch whose quality floors hold with confidence."""
+
+    __tablename__ = "floors"
+    __table_args__ = ({"comment": "Margins of batches whose quality floors hold with confidence"},)
+
+    batch_id: UUID = batch_key(references=True)
+    margins: list[float] = column(REALS, "Taken off predicted quality, in pool order")
+
+
+class ReplanRow(SQLModel, table=True):
+    """One revision of a running batch's plan: the history of why and what changed."""
+
+    __tablename__ = "replans"
+    __table_args__ = (
+        CheckConstraint("revision > 1", name="replans_revision"),
+        CheckConstraint(
+            "(decided_at IS NULL) = (moved IS NULL) AND (decided_at IS NULL) = (before IS NULL)"
+            " AND (decided_at IS NULL) = (after IS NULL)",
+            name="replans_decided",
+        ),
+        {"comment": "Plans of running batches made anew: why, when, and what changed"},
+    )
+
+    batch_id: UUID = batch_key(references=True)
+    revision: int = column(Integer(), "From 2: the first plan is revision 1", primary_key=True)
+    reason: str = column(Text(), "Why the batch was planned anew")
+    requested_at: datetime = column(TIMESTAMP, "When that was asked for", default="now()")
+    decided_at: datetime | None = column(TIMESTAMP, "When it was done", nullable=True)
+    moved: int | None = column(Integer(), "Jobs whose model changed", nullable=True)
+    before: dict[str, Any] | None = column(
+        JSONB(), "Expected of the jobs not under way, as they were assigned", nullable=True
+    )
+    after: dict[str, Any] | None = column(
+        JSONB(), "Expected of the same jobs as they are assigned now", nullable=True
+    )

@@ -11,6 +11,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKey,
     Numeric,
+    Text,
     Uuid,
     text,
 )
@@ -21,6 +22,8 @@ TIMESTAMP = DateTime(timezone=True)
 """An instant; SQLModel's own default has no time zone."""
 USD = Numeric()
 """Exact US dollars: no rounding of a price times a token count."""
+NAMES: ARRAY[str] = ARRAY(Text())
+"""Names of candidate models."""
 REALS: ARRAY[float] = ARRAY(REAL())
 """One value a candidate model, in pool order."""
 

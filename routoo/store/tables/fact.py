@@ -9,10 +9,10 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, REAL, Boolean, CheckConstraint, Integer, Text, UniqueConstraint
+from sqlalchemy import JSON, REAL, Boolean, CheckConstraint, Index, Integer, Text, UniqueConstraint
 from sqlmodel import SQLModel
 
-from routoo.store.tables.column import REALS, TIMESTAMP, USD, batch_key, column
+from routoo.store.tables.column import NAMES, REALS, TIMESTAMP, USD, batch_key, column
 
 
 class JobRow(SQLModel, table=True):
@@ -41,6 +41,12 @@ class JobRow(SQLModel, table=True):
     )
     max_latency_s: float | None = column(REAL(), "Longest expected wait, in seconds", nullable=True)
     deadline: datetime | None = column(TIMESTAMP, "No call starts after this", nullable=True)
+    allowed_models: list[str] | None = column(
+        NAMES, "The only candidate models that may answer; null = all", nullable=True
+    )
+    denied_models: list[str] | None = column(
+        NAMES, "Candidate models that may not answer", nullable=True
+    )
 
 
 class PredictionRow(SQLModel, table=True):
@@ -66,6 +72,22 @@ class PredictionRow(SQLModel, table=True):
     completion_tokens: list[float] = column(REALS, "Expected length of the answer, in tokens")
     novelty: float = column(REAL(), "Distance from the training prompts, 0 to 1")
     truncated: bool = column(Boolean(), "Scored on head and tail of a long prompt")
+
+
+class FollowerRow(SQLModel, table=True):
+    """A job that shares the answer of an identical one."""
+
+    __tablename__ = "followers"
+    __table_args__ = (
+        CheckConstraint("leader_no < job_no", name="followers_leader"),
+        # A leader's result is looked up here in the transaction that saves it.
+        Index("followers_by_leader", "batch_id", "leader_no"),
+        {"comment": "Jobs that are not called because an identical one of their batch is"},
+    )
+
+    batch_id: UUID = batch_key()
+    job_no: int = column(Integer(), "The job", primary_key=True)
+    leader_no: int = column(Integer(), "The job whose answer it shares")
 
 
 class AssignmentRow(SQLModel, table=True):

@@ -5,9 +5,10 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, REAL, Boolean, CheckConstraint, Integer, Text
+from sqlalchemy import JSON, REAL, Boolean, CheckConstraint, Index, Integer, Text
 from sqlmodel import SQLModel
 
+from routoo.domain.completion import ResultSource
 from routoo.domain.job import ResultStatus
 from routoo.store.tables.column import USD, batch_key, column, created_at, one_of
 
@@ -39,6 +40,7 @@ class AttemptRow(SQLModel, table=True):
     __table_args__ = (
         one_of("status", ATTEMPT_STATUSES, "attempts_status"),
         CheckConstraint("cost_usd >= 0", name="attempts_cost"),
+        Index("attempts_by_model", "model", "created_at"),  # the last calls to a model
         {"comment": "Every call made; a lost one counts at its worst case"},
     )
 
@@ -71,6 +73,7 @@ class ResultRow(SQLModel, table=True):
             "status <> 'succeeded' OR (model IS NOT NULL AND answer IS NOT NULL)",
             name="results_answer",
         ),
+        one_of("source", ResultSource, "results_source"),
         {"comment": "How each job ended: exactly one row a job"},
     )
 
@@ -88,6 +91,9 @@ class ResultRow(SQLModel, table=True):
     error_code: str | None = column(Text(), "Kind of failure", nullable=True)
     error_message: str | None = column(Text(), "What went wrong, and what to do", nullable=True)
     created_at: datetime = created_at()
+    source: str = column(
+        Text(), "call, duplicate (shares another job's answer) or cache", default="'call'"
+    )
 
 
 class GradeRow(SQLModel, table=True):
@@ -101,7 +107,9 @@ class GradeRow(SQLModel, table=True):
 
     batch_id: UUID = batch_key()
     job_no: int = column(Integer(), "The job", primary_key=True)
-    score: float = column(REAL(), "1 = right, in [0, 1]")
+    score: float | None = column(
+        REAL(), "1 = right, in [0, 1]; null where the answer is ambiguous", nullable=True
+    )
     grader: str = column(Text(), "Name of the grader")
     detail: str | None = column(Text(), "What it compared", nullable=True)
     created_at: datetime = created_at()

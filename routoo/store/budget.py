@@ -1,0 +1,76 @@
+"""A batch's budget: raise it, and tell once how much of it is used."""
+
+from decimal import Decimal
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from routoo.domain.job import BatchStatus
+from routoo.errors import InputError
+from routoo.store import batches, ledger
+
+WARN_AT_PERCENT = (50, 80, 95)
+"""Shares of the budget, in per cent, whose use is worth a warning."""
+
+_UNCHANGEABLE = {BatchStatus.PLANNING, BatchStatus.PLANNED, BatchStatus.CANCELLING}
+"""A plan was made for its budget, and runs as it was made."""
+
+
+async def set_budget(conn: AsyncConnection, batch_id: UUID, budget_usd: Decimal) -> Decimal | None:
+    """Give a batch another budget: more, or less as far as it is neither spent nor set aside.
+
+    Args:
+        conn: A transaction.
+        batch_id: The batch.
+        budget_usd: Most that all its calls may cost together, those made already among them.
+
+    Returns:
+        The budget before; None means it had none.
+
+    Raises:
+        NotFoundError: There is no such batch.
+        InputError: The batch has committed more than that, is a plan, or is being cancelled.
+    """
+    status = await batches.lock(conn, batch_id)
+    if status in _UNCHANGEABLE:
+        raise InputError(
+            f"the batch is {status}",
+            value=str(batch_id),
+            remedy="Its budget can't be changed; submit it anew",
+        )
+    before = await ledger.balance(conn, batch_id, locked=True)
+    committed_usd = before.reserved_usd + before.spent_usd
+    if budget_usd < committed_usd:
+        raise InputError(
+            "the batch has spent or set aside more than this budget",
+            value=str(budget_usd),
+            where="--budget-usd",
+            remedy=f"Give at least {committed_usd}",
+        )
+    await conn.execute(
+        "UPDATE ledgers SET limit_usd = %s WHERE batch_id = %s", [budget_usd, batch_id]
+    )
+    await conn.execute("UPDATE batches SET budget_usd = %s WHERE id = %s", [budget_usd, batch_id])
+    return before.limit_usd
+
+
+async def note_warnings(conn: AsyncConnection, batch_id: UUID) -> list[int]:
+    """Write down which shares of its budget a batch has used up.
+
+    Any number of workers may ask; of each share one of them learns, once.
+
+    Returns:
+        The shares that are new, in per cent, ascending.
+    """
+    cursor = await conn.execute(
+        """
+        INSERT INTO budget_warnings (batch_id, limit_usd, percent, spent_usd)
+        SELECT batch_id, limit_usd, percent, spent_usd + overrun_usd
+        FROM ledgers, unnest(%s::int[]) AS percent
+        WHERE batch_id = %s AND limit_usd > 0
+          AND (spent_usd + overrun_usd) * 100 >= limit_usd * percent
+        ON CONFLICT DO NOTHING RETURNING percent
+        """,
+        [list(WARN_AT_PERCENT), batch_id],
+    )
+    return sorted([row[0] async for row in cursor])

@@ -1,0 +1,166 @@
+"""The registry of predictor checkpoints: what there is, and which one scorers use."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import orjson
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from routoo.errors import InputError, NotFoundError
+
+_COLUMNS = "c.id, c.path, c.weights_sha256, c.manifest, c.registered_at"
+_SHORTEST_PREFIX = 4
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRecord:
+    """A registered checkpoint."""
+
+    id: UUID
+    path: str
+    """Folder, the same on every scorer."""
+    weights_sha256: str
+    manifest: dict[str, Any]
+    registered_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A checkpoint was put into use."""
+
+    promotion_no: int
+    weights_sha256: str
+    path: str
+    reason: str
+    promoted_at: datetime
+
+
+async def register(conn: AsyncConnection, path: str, manifest: dict[str, Any]) -> CheckpointRecord:
+    """Register a checkpoint; one whose weights are known keeps its row and gets the new path."""
+    plain = orjson.loads(orjson.dumps(manifest))  # a figure that is not known is null, not NaN
+    await conn.execute(
+        """
+        INSERT INTO checkpoints (id, path, weights_sha256, manifest) VALUES (%s, %s, %s, %s)
+        ON CONFLICT (weights_sha256) DO UPDATE SET path = excluded.path
+        """,
+        [uuid4(), path, manifest["weights_sha256"], Jsonb(plain)],
+    )
+    return await find(conn, manifest["weights_sha256"])
+
+
+async def find(conn: AsyncConnection, text: str) -> CheckpointRecord:
+    """Return a checkpoint by the start of its weights' hash or by its path.
+
+    Raises:
+        NotFoundError: None matches.
+        InputError: Several do.
+    """
+    found = await _select(conn, "WHERE path = %s ORDER BY registered_at DESC LIMIT 1", [text])
+    if not found and len(text) >= _SHORTEST_PREFIX:
+        found = await _select(conn, "WHERE starts_with(weights_sha256, %s) LIMIT 2", [text.lower()])
+    if not found:
+        raise NotFoundError(
+            "there is no such checkpoint in the registry",
+            value=text,
+            remedy="`routoo checkpoint register FOLDER` adds one",
+        )
+    if len(found) > 1:
+        raise InputError("several checkpoints begin so", value=text, remedy="Give more of the hash")
+    return found[0]
+
+
+async def list_all(conn: AsyncConnection) -> list[CheckpointRecord]:
+    """Return every registered checkpoint, newest first."""
+    return await _select(conn, "ORDER BY registered_at DESC", [])
+
+
+async def promoted(conn: AsyncConnection, *, at: datetime | None = None) -> CheckpointRecord | None:
+    """Return the checkpoint in use, now or at an instant; None where none was promoted by then."""
+    found = await _select(
+        conn,
+        """
+        JOIN checkpoint_promotions p ON p.checkpoint_id = c.id
+        WHERE promoted_at <= coalesce(%s::timestamptz, 'infinity')
+        ORDER BY promotion_no DESC LIMIT 1
+        """,
+        [at],
+    )
+    return found[0] if found else None
+
+
+async def promote(conn: AsyncConnection, checkpoint: CheckpointRecord, reason: str) -> None:
+    """Put a checkpoint into use: scorers load it for the next batch."""
+    await _put(conn, checkpoint.id, reason, is_rollback=False)
+
+
+async def roll_back(
+    conn: AsyncConnection, reason: str, *, only_if: str | None = None
+) -> CheckpointRecord | None:
+    """Undo the latest promotion that was not undone yet.
+
+    Args:
+        conn: A transaction.
+        reason: Why.
+        only_if: Hash of the weights that must be in use; with others nothing is done.
+
+    Returns:
+        The checkpoint now in use, None where nothing was done: there is no earlier one.
+    """
+    # One at a time: two rollbacks at once must not undo the same promotion.
+    await conn.execute("LOCK TABLE checkpoint_promotions IN SHARE ROW EXCLUSIVE MODE")
+    current = await promoted(conn)
+    if current is None or (only_if is not None and current.weights_sha256 != only_if):
+        return None
+    standing = await _standing(conn)
+    if len(standing) < 2:  # noqa: PLR2004 - the present one, and one to go back to
+        return None
+    await _put(conn, standing[-2], reason, is_rollback=True)
+    return await promoted(conn)
+
+
+async def _standing(conn: AsyncConnection) -> list[UUID]:
+    """Return the checkpoints whose promotions were not undone, in order."""
+    cursor = await conn.execute(
+        "SELECT checkpoint_id, is_rollback FROM checkpoint_promotions ORDER BY promotion_no"
+    )
+    standing: list[UUID] = []
+    for checkpoint_id, is_rollback in await cursor.fetchall():
+        if is_rollback:
+            standing.pop()
+        elif standing[-1:] != [checkpoint_id]:
+            standing.append(checkpoint_id)
+    return standing
+
+
+async def _put(
+    conn: AsyncConnection, checkpoint_id: UUID, reason: str, *, is_rollback: bool
+) -> None:
+    await conn.execute(
+        """
+        INSERT INTO checkpoint_promotions (checkpoint_id, reason, is_rollback) VALUES (%s, %s, %s)
+        """,
+        [checkpoint_id, reason, is_rollback],
+    )
+
+
+async def promotions(conn: AsyncConnection) -> list[Promotion]:
+    """Return what was put into use when, newest first."""
+    async with conn.cursor(row_factory=class_row(Promotion)) as cursor:
+        await cursor.execute(
+            """
+            SELECT promotion_no, weights_sha256, path, reason, promoted_at
+            FROM checkpoint_promotions p JOIN checkpoints c ON c.id = p.checkpoint_id
+            ORDER BY promotion_no DESC
+            """
+        )
+        return await cursor.fetchall()
+
+
+async def _select(conn: AsyncConnection, condition: str, values: Any) -> list[CheckpointRecord]:  # noqa: ANN401 - by place or by name
+    async with conn.cursor(row_factory=class_row(CheckpointRecord)) as cursor:
+        await cursor.execute(f"SELECT {_COLUMNS} FROM checkpoints c {condition}".encode(), values)  # noqa: S608 - a literal of this module
+        return await cursor.fetchall()

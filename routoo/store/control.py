@@ -1,0 +1,157 @@
+"""Control of a batch from outside: pause, resume, cancel, and the end of a cancelled one.
+
+Workers look at the batch's state about twice a second and hand their shards back where it is not
+in progress; nobody can claim a shard then. So a change of state is all that is needed to stop.
+"""
+
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from routoo.domain.job import BatchStatus
+from routoo.errors import InputError
+from routoo.store import batches, provider_batches
+from routoo.store.write_off import write_off_batch
+
+_RUNNING = {BatchStatus.IN_PROGRESS, BatchStatus.PAUSED}
+_CANCELLABLE = _RUNNING | {BatchStatus.PLANNING, BatchStatus.PLANNED, BatchStatus.FAILED}
+
+
+async def pause(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
+    """Let no further work start; what is in flight ends and is kept. Repeating it does nothing.
+
+    Returns:
+        The state before.
+
+    Raises:
+        NotFoundError: There is no such batch.
+        InputError: The batch is over, or being cancelled.
+    """
+    return await _change(conn, batch_id, BatchStatus.PAUSED, _RUNNING)
+
+
+async def resume(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
+    """Let a paused batch go on where it stopped. Repeating it does nothing.
+
+    Returns:
+        The state before.
+
+    Raises:
+        NotFoundError: There is no such batch.
+        InputError: The batch is over, or being cancelled.
+    """
+    return await _change(conn, batch_id, BatchStatus.IN_PROGRESS, _RUNNING)
+
+
+async def cancel(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
+    """Let no further work start for good. A batch that is over already stays as it is.
+
+    `settle_cancelled` ends it once nothing is in flight; call it until it says so.
+
+    Returns:
+        The state before.
+
+    Raises:
+        NotFoundError: There is no such batch.
+    """
+    before = await batches.lock(conn, batch_id)
+    if before in _CANCELLABLE:
+        await _set(conn, batch_id, BatchStatus.CANCELLING)
+        await provider_batches.wake(conn, batch_id)
+    return before
+
+
+async def settle_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
+    """End a batch that is being cancelled, unless workers are still busy with it.
+
+    Every job without a result gets one that says `cancelled`. Stages keep their state, so that a
+    later retry goes on where the batch stopped.
+
+    Args:
+        conn: A transaction of its own.
+        batch_id: The batch.
+
+    Returns:
+        Whether this call ended it.
+
+    Raises:
+        NotFoundError: There is no such batch.
+    """
+    if await batches.lock(conn, batch_id) is not BatchStatus.CANCELLING:
+        return False
+    # Scorers and selectors spend no money: their writes are refused from here on. A dispatcher
+    # is waited for, unless its lease says that it is gone.
+    await conn.execute(
+        """
+        UPDATE shards s
+        SET state = 'ready', owner = NULL, lease_expires_at = NULL, epoch = epoch + 1
+        FROM (SELECT stage, shard_no FROM shards
+              WHERE batch_id = %(id)s AND state = 'leased'
+                AND (stage <> 'dispatch' OR lease_expires_at < clock_timestamp())
+              -- one that is being written may want the batch's row next: it is left for next time
+              FOR UPDATE SKIP LOCKED) AS idle
+        WHERE batch_id = %(id)s AND s.stage = idle.stage AND s.shard_no = idle.shard_no
+        """,
+        {"id": batch_id},
+    )
+    if await _is_at_work(conn, batch_id):
+        return False
+    await write_off_batch(conn, batch_id)
+    await _save_results(conn, batch_id)
+    await conn.execute(
+        "UPDATE batches SET status = 'cancelled', completed_at = clock_timestamp() WHERE id = %s",
+        [batch_id],
+    )
+    return True
+
+
+async def being_cancelled(conn: AsyncConnection) -> list[UUID]:
+    """Return the batches that wait for `settle_cancelled`, oldest first."""
+    cursor = await conn.execute(
+        "SELECT id FROM batches WHERE status = 'cancelling' ORDER BY created_at, id"
+    )
+    return [row[0] async for row in cursor]
+
+
+async def _change(
+    conn: AsyncConnection, batch_id: UUID, target: BatchStatus, allowed: set[BatchStatus]
+) -> BatchStatus:
+    before = await batches.lock(conn, batch_id)
+    if before not in allowed:
+        raise InputError(
+            f"the batch is {before}",
+            value=str(batch_id),
+            remedy="Only a batch that is in progress or paused can be paused or resumed;"
+            " `routoo-producer retry` reopens one that is over",
+        )
+    await _set(conn, batch_id, target)
+    return before
+
+
+async def _set(conn: AsyncConnection, batch_id: UUID, status: BatchStatus) -> None:
+    await conn.execute("UPDATE batches SET status = %s WHERE id = %s", [str(status), batch_id])
+
+
+async def _is_at_work(conn: AsyncConnection, batch_id: UUID) -> bool:
+    cursor = await conn.execute(
+        "SELECT FROM shards WHERE batch_id = %s AND state = 'leased' LIMIT 1", [batch_id]
+    )
+    return cursor.rowcount > 0 or await provider_batches.is_any_open(conn, batch_id)
+
+
+async def _save_results(conn: AsyncConnection, batch_id: UUID) -> None:
+    await conn.execute(
+        """
+        INSERT INTO results (batch_id, job_no, status, cost_usd, attempts, error_code,
+                             error_message)
+        SELECT j.batch_id, j.job_no, 'cancelled', coalesce(calls.cost_usd, 0),
+               coalesce(calls.attempts, 0), 'cancelled',
+               'The batch was cancelled before this job was answered'
+        FROM jobs j LEFT JOIN (
+            SELECT job_no, max(attempt_no) AS attempts, sum(cost_usd) AS cost_usd
+            FROM attempts WHERE batch_id = %(batch_id)s GROUP BY job_no) AS calls USING (job_no)
+        WHERE j.batch_id = %(batch_id)s AND NOT EXISTS (
+            SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
+        """,
+        {"batch_id": batch_id},
+    )

@@ -1,0 +1,85 @@
+"""Plans: batches that are scored and selected, and make no call until they are submitted."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from routoo.domain.job import BatchStatus
+from routoo.errors import InfeasibleError, InputError
+from routoo.store import batches
+from routoo.store.batches import BatchRecord
+
+
+async def finish_planning(conn: AsyncConnection, batch_id: UUID) -> None:
+    """Let a draft whose selection is done wait for its owner.
+
+    `shards.complete` calls this; its dispatch shards stay blocked.
+    """
+    await conn.execute(
+        "UPDATE batches SET status = 'planned' WHERE id = %s AND status = 'planning'", [batch_id]
+    )
+
+
+async def submit_plan(conn: AsyncConnection, batch_id: UUID) -> bool:
+    """Hand out a plan's dispatch shards: from here on exactly that plan runs.
+
+    Args:
+        conn: A transaction.
+        batch_id: The planned batch.
+
+    Returns:
+        Whether this call did it; false where the plan was submitted before.
+
+    Raises:
+        NotFoundError: There is no such batch.
+        InputError: The plan is not ready, its deadline is over, or the batch is.
+        InfeasibleError: What the plan aims at can't be met.
+    """
+    await batches.lock(conn, batch_id)
+    batch = await batches.get(conn, batch_id)
+    if batch.submitted_at is not None:
+        return False
+    if batch.status is not BatchStatus.PLANNED:
+        raise _no_plan(batch)
+    _check_runnable(batch, datetime.now(UTC))
+    await conn.execute(
+        "UPDATE batches SET status = 'in_progress', submitted_at = clock_timestamp() WHERE id = %s",
+        [batch_id],
+    )
+    await conn.execute(
+        "UPDATE shards SET state = 'ready'"
+        " WHERE batch_id = %s AND stage = 'dispatch' AND state = 'blocked'",
+        [batch_id],
+    )
+    return True
+
+
+def _no_plan(batch: BatchRecord) -> InputError:
+    if batch.status is BatchStatus.PLANNING:
+        return InputError(
+            "the plan is not ready: it is being scored and selected",
+            value=str(batch.id),
+            remedy="Wait for it with `routoo-producer watch`",
+        )
+    return InputError(
+        f"the batch is {batch.status} and was no plan that waits",
+        value=str(batch.id),
+        remedy="Make a plan with `routoo-producer plan FILE`",
+    )
+
+
+def _check_runnable(batch: BatchRecord, now: datetime) -> None:
+    plan = batch.plan or {}
+    if plan.get("status") == "infeasible" and not plan["served"]:
+        raise InfeasibleError(
+            "the plan serves nobody: its limits can't all hold",
+            value=str(batch.id),
+            remedy=plan["advice"].rstrip("."),
+        )
+    if batch.deadline is not None and batch.deadline <= now:
+        raise InputError(
+            "the plan's deadline is over",
+            value=str(batch.deadline),
+            remedy="Plan again with a later one",
+        )

@@ -1,0 +1,171 @@
+"""Evaluation runs: begun with their batches, graded when those have ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from routoo.errors import InputError, NotFoundError
+
+_SHORTEST_PREFIX = 4
+"""Characters of an id that may stand for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """A run as the store knows it."""
+
+    id: UUID
+    eval_set_id: UUID
+    schedule_id: UUID | None
+    batch_id: UUID
+    sample_batch_id: UUID | None
+    judge_batch_id: UUID | None
+    mode: str
+    recorded: bool
+    sample_items: list[int]
+    """Positions in the set of the items that every candidate answers."""
+    judge: dict[str, Any] | None
+    checkpoint_sha256: str | None
+    state: str
+    """running, judging, finished or failed."""
+    figures: dict[str, Any] | None
+    error: str | None
+    created_at: datetime
+    finished_at: datetime | None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing will happen to the run any more."""
+        return self.state in {"finished", "failed"}
+
+
+_COLUMNS = ", ".join(field.name for field in fields(RunRecord))
+
+
+async def insert(conn: AsyncConnection, run: dict[str, Any]) -> None:
+    """Write a new run, its columns by name."""
+    judge = run.get("judge")
+    values = run | {"judge": None if judge is None else Jsonb(judge)}
+    names = ", ".join(values)
+    marks = ", ".join(f"%({name})s" for name in values)
+    await conn.execute(f"INSERT INTO eval_runs ({names}) VALUES ({marks})".encode(), values)  # noqa: S608 - names of our own
+
+
+async def get(conn: AsyncConnection, run_id: UUID) -> RunRecord:
+    """Return a run.
+
+    Raises:
+        NotFoundError: There is none with this id.
+    """
+    found = await _select(conn, "WHERE id = %s", [run_id])
+    if not found:
+        raise NotFoundError("there is no such run", value=str(run_id))
+    return found[0]
+
+
+async def find(conn: AsyncConnection, text: str | None) -> RunRecord:
+    """Return the run that a person means: by id, start of an id, batch id or name, or the latest.
+
+    Raises:
+        NotFoundError: None matches.
+        InputError: Several ids start so.
+    """
+    newest = "ORDER BY created_at DESC, id LIMIT 2"
+    if text is None:
+        found = (await _select(conn, newest, []))[:1]
+    else:
+        named = "batch_id IN (SELECT id FROM batches WHERE name = %s)"
+        found = (await _select(conn, f"WHERE {named} {newest}", [text]))[:1]
+        if not found and len(text) >= _SHORTEST_PREFIX:
+            start = "starts_with(id::text, %s) OR starts_with(batch_id::text, %s)"
+            found = await _select(conn, f"WHERE {start} {newest}", [text.lower(), text.lower()])
+    if not found:
+        raise NotFoundError(
+            "there is no such run", value=text, remedy="`routoo-producer eval list` shows them"
+        )
+    if len(found) > 1:
+        raise InputError("several runs have such an id", value=text, remedy="Give more of it")
+    return found[0]
+
+
+async def list_recent(conn: AsyncConnection, limit: int) -> list[RunRecord]:
+    """Return the newest runs, newest first."""
+    return await _select(conn, "ORDER BY created_at DESC, id LIMIT %s", [limit])
+
+
+async def due(conn: AsyncConnection) -> list[UUID]:
+    """Return runs whose next step is due: every batch that they wait for has ended."""
+    cursor = await conn.execute(
+        """
+        SELECT id FROM eval_runs r WHERE state IN ('running', 'judging') AND NOT EXISTS (
+            SELECT FROM batches b WHERE b.status NOT IN ('completed', 'failed', 'cancelled')
+            AND b.id IN (r.batch_id, r.sample_batch_id, r.judge_batch_id))
+        ORDER BY created_at
+        """
+    )
+    return [row[0] async for row in cursor]
+
+
+async def claim(conn: AsyncConnection, run_id: UUID) -> RunRecord | None:
+    """Lock a run that is not over until the transaction ends; None where another has it."""
+    condition = "WHERE id = %s AND state IN ('running', 'judging') FOR UPDATE SKIP LOCKED"
+    found = await _select(conn, condition, [run_id])
+    return found[0] if found else None
+
+
+async def judge(conn: AsyncConnection, run_id: UUID, judge_batch_id: UUID) -> None:
+    """Say that a run waits for its judge."""
+    await conn.execute(
+        "UPDATE eval_runs SET state = 'judging', judge_batch_id = %s WHERE id = %s",
+        [judge_batch_id, run_id],
+    )
+
+
+async def finish(conn: AsyncConnection, run_id: UUID, figures: dict[str, Any]) -> None:
+    """Say that a run is graded, with its headline figures."""
+    await conn.execute(
+        """
+        UPDATE eval_runs SET state = 'finished', figures = %s, finished_at = clock_timestamp()
+        WHERE id = %s
+        """,
+        [Jsonb(figures), run_id],
+    )
+
+
+async def fail(conn: AsyncConnection, run_id: UUID, error: str) -> None:
+    """Say that a run came to nothing, and why."""
+    await conn.execute(
+        """
+        UPDATE eval_runs SET state = 'failed', error = %s, finished_at = clock_timestamp()
+        WHERE id = %s
+        """,
+        [error, run_id],
+    )
+
+
+async def history(conn: AsyncConnection, run: RunRecord, limit: int) -> list[RunRecord]:
+    """Return earlier finished runs that a run may be compared with, newest first.
+
+    They belong to the same schedule, or for a run by hand to none, and asked the same version of
+    the same set.
+    """
+    return await _select(
+        conn,
+        """
+        WHERE state = 'finished' AND eval_set_id = %s AND schedule_id IS NOT DISTINCT FROM %s
+          AND recorded = %s AND created_at < %s ORDER BY created_at DESC LIMIT %s
+        """,
+        [run.eval_set_id, run.schedule_id, run.recorded, run.created_at, limit],
+    )
+
+
+async def _select(conn: AsyncConnection, condition: str, values: Sequence[Any]) -> list[RunRecord]:
+    async with conn.cursor(row_factory=class_row(RunRecord)) as cursor:
+        await cursor.execute(f"SELECT {_COLUMNS} FROM eval_runs {condition}".encode(), values)  # noqa: S608 - a literal of this module
+        return await cursor.fetchall()

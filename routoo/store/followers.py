@@ -1,0 +1,30 @@
+"""Followers: jobs that are not called because an identical one of their batch is."""
+
+from collections.abc import Iterable
+
+from psycopg import AsyncConnection
+
+from routoo.domain.job import Lease
+from routoo.store import shards
+
+
+async def save(conn: AsyncConnection, lease: Lease, pairs: Iterable[tuple[int, int]]) -> None:
+    """Save which jobs share another's answer; pairs that exist already stay.
+
+    Args:
+        conn: A transaction.
+        lease: The select shard.
+        pairs: Numbers of a follower and of its leader, which is no follower itself.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+    """
+    await shards.fence(conn, lease)
+    numbers = list(pairs)
+    await conn.execute(
+        """
+        INSERT INTO followers (batch_id, job_no, leader_no)
+        SELECT %s, * FROM unnest(%s::int[], %s::int[]) ON CONFLICT DO NOTHING
+        """,
+        [lease.key.batch_id, [job for job, _ in numbers], [leader for _, leader in numbers]],
+    )

@@ -1,0 +1,229 @@
+"""Schedules and their firings: each instant is fired by one scheduler, however many run.
+
+One clock counts: the database's. A firing is a row keyed by schedule and instant, written in the
+transaction that begins the run, under a lock on the schedule: so it happens once or not at all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+from uuid import UUID, uuid4
+
+from psycopg import AsyncConnection
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from routoo.errors import InputError, NotFoundError
+
+
+class Missed(StrEnum):
+    """What becomes of firings that nobody was there for."""
+
+    RUN_ONCE = "run-once"
+    """The latest is run when a scheduler is back, the earlier ones are not."""
+    SKIP = "skip"
+    """None is run."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewSchedule:
+    """What is to run when."""
+
+    name: str
+    eval_set: str
+    """Name of the evaluation set; its newest version is run."""
+    cron: str
+    time_zone: str
+    missed: Missed
+    pool: dict[str, Any]
+    """Candidate models as JSON."""
+    next_due_at: datetime
+    budget_usd: Decimal | None = None
+    sample_size: int = 0
+    sample_budget_usd: Decimal | None = None
+    judge: dict[str, Any] | None = None
+    rollback: bool = False
+    """Whether worse quality brings the previous checkpoint back."""
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRecord:
+    """A schedule as the store knows it."""
+
+    id: UUID
+    name: str
+    eval_set: str
+    cron: str
+    time_zone: str
+    missed: Missed
+    pool: dict[str, Any]
+    budget_usd: Decimal | None
+    sample_size: int
+    sample_budget_usd: Decimal | None
+    judge: dict[str, Any] | None
+    rollback: bool
+    paused: bool
+    next_due_at: datetime
+    created_at: datetime
+
+    def __post_init__(self) -> None:
+        """Parse what the database keeps as text."""
+        object.__setattr__(self, "missed", Missed(self.missed))
+
+
+@dataclass(frozen=True, slots=True)
+class Firing:
+    """One instant at which a schedule was due, and what came of it."""
+
+    schedule_id: UUID
+    due_at: datetime
+    outcome: str
+    """submitted, skipped or failed."""
+    owner: str
+    missed: int = 0
+    """Earlier instants that passed unattended and are not run."""
+    run_id: UUID | None = None
+    detail: str | None = None
+    fired_at: datetime | None = None
+    """When a scheduler took it; the database's clock where unset."""
+
+
+_COLUMNS = ", ".join(field.name for field in fields(ScheduleRecord))
+
+
+async def add(conn: AsyncConnection, new: NewSchedule) -> None:
+    """Write a schedule.
+
+    Raises:
+        InputError: There is one of this name.
+    """
+    values = {field.name: getattr(new, field.name) for field in fields(NewSchedule)}
+    values |= {"id": uuid4(), "pool": Jsonb(new.pool)}
+    values["judge"] = None if new.judge is None else Jsonb(new.judge)
+    names, marks = ", ".join(values), ", ".join(f"%({name})s" for name in values)
+    cursor = await conn.execute(
+        f"INSERT INTO schedules ({names}) VALUES ({marks}) ON CONFLICT (name) DO NOTHING".encode(),  # noqa: S608 - names of our own
+        values,
+    )
+    if not cursor.rowcount:
+        raise InputError(
+            "there is a schedule of this name",
+            value=new.name,
+            remedy="Remove it first, or choose another name",
+        )
+
+
+async def get(conn: AsyncConnection, schedule_id: UUID) -> ScheduleRecord:
+    """Return a schedule.
+
+    Raises:
+        NotFoundError: There is none with this id.
+    """
+    return _only(await _select(conn, "WHERE id = %s", [schedule_id]), str(schedule_id))
+
+
+async def find(conn: AsyncConnection, name: str) -> ScheduleRecord:
+    """Return a schedule by its name, locked until the transaction ends.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    return _only(await _select(conn, "WHERE name = %s FOR NO KEY UPDATE", [name]), name)
+
+
+def _only(found: Sequence[ScheduleRecord], value: str) -> ScheduleRecord:
+    if not found:
+        raise NotFoundError(
+            "there is no such schedule",
+            value=value,
+            remedy="`routoo-producer schedule list` shows them",
+        )
+    return found[0]
+
+
+async def list_all(conn: AsyncConnection) -> list[ScheduleRecord]:
+    """Return every schedule, by name."""
+    return await _select(conn, "ORDER BY name", [])
+
+
+async def claim(conn: AsyncConnection, schedule_id: UUID) -> ScheduleRecord | None:
+    """Lock a schedule until the transaction ends; None where another has it or it is paused."""
+    condition = "WHERE id = %s AND NOT paused FOR NO KEY UPDATE SKIP LOCKED"
+    found = await _select(conn, condition, [schedule_id])
+    return found[0] if found else None
+
+
+async def now(conn: AsyncConnection) -> datetime:
+    """Return the time by the one clock that counts."""
+    cursor = await conn.execute("SELECT clock_timestamp()")
+    instant: datetime = (await cursor.fetchall())[0][0]
+    return instant
+
+
+async def fired_after(conn: AsyncConnection, schedule_id: UUID, after: datetime) -> set[datetime]:
+    """Return the instants after one that have been fired already: a clock may have gone back."""
+    cursor = await conn.execute(
+        "SELECT due_at FROM schedule_firings WHERE schedule_id = %s AND due_at > %s",
+        [schedule_id, after],
+    )
+    return {row[0] async for row in cursor}
+
+
+async def save_firing(conn: AsyncConnection, firing: Firing) -> None:
+    """Write a firing; the key refuses a second one of the same instant."""
+    await conn.execute(
+        """
+        INSERT INTO schedule_firings
+            (schedule_id, due_at, outcome, owner, missed, run_id, detail)
+        VALUES (%s, %s, %s, %s, %s, %s, %s)
+        """,
+        [
+            firing.schedule_id,
+            firing.due_at,
+            firing.outcome,
+            firing.owner,
+            firing.missed,
+            firing.run_id,
+            firing.detail,
+        ],
+    )
+
+
+async def move(conn: AsyncConnection, schedule_id: UUID, next_due_at: datetime) -> None:
+    """Set the next instant to fire at."""
+    await conn.execute(
+        "UPDATE schedules SET next_due_at = %s WHERE id = %s", [next_due_at, schedule_id]
+    )
+
+
+async def pause(conn: AsyncConnection, schedule_id: UUID, *, paused: bool) -> None:
+    """Pause a schedule, or let it fire again."""
+    await conn.execute("UPDATE schedules SET paused = %s WHERE id = %s", [paused, schedule_id])
+
+
+async def remove(conn: AsyncConnection, schedule_id: UUID) -> None:
+    """Remove a schedule and its firings; its runs stay."""
+    await conn.execute("DELETE FROM schedules WHERE id = %s", [schedule_id])
+
+
+async def history(conn: AsyncConnection, schedule_id: UUID, limit: int) -> list[Firing]:
+    """Return a schedule's firings, latest first."""
+    names = ", ".join(field.name for field in fields(Firing))
+    async with conn.cursor(row_factory=class_row(Firing)) as cursor:
+        await cursor.execute(
+            f"SELECT {names} FROM schedule_firings WHERE schedule_id = %s"  # noqa: S608 - names of our own
+            " ORDER BY due_at DESC LIMIT %s".encode(),
+            [schedule_id, limit],
+        )
+        return await cursor.fetchall()
+
+
+async def _select(
+    conn: AsyncConnection, condition: str, values: Sequence[Any]
+) -> list[ScheduleRecord]:
+    async with conn.cursor(row_factory=class_row(ScheduleRecord)) as cursor:
+        await cursor.execute(f"SELECT {_COLUMNS} FROM schedules {condition}".encode(), values)  # noqa: S608 - a literal of this module
+        return await cursor.fetchall()
