@@ -10,6 +10,7 @@ import orjson
 
 from routoo.client.retry_after import retry_after_s
 from routoo.errors import (
+    ContentFilterError,
     ContextLengthError,
     EndpointError,
     EndpointTimeoutError,
@@ -34,7 +35,14 @@ _CONTEXT_MESSAGE = re.compile(
 _TRANSIENT_STATUSES = {408, 409, 425}
 _TIMEOUT_STATUSES = {504, 524}
 """A gateway lost patience: the model behind it may have answered all the same."""
+_FILTER_CODES = {
+    "content_filter",
+    "content_policy_violation",
+    "ResponsibleAIPolicyViolation",
+    "moderation_blocked",
+}
 _NO_CREDIT_CODES = {"insufficient_quota", "billing_hard_limit_reached"}
+_KNOWN_CODES = _CONTEXT_CODES | _NO_CREDIT_CODES | _FILTER_CODES
 _KEY_SHAPES = re.compile(r"\b(?:sk|pk|rk|gsk|key|api)-[\w-]{8,}|(?<=Bearer )\S+")
 
 _ERRORS: tuple[tuple[type[BaseException], type[EndpointError], str], ...] = (
@@ -46,6 +54,7 @@ _ERRORS: tuple[tuple[type[BaseException], type[EndpointError], str], ...] = (
     (aiohttp.ConnectionTimeoutError, EndpointUnavailableError, "connecting took too long"),
     (TimeoutError, EndpointTimeoutError, "no answer in time"),
     (aiohttp.ClientConnectorError, EndpointUnavailableError, "the connection failed"),
+    (aiohttp.ClientHttpProxyError, EndpointUnavailableError, "the proxy let no connection through"),
     # From here on the request may have arrived, so the answer may be billed though it was lost.
     (aiohttp.ClientError, InvalidResponseError, "the answer was lost or cut off"),
     (OSError, InvalidResponseError, "the connection was lost"),
@@ -100,6 +109,8 @@ def error_of_response(
 def _kind(status: int, code: str) -> tuple[type[EndpointError], str | None]:
     if code in _NO_CREDIT_CODES:
         return RequestRejectedError, "Top up the account or raise its limit"
+    if code in _FILTER_CODES:
+        return ContentFilterError, "Rephrase the prompt, or let another model answer"
     if status == 429:  # noqa: PLR2004 - too many requests
         return RateLimitedError, None
     if status in _TIMEOUT_STATUSES:
@@ -117,6 +128,7 @@ _REMEDIES = {
     401: "Check the key in the variable that the pool's api_key_env names",
     403: "Check that the key may use this model",
     404: "Check the pool's base_url and the model's name at the endpoint",
+    407: "Put the proxy's user and password into the URL in the variable that names the proxy",
 }
 
 
@@ -138,7 +150,7 @@ def _said(raw: bytes) -> tuple[str, str]:
         return "", str(error)
     message = error.get("message") or error.get("detail") or text
     codes = [error.get("code"), error.get("type")]
-    known = [code for code in codes if code in _CONTEXT_CODES | _NO_CREDIT_CODES]
+    known = [code for code in codes if code in _KNOWN_CODES]
     return (known or [""])[0], message if isinstance(message, str) else text
 
 

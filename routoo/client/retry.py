@@ -6,7 +6,8 @@ from typing import Any
 
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
-from routoo.errors import EndpointError
+from routoo.domain.prompt import estimate_call_tokens
+from routoo.errors import EndpointClosedError, EndpointError
 from routoo.ports import ChatClient
 
 BASE_S = 0.5
@@ -52,11 +53,18 @@ async def call_with_retries(
     Raises:
         EndpointError: The last attempt's failure.
     """
-    attempt = 1
+    attempt, tokens = 1, estimate_call_tokens(body, model)
     while True:
         try:
-            async with client.slot(model):
-                return await client.complete(model, body)
+            async with client.admit(model, tokens, retry=attempt > 1) as permit:
+                await permit.start()
+                completion = await client.complete(permit.model, body)
+                permit.used(completion.usage.total_tokens)
+                return completion
+        except EndpointClosedError:
+            if client.outage_s(model):
+                raise
+            continue  # it asked for a pause: the next permit waits that out
         except EndpointError as error:
             too_long = (error.retry_after_s or 0.0) > PATIENCE_S
             if not error.retryable or too_long or attempt >= max_attempts:

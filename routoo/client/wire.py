@@ -63,7 +63,7 @@ def decode_answer(raw: bytes, *, where: str, http_status: int) -> tuple[dict[str
         raise InvalidResponseError(
             f"the answer is not JSON: {error}", where=where, http_status=http_status
         ) from error
-    text = _first_text(body)
+    text = text_of_answer(body)
     if text is None:
         raise InvalidResponseError(
             "the answer is JSON but not a completion: it has no choices",
@@ -74,7 +74,8 @@ def decode_answer(raw: bytes, *, where: str, http_status: int) -> tuple[dict[str
     return body, text
 
 
-def _first_text(body: object) -> str | None:
+def text_of_answer(body: object) -> str | None:
+    """Return the text of an answer's first choice, None where it is no completion."""
     choices = body.get("choices") if isinstance(body, dict) else None
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
@@ -109,7 +110,9 @@ def usage_of(answer: Mapping[str, Any], body: Mapping[str, Any], model: Candidat
         completion = _count(reported.get("completion_tokens"))
         if prompt is not None and completion is not None:
             return Usage(prompt, completion)
-    return Usage(bound_prompt_tokens(body), bound_completion_tokens(body, model), estimated=True)
+    return Usage(
+        bound_prompt_tokens(body, model), bound_completion_tokens(body, model), estimated=True
+    )
 
 
 def _count(value: object) -> int | None:
