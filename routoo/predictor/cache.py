@@ -23,9 +23,7 @@ class EmbeddingCache:
     """
 
     def __init__(self, folder: Path, encoder: Encoder) -> None:
-        layers = "-".join(map(str, encoder.layers))
-        backbone = encoder.backbone.weights_sha256[:16]
-        self._folder = folder / f"{backbone}-layers{layers}-window{encoder.window.tokens}"
+        self._folder = folder / encoder.identity
         self._encoder = encoder
 
     def encode(self, prompts: Sequence[str], progress: Progress | None = None) -> Encoded:

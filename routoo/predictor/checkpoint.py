@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,24 @@ from routoo.errors import CheckpointError
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.manifest import WEIGHTS_FILE, Manifest, read_manifest, write_manifest
 
+ADAPTER = "adapter."
 
-def pack(estimator: Estimator) -> bytes:
-    """Return the estimator's arrays as safetensors; the same arrays give the same bytes."""
-    return save({name: _contiguous(array) for name, array in estimator.tensors().items()})
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What `routoo train` wrote."""
+
+    manifest: Manifest
+    estimator: Estimator
+    adapters: dict[str, np.ndarray]
+    """Of the backbone, by the layers' names; none where it is as it was."""
+
+
+def pack(estimator: Estimator, adapters: Mapping[str, np.ndarray]) -> bytes:
+    """Return all arrays as safetensors; the same arrays give the same bytes."""
+    named = {f"{ADAPTER}{name}": array for name, array in adapters.items()}
+    arrays = estimator.tensors() | named
+    return save({name: _contiguous(array) for name, array in arrays.items()})
 
 
 def write_checkpoint(folder: Path, weights: bytes, manifest: Manifest) -> None:
@@ -25,7 +40,7 @@ def write_checkpoint(folder: Path, weights: bytes, manifest: Manifest) -> None:
     write_manifest(folder, manifest)
 
 
-def read_checkpoint(folder: Path) -> tuple[Manifest, Estimator]:
+def read_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint.
 
     Raises:
@@ -50,13 +65,15 @@ def read_checkpoint(folder: Path) -> tuple[Manifest, Estimator]:
             remedy="Copy both files of the checkpoint together",
         )
     try:
-        return manifest, Estimator.from_tensors(tensors)
+        estimator = Estimator.from_tensors(tensors)
     except KeyError as error:
         raise CheckpointError(
             f"the checkpoint's weights have no {error}",
             where=str(path),
             remedy="Another release wrote it: train it again with `routoo train`",
         ) from error
+    adapters = {k.removeprefix(ADAPTER): a for k, a in tensors.items() if k.startswith(ADAPTER)}
+    return Checkpoint(manifest, estimator, adapters)
 
 
 def weights_sha256(weights: bytes) -> str:

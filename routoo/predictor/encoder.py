@@ -1,6 +1,6 @@
 """From prompts to feature vectors: hidden states of a language model, pooled over tokens."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +9,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
-from routoo.predictor.backbone import Backbone
+from routoo.errors import CheckpointError
+from routoo.predictor.backbone import Backbone, Pooling
 from routoo.predictor.batching import Window, micro_batches
+from routoo.predictor.language_model import is_decoder, load_language_model
+from routoo.predictor.lora import arrays_sha256, merge_adapters
+from routoo.predictor.pooling import pooler
 from routoo.predictor.text import bounded, clean
 
 MAX_WINDOW_TOKENS = 512
@@ -40,22 +42,57 @@ class Encoder:
 
     Args:
         backbone: Where the model lies.
-        layers: Hidden states to pool over tokens and concatenate, 0 being the token embeddings.
+        layers: Hidden states to pool over tokens and concatenate, 0 being the token embeddings;
+            None takes those at each third of the depth.
+        pooling: How; None takes the mean for an encoder, the last token for a decoder, the one
+            that has seen the whole prompt.
         device: Device to compute on, in torch's words.
     """
 
-    def __init__(self, backbone: Backbone, layers: Sequence[int], *, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        layers: Sequence[int] | None = None,
+        *,
+        pooling: Pooling | None = None,
+        device: str = "cpu",
+    ) -> None:
         self.backbone = backbone
-        self.layers = tuple(layers)
         self._device = torch.device(device)
-        self._tokenizer, self._model = _load(backbone)
-        self._model.to(self._device)
-        self.window = _window(self._tokenizer, self._model)
+        self._tokenizer, self.model = load_language_model(backbone, self._device)
+        self.layers = _layers(layers, int(self.model.config.num_hidden_layers))
+        decodes = is_decoder(self.model)
+        self.pooling = pooling or (Pooling.LAST if decodes else Pooling.MEAN)
+        # A decoder's first token takes the attention that nothing else wants: its state is large
+        # and says nothing (Xiao et al. 2024, attention sinks).
+        self._pool = pooler(self.pooling, skip_first=decodes)
+        self.window = _window(self._tokenizer, self.model)
+        self.adapters: Mapping[str, np.ndarray] = {}
 
     @property
     def width(self) -> int:
         """Features a prompt."""
-        return len(self.layers) * int(self._model.config.hidden_size)
+        return len(self.layers) * int(self.model.config.hidden_size)
+
+    @property
+    def identity(self) -> str:
+        """Name of what it computes: another backbone, pooling or adapter has another."""
+        layers = "-".join(map(str, self.layers))
+        name = f"{self.backbone.weights_sha256[:16]}-layers{layers}-window{self.window.tokens}"
+        if self.pooling is not Pooling.MEAN:
+            name += f"-{self.pooling}"
+        if self.adapters:
+            name += f"-adapted{arrays_sha256(self.adapters)[:16]}"
+        return name
+
+    def adapt(self, adapters: Mapping[str, np.ndarray]) -> None:
+        """Add adapters to the model's weights.
+
+        Raises:
+            CheckpointError: They are not of this model.
+        """
+        merge_adapters(self.model, adapters)
+        self.adapters = adapters
 
     def encode(self, prompts: Sequence[str], progress: Progress | None = None) -> Encoded:
         """Return the pooled hidden states of each prompt.
@@ -82,7 +119,7 @@ class Encoder:
         starts = range(0, len(prompts), CHUNK_PROMPTS)
         with ThreadPoolExecutor(1) as pool:
             ahead = [
-                pool.submit(self._tokenise, prompts[start : start + CHUNK_PROMPTS])
+                pool.submit(self.tokenise, prompts[start : start + CHUNK_PROMPTS])
                 for start in starts[:1]
             ]
             for start in starts:
@@ -90,10 +127,23 @@ class Encoder:
                 following = start + CHUNK_PROMPTS
                 if following < len(prompts):
                     chunk = prompts[following : following + CHUNK_PROMPTS]
-                    ahead.append(pool.submit(self._tokenise, chunk))
+                    ahead.append(pool.submit(self.tokenise, chunk))
                 yield start, sequences, cut
 
-    def _tokenise(self, prompts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
+    @torch.inference_mode()
+    def _pooled(self, sequences: Sequence[Sequence[int]]) -> Float32[np.ndarray, "batch features"]:
+        return np.asarray(self.states(sequences).float().cpu().numpy())
+
+    def states(self, sequences: Sequence[Sequence[int]]) -> Float[Tensor, "batch features"]:
+        """Return the pooled hidden states of token sequences, on the device, open to gradients."""
+        ids, mask = (part.to(self._device) for part in _padded(sequences))
+        states = self.model(
+            input_ids=ids, attention_mask=mask, output_hidden_states=True
+        ).hidden_states
+        return torch.cat([self._pool(states[layer], mask) for layer in self.layers], dim=1)
+
+    def tokenise(self, prompts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
+        """Return each prompt's tokens as the model sees them, and whether they were cut."""
         texts = [bounded(clean(prompt)) for prompt in prompts]
         encoded = self._tokenizer(
             [text for text, _ in texts], add_special_tokens=False, verbose=False
@@ -102,39 +152,28 @@ class Encoder:
         cut = [short or long for (_, short), (_, long) in zip(texts, fitted, strict=True)]
         return [ids for ids, _ in fitted], cut
 
-    @torch.inference_mode()
-    def _pooled(self, sequences: Sequence[Sequence[int]]) -> Float32[np.ndarray, "batch features"]:
-        longest = max(len(ids) for ids in sequences)
-        ids = torch.zeros((len(sequences), longest), dtype=torch.long)
-        mask = torch.zeros((len(sequences), longest), dtype=torch.long)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = torch.tensor(sequence)
-            mask[row, : len(sequence)] = 1
-        ids, mask = ids.to(self._device), mask.to(self._device)
-        states = self._model(
-            input_ids=ids, attention_mask=mask, output_hidden_states=True
-        ).hidden_states
-        pooled = torch.cat([_mean(states[layer], mask) for layer in self.layers], dim=1)
-        return np.asarray(pooled.float().cpu().numpy())
+
+def _padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    longest = max(len(ids) for ids in sequences)
+    ids = torch.zeros((len(sequences), longest), dtype=torch.long)
+    mask = torch.zeros((len(sequences), longest), dtype=torch.long)
+    for row, sequence in enumerate(sequences):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return ids, mask
 
 
-def _mean(
-    states: Float[Tensor, "batch tokens width"], mask: Tensor
-) -> Float[Tensor, "batch width"]:
-    weights = mask.unsqueeze(-1).to(states.dtype)
-    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def _load(backbone: Backbone) -> tuple[Any, Any]:
-    # Its bar would draw over our own.
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    if backbone.path.is_file():
-        where, options = backbone.path.parent, {"gguf_file": backbone.path.name}
-    else:
-        where, options = backbone.path, {}
-    tokenizer = AutoTokenizer.from_pretrained(where, **options)
-    model = AutoModel.from_pretrained(where, dtype=torch.float32, **options)
-    return tokenizer, model.eval()
+def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
+    if layers is None:
+        return tuple(round(depth * third / 3) for third in (1, 2, 3))
+    wrong = [layer for layer in layers if not 0 <= layer <= depth]
+    if wrong or not layers:
+        raise CheckpointError(
+            "the backbone has no such hidden state",
+            value=wrong,
+            remedy=f"Name layers from 0 (token embeddings) to {depth}",
+        )
+    return tuple(layers)
 
 
 def _window(tokenizer: Any, model: Any) -> Window:  # noqa: ANN401 - transformers has no types

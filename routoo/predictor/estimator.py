@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float16, Float32
 
+from routoo.predictor.adopted import Adopted
 from routoo.predictor.calibration import Calibration
 from routoo.predictor.logistic import logit, sigmoid
 from routoo.predictor.member import Member
-from routoo.predictor.neighbours import Neighbours
+from routoo.predictor.neighbours import Nearby, Neighbours
 from routoo.predictor.novelty import Novelty
 from routoo.predictor.projection import Projection
 from routoo.predictor.stack import Stack
@@ -38,39 +39,76 @@ class Estimator:
     calibration: Calibration
     tokens: TokenHead
     novelty: Novelty
+    adopted: Adopted
 
     def __call__(self, features: Float32[np.ndarray, "prompts features"]) -> Estimates:
-        """Estimate quality, its deviation, tokens and novelty."""
+        """Estimate quality, its deviation, tokens and novelty; added models come last."""
         inputs = self.projection.apply(features)
         nearby = self.neighbours.nearby(inputs[:, : self.projection.width])
-        around = self.neighbours.logits(nearby)[None]
-        votes = [self.stack(np.concatenate([member(inputs), around])) for member in self.members]
+        votes = self._votes(inputs, nearby)
         trust = self.novelty.trust(nearby.similarity)[:, None]
-        level = logit(self.neighbours.means)
-        informed = logit(self.calibration(np.mean(votes, axis=0)))
-        quality = sigmoid(level + trust * (informed - level))
+        expected = self.tokens(inputs)
         return Estimates(
-            quality,
+            self._quality(self._departure(np.mean(votes, axis=0), trust)),
             self._deviation(votes, trust),
-            self.tokens(inputs),
+            np.concatenate([expected, self.adopted.tokens(expected)], axis=1),
             self.novelty(nearby.similarity),
         )
 
+    def departure(
+        self, inputs: Float32[np.ndarray, "prompts projected"], *, seen: bool
+    ) -> Float32[np.ndarray, "prompts fitted"]:
+        """Return how far the fitted models' log-odds depart from their levels.
+
+        Args:
+            inputs: Projected features.
+            seen: Prompts may be among those it was fitted on: don't count them as neighbours of
+                themselves, which would give their outcomes away.
+        """
+        nearby = self.neighbours.nearby(inputs[:, : self.projection.width], others=seen)
+        trust = self.novelty.trust(nearby.similarity)[:, None]
+        return self._departure(np.mean(self._votes(inputs, nearby), axis=0), trust)
+
+    def _votes(
+        self, inputs: Float32[np.ndarray, "prompts projected"], nearby: Nearby
+    ) -> list[Float32[np.ndarray, "prompts fitted"]]:
+        around = self.neighbours.logits(nearby)[None]
+        return [self.stack(np.concatenate([member(inputs), around])) for member in self.members]
+
+    def _departure(
+        self,
+        vote: Float32[np.ndarray, "prompts fitted"],
+        trust: Float32[np.ndarray, "prompts 1"],
+    ) -> Float32[np.ndarray, "prompts fitted"]:
+        informed = logit(self.calibration(vote))
+        return np.asarray(trust * (informed - logit(self.neighbours.means)))
+
+    def _quality(
+        self, departure: Float32[np.ndarray, "prompts fitted"]
+    ) -> Float32[np.ndarray, "prompts models"]:
+        fitted = sigmoid(logit(self.neighbours.means) + departure)
+        return np.concatenate([fitted, self.adopted.quality(departure)], axis=1)
+
     def _deviation(
         self,
-        votes: list[Float32[np.ndarray, "prompts models"]],
+        votes: list[Float32[np.ndarray, "prompts fitted"]],
         trust: Float32[np.ndarray, "prompts 1"],
     ) -> Float32[np.ndarray, "prompts models"]:
         """Return the delete-a-group jackknife's deviation (Shao and Tu 1995, section 2.3).
 
         Members share most of their data, so their plain spread is too small by (members - 1).
-        Where an estimate is not trusted, the spread of scores itself is what is left.
+        Where an estimate is not trusted, the spread of scores itself is what is left. An added
+        model has the doubt about its few numbers on top.
         """
-        qualities = np.stack([self.calibration(vote) for vote in votes])
-        jackknife = (len(votes) - 1) * qualities.var(axis=0)
-        means = self.neighbours.means
-        prior = means * (1 - means)
-        return np.asarray(np.sqrt(trust * jackknife + (1 - trust) * prior), np.float32)
+        whole = np.ones_like(trust)
+        departures = [self._departure(vote, whole) for vote in votes]
+        qualities = np.stack([self._quality(departure) for departure in departures])
+        variance = (len(votes) - 1) * qualities.var(axis=0)
+        if added := len(self.adopted.theta):
+            variance[:, -added:] += self.adopted.variance(np.mean(departures, axis=0))
+        level = self._quality(np.zeros((1, votes[0].shape[1]), np.float32))
+        prior = level * (1 - level)
+        return np.asarray(np.sqrt(trust * variance + (1 - trust) * prior), np.float32)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays a checkpoint keeps, named by part."""
@@ -81,6 +119,7 @@ class Estimator:
             "calibration": self.calibration.tensors(),
             "tokens": self.tokens.tensors(),
             "novelty": self.novelty.tensors(),
+            "adopted": self.adopted.tensors(),
         }
         parts |= {f"member{n}": member.tensors() for n, member in enumerate(self.members)}
         named = {f"{part}.{key}": a for part, arrays in parts.items() for key, a in arrays.items()}
@@ -101,6 +140,7 @@ class Estimator:
             Calibration.from_tensors(_part(tensors, "calibration")),
             TokenHead.from_tensors(_part(tensors, "tokens")),
             Novelty.from_tensors(_part(tensors, "novelty")),
+            Adopted.from_tensors(_part(tensors, "adopted"), len(tensors["neighbours.means"])),
         )
 
 

@@ -4,10 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from routoo.errors import InputError
-from routoo.predictor.calibration import fit_calibration
+from routoo.predictor.adopted import Adopted
+from routoo.predictor.calibration import Calibration, fit_calibration
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.domains import number_domains
 from routoo.predictor.estimator import Estimator
@@ -61,6 +62,8 @@ def fit_estimator(
     hidden: int,
     options: FitOptions,
     progress: Callable[[int], None] | None = None,
+    *,
+    told: Bool[np.ndarray, " items"] | None = None,
 ) -> Fitted:
     """Fit the views by folds, then stack and calibrate their held-out predictions.
 
@@ -70,6 +73,8 @@ def fit_estimator(
         hidden: How many of the features are hidden states.
         options: Folds, penalties, seed.
         progress: Told when another fold is done.
+        told: Items whose outcomes the features know of: their estimates flatter, so that weights
+            and calibration are left to the other items. They must be whole folds.
 
     Raises:
         InputError: There are too few items.
@@ -99,7 +104,12 @@ def fit_estimator(
         _hold_out(crossed, member, matrix.score, inputs, projection.width, inside)
         if progress:
             progress(1)
-    return _combined(crossed, matrix, inputs, folds, projection, landmarks, options)
+    score = matrix.score
+    if told is not None:
+        score = np.where(told[:, None], np.nan, score)
+        folds = grouped_folds(groups, options.folds, options.seed + 1)
+    judged = _judge(crossed.views, score, folds)
+    return _combined(crossed, matrix, inputs, (projection, landmarks), judged, options)
 
 
 def _hold_out(
@@ -118,27 +128,44 @@ def _hold_out(
     crossed.similarity[~inside, : nearby.similarity.shape[1]] = nearby.similarity
 
 
-def _combined(  # noqa: PLR0913, PLR0917 - the parts of one estimator
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What held-out predictions were worth."""
+
+    stack: Stack
+    calibration: Calibration
+    methods: tuple[str, ...]
+
+
+def _judge(
+    views: Float32[np.ndarray, "views items models"],
+    score: Float32[np.ndarray, "items models"],
+    folds: Int64[np.ndarray, " items"],
+) -> _Judged:
+    stack = Stack.fit(views, score)
+    return _Judged(stack, *fit_calibration(stack(views), score, folds))
+
+
+def _combined(
     crossed: _CrossFit,
     matrix: OutcomeMatrix,
     inputs: Float32[np.ndarray, "items projected"],
-    folds: Int64[np.ndarray, " items"],
-    projection: Projection,
-    landmarks: np.ndarray,
+    scene: tuple[Projection, np.ndarray],
+    judged: _Judged,
     options: FitOptions,
 ) -> Fitted:
-    stack = Stack.fit(crossed.views, matrix.score)
-    logits = stack(crossed.views)
-    calibration, methods = fit_calibration(logits, matrix.score, folds)
+    projection, landmarks = scene
     estimator = Estimator(
         projection,
         landmarks,
         tuple(crossed.members),
         Neighbours.fit(inputs[:, : projection.width], matrix.score, options.seed),
-        stack,
-        calibration,
+        judged.stack,
+        judged.calibration,
         TokenHead.fit(inputs, matrix.completion_tokens, options.ridge),
         Novelty.fit(crossed.similarity),
+        Adopted.none(len(matrix.models)),
     )
     views = dict(zip(ALL_VIEWS, crossed.views, strict=True))
-    return Fitted(estimator, calibration(logits), views, methods)
+    held_out = judged.calibration(judged.stack(crossed.views))
+    return Fitted(estimator, held_out, views, judged.methods)

@@ -1,7 +1,8 @@
 """A checkpoint's manifest: what it is, what it fits, how good it was. Needs no torch to read."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,29 @@ class Manifest:
     """Options of the fit."""
     metrics: dict[str, Any]
     """Figures on items the measured fit never saw: per model and mean."""
+    pooling: str = "mean"
+    """How hidden states become one vector a prompt."""
     format_version: int = FORMAT_VERSION
+
+    def floor_margins(self, models: Sequence[str], confidence: float) -> list[float]:
+        """Return what to take off models' estimates so that the rest holds with confidence.
+
+        Args:
+            models: Names of models it knows.
+            confidence: Share of graded answers to be at or above their floor.
+
+        Raises:
+            CheckpointError: It was trained without margins, or with none for such a confidence.
+        """
+        table = self.metrics.get("floor_margins") or {"confidences": [], "models": {}}
+        places = [n for n, level in enumerate(table["confidences"]) if level >= confidence]
+        if not places or not set(models) <= set(table["models"]):
+            raise CheckpointError(
+                "the checkpoint has no margins for such a confidence",
+                value=confidence,
+                remedy="Lower --floor-confidence, leave it out, or train again with `routoo train`",
+            )
+        return [float(table["models"][name][places[0]]) for name in models]
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
@@ -80,13 +103,15 @@ def _parsed(values: Any, path: Path) -> Manifest:  # noqa: ANN401 - JSON of any 
             value=version,
             remedy="Train it again with `routoo train`, or use the Routoo release that wrote it",
         )
-    missing = {field.name for field in fields(Manifest)} - set(values)
+    # What has a default came later: checkpoints from before it are as the default says.
+    needed = {field.name for field in fields(Manifest) if field.default is MISSING}
+    missing = needed - set(values)
     if missing:
         raise CheckpointError(
             f"the manifest has no {', '.join(sorted(missing))}",
             where=str(path),
             remedy="Train the checkpoint again with `routoo train`",
         )
-    known = {field.name: values[field.name] for field in fields(Manifest)}
+    known = {field.name: values[field.name] for field in fields(Manifest) if field.name in values}
     known |= {"models": tuple(known["models"]), "layers": tuple(known["layers"])}
     return Manifest(**known)

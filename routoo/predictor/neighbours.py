@@ -16,6 +16,8 @@ PRIOR_NEIGHBOURS = 5.0
 """The models' means count as this many average neighbours."""
 MEMORY_PROMPTS = 16_384
 """Most training prompts kept: bounds the checkpoint and the time of a look-up."""
+SAME = 0.999
+"""Beyond this cosine two prompts are one: the memory keeps half precision."""
 _BLOCK = 1024
 
 
@@ -52,14 +54,23 @@ class Neighbours:
         kept = _units(vectors[rows]).astype(np.float16)
         return cls(kept, score[rows].astype(np.float16), known_mean(score, axis=0))
 
-    def nearby(self, vectors: Float32[np.ndarray, "prompts width"]) -> Nearby:
-        """Find the nearest training prompts, by blocks, so that memory stays bounded."""
+    def nearby(
+        self, vectors: Float32[np.ndarray, "prompts width"], *, others: bool = False
+    ) -> Nearby:
+        """Find the nearest training prompts, by blocks, so that memory stays bounded.
+
+        Args:
+            vectors: Prompts, not yet of unit length.
+            others: Pass over training prompts that are the same as the one asked about.
+        """
         units, memory = _units(vectors), self.vectors.astype(np.float32).T
         count = min(NEIGHBOURS, len(self.vectors))
         rows = np.zeros((len(units), count), np.int64)
         similarity = np.zeros((len(units), count), np.float32)
         for start in range(0, len(units), _BLOCK):
             cosine = units[start : start + _BLOCK] @ memory
+            if others:
+                cosine[cosine > SAME] = -1
             nearest = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
             value = np.take_along_axis(cosine, nearest, 1)
             order = np.argsort(-value, axis=1, kind="stable")

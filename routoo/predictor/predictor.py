@@ -9,11 +9,10 @@ from jaxtyping import Float32
 
 from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError
-from routoo.predictor.backbone import find_backbone
+from routoo.predictor.backbone import Pooling, find_backbone
 from routoo.predictor.cache import EmbeddingCache
-from routoo.predictor.checkpoint import read_checkpoint
+from routoo.predictor.checkpoint import Checkpoint, read_checkpoint
 from routoo.predictor.encoder import Encoder, Progress
-from routoo.predictor.estimator import Estimator
 from routoo.predictor.features import Embeds, prompt_features
 from routoo.predictor.manifest import Manifest
 
@@ -22,15 +21,18 @@ class CheckpointPredictor:
     """Estimates how well each candidate model would answer (implements ports.Predictor).
 
     Args:
-        manifest: The checkpoint's facts.
-        estimator: The checkpoint's fitted part.
+        checkpoint: What was fitted.
         embeds: The backbone it was fitted on.
     """
 
-    def __init__(self, manifest: Manifest, estimator: Estimator, embeds: Embeds) -> None:
-        self.manifest = manifest
-        self._estimator = estimator
+    def __init__(self, checkpoint: Checkpoint, embeds: Embeds) -> None:
+        self.checkpoint = checkpoint
         self._embeds = embeds
+
+    @property
+    def manifest(self) -> Manifest:
+        """The checkpoint's facts."""
+        return self.checkpoint.manifest
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -52,7 +54,7 @@ class CheckpointPredictor:
         """
         columns = self._columns(models)
         features, truncated = prompt_features(prompts, self._embeds, progress)
-        estimates = self._estimator(features)
+        estimates = self.checkpoint.estimator(features)
         return Predictions(
             np.ascontiguousarray(estimates.quality[:, columns]),
             np.ascontiguousarray(estimates.quality_std[:, columns]),
@@ -61,10 +63,18 @@ class CheckpointPredictor:
             truncated,
         )
 
+    def floor_margins(self, models: Sequence[str], confidence: float) -> list[float]:
+        """Return what to take off models' estimates so that the rest holds with confidence.
+
+        Raises:
+            CheckpointError: The checkpoint keeps no margins for such a confidence.
+        """
+        return self.manifest.floor_margins(models, confidence)
+
     def features(self, prompts: Sequence[str]) -> Float32[np.ndarray, "prompts features"]:
         """Return prompts as the estimator's views see them: what baselines are fitted on."""
         raw, _ = prompt_features(prompts, self._embeds)
-        return self._estimator.projection.apply(raw)
+        return self.checkpoint.estimator.projection.apply(raw)
 
     def _columns(self, models: Sequence[str]) -> list[int]:
         position = {name: column for column, name in enumerate(self.models)}
@@ -92,7 +102,8 @@ def load_predictor(
     Raises:
         CheckpointError: The checkpoint or its backbone is absent, damaged, or they don't fit.
     """
-    manifest, estimator = read_checkpoint(checkpoint)
+    read = read_checkpoint(checkpoint)
+    manifest = read.manifest
     backbone = find_backbone(manifest.backbone)
     if backbone.weights_sha256 != manifest.backbone_sha256:
         raise CheckpointError(
@@ -101,9 +112,15 @@ def load_predictor(
             value=backbone.weights_sha256,
             remedy=f"Install the weights with sha256 {manifest.backbone_sha256}, or train again",
         )
-    encoder = Encoder(backbone, manifest.layers, device=choose_device(device))
+    encoder = Encoder(
+        backbone,
+        manifest.layers,
+        pooling=Pooling(manifest.pooling),
+        device=choose_device(device),
+    )
+    encoder.adapt(read.adapters)
     embeds = encoder if cache is None else EmbeddingCache(cache, encoder)
-    return CheckpointPredictor(manifest, estimator, embeds)
+    return CheckpointPredictor(read, embeds)
 
 
 def choose_device(device: str) -> str:

@@ -1,0 +1,172 @@
+"""Tuning a backbone on outcomes: LoRA adapters and a linear head, early stopping, resume."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from routoo.predictor.batching import micro_batches
+from routoo.predictor.dataset import OutcomeMatrix, content_sha256, grouped_folds, text_groups
+from routoo.predictor.encoder import Encoder
+from routoo.predictor.lora import adapter_tensors, add_adapters, drop_adapters
+
+_BATCH_TOKENS = 2048
+"""Padded tokens of one step."""
+_POOL_PROMPTS = 512
+"""Prompts sorted by length together: less padding, still random batches."""
+_STOP_PARTS = 10
+"""One part in so many is kept to tell when to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class TuneOptions:
+    """How a backbone is tuned."""
+
+    rank: int = 8
+    epochs: int = 5
+    """Most passes over the items."""
+    patience: int = 1
+    """Passes without a lower loss on the items kept back before it stops."""
+    learning_rate: float = 3e-4
+    """Of the adapters; the head learns three times as fast."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """What came of it."""
+
+    adapters: dict[str, np.ndarray]
+    losses: tuple[float, ...]
+    """Log loss on the items kept back, after each pass."""
+
+
+class _Run:
+    """One tuning: adapters, head and optimiser, as they are after some passes."""
+
+    def __init__(self, encoder: Encoder, matrix: OutcomeMatrix, options: TuneOptions) -> None:
+        torch.manual_seed(options.seed)
+        self.encoder, self.options = encoder, options
+        self.sequences, _ = encoder.tokenise(matrix.prompts)
+        self.score = torch.from_numpy(matrix.score)
+        adapters = add_adapters(encoder.model, options.rank)
+        device = adapters[0].device
+        self.head = nn.Sequential(
+            nn.LayerNorm(encoder.width), nn.Linear(encoder.width, len(matrix.models))
+        ).to(device)
+        rates = ((adapters, 1), (list(self.head.parameters()), 3))
+        groups = [{"params": part, "lr": options.learning_rate * by} for part, by in rates]
+        self.parameters = [*adapters, *self.head.parameters()]
+        self.optimiser = torch.optim.AdamW(groups, weight_decay=0.01)
+        self.best: dict[str, np.ndarray] = {}
+        self.losses: list[float] = []
+
+    def learn(self, rows: Int64[np.ndarray, " rows"], progress: Callable[[int], None]) -> None:
+        """Pass once over the items, in an order that the seed and the pass decide."""
+        generator = np.random.default_rng((self.options.seed, len(self.losses)))
+        for batch in self._batches(generator.permutation(rows)):
+            self.optimiser.zero_grad()
+            loss = self._loss(batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+            nn.utils.clip_grad_norm_(self.parameters, 1.0)
+            self.optimiser.step()
+            progress(len(batch))
+
+    @torch.no_grad()
+    def check(self, rows: Int64[np.ndarray, " rows"]) -> None:
+        """Note the loss on the items kept back, and the adapters where it is the least yet."""
+        batches = list(self._batches(rows))
+        losses = [float(self._loss(batch)) for batch in batches]
+        self.losses.append(float(np.average(losses, weights=[len(batch) for batch in batches])))
+        if min(self.losses) == self.losses[-1]:
+            self.best = adapter_tensors(self.encoder.model)
+
+    @property
+    def ended(self) -> bool:
+        """Whether more passes are not worth it, or not allowed."""
+        since = len(self.losses) - 1 - int(np.argmin(self.losses)) if self.losses else 0
+        return len(self.losses) >= self.options.epochs or since > self.options.patience
+
+    def _batches(self, rows: Int64[np.ndarray, " rows"]) -> Iterator[list[int]]:
+        for start in range(0, len(rows), _POOL_PROMPTS):
+            pool = rows[start : start + _POOL_PROMPTS]
+            lengths = [len(self.sequences[row]) for row in pool]
+            yield from (
+                [int(pool[n]) for n in one] for one in micro_batches(lengths, _BATCH_TOKENS)
+            )
+
+    def _loss(self, rows: list[int]) -> Float[Tensor, ""]:
+        states = self.encoder.states([self.sequences[row] for row in rows])
+        logits = self.head(states.float())
+        score = self.score[rows].to(logits.device)
+        known = ~score.isnan()
+        return binary_cross_entropy_with_logits(logits[known], score[known])
+
+
+def tune(
+    encoder: Encoder,
+    matrix: OutcomeMatrix,
+    inside: Bool[np.ndarray, " items"],
+    options: TuneOptions,
+    state: Path,
+    progress: Callable[[int], None],
+) -> Tuned:
+    """Tune an encoder on some of the items, and leave it tuned.
+
+    Args:
+        encoder: Its model is changed.
+        matrix: Outcomes.
+        inside: Items to learn from; the others are not looked at.
+        options: How.
+        state: File written after every pass; a run that was cut off goes on from it.
+        progress: Told how many more items were learnt from.
+    """
+    parts = grouped_folds(text_groups(matrix.prompts), _STOP_PARTS, options.seed + 1)
+    kept_back = inside & (parts == 0)
+    run = _Run(encoder, matrix, options)
+    # More passes may be allowed later: they go on from the earlier ones.
+    fixed = replace(options, epochs=0, patience=0)
+    name = f"{content_sha256(matrix)} {encoder.identity} {fixed} {inside.sum()}"
+    _resume(run, state, name)
+    while not run.ended:
+        run.learn(np.flatnonzero(inside & ~kept_back), progress)
+        run.check(np.flatnonzero(kept_back))
+        _save(run, state, name)
+    drop_adapters(encoder.model)
+    encoder.adapt(run.best)
+    return Tuned(run.best, tuple(run.losses))
+
+
+def _save(run: _Run, state: Path, name: str) -> None:
+    part = state.with_name(f"{state.name}.part")
+    values = {
+        "name": name,
+        "parameters": [parameter.detach() for parameter in run.parameters],
+        "optimiser": run.optimiser.state_dict(),
+        "losses": run.losses,
+        "best": {key: torch.from_numpy(value) for key, value in run.best.items()},
+    }
+    state.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(values, part)
+    part.replace(state)
+
+
+def _resume(run: _Run, state: Path, name: str) -> None:
+    """Go on from the last pass of a run of the same items, backbone and options."""
+    if not state.exists():
+        return
+    values: dict[str, Any] = torch.load(state, weights_only=True)
+    if values["name"] != name:
+        return
+    with torch.no_grad():
+        for parameter, value in zip(run.parameters, values["parameters"], strict=True):
+            parameter.copy_(value)
+    run.optimiser.load_state_dict(values["optimiser"])
+    run.losses = list(values["losses"])
+    run.best = {key: value.numpy() for key, value in values["best"].items()}
