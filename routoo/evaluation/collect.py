@@ -103,7 +103,7 @@ class Collection:
         queues = [_Queue(model, self._unanswered(items, model)) for model in models]
         async with asyncio.TaskGroup() as group:
             for queue in queues:
-                for _ in range(min(queue.model.endpoint.max_concurrency, len(items))):
+                for _ in range(min(queue.model.combined_endpoint.max_concurrency, len(items))):
                     group.create_task(self._work(queue))
         return [failure for queue in queues for failure in queue.failures]
 

@@ -3,6 +3,8 @@
 import numpy as np
 from jaxtyping import Float64
 
+from routoo.evaluation.hull import Hull
+
 BUDGETS = 25
 
 
@@ -20,23 +22,10 @@ def mix_quality(
         cost_usd: Mean cost of each model's calls, in USD.
         budgets_usd: Mean costs allowed, in USD; one below the cheapest model's counts as it.
     """
-    hull: list[tuple[float, float]] = []
-    for cost, value in sorted(zip(cost_usd.tolist(), (-quality).tolist(), strict=True)):
-        point = (cost, -value)
-        if hull and point[1] <= hull[-1][1]:
-            continue
-        while len(hull) > 1 and _slope(hull[-2], hull[-1]) <= _slope(hull[-2], point):
-            hull.pop()
-        hull.append(point)
-    costs, values = zip(*hull, strict=True)
-    return np.asarray(np.interp(budgets_usd, costs, values))
+    return Hull.over(cost_usd, quality).quality_at(budgets_usd)
 
 
 def log_budgets(cost_usd: Float64[np.ndarray, " models"]) -> Float64[np.ndarray, " budgets"]:
     """Return mean costs per call, evenly spaced in their logarithm from cheapest to dearest."""
     low = max(float(cost_usd.min()), 1e-12)
     return np.geomspace(low, max(float(cost_usd.max()), low), BUDGETS)
-
-
-def _slope(cheap: tuple[float, float], dear: tuple[float, float]) -> float:
-    return (dear[1] - cheap[1]) / max(dear[0] - cheap[0], 1e-300)

@@ -11,6 +11,7 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.tables import Item, Outcomes
 from routoo.errors import InputError
 from routoo.evaluation.graders import Grade, default_grader, grade, listed_choices
+from routoo.evaluation.graders.judge import JUDGE
 from routoo.evaluation.journal import CollectedAnswer
 
 
@@ -65,6 +66,20 @@ def check_gradable(items: Sequence[Item]) -> None:
         InputError: The first that does not.
     """
     for item in items:
+        grade_item(item, "")
+
+
+def check_reference(item: Item) -> None:
+    """Check that an item of an evaluation set has a reference, and that its grader can use it.
+
+    Raises:
+        InputError: It has none, or it can't.
+    """
+    if item.answer is None:
+        raise InputError("the item has no reference", remedy="Give its answer")
+    if item.grader == JUDGE:
+        _options(item)
+    else:
         grade_item(item, "")
 
 

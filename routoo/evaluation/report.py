@@ -6,21 +6,55 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from routoo.evaluation.bootstrap import Interval, Weights, bootstrap_weights, resample
+from routoo.evaluation.hull import Hull
 from routoo.evaluation.metrics import mean_metrics, metrics_by_model
-from routoo.evaluation.routing import Routed, Trial, Weights, area, route
+from routoo.evaluation.reference import Comparison, compare
+from routoo.evaluation.routing import Spread, Trial, matched_round_robin, route
 from routoo.predictor.dataset import OutcomeMatrix
 
-BOOTSTRAPS = 200
 Quality = Float32[np.ndarray, "items models"]
+
+ROUND_ROBIN = "round_robin"
+"""The first router's shares of the models, dealt out blindly."""
+ORACLE = "oracle"
+"""Routes by the outcomes themselves: no router does better on these items."""
+RANDOM_MIX = "random_mix"
+"""The best mix of single models at each cost."""
 
 
 @dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure with its bootstrap 95 % interval over items."""
+class Frontier:
+    """A way to route at every budget, beside the random mix of the same cost."""
 
-    value: float
-    low: float
-    high: float
+    gain: Interval
+    """Quality above the mix, mean over the budgets."""
+    least_gain: Interval
+    """The same at its least over the budgets."""
+    aiq: Interval
+    """Mean height of the cost-quality hull between the cheapest and the dearest model's cost."""
+    headroom: Interval
+    """The mean gain's share of the oracle's."""
+    cost_usd: Float64[np.ndarray, " budgets"]
+    """Mean cost of a call at each budget, in USD."""
+    quality: Float64[np.ndarray, " budgets"]
+    low: Float64[np.ndarray, " budgets"]
+    """Lower end of the quality's interval."""
+    high: Float64[np.ndarray, " budgets"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoutingReport:
+    """Routers on one trial."""
+
+    frontiers: dict[str, Frontier]
+    """By name; the estimates' own, then ROUND_ROBIN and ORACLE."""
+    comparisons: dict[str, Comparison]
+    """The same beside the reference model, and RANDOM_MIX."""
+    reference: int
+    """Column of the reference model."""
+    cost_range_usd: tuple[float, float]
+    """Mean costs of the cheapest and the dearest model: AIQ's range, in USD."""
 
 
 def calibration_report(
@@ -30,34 +64,44 @@ def calibration_report(
     by_model = metrics_by_model(matrix.score, quality, matrix.models)
     draws = [
         mean_metrics(metrics_by_model(matrix.score[rows], quality[rows], matrix.models))
-        for rows in _draws(len(matrix.items), seed)
+        for rows in resample(len(matrix.items), seed)
     ]
     return by_model, {
-        name: _interval(value, np.array([draw[name] for draw in draws]))
+        name: Interval.of(np.array([value, *(draw[name] for draw in draws)]))
         for name, value in mean_metrics(by_model).items()
     }
 
 
 def routing_report(
-    trial: Trial, estimates: Mapping[str, Quality], seed: int
-) -> dict[str, dict[str, Interval]]:
-    """Route by each set of estimates, and by the outcomes themselves (the oracle).
+    trial: Trial, estimates: Mapping[str, Quality], seed: int, reference: int | None = None
+) -> RoutingReport:
+    """Route by each set of estimates, beside the round-robin of the first one's shares and oracle.
 
-    Returns:
-        By name: mean gain over the random mix of equal cost, its least over the budgets, AIQ, and
-        `headroom`, the gain's share of the oracle's.
+    Args:
+        trial: The items.
+        estimates: Quality by name of router; the one that matters first.
+        seed: Of the bootstrap.
+        reference: Column of the model to compare with; None for the best single model.
     """
-    count = len(trial.score)
-    draws = [np.bincount(rows, minlength=count) / count for rows in _draws(count, seed)]
-    # The first row is the sample as it is.
-    weights = np.stack([np.full(count, 1 / count), *draws])
-    routed = {name: route(trial, quality) for name, quality in estimates.items()}
-    oracle = route(trial, trial.score.astype(np.float32))
-    most = np.maximum(oracle.gain(trial, weights).mean(axis=1), 1e-9)
-    return {
-        name: _figures(trial, one, most, weights)
-        for name, one in {**routed, "oracle": oracle}.items()
-    }
+    weights = bootstrap_weights(len(trial.score), seed)
+    routed = {name: route(trial, one) for name, one in estimates.items()}
+    blind = matched_round_robin(trial, next(iter(routed.values())))
+    known = route(trial, trial.score.astype(np.float32))
+    spreads: dict[str, Spread] = {**routed, ROUND_ROBIN: blind, ORACLE: known}
+    mixes = trial.mixes(weights)
+    hulls = {name: spread.hulls(weights) for name, spread in spreads.items()}
+    most = np.maximum(known.gain(mixes, weights).mean(axis=1), 1e-9)
+    column = best_single(trial)[0] if reference is None else reference
+    costs = trial.cost_usd.mean(axis=0)
+    return RoutingReport(
+        {name: _frontier(trial, one, mixes, most, weights) for name, one in spreads.items()},
+        {
+            name: compare(trial, curves, hulls[ORACLE], column, weights)
+            for name, curves in {**hulls, RANDOM_MIX: mixes}.items()
+        },
+        column,
+        (float(costs.min()), float(costs.max())),
+    )
 
 
 def best_single(trial: Trial) -> tuple[int, float]:
@@ -66,24 +110,25 @@ def best_single(trial: Trial) -> tuple[int, float]:
     return int(means.argmax()), float(means.max())
 
 
-def _figures(
-    trial: Trial, routed: Routed, most: Float64[np.ndarray, " draws"], weights: Weights
-) -> dict[str, Interval]:
-    gain = routed.gain(trial, weights)
-    figures = {
-        "gain": gain.mean(axis=1),
-        "least_gain": gain.min(axis=1),
-        "aiq": area(trial.budgets_usd, routed.quality(weights)),
-        "headroom": gain.mean(axis=1) / most,
-    }
-    return {name: _interval(float(draws[0]), draws[1:]) for name, draws in figures.items()}
-
-
-def _draws(count: int, seed: int) -> list[np.ndarray]:
-    generator = np.random.default_rng(seed)
-    return [generator.integers(0, count, count) for _ in range(BOOTSTRAPS)]
-
-
-def _interval(value: float, draws: np.ndarray) -> Interval:
-    low, high = np.nanquantile(draws, [0.025, 0.975])
-    return Interval(float(value), float(low), float(high))
+def _frontier(
+    trial: Trial,
+    spread: Spread,
+    mixes: list[Hull],
+    most: Float64[np.ndarray, " draws"],
+    weights: Weights,
+) -> Frontier:
+    gain, quality = spread.gain(mixes, weights), spread.quality(weights)
+    costs = weights @ trial.cost_usd
+    ranges = zip(spread.hulls(weights), costs.min(axis=1), costs.max(axis=1), strict=True)
+    areas = np.array([hull.aiq(float(low), float(high)) for hull, low, high in ranges])
+    low, high = np.quantile(quality[1:], [0.025, 0.975], axis=0)
+    return Frontier(
+        gain=Interval.of(gain.mean(axis=1)),
+        least_gain=Interval.of(gain.min(axis=1)),
+        aiq=Interval.of(areas),
+        headroom=Interval.of(gain.mean(axis=1) / most),
+        cost_usd=spread.spent_usd(weights)[0],
+        quality=quality[0],
+        low=low,
+        high=high,
+    )

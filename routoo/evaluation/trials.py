@@ -1,7 +1,7 @@
 """Trials of a pool: the items that all its models answered, with what each answer cost."""
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float, Float32, Float64
 
 from routoo.domain.tables import Outcomes
 from routoo.errors import InputError
@@ -11,13 +11,26 @@ from routoo.predictor.dataset import OutcomeMatrix
 
 def cost_matrix(matrix: OutcomeMatrix, outcomes: Outcomes) -> Float64[np.ndarray, "items models"]:
     """Return the cost in USD of each answer; NaN where it is not known."""
+    return _matrix(matrix, outcomes, outcomes.cost_usd)
+
+
+def latency_matrix(
+    matrix: OutcomeMatrix, outcomes: Outcomes
+) -> Float32[np.ndarray, "items models"]:
+    """Return the time of each call in seconds; NaN where it is not known."""
+    return _matrix(matrix, outcomes, outcomes.latency_s).astype(np.float32)
+
+
+def _matrix(
+    matrix: OutcomeMatrix, outcomes: Outcomes, value: Float[np.ndarray, " rows"]
+) -> Float64[np.ndarray, "items models"]:
     row = {item.item_id: number for number, item in enumerate(matrix.items)}
     column = {name: number for number, name in enumerate(matrix.models)}
-    costs = np.full(matrix.score.shape, np.nan)
+    known = np.full(matrix.score.shape, np.nan)
     for number, (item_id, model) in enumerate(zip(outcomes.item_ids, outcomes.models, strict=True)):
         if item_id in row and model in column:
-            costs[row[item_id], column[model]] = outcomes.cost_usd[number]
-    return costs
+            known[row[item_id], column[model]] = value[number]
+    return known
 
 
 def priced_columns(costs: Float64[np.ndarray, "items models"]) -> list[int]:
@@ -26,11 +39,19 @@ def priced_columns(costs: Float64[np.ndarray, "items models"]) -> list[int]:
 
 
 def complete_trial(
-    matrix: OutcomeMatrix, costs: Float64[np.ndarray, "items models"], columns: list[int]
+    matrix: OutcomeMatrix,
+    costs: Float64[np.ndarray, "items models"],
+    columns: list[int],
+    expected_cost_usd: Float64[np.ndarray, "items models"] | None = None,
 ) -> tuple[np.ndarray, Trial]:
     """Keep the items that all models of the pool answered at a known cost.
 
-    The costs that a router expects are each model's mean: it is not told what an answer will cost.
+    Args:
+        matrix: Scores of all models.
+        costs: What each answer cost, in USD.
+        columns: The pool.
+        expected_cost_usd: What a router expected before the calls; None takes each model's mean,
+            since it is not told what an answer will cost.
 
     Returns:
         Positions of the items kept, and the trial over them.
@@ -45,5 +66,8 @@ def complete_trial(
             "no item was answered by two or more models at a known cost",
             remedy="Name models with --model that answered the same items and have cost_usd",
         )
-    expected = np.repeat(cost[rows].mean(axis=0)[None], len(rows), axis=0)
+    if expected_cost_usd is None:
+        expected = np.repeat(cost[rows].mean(axis=0)[None], len(rows), axis=0)
+    else:
+        expected = expected_cost_usd[rows][:, columns]
     return rows, Trial(score[rows], cost[rows], expected)

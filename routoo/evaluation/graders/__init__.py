@@ -9,6 +9,11 @@
 | `numeric` | the answer's number is the reference's, within a tolerance |
 | `regex` | the reference, a regular expression, matches |
 | `json` | the parsed values are equal |
+| `json_schema` | the parsed value fits the reference, a JSON Schema |
+| `code_output` | it states the output of a program that the reference holds; nothing is run |
+
+`judge`, a language model that compares with the reference, is no pure function: runs ask it as a
+batch of its own (`judge.py`).
 """
 
 import re
@@ -17,11 +22,12 @@ from typing import Any
 
 from routoo.errors import InputError
 from routoo.evaluation.graders.choice import grade_choice
+from routoo.evaluation.graders.code_output import grade_code_output
 from routoo.evaluation.graders.contains import grade_contains
 from routoo.evaluation.graders.grade import Grade
 from routoo.evaluation.graders.numeric import grade_numeric
 from routoo.evaluation.graders.pattern import grade_regex
-from routoo.evaluation.graders.structure import grade_json
+from routoo.evaluation.graders.structure import grade_json, grade_json_schema
 from routoo.evaluation.graders.text import grade_exact, grade_normalized
 
 __all__ = ["GRADERS", "Grade", "default_grader", "grade", "listed_choices"]
@@ -41,6 +47,8 @@ GRADERS: dict[str, _Grader] = {
     "numeric": grade_numeric,
     "regex": grade_regex,
     "json": _without_options(grade_json),
+    "json_schema": _without_options(grade_json_schema),
+    "code_output": _without_options(grade_code_output),
 }
 
 _OPTION_LINE = re.compile(r"^[ \t]*\(?([A-P])[.):][ \t]+(\S.*)$", re.MULTILINE)

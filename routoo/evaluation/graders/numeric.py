@@ -4,7 +4,8 @@ Which number of the answer counts, first rule that finds one:
 
 1. the last one that is marked as the result: `\boxed{42}`, `#### 42`, "the answer is 42",
    "the output of the code will be 42";
-2. with the option `unit`: the last one that is followed by that unit;
+2. with the option `unit`: the last one that is followed by that unit, or by another of its kind
+   (km for m), which is converted; numbers with units of other kinds don't count;
 3. the only number of the answer;
 4. with the option `pick: last` (the default): the last one after the last equals sign, else the
    last one of the text. With `pick: only`, several different numbers are ambiguous.
@@ -26,6 +27,7 @@ from routoo.evaluation.graders.grade import (
     ungraded,
 )
 from routoo.evaluation.graders.numbers import Number, find_numbers, plain_notation
+from routoo.evaluation.graders.units import carries, in_unit
 
 _IS = r"(?:is|was|=|equals|will be|would be)"
 _RESULT = re.compile(
@@ -54,8 +56,12 @@ def grade_numeric(answer: str, reference: str, options: Mapping[str, Any]) -> Gr
     wanted = [_only(part) for part in reference.split("|")]
     text = plain_notation(first_and_last(readable(answer)))
     numbers = find_numbers(text)
+    unit = options.get("unit")
+    if unit:
+        numbers = list(in_unit(text, numbers, str(unit)))
     if not numbers:
-        return right_or_wrong(right=False, detail="no number in the answer")
+        carrying = f" that may be in {unit}" if unit else ""
+        return right_or_wrong(right=False, detail=f"no number{carrying} in the answer")
     chosen, how = _pick(text, numbers, options)
     if chosen is None:
         return ungraded(how)
@@ -81,7 +87,7 @@ def _pick(
     if marked and not _hedged(text, numbers, marked[-1]):
         return marked[-1], "marked as result"
     unit = options.get("unit")
-    united = [number for number in numbers if unit and _has_unit(text, number, str(unit))]
+    united = [number for number in numbers if unit and carries(text, number, str(unit))]
     if united:
         return united[-1], f"with unit {unit}"
     if len({number.value for number in numbers}) == 1:
@@ -104,13 +110,6 @@ def _marked(text: str, numbers: list[Number]) -> list[Number]:
         if after is not None and after.start <= reach:
             found.append(after)
     return found
-
-
-def _has_unit(text: str, number: Number, unit: str) -> bool:
-    return (
-        re.match(rf"\s{{0,4}}{re.escape(unit)}(?!\w)", text[number.end :], re.IGNORECASE)
-        is not None
-    )
 
 
 def _last_result(text: str, numbers: list[Number]) -> Number:

@@ -5,11 +5,19 @@ import json
 import re
 from typing import Any
 
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, best_match
+from jsonschema.protocols import Validator
+from jsonschema.validators import validator_for
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
 from routoo.errors import InputError
 from routoo.evaluation.graders.grade import Grade, readable, right_or_wrong
 
 _FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 _OPENINGS_TRIED = 100
+_LONGEST_DETAIL = 300
 _DECODER = json.JSONDecoder()
 
 
@@ -34,6 +42,48 @@ def grade_json(answer: str, reference: str) -> Grade:
         return right_or_wrong(right=False, detail="no JSON in the answer")
     right = _equal(said, wanted)
     return right_or_wrong(right=right, detail="equal JSON" if right else "different JSON")
+
+
+def grade_json_schema(answer: str, reference: str) -> Grade:
+    """Grade by whether the answer's JSON fits a JSON Schema (draft 2020-12 where it names none).
+
+    Nothing is fetched: a schema may refer to its own parts only.
+
+    Raises:
+        InputError: The reference is no JSON Schema.
+    """
+    validator = _validator(reference)
+    found, said = _first_value(readable(answer))
+    if not found:
+        return right_or_wrong(right=False, detail="no JSON in the answer")
+    try:
+        error = best_match(validator.iter_errors(said))
+    except Unresolvable as unresolvable:
+        raise InputError(
+            "the schema refers to something that it does not hold",
+            value=str(unresolvable)[:200],
+            remedy="Put the part into the schema, under $defs",
+        ) from unresolvable
+    if error is None:
+        return right_or_wrong(right=True, detail="fits the schema")
+    place = error.json_path.removeprefix("$") or "the whole"
+    return right_or_wrong(right=False, detail=f"{place}: {error.message}"[:_LONGEST_DETAIL])
+
+
+def _validator(reference: str) -> Validator:
+    try:
+        schema = json.loads(reference)
+        kind = Draft202012Validator
+        if isinstance(schema, dict):
+            kind = validator_for(schema, default=Draft202012Validator)
+        kind.check_schema(schema)
+    except (ValueError, SchemaError) as error:
+        raise InputError(
+            "the reference is no JSON Schema",
+            value=str(error).splitlines()[0][:200],
+            remedy="Correct it, or choose another grader",
+        ) from error
+    return kind(schema, registry=Registry())
 
 
 def _first_value(text: str) -> tuple[bool, Any]:

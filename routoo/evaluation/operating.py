@@ -1,0 +1,154 @@
+"""One routing as it was carried out: what was expected of it and what came."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Float64, Int64
+
+from routoo.evaluation.bootstrap import Interval, Weights
+
+MIN_BIN_ANSWERS = 5
+COST_BINS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Items with the answer of the one model that was asked; NaN where a figure is not known."""
+
+    models: tuple[str, ...]
+    choice: Int64[np.ndarray, " items"]
+    """Column of the model that answered; -1 where none did."""
+    expected_quality: Float[np.ndarray, " items"]
+    expected_cost_usd: Float[np.ndarray, " items"]
+    score: Float[np.ndarray, " items"]
+    """NaN where the answer could not be graded."""
+    cost_usd: Float[np.ndarray, " items"]
+    latency_s: Float[np.ndarray, " items"]
+    domains: Sequence[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Operating:
+    """Figures of one routing; means over the items that have them."""
+
+    items: int
+    answered: int
+    graded: int
+    quality: Interval
+    expected_quality: float
+    """Mean over the graded items."""
+    cost_usd: Interval
+    """Mean cost of an answer, in USD."""
+    expected_cost_usd: float
+    """Mean over the answered items, in USD."""
+    cost_ratio: Interval
+    """Actual over expected cost."""
+    latency_p50_s: float
+    latency_p95_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class CostBin:
+    """Answers with similar expected costs."""
+
+    expected_usd: float
+    actual_usd: float
+    answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """One domain's items."""
+
+    name: str
+    items: int
+    quality: Interval
+    expected_quality: float
+    cost_usd: float
+    """Mean cost of an answer, in USD."""
+
+
+def operating_figures(answers: Answers, weights: Weights) -> Operating:
+    """Return what the routing brought beside what was expected of it."""
+    served = answers.choice >= 0
+    graded, priced = ~np.isnan(answers.score), ~np.isnan(answers.cost_usd) & served
+    cost = weighted_mean(answers.cost_usd, weights, priced)
+    expected = weighted_mean(answers.expected_cost_usd, weights, priced)
+    p50, p95 = latency_quantiles(answers.latency_s)
+    return Operating(
+        items=len(answers.choice),
+        answered=int(served.sum()),
+        graded=int(graded.sum()),
+        quality=Interval.of(weighted_mean(answers.score, weights, graded)),
+        expected_quality=float(weighted_mean(answers.expected_quality, weights[:1], graded)[0]),
+        cost_usd=Interval.of(cost),
+        expected_cost_usd=float(expected[0]),
+        cost_ratio=Interval.of(cost / np.where(expected > 0, expected, np.nan)),
+        latency_p50_s=p50,
+        latency_p95_s=p95,
+    )
+
+
+def weighted_mean(
+    value: Float[np.ndarray, " items"], weights: Weights, keep: np.ndarray
+) -> Float64[np.ndarray, " draws"]:
+    """Return each draw's mean over the items kept; NaN where a draw has none of them."""
+    total = weights[:, keep].sum(axis=1)
+    sums = weights[:, keep] @ value[keep].astype(np.float64)
+    return np.asarray(sums / np.where(total > 0, total, np.nan))
+
+
+def latency_quantiles(latency_s: Float[np.ndarray, " items"]) -> tuple[float, float]:
+    """Return the median and the 95th percentile, in seconds; NaN where none is known."""
+    known = latency_s[~np.isnan(latency_s)]
+    if not len(known):
+        return float("nan"), float("nan")
+    p50, p95 = np.quantile(known, [0.5, 0.95])
+    return float(p50), float(p95)
+
+
+def cost_bins(answers: Answers) -> tuple[CostBin, ...]:
+    """Return mean actual cost over up to ten groups of rising expected cost.
+
+    The groups are equally large, save that items expected to cost the same stand together.
+    """
+    known = np.flatnonzero((answers.choice >= 0) & ~np.isnan(answers.cost_usd))
+    if len(known) < MIN_BIN_ANSWERS:
+        return ()
+    expected = answers.expected_cost_usd[known]
+    edges = np.unique(np.quantile(expected, np.linspace(0, 1, COST_BINS + 1), method="lower"))
+    numbers = np.searchsorted(edges, expected, side="right")
+    parts = [known[numbers == number] for number in np.unique(numbers)]
+    return tuple(
+        CostBin(
+            float(answers.expected_cost_usd[part].mean()),
+            float(answers.cost_usd[part].mean()),
+            len(part),
+        )
+        for part in parts
+    )
+
+
+def by_domain(answers: Answers, weights: Weights) -> tuple[Domain, ...]:
+    """Return figures of each named domain, the largest first."""
+    names = np.array([name or "" for name in answers.domains])
+    graded = ~np.isnan(answers.score)
+    rows = [
+        _domain(str(name), answers, weights, graded & (names == name))
+        for name in np.unique(names[graded])
+        if name
+    ]
+    return tuple(sorted(rows, key=lambda row: (-row.items, row.name)))
+
+
+def _domain(name: str, answers: Answers, weights: Weights, keep: np.ndarray) -> Domain:
+    cost = answers.cost_usd[keep]
+    known = cost[~np.isnan(cost)]
+    return Domain(
+        name,
+        int(keep.sum()),
+        Interval.of(weighted_mean(answers.score, weights, keep)),
+        float(answers.expected_quality[keep].mean()),
+        float(known.mean()) if len(known) else float("nan"),
+    )

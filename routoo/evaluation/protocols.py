@@ -1,0 +1,100 @@
+"""Protocols: which items a predictor is fitted on, and which it is then asked about."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int64
+
+from routoo.errors import InputError
+from routoo.evaluation.baselines import domain_quality, knn_quality
+from routoo.evaluation.protocol_names import Protocol
+from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
+from routoo.predictor.domains import number_domains
+from routoo.predictor.fitting import FitOptions, fit_estimator
+
+SPLITS = 5
+"""Parts that items or domains are dealt into."""
+
+Quality = Float32[np.ndarray, "items models"]
+
+
+def cross_fit(
+    matrix: OutcomeMatrix,
+    features: Float32[np.ndarray, "items features"],
+    hidden: int,
+    parts: Int64[np.ndarray, " items"],
+    options: FitOptions,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, Quality]:
+    """Fit a predictor and its baselines once a part, without it, and ask them about it.
+
+    Args:
+        matrix: Outcomes.
+        features: Hidden states, then the surface.
+        hidden: How many of the features are hidden states.
+        parts: Part of each item, as `deal` returns them.
+        options: Of every fit.
+        progress: Told when another part is done.
+
+    Returns:
+        What fits on the other parts said of each part, by the predictor's and baselines' names.
+
+    Raises:
+        InputError: Outside some part there are too few items or no outcomes of a model.
+    """
+    names = ("predictor", "knn", "true_domain_mean")
+    estimates = {name: np.zeros(matrix.score.shape, np.float32) for name in names}
+    for inside, held in _trainings(matrix, parts):
+        train, asked = matrix.take(np.flatnonzero(inside)), matrix.take(np.flatnonzero(held))
+        estimator = fit_estimator(train, features[inside], hidden, options).estimator
+        seen, unseen = (estimator.projection.apply(features[rows]) for rows in (inside, held))
+        estimates["predictor"][held] = estimator(features[held]).quality
+        estimates["knn"][held] = knn_quality(seen, train.score, unseen)
+        estimates["true_domain_mean"][held] = domain_quality(train, asked)
+        if progress:
+            progress(1)
+    return estimates
+
+
+def deal(matrix: OutcomeMatrix, protocol: Protocol, seed: int) -> Int64[np.ndarray, " items"]:
+    """Deal the items into parts by a protocol.
+
+    Raises:
+        InputError: There are fewer than two domains or datasets.
+    """
+    texts = text_groups(matrix.prompts)
+    if protocol is Protocol.RANDOM:
+        return grouped_folds(texts, SPLITS, seed)
+    if protocol is Protocol.DOMAINS:
+        groups = number_domains([item.subject for item in matrix.items])
+    else:
+        groups = number_domains([item.dataset for item in matrix.items])
+    count = int(groups.max(initial=-1)) + 1
+    if count < 2:  # noqa: PLR2004 - nothing to leave out
+        raise InputError(
+            f"the items are of fewer than two {protocol}",
+            remedy="Give `subject` or `dataset` in the items table, or use --protocol random",
+        )
+    if protocol is Protocol.DATASETS:
+        return groups
+    return grouped_folds(groups, min(SPLITS, count), seed)
+
+
+def _trainings(
+    matrix: OutcomeMatrix, parts: Int64[np.ndarray, " items"]
+) -> Iterator[tuple[Bool[np.ndarray, " items"], Bool[np.ndarray, " items"]]]:
+    """Yield what is fitted on and what is held out; some items may be neither."""
+    texts = text_groups(matrix.prompts)
+    for part in np.unique(parts):
+        held = parts == part
+        # The same question under another domain's name would give its answers away.
+        inside = ~held & ~np.isin(texts, texts[held])
+        answered = ~np.isnan(matrix.score[inside]).all(axis=0)
+        missing = [n for n, known in zip(matrix.models, answered, strict=True) if not known]
+        if missing:
+            raise InputError(
+                "a model has no outcomes outside a part that is held out",
+                value=", ".join(missing[:5]),
+                remedy="Name models with --model that answered items of several parts",
+            )
+        yield inside, held

@@ -1,0 +1,162 @@
+"""The scorecard of an evaluation run: what the pipeline really did, and what the pool could do."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float32, Float64
+
+from routoo.domain.tables import Item
+from routoo.errors import InputError
+from routoo.evaluation.bootstrap import bootstrap_weights
+from routoo.evaluation.compile import Evidence, compare_pool, model_rows
+from routoo.evaluation.operating import Answers, by_domain, cost_bins, operating_figures
+from routoo.evaluation.reliability import reliability
+from routoo.evaluation.report import calibration_report
+from routoo.evaluation.run_data import NO_MODEL, EvaluationRun
+from routoo.evaluation.scorecard import PastRun, Pool, Scorecard
+from routoo.evaluation.trials import complete_trial, priced_columns
+from routoo.predictor.dataset import OutcomeMatrix
+
+ROUTER = "router"
+
+
+def run_scorecard(
+    run: EvaluationRun,
+    *,
+    past: Sequence[EvaluationRun] = (),
+    seed: int = 0,
+    reference: str | None = None,
+) -> Scorecard:
+    """Return a run's figures.
+
+    Without a sample that every model answered there is nothing to compare the router with; each
+    model's expectations are then judged by the answers it was chosen for alone.
+
+    Args:
+        run: The run.
+        past: Earlier runs of the same evaluation, oldest first.
+        seed: Of the bootstrap.
+        reference: Model to compare with; None for the best single one.
+
+    Raises:
+        InputError: The reference is no model of the pool that answered the sample.
+    """
+    answers = _answers(run)
+    weights = bootstrap_weights(len(run.item_ids), seed)
+    evidence = _evidence(run)
+    every = list(range(len(run.models)))
+    return Scorecard(
+        f"Evaluation of {run.facts.eval_set}",
+        _facts(run),
+        model_rows(evidence, answers.choice, every, seed),
+        operating_figures(answers, weights),
+        _pool(run, seed, reference),
+        tuple(
+            reliability(name, run.predicted_quality[:, column], evidence.matrix.score[:, column])
+            for column, name in enumerate(run.models)
+        ),
+        calibration_report(evidence.matrix, run.predicted_quality, seed)[1],
+        by_domain(answers, weights),
+        cost_bins(answers),
+        tuple(past_run(one, seed) for one in (*past, run)) if past else (),
+    )
+
+
+def past_run(run: EvaluationRun, seed: int = 0) -> PastRun:
+    """Return the few figures of a run that are followed over time."""
+    answers = _answers(run)
+    figures = operating_figures(answers, bootstrap_weights(len(run.item_ids), seed))
+    judged = reliability("", answers.expected_quality, answers.score)
+    label = f"{run.facts.created_at:%Y-%m-%d %H:%M}"
+    return PastRun(label, figures.quality, figures.cost_usd, judged.ece)
+
+
+def _facts(run: EvaluationRun) -> dict[str, str]:
+    facts = run.facts
+    return {
+        "run": facts.name,
+        "at": f"{facts.created_at:%Y-%m-%d %H:%M %Z}",
+        "items": f"{len(run.item_ids):,}",
+        "asked": "recorded answers" if facts.recorded else "live models",
+        "sample of all models": f"{len(run.sampled):,}" if len(run.sampled) else "",
+        "schedule": facts.schedule or "",
+        "budget": "" if facts.budget_usd is None else f"{facts.budget_usd} USD",
+        "items' sha256": facts.content_sha256[:12],
+        "checkpoint": (facts.checkpoint_sha256 or "")[:12],
+    }
+
+
+def _answers(run: EvaluationRun) -> Answers:
+    at = np.arange(len(run.item_ids))
+    # An item that nobody answered was still planned for a model: that was expected of it.
+    column = np.where(run.answered, run.answered_by, run.chosen)
+    expected = np.where(column == NO_MODEL, 0.0, run.predicted_quality[at, column])
+    planned = run.expected_cost_usd[at, run.chosen]
+    cost = np.where(run.chosen == NO_MODEL, 0.0, planned)
+    return Answers(
+        run.models,
+        run.answered_by,
+        expected,
+        cost,
+        run.quality,
+        run.cost_usd,
+        run.latency_s,
+        run.domains,
+    )
+
+
+def _evidence(run: EvaluationRun) -> Evidence:
+    """Return each model's known answers: of the sample where there are, else of the routed jobs."""
+    routed = np.full(run.predicted_quality.shape, np.nan)
+    rows = np.flatnonzero(run.answered)
+    score, cost, latency = (
+        _filled(routed, sample, rows, run.answered_by[rows], own[rows])
+        for sample, own in (
+            (run.sample_quality, run.quality),
+            (run.sample_cost_usd, run.cost_usd),
+            (run.sample_latency_s, run.latency_s),
+        )
+    )
+    matrix = _matrix(run, score.astype(np.float32), np.arange(len(run.item_ids)))
+    return Evidence(
+        matrix,
+        cost,
+        latency.astype(np.float32),
+        {ROUTER: run.predicted_quality},
+        run.expected_cost_usd,
+    )
+
+
+def _filled(
+    holes: Float64[np.ndarray, "items models"],
+    sample: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    own: np.ndarray,
+) -> Float64[np.ndarray, "items models"]:
+    known = holes.copy()
+    known[rows, columns] = own
+    return np.where(np.isnan(sample), known, sample)
+
+
+def _matrix(
+    run: EvaluationRun, score: Float32[np.ndarray, "items models"], rows: np.ndarray
+) -> OutcomeMatrix:
+    items = tuple(
+        Item(run.item_ids[row], run.prompts[row], subject=run.domains[row] or None) for row in rows
+    )
+    return OutcomeMatrix(items, run.models, score, np.full(score.shape, np.nan, np.float32))
+
+
+def _pool(run: EvaluationRun, seed: int, reference: str | None) -> Pool | None:
+    rows = run.sampled
+    matrix = _matrix(run, run.sample_quality[rows], rows)
+    costs = run.sample_cost_usd[rows]
+    columns = priced_columns(costs)
+    try:
+        kept, trial = complete_trial(matrix, costs, columns, run.expected_cost_usd[rows])
+    except InputError:
+        return None
+    names = tuple(run.models[column] for column in columns)
+    quality = run.predicted_quality[rows][kept][:, columns]
+    return compare_pool(trial, names, {ROUTER: quality}, seed, reference)

@@ -1,0 +1,86 @@
+"""Everything that one evaluation found, ready to be shown: as JSON, on a terminal, as a page."""
+
+from dataclasses import dataclass, field
+
+from routoo.evaluation.bootstrap import Interval
+from routoo.evaluation.operating import CostBin, Domain, Operating
+from routoo.evaluation.pair import PairFigures
+from routoo.evaluation.reference import Comparison
+from routoo.evaluation.reliability import Reliability
+from routoo.evaluation.report import Frontier
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One candidate model of the pool."""
+
+    name: str
+    quality: Interval
+    """Mean score of the answers it is known to give; NaN where none was asked for."""
+    cost_usd: Interval
+    """Mean cost of an answer, in USD."""
+    share: float
+    """Share of the routed items that it answered."""
+    latency_p50_s: float
+    latency_p95_s: float
+    answers: int
+    """Graded answers that its quality is measured on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Single:
+    """One model of the pool on the items that every model answered."""
+
+    name: str
+    cost_usd: float
+    """Mean cost of an answer, in USD."""
+    quality: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Routers beside the pool's models, on items that every model answered."""
+
+    items: int
+    singles: tuple[Single, ...]
+    reference: str
+    """Model that the comparisons name."""
+    weak: str
+    strong: str
+    """The pair of APGR and CPT."""
+    cost_range_usd: tuple[float, float]
+    """Range of mean cost that AIQ covers, in USD."""
+    frontiers: dict[str, Frontier]
+    comparisons: dict[str, Comparison]
+    pairs: dict[str, PairFigures]
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """An evaluation of the same set before, or this one as the last."""
+
+    label: str
+    """Date or name."""
+    quality: Interval
+    cost_usd: Interval
+    ece: float
+    """Expected calibration error; NaN where it was not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scorecard:
+    """One evaluation's figures; a part that was not measured is None or empty."""
+
+    title: str
+    facts: dict[str, str]
+    """What it was measured on: data, checkpoint, protocol, seed."""
+    models: tuple[ModelRow, ...]
+    operating: Operating | None = None
+    pool: Pool | None = None
+    reliability: tuple[Reliability, ...] = ()
+    mean: dict[str, Interval] = field(default_factory=dict)
+    """AUC, Brier score and ECE, mean over the models."""
+    domains: tuple[Domain, ...] = ()
+    cost_bins: tuple[CostBin, ...] = ()
+    history: tuple[PastRun, ...] = ()
+    """Oldest first."""

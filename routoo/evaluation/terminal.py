@@ -1,0 +1,95 @@
+"""A scorecard on a terminal."""
+
+import math
+from collections.abc import Mapping
+
+from rich.console import Console
+from rich.table import Table
+
+from routoo.evaluation.bootstrap import Interval
+from routoo.evaluation.notation import fixed, percent, signed, usd, with_interval
+from routoo.evaluation.operating import Operating
+from routoo.evaluation.scorecard import Pool, Scorecard
+
+
+def print_scorecard(console: Console, card: Scorecard) -> None:
+    """Print what matters of a scorecard: models, routers, the reference, the operating point."""
+    console.print(_models(card))
+    if card.pool is not None:
+        console.print(_frontiers(card.pool))
+        console.print(_beside(card.pool))
+        if card.pool.pairs:
+            console.print(_pairs(card.pool))
+    if card.operating is not None:
+        _print_operating(console, card.operating)
+
+
+def print_calibration(
+    console: Console, by_model: Mapping[str, Mapping[str, float]], mean: Mapping[str, Interval]
+) -> None:
+    """Print what is known of a predictor where nothing can be routed."""
+    table = Table("model", "AUC", "Brier", "ECE", "mean score", "outcomes")
+    for name, row in by_model.items():
+        figures = [fixed(row[key]) for key in ("auc", "brier", "ece", "mean_score")]
+        table.add_row(name, *figures, f"{row['outcomes']:.0f}")
+    _add_mean(table, mean)
+    console.print(table)
+
+
+def _models(card: Scorecard) -> Table:
+    table = Table("model", "AUC", "Brier", "ECE", "quality", "USD/1,000", "share", "graded")
+    rows = {row.name: row for row in card.models}
+    for one in card.reliability:
+        row = rows[one.model]
+        figures = [fixed(value) for value in (one.auc, one.brier, one.ece)]
+        share = percent(row.share)
+        cost = usd(row.cost_usd.value)
+        quality = with_interval(row.quality)
+        table.add_row(one.model, *figures, quality, cost, share, f"{row.answers}")
+    _add_mean(table, card.mean)
+    return table
+
+
+def _add_mean(table: Table, mean: Mapping[str, Interval]) -> None:
+    if mean:
+        table.add_row("mean", *(with_interval(mean[name]) for name in ("auc", "brier", "ece")))
+
+
+def _frontiers(pool: Pool) -> Table:
+    table = Table("routed by", "mean gain over the mix", "least gain", "AIQ", "headroom")
+    for name, row in pool.frontiers.items():
+        figures = (row.gain, row.least_gain, row.aiq, row.headroom)
+        table.add_row(name, *(with_interval(figure) for figure in figures))
+    return table
+
+
+def _beside(pool: Pool) -> Table:
+    table = Table(
+        f"beside {pool.reference}", "cost of its quality", "quality at its cost", "at 0.75 of it"
+    )
+    for name, row in pool.comparisons.items():
+        gains = (signed(row.gain.value), signed(row.gain_for_less.value))
+        table.add_row(name, with_interval(row.cost_ratio, 2), *gains)
+    return table
+
+
+def _pairs(pool: Pool) -> Table:
+    table = Table(f"{pool.weak} or {pool.strong}", "APGR", "CPT(50%)", "CPT(80%)")
+    for name, row in pool.pairs.items():
+        table.add_row(name, *(with_interval(one) for one in (row.apgr, row.cpt50, row.cpt80)))
+    return table
+
+
+def _print_operating(console: Console, figures: Operating) -> None:
+    console.print(
+        f"operating point: quality {with_interval(figures.quality)}, "
+        f"{fixed(figures.expected_quality)} expected; cost {usd(figures.cost_usd.value)} USD per "
+        f"1,000 calls, {usd(figures.expected_cost_usd)} expected",
+        highlight=False,
+    )
+    if not math.isnan(figures.latency_p50_s):
+        console.print(
+            f"latency: median {figures.latency_p50_s:.3g} s, 95 % within "
+            f"{figures.latency_p95_s:.3g} s",
+            highlight=False,
+        )
