@@ -15,11 +15,14 @@ RoutooError
 ├── DownloadError            a model file could not be fetched or its hash is wrong
 └── EndpointError            a call to a model endpoint failed
     ├── RateLimitedError           (retryable, may carry retry_after_s)
+    ├── EndpointClosedError        (retryable: its breaker is open; nothing was sent)
     ├── EndpointUnavailableError   (retryable: 5xx, no connection)
     ├── EndpointTimeoutError       (retryable; may have been billed)
+    ├── HedgeLostError             (cancelled: another call answered first; may have been billed)
     ├── InvalidResponseError       (retryable: cut off, wrong JSON; may have been billed)
     └── RequestRejectedError       4xx: final for this candidate model
-        └── ContextLengthError     the prompt does not fit this model's window
+        ├── ContextLengthError     the prompt does not fit this model's window
+        └── ContentFilterError     the endpoint's content filter refused the prompt or the answer
 ```
 
 Foreign errors (psycopg, aiohttp, OSError, ...) are mapped to these at one boundary each, with
@@ -165,6 +168,13 @@ class RateLimitedError(EndpointError):
     code = "rate_limited"
 
 
+class EndpointClosedError(EndpointError):
+    """The endpoint keeps failing, so it is left alone for a while: nothing was sent."""
+
+    retryable = True
+    code = "endpoint_closed"
+
+
 class EndpointUnavailableError(EndpointError):
     """The endpoint failed before it answered, or could not be reached (5xx, connection)."""
 
@@ -178,6 +188,14 @@ class EndpointTimeoutError(EndpointError):
     retryable = True
     maybe_billed = True
     code = "endpoint_timeout"
+
+
+class HedgeLostError(EndpointError):
+    """The other of two calls for a job answered first; this one was cancelled."""
+
+    retryable = True
+    maybe_billed = True
+    code = "hedge_lost"
 
 
 class InvalidResponseError(EndpointError):
@@ -198,3 +216,9 @@ class ContextLengthError(RequestRejectedError):
     """The prompt and its answer don't fit this model's context window."""
 
     code = "context_length_exceeded"
+
+
+class ContentFilterError(RequestRejectedError):
+    """The endpoint's content filter refused the prompt, or cut the answer."""
+
+    code = "content_filter"

@@ -7,6 +7,9 @@ from typing import Any, Protocol
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import Predictions
+from routoo.domain.provider_batch import ProviderBatch, ProviderRow
+from routoo.errors import EndpointError
+from routoo.limits.records import Grant, Report
 
 
 class Predictor(Protocol):
@@ -16,15 +19,74 @@ class Predictor(Protocol):
         """Return estimates for the prompts, columns in the order of the models' names."""
         ...
 
+    def floor_margins(self, models: Sequence[str], confidence: float) -> Sequence[float]:
+        """Return what to take off each model's quality so that the rest holds with confidence.
+
+        Raises:
+            CheckpointError: It was not fitted for that.
+        """
+        ...
+
+
+class SharedLimits(Protocol):
+    """Keeps the accounts of endpoints for all processes that call them."""
+
+    async def exchange(self, reports: Sequence[Report]) -> list[Grant]:
+        """Take reports in, and say for each what its process may do next.
+
+        Raises:
+            StoreError: The accounts can't be reached; places that were granted run out.
+        """
+        ...
+
+
+class Permit(Protocol):
+    """Permission for one call, near the front of its endpoint's queue."""
+
+    @property
+    def model(self) -> CandidateModel:
+        """The model to ask, placed at the one of its endpoints that has most room."""
+        ...
+
+    async def start(self) -> None:
+        """Wait until the call may be sent within the endpoint's limits; call it once.
+
+        Raises:
+            EndpointClosedError: The endpoint is left alone for the moment.
+        """
+        ...
+
+    def used(self, tokens: int) -> None:
+        """Tell how many tokens the call really took, prompt and completion together."""
+        ...
+
 
 class ChatClient(Protocol):
     """Calls model endpoints."""
 
-    def slot(self, model: CandidateModel) -> AbstractAsyncContextManager[None]:
-        """Wait for a free place among the endpoint's concurrent calls, and hold it.
+    def admit(
+        self, model: CandidateModel, tokens: int, *, retry: bool = False
+    ) -> AbstractAsyncContextManager[Permit]:
+        """Wait until a call is near the front of the queue, and hold the permit to make it.
 
-        Taken by the caller, not by `complete`, so that money is reserved only for a call that
-        can be sent at once.
+        Reserve money once admitted, then `start` the permit, then call `complete` with the
+        permit's model: so money is set aside only for calls that are about to be sent, and an
+        endpoint's place doesn't wait for a commit.
+
+        Args:
+            model: The candidate model to ask.
+            tokens: What the call will probably take, prompt and completion together.
+            retry: Whether an earlier call for the same purpose failed: retries have a budget.
+
+        Raises:
+            EndpointClosedError: On entry; an endpoint is left alone for the moment.
+        """
+        ...
+
+    def outage_s(self, model: CandidateModel) -> float:
+        """Return how long all endpoints of a model have kept failing, in seconds; 0 if one works.
+
+        While it is not 0 no call is let through, but one now and then that tries.
         """
         ...
 
@@ -35,5 +97,64 @@ class ChatClient(Protocol):
 
         Raises:
             EndpointError: The call failed; its class says whether a retry may help.
+        """
+        ...
+
+
+class BatchProvider(Protocol):
+    """Hands requests over to providers' batch APIs."""
+
+    async def upload(self, model: CandidateModel, name: str, content: bytes) -> str:
+        """Upload an input file and return its id; nothing is billed yet.
+
+        Raises:
+            EndpointError: The call failed.
+        """
+        ...
+
+    async def create(
+        self, model: CandidateModel, file_id: str, marker: str, body: Mapping[str, Any]
+    ) -> ProviderBatch:
+        """Ask for a batch of an uploaded file of requests like `body`.
+
+        Raises:
+            EndpointError: The call failed; unless the provider refused it (4xx), the batch may
+                exist all the same.
+        """
+        ...
+
+    async def find(
+        self, model: CandidateModel, marker: str, since_s: float
+    ) -> ProviderBatch | None:
+        """Return the batch that was created with a marker since a time, None if none was.
+
+        Raises:
+            EndpointError: The call failed.
+        """
+        ...
+
+    async def get(self, model: CandidateModel, provider_id: str) -> ProviderBatch:
+        """Return how far a batch has come.
+
+        Raises:
+            EndpointError: The call failed; with status 404 the provider has no such batch.
+        """
+        ...
+
+    async def cancel(self, model: CandidateModel, provider_id: str) -> None:
+        """Ask the provider to stop; what it has answered is kept, and billed.
+
+        Raises:
+            EndpointError: The call failed, or the batch is over.
+        """
+        ...
+
+    async def outcomes(
+        self, model: CandidateModel, batch: ProviderBatch, rows: Sequence[ProviderRow]
+    ) -> Mapping[str, Completion | EndpointError]:
+        """Return what came of each row of a batch that is over, by the row's custom_id.
+
+        Raises:
+            EndpointError: The answers can't be had.
         """
         ...

@@ -42,6 +42,10 @@ class Settings(BaseSettings):
     """A shard whose worker has been silent this long is given to another, in seconds."""
     recovery_interval_s: PositiveFloat = 5.0
     """How often ready or abandoned shards are announced again, in seconds."""
+    replan_interval_s: PositiveFloat = 15.0
+    """How often running batches are held against their plans, in seconds."""
+    replan_drift: PositiveFloat = 0.25
+    """A batch whose calls cost this share more or less than planned is planned anew."""
     max_shard_attempts: PositiveInt = 5
     """A shard that failed this often is parked for a person to look at."""
     max_attempts_per_model: PositiveInt = 4
@@ -50,6 +54,18 @@ class Settings(BaseSettings):
     """Shards that one dispatcher works on at once."""
     task_time_limit_s: PositiveFloat = 600.0
     """A dispatch task hands its shard back after this long, in seconds."""
+    webhook_url: str | None = None
+    """Where alerts of evaluation runs are sent; unset means nowhere."""
+    webhook_secret: SecretStr | None = None
+    """Signs them."""
+    channel_poll_s: PositiveFloat = 30.0
+    """Shortest wait between two looks at a batch at a provider, in seconds."""
+    channel_timeout_s: PositiveFloat = 60.0
+    """Longest wait for a provider's answer to a short request of its batch API, in seconds."""
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)
+    """Port on which the beat serves metrics for Prometheus; unset means none, 0 means any."""
+    metrics_host: str = "127.0.0.1"
+    """Address it listens on; without a password, so not one that strangers reach."""
     log_level: str = "INFO"
 
     @cached_property

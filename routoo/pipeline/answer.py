@@ -7,17 +7,27 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from enum import Enum, auto
+from itertools import chain
 from random import Random
 
 from routoo.client.retry import backoff_s
-from routoo.domain.completion import Attempt, Completion, Reservation, Result
+from routoo.domain.completion import Reservation
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel
-from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
-from routoo.errors import ContextLengthError, EndpointError
+from routoo.domain.prompt import (
+    bound_completion_tokens,
+    bound_prompt_tokens,
+    estimate_call_tokens,
+)
+from routoo.errors import EndpointClosedError, EndpointError
 from routoo.pipeline.books import Books, Grant
-from routoo.ports import ChatClient
+from routoo.pipeline.hedge import Answer, Call, Latencies, race
+from routoo.pipeline.settling import settle
+from routoo.pipeline.tally import Tally, expiry, failure
+from routoo.ports import ChatClient, Permit
 
+OUTAGE_PATIENCE_S = 900.0
+"""A job whose endpoints have all failed for so long fails with them, in seconds."""
 _MONEY_POLL_S = 0.2
 
 
@@ -29,22 +39,8 @@ class _Step(Enum):
     DRAINED = auto()
     """No new call may start now; the job stays pending."""
     NEXT_MODEL = auto()
-
-
-@dataclass(slots=True)
-class _Tally:
-    """What happened to a job so far."""
-
-    attempts: int
-    cost_usd: Decimal
-    model: str | None = None
-    error_code: str | None = None
-    error_message: str | None = None
-    outgrown_tokens: int = 0
-    """The widest context window that proved too small."""
-
-    def blame(self, model: CandidateModel, code: str, message: str) -> None:
-        self.model, self.error_code, self.error_message = model.name, code, message
+    CLOSED = auto()
+    """The model's endpoints keep failing and are left alone for now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +52,11 @@ class Answerer:
     closing: asyncio.Event
     """Set when no new call may start."""
     max_attempts_per_model: int
+    final_errors: frozenset[str] = frozenset()
+    """Codes of errors after which no other model is asked."""
+    latencies: Latencies = field(default_factory=Latencies)
+    called: set[int] = field(default_factory=set)
+    """Numbers of the jobs that were ever admitted: their money may be set aside."""
     rng: Random = field(default_factory=Random)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -72,55 +73,117 @@ class Answerer:
         Raises:
             StoreError: The books can't be kept, or another worker owns the shard.
         """
-        tally = _Tally(pending.attempts, pending.cost_usd)
-        for model in candidates:
+        tally = Tally(pending.attempts, pending.cost_usd)
+        # Whoever finds an endpoint closed falls back; if nobody else answers, the job waits for it.
+        closed: list[CandidateModel] = []
+        for number, model in enumerate(chain(candidates, closed)):
             if model.context_window_tokens <= tally.outgrown_tokens:
                 continue
-            step = await self._ask(pending, model, tally)
-            if step is not _Step.NEXT_MODEL:
+            step = await self._ask(pending, model, tally, patient=number >= len(candidates))
+            if step is _Step.CLOSED:
+                closed.append(model)
+            elif step is not _Step.NEXT_MODEL:
                 return step is _Step.ENDED
-        await self.books.record(_failure(pending, tally))
+            if tally.error_code in self.final_errors:
+                break
+        await self.books.record(failure(pending, tally))
         return True
 
-    async def _ask(self, pending: PendingJob, model: CandidateModel, tally: _Tally) -> _Step:
-        worst_case_usd = _worst_case_usd(pending, model)
-        for attempt in range(1, self.max_attempts_per_model + 1):
-            async with self.client.slot(model):
-                step = await self._before_call(pending, model, tally, worst_case_usd)
-                if step is not None:
-                    return step
-                error = await self._call(pending, model, tally, worst_case_usd)
+    async def _ask(
+        self, pending: PendingJob, model: CandidateModel, tally: Tally, *, patient: bool
+    ) -> _Step:
+        """Ask one model until it answers or has failed too often."""
+        attempt = 1
+        while attempt <= self.max_attempts_per_model:
+            outage_s = self.client.outage_s(model)
+            if outage_s and not patient:
+                return _Step.CLOSED
+            if outage_s > OUTAGE_PATIENCE_S:
+                break
+            step, error = await self._attempt(pending, model, tally, retry=attempt > 1)
+            if step is not None:
+                return step
             if error is None:
-                return _Step.ENDED
+                continue
             if not error.retryable:
                 break
+            if self.client.outage_s(model):
+                continue  # a job that finds an outage out is not to blame for it
             if attempt < self.max_attempts_per_model:
                 await self._pause(
                     backoff_s(attempt, retry_after_s=error.retry_after_s, rng=self.rng)
                 )
+            attempt += 1
         return _Step.NEXT_MODEL
 
+    async def _attempt(
+        self, pending: PendingJob, model: CandidateModel, tally: Tally, *, retry: bool
+    ) -> tuple[_Step | None, EndpointError | None]:
+        """Make one call; return what follows, or else its error, None where none was made."""
+        worst_case_usd = _worst_case_usd(pending, model)
+        tokens = estimate_call_tokens(pending.job.body, model)
+        try:
+            async with self.client.admit(model, tokens, retry=retry) as permit:
+                self.called.add(pending.job.job_no)
+                step = await self._before_call(pending, permit, tally, worst_case_usd)
+                if step is not None:
+                    return step, None
+                answer, hedge = await self._call_hedged(pending, permit, tally, worst_case_usd)
+        except EndpointClosedError as closed:
+            tally.blame(model, closed.code, str(closed))
+            return await self._check(pending, tally), None
+        # The endpoint's place is free again: the next call need not wait for this one's commit.
+        first = Call(tally.attempts, worst_case_usd, permit.model, answer)
+        error = await settle(self.books, pending, tally, [first, hedge])
+        return (None, error) if error else (_Step.ENDED, None)
+
     async def _before_call(
-        self, pending: PendingJob, model: CandidateModel, tally: _Tally, worst_case_usd: Decimal
+        self, pending: PendingJob, permit: Permit, tally: Tally, worst_case_usd: Decimal
     ) -> _Step | None:
-        """Return None when the call may be sent, its worst case reserved."""
-        if self.closing.is_set():
-            return _Step.DRAINED
-        sla = pending.job.sla
-        if sla.deadline is not None and self.now() >= sla.deadline:
-            await self.books.record(_expiry(pending, tally))
-            return _Step.ENDED
-        if sla.max_cost_usd is not None and tally.cost_usd + worst_case_usd > sla.max_cost_usd:
+        """Return None when the call may be sent now, its worst case reserved."""
+        step = await self._check(pending, tally)
+        if step is not None:
+            return step
+        model, cap = permit.model, pending.job.sla.max_cost_usd
+        if cap is not None and tally.cost_usd + worst_case_usd > cap:
             tally.blame(
                 model,
                 "max_cost_exceeded",
                 f"{model.name} may cost ${worst_case_usd}, more than is left of max_cost_usd",
             )
             return _Step.NEXT_MODEL
-        return await self._reserve(pending, model, tally, worst_case_usd)
+        return await self._reserve_and_start(pending, permit, tally, worst_case_usd)
+
+    async def _check(self, pending: PendingJob, tally: Tally) -> _Step | None:
+        """Return None while calls may start."""
+        if self.closing.is_set():
+            return _Step.DRAINED
+        deadline = pending.job.sla.deadline
+        if deadline is not None and self.now() >= deadline:
+            await self.books.record(expiry(pending, tally))
+            return _Step.ENDED
+        return None
+
+    async def _reserve_and_start(
+        self, pending: PendingJob, permit: Permit, tally: Tally, worst_case_usd: Decimal
+    ) -> _Step | None:
+        """Set the call's money aside and wait for its turn; what is not sent frees its money."""
+        sent = refused = False
+        try:
+            step = await self._reserve(pending, permit.model, tally, worst_case_usd)
+            refused = step is not None
+            if step is None:
+                await permit.start()
+                step = await self._check(pending, tally)
+                sent = step is None
+        finally:
+            if not sent and not refused:
+                self.books.release(pending.job.job_no, tally.attempts + 1)
+        tally.attempts += sent
+        return step
 
     async def _reserve(
-        self, pending: PendingJob, model: CandidateModel, tally: _Tally, worst_case_usd: Decimal
+        self, pending: PendingJob, model: CandidateModel, tally: Tally, worst_case_usd: Decimal
     ) -> _Step | None:
         reservation = Reservation(
             pending.job.job_no, tally.attempts + 1, model.name, worst_case_usd
@@ -130,8 +193,9 @@ class Answerer:
             if self.closing.is_set():
                 return _Step.DRAINED
         if grant is Grant.GRANTED:
-            tally.attempts += 1
             return None
+        if grant is Grant.LATER:
+            return _Step.DRAINED
         tally.blame(
             model,
             ResultStatus.BUDGET_EXHAUSTED,
@@ -140,27 +204,53 @@ class Answerer:
         )
         return _Step.NEXT_MODEL
 
-    async def _call(
-        self, pending: PendingJob, model: CandidateModel, tally: _Tally, worst_case_usd: Decimal
-    ) -> EndpointError | None:
-        timeout_s = self._timeout_s(pending, model)
+    async def _call(self, pending: PendingJob, permit: Permit) -> Answer:
+        timeout_s = self._timeout_s(pending, permit.model)
         try:
-            completion = await self.client.complete(model, pending.job.body, timeout_s=timeout_s)
+            completion = await self.client.complete(
+                permit.model, pending.job.body, timeout_s=timeout_s
+            )
         except EndpointError as error:
-            cost_usd = worst_case_usd if error.maybe_billed else Decimal(0)
-            tally.cost_usd += cost_usd
-            tally.blame(model, error.code, str(error))
-            if isinstance(error, ContextLengthError):
-                tally.outgrown_tokens = max(tally.outgrown_tokens, model.context_window_tokens)
-            await self.books.settle(_failed(pending, tally, cost_usd, error))
             return error
-        usage = completion.usage
-        cost_usd = model.cost_usd(usage.prompt_tokens, usage.completion_tokens)
-        tally.cost_usd += cost_usd
-        tally.model = model.name
-        attempt = _succeeded(pending, tally, cost_usd, completion)
-        await self.books.settle(attempt, _success(pending, tally, completion))
-        return None
+        permit.used(completion.usage.total_tokens)
+        self.latencies.note(permit.model, completion.latency_s)
+        return completion
+
+    async def _call_hedged(
+        self, pending: PendingJob, permit: Permit, tally: Tally, worst_case_usd: Decimal
+    ) -> tuple[Answer | None, Call | None]:
+        """Make a call, and a second one where it is slow; None stands for what was cancelled."""
+        delay_s = self.latencies.hedge_after_s(pending, permit.model)
+        cap, doubled_usd = pending.job.sla.max_cost_usd, tally.cost_usd + 2 * worst_case_usd
+        if delay_s is None or (cap is not None and doubled_usd > cap):
+            return await self._call(pending, permit), None
+        hedge = Call(tally.attempts + 1, worst_case_usd)
+        second = self._hedge(pending, permit.model, hedge, delay_s)
+        return await race(self._call(pending, permit), second, hedge), hedge
+
+    async def _hedge(
+        self, pending: PendingJob, model: CandidateModel, hedge: Call, delay_s: float
+    ) -> None:
+        """Wait, then make the second call if money, endpoint and batch let it."""
+        await asyncio.sleep(delay_s)
+        job_no, tokens = pending.job.job_no, estimate_call_tokens(pending.job.body, model)
+        wanted = Reservation(job_no, hedge.attempt_no, model.name, hedge.worst_case_usd)
+        set_aside = False
+        try:
+            # As a retry: hedges draw on the same budget, so that a slow endpoint is not stormed.
+            async with self.client.admit(model, tokens, retry=True) as permit:
+                set_aside = True
+                set_aside = await self.books.reserve(wanted) is Grant.GRANTED
+                if set_aside:
+                    await permit.start()
+                    if not self.closing.is_set():
+                        hedge.model = permit.model
+                        hedge.answer = await self._call(pending, permit)
+        except EndpointClosedError:
+            pass  # the first call stands alone
+        finally:
+            if hedge.model is None and set_aside:
+                self.books.release(job_no, hedge.attempt_no)
 
     def _timeout_s(self, pending: PendingJob, model: CandidateModel) -> float:
         sla, limits_s = pending.job.sla, [model.endpoint.timeout_s]
@@ -177,67 +267,4 @@ class Answerer:
 
 def _worst_case_usd(pending: PendingJob, model: CandidateModel) -> Decimal:
     body = pending.job.body
-    return model.cost_usd(bound_prompt_tokens(body), bound_completion_tokens(body, model))
-
-
-def _succeeded(
-    pending: PendingJob, tally: _Tally, cost_usd: Decimal, completion: Completion
-) -> Attempt:
-    return Attempt(
-        job_no=pending.job.job_no,
-        attempt_no=tally.attempts,
-        model=str(tally.model),
-        status="succeeded",
-        cost_usd=cost_usd,
-        latency_s=completion.latency_s,
-        usage=completion.usage,
-        http_status=completion.http_status,
-    )
-
-
-def _failed(pending: PendingJob, tally: _Tally, cost_usd: Decimal, error: EndpointError) -> Attempt:
-    return Attempt(
-        job_no=pending.job.job_no,
-        attempt_no=tally.attempts,
-        model=str(tally.model),
-        status="failed",
-        cost_usd=cost_usd,
-        http_status=error.http_status,
-        error_code=error.code,
-        error_message=str(error),
-    )
-
-
-def _success(pending: PendingJob, tally: _Tally, completion: Completion) -> Result:
-    return Result(
-        job_no=pending.job.job_no,
-        status=ResultStatus.SUCCEEDED,
-        cost_usd=tally.cost_usd,
-        attempts=tally.attempts,
-        model=tally.model,
-        completion=completion,
-    )
-
-
-def _failure(pending: PendingJob, tally: _Tally) -> Result:
-    exhausted = tally.error_code == ResultStatus.BUDGET_EXHAUSTED
-    return Result(
-        job_no=pending.job.job_no,
-        status=ResultStatus.BUDGET_EXHAUSTED if exhausted else ResultStatus.FAILED,
-        cost_usd=tally.cost_usd,
-        attempts=tally.attempts,
-        model=tally.model,
-        error_code=tally.error_code or "no_eligible_model",
-        error_message=tally.error_message or "no candidate model fits this job's limits",
-    )
-
-
-def _expiry(pending: PendingJob, tally: _Tally) -> Result:
-    return Result(
-        job_no=pending.job.job_no,
-        status=ResultStatus.EXPIRED,
-        cost_usd=tally.cost_usd,
-        attempts=tally.attempts,
-        error_code="expired",
-        error_message=f"the deadline {pending.job.sla.deadline} passed before an answer came",
-    )
+    return model.cost_usd(bound_prompt_tokens(body, model), bound_completion_tokens(body, model))

@@ -11,10 +11,13 @@ from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Self
 
+from psycopg import AsyncConnection
+
 from routoo.domain.completion import Attempt, Reservation, Result
 from routoo.domain.job import Lease
 from routoo.errors import DatabaseUnavailableError, StoreError
-from routoo.store import ledger, results
+from routoo.pipeline.response_cache import ShardCache
+from routoo.store import ledger, provider_batches, response_cache, results, shards
 from routoo.store.database import Database
 
 LINGER_S = 0.005
@@ -28,6 +31,8 @@ class Grant(Enum):
     GRANTED = auto()
     WAIT = auto()
     """Refused for now: calls in flight may give money back."""
+    LATER = auto()
+    """Refused for longer: batches at providers may give money back."""
     REFUSED = auto()
     """Refused for good: nothing is in flight that could give money back."""
 
@@ -37,6 +42,7 @@ class _Page:
     """What waits for the next flush, each entry with the future of its author."""
 
     reservations: list[tuple[Reservation, asyncio.Future[Grant]]] = field(default_factory=list)
+    releases: list[tuple[int, int]] = field(default_factory=list)
     settlements: list[Attempt] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     authors: list[asyncio.Future[None]] = field(default_factory=list)
@@ -65,11 +71,20 @@ class Books:
     Args:
         db: The store.
         lease: The shard; every flush is fenced by it.
+        cache: Keeps answers for later batches; None where that is not wanted.
         patience_s: How long a database that is away is waited for, in seconds.
     """
 
-    def __init__(self, db: Database, lease: Lease, *, patience_s: float = 30.0) -> None:
-        self._db, self._lease, self._patience_s = db, lease, patience_s
+    def __init__(
+        self,
+        db: Database,
+        lease: Lease,
+        *,
+        cache: ShardCache | None = None,
+        patience_s: float = 30.0,
+    ) -> None:
+        self._db, self._lease, self._cache = db, lease, cache
+        self._patience_s = patience_s
         self._page = _Page()
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
@@ -102,6 +117,11 @@ class Books:
         self._page.reservations.append((reservation, future))
         self._wake.set()
         return await future
+
+    def release(self, job_no: int, attempt_no: int) -> None:
+        """Give back what was set aside for a call that was never sent; the next flush writes it."""
+        self._page.releases.append((job_no, attempt_no))
+        self._wake.set()
 
     async def settle(self, attempt: Attempt, result: Result | None = None) -> None:
         """Replace a call's reservation by what it cost, and record its job's result if it has one.
@@ -161,18 +181,31 @@ class Books:
                 waited_s, delay_s = waited_s + delay_s, min(delay_s * 2, 2.0)
 
     async def _commit(self, page: _Page) -> Sequence[Grant]:
+        lease, wanted = self._lease, [reservation for reservation, _ in page.reservations]
         async with self._db.transaction() as conn:
-            # Settled first: the money that comes back may cover this page's reservations.
-            if page.settlements:
-                await ledger.settle(conn, self._lease, page.settlements)
-            if page.results:
-                await results.save(conn, self._lease, page.results)
-            if not page.reservations:
-                return ()
-            wanted = [reservation for reservation, _ in page.reservations]
-            granted = await ledger.reserve(conn, self._lease, wanted)
-            if all(granted):
-                return [Grant.GRANTED] * len(wanted)
-            balance = await ledger.balance(conn, self._lease.key.batch_id)
-            refusal = Grant.WAIT if balance.reserved_usd > 0 else Grant.REFUSED
-            return [Grant.GRANTED if yes else refusal for yes in granted]
+            async with conn.pipeline():  # a page is one round trip
+                proof = await shards.ask_fence(conn, lease)
+                # Settled first: the money that comes back may cover this page's reservations.
+                if page.settlements:
+                    await ledger.settle(conn, lease, page.settlements, fenced=True)
+                if page.results:
+                    await results.save(conn, lease, page.results, fenced=True)
+                reserved = await ledger.reserve_all(conn, lease, wanted) if wanted else None
+            shards.check_fence(proof, lease)
+            if self._cache is not None and (kept := self._cache.answers(page.results)):
+                await response_cache.keep(conn, kept, self._cache.ttl_s)
+            grants = [Grant.GRANTED] * len(wanted)
+            if reserved is not None and reserved.rowcount == 0:
+                grants = await self._reserve(conn, wanted)
+            if page.releases:  # last: the cancelled author's reservation may stand on this page
+                await ledger.release(conn, lease, page.releases, fenced=True)
+            return grants
+
+    async def _reserve(self, conn: AsyncConnection, wanted: Sequence[Reservation]) -> list[Grant]:
+        granted = await ledger.reserve(conn, self._lease, wanted, fenced=True)
+        balance = await ledger.balance(conn, self._lease.key.batch_id)
+        refusal = Grant.REFUSED
+        if balance.reserved_usd > 0:
+            at_providers = await provider_batches.reserved_usd(conn, self._lease.key.batch_id)
+            refusal = Grant.WAIT if balance.reserved_usd > at_providers else Grant.LATER
+        return [Grant.GRANTED if yes else refusal for yes in granted]

@@ -3,16 +3,26 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
+from psycopg import AsyncConnection
+
+from routoo.domain.call_options import CallOptions, OnContentFilter
 from routoo.domain.job import Lease, PendingJob
-from routoo.domain.pool import CandidateModel
+from routoo.errors import ContentFilterError
 from routoo.pipeline.answer import Answerer
 from routoo.pipeline.books import Books
+from routoo.pipeline.control import Control, follow_batch, warn_of_budget
+from routoo.pipeline.experience import load_experience
 from routoo.pipeline.fallback import rank_candidates
+from routoo.pipeline.hedge import Latencies
+from routoo.pipeline.response_cache import ShardCache, serve
+from routoo.pipeline.roster import Roster
 from routoo.ports import ChatClient
-from routoo.store import jobs, ledger
+from routoo.store import batches, jobs, replans
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
+from routoo.store.write_off import write_off
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,50 +59,80 @@ async def dispatch_shard(
         stop: Set by the caller to drain: no new call starts, those in flight get a grace.
 
     Returns:
-        True when every job of the shard has a result, False when some were left pending.
+        True when every job of the shard has a result, False when some were left pending: the
+        worker drains, or the batch was paused or cancelled.
 
     Raises:
         StaleLeaseError: Another worker owns the shard now.
         StoreError: The database can't be reached or refused.
     """
     async with db.transaction() as conn:
-        await ledger.write_off(conn, lease)
+        await write_off(conn, lease)
+        revision = await replans.latest_revision(conn, batch.id)
         pending = await jobs.pending(conn, lease)
-    ranked = rank_candidates(batch, pending)
+        latencies = await _latencies(conn, batch, pending)
+    cache = ShardCache.of(batch.pool, batch.call_options, pending)
+    pending = await serve(db, lease, cache, pending)
     closing = asyncio.Event()
-    async with Books(db, lease) as books:
-        answerer = Answerer(client, books, closing, options.max_attempts_per_model)
+    async with Books(db, lease, cache=cache) as books:
+        answerer = Answerer(
+            client,
+            books,
+            closing,
+            options.max_attempts_per_model,
+            final_errors=_final_errors(batch.call_options),
+            latencies=latencies,
+        )
         try:
-            return await _answer_all(answerer, pending, ranked, options, stop)
-        except BaseExceptionGroup as group:
-            raise _first(group) from group
+            async with asyncio.TaskGroup() as group:
+                roster = Roster(answerer, group)
+                roster.assign(pending, rank_candidates(batch, pending))
+                control = Control(closing, revision, partial(_follow_plan, db, lease, roster))
+                all_answered = await _run(
+                    roster,
+                    group.create_task(follow_batch(db, batch.id, control)),
+                    group.create_task(_watch(closing, roster, options, stop)),
+                )
+        except BaseExceptionGroup as group_error:
+            raise _first(group_error) from group_error
+    await warn_of_budget(db, batch.id)
+    return all_answered
 
 
-async def _answer_all(
-    answerer: Answerer,
-    pending: Sequence[PendingJob],
-    ranked: Sequence[Sequence[CandidateModel]],
-    options: DispatchOptions,
-    stop: asyncio.Event,
-) -> bool:
-    async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(answerer.answer(job, candidates))
-            for job, candidates in zip(pending, ranked, strict=True)
-        ]
-        watch = asyncio.create_task(_watch(answerer.closing, tasks, options, stop))
-        try:
-            await asyncio.wait(tasks) if tasks else None
-        finally:
-            watch.cancel()
-    return all(not task.cancelled() and task.result() for task in tasks)
+def _final_errors(options: CallOptions) -> frozenset[str]:
+    fails = options.on_content_filter is OnContentFilter.FAIL
+    return frozenset({ContentFilterError.code} if fails else ())
+
+
+async def _latencies(
+    conn: AsyncConnection, batch: BatchRecord, pending: Sequence[PendingJob]
+) -> Latencies:
+    """Return how long calls take, where a job wants to know."""
+    if all(job.job.sla.max_latency_s is None for job in pending):
+        return Latencies()
+    known = (await load_experience(conn, batch.pool)).items()
+    return Latencies({name: model.latency_p95_s for name, model in known if model.latency_p95_s})
+
+
+async def _follow_plan(db: Database, lease: Lease, roster: Roster) -> None:
+    """Give the jobs that still wait the models of the plan that holds now."""
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, lease.key.batch_id)
+        pending = await jobs.pending(conn, lease)
+    roster.assign(pending, rank_candidates(batch, pending))
+
+
+async def _run(roster: Roster, control: asyncio.Task[None], watch: asyncio.Task[None]) -> bool:
+    """Wait for the jobs, then end what watched over them."""
+    try:
+        return await roster.finish()
+    finally:
+        control.cancel()
+        watch.cancel()
 
 
 async def _watch(
-    closing: asyncio.Event,
-    tasks: Sequence[asyncio.Task[bool]],
-    options: DispatchOptions,
-    stop: asyncio.Event,
+    closing: asyncio.Event, roster: Roster, options: DispatchOptions, stop: asyncio.Event
 ) -> None:
     """Close the shard when its time is up, and cancel what outlasts the grace of a drain."""
     try:
@@ -103,8 +143,7 @@ async def _watch(
         await stop.wait()
     closing.set()
     await asyncio.sleep(options.drain_grace_s)
-    for task in tasks:
-        task.cancel()
+    roster.cancel()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -6,19 +6,25 @@ must agree on who is eligible.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 
+from routoo.domain.experience import UNKNOWN, Experience, ModelExperience
 from routoo.domain.job import Job
 from routoo.domain.pool import TOKENS_PER_MTOK, Pool
 from routoo.domain.prompt import (
     bound_completion_tokens,
-    bound_prompt_tokens,
-    estimate_prompt_tokens,
+    bound_text_tokens,
+    estimate_text_tokens,
+    image_count,
     requested_completion_tokens,
 )
+from routoo.pipeline import eligible
 from routoo.selector import limits
+
+NOTHING_KNOWN: Experience = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +32,13 @@ class Estimates:
     """Expected cost and eligibility, models in pool order."""
 
     cost_usd: Float64[np.ndarray, "jobs models"]
-    """Expected, not worst-case, cost of one call."""
+    """Expected, not worst-case, cost of one call, with what failed calls before it cost."""
+    tokens: Float64[np.ndarray, "jobs models"]
+    """Expected prompt and completion tokens of one call together."""
+    latency_s: Float64[np.ndarray, "jobs models"]
+    """Typical wait for one call's answer; NaN where nothing is known."""
+    sure_quality: Float[np.ndarray, "jobs models"]
+    """What a quality floor is compared with: the prediction, less the margin of a confidence."""
     reasons: UInt8[np.ndarray, "jobs models"]
     """Why a model may not answer, as flags of `selector.limits.Reason`; 0 where it may."""
 
@@ -41,38 +53,80 @@ def estimate(
     pool: Pool,
     quality: Float32[np.ndarray, "jobs models"],
     completion_tokens: Float32[np.ndarray, "jobs models"],
+    experience: Experience = NOTHING_KNOWN,
 ) -> Estimates:
-    """Estimate cost and eligibility of every candidate model for some jobs.
+    """Estimate cost, latency and eligibility of every candidate model for some jobs.
 
     Args:
         jobs: The jobs, in the order of the arrays' rows.
         pool: The candidate models and their prices.
         quality: Predicted quality, in [0, 1].
         completion_tokens: Predicted length of the answers, in tokens.
+        experience: What calls have taught: corrects token counts, and tells latency.
 
     Returns:
         Arrays of the predictions' shape.
     """
-    prompt = np.array([estimate_prompt_tokens(job.body) for job in jobs], np.float64)[:, None]
+    known = [experience.get(name, UNKNOWN) for name in pool.names]
+    images = np.array([image_count(job.body) for job in jobs], np.int64)
+    foreseen = _foreseen_tokens(jobs, images, pool)
     limit = _completion_limits(jobs, pool)
-    completion = np.minimum(np.maximum(completion_tokens, 1.0), limit)
+    prompt = foreseen * _array(model.prompt_factor for model in known)
+    length = np.maximum(completion_tokens, 1.0)
+    completion = np.minimum(length, limit) * _array(model.completion_factor for model in known)
+    completion = np.minimum(completion, limit)
+    latency_s = _latencies_s(known, completion)
     prompt_price = _array(float(model.price_usd_per_mtok.prompt) for model in pool.models)
     completion_price = _array(float(model.price_usd_per_mtok.completion) for model in pool.models)
+    margins = _array(model.quality_margin for model in known)
+    sure_quality = np.clip(quality - margins, 0.0, 1.0) if margins.any() else quality
     pairs = limits.Estimates(
-        quality,
+        sure_quality,
         # A cap is a promise: it must hold for the worst case of a call.
-        _worst_case_usd(jobs, pool),
-        prompt_tokens=prompt[:, 0].astype(np.int64),
+        _worst_case_usd(jobs, images, pool),
+        latency_s=latency_s,
+        prompt_tokens=foreseen.astype(np.int64),
         completion_tokens=limit.astype(np.int64),
         window_tokens=np.array([model.context_window_tokens for model in pool.models]),
     )
-    of_jobs = replace(
-        limits.JobLimits.of([job.sla for job in jobs]), usable=_within_pin(jobs, pool)
-    )
     return Estimates(
-        cost_usd=(prompt * prompt_price + completion * completion_price) / float(TOKENS_PER_MTOK),
-        reasons=limits.find_reasons(pairs, of_jobs),
+        cost_usd=(prompt * prompt_price + completion * completion_price) / float(TOKENS_PER_MTOK)
+        + _array(model.failed_usd for model in known),
+        tokens=prompt + completion,
+        latency_s=latency_s,
+        sure_quality=sure_quality,
+        reasons=limits.find_reasons(pairs, _limits_of(jobs, images, pool)),
     )
+
+
+def _limits_of(
+    jobs: Sequence[Job], images: Int[np.ndarray, " jobs"], pool: Pool
+) -> limits.JobLimits:
+    """Return the jobs' own limits, and which models could answer them at all by now."""
+    return replace(
+        limits.JobLimits.of([job.sla for job in jobs]),
+        usable=eligible.usable(jobs, pool),
+        capable=eligible.capable(jobs, images, pool),
+        in_time=eligible.in_time(jobs, pool, datetime.now(UTC)),
+    )
+
+
+def _latencies_s(
+    known: Sequence[ModelExperience], completion: Float64[np.ndarray, "jobs models"]
+) -> Float64[np.ndarray, "jobs models"]:
+    base_s = _array(np.nan if model.base_s is None else model.base_s for model in known)
+    slope_s = _array(model.per_completion_token_s or 0.0 for model in known)
+    latency_s: Float64[np.ndarray, "jobs models"] = base_s + slope_s * completion
+    return latency_s
+
+
+def _foreseen_tokens(
+    jobs: Sequence[Job], images: Int[np.ndarray, " jobs"], pool: Pool
+) -> Float64[np.ndarray, "jobs models"]:
+    """Return the prompt tokens of each call before experience corrects them."""
+    text = np.array([estimate_text_tokens(job.body) for job in jobs], np.float64)
+    an_image = _array(model.image_prompt_tokens or 0 for model in pool.models)
+    return np.asarray(text[:, None] + images[:, None] * an_image)
 
 
 def _array(values: Iterable[float]) -> Float64[np.ndarray, " models"]:
@@ -87,23 +141,16 @@ def _completion_limits(jobs: Sequence[Job], pool: Pool) -> Float64[np.ndarray, "
     return np.where(np.isnan(own)[:, None], default, own[:, None])
 
 
-def _within_pin(jobs: Sequence[Job], pool: Pool) -> Bool[np.ndarray, "jobs models"]:
-    within = np.ones((len(jobs), len(pool.models)), np.bool_)
-    for row, job in enumerate(jobs):
-        pin = job.body.get("model")
-        if pin is not None:
-            within[row] = [name == pin for name in pool.names]
-    return within
-
-
-def _worst_case_usd(jobs: Sequence[Job], pool: Pool) -> Float64[np.ndarray, "jobs models"]:
+def _worst_case_usd(
+    jobs: Sequence[Job], images: Int[np.ndarray, " jobs"], pool: Pool
+) -> Float64[np.ndarray, "jobs models"]:
     """Return the worst case of a call where the job has a cap to compare it with, 0 elsewhere."""
     worst = np.zeros((len(jobs), len(pool.models)))
-    for row, job in enumerate(jobs):
+    for row, (job, shown) in enumerate(zip(jobs, images.tolist(), strict=True)):
         if job.sla.max_cost_usd is not None:
-            prompt = bound_prompt_tokens(job.body)
-            worst[row] = [
-                float(model.cost_usd(prompt, bound_completion_tokens(job.body, model)))
-                for model in pool.models
-            ]
+            text = bound_text_tokens(job.body)
+            for column, model in enumerate(pool.models):
+                prompt = text + shown * (model.image_prompt_tokens or 0)
+                completion = bound_completion_tokens(job.body, model)
+                worst[row, column] = float(model.cost_usd(prompt, completion))
     return worst

@@ -1,23 +1,36 @@
 """The plan of a batch: what the selection expects, kept with the batch as JSON."""
 
+import math
 from typing import Any
 
 import numpy as np
 
+from routoo.domain.experience import Experience, to_json
 from routoo.domain.pool import Pool
+from routoo.evaluation.mix import mix_quality
+from routoo.pipeline.estimates import NOTHING_KNOWN
 from routoo.pipeline.matrix import BatchMatrix
 from routoo.selector.solution import Solution
 
 
-def describe_plan(pool: Pool, matrix: BatchMatrix, solution: Solution) -> dict[str, Any]:
+def describe_plan(
+    pool: Pool, matrix: BatchMatrix, solution: Solution, experience: Experience = NOTHING_KNOWN
+) -> dict[str, Any]:
     """Return what was chosen, how good it provably is, and what each model alone would bring.
 
     Keys: `status`, `advice`, `jobs`, `served`, `no_eligible_model`, `unaffordable` (jobs),
-    `expected_quality` (mean over the served jobs), `expected_cost_usd`, `value`, `bound`, `gap`,
-    `shadow_price_per_usd`, and `models`: in pool order `model`, `jobs`, `share` of the served jobs,
-    `alone_quality` (mean) and `alone_cost_usd` (total) if it answered every job of the batch.
+    `expected_quality` (mean over the served jobs), `expected_cost_usd`, `value`, `bound`, `gap`
+    (null where nothing could be chosen), `shadow_price_per_usd`, `shadow_prices` (quality per unit
+    of each capacity, by name),
+    `experience` (what was known of each model, so that later stages estimate alike),
+    `random_mix_quality` (of a random mix of models at the same cost) and `models`:
+    in pool order `model`, `jobs`, `share` of the served jobs, `alone_quality` (mean) and
+    `alone_cost_usd` (total) if it answered every job of the batch.
     """
     served = solution.served
+    rows = np.flatnonzero(solution.choice >= 0)
+    # Not the solution's own mean: that is the lower bound where the batch is cautious.
+    quality = matrix.quality[rows, solution.choice[rows]].astype(np.float64)
     chosen = np.bincount(solution.choice[solution.choice >= 0], minlength=len(pool.models))
     return {
         "status": solution.status.value,
@@ -26,12 +39,15 @@ def describe_plan(pool: Pool, matrix: BatchMatrix, solution: Solution) -> dict[s
         "served": served,
         "no_eligible_model": len(matrix.misfits),
         "unaffordable": solution.unaffordable,
-        "expected_quality": solution.mean_quality,
+        "expected_quality": float(quality.mean()) if served else 0.0,
         "expected_cost_usd": solution.cost_usd,
-        "value": solution.value,
-        "bound": solution.bound,
-        "gap": solution.gap,
+        "value": _finite(solution.value),
+        "bound": _finite(solution.bound),
+        "gap": _finite(solution.gap),
         "shadow_price_per_usd": solution.shadow_price_per_usd,
+        "shadow_prices": solution.shadow_prices,
+        "experience": to_json(experience),
+        "random_mix_quality": _mix(matrix, solution),
         "models": [
             {
                 "model": model.name,
@@ -43,3 +59,17 @@ def describe_plan(pool: Pool, matrix: BatchMatrix, solution: Solution) -> dict[s
             for column, model in enumerate(pool.models)
         ],
     }
+
+
+def _mix(matrix: BatchMatrix, solution: Solution) -> float | None:
+    """Return what the money buys without a predictor; None where it pays for no model alone."""
+    quality = matrix.quality.mean(axis=0, dtype=np.float64)
+    cost_usd = matrix.cost_usd.sum(axis=0)
+    if solution.cost_usd < cost_usd.min():
+        return None
+    return float(mix_quality(quality, cost_usd, np.array([solution.cost_usd]))[0])
+
+
+def _finite(number: float) -> float | None:
+    """Return a number that JSON knows."""
+    return number if math.isfinite(number) else None

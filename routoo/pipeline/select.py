@@ -2,24 +2,27 @@
 
 import asyncio
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from decimal import Decimal
 
 import numpy as np
+from psycopg import AsyncConnection
 
-from routoo.domain.completion import Result
-from routoo.domain.job import Lease, ResultStatus
+from routoo.domain.job import BatchStatus, Lease
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import Assignment
+from routoo.errors import InfeasibleError
+from routoo.pipeline.choose import choose, is_met, pose_problem
+from routoo.pipeline.experience import batch_experience
+from routoo.pipeline.forecast import describe_forecast
 from routoo.pipeline.matrix import BatchMatrix, load_matrix
 from routoo.pipeline.plan import describe_plan
-from routoo.selector.problem import Problem
+from routoo.pipeline.refusals import refusals
 from routoo.selector.solution import Solution
-from routoo.selector.solve import solve
-from routoo.store import assignments, batches, results
+from routoo.store import assignments, batches, followers, results
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
-
-_FIRST_REVISION = 1
+from routoo.store.replans import FIRST_REVISION
 
 
 async def select_batch(db: Database, lease: Lease, batch: BatchRecord) -> None:
@@ -34,19 +37,41 @@ async def select_batch(db: Database, lease: Lease, batch: BatchRecord) -> None:
         batch: The batch.
 
     Raises:
+        InfeasibleError: The quality asked for can't be reached; a plan keeps the advice instead.
         StaleLeaseError: Another worker owns the shard now.
         StoreError: The database can't be reached or refused.
     """
     async with db.transaction() as conn:
-        matrix = await load_matrix(conn, batch)
-    problem = Problem(matrix.quality, matrix.cost_usd, matrix.allowed, budget_usd=batch.budget_usd)
-    solution = await asyncio.to_thread(solve, problem, allow_partial=True)
+        if await assignments.exist(conn, batch.id):
+            return  # a crash came between plan and hand-over; what was seen of the plan stands
+        experience = await batch_experience(conn, batch)
+        matrix = await load_matrix(conn, batch, experience)
+    problem = pose_problem(batch, matrix, experience, datetime.now(UTC))
+    solution = await asyncio.to_thread(choose, problem)
+    if matrix.twins is not None:
+        solution = matrix.twins.spread(solution)
+    plan, met = describe_plan(batch.pool, matrix, solution, experience), is_met(solution, problem)
+    if batch.status is BatchStatus.PLANNING:
+        plan["forecast"] = await asyncio.to_thread(
+            describe_forecast, batch, matrix, problem, solution, experience
+        )
     async with db.transaction() as conn:
-        chosen = _assignments(batch.pool, matrix, solution)
-        await assignments.save(conn, lease, chosen, _FIRST_REVISION)
-        await results.save(conn, lease, list(_refusals(matrix, solution)))
-        plan = describe_plan(batch.pool, matrix, solution)
+        if met:
+            await _save(conn, lease, batch.pool, matrix, solution)
         await batches.save_plan(conn, batch.id, plan)
+    if not met and batch.status is not BatchStatus.PLANNING:
+        raise InfeasibleError("the batch's aim can't be met", remedy=solution.advice.rstrip("."))
+
+
+async def _save(
+    conn: AsyncConnection, lease: Lease, pool: Pool, matrix: BatchMatrix, solution: Solution
+) -> None:
+    """Keep what was decided for each job: its model, whom it follows, or why it has none."""
+    await assignments.save(conn, lease, _assignments(pool, matrix, solution), FIRST_REVISION)
+    if matrix.twins is not None:
+        await followers.save(conn, lease, matrix.twins.followers())
+    unserved = np.flatnonzero(solution.choice < 0).tolist()
+    await results.save(conn, lease, list(refusals(unserved, matrix, solution.advice)))
 
 
 def _assignments(pool: Pool, matrix: BatchMatrix, solution: Solution) -> Iterator[Assignment]:
@@ -58,18 +83,3 @@ def _assignments(pool: Pool, matrix: BatchMatrix, solution: Solution) -> Iterato
             expected_quality=float(matrix.quality[job_no, column]),
             expected_cost_usd=Decimal(f"{matrix.cost_usd[job_no, column]:.12f}"),
         )
-
-
-def _refusals(matrix: BatchMatrix, solution: Solution) -> Iterator[Result]:
-    for job_no in np.flatnonzero(solution.choice < 0).tolist():
-        misfit = matrix.misfits.get(job_no)
-        if misfit is not None:
-            yield _refusal(job_no, ResultStatus.FAILED, "no_eligible_model", misfit)
-        else:
-            code = ResultStatus.BUDGET_EXHAUSTED.value
-            why = solution.advice or "the budget does not cover a call for this job"
-            yield _refusal(job_no, ResultStatus.BUDGET_EXHAUSTED, code, why)
-
-
-def _refusal(job_no: int, status: ResultStatus, code: str, message: str) -> Result:
-    return Result(job_no, status, Decimal(0), 0, error_code=code, error_message=message)

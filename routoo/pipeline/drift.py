@@ -1,0 +1,144 @@
+"""Whether a running batch goes otherwise than planned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from psycopg import AsyncConnection
+
+from routoo.domain.experience import UNKNOWN, ModelExperience, of_json
+from routoo.domain.pool import CandidateModel
+from routoo.domain.prompt import estimate_prompt_tokens
+from routoo.pipeline.experience import MIN_CALLS, RECENT_CALLS, foreseen_completion_tokens
+from routoo.pipeline.failures import drift_reason, failures_of, load_outcomes
+from routoo.store import batches, replans
+from routoo.store.batches import BatchRecord
+from routoo.store.experience import MeasuredCall, recent_calls
+from routoo.store.health import is_down
+from routoo.store.replans import Replan
+
+_MOST_DOUBLINGS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class ReplanOptions:
+    """When a plan is given up for a new one."""
+
+    drift: float = 0.25
+    """Share by which the cost of calls, or how many an answer takes, may miss the plan."""
+    interval_s: float = 15.0
+    """Least time between two plans of a batch, in seconds. Where money or failures are the reason
+    it doubles with every revision: what no correction catches must not keep the selector busy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """Some calls of a batch: what they cost, and what its plan expected of them."""
+
+    calls: int
+    actual_usd: float
+    expected_usd: float
+
+    def drift(self) -> float:
+        """Return by which share the cost missed the expectation; 0 where little is known."""
+        if self.calls < MIN_CALLS or self.expected_usd <= 0:
+            return 0.0
+        return self.actual_usd / self.expected_usd - 1.0
+
+    def misses(self, most: float, *, keeps_savings: bool) -> bool:
+        """Return whether the cost missed the expectation by more than a share.
+
+        Args:
+            most: The share.
+            keeps_savings: The owner saw this plan and asked for it: calls that cost less are no
+                reason to spend the rest on another.
+        """
+        drift = self.drift()
+        return drift > most or (drift < -most and not keeps_savings)
+
+
+async def request_if_adrift(
+    conn: AsyncConnection, batch_id: UUID, options: ReplanOptions
+) -> str | None:
+    """Ask for a new plan of a running batch if it goes otherwise than planned.
+
+    Args:
+        conn: A transaction.
+        batch_id: A batch that is selected and not yet answered.
+        options: How much patience there is.
+
+    Returns:
+        Why a new plan was asked for; None where none was.
+    """
+    batch = await batches.get(conn, batch_id)
+    past = await replans.history(conn, batch_id)
+    if not await replans.is_settled(conn, batch_id, options.interval_s):
+        return None
+    reason = await _endpoint_reason(conn, batch)
+    patience_s = options.interval_s * 2 ** min(len(past), _MOST_DOUBLINGS)
+    if reason is None and await replans.is_settled(conn, batch_id, patience_s):
+        reason = await _failure_reason(conn, batch, options.drift)
+        reason = reason or await _cost_reason(conn, batch, past, options.drift)
+    if reason is None or not await replans.request(conn, batch_id, reason):
+        return None
+    return reason
+
+
+async def _endpoint_reason(conn: AsyncConnection, batch: BatchRecord) -> str | None:
+    known_down = set((batch.plan or {}).get("down") or ())
+    for model in batch.pool.models:
+        down, known = await is_down(conn, model), model.name in known_down
+        if down and not known:
+            return f"the endpoint of {model.name} doesn't answer"
+        if known and not down:
+            return f"the endpoint of {model.name} is worth another try"
+    return None
+
+
+async def _failure_reason(conn: AsyncConnection, batch: BatchRecord, most: float) -> str | None:
+    known = failures_of(batch)
+    for name, outcomes in (await load_outcomes(conn, batch)).items():
+        reason = drift_reason(name, known.get(name, UNKNOWN), outcomes, most)
+        if reason is not None:
+            return reason
+    return None
+
+
+async def _cost_reason(
+    conn: AsyncConnection, batch: BatchRecord, past: Sequence[Replan], most: float
+) -> str | None:
+    experience = of_json((batch.plan or {}).get("experience"))
+    since = past[-1].decided_at if past else None
+    bills = []
+    for model in batch.pool.models:
+        calls = [
+            call
+            for call in await recent_calls(conn, model, RECENT_CALLS)
+            if call.batch_id == batch.id and (since is None or call.ended_at > since)
+        ]
+        bills.append(bill_of(model, calls, experience.get(model.name, UNKNOWN)))
+    bill = Bill(
+        sum(one.calls for one in bills),
+        sum(one.actual_usd for one in bills),
+        sum(one.expected_usd for one in bills),
+    )
+    if not bill.misses(most, keeps_savings=batch.submitted_at is not None):
+        return None
+    return f"{bill.calls} calls cost {bill.drift():+.0%} against the plan"
+
+
+def bill_of(model: CandidateModel, calls: Sequence[MeasuredCall], known: ModelExperience) -> Bill:
+    """Return what calls to a model cost, and what a plan made with some experience expects."""
+    expected = actual = 0.0
+    for call in calls:
+        prompt = estimate_prompt_tokens(call.body, model) * known.prompt_factor
+        completion = foreseen_completion_tokens(model, call, known.completion_factor)
+        expected += _cost_usd(model, prompt, completion)
+        actual += _cost_usd(model, call.prompt_tokens, call.completion_tokens)
+    return Bill(len(calls), actual, expected)
+
+
+def _cost_usd(model: CandidateModel, prompt_tokens: float, completion_tokens: float) -> float:
+    price = model.price_usd_per_mtok
+    mtok_usd = float(price.prompt) * prompt_tokens + float(price.completion) * completion_tokens
+    return mtok_usd / 1e6

@@ -1,0 +1,129 @@
+"""The provider batch channel: jobs that can wait go through providers' batch APIs.
+
+All of it happens under the lease of the dispatch shard that the jobs belong to, in short visits:
+rows are reserved, noted and handed over; the shard is given back and waits; a later visit, of any
+worker, looks at the provider, and settles every row once it is done. A row that failed is then
+dispatched like any other job.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from routoo.domain.job import BatchStatus, Lease
+from routoo.domain.provider_batch import OpenProviderBatch, ProviderState
+from routoo.pipeline.eligible import can_wait
+from routoo.pipeline.provider_rows import reservation_of, row_of, split
+from routoo.pipeline.provider_visit import Visit, Visitor
+from routoo.store import jobs, ledger, provider_batches, shards
+from routoo.store.batches import BatchRecord
+from routoo.store.write_off import write_off
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderChannel:
+    """Sends, watches and settles the rows of dispatch shards at providers."""
+
+    visitor: Visitor
+
+    async def dispatch(
+        self, lease: Lease, batch: BatchRecord, call: Callable[[], Awaitable[bool]]
+    ) -> bool:
+        """Dispatch a shard: rows through channels first, then every other job by calls.
+
+        Args:
+            lease: A dispatch shard; renewed by the caller.
+            batch: The shard's batch, in progress or being cancelled.
+            call: Answers the jobs that no provider holds; returns whether each has its result.
+
+        Returns:
+            True when every job of the shard has a result. False when some were left pending: then
+            the shard waits for its providers, if it waits for nothing else.
+
+        Raises:
+            StaleLeaseError: Another worker owns the shard now.
+            StoreError: The database can't be reached or refused.
+            ConfigError: A provider's key is not set.
+        """
+        wait_s = await self.advance(lease, batch)
+        cancelling = batch.status is BatchStatus.CANCELLING
+        done = cancelling or await call()
+        wait_s = await self._wait_s(batch, wait_s, done=done)
+        if wait_s is not None:
+            async with self.visitor.db.transaction() as conn:
+                await shards.postpone(conn, lease, wait_s)
+        return done and wait_s is None and not cancelling
+
+    async def _wait_s(
+        self, batch: BatchRecord, wait_s: float | None, *, done: bool
+    ) -> float | None:
+        """Return how long the shard waits: other jobs of it soon, if money may come back."""
+        if done or not _has_channel(batch):
+            return wait_s
+        async with self.visitor.db.transaction() as conn:
+            is_any_open = await provider_batches.is_any_open(conn, batch.id)
+        return self.visitor.options.poll_s if is_any_open else None
+
+    async def advance(self, lease: Lease, batch: BatchRecord) -> float | None:
+        """Bring every row of a shard that is, or goes, to a provider as far as it gets now.
+
+        Args:
+            lease: A dispatch shard; renewed by the caller.
+            batch: The shard's batch, in progress or being cancelled.
+
+        Returns:
+            After how many seconds to look again; None where no row is at a provider.
+
+        Raises:
+            StaleLeaseError: Another worker owns the shard now.
+            StoreError: The database can't be reached or refused.
+            ConfigError: A provider's key is not set.
+        """
+        if not _has_channel(batch):
+            return None
+        cancelling = batch.status is BatchStatus.CANCELLING
+        waits_s = [
+            await self.visitor.visit(_visit_of(lease, batch, one))
+            for one in await self._load_open(lease)
+        ]
+        if not cancelling and await self._prepare(lease, batch):
+            fresh = [one for one in await self._load_open(lease) if _is_fresh(one)]
+            waits_s += [await self.visitor.visit(_visit_of(lease, batch, one)) for one in fresh]
+        return min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
+
+    async def _load_open(self, lease: Lease) -> list[OpenProviderBatch]:
+        async with self.visitor.db.transaction() as conn:
+            return await provider_batches.load_open(conn, lease)
+
+    async def _prepare(self, lease: Lease, batch: BatchRecord) -> int:
+        """Reserve and note rows for every job that goes to a channel; return how many batches."""
+        async with self.visitor.db.transaction() as conn:
+            await write_off(conn, lease)
+            sent = await provider_batches.ever_sent(conn, lease)
+            pending = [job for job in await jobs.pending(conn, lease) if job.job.job_no not in sent]
+        now, prepared = datetime.now(UTC), 0
+        for model in (model for model in batch.pool.models if model.is_batch_channel):
+            chosen = [job for job in pending if job.model == model.name]
+            rows = [row_of(job, model) for job in chosen if can_wait(job.job, model, now)]
+            for part in split(model, rows):
+                wanted = [reservation_of(row, model) for row in part]
+                async with self.visitor.db.transaction() as conn:
+                    granted = await ledger.reserve(conn, lease, wanted)
+                    calls = [call for call, yes in zip(wanted, granted, strict=True) if yes]
+                    if calls:
+                        await provider_batches.prepare(conn, lease, model.name, calls)
+                        prepared += 1
+        return prepared
+
+
+def _has_channel(batch: BatchRecord) -> bool:
+    return any(model.is_batch_channel for model in batch.pool.models)
+
+
+def _visit_of(lease: Lease, batch: BatchRecord, one: OpenProviderBatch) -> Visit:
+    model = batch.pool.models[batch.pool.index(one.model)]
+    return Visit(lease, model, one, batch.status is BatchStatus.CANCELLING)
+
+
+def _is_fresh(one: OpenProviderBatch) -> bool:
+    return one.state is ProviderState.PREPARED and one.create_age_s is None

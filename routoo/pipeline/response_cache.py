@@ -1,0 +1,102 @@
+"""What a shard takes from the response cache, and what it puts there."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from routoo.domain.call_options import CallOptions
+from routoo.domain.completion import Result, ResultSource
+from routoo.domain.job import Lease, PendingJob, ResultStatus
+from routoo.domain.pool import CandidateModel, Pool
+from routoo.store import response_cache, results
+from routoo.store.database import Database
+from routoo.store.response_cache import CachedAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCache:
+    """The response cache as one shard of a batch uses it."""
+
+    pool: Pool
+    ttl_s: float
+    """How old an answer may be, and how long new ones are kept, in seconds."""
+    bodies: Mapping[int, dict[str, Any]]
+    """Requests that may be cached, by job_no."""
+
+    @classmethod
+    def of(
+        cls, pool: Pool, options: CallOptions, pending: Sequence[PendingJob]
+    ) -> "ShardCache | None":
+        """Return the cache of a shard's jobs; None where the batch uses none."""
+        if options.cache_ttl_s is None:
+            return None
+        jobs = (one.job for one in pending)
+        wanted = {job.job_no: job.body for job in jobs if options.cache_all or _is_fixed(job.body)}
+        return cls(pool, options.cache_ttl_s, wanted)
+
+    def answers(self, ended: Sequence[Result]) -> list[CachedAnswer]:
+        """Return what of some results is worth keeping: answers with the endpoint's own usage."""
+        kept = []
+        for result in ended:
+            body, completion = self.bodies.get(result.job_no), result.completion
+            if body is None or completion is None or result.status is not ResultStatus.SUCCEEDED:
+                continue
+            if result.source is ResultSource.CALL and not completion.usage.estimated:
+                model = self.pool.models[self.pool.index(str(result.model))]
+                kept.append(CachedAnswer(key_of(model, body), model.name, completion))
+        return kept
+
+
+async def serve(
+    db: Database, lease: Lease, cache: ShardCache | None, pending: list[PendingJob]
+) -> list[PendingJob]:
+    """End the jobs whose chosen model has answered the same request before; return the others.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+        StoreError: The database can't be reached or refused.
+    """
+    if cache is None:
+        return pending
+    keys = {
+        job.job.job_no: key_of(cache.pool.models[cache.pool.index(job.model)], job.job.body)
+        for job in pending
+        if job.job.job_no in cache.bodies
+    }
+    async with db.transaction() as conn:
+        found = await response_cache.look_up(conn, list(set(keys.values())), cache.ttl_s)
+        ended = {
+            job.job.job_no: Result(
+                job.job.job_no,
+                ResultStatus.SUCCEEDED,
+                job.cost_usd,  # of earlier calls, if there were any
+                job.attempts,
+                job.model,
+                found[keys[job.job.job_no]],
+                source=ResultSource.CACHE,
+            )
+            for job in pending
+            if keys.get(job.job.job_no) in found
+        }
+        await results.save(conn, lease, list(ended.values()))
+    return [job for job in pending if job.job.job_no not in ended]
+
+
+def key_of(model: CandidateModel, body: Mapping[str, Any]) -> bytes:
+    """Return the digest of a request to a model: where it goes, and all that is sent."""
+    asked = {
+        "model": [model.name, model.endpoint.base_url, model.model_at_endpoint],
+        "most_tokens": model.max_completion_tokens,
+        "body": {name: value for name, value in body.items() if name != "model"},
+    }
+    return hashlib.blake2b(
+        orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=32
+    ).digest()
+
+
+def _is_fixed(body: Mapping[str, Any]) -> bool:
+    """Return whether a request asks for the same answer each time."""
+    return body.get("temperature") == 0 or body.get("seed") is not None

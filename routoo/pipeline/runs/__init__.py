@@ -1,0 +1,1 @@
+"""Evaluation runs: begun as ordinary batches, graded when those have ended, compared."""

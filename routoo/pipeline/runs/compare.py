@@ -1,0 +1,65 @@
+"""Compares a graded run with the runs before it, keeps the alerts, and rolls back where asked."""
+
+from datetime import timedelta
+
+import structlog
+from psycopg import AsyncConnection
+
+from routoo.evaluation.drift import Alert, find_drift
+from routoo.evaluation.run_data import EvaluationRun
+from routoo.pipeline.runs.load import load_run
+from routoo.store import alerts, checkpoints, eval_runs, schedules
+from routoo.store.eval_runs import RunRecord
+
+RUNS_COMPARED = 5
+"""Earlier runs that make up the history: enough to average a night's noise."""
+_FIRST_WINDOW = timedelta(days=1)
+"""Users' prompts looked at by a schedule's first run."""
+_log = structlog.get_logger(__name__)
+
+
+async def compare_run(
+    conn: AsyncConnection, run: RunRecord, measured: EvaluationRun
+) -> list[Alert]:
+    """Find what is worse than before, and keep it.
+
+    Args:
+        conn: The transaction that finishes the run.
+        run: The run.
+        measured: Its arrays.
+
+    Returns:
+        The alerts, also saved and logged.
+    """
+    earlier = await eval_runs.history(conn, run, RUNS_COMPARED)
+    since = earlier[0].created_at if earlier else run.created_at - _FIRST_WINDOW
+    novelty = await alerts.traffic_novelty(conn, since, run.created_at)
+    history = [await load_run(conn, one.id) for one in earlier]
+    found = find_drift(measured, history, novelty)
+    if earlier and any(one.kind == "quality" and not one.subject for one in found):
+        found += await _roll_back(conn, run, earlier[0])
+    for one in found:
+        await alerts.save(conn, run.id, one.kind, one.subject, one.message, one.facts)
+        _log.warning(
+            "run.alert", run=str(run.id), kind=one.kind, subject=one.subject, message=one.message
+        )
+    return found
+
+
+async def _roll_back(conn: AsyncConnection, run: RunRecord, before: RunRecord) -> list[Alert]:
+    """Bring the earlier checkpoint back where the schedule says so and a new one may be at fault.
+
+    With the same checkpoint as in the run before, an endpoint changed, and nothing is rolled back.
+    """
+    changed = run.checkpoint_sha256 not in {None, before.checkpoint_sha256}
+    if run.schedule_id is None or not changed:
+        return []
+    if not (await schedules.get(conn, run.schedule_id)).rollback:
+        return []
+    restored = await checkpoints.roll_back(
+        conn, f"quality fell in run {run.id}", only_if=run.checkpoint_sha256
+    )
+    if restored is None:
+        return []
+    text = f"checkpoint {restored.weights_sha256[:12]} is in use again"
+    return [Alert("rollback", "", text, {"from": run.checkpoint_sha256, "to": restored.path})]

@@ -1,0 +1,114 @@
+"""Turns graded answers into outcome tables, and keeps evaluation items out of training."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import orjson
+from psycopg import AsyncConnection
+
+from routoo.domain.fingerprint import text_sha256
+from routoo.domain.prompt import prompt_text
+from routoo.domain.tables import Item, Outcomes
+from routoo.store import eval_sets, graded_answers
+from routoo.store.graded_answers import GradedAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Items and outcomes that belong together."""
+
+    items: tuple[Item, ...]
+    outcomes: Outcomes
+
+
+@dataclass(frozen=True, slots=True)
+class Harvest:
+    """All graded answers, those of evaluation items apart."""
+
+    training: Tables
+    evaluation: Tables
+
+
+async def harvest(conn: AsyncConnection) -> Harvest:
+    """Collect the graded answers of all batches.
+
+    The same question is one item, whatever batch it came in: its id is the hash of its words. Of
+    several answers of a model to it the latest counts. An item that stands in any version of an
+    evaluation set is kept apart, also where users sent the same words.
+
+    Args:
+        conn: A transaction.
+    """
+    items: dict[str, Item] = {}
+    rows: dict[tuple[str, str], GradedAnswer] = {}
+    async for answer in graded_answers.iterate(conn):
+        prompt = prompt_text(orjson.loads(answer.body_json))
+        key = text_sha256(prompt)
+        items[key] = Item(key, prompt, dataset=answer.source, subject=answer.subject)
+        rows[key, answer.model] = answer
+    held_out = await eval_sets.held_out(conn, list(items))
+    return Harvest(
+        training=_tables(items, rows, lambda key: key not in held_out),
+        evaluation=_tables(items, rows, lambda key: key in held_out),
+    )
+
+
+async def without_evaluation_items(conn: AsyncConnection, tables: Tables) -> tuple[Tables, int]:
+    """Take the items of evaluation sets out of tables that came from elsewhere.
+
+    Returns:
+        What may be trained on, and how many items were taken out.
+    """
+    hashes = {item.item_id: text_sha256(item.prompt) for item in tables.items}
+    held_out = await eval_sets.held_out(conn, list(hashes.values()))
+    kept = [item for item in tables.items if hashes[item.item_id] not in held_out]
+    known = {item.item_id for item in kept}
+    keep = np.array([item_id in known for item_id in tables.outcomes.item_ids], np.bool_)
+    left = Tables(tuple(kept), tables.outcomes.select(keep))
+    return left, len(tables.items) - len(kept)
+
+
+def join(tables: Sequence[Tables]) -> Tables:
+    """Return several tables as one; of an item that comes twice the first counts."""
+    items: dict[str, Item] = {}
+    for one in tables:
+        for item in one.items:
+            items.setdefault(item.item_id, item)
+    outcomes = [one.outcomes for one in tables]
+    return Tables(
+        tuple(items.values()),
+        Outcomes(
+            [value for one in outcomes for value in one.item_ids],
+            [value for one in outcomes for value in one.models],
+            np.concatenate([one.score for one in outcomes]),
+            np.concatenate([one.prompt_tokens for one in outcomes]),
+            np.concatenate([one.completion_tokens for one in outcomes]),
+            np.concatenate([one.cost_usd for one in outcomes]),
+            np.concatenate([one.latency_s for one in outcomes]),
+        ),
+    )
+
+
+def _tables(
+    items: dict[str, Item],
+    rows: dict[tuple[str, str], GradedAnswer],
+    wanted: Callable[[str], bool],
+) -> Tables:
+    found = [(key, model, row) for (key, model), row in rows.items() if wanted(key)]
+    return Tables(
+        tuple(item for key, item in items.items() if wanted(key)),
+        Outcomes(
+            [key for key, _, _ in found],
+            [model for _, model, _ in found],
+            np.array([row.score for _, _, row in found], np.float32),
+            _numbers([row.prompt_tokens for _, _, row in found]),
+            _numbers([row.completion_tokens for _, _, row in found]),
+            np.array([row.cost_usd for _, _, row in found], np.float64),
+            _numbers([row.latency_s for _, _, row in found]),
+        ),
+    )
+
+
+def _numbers(values: Sequence[float | None]) -> np.ndarray:
+    return np.array([np.nan if value is None else value for value in values], np.float32)

@@ -1,0 +1,117 @@
+"""Loads an evaluation run from the store as arrays."""
+
+from uuid import UUID
+
+import numpy as np
+from psycopg import AsyncConnection
+
+from routoo.domain.pool import Pool
+from routoo.evaluation.run_data import NO_MODEL, EvaluationRun, RunFacts, RunMode
+from routoo.pipeline.matrix import BatchMatrix, load_matrix
+from routoo.store import batches, eval_runs, eval_sets, predictions, run_results, schedules
+from routoo.store.batches import BatchRecord
+from routoo.store.eval_runs import RunRecord
+from routoo.store.run_results import RunResult
+
+
+async def load_run(conn: AsyncConnection, run_id: UUID) -> EvaluationRun:
+    """Load a run, graded or not yet.
+
+    Args:
+        conn: A transaction: what is loaded is one state.
+        run_id: The run.
+
+    Raises:
+        NotFoundError: There is no such run.
+        StoreError: Its jobs are not all scored yet.
+    """
+    run = await eval_runs.get(conn, run_id)
+    batch = await batches.get(conn, run.batch_id)
+    items = await eval_sets.load_items(conn, run.eval_set_id)
+    matrix = await load_matrix(conn, batch)
+    found = await run_results.load(conn, run.batch_id)
+    shape = matrix.quality.shape
+    sample = np.full((3, *shape), np.nan)
+    if run.sample_batch_id is not None:
+        _fill_sample(sample, run, await run_results.load(conn, run.sample_batch_id))
+    return EvaluationRun(
+        facts=await _facts(conn, run, batch),
+        models=batch.pool.names,
+        item_ids=tuple(item.item_id for item in items),
+        prompts=tuple(item.prompt for item in items),
+        domains=tuple(item.subject or item.dataset or "" for item in items),
+        predicted_quality=matrix.quality,
+        expected_cost_usd=_expected_cost(matrix, batch.pool, found),
+        novelty=(await predictions.load_batch(conn, run.batch_id)).novelty,
+        chosen=_positions(batch.pool, [row.chosen for row in found]),
+        answered_by=_positions(
+            batch.pool, [row.model if row.answer is not None else None for row in found]
+        ),
+        answer_sha256=tuple(row.answer_sha256 for row in found),
+        quality=np.array([_quality(row) for row in found], np.float32),
+        cost_usd=np.array([row.cost_usd or 0.0 for row in found], np.float64),
+        latency_s=np.array([_or_nan(row.latency_s) for row in found], np.float32),
+        sample_quality=sample[0].astype(np.float32),
+        sample_cost_usd=sample[1],
+        sample_latency_s=sample[2].astype(np.float32),
+    )
+
+
+async def _facts(conn: AsyncConnection, run: RunRecord, batch: BatchRecord) -> RunFacts:
+    eval_set = await eval_sets.get(conn, run.eval_set_id)
+    schedule = None
+    if run.schedule_id is not None:
+        schedule = (await schedules.get(conn, run.schedule_id)).name
+    return RunFacts(
+        run_id=run.id,
+        name=batch.name,
+        batch_id=run.batch_id,
+        sample_batch_id=run.sample_batch_id,
+        eval_set=eval_set.name,
+        content_sha256=eval_set.content_sha256,
+        mode=RunMode(run.mode),
+        recorded=run.recorded,
+        schedule=schedule,
+        checkpoint_sha256=run.checkpoint_sha256,
+        budget_usd=batch.budget_usd,
+        created_at=run.created_at,
+        finished_at=run.finished_at,
+    )
+
+
+def _expected_cost(matrix: BatchMatrix, pool: Pool, found: list[RunResult]) -> np.ndarray:
+    """Return the costs as estimated, those of the chosen models as the plan had them."""
+    costs = matrix.cost_usd.copy()
+    for row in found:
+        if row.chosen is not None and row.expected_cost_usd is not None:
+            costs[row.job_no, pool.index(row.chosen)] = row.expected_cost_usd
+    return costs
+
+
+def _fill_sample(sample: np.ndarray, run: RunRecord, found: list[RunResult]) -> None:
+    """Put the sample's jobs, items by models, where their items stand."""
+    models = sample.shape[2]
+    for row in found:
+        if row.status is None:
+            continue
+        place = run.sample_items[row.job_no // models], row.job_no % models
+        # A model that failed alone would have answered nothing; a refusal says nothing of it.
+        known = row.graded or row.status == "failed"
+        sample[0][place] = _quality(row) if known else np.nan
+        sample[1][place] = row.cost_usd
+        sample[2][place] = _or_nan(row.latency_s)
+
+
+def _quality(row: RunResult) -> float:
+    if row.answer is None and row.status is not None:
+        return 0.0
+    return _or_nan(row.score if row.graded else None)
+
+
+def _positions(pool: Pool, names: list[str | None]) -> np.ndarray:
+    column = {name: number for number, name in enumerate(pool.names)}
+    return np.array([column.get(name or "", NO_MODEL) for name in names], np.int64)
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value
