@@ -7,6 +7,7 @@ from routoo.settings import Settings
 from worker.broker import CONTROL_QUEUE, queue, task_name, transport_options
 
 RECOVER_TASK = "routoo.recover"
+REPLAN_TASK = "routoo.replan"
 _BEAT_SCHEDULER = "celery.beat:Scheduler"
 """In memory: the default scheduler keeps its state with shelve, that is pickle, in the cwd."""
 
@@ -46,13 +47,15 @@ def create_app(settings: Settings, broker_url: str) -> Celery:
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
         beat_scheduler=_BEAT_SCHEDULER,
-        beat_schedule={"recover": _recovery(settings)},
+        beat_schedule={
+            "recover": _every(settings.recovery_interval_s, RECOVER_TASK),
+            "replan": _every(settings.replan_interval_s, REPLAN_TASK),
+        },
     )
     return app
 
 
-def _recovery(settings: Settings) -> dict[str, object]:
-    interval_s = settings.recovery_interval_s
+def _every(interval_s: float, task: str) -> dict[str, object]:
     # A tick that waited a whole interval is overtaken by the next one.
     options = {"queue": CONTROL_QUEUE, "expires": interval_s}
-    return {"task": RECOVER_TASK, "schedule": interval_s, "options": options}
+    return {"task": task, "schedule": interval_s, "options": options}

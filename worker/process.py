@@ -5,7 +5,7 @@ import signal
 import socket
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import structlog
 from celery import Celery, signals
@@ -13,11 +13,14 @@ from celery.apps.worker import Worker
 from celery.beat import EmbeddedService
 from celery.platforms import SecurityWarning
 
+from routoo.pipeline.drift import ReplanOptions
 from routoo.settings import Settings
 from worker.app import RECOVER_TASK, create_app
+from worker.evaluations import ticking
+from worker.metrics_server import serving_metrics
 from worker.roles import Role, concurrency, queues
 from worker.runtime import Runtime, open_runtime, required_url
-from worker.tasks import register_recovery, register_stages
+from worker.tasks import register_recovery, register_replanning, register_stages
 
 _log = structlog.get_logger(__name__)
 
@@ -41,8 +44,12 @@ def run_role(role: Role, settings: Settings, *, on_ready: Callable[[], None]) ->
     with open_runtime(role, settings) as runtime:
         _register(app, role, settings, runtime)
         worker = _worker(app, role, settings)
-        with _signals_connected(runtime, on_ready):
+        with ExitStack() as stack:
+            stack.enter_context(_signals_connected(runtime, on_ready))
             if role is Role.BEAT:
+                database_url = required_url(settings.database_url, "ROUTOO_DATABASE_URL")
+                stack.enter_context(ticking(settings, database_url))
+                stack.enter_context(serving_metrics(settings, runtime.loop, runtime.db))
                 _start_beat(app)
             worker.start()
         _log.info("worker.stopped")
@@ -53,6 +60,8 @@ def _register(app: Celery, role: Role, settings: Settings, runtime: Runtime) -> 
     if role is Role.BEAT:
         limit = settings.max_shard_attempts
         register_recovery(app, runtime.loop, runtime.db, max_attempts=limit)
+        options = ReplanOptions(settings.replan_drift, settings.replan_interval_s)
+        register_replanning(app, runtime.loop, runtime.db, options)
     else:
         register_stages(app, runtime.loop, runtime.worker)
 

@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 
 from routoo.domain.job import ShardKey, Stage
 from routoo.errors import DatabaseUnavailableError
-from routoo.store import recovery, shards
+from routoo.store import control, recovery, response_cache, shards
 from routoo.store.database import Database
 from worker.announce import announce, waiting
 from worker.loop import LoopThread
@@ -33,11 +33,15 @@ def missing(due: Sequence[ShardKey], waiting_messages: int) -> list[ShardKey]:
 def recover(app: Celery, loop: LoopThread, db: Database, *, max_attempts: int) -> int:
     """Announce due shards of every stage; park those that killed their worker too often.
 
+    Batches that are being cancelled end here where no worker is left to end them.
+
     Returns:
         How many messages were published.
     """
     try:
         loop.run(_park(db, max_attempts))
+        loop.run(_settle_cancelled(db))
+        loop.run(_purge_cache(db))
         return sum(_announce(app, stage, loop.run(_due(db, stage))) for stage in Stage)
     except (DatabaseUnavailableError, OperationalError) as error:
         _log.warning("recover.skipped", reason=type(error).__name__)
@@ -59,6 +63,21 @@ async def _park(db: Database, max_attempts: int) -> None:
         parked = await recovery.park_exhausted(conn, max_attempts)
     for key in parked:
         _log.error("shard.parked", batch=str(key.batch_id), shard=key.shard_no)
+
+
+async def _purge_cache(db: Database) -> None:
+    async with db.transaction() as conn:
+        await response_cache.purge(conn)
+
+
+async def _settle_cancelled(db: Database) -> None:
+    async with db.transaction() as conn:
+        waiting_for_their_end = await control.being_cancelled(conn)
+    for batch_id in waiting_for_their_end:
+        async with db.transaction() as conn:
+            ended = await control.settle_cancelled(conn, batch_id)
+        if ended:
+            _log.info("batch.cancelled", batch=str(batch_id))
 
 
 async def _due(db: Database, stage: Stage) -> list[ShardKey]:

@@ -8,20 +8,25 @@ from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-import structlog
 from pydantic import SecretStr
 
 from routoo.client.endpoints import ChatEndpoints
+from routoo.client.provider_batches import ProviderBatches
 from routoo.domain.job import Lease, Stage
 from routoo.errors import ConfigError
 from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
+from routoo.pipeline.provider_channel import ProviderChannel
+from routoo.pipeline.provider_visit import ChannelOptions, Visitor
+from routoo.pipeline.replan import decide_batch
 from routoo.pipeline.score import score_shard
-from routoo.pipeline.select import select_batch
-from routoo.ports import ChatClient, Predictor
+from routoo.ports import BatchProvider, ChatClient
 from routoo.settings import Settings
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
+from routoo.store.endpoint_limits import DatabaseLimits
+from worker.collector import calm_collector
 from worker.loop import LoopThread
+from worker.predictors import Predictors
 from worker.roles import Role, concurrency
 from worker.shard import ShardWorker, StageWork
 
@@ -29,9 +34,12 @@ T = TypeVar("T")
 
 _CONNECTIONS_PER_TASK = 2
 """One for the stage's writes, one for its lease."""
+_CONNECTIONS_PER_PROCESS = 2
+"""One for the endpoints' accounts, one to spare."""
 _DRAIN_MARGIN_S = 2.0
 """Time to settle what ended within the dispatcher's own grace."""
-_log = structlog.get_logger(__name__)
+_CREATE_GRACE_FACTOR = 2.0
+"""A request to a provider is over for certain after this many of its time limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +61,7 @@ def open_runtime(role: Role, settings: Settings) -> Iterator[Runtime]:
         DatabaseUnavailableError: The database can't be reached.
     """
     url = required_url(settings.database_url, "ROUTOO_DATABASE_URL")
-    most = concurrency(role, settings) * _CONNECTIONS_PER_TASK + 1
+    most = concurrency(role, settings) * _CONNECTIONS_PER_TASK + _CONNECTIONS_PER_PROCESS
     with ExitStack() as stack:
         loop = stack.enter_context(LoopThread())
         db = _enter(stack, loop, Database(url, max_size=most))
@@ -90,25 +98,22 @@ def _stages(
     stop: asyncio.Event,
 ) -> Mapping[Stage, StageWork]:
     if role is Role.SCORER:
-        return {Stage.SCORE: _score(db, _load(settings))}
+        predictors = Predictors(db, settings.checkpoint)
+        loop.run(predictors.warm_up())
+        return {Stage.SCORE: _score(db, predictors)}
     if role is Role.DISPATCHER:
-        client = _enter(stack, loop, ChatEndpoints())
-        return {Stage.SELECT: _select(db), Stage.DISPATCH: _dispatch(db, client, settings, stop)}
+        calm_collector()
+        client = _enter(stack, loop, ChatEndpoints(limits=DatabaseLimits(db)))
+        provider = ProviderBatches(timeout_s=settings.channel_timeout_s)
+        channel = _channel(db, _enter(stack, loop, provider), settings)
+        dispatch = _dispatch(db, client, channel, settings, stop)
+        return {Stage.SELECT: _select(db), Stage.DISPATCH: dispatch}
     return {}
 
 
-def _load(settings: Settings) -> Predictor:
-    # Here and not above: PyTorch takes seconds to import and only scorers need it.
-    from routoo.predictor.predictor import load_predictor  # noqa: PLC0415
-
-    predictor = load_predictor(settings.checkpoint)
-    _log.info("checkpoint.loaded", path=str(settings.checkpoint))
-    return predictor
-
-
-def _score(db: Database, predictor: Predictor) -> StageWork:
+def _score(db: Database, predictors: Predictors) -> StageWork:
     async def work(lease: Lease, batch: BatchRecord) -> bool:
-        await score_shard(db, predictor, lease, batch)
+        await score_shard(db, await predictors.of(batch), lease, batch)
         return True
 
     return StageWork(work)
@@ -116,14 +121,26 @@ def _score(db: Database, predictor: Predictor) -> StageWork:
 
 def _select(db: Database) -> StageWork:
     async def work(lease: Lease, batch: BatchRecord) -> bool:
-        await select_batch(db, lease, batch)
+        await decide_batch(db, lease, batch)
         return True
 
     return StageWork(work)
 
 
+def _channel(db: Database, provider: BatchProvider, settings: Settings) -> ProviderChannel:
+    options = ChannelOptions(
+        poll_s=settings.channel_poll_s,
+        create_grace_s=settings.channel_timeout_s * _CREATE_GRACE_FACTOR,
+    )
+    return ProviderChannel(Visitor(db, provider, options))
+
+
 def _dispatch(
-    db: Database, client: ChatClient, settings: Settings, stop: asyncio.Event
+    db: Database,
+    client: ChatClient,
+    channel: ProviderChannel,
+    settings: Settings,
+    stop: asyncio.Event,
 ) -> StageWork:
     options = DispatchOptions(
         max_attempts_per_model=settings.max_attempts_per_model,
@@ -131,7 +148,10 @@ def _dispatch(
     )
 
     async def work(lease: Lease, batch: BatchRecord) -> bool:
-        return await dispatch_shard(db, client, lease, batch, options=options, stop=stop)
+        async def call() -> bool:
+            return await dispatch_shard(db, client, lease, batch, options=options, stop=stop)
+
+        return await channel.dispatch(lease, batch, call)
 
     return StageWork(work, grace_s=options.drain_grace_s + _DRAIN_MARGIN_S)
 

@@ -3,21 +3,23 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from uuid import UUID
 
 import structlog
 
-from routoo.domain.job import BatchStatus, Lease, ShardKey, Stage
+from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.errors import (
     CheckpointError,
     ConfigError,
     DatabaseUnavailableError,
+    InfeasibleError,
     InputError,
     NotFoundError,
     StaleLeaseError,
     StoreError,
 )
 from routoo.settings import Settings
-from routoo.store import batches, shards
+from routoo.store import batches, control, shards
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
 from worker.lease import Renewal, work_under_lease
@@ -25,7 +27,7 @@ from worker.lease import Renewal, work_under_lease
 Work = Callable[[Lease, BatchRecord], Awaitable[bool]]
 """A stage: True when the shard is done, False when a part of it was left for later."""
 _NEXT = {Stage.SCORE: Stage.SELECT, Stage.SELECT: Stage.DISPATCH}
-_PERMANENT = (CheckpointError, ConfigError, InputError)
+_PERMANENT = (CheckpointError, ConfigError, InfeasibleError, InputError)
 """Errors that a retry can't help: the batch fails at once."""
 _log = structlog.get_logger(__name__)
 
@@ -80,7 +82,7 @@ class ShardWorker:
         try:
             async with self.db.transaction() as conn:
                 batch = await batches.get(conn, key.batch_id)
-                if batch.status is not BatchStatus.IN_PROGRESS:
+                if batch.status.is_over:
                     return None
                 lease = await shards.claim(conn, key, self.owner, self.settings.lease_s)
         except NotFoundError:
@@ -113,13 +115,20 @@ class ShardWorker:
         async with self.db.transaction() as conn:
             await shards.complete(conn, lease)
             ready = await shards.ready_keys(conn, key.batch_id)
+        await self._settle_cancelled(key.batch_id)
         return ShardOutcome([other for other in ready if other.stage is _NEXT.get(key.stage)])
 
     async def _hand_back(self, lease: Lease) -> ShardOutcome:
         async with self.db.transaction() as conn:
             await shards.release(conn, lease, count_attempt=False)
+        await self._settle_cancelled(lease.key.batch_id)
         stopping = self.stop.is_set()
         return ShardOutcome(announce=() if stopping else (lease.key,), requeue=stopping)
+
+    async def _settle_cancelled(self, batch_id: UUID) -> None:
+        """End the batch where it was cancelled and this was its last shard at work."""
+        async with self.db.transaction() as conn:
+            await control.settle_cancelled(conn, batch_id)
 
     async def _fail(self, lease: Lease, error: Exception) -> None:
         permanent = isinstance(error, _PERMANENT)

@@ -6,12 +6,14 @@ from celery import Celery
 from celery.exceptions import Reject
 
 from routoo.domain.job import ShardKey, Stage
+from routoo.pipeline.drift import ReplanOptions
 from routoo.store.database import Database
 from worker.announce import announce
-from worker.app import RECOVER_TASK
+from worker.app import RECOVER_TASK, REPLAN_TASK
 from worker.broker import task_name
 from worker.loop import LoopThread
 from worker.recovery import recover
+from worker.replanning import replan
 from worker.shard import ShardWorker
 
 
@@ -38,3 +40,14 @@ def register_recovery(app: Celery, loop: LoopThread, db: Database, *, max_attemp
         recover(app, loop, db, max_attempts=max_attempts)
 
     app.task(tick, name=RECOVER_TASK)
+
+
+def register_replanning(
+    app: Celery, loop: LoopThread, db: Database, options: ReplanOptions
+) -> None:
+    """Register the replanning tick."""
+
+    def tick() -> None:
+        replan(app, loop, db, options)
+
+    app.task(tick, name=REPLAN_TASK)

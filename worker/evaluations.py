@@ -1,0 +1,73 @@
+"""What nobody watches: runs are graded and schedules fired, by the beat's own ticks.
+
+The ticks have an event loop and connections of their own and are no tasks of the queue: grading ten
+thousand answers takes seconds and must not hold up the recovery of shards. Any number of beats may
+tick at once: the database lets one of them take each step.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from routoo.errors import DatabaseUnavailableError
+from routoo.pipeline.runs.finish import finish_due
+from routoo.pipeline.runs.fire import Scheduler
+from routoo.settings import Settings
+from routoo.store.database import Database
+from worker.loop import LoopThread
+from worker.webhook import check_webhook, deliver_alerts
+
+_log = structlog.get_logger(__name__)
+
+
+async def tick(db: Database, settings: Settings) -> None:
+    """Take every step that is due: fire schedules, grade what has ended, tell alerts."""
+    owner = f"{socket.gethostname()}:{os.getpid()}"
+    await Scheduler(owner, settings.shard_size).fire_due(db)
+    await finish_due(db, shard_size=settings.shard_size)
+    await deliver_alerts(db, settings)
+
+
+@contextmanager
+def ticking(settings: Settings, database_url: str) -> Iterator[None]:
+    """Tick in the background for as long as the block runs.
+
+    Raises:
+        ConfigError: A webhook has no secret.
+    """
+    check_webhook(settings)
+    with LoopThread() as loop:
+        task = loop.run(_start(settings, database_url))
+        try:
+            yield
+        finally:
+            loop.run(_stop(task))
+
+
+async def _start(settings: Settings, database_url: str) -> "asyncio.Task[None]":
+    return asyncio.create_task(_tick_forever(settings, database_url))
+
+
+async def _stop(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+async def _tick_forever(settings: Settings, database_url: str) -> None:
+    while True:
+        try:
+            async with Database(database_url, max_size=2) as db:
+                while True:
+                    await tick(db, settings)
+                    await asyncio.sleep(settings.recovery_interval_s)
+        except DatabaseUnavailableError as error:
+            _log.warning("evaluations.skipped", reason=str(error))
+        except Exception:  # noqa: BLE001 - a fault of one tick must not end the next ones
+            _log.exception("evaluations.failed")
+        await asyncio.sleep(settings.recovery_interval_s)

@@ -1,0 +1,133 @@
+"""What the database knows of all batches, as metric families of Prometheus.
+
+Whatever process serves them, they are the same: nothing is counted in memory. Labels hold names of
+models, schedules and endpoints, never anything of a batch, a job or a prompt.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from routoo.store.overview import Overview
+
+_Samples = Iterable[tuple[Sequence[str], float]]
+"""Values of the labels, and the value."""
+
+
+def families(seen: Overview) -> Iterator[Metric]:
+    """Yield every family; zeros too where the labels' values are known beforehand."""
+    yield from _work(seen)
+    yield from _money(seen)
+    yield from _calls(seen)
+    yield from _evaluation(seen)
+
+
+def reachable(*, yes: bool) -> Metric:
+    """Return the family that says whether the others could be read."""
+    text = "Whether the database answered in time; without it there are no other metrics."
+    return _gauge("routoo_database_reachable", text, (), [((), float(yes))])
+
+
+def _work(seen: Overview) -> Iterator[Metric]:
+    yield _gauge("routoo_batches", "Batches.", ["status"], _of(seen.batches.items()))
+    yield _gauge(
+        "routoo_jobs_pending",
+        "Jobs of open batches without a result.",
+        (),
+        [((), seen.jobs_pending)],
+    )
+    yield _gauge(
+        "routoo_jobs_ended",
+        "Jobs of open batches that have a result.",
+        ["status"],
+        _of(seen.results.items()),
+    )
+    yield _gauge(
+        "routoo_shards", "Shards of open batches.", ["stage", "state"], seen.shards.items()
+    )
+
+
+def _money(seen: Overview) -> Iterator[Metric]:
+    kinds = {
+        "limit": (seen.money.limit_usd, "Budgets of open batches together"),
+        "reserved": (seen.money.reserved_usd, "Worst case of the calls in flight"),
+        "spent": (seen.money.spent_usd, "What the calls of open batches have cost"),
+    }
+    for kind, (usd, text) in kinds.items():
+        yield _gauge(f"routoo_{kind}_usd", f"{text}, in USD.", (), [((), float(usd))])
+
+
+def _calls(seen: Overview) -> Iterator[Metric]:
+    yield _gauge(
+        "routoo_calls_last_minute",
+        "Calls that ended within the last minute.",
+        ["model", "status"],
+        (((one.model, one.status), one.calls) for one in seen.calls),
+    )
+    yield _gauge(
+        "routoo_call_latency_last_minute_seconds",
+        "Their mean time from request to whole answer.",
+        ["model", "status"],
+        (
+            ((one.model, one.status), one.mean_latency_s)
+            for one in seen.calls
+            if one.mean_latency_s is not None
+        ),
+    )
+    yield _gauge(
+        "routoo_endpoint_breaker_open",
+        "Whether calls to an endpoint are held back because it keeps failing.",
+        ["endpoint"],
+        _of(_without_queries(seen.endpoints).items()),
+    )
+
+
+def _evaluation(seen: Overview) -> Iterator[Metric]:
+    alerts = CounterMetricFamily(
+        "routoo_eval_alerts", "Alerts of evaluation runs.", labels=["kind"]
+    )
+    for kind, count in seen.alerts.items():
+        alerts.add_metric([kind], count)
+    yield alerts
+    last = seen.schedules
+    yield _gauge(
+        "routoo_eval_quality_ratio",
+        "Mean quality of a schedule's last run, 0 to 1.",
+        ["schedule"],
+        (((one.schedule,), one.quality) for one in last if one.quality is not None),
+    )
+    yield _gauge(
+        "routoo_eval_cost_usd",
+        "Cost of a schedule's last run, in USD.",
+        ["schedule"],
+        _of((one.schedule, one.cost_usd) for one in last),
+    )
+    yield _gauge(
+        "routoo_eval_finished_timestamp_seconds",
+        "When a schedule's last run was graded.",
+        ["schedule"],
+        _of((one.schedule, one.finished_at_s) for one in last),
+    )
+
+
+def _without_queries(endpoints: dict[str, bool]) -> dict[str, bool]:
+    """Return the breakers by endpoint's name; what follows a ? may be nobody's business."""
+    found: dict[str, bool] = {}
+    for key, is_open in endpoints.items():
+        base_url, *rest = key.split("|")
+        name = "|".join([base_url.partition("?")[0], *rest])
+        found[name] = found.get(name, False) or is_open
+    return found
+
+
+def _of(values: Iterable[tuple[str, float]]) -> _Samples:
+    """Return samples of a family with one label."""
+    return (((label,), value) for label, value in values)
+
+
+def _gauge(name: str, text: str, labels: Sequence[str], samples: _Samples) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for values, value in samples:
+        family.add_metric(values, value)
+    return family
