@@ -69,17 +69,16 @@ def _grade(job: Gradable, reference: Reference | None, counts: GradeCounts) -> G
         counts.without_reference += 1
         return None
     if job.answer is None:
-        grade = Grade(job.job_no, 0.0, "none", "the job has no answer")
+        counts.graded += 1
+        return Grade(job.job_no, 0.0, "none", "the job has no answer")
+    item = _item(job.custom_id, prompt_text(orjson.loads(job.body_json)), reference)
+    given = grade_item(item, job.answer)
+    if given.score is None:
+        counts.ungraded += 1
     else:
-        item = _item(job.custom_id, prompt_text(orjson.loads(job.body_json)), reference)
-        given = grade_item(item, job.answer)
-        if given.score is None:
-            counts.ungraded += 1
-            return None
-        grade = Grade(job.job_no, given.score, reference.grader or "default", given.detail)
-    counts.graded += 1
-    counts.score_sum += grade.score
-    return grade
+        counts.graded += 1
+        counts.score_sum += given.score
+    return Grade(job.job_no, given.score, reference.grader or "default", given.detail)
 
 
 def _item(custom_id: str, prompt: str, reference: Reference) -> Item:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from producer.notice import note
+from routoo.domain.job import Stage
 from routoo.embedded.stack import embedded_stack
 from routoo.embedded.urls import broker_url
 from routoo.embedded.valkey import EmbeddedValkey
@@ -37,14 +38,14 @@ def database_in_use(settings: Settings) -> Iterator[str]:
         yield url
 
 
-def wake_workers(settings: Settings, batch_id: UUID, shard_count: int) -> None:
-    """Tell the workers of a new batch; a broker that is away is worth a note, no more."""
+def wake_workers(settings: Settings, stage: Stage, batch_id: UUID, shard_count: int) -> None:
+    """Tell the workers of a stage's shards; a broker that is away is worth a note, no more."""
     if settings.embedded_broker and not EmbeddedValkey(settings.home).is_running():
         note(_NO_WORKERS)
         return
-    from producer.wake import wake_scorers  # noqa: PLC0415 - kombu takes 0.1 s, wanted only here
+    from producer.wake import wake  # noqa: PLC0415 - kombu takes 0.1 s, wanted only here
 
     try:
-        wake_scorers(broker_url(settings), batch_id, shard_count)
+        wake(broker_url(settings), stage, batch_id, shard_count)
     except BrokerUnavailableError as error:
         note(f"note: {error}")

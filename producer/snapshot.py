@@ -1,17 +1,19 @@
 """How a batch stands at one moment, for screens and scripts."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from psycopg import AsyncConnection
 
-from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
+from routoo.domain.job import ResultStatus, ShardState, Stage
 from routoo.errors import NotFoundError
-from routoo.store import batches
+from routoo.store import batches, replans
 from routoo.store.batches import BatchRecord
 from routoo.store.progress import Progress, progress
+from routoo.store.replans import Replan
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +23,14 @@ class Snapshot:
     batch: BatchRecord
     progress: Progress
     at: datetime
+    replans: Sequence[Replan] = ()
+    """Revisions of the plan since the batch started, in order."""
 
     @property
     def selected(self) -> int:
         """Jobs that the selection has dealt with."""
-        done = self.progress.shards[Stage.SELECT].get(ShardState.DONE, 0)
+        # A batch that is being planned anew was selected before.
+        done = self.progress.shards[Stage.SELECT].get(ShardState.DONE, 0) or self.replans
         return self.progress.jobs if done else 0
 
     @property
@@ -47,7 +52,8 @@ class Snapshot:
     def elapsed_s(self) -> float:
         """Seconds from submission to the end, or to now."""
         end = self.batch.completed_at or self.at
-        return max((end - self.batch.created_at).total_seconds(), 0.0)
+        start = self.batch.submitted_at or self.batch.created_at
+        return max((end - start).total_seconds(), 0.0)
 
     @property
     def jobs_per_s(self) -> float | None:
@@ -58,7 +64,7 @@ class Snapshot:
     @property
     def is_over(self) -> bool:
         """Whether nothing will happen to the batch any more."""
-        return self.progress.status is not BatchStatus.IN_PROGRESS
+        return self.progress.status.is_over
 
     @property
     def all_succeeded(self) -> bool:
@@ -79,11 +85,13 @@ class Snapshot:
             "scored": self.progress.scored,
             "selected": self.selected,
             "answered": self.progress.ended,
+            "at_providers": self.progress.at_providers,
             "results": {str(status): count for status, count in self.progress.results.items()},
             "budget_usd": balance.limit_usd,
             "reserved_usd": balance.reserved_usd,
             "spent_usd": self.spent_usd,
             "overrun_usd": balance.overrun_usd,
+            "budget_warnings": self.progress.budget_warnings,
             "elapsed_s": self.elapsed_s,
             "jobs_per_s": self.jobs_per_s,
             "models": [
@@ -96,6 +104,7 @@ class Snapshot:
                 }
                 for share in models
             ],
+            "replans": [asdict(replan) for replan in self.replans],
         }
 
 
@@ -118,4 +127,4 @@ async def take_snapshot(conn: AsyncConnection, batch: BatchRecord) -> Snapshot:
     now = await progress(conn, batch.id)
     if now.status is not batch.status:
         batch = await batches.get(conn, batch.id)
-    return Snapshot(batch, now, datetime.now(UTC))
+    return Snapshot(batch, now, datetime.now(UTC), await replans.history(conn, batch.id))

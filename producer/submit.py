@@ -17,10 +17,13 @@ from producer.rows.error_file import ErrorFile
 from producer.rows.intake import Intake
 from producer.rows.problems import BadInputError, ProblemReport, RawRow
 from producer.rows.source import Source
-from routoo.domain.job import SLA
+from routoo.domain.call_options import CallOptions
+from routoo.domain.job import SLA, BatchStatus
+from routoo.domain.objective import Objective
 from routoo.domain.pool import Pool
 from routoo.errors import InputError
 from routoo.store import batches
+from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
 from routoo.store.jobs import copy_jobs
 
@@ -36,6 +39,12 @@ class Order:
     """Two submissions with the same key are one batch."""
     budget_usd: Decimal | None = None
     """Most that all calls may cost together, in USD."""
+    objective: Objective = field(default_factory=Objective)
+    """What the selection aims at."""
+    call_options: CallOptions = field(default_factory=CallOptions)
+    """How its calls are made."""
+    draft: bool = False
+    """Score and select it only; no call is made until its plan is submitted."""
     sla: SLA = field(default_factory=SLA)
     """Limits of every job that names no own."""
     ignore_model: bool = False
@@ -102,11 +111,15 @@ async def submit(
         min_quality=order.sla.min_quality,
         max_cost_usd=order.sla.max_cost_usd,
         deadline=order.sla.deadline,
+        objective=order.objective,
+        draft=order.draft,
+        call_options=order.call_options,
     )
     async with database.transaction() as conn:
         batch_id, created = await batches.create(conn, new)
         if not created:
             known = await batches.get(conn, batch_id)
+            _check_same_kind(known, order)
             return Submission(
                 batch_id,
                 created=False,
@@ -117,6 +130,17 @@ async def submit(
             await _copy(conn, batch_id, reading, on_progress)
             await batches.seal(conn, batch_id, reading.intake.job_count, shard_size)
     return reading.submission(batch_id)
+
+
+def _check_same_kind(known: BatchRecord, order: Order) -> None:
+    """Refuse to take a plan that makes no call for the batch that was to be submitted."""
+    waits = known.status in {BatchStatus.PLANNING, BatchStatus.PLANNED}
+    if waits and not order.draft:
+        raise InputError(
+            "under this idempotency key there is a plan that waits",
+            value=order.idempotency_key,
+            remedy=f"Submit it with `routoo-producer submit --plan {known.id}`, or use another key",
+        )
 
 
 @contextmanager

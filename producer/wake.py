@@ -16,18 +16,17 @@ from routoo.domain.job import Stage
 from routoo.errors import BrokerUnavailableError
 
 _TIMEOUT_S = 3.0
-_QUEUE = Stage.SCORE.value
-_TASK = f"routoo.{_QUEUE}"
 _PERSISTENT = 2
 
 
-def wake_scorers(broker_url: str, batch_id: UUID, shard_count: int) -> None:
-    """Publish one message for each score shard of a new batch.
+def wake(broker_url: str, stage: Stage, batch_id: UUID, shard_count: int) -> None:
+    """Publish one message for each shard that a stage of a batch has ready.
 
     Args:
         broker_url: RabbitMQ or Redis, as kombu reads it.
+        stage: The stage: `score` of a new batch, `dispatch` of a submitted plan.
         batch_id: The batch.
-        shard_count: Its shards.
+        shard_count: Its shards, from the first one on.
 
     Raises:
         BrokerUnavailableError: The broker can't be reached; the workers' recovery tick will find
@@ -45,7 +44,7 @@ def wake_scorers(broker_url: str, batch_id: UUID, shard_count: int) -> None:
             connection.ensure_connection(  # type: ignore[no-untyped-call]  # the same
                 max_retries=1, timeout=_TIMEOUT_S
             )
-            _publish(connection, str(batch_id), shard_count)
+            _publish(connection, stage, str(batch_id), shard_count)
     except errors as error:
         raise BrokerUnavailableError(
             "the broker can't be reached",
@@ -54,14 +53,14 @@ def wake_scorers(broker_url: str, batch_id: UUID, shard_count: int) -> None:
         ) from error
 
 
-def _publish(connection: Connection, batch_id: str, shard_count: int) -> None:
+def _publish(connection: Connection, stage: Stage, batch_id: str, shard_count: int) -> None:
     with connection.Producer(serializer="json") as producer:  # type: ignore[no-untyped-call]  # the same
         for shard_no in range(shard_count):
-            body, headers = _message(batch_id, shard_no)
+            body, headers = _message(stage, batch_id, shard_no)
             producer.publish(
                 body,
                 exchange="",
-                routing_key=_QUEUE,
+                routing_key=stage.value,
                 headers=headers,
                 correlation_id=headers["id"],
                 delivery_mode=_PERSISTENT,
@@ -69,7 +68,7 @@ def _publish(connection: Connection, batch_id: str, shard_count: int) -> None:
             )
 
 
-def _message(batch_id: str, shard_no: int) -> tuple[list[Any], dict[str, Any]]:
+def _message(stage: Stage, batch_id: str, shard_no: int) -> tuple[list[Any], dict[str, Any]]:
     """Return the body and the headers of one task message."""
     task_id = str(uuid4())
     headers: dict[str, Any] = dict.fromkeys(
@@ -77,7 +76,7 @@ def _message(batch_id: str, shard_no: int) -> tuple[list[Any], dict[str, Any]]:
     )
     headers |= {
         "lang": "py",
-        "task": _TASK,
+        "task": f"routoo.{stage.value}",
         "id": task_id,
         "root_id": task_id,
         "retries": 0,

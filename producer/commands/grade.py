@@ -28,7 +28,8 @@ ReferencesOption = Annotated[
         "--references",
         metavar="FILE",
         help="JSONL: custom_id, answer, grader (choice, exact, normalized, contains, numeric, "
-        "regex, json; the one that fits the answer where left out), grader_options.",
+        "regex, json, json_schema, code_output; the one that fits the answer where left out), "
+        "grader_options.",
     ),
 ]
 

@@ -13,6 +13,7 @@ from producer.running import run
 from producer.screen.progress import progress_line, progress_view
 from producer.snapshot import Snapshot, find_batch
 from producer.watching import follow
+from routoo.domain.job import BatchStatus
 from routoo.settings import Settings, load_settings
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
@@ -53,7 +54,7 @@ def watch_batch(settings: Settings, batch: str | None, *, as_json: bool) -> None
         return await _print_lines(database, record, as_json=False)
 
     last = run(settings, watch, on_interrupt=_ON_INTERRUPT)
-    if not last.all_succeeded:
+    if not last.all_succeeded and last.progress.status is not BatchStatus.PLANNED:
         raise typer.Exit(FAILED_JOBS)
 
 

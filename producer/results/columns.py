@@ -19,6 +19,7 @@ COLUMNS = (
     "error_code",
     "error_message",
     "created_at",
+    "source",
 )
 """In the view's order, without `batch_id`: a file holds one batch."""
 

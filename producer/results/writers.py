@@ -64,6 +64,9 @@ class JsonlWriter:
         return self._error_stream
 
 
+_CREATED_AT = COLUMNS.index("created_at")
+
+
 class CsvWriter:
     """The columns of `batch_results` with a header; null is an empty field."""
 
@@ -76,7 +79,7 @@ class CsvWriter:
         """Write some results."""
         for record in records:
             row = values(record)
-            row[-1] = record.created_at.isoformat()
+            row[_CREATED_AT] = record.created_at.isoformat()
             self._writer.writerow(row)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Checks a chat-completion request's body before any of it reaches a model."""
+"""Checks a completion request's body before any of it reaches a model."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
@@ -8,7 +8,8 @@ from producer.rows.schema import ROUTED_NAMES
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.domain.prompt import (
     TEMPLATE_TOKENS,
-    estimate_prompt_tokens,
+    estimate_text_tokens,
+    image_count,
     requested_completion_tokens,
 )
 
@@ -18,7 +19,7 @@ _NAMES_SHOWN = 10
 
 _NO_MESSAGES = Problem(
     Kind.MISSING_FIELD,
-    "the body has no list of messages",
+    "the body has neither a list of messages nor a prompt",
     'Write "messages": [{"role": "user", "content": ...}]',
 )
 _BAD_MESSAGE = Problem(
@@ -28,6 +29,14 @@ _BAD_MESSAGE = Problem(
 )
 _EMPTY_PROMPT = Problem(
     Kind.EMPTY_PROMPT, "the prompt is empty", "Give it text, or leave the row out"
+)
+_BAD_PROMPT = Problem(
+    Kind.WRONG_TYPE, "the prompt is not one text", "Write one row for each prompt"
+)
+_UNPRICED_IMAGES = Problem(
+    Kind.UNSUPPORTED_REQUEST,
+    "the request shows images, and no model that may answer says what it bills for one",
+    "Set image_prompt_tokens in the pool for the models that take images",
 )
 _STREAMED = Problem(
     Kind.UNSUPPORTED_REQUEST,
@@ -43,11 +52,13 @@ class _Room(NamedTuple):
     """Prompt and answer together."""
     prompt_tokens: int
     """Prompt alone, where the request sets no limit of its own for the answer."""
+    takes_images: bool
 
     @classmethod
     def of(cls, model: CandidateModel) -> Self:
         window = model.context_window_tokens
-        return cls(window, window - model.max_completion_tokens)
+        takes_images = model.image_prompt_tokens is not None
+        return cls(window, window - model.max_completion_tokens, takes_images)
 
 
 class BodyCheck:
@@ -56,15 +67,21 @@ class BodyCheck:
     Args:
         pool: The candidate models.
         ignore_model: Route every job, whatever model its body names.
+
+    Attributes:
+        models: Names of the candidate models.
     """
 
     def __init__(self, pool: Pool, *, ignore_model: bool = False) -> None:
         self._room = {model.name: _Room.of(model) for model in pool.models}
+        rooms = self._room.values()
         self._most_room = _Room(
-            max(room.tokens for room in self._room.values()),
-            max(room.prompt_tokens for room in self._room.values()),
+            max(room.tokens for room in rooms),
+            max(room.prompt_tokens for room in rooms),
+            any(room.takes_images for room in rooms),
         )
         self._ignore_model = ignore_model
+        self.models = pool.names
 
     def check(self, body: dict[str, Any], size_bytes: int, problems: list[Problem]) -> None:
         """Add what is wrong with a body to the problems; drop a `model` that pins the job to none.
@@ -81,7 +98,11 @@ class BodyCheck:
         if body.get("stream"):
             problems.append(_STREAMED)
         _counts(body, problems)
-        problem = _check_messages(body.get("messages")) or _check_length(body, size_bytes, room)
+        problem = (
+            _check_prompt(body)
+            or _check_images(body, room)
+            or _check_length(body, size_bytes, room)
+        )
         if problem is not None:
             problems.append(problem)
 
@@ -102,6 +123,15 @@ class BodyCheck:
         return self._most_room, Problem(Kind.UNKNOWN_MODEL, what, remedy, name)
 
 
+def _check_prompt(body: Mapping[str, Any]) -> Problem | None:
+    if "messages" in body or "prompt" not in body:
+        return _check_messages(body.get("messages"))
+    prompt = body["prompt"]
+    if type(prompt) is not str:
+        return _BAD_PROMPT
+    return None if prompt and not prompt.isspace() else _EMPTY_PROMPT
+
+
 def _check_messages(messages: object) -> Problem | None:
     if type(messages) is not list or not messages:
         return _NO_MESSAGES
@@ -119,6 +149,10 @@ def _check_messages(messages: object) -> Problem | None:
         elif content is not None:
             return _BAD_MESSAGE
     return None if has_text else _EMPTY_PROMPT
+
+
+def _check_images(body: Mapping[str, Any], room: _Room) -> Problem | None:
+    return _UNPRICED_IMAGES if not room.takes_images and image_count(body) else None
 
 
 def _part_has_text(part: Mapping[str, Any]) -> bool:
@@ -145,7 +179,7 @@ def _check_length(body: Mapping[str, Any], size_bytes: int, room: _Room) -> Prob
     # A message's JSON has more bytes than its template has tokens, so this can't pass by mistake.
     if size_bytes + TEMPLATE_TOKENS <= most:
         return None
-    needed = estimate_prompt_tokens(body)
+    needed = estimate_text_tokens(body)
     if needed <= most:
         return None
     return Problem(

@@ -7,14 +7,15 @@ from typing import Any
 import orjson
 
 from producer.rows.body import BodyCheck
-from producer.rows.limits import read_sla
+from producer.rows.limits import read_sla, sla_readers
 from producer.rows.problems import BadRow, Kind, Problem, RawRow
 from producer.rows.schema import (
+    CHAT_URL,
     LIMIT_FIELDS,
     LONGEST_CUSTOM_ID,
     PLAIN_FIELDS,
+    PLAIN_URL,
     REQUEST_FIELDS,
-    URL,
 )
 from routoo.domain.job import SLA
 from routoo.store.jobs import JobInput
@@ -56,7 +57,8 @@ class RowCheck:
     """
 
     def __init__(self, body_check: BodyCheck, defaults: SLA, now: datetime) -> None:
-        self._body_check, self._defaults, self._now = body_check, defaults, now
+        self._body_check, self._defaults = body_check, defaults
+        self._readers = sla_readers(now, body_check.models)
         self.ignored: set[str] = set()
 
     def check(self, row: RawRow) -> JobInput | BadRow:
@@ -82,7 +84,7 @@ class RowCheck:
         return JobInput(UNNUMBERED, custom_id, body_json, sla)
 
     def _sla(self, fields: Mapping[str, Any], problems: list[Problem]) -> SLA:
-        sla, found = read_sla(fields, self._defaults, self._now)
+        sla, found = read_sla(fields, self._defaults, self._readers)
         problems.extend(found)
         return sla
 
@@ -108,12 +110,13 @@ def _request_body(fields: Mapping[str, Any], problems: list[Problem]) -> dict[st
         remedy = "Write POST, or leave it out"
         what = "the method is not POST"
         problems.append(Problem(Kind.UNSUPPORTED_REQUEST, what, remedy, fields["method"]))
-    if fields.get("url", URL) != URL:
-        what = "the url is not one that Routoo serves"
-        remedy = f"Write {URL}, or leave it out"
-        problems.append(Problem(Kind.UNSUPPORTED_REQUEST, what, remedy, fields["url"]))
     body = fields.get("body")
     if type(body) is dict:
+        url = CHAT_URL if "messages" in body or "prompt" not in body else PLAIN_URL
+        if fields.get("url", url) != url:
+            what = "the url is not the one that serves such a body"
+            remedy = f"Write {url}, or leave it out"
+            problems.append(Problem(Kind.UNSUPPORTED_REQUEST, what, remedy, fields["url"]))
         return body
     problems.append(_NO_BODY if body is None else _BODY_TYPE)
     return None

@@ -3,7 +3,7 @@
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import orjson
 
@@ -36,13 +36,18 @@ class ErrorFile:
         """Append a bad row."""
         if self._stream is None:
             self._stream = self._stack.enter_context(replacing(self.path))
-        raw = bad.row.raw
-        record = {
-            "line": bad.row.line,
-            "problems": [{"kind": str(one.kind), "message": str(one)} for one in bad.problems],
-            "raw": raw.decode(errors="backslashreplace").rstrip("\r\n")
-            if isinstance(raw, bytes)
-            else raw,
-        }
-        self._stream.write(orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE))
+        line = orjson.dumps(error_record(bad), default=str, option=orjson.OPT_APPEND_NEWLINE)
+        self._stream.write(line)
         self.rows += 1
+
+
+def error_record(bad: BadRow) -> dict[str, Any]:
+    """Return what is written of a bad row."""
+    raw = bad.row.raw
+    return {
+        "line": bad.row.line,
+        "problems": [{"kind": str(one.kind), "message": str(one)} for one in bad.problems],
+        "raw": raw.decode(errors="backslashreplace").rstrip("\r\n")
+        if isinstance(raw, bytes)
+        else raw,
+    }

@@ -19,14 +19,15 @@ def read(stream: BinaryIO) -> Iterator[list[RawRow]]:
         if first == 1:
             lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
         yield [
-            RawRow(number, line, _parse(line))
+            RawRow(number, line, parse_line(line))
             for number, line in enumerate(lines, first)
             if line and not line.isspace()
         ]
         first += len(lines)
 
 
-def _parse(line: bytes) -> dict[str, Any] | Problem:
+def parse_line(line: bytes) -> dict[str, Any] | Problem:
+    """Return a line's object, or what is wrong with it."""
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:

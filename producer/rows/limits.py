@@ -2,16 +2,18 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 
-from producer.rows.problems import Kind, Problem
+from producer.rows.model_lists import read_models
+from producer.rows.problems import Kind, LimitError, Problem
 from routoo.domain.job import SLA
 
 _MOST_USD = Decimal(10) ** 9
+_MOST_NUMBER = 1e9
 _LONGEST_LATENCY_S = 1e9
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])")
 _UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -20,24 +22,37 @@ _DEADLINE_REMEDY = (
 )
 
 
-class LimitError(ValueError):
-    """A limit's value is unusable; carries the problem."""
-
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        super().__init__(str(problem))
-
-
-def read_min_quality(value: object) -> float:
+def read_quality(name: str, value: object) -> float:
     """Return a quality in [0, 1].
 
     Raises:
         LimitError: It is no number or outside the range.
     """
-    quality = _number("min_quality", value)
+    quality = _number(name, value)
     if not 0 <= quality <= 1:
-        raise _out_of_range("min_quality is not between 0 and 1", value, "Give 0 to 1, as 0.7")
+        raise _out_of_range(f"{name} is not between 0 and 1", value, "Give 0 to 1, as 0.7")
     return quality
+
+
+def read_number(
+    name: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    least: float = -math.inf,
+    most: float = _MOST_NUMBER,
+) -> float:
+    """Return a number above one bound, or from another, to a third.
+
+    Raises:
+        LimitError: It is no number or outside the range.
+    """
+    number = _number(name, value)
+    if not (number > above and least <= number <= most):
+        bound = f"above {above:g}" if above >= least else f"from {least:g}"
+        remedy = f"Give a number {bound} to {most:g}"
+        raise _out_of_range(f"{name} is out of range", value, remedy)
+    return number
 
 
 def read_usd(name: str, value: object) -> Decimal:
@@ -89,15 +104,31 @@ def read_deadline(value: object, now: datetime) -> datetime:
     return instant.astimezone(UTC)
 
 
-def read_sla(row: Mapping[str, Any], defaults: SLA, now: datetime) -> tuple[SLA, list[Problem]]:
-    """Return a row's limits, batch-wide ones where it has none, and what is wrong with them."""
-    problems: list[Problem] = []
-    readers: dict[str, Callable[[object], object]] = {
-        "min_quality": read_min_quality,
+Reader = Callable[[object], object]
+
+
+def sla_readers(now: datetime, models: Collection[str]) -> dict[str, Reader]:
+    """Return how each limit of a job is read, by its name.
+
+    Args:
+        now: The present instant, which deadlines are compared with.
+        models: Names of the candidate models that lists may hold.
+    """
+    return {
+        "min_quality": partial(read_quality, "min_quality"),
         "max_cost_usd": partial(read_usd, "max_cost_usd"),
         "max_latency_s": read_max_latency_s,
         "deadline": partial(read_deadline, now=now),
+        "allowed_models": partial(read_models, "allowed_models", known=models),
+        "denied_models": partial(read_models, "denied_models", known=models),
     }
+
+
+def read_sla(
+    row: Mapping[str, Any], defaults: SLA, readers: Mapping[str, Reader]
+) -> tuple[SLA, list[Problem]]:
+    """Return a row's limits, batch-wide ones where it has none, and what is wrong with them."""
+    problems: list[Problem] = []
     limits: dict[str, Any] = {name: getattr(defaults, name) for name in readers}
     for name, read in readers.items():
         if row.get(name) is None:

@@ -49,6 +49,14 @@ class Problem:
         return f"{self.what}{value}. {self.remedy}."
 
 
+class LimitError(ValueError):
+    """A limit's value is unusable; carries the problem."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        super().__init__(str(problem))
+
+
 class RawRow(NamedTuple):
     """A row as it was read: its fields, or why they could not be read."""
 

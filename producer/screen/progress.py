@@ -22,6 +22,10 @@ def progress_view(snapshot: Snapshot, eta_s: float | None = None) -> RenderableT
     parts: list[RenderableType] = [_headline(snapshot), _stages(snapshot), _facts(snapshot, eta_s)]
     if snapshot.progress.models:
         parts.append(_models(snapshot))
+    if snapshot.replans:
+        parts.append(Text(_latest_plan(snapshot), style="dim"))
+    if snapshot.progress.budget_warnings:
+        parts.append(Text(_budget_warning(snapshot), style="yellow"))
     if snapshot.progress.error:
         parts.append(Text(f"error: {snapshot.progress.error}", style="red"))
     return Group(*parts)
@@ -33,9 +37,10 @@ def progress_line(snapshot: Snapshot, eta_s: float | None = None) -> str:
     eta = "" if eta_s is None or snapshot.is_over else f", {words.duration(eta_s)} left"
     return (
         f"{now.status}: {now.scored:,} scored, {snapshot.selected:,} selected, "
-        f"{now.ended:,} of {now.jobs:,} answered ({snapshot.unsuccessful:,} failed), "
+        f"{now.ended:,} of {now.jobs:,} answered ({snapshot.unsuccessful:,} failed)"
+        f"{_held(snapshot)}, "
         f"{words.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}, "
-        f"{words.rate(snapshot.jobs_per_s)}{eta}"
+        f"{words.rate(snapshot.jobs_per_s)}{eta}{_warned(snapshot)}"
     )
 
 
@@ -64,6 +69,8 @@ def _facts(snapshot: Snapshot, eta_s: float | None) -> Text:
         f"{words.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}",
         words.duration(snapshot.elapsed_s),
     ]
+    if snapshot.progress.at_providers:
+        facts.insert(0, _held(snapshot).removeprefix(", "))
     if snapshot.jobs_per_s is not None:
         facts.append(words.rate(snapshot.jobs_per_s))
     if failed:
@@ -73,9 +80,33 @@ def _facts(snapshot: Snapshot, eta_s: float | None) -> Text:
     return Text(" · ".join(facts))
 
 
+def _held(snapshot: Snapshot) -> str:
+    count = snapshot.progress.at_providers
+    return f", {count:,} in providers' batches" if count else ""
+
+
 def _of_budget(snapshot: Snapshot) -> str:
     limit_usd = snapshot.progress.balance.limit_usd
     return "" if limit_usd is None else f" of {words.usd(limit_usd)}"
+
+
+def _latest_plan(snapshot: Snapshot) -> str:
+    latest = snapshot.replans[-1]
+    outcome = "being made" if latest.moved is None else f"{latest.moved:,} jobs moved"
+    return f"plan {latest.revision}: {latest.reason}; {outcome}"
+
+
+def _budget_warning(snapshot: Snapshot) -> str:
+    percent = snapshot.progress.budget_warnings[-1]
+    return (
+        f"warning: {percent} % of the budget is used; "
+        "`routoo-producer resume BATCH --budget-usd X` raises it"
+    )
+
+
+def _warned(snapshot: Snapshot) -> str:
+    warnings = snapshot.progress.budget_warnings
+    return f", {warnings[-1]} % of the budget is used" if warnings else ""
 
 
 def _models(snapshot: Snapshot) -> Table:

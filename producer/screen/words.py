@@ -1,6 +1,9 @@
 """Numbers and durations as people read them."""
 
+import math
 from decimal import Decimal
+
+from routoo.domain.objective import Objective
 
 _MINUTE_S = 60
 _HOUR_S = 3600
@@ -41,3 +44,36 @@ def duration(seconds: float | None) -> str:
 def rate(jobs_per_s: float | None) -> str:
     """Return a rate of jobs."""
     return "-" if jobs_per_s is None else f"{jobs_per_s:,.1f} jobs/s"
+
+
+def price_of_money(answers_per_usd: float, cost_usd: float) -> str:
+    """Return a shadow price as a sentence, of an amount that is small beside the cost.
+
+    Args:
+        answers_per_usd: Good answers that one more dollar is expected to buy.
+        cost_usd: What they would be added to.
+    """
+    amount = small_amount(cost_usd)
+    return f"${amount:f} more buys about {answers_per_usd * float(amount):.2g} more good answers"
+
+
+def small_amount(cost_usd: float) -> Decimal:
+    """Return a power of ten, in USD, from a hundredth to a tenth of a cost; 1 where that is 0."""
+    return Decimal(10) ** math.floor(math.log10(cost_usd / 10 or 1.0))
+
+
+def aim(objective: Objective, budget_usd: Decimal | None) -> str:
+    """Return what a batch aims at."""
+    within = "" if budget_usd is None else f" within {usd(budget_usd)}"
+    if objective.min_mean_quality is not None:
+        text = f"a mean quality of {objective.min_mean_quality:g} at the least cost{within}"
+    elif objective.match_model is not None:
+        share = f"{objective.match_ratio:.4g} of {objective.match_model}'s own mean quality"
+        text = f"{share} at the least cost{within}"
+    elif objective.willingness_to_pay_usd is not None:
+        worth = usd(objective.willingness_to_pay_usd)
+        text = f"every good answer that costs less than {worth} more{within}"
+    else:
+        text = f"the most quality{within}"
+    caution = f", counted {objective.risk:g} standard deviations low" if objective.risk else ""
+    return text + caution

@@ -1,20 +1,29 @@
-"""`routoo checkpoint`: look at a predictor checkpoint."""
+"""`routoo checkpoint`: look at checkpoints, teach one a model, and choose which one is used."""
 
 from pathlib import Path
 from typing import Annotated
 
+import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from routoo.cli import registry
 from routoo.predictor.manifest import MANIFEST_FILE, read_manifest
 
-checkpoint = typer.Typer(no_args_is_help=True, help="Look at predictor checkpoints.")
+checkpoint = typer.Typer(
+    no_args_is_help=True, help="Look at checkpoints, add models to them, choose which one is used."
+)
+checkpoint.command("list")(registry.list_registered)
+checkpoint.command("register")(registry.register)
+checkpoint.command("promote")(registry.promote)
+checkpoint.command("rollback")(registry.rollback)
+checkpoint.command("history")(registry.history)
 
 
 @checkpoint.callback()
 def _keep_names() -> None:
-    """Look at predictor checkpoints."""
+    """Look at checkpoints, add models to them, choose which one is used."""
 
 
 @checkpoint.command()
@@ -37,3 +46,36 @@ def show(
         figures = (f"{row[key]:.3f}" for key in ("auc", "brier", "ece", "mean_score"))
         table.add_row(name, *figures, f"{row['outcomes']:.0f}")
     console.print(table)
+
+
+@checkpoint.command("add-model")
+def add_model(
+    folder: Annotated[Path, typer.Argument(help="Folder that `routoo train` wrote.")],
+    model: Annotated[str, typer.Option(help="The new candidate model, as OUTCOMES names it.")],
+    items: Annotated[list[Path], typer.Option(help="Items table (Parquet or JSONL); repeatable.")],
+    outcomes: Annotated[list[Path], typer.Option(help="Outcomes table (Parquet); repeatable.")],
+    out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    *,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Teach a checkpoint one more model from a few hundred of its graded answers.
+
+    Nothing else is fitted again: the other models' estimates stay as they are. Example:
+
+    routoo checkpoint add-model ck --model new --items i.parquet --outcomes o.parquet --out ck2
+    """
+    # Looking at a manifest takes no torch.
+    from routoo.cli.addition import write_addition  # noqa: PLC0415
+
+    added = write_addition(folder, model, (items, outcomes), out, device)
+    if json:
+        typer.echo(orjson.dumps(added, option=orjson.OPT_INDENT_2).decode())
+        return
+    figures = added["held_out"]
+    Console().print(
+        f"{out}: {model} added from {figures['outcomes']:.0f} graded answers; held out: "
+        f"AUC {figures['auc']:.3f}, ECE {figures['ece']:.3f}, Brier {figures['brier']:.3f}; "
+        f"mean quality {added['quality']:.3f}, its deviation a prompt {added['quality_std']:.3f}",
+        markup=False,
+    )

@@ -10,7 +10,6 @@ from routoo.embedded.stack import embedded_stack
 from routoo.embedded.urls import database_url
 from routoo.errors import ConfigError, EmbeddedStackError
 from routoo.settings import Settings, load_settings
-from routoo.store import migrate
 from routoo.store.location import redacted
 
 app = db = typer.Typer(no_args_is_help=True, help="The database's schema, and the embedded server.")
@@ -19,6 +18,8 @@ app = db = typer.Typer(no_args_is_help=True, help="The database's schema, and th
 @app.command()
 def upgrade() -> None:
     """Bring the database to the newest schema; safe to repeat, and while programs start."""
+    from routoo.store import migrate  # noqa: PLC0415 - Alembic takes a second to load
+
     with embedded_stack(load_settings(), broker=False) as (url, _):
         typer.echo(f"{redacted(url)} is at revision {migrate.upgrade(url)}")
 
@@ -26,6 +27,8 @@ def upgrade() -> None:
 @app.command()
 def current() -> None:
     """Show the revision of the database's schema; exit status 1 where it is not the newest."""
+    from routoo.store import migrate  # noqa: PLC0415 - Alembic takes a second to load
+
     with embedded_stack(load_settings(), broker=False) as (url, _):
         revision, newest = migrate.current(url), migrate.head()
     if revision == newest:

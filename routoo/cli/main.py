@@ -11,7 +11,17 @@ from routoo.errors import RoutooError
 
 EXIT_INTERRUPTED = 130
 
-COMMANDS = ("checkpoint", "collect", "db", "evaluate", "pool", "predict", "train")
+COMMANDS = (
+    "checkpoint",
+    "collect",
+    "db",
+    "evaluate",
+    "outcomes",
+    "pool",
+    "predict",
+    "replay",
+    "train",
+)
 """Modules of this package; each has a function or, for a group, a `typer.Typer` of its name."""
 
 
@@ -45,3 +55,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

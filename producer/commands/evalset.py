@@ -1,0 +1,173 @@
+"""`routoo-producer evalset`: sets of questions with references."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from producer.commands.options import JsonOption
+from producer.json_text import json_line
+from producer.notice import note
+from producer.running import run
+from producer.screen.console import console
+from routoo.cli.flat_options import with_options
+from routoo.errors import InputError
+from routoo.settings import load_settings
+from routoo.store import eval_sets
+from routoo.store.database import Database
+from routoo.store.eval_sets import EvalSetRecord, Purpose
+
+if TYPE_CHECKING:
+    from producer.eval_items import ItemFile
+
+ADD_EXAMPLES = (
+    "\b\nFor example:\n"
+    "  routoo-producer evalset add nightly --items questions.jsonl\n\n"
+    "\b\nA line of the file:\n"
+    '  {"item_id": "q-1", "prompt": "What is 2 + 2?", "answer": "4", "grader": "numeric",'
+    ' "subject": "sums"}\n'
+)
+SHOW_EXAMPLES = "\b\nFor example:\n  routoo-producer evalset show nightly --json | head\n"
+LISTED = 50
+"""Problems printed one by one."""
+
+NameArgument = Annotated[
+    str, typer.Argument(metavar="NAME", help="Name of the set; NAME@HASH for an older version.")
+]
+
+evalset = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Keep sets of questions with references, to measure routing with.",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddOptions:
+    """Options as they were typed; their help is each field's documentation."""
+
+    items: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="JSONL, CSV or Parquet: prompt, answer and, as wanted, item_id, grader, "
+            "grader_options, subject, dataset, max_tokens.",
+        ),
+    ]
+    for_training: Annotated[
+        bool,
+        typer.Option(
+            "--for-training",
+            help="Collect outcomes to train on. (default: to measure with, never trained on)",
+        ),
+    ] = False
+    no_references: Annotated[
+        bool,
+        typer.Option("--no-references", help="Take items without an answer: for recorded runs."),
+    ] = False
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Take the good items and leave out the bad.")
+    ] = False
+
+
+@evalset.command("add", epilog=ADD_EXAMPLES)
+@with_options(AddOptions)
+def add_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the set.")],
+    *,
+    options: AddOptions,
+    as_json: JsonOption = False,
+) -> None:
+    """Add a set of items, or a new version of it: other content is another version.
+
+    Either all items are taken or, with every problem listed, none. Adding the same content again
+    changes nothing.
+    """
+    # pyarrow and the graders take 0.4 s to load: not for the other commands
+    from producer.eval_items import read_item_file  # noqa: PLC0415
+
+    _check_name(name)
+    found = read_item_file(options.items, references=not options.no_references)
+    _tell_problems(found, skip_invalid=options.skip_invalid, source=str(options.items))
+    purpose = Purpose.TRAINING if options.for_training else Purpose.EVALUATION
+
+    async def add(database: Database) -> tuple[EvalSetRecord, bool]:
+        async with database.transaction() as conn:
+            return await eval_sets.add(conn, name, found.items, purpose)
+
+    record, created = run(load_settings(), add)
+    if as_json:
+        typer.echo(json_line({**_facts(record), "created": created}))
+        return
+    note(f"{record.item_count:,} items" if created else "already there: nothing was added")
+    typer.echo(f"{record.name}@{record.content_sha256[:12]}")
+
+
+@evalset.command("list")
+def list_command(*, as_json: JsonOption = False) -> None:
+    """List every version of every set; with --json one object a line."""
+
+    async def load(database: Database) -> list[EvalSetRecord]:
+        async with database.transaction() as conn:
+            return await eval_sets.list_all(conn)
+
+    found = run(load_settings(), load)
+    if as_json:
+        for record in found:
+            typer.echo(json_line(_facts(record)))
+        return
+    table = Table("name", "version", "items", "purpose", "added", box=None, header_style="dim")
+    for record in found:
+        added = f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC"
+        row = (record.content_sha256[:12], f"{record.item_count:,}", record.purpose, added)
+        table.add_row(escape(record.name), *row)
+    console().print(table)
+
+
+@evalset.command("show", epilog=SHOW_EXAMPLES)
+def show_command(name: NameArgument, *, as_json: JsonOption = False) -> None:
+    """Print a set's items, one JSON object a line; without --json only what the set is."""
+
+    async def load(database: Database) -> None:
+        async with database.transaction() as conn:
+            record = await eval_sets.find(conn, name)
+            if not as_json:
+                typer.echo(json_line(_facts(record)))
+                return
+            for item in await eval_sets.load_items(conn, record.id):
+                typer.echo(json_line(item))
+
+    run(load_settings(), load)
+
+
+def _check_name(name: str) -> None:
+    if not name.strip() or not name.isprintable() or "@" in name:
+        raise InputError(
+            "this is no name for a set", value=name, remedy="Use printable text without @"
+        )
+
+
+def _tell_problems(found: "ItemFile", *, skip_invalid: bool, source: str) -> None:
+    for line in found.problems[:LISTED]:
+        note(line)
+    if len(found.problems) > LISTED:
+        note(f"... and {len(found.problems) - LISTED:,} more")
+    if found.problems and not skip_invalid:
+        raise InputError(
+            f"{len(found.problems):,} rows have problems: nothing was added",
+            where=source,
+            remedy="Correct them, or take the others with --skip-invalid",
+        )
+
+
+def _facts(record: EvalSetRecord) -> dict[str, object]:
+    return {
+        "name": record.name,
+        "version": record.content_sha256,
+        "items": record.item_count,
+        "purpose": record.purpose,
+        "added_at": record.created_at,
+    }

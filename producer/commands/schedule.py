@@ -1,0 +1,230 @@
+"""`routoo-producer schedule`: evaluation runs that workers make again and again."""
+
+from datetime import UTC, datetime
+from typing import Annotated
+from zoneinfo import ZoneInfo
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from producer.commands.options import JsonOption
+from producer.commands.run_options import ScheduleOptions
+from producer.json_text import json_line
+from producer.notice import note
+from producer.running import run
+from producer.screen import words
+from producer.screen.console import console
+from routoo.cli.flat_options import with_options
+from routoo.domain.calendar import Calendar
+from routoo.errors import InputError
+from routoo.settings import load_settings
+from routoo.store import eval_sets, schedules
+from routoo.store.database import Database
+from routoo.store.schedules import Firing, NewSchedule, ScheduleRecord
+
+ADD_EXAMPLES = (
+    "\b\nFor example:\n"
+    '  routoo-producer schedule add nightly --evalset questions --cron "0 2 * * *" '
+    "--tz Europe/Zurich --budget-usd 2\n"
+)
+_BY_HAND = "by hand"
+
+schedule = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Run evaluations again and again; `routoo-worker` fires them while it runs.",
+)
+NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
+
+
+@schedule.command("add", epilog=ADD_EXAMPLES)
+@with_options(ScheduleOptions)
+def add_command(
+    name: NameArgument,
+    *,
+    options: ScheduleOptions,
+    eval_set: Annotated[
+        str, typer.Option("--evalset", metavar="SET", help="Set to run, in its newest version.")
+    ],
+    cron: Annotated[
+        str, typer.Option(metavar="FIELDS", help="Minute, hour, day, month, weekday, in quotes.")
+    ],
+) -> None:
+    """Add a schedule and print when it will fire first.
+
+    The pool, with its prices, is kept as it is now. Changes of the clock are heeded: a time that
+    is skipped in spring is due right after the gap, one that comes twice in autumn is due once.
+    """
+    if not name.strip() or not name.isprintable():
+        raise InputError("this is no printable text", value=name, where="NAME", remedy="Give some")
+    new = _new(name, eval_set, cron, options)
+
+    async def add(database: Database) -> None:
+        async with database.transaction() as conn:
+            await eval_sets.find(conn, eval_set)
+            await schedules.add(conn, new)
+
+    run(load_settings(), add)
+    if new.budget_usd is None:
+        note("without --budget-usd the best models are asked, whatever they cost")
+    typer.echo(f"next at {_instant(new.next_due_at, new.time_zone)}")
+
+
+@schedule.command("list")
+def list_command(*, as_json: JsonOption = False) -> None:
+    """List the schedules; with --json one object a line."""
+
+    async def load(database: Database) -> list[ScheduleRecord]:
+        async with database.transaction() as conn:
+            return await schedules.list_all(conn)
+
+    found = run(load_settings(), load)
+    if as_json:
+        for one in found:
+            typer.echo(json_line(_facts(one)))
+        return
+    table = Table("name", "set", "cron", "zone", "budget", "next", box=None, header_style="dim")
+    for one in found:
+        following = "paused" if one.paused else _instant(one.next_due_at, one.time_zone)
+        budget = words.usd(one.budget_usd)
+        cells = (escape(one.eval_set), one.cron, one.time_zone, budget, following)
+        table.add_row(escape(one.name), *cells)
+    console().print(table)
+
+
+@schedule.command("pause")
+def pause_command(name: NameArgument) -> None:
+    """Keep a schedule from firing; what is due meanwhile is not made up for."""
+
+    async def pause(database: Database) -> None:
+        async with database.transaction() as conn:
+            found = await schedules.find(conn, name)
+            await schedules.pause(conn, found.id, paused=True)
+
+    run(load_settings(), pause)
+
+
+@schedule.command("resume")
+def resume_command(name: NameArgument) -> None:
+    """Let a paused schedule fire again, from its next instant on."""
+
+    async def resume(database: Database) -> ScheduleRecord:
+        async with database.transaction() as conn:
+            found = await schedules.find(conn, name)
+            if found.paused:
+                now = await schedules.now(conn)
+                following = Calendar(found.cron, found.time_zone).next_after(now)
+                await schedules.move(conn, found.id, following)
+                await schedules.pause(conn, found.id, paused=False)
+            return await schedules.get(conn, found.id)
+
+    found = run(load_settings(), resume)
+    typer.echo(f"next at {_instant(found.next_due_at, found.time_zone)}")
+
+
+@schedule.command("remove")
+def remove_command(name: NameArgument) -> None:
+    """Remove a schedule and its history; its runs stay."""
+
+    async def remove(database: Database) -> None:
+        async with database.transaction() as conn:
+            await schedules.remove(conn, (await schedules.find(conn, name)).id)
+
+    run(load_settings(), remove)
+
+
+@schedule.command("run-now")
+def run_now_command(name: NameArgument) -> None:
+    """Begin a schedule's run now, beside those that are due, and print the run's id."""
+    from routoo.pipeline.runs.fire import begin_scheduled  # noqa: PLC0415 - as above
+
+    settings = load_settings()
+
+    async def fire(database: Database) -> str:
+        async with database.transaction() as conn:
+            found = await schedules.find(conn, name)
+            now = await schedules.now(conn)
+            run_id = await begin_scheduled(conn, found, now, settings.shard_size)
+            firing = Firing(found.id, now, "submitted", _BY_HAND, run_id=run_id)
+            await schedules.save_firing(conn, firing)
+            return str(run_id)
+
+    typer.echo(run(settings, fire))
+
+
+@schedule.command("history")
+def history_command(
+    name: NameArgument,
+    *,
+    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Most firings to list.")] = 20,
+    as_json: JsonOption = False,
+) -> None:
+    """List what a schedule fired, latest first; with --json one object a line."""
+
+    async def load(database: Database) -> tuple[ScheduleRecord, list[Firing]]:
+        async with database.transaction() as conn:
+            found = await schedules.find(conn, name)
+            return found, await schedules.history(conn, found.id, limit)
+
+    found, firings = run(load_settings(), load)
+    if as_json:
+        for one in firings:
+            typer.echo(json_line(one))
+        return
+    table = Table("due", "outcome", "missed", "run", "by", "detail", box=None, header_style="dim")
+    for one in firings:
+        run_id = "" if one.run_id is None else str(one.run_id)[:8]
+        cells = (one.outcome, str(one.missed or ""), run_id, one.owner, escape(one.detail or ""))
+        table.add_row(_instant(one.due_at, found.time_zone), *cells)
+    console().print(table)
+
+
+def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> NewSchedule:
+    from routoo.pipeline.runs.begin import RunOrder, check_order  # noqa: PLC0415 - aiohttp, 0.2 s
+
+    pool = options.candidates(load_settings())
+    budget_usd, sample_budget_usd = options.money()
+    new = NewSchedule(
+        name=name,
+        eval_set=eval_set,
+        cron=cron,
+        time_zone=options.tz,
+        missed=options.missed,
+        pool=pool.model_dump(mode="json"),
+        next_due_at=Calendar(cron, options.tz).next_after(datetime.now(UTC)),
+        budget_usd=budget_usd,
+        sample_size=options.sample_size,
+        sample_budget_usd=sample_budget_usd,
+        judge=options.judge_facts(pool),
+        rollback=options.rollback,
+    )
+    check_order(
+        RunOrder(
+            pool,
+            budget_usd=budget_usd,
+            sample_size=new.sample_size,
+            sample_budget_usd=sample_budget_usd,
+        )
+    )
+    return new
+
+
+def _facts(one: ScheduleRecord) -> dict[str, object]:
+    return {
+        "name": one.name,
+        "evalset": one.eval_set,
+        "cron": one.cron,
+        "tz": one.time_zone,
+        "missed": one.missed,
+        "budget_usd": one.budget_usd,
+        "sample": one.sample_size,
+        "sample_budget_usd": one.sample_budget_usd,
+        "rollback": one.rollback,
+        "paused": one.paused,
+        "next_due_at": one.next_due_at,
+    }
+
+
+def _instant(instant: datetime, time_zone: str) -> str:
+    return f"{instant.astimezone(ZoneInfo(time_zone)):%Y-%m-%d %H:%M %Z}"

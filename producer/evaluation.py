@@ -1,0 +1,108 @@
+"""Begins evaluation runs from the command line, and waits for them."""
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import structlog
+from psycopg import AsyncConnection
+
+from producer.notice import note
+from routoo.pipeline.runs.begin import RunOrder, begin_run
+from routoo.pipeline.runs.finish import finish_run
+from routoo.store import alerts, batches, eval_runs, eval_sets
+from routoo.store.alerts import AlertRecord
+from routoo.store.database import Database
+from routoo.store.eval_runs import RunRecord
+
+_POLL_S = 0.5
+_GRACE_POLLS = 20
+"""Polls after which the command grades a run itself that no worker took."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunView:
+    """A run as commands show it."""
+
+    run: RunRecord
+    name: str
+    """Of its batch."""
+    eval_set: str
+    """Name and start of the version's hash."""
+    alerts: Sequence[AlertRecord] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the facts that `--json` prints."""
+        run = self.run
+        return {
+            "run_id": str(run.id),
+            "name": self.name,
+            "eval_set": self.eval_set,
+            "state": run.state,
+            "mode": run.mode,
+            "recorded": run.recorded,
+            "batch_id": str(run.batch_id),
+            "sample_batch_id": None if run.sample_batch_id is None else str(run.sample_batch_id),
+            "judge_batch_id": None if run.judge_batch_id is None else str(run.judge_batch_id),
+            "checkpoint": run.checkpoint_sha256,
+            "created_at": run.created_at,
+            "finished_at": run.finished_at,
+            "error": run.error,
+            "figures": run.figures,
+            "alerts": [
+                {"kind": one.kind, "subject": one.subject, "message": one.message}
+                for one in self.alerts
+            ],
+        }
+
+
+async def begin(
+    database: Database, eval_set: str, order: RunOrder, *, shard_size: int
+) -> RunRecord:
+    """Begin a run of a set's newest version.
+
+    Raises:
+        NotFoundError: There is no such set.
+        InputError: The order makes no sense.
+    """
+    async with database.transaction() as conn:
+        found = await eval_sets.find(conn, eval_set)
+        run_id = await begin_run(conn, found, order, shard_size=shard_size)
+        return await eval_runs.get(conn, run_id)
+
+
+async def follow(database: Database, run_id: UUID, *, shard_size: int) -> RunView:
+    """Wait until a run is over; where no worker grades it, grade it here."""
+    # What grading has to say is no output of a command.
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    idle = 0
+    while True:
+        async with database.transaction() as conn:
+            view = await view_run(conn, await eval_runs.get(conn, run_id))
+            due = run_id in await eval_runs.due(conn)
+        if view.run.is_over:
+            return view
+        idle = idle + 1 if due else 0
+        if idle > _GRACE_POLLS:
+            note("no worker grades the run: it is graded here")
+            await finish_run(database, run_id, shard_size=shard_size)
+            idle = 0
+        await asyncio.sleep(_POLL_S)
+
+
+async def view_run(conn: AsyncConnection, run: RunRecord) -> RunView:
+    """Return a run with its names and alerts."""
+    eval_set = await eval_sets.get(conn, run.eval_set_id)
+    batch = await batches.get(conn, run.batch_id)
+    found = await alerts.of_run(conn, run.id)
+    return RunView(run, batch.name, f"{eval_set.name}@{eval_set.content_sha256[:12]}", found)
+
+
+async def batches_of(database: Database, run: RunRecord) -> list[tuple[UUID, int]]:
+    """Return the run's batches, each with how many jobs it has."""
+    ids = [one for one in (run.batch_id, run.sample_batch_id) if one is not None]
+    async with database.transaction() as conn:
+        return [(one, (await batches.get(conn, one)).job_count) for one in ids]

@@ -1,0 +1,111 @@
+"""Plans: wait for one, and submit it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from uuid import UUID
+
+from producer.snapshot import Snapshot
+from producer.watching import follow
+from routoo.domain.job import BatchStatus, Stage
+from routoo.domain.objective import Objective
+from routoo.domain.pool import Pool
+from routoo.errors import InputError, RoutooError
+from routoo.store import batches, drafts, shards
+from routoo.store.batches import BatchRecord
+from routoo.store.database import Database
+from routoo.store.redraft import redraft
+
+
+@dataclass(frozen=True, slots=True)
+class PlanSubmission:
+    """What became of submitting a plan."""
+
+    batch_id: UUID
+    created: bool
+    """False where it was submitted before: then nothing was added."""
+    job_count: int
+    ready_shards: int
+    """Dispatch shards that workers can take."""
+
+
+async def submit_plan(database: Database, plan: str) -> PlanSubmission:
+    """Run exactly what was planned; a plan that was submitted before is left alone.
+
+    Args:
+        database: The store.
+        plan: Id of the plan, the start of one, or its name.
+
+    Raises:
+        NotFoundError: There is no such plan.
+        InputError: It is not ready, its deadline is over, or the batch is no plan that waits.
+        InfeasibleError: What it aims at can't be met; the remedy says what to relax.
+    """
+    async with database.transaction() as conn:
+        batch = await batches.find(conn, plan)
+        created = await drafts.submit_plan(conn, batch.id)
+        ready = await shards.ready_keys(conn, batch.id)
+    count = sum(key.stage is Stage.DISPATCH for key in ready)
+    return PlanSubmission(batch.id, created, batch.job_count, count)
+
+
+async def plan_again(
+    database: Database,
+    source: str,
+    budget_usd: Decimal | None,
+    read_objective: Callable[[Pool], Objective],
+    shard_size: int,
+) -> UUID:
+    """Plan a scored batch's jobs for another aim or budget, without scoring them again.
+
+    Args:
+        database: The store.
+        source: Id of a plan or batch, the start of one, or its name.
+        budget_usd: The new plan's budget in USD, None for none.
+        read_objective: Returns the new plan's aim, checked against the source's pool.
+        shard_size: Most jobs in a shard.
+
+    Returns:
+        Id of the new plan.
+
+    Raises:
+        NotFoundError: There is no such plan.
+        InputError: It is not scored yet, or the aim names no model of its pool.
+    """
+    async with database.transaction() as conn:
+        batch = await batches.find(conn, source)
+        objective = read_objective(batch.pool)
+        return await redraft(conn, batch, budget_usd, objective, shard_size)
+
+
+async def await_plan(
+    database: Database, batch_id: UUID, on_progress: Callable[[Snapshot], None] | None = None
+) -> BatchRecord:
+    """Return a batch once its plan is there.
+
+    Args:
+        database: The store.
+        batch_id: The batch.
+        on_progress: Called about twice a second meanwhile.
+
+    Raises:
+        NotFoundError: There is no such batch.
+        InputError: The batch was submitted without a plan and is not selected yet, or cancelled.
+        RoutooError: Planning failed; the message says why.
+    """
+    async with database.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
+    if batch.status is BatchStatus.PLANNING:
+        async for snapshot, _ in follow(database, batch):
+            if on_progress is not None:
+                on_progress(snapshot)
+        batch = snapshot.batch
+    if batch.status is BatchStatus.FAILED:
+        raise RoutooError(f"planning failed: {batch.error}", where=f"batch {batch.id}")
+    if batch.plan is None:
+        raise InputError(
+            f"the batch has no plan: it is {batch.status}",
+            value=str(batch.id),
+            remedy="Make one with `routoo-producer plan FILE`",
+        )
+    return batch

@@ -1,0 +1,83 @@
+"""Evaluation runs on the screen."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from producer.evaluation import RunView
+from producer.screen import words
+from producer.screen.console import console
+
+_FIGURES = (
+    ("quality", "quality"),
+    ("expected_quality", "predicted quality"),
+    ("overconfidence", "predicted less actual"),
+    ("cost_per_item_usd", "cost an item, USD"),
+    ("expected_cost_per_item_usd", "expected cost, USD"),
+    ("novelty", "novelty"),
+)
+
+
+def run_table(views: Sequence[RunView]) -> None:
+    """Print runs, a line each."""
+    table = Table("run", "name", "set", "state", "quality", "cost", "alerts", "begun", box=None)
+    for view in views:
+        figures = view.run.figures or {}
+        cost = figures.get("cost_usd")
+        table.add_row(
+            str(view.run.id)[:8],
+            escape(view.name),
+            escape(view.eval_set),
+            view.run.state,
+            _shown(figures.get("quality")),
+            "-" if cost is None else words.usd(cost),
+            str(len(view.alerts)) if view.alerts else "",
+            f"{view.run.created_at:%Y-%m-%d %H:%M} UTC",
+        )
+    console().print(table)
+
+
+def print_run(view: RunView) -> None:
+    """Print a run's headline figures with their intervals, and its alerts."""
+    run, figures = view.run, view.run.figures
+    screen = console()
+    screen.print(f"run {run.id}: {view.eval_set}, {run.state}", markup=False, highlight=False)
+    if run.error:
+        screen.print(run.error, markup=False, highlight=False)
+    if figures is not None:
+        screen.print(
+            f"{figures['items']:,} items, {figures['answered']:,} answered,"
+            f" {figures['ungraded']:,} ungraded, {figures['sampled']:,} sampled;"
+            f" {words.usd(figures['cost_usd'])} spent,"
+            f" {words.usd(figures['sample_cost_usd'])} on the sample",
+            highlight=False,
+        )
+        screen.print(_figure_table(figures))
+        screen.print(_model_table(figures["models"]))
+    for alert in view.alerts:
+        screen.print(f"alert: {alert.message}", markup=False, highlight=False)
+
+
+def _figure_table(figures: Mapping[str, Any]) -> Table:
+    table = Table("figure", "mean", "95 % interval", "items", box=None, header_style="dim")
+    for key, name in _FIGURES:
+        found = figures[key]
+        between = "-"
+        if found["low"] is not None:
+            between = f"{found['low']:.4g} to {found['high']:.4g}"
+        table.add_row(name, _shown(found), between, str(found["items"]))
+    return table
+
+
+def _model_table(models: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("model", "answers", "alone, on the sample", box=None, header_style="dim")
+    for model in models:
+        alone = _shown(model["sample_quality"])
+        table.add_row(escape(model["model"]), f"{model['answers']:,}", alone)
+    return table
+
+
+def _shown(found: Mapping[str, Any] | None) -> str:
+    return "-" if not found or found["mean"] is None else f"{found['mean']:.4g}"

@@ -1,0 +1,84 @@
+"""One job among its candidate models, on the screen."""
+
+from collections.abc import Iterator
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from producer.screen import words
+from routoo.pipeline.explanation import JobExplanation
+from routoo.selector.explain import Change
+from routoo.store.batches import BatchRecord
+
+_MANY = 100
+"""From here on decimals say nothing."""
+
+
+def explanation_view(batch: BatchRecord, told: JobExplanation) -> RenderableType:
+    """Return what `explain` shows of a job."""
+    head = Text.assemble(
+        ("job ", "dim"), (told.job.custom_id, "bold"), (" of batch ", "dim"), str(batch.id)
+    )
+    return Group(head, Text(), _candidates(told), Text(), *map(Text, _sentences(batch, told)))
+
+
+def _candidates(told: JobExplanation) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("model", overflow="fold")
+    for name in ("quality", "cost", "latency", "regret"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("standing", overflow="fold")
+    columns = (told.explanation.candidates, told.quality, told.quality_std, told.latency_s)
+    for one, quality, std, latency_s in zip(*columns, strict=True):
+        table.add_row(
+            escape(one.model),
+            f"{words.percent(quality)} ± {words.percent(std)}",
+            words.usd(one.cost_usd),
+            words.duration(latency_s),
+            f"{one.regret:.4f}",
+            one.standing + (f": {'; '.join(one.reasons)}" if one.reasons else ""),
+            style="bold" if one.standing == "chosen" else None,
+        )
+    return table
+
+
+def _sentences(batch: BatchRecord, told: JobExplanation) -> Iterator[str]:
+    price = (batch.plan or {}).get("shadow_price_per_usd")
+    if price:
+        count = f"{price:,.0f}" if price >= _MANY else f"{price:.3g}"
+        yield f"The batch counts a dollar for {count} good answers: regret is in that trade."
+    if told.serves > 1:
+        yield f"Its call answers {told.serves:,} identical jobs: regret is of them together."
+    more, less = told.explanation.with_more_money, told.explanation.with_less_money
+    yield from _changed("more", more)
+    yield from _changed("less", less)
+    for decision in told.story.decisions:
+        quality, cost = decision.expected_quality, decision.expected_cost_usd
+        expected = f"expected {words.percent(quality)} for {words.usd(cost)}"
+        yield f"Plan {decision.revision}: {decision.model}, {expected}."
+    for call in told.story.calls:
+        error = f", {call.error_code}: {call.error_message}" if call.error_code else ""
+        took = words.duration(call.latency_s)
+        yield (
+            f"Call {call.attempt_no}: {call.model} {call.status} in {took} for "
+            f"{words.usd(call.cost_usd)}{error}"
+        )
+    yield _ending(told)
+
+
+def _changed(way: str, change: Change | None) -> Iterator[str]:
+    if change is not None:
+        budget = words.usd(change.budget_usd)
+        yield f"With {way} money it would get {change.model}: at a budget of about {budget}."
+
+
+def _ending(told: JobExplanation) -> str:
+    ending = told.story.ending
+    if ending is None:
+        return "It has not ended yet."
+    graded = "" if ending.quality is None else f", graded {words.percent(ending.quality)}"
+    error = f": {ending.error_message}" if ending.error_message else ""
+    by = f" by {ending.model}" if ending.model else ""
+    return f"Ended as {ending.status}{by} for {words.usd(ending.cost_usd)}{graded}{error}"

@@ -1,0 +1,126 @@
+"""A plan on the screen: what the money will buy, before any is spent."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from producer.screen import words
+from routoo.domain.job import BatchStatus
+from routoo.store.batches import BatchRecord
+
+Plan = dict[str, Any]
+
+
+def plan_view(batch: BatchRecord, plan: Plan) -> RenderableType:
+    """Return what `plan` shows of a batch that was scored and selected."""
+    parts: list[RenderableType] = [
+        Text.assemble(("plan ", "dim"), str(batch.id), " ", (batch.name, "bold"), " ", batch.status)
+    ]
+    parts += [Text(line) for line in _sentences(batch, plan)]
+    parts += [Text(), _shares(plan)]
+    frontier = plan.get("forecast", {}).get("frontier")
+    if frontier:
+        parts += [Text(), _frontier(frontier, plan["jobs"])]
+    if batch.status is BatchStatus.PLANNED and plan["served"]:
+        parts += [Text(), Text(f"Run it with: routoo-producer submit --plan {batch.id}")]
+    return Group(*parts)
+
+
+def _sentences(batch: BatchRecord, plan: Plan) -> Iterator[str]:
+    forecast = plan.get("forecast", {})
+    yield f"aim      {words.aim(batch.objective, batch.budget_usd)}"
+    yield f"jobs     {_jobs(plan)}"
+    if plan["served"]:
+        yield f"quality  {words.percent(plan['expected_quality'])} expected{_interval(forecast)}"
+        worst = words.usd(forecast.get("worst_case_usd"))
+        if batch.objective.risk:
+            yield f"caution  {words.percent(forecast.get('cautious_quality'))} counted on"
+        yield f"cost     {words.usd(plan['expected_cost_usd'])} expected, {worst} at worst"
+        yield f"time     {_time(forecast.get('finish'))}"
+    if batch.deadline is not None:
+        yield f"until    {batch.deadline:%Y-%m-%d %H:%M:%S} UTC, whenever it is submitted"
+    price = plan["shadow_price_per_usd"]
+    if price:
+        yield f"money    {words.price_of_money(price, plan['expected_cost_usd'])}"
+    for name, per_unit in plan.get("shadow_prices", {}).items():
+        if per_unit:
+            yield f"limit    {name}: one more would buy {per_unit:.2g} more good answers"
+    yield f"proof    {plan['status']}{_gap(plan['gap'])}"
+    if plan["advice"]:
+        yield f"advice   {plan['advice']}"
+
+
+def _jobs(plan: Plan) -> str:
+    parts = [f"{plan['served']:,} of {plan['jobs']:,} get a model"]
+    if plan["no_eligible_model"]:
+        parts.append(f"{plan['no_eligible_model']:,} that no model may answer")
+    if plan["unaffordable"]:
+        parts.append(f"{plan['unaffordable']:,} that the limits leave none for")
+    return ", ".join(parts)
+
+
+def _interval(forecast: Plan) -> str:
+    if "quality_interval" not in forecast:
+        return ""
+    low, high = (words.percent(end) for end in forecast["quality_interval"])
+    return f", {low} to {high} with {forecast['confidence']:.0%} confidence"
+
+
+def _time(finish: Plan | None) -> str:
+    if finish is None:
+        return "not known: declare expected_latency in the pool, or make calls to measure it"
+    half, most, last = (words.duration(finish[key]) for key in ("p50_s", "p95_s", "last_s"))
+    slow = max(finish["endpoints"], key=lambda one: one["spread_s"] + one["latency_s"])
+    return (
+        f"half of the answers in {half}, 95% in {most}, all in {last}; "
+        f"{slow['endpoint'].replace('|', ' ')} takes longest, by its {slow['slowest']}"
+    )
+
+
+def _gap(gap: float | None) -> str:
+    return "" if gap is None else f": no choice is better by more than {gap:.2g} of its value"
+
+
+def _shares(plan: Plan) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("", overflow="fold")
+    for name in ("quality", "cost", "jobs in plan", "share"):
+        table.add_column(name, justify="right", no_wrap=True)
+    cost = words.usd(plan["expected_cost_usd"])
+    quality = words.percent(plan["expected_quality"])
+    table.add_row("this plan", quality, cost, f"{plan['served']:,}", "", style="bold")
+    if "random_mix_quality" in plan:
+        mix = words.percent(plan["random_mix_quality"])
+        table.add_row("random mix, same cost", mix, cost, "", "")
+    for model in plan["models"]:
+        table.add_row(
+            f"only {escape(model['model'])}",
+            words.percent(model["alone_quality"]),
+            words.usd(model["alone_cost_usd"]),
+            f"{model['jobs']:,}",
+            words.percent(model["share"]),
+        )
+    return table
+
+
+def _frontier(points: list[Plan], jobs: int) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    step = words.small_amount(points[-1]["cost_usd"])
+    last = f"good answers for ${step:f} more"
+    for name in ("budget", "quality", "random mix", "a job", last):
+        table.add_column(name, justify="right", no_wrap=True)
+    for point in points:
+        price = point["shadow_price_per_usd"]
+        more = f"{price * float(step):.2g}" if price else ""
+        table.add_row(
+            words.usd(point["cost_usd"]),
+            words.percent(point["mean_quality"]),
+            words.percent(point["random_mix_quality"]),
+            words.usd(point["cost_usd"] / jobs),
+            more,
+        )
+    return table

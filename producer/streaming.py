@@ -1,0 +1,230 @@
+"""Endless submission: lines become small batches, paced so that no hour exceeds its budget."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
+from uuid import UUID
+
+import orjson
+from psycopg import AsyncConnection
+
+from producer.rows import jsonl
+from producer.rows.body import BodyCheck
+from producer.rows.check import RowCheck
+from producer.rows.intake import Intake
+from producer.rows.line_feed import Line
+from producer.rows.problems import BadRow, Kind, Problem, ProblemReport, RawRow
+from producer.submit import Order
+from routoo.domain.job import Job
+from routoo.domain.pool import Pool
+from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
+from routoo.pipeline import eligible
+from routoo.selector.pacing import PlannedGroup, next_price, share_usd
+from routoo.store import batches, streams
+from routoo.store.database import Database
+from routoo.store.jobs import JobInput, copy_jobs
+from routoo.store.streams import Stream
+
+_KIND = "stream"
+_POLL_S = 0.25
+_HOUR = timedelta(hours=1)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamOrder:
+    """What is asked of a stream."""
+
+    order: Order
+    """Pool and limits of every batch; its budget and its aim are the stream's to set."""
+    budget_usd_per_hour: Decimal
+    """Most that the calls of any clock hour may cost, in USD."""
+    source: str
+    """What its lines come from; lines of the same source are taken once."""
+    shard_size: int
+    """Most jobs in a shard."""
+
+
+class Group(NamedTuple):
+    """A batch that was submitted."""
+
+    batch_id: UUID
+    job_count: int
+    price_per_usd: float
+    """Quality that a dollar had to buy; 0 where money was plenty."""
+    budget_usd: Decimal
+    """What was allotted to it: the worst case of its calls."""
+    free_usd: Decimal
+    """What is left of the hour's budget."""
+
+
+class _StreamJob(NamedTuple):
+    """A job on its way in."""
+
+    job: JobInput
+    line: int
+    """Where it stood in the source."""
+    least_usd: Decimal
+    """Worst case of a call to the cheapest model that may answer it."""
+    most_usd: Decimal
+    """The same of the dearest."""
+
+
+class Streamer:
+    """Turns lines into batches.
+
+    Args:
+        database: The store; migrated.
+        asked: What is asked of the stream.
+        on_bad_row: Told each row that can't become a job.
+    """
+
+    def __init__(
+        self, database: Database, asked: StreamOrder, on_bad_row: Callable[[BadRow], None]
+    ) -> None:
+        self._database, self._asked, self._on_bad_row = database, asked, on_bad_row
+
+    async def open(self) -> Stream:
+        """Make the stream or go on with it; its `lines_taken` are not to be read again."""
+        async with self._database.transaction() as conn:
+            name = self._asked.order.name or self._asked.source
+            return await streams.open_stream(
+                conn, name, self._asked.source, self._asked.budget_usd_per_hour
+            )
+
+    async def send(self, stream: Stream, lines: Sequence[Line]) -> AsyncIterator[Group]:
+        """Submit lines as money comes free, each batch once the one before is planned.
+
+        Yields:
+            The batches; several where the hour's budget has no room for all lines at once.
+        """
+        jobs = self._read(lines)
+        while jobs:
+            group = await self._submit(stream, jobs)
+            if group is None:
+                await asyncio.sleep(_POLL_S)
+                continue
+            yield group
+            jobs = jobs[group.job_count :]
+            await self._planned(group.batch_id)
+        async with self._database.transaction() as conn:  # bad rows at the end are done with, too
+            await streams.advance(conn, stream, lines[-1].number)
+
+    def _read(self, lines: Sequence[Line]) -> list[_StreamJob]:
+        order = self._asked.order
+        body_check = BodyCheck(order.pool, ignore_model=order.ignore_model)
+        check = RowCheck(body_check, order.sla, datetime.now(UTC))
+        intake = Intake(check, ProblemReport(self._asked.source), self._on_bad_row)
+        jobs = []
+        for number, text in lines:
+            row = RawRow(number, text, {} if text.isspace() else jsonl.parse_line(text))
+            found = [] if text.isspace() else next(intake.jobs([[row]]))
+            for job in found:
+                least_usd, most_usd = _bounds_usd(job, order.pool)
+                if least_usd > self._asked.budget_usd_per_hour:
+                    self._on_bad_row(BadRow(row, (_too_dear(least_usd),)))
+                else:
+                    jobs.append(_StreamJob(job, number, least_usd, most_usd))
+        return jobs
+
+    async def _submit(self, stream: Stream, jobs: Sequence[_StreamJob]) -> Group | None:
+        """Submit as many jobs as the hour's money has room for; None where it has for none."""
+        async with self._database.transaction() as conn:
+            stream, now = await streams.lock(conn, stream.id)
+            hour = now.replace(minute=0, second=0, microsecond=0)
+            claims = await streams.claims(conn, stream, hour, now)
+            free_usd = stream.budget_usd_per_hour - claims.most_usd
+            fitting = _fitting(jobs, free_usd)
+            if not fitting:
+                return None
+            price = await _paced(conn, stream)
+            budget_usd = min(free_usd, sum((job.most_usd for job in fitting), Decimal(0)))
+            batch_id = await self._create(conn, fitting, price, budget_usd)
+            target_usd = share_usd(
+                float(stream.budget_usd_per_hour - claims.expected_usd),
+                left_s=(hour + _HOUR - now).total_seconds(),
+                elapsed_s=(now - stream.paced_at).total_seconds(),
+                budget_usd=float(stream.budget_usd_per_hour),
+            )
+            await streams.add_batch(conn, stream, batch_id, target_usd)
+            await streams.advance(conn, stream, fitting[-1].line)
+        return Group(batch_id, len(fitting), price, budget_usd, free_usd - budget_usd)
+
+    async def _create(
+        self,
+        conn: AsyncConnection,
+        jobs: Sequence[_StreamJob],
+        price_per_usd: float,
+        budget_usd: Decimal,
+    ) -> UUID:
+        order = self._asked.order
+        worth_usd = 1.0 / price_per_usd if price_per_usd > 0 else None
+        new = batches.NewBatch(
+            name=f"{order.name or self._asked.source}:{jobs[0].line}",
+            pool=order.pool,
+            kind=_KIND,
+            budget_usd=budget_usd,
+            min_quality=order.sla.min_quality,
+            max_cost_usd=order.sla.max_cost_usd,
+            deadline=order.sla.deadline,
+            objective=replace(order.objective, willingness_to_pay_usd=worth_usd),
+        )
+        batch_id, _ = await batches.create(conn, new)
+        for number, one in enumerate(jobs):
+            one.job.job_no = number
+        async with copy_jobs(conn, batch_id) as copy:
+            await copy.write([one.job for one in jobs])
+        await batches.seal(conn, batch_id, len(jobs), self._asked.shard_size)
+        return batch_id
+
+    async def _planned(self, batch_id: UUID) -> None:
+        """Wait until a batch has its plan: the next one's price depends on it."""
+        while True:
+            async with self._database.transaction() as conn:
+                if await streams.is_planned(conn, batch_id):
+                    return
+            await asyncio.sleep(_POLL_S)
+
+
+async def _paced(conn: AsyncConnection, stream: Stream) -> float:
+    """Move the stream's price by the plans that were made at it, and return it."""
+    price = stream.price_per_usd
+    for plan in await streams.take_plans(conn, stream):
+        if plan.cost_usd > 0:
+            group = PlannedGroup(plan.quality, plan.cost_usd)
+            price = next_price(price, group, plan.target_usd)
+    await streams.set_price(conn, stream, price)
+    return price
+
+
+def _fitting(jobs: Sequence[_StreamJob], free_usd: Decimal) -> list[_StreamJob]:
+    """Return the first jobs that the money suffices for at the cheapest models' worst case."""
+    fitting, needed_usd = [], Decimal(0)
+    for job in jobs:
+        needed_usd += job.least_usd
+        if needed_usd > free_usd:
+            break
+        fitting.append(job)
+    return fitting
+
+
+def _bounds_usd(job: JobInput, pool: Pool) -> tuple[Decimal, Decimal]:
+    """Return the worst case of a call to the cheapest and the dearest model that may answer."""
+    body = orjson.loads(job.body_json)
+    (admitted,) = eligible.usable([Job(0, job.custom_id, body, job.sla)], pool)
+    models = [model for model, may in zip(pool.models, admitted, strict=True) if may]
+    costs_usd = [
+        model.cost_usd(bound_prompt_tokens(body, model), bound_completion_tokens(body, model))
+        for model in models
+    ]
+    return min(costs_usd, default=Decimal(0)), max(costs_usd, default=Decimal(0))
+
+
+def _too_dear(least_usd: Decimal) -> Problem:
+    return Problem(
+        Kind.LIMIT_OUT_OF_RANGE,
+        f"even the cheapest model's call may cost {least_usd} USD, more than a whole hour's budget",
+        "Lower max_tokens, or raise --budget-usd-per-hour",
+    )

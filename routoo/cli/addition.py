@@ -1,0 +1,100 @@
+"""A checkpoint with one more model: read, fit the newcomer, write."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from routoo.domain.tables import read_items, read_outcomes
+from routoo.errors import InputError
+from routoo.evaluation.floors import floor_margins
+from routoo.evaluation.metrics import metrics_by_model
+from routoo.predictor.adopting import adopt, held_out_quality
+from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
+from routoo.predictor.dataset import (
+    OutcomeMatrix,
+    content_sha256,
+    grouped_folds,
+    outcome_matrix,
+    text_groups,
+)
+from routoo.predictor.manifest import Manifest, read_manifest
+from routoo.predictor.predictor import load_predictor
+from routoo.settings import load_settings
+
+FOLDS = 5
+
+Tables = tuple[Sequence[Path], Sequence[Path]]
+
+
+def write_addition(
+    folder: Path, model: str, tables: Tables, out: Path, device: str
+) -> dict[str, Any]:
+    """Write a checkpoint that knows one more model.
+
+    Args:
+        folder: The checkpoint to start from.
+        model: Name of the new model.
+        tables: Items and outcomes with its graded answers.
+        out: Folder of the new checkpoint; may be the old one.
+        device: Where the backbone computes.
+
+    Returns:
+        The new model's figures: on answers held out, and as the checkpoint now estimates it.
+
+    Raises:
+        InputError: The checkpoint knows the model already, or its graded answers are too few.
+        CheckpointError: The checkpoint can't be read.
+    """
+    if model in read_manifest(folder).models:
+        raise InputError(
+            "the checkpoint knows this model already",
+            value=model,
+            where=str(folder),
+            remedy="Give another name, or train again with `routoo train`",
+        )
+    items, outcomes = tables
+    matrix = outcome_matrix(read_items(*items), read_outcomes(*outcomes), [model])
+    cache = load_settings().home / "cache" / "embeddings"
+    predictor = load_predictor(folder, device=device, cache=cache)
+    before = predictor.checkpoint
+    inputs = predictor.features(matrix.prompts)
+    score = matrix.score[:, 0]
+    estimator = adopt(before.estimator, inputs, score, matrix.completion_tokens[:, 0])
+    folds = grouped_folds(text_groups(matrix.prompts), FOLDS, seed=0)
+    quality = held_out_quality(before.estimator, inputs, score, folds)
+    manifest = _manifest(before.manifest, matrix, quality[:, None])
+    weights = pack(estimator, before.adapters)
+    write_checkpoint(out, weights, replace(manifest, weights_sha256=weights_sha256(weights)))
+    # Reading it back shows that what was written can be used.
+    estimates = load_predictor(out, device=device, cache=cache).predict(matrix.prompts, [model])
+    return {
+        "model": model,
+        "held_out": manifest.metrics["models"][model],
+        "quality": float(estimates.quality.mean()),
+        "quality_std": float(estimates.quality_std.mean()),
+    }
+
+
+def _manifest(
+    before: Manifest, matrix: OutcomeMatrix, quality: Float32[np.ndarray, "answers 1"]
+) -> Manifest:
+    (model,) = matrix.models
+    added = {
+        "answers": len(matrix.items),
+        "data_sha256": content_sha256(matrix),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "protocol": f"{FOLDS} folds of the graded answers",
+    }
+    figures = metrics_by_model(matrix.score, quality, matrix.models)
+    metrics = before.metrics | {"models": before.metrics["models"] | figures}
+    if "floor_margins" in metrics:
+        margins = metrics["floor_margins"]
+        new = floor_margins(quality, matrix.score, matrix.models)["models"]
+        metrics["floor_margins"] = margins | {"models": margins["models"] | new}
+    settings = before.settings | {"added": before.settings.get("added", {}) | {model: added}}
+    return replace(before, models=(*before.models, model), metrics=metrics, settings=settings)

@@ -1,0 +1,138 @@
+"""Measuring a predictor as `routoo evaluate` was told, and showing the figures."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import orjson
+import typer
+from rich.console import Console
+
+from routoo.cli.evaluate_options import EvaluateOptions
+from routoo.cli.progress import counted
+from routoo.cli.protocol import cross_estimates
+from routoo.domain.tables import Outcomes, read_items, read_outcomes
+from routoo.errors import InputError
+from routoo.evaluation.baselines import domain_quality, knn_quality
+from routoo.evaluation.compile import Evidence, compile_scorecard
+from routoo.evaluation.html.page import render_page
+from routoo.evaluation.report import Quality, calibration_report
+from routoo.evaluation.scorecard import Scorecard
+from routoo.evaluation.terminal import print_calibration, print_scorecard
+from routoo.evaluation.trials import cost_matrix, latency_matrix
+from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
+from routoo.predictor.manifest import read_manifest
+from routoo.predictor.predictor import CheckpointPredictor, load_predictor
+from routoo.settings import load_settings
+
+
+def assess(options: EvaluateOptions) -> None:
+    """Measure a predictor on held-out outcomes, and print or write its scorecard.
+
+    Raises:
+        InputError: There is nothing to evaluate, or the tables don't do for it.
+        CheckpointError: The checkpoint can't be read.
+    """
+    table = read_outcomes(*options.outcomes)
+    matrix, estimates = _estimates(options, table)
+    evidence = _evidence(matrix, table, estimates)
+    try:
+        card = compile_scorecard(
+            "Router evaluation",
+            _facts(options, matrix),
+            evidence,
+            options.seed,
+            reference=options.reference,
+        )
+    except InputError as error:
+        if options.html is not None:
+            raise
+        Console(stderr=True).print(f"no routing figures: {error}", markup=False)
+        _show_calibration(matrix, estimates["predictor"], options.seed, as_json=options.json)
+        return
+    if options.html is not None:
+        options.html.write_text(render_page(card), encoding="utf-8", errors="replace")
+    _show(card, as_json=options.json)
+
+
+def _estimates(
+    options: EvaluateOptions, table: Outcomes
+) -> tuple[OutcomeMatrix, dict[str, Quality]]:
+    rows = read_items(*options.items)
+    if options.checkpoint is not None:
+        known, models = set(table.models), read_manifest(options.checkpoint).models
+        matrix = outcome_matrix(
+            rows, table, options.model or [name for name in models if name in known]
+        )
+        return matrix, _of_checkpoint(options.checkpoint, matrix, options)
+    if options.protocol is not None:
+        matrix = outcome_matrix(rows, table, options.model)
+        return matrix, cross_estimates(
+            matrix, options.protocol, options.backbone, options.seed, options.device
+        )
+    raise InputError(
+        "there is nothing to evaluate",
+        remedy="Give --checkpoint, or --protocol to fit anew on these tables",
+    )
+
+
+def _facts(options: EvaluateOptions, matrix: OutcomeMatrix) -> dict[str, str]:
+    checkpoint = options.checkpoint
+    return {
+        "checkpoint": checkpoint.name if checkpoint else f"none, protocol {options.protocol}",
+        "items": f"{len(matrix.items):,}",
+        "data": ", ".join(path.name for path in options.outcomes),
+        "seed": str(options.seed),
+    }
+
+
+def _of_checkpoint(
+    checkpoint: Path, matrix: OutcomeMatrix, options: EvaluateOptions
+) -> dict[str, Quality]:
+    console = Console(stderr=True)
+    cache = load_settings().home / "cache" / "embeddings"
+    predictor = load_predictor(checkpoint, device=options.device, cache=cache)
+    if content_sha256(matrix) == predictor.manifest.data_sha256:
+        console.print("warning: these are the outcomes the checkpoint was trained on")
+    with counted(console, "Predicting", len(matrix.items)) as progress:
+        quality = predictor.predict(matrix.prompts, matrix.models, progress).quality
+    if not options.train_items or not options.train_outcomes:
+        return {"predictor": quality}
+    known = outcome_matrix(
+        read_items(*options.train_items), read_outcomes(*options.train_outcomes), matrix.models
+    )
+    return {"predictor": quality} | _baselines(predictor, known, matrix)
+
+
+def _evidence(matrix: OutcomeMatrix, table: Outcomes, estimates: dict[str, Quality]) -> Evidence:
+    return Evidence(matrix, cost_matrix(matrix, table), latency_matrix(matrix, table), estimates)
+
+
+def _baselines(
+    predictor: CheckpointPredictor, train: OutcomeMatrix, held: OutcomeMatrix
+) -> dict[str, Quality]:
+    known, asked = predictor.features(train.prompts), predictor.features(held.prompts)
+    return {
+        "knn": knn_quality(known, train.score, asked),
+        "true_domain_mean": domain_quality(train, held),
+    }
+
+
+def _show(card: Scorecard, *, as_json: bool) -> None:
+    if as_json:
+        _echo(asdict(card))
+    else:
+        print_scorecard(Console(), card)
+
+
+def _show_calibration(matrix: OutcomeMatrix, quality: Quality, seed: int, *, as_json: bool) -> None:
+    by_model, mean = calibration_report(matrix, quality, seed)
+    if as_json:
+        _echo({"items": len(matrix.items), "models": by_model, "mean": mean})
+    else:
+        print_calibration(Console(), by_model, mean)
+
+
+def _echo(report: dict[str, Any]) -> None:
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
+    typer.echo(orjson.dumps(report, option=options).decode())

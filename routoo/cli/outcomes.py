@@ -1,0 +1,53 @@
+"""`routoo outcomes`: graded answers as outcome tables."""
+
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich.console import Console
+
+outcomes = typer.Typer(no_args_is_help=True, help="Use the graded answers of batches and runs.")
+
+
+@outcomes.callback()
+def _keep_names() -> None:
+    """Use the graded answers of batches and runs."""
+
+
+@outcomes.command()
+def export(
+    items: Annotated[Path, typer.Option(metavar="FILE", help="Items table to write (Parquet).")],
+    out: Annotated[
+        Path, typer.Option("--outcomes", metavar="FILE", help="Outcomes table to write (Parquet).")
+    ],
+    *,
+    with_evaluation: Annotated[
+        bool,
+        typer.Option(
+            "--with-evaluation", help="Write evaluation items too: to measure, never to train on."
+        ),
+    ] = False,
+    json_out: Annotated[
+        bool, typer.Option("--json", help="Print what was written as JSON.")
+    ] = False,
+) -> None:
+    """Write the graded answers of all batches and runs as tables that `routoo train` takes.
+
+    Items of evaluation sets are left out. Replayed outcomes are not written again.
+
+    Example:
+        routoo outcomes export --items items.parquet --outcomes outcomes.parquet
+    """
+    # Arrow takes half a second to load: not for --help
+    from routoo.cli.exporting import export_tables  # noqa: PLC0415
+
+    facts = export_tables(items, out, with_evaluation=with_evaluation)
+    if json_out:
+        typer.echo(orjson.dumps(facts).decode())
+        return
+    Console(stderr=True).print(
+        f"{out}: {facts['outcomes']} outcomes of {facts['items']} items; "
+        f"{facts['evaluation_items_left_out']} evaluation items left out",
+        markup=False,
+    )

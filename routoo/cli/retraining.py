@@ -1,0 +1,142 @@
+"""What `routoo train --from-runs` learns from, and whether its checkpoint is put into use."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from routoo.cli.database import with_database
+from routoo.domain.tables import read_items, read_outcomes
+from routoo.errors import InputError
+from routoo.evaluation.intervals import MeanInterval, mean_interval
+from routoo.pipeline.runs.harvest import Tables, harvest, join, without_evaluation_items
+from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
+from routoo.predictor.manifest import read_manifest
+from routoo.predictor.predictor import load_predictor
+from routoo.settings import Settings, load_settings
+from routoo.store import checkpoints
+from routoo.store.checkpoints import CheckpointRecord
+from routoo.store.database import Database
+
+MIN_ITEMS = 20
+"""Held-out items without which nothing can be said of a new checkpoint."""
+
+
+def training_tables(
+    items: Sequence[Path], outcomes: Sequence[Path], console: Console, *, from_runs: bool
+) -> Tables:
+    """Return what to fit on: files, and with `from_runs` the graded answers of the store.
+
+    With `from_runs` the items of evaluation sets are taken out of the files too.
+
+    Raises:
+        InputError: There is nothing to fit on.
+    """
+    files = None
+    if items or outcomes:
+        files = Tables(tuple(read_items(*items)), read_outcomes(*outcomes))
+    if not from_runs:
+        if files is None:
+            raise InputError(
+                "there is nothing to fit on", remedy="Give --items and --outcomes, or --from-runs"
+            )
+        return files
+
+    async def load(database: Database) -> tuple[Tables, int]:
+        async with database.transaction() as conn:
+            found = await harvest(conn)
+            if files is None:
+                return found.training, len(found.evaluation.items)
+            kept, taken = await without_evaluation_items(conn, files)
+            return join([kept, found.training]), taken + len(found.evaluation.items)
+
+    tables, left_out = with_database(load_settings(), load)
+    console.print(f"{left_out} evaluation items are kept out of the fit")
+    if not tables.items:
+        raise InputError(
+            "no batch has graded answers to fit on",
+            remedy="Grade batches with `routoo-producer grade`, or run a set that was added with "
+            "--for-training",
+        )
+    return tables
+
+
+def promote_if_not_worse(folder: Path, device: str, console: Console) -> bool:
+    """Register a checkpoint, and put it into use unless it does worse on evaluation items.
+
+    Both checkpoints predict the graded answers to the items of evaluation sets, which neither was
+    fitted on here; the mean of the differences of squared errors decides, item by item. Worse is a
+    rise whose 95 % interval excludes none.
+
+    Returns:
+        Whether it is in use now.
+    """
+    settings = load_settings()
+
+    async def held_out(database: Database) -> tuple[Tables, CheckpointRecord | None]:
+        async with database.transaction() as conn:
+            return (await harvest(conn)).evaluation, await checkpoints.promoted(conn)
+
+    tables, promoted = with_database(settings, held_out)
+    present = settings.checkpoint if promoted is None else Path(promoted.path)
+    rise = compare_checkpoints(tables, present, folder, device)
+    why = f"Brier score on evaluation items: {_shown(rise)}"
+    better = rise is not None and rise.items >= MIN_ITEMS and not (rise.low > 0)
+    _record(settings, folder, f"trained from runs; {why}" if better else None)
+    if better:
+        console.print(f"in use from the next batch on; {why}", markup=False)
+    else:
+        reason = why if rise is not None else f"fewer than {MIN_ITEMS} graded evaluation items"
+        text = f"registered and not promoted: {reason}; `routoo checkpoint promote` does so anyway"
+        console.print(text, markup=False)
+    return better
+
+
+def compare_checkpoints(
+    tables: Tables, present: Path, new: Path, device: str
+) -> MeanInterval | None:
+    """Return how much the new checkpoint's squared error is above the present one's, an item.
+
+    None where there are too few items, or no model that both know.
+    """
+    known = set(tables.outcomes.models)
+    both = set(read_manifest(present).models) & set(read_manifest(new).models) & known
+    if not both or len(tables.items) < MIN_ITEMS:
+        return None
+    matrix = outcome_matrix(tables.items, _only(tables, both).outcomes, sorted(both))
+    errors = [_squared_error(folder, matrix, device) for folder in (new, present)]
+    return mean_interval(errors[0] - errors[1])
+
+
+def _only(tables: Tables, models: set[str]) -> Tables:
+    keep = np.array([name in models for name in tables.outcomes.models], np.bool_)
+    return Tables(tables.items, tables.outcomes.select(keep))
+
+
+def _squared_error(folder: Path, matrix: OutcomeMatrix, device: str) -> np.ndarray:
+    cache = load_settings().home / "cache" / "embeddings"
+    predictor = load_predictor(folder, device=device, cache=cache)
+    quality = predictor.predict(matrix.prompts, matrix.models).quality
+    return np.asarray(np.nanmean((quality - matrix.score) ** 2, axis=1), np.float64)
+
+
+def _record(settings: Settings, folder: Path, reason: str | None) -> None:
+    """Register a checkpoint, and promote it where there is a reason to."""
+    path, facts = str(folder.resolve()), asdict(read_manifest(folder))
+
+    async def write(database: Database) -> None:
+        async with database.transaction() as conn:
+            found = await checkpoints.register(conn, path, facts)
+            if reason is not None:
+                await checkpoints.promote(conn, found, reason)
+
+    with_database(settings, write)
+
+
+def _shown(rise: MeanInterval | None) -> str:
+    if rise is None:
+        return "not compared"
+    between = f"95 % interval {rise.low:+.4f} to {rise.high:+.4f}"
+    return f"{rise.mean:+.4f} against the present one ({between}, {rise.items} items)"

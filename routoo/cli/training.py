@@ -1,0 +1,126 @@
+"""Fitting a predictor as `routoo train` was told, and writing its checkpoint."""
+
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64
+from rich.console import Console
+
+from routoo.cli.progress import counted
+from routoo.cli.retraining import promote_if_not_worse, training_tables
+from routoo.cli.train_options import TrainOptions
+from routoo.cli.tuned import TUNING_STATE, tune_encoder
+from routoo.evaluation.floors import floor_margins
+from routoo.evaluation.metrics import mean_metrics, metrics_by_model
+from routoo.evaluation.plots import plot_learning_curve
+from routoo.predictor.backbone import find_backbone
+from routoo.predictor.cache import EmbeddingCache
+from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
+from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
+from routoo.predictor.encoder import Encoder
+from routoo.predictor.features import prompt_features
+from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
+from routoo.predictor.learning import learning_curve
+from routoo.predictor.logistic import sigmoid
+from routoo.predictor.manifest import Manifest
+from routoo.predictor.predictor import choose_device
+from routoo.predictor.tuning import TuneOptions
+from routoo.settings import load_settings
+
+
+def fit_checkpoint(options: TrainOptions) -> None:
+    """Fit a predictor, write its checkpoint and curve, and say how good it is.
+
+    Raises:
+        InputError: The tables can't be fitted on.
+        CheckpointError: There is no such backbone.
+    """
+    console = Console(stderr=True)
+    tables = training_tables(
+        options.items or (), options.outcomes or (), console, from_runs=options.from_runs
+    )
+    matrix = outcome_matrix(tables.items, tables.outcomes, options.model)
+    backbone, device = find_backbone(options.backbone), choose_device(options.device)
+    encoder = Encoder(backbone, options.layer, pooling=options.pooling, device=device)
+    fit = FitOptions(seed=options.seed)
+    settings = asdict(fit)
+    told = None
+    if options.tune:
+        tuning = TuneOptions(rank=options.rank, epochs=options.epochs, seed=options.seed)
+        told = tune_encoder(console, encoder, matrix, tuning, options.out / TUNING_STATE)
+        settings["tuning"] = asdict(tuning)
+    features = _read(matrix, encoder, options.cache, console)
+    with counted(console, "Fitting folds", fit.folds) as progress:
+        fitted = fit_estimator(matrix, features, encoder.width, fit, progress, told=told)
+    judged = np.arange(len(matrix.items)) if told is None else np.flatnonzero(~told)
+    weights = pack(fitted.estimator, encoder.adapters)
+    metrics = _metrics(matrix, fitted, judged, fit)
+    manifest = replace(_manifest(encoder, matrix, weights), settings=settings, metrics=metrics)
+    write_checkpoint(options.out, weights, manifest)
+    if options.curve:
+        points = learning_curve(matrix, features, fitted.estimator, fit)
+        plot_learning_curve(
+            points, matrix.models, options.plot or options.out / "learning_curve.png"
+        )
+    _tell(options.out, matrix, metrics["mean"], console)
+    if options.from_runs:
+        promote_if_not_worse(options.out, options.device, console)
+
+
+def _read(
+    matrix: OutcomeMatrix, encoder: Encoder, cache: Path | None, console: Console
+) -> Float32[np.ndarray, "items features"]:
+    folder = cache or load_settings().home / "cache" / "embeddings"
+    with counted(console, "Reading prompts", len(matrix.items)) as progress:
+        features, _ = prompt_features(matrix.prompts, EmbeddingCache(folder, encoder), progress)
+    return features
+
+
+def _tell(out: Path, matrix: OutcomeMatrix, mean: dict[str, float], console: Console) -> None:
+    console.print(
+        f"{out}: {len(matrix.items)} items, {len(matrix.models)} models; held out: "
+        f"AUC {mean['auc']:.3f}, ECE {mean['ece']:.3f}, Brier {mean['brier']:.3f}"
+    )
+
+
+def _manifest(encoder: Encoder, matrix: OutcomeMatrix, weights: bytes) -> Manifest:
+    return Manifest(
+        models=matrix.models,
+        backbone=encoder.backbone.name,
+        backbone_sha256=encoder.backbone.weights_sha256,
+        layers=encoder.layers,
+        pooling=encoder.pooling,
+        weights_sha256=weights_sha256(weights),
+        data_sha256=content_sha256(matrix),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        settings={},
+        metrics={},
+    )
+
+
+def _metrics(
+    matrix: OutcomeMatrix,
+    fitted: Fitted,
+    rows: Int64[np.ndarray, " rows"],
+    options: FitOptions,
+) -> dict[str, Any]:
+    """Return figures on the items whose outcomes the features don't know."""
+    score, models = matrix.score[rows], matrix.models
+    by_model = metrics_by_model(score, fitted.held_out_quality[rows], models)
+    views = {name: sigmoid(view[rows]) for name, view in fitted.held_out_views.items()}
+    return {
+        "protocol": f"{options.folds} folds grouped by text, each predicted by the others' fit",
+        "items": len(rows),
+        "mean": mean_metrics(by_model),
+        "models": by_model,
+        "floor_margins": floor_margins(fitted.held_out_quality[rows], score, models),
+        # Before stacking a view's level means nothing: only its ranking counts.
+        "view_auc": {
+            name: mean_metrics(metrics_by_model(score, quality, models))["auc"]
+            for name, quality in views.items()
+        },
+        "calibration": dict(zip(models, fitted.calibration_methods, strict=True)),
+    }

@@ -1,0 +1,33 @@
+"""Tuning a backbone from the command line."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+from rich.console import Console
+
+from routoo.cli.progress import counted
+from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
+from routoo.predictor.encoder import Encoder
+from routoo.predictor.fitting import FitOptions
+from routoo.predictor.tuning import TuneOptions, tune
+
+TUNING_STATE = "tuning.pt"
+"""File in the checkpoint's folder that an interrupted tuning goes on from."""
+
+
+def tune_encoder(
+    console: Console, encoder: Encoder, matrix: OutcomeMatrix, options: TuneOptions, state: Path
+) -> Bool[np.ndarray, " items"]:
+    """Tune the encoder on all folds but the first.
+
+    Returns:
+        The items whose outcomes it was told: the views are weighted and calibrated on the others.
+    """
+    folds = grouped_folds(text_groups(matrix.prompts), FitOptions().folds, options.seed)
+    told: Bool[np.ndarray, " items"] = np.not_equal(folds, 0)
+    with counted(console, "Tuning the backbone", int(told.sum()) * options.epochs) as progress:
+        tuned = tune(encoder, matrix, told, options, state, progress)
+    losses = ", ".join(f"{loss:.4f}" for loss in tuned.losses)
+    console.print(f"log loss on items kept back, after each pass: {losses}")
+    return told
