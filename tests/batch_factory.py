@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 
+from routoo.domain.call_options import CallOptions
 from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
 from routoo.domain.job import SLA, Lease, ResultStatus, ShardKey, Stage
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
@@ -40,13 +42,18 @@ async def submit(
     budget_usd: str | None = None,
     key: str | None = None,
     slas: Sequence[SLA] = (),
+    **options: Any,
 ) -> UUID:
-    """Submit a batch of jobs `job-0`, `job-1`, ... over the models `small` and `large`."""
+    """Submit a batch of jobs `job-0`, `job-1`, ... over the models `small` and `large`.
+
+    Further options are those of `NewBatch`.
+    """
     new = batches.NewBatch(
         name="example",
         pool=pool_of("small", "large"),
         idempotency_key=key,
         budget_usd=None if budget_usd is None else Decimal(budget_usd),
+        **{"call_options": CallOptions(dedupe=False), **options},  # the jobs are alike
     )
     async with db.transaction() as conn:
         batch_id, is_new = await batches.create(conn, new)

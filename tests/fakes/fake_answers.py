@@ -67,6 +67,8 @@ async def _refuse(_request: web.Request, fault: Fault, _answer: dict[str, Any]) 
     if fault.kind == "context_length":
         text = "This model's maximum context length is exceeded. Reduce the messages."
         return error_response(400, text, "context_length_exceeded")
+    if fault.kind == "content_filter":
+        return error_response(400, "The prompt was filtered.", "content_filter")
     limited = fault.kind == "rate_limit"
     headers = {"Retry-After": fault.retry_after} if fault.retry_after else None
     status, code = (429, "rate_limit_exceeded") if limited else (fault.status, None)
@@ -78,6 +80,9 @@ async def _spoil(_request: web.Request, fault: Fault, answer: dict[str, Any]) ->
         return web.Response(text="<html>not JSON", content_type="application/json")
     if fault.kind == "no_choices":
         return web.json_response({**answer, "choices": []})
+    if fault.kind == "filtered":
+        part = {**answer["choices"][0], "finish_reason": "content_filter"}
+        return web.json_response({**answer, "choices": [part]})
     return web.json_response({key: answer[key] for key in answer if key != "usage"})
 
 
@@ -118,6 +123,8 @@ _STRIKES: dict[str, Callable[..., Awaitable[web.StreamResponse]]] = {
     "wrong_json": _spoil,
     "no_choices": _spoil,
     "missing_usage": _spoil,
+    "content_filter": _refuse,
+    "filtered": _spoil,
     "hang": _delay,
     "slow_headers": _delay,
     "reset": _reset,

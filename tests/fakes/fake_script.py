@@ -16,6 +16,7 @@ BILLED_KINDS = {
     "missing_usage",
     "slow_body",
     "slow_headers",
+    "filtered",
 }
 """Faults after the model has answered: the endpoint's books count them."""
 
@@ -26,7 +27,7 @@ class Fault:
 
     kind: str
     """rate_limit, status, hang, reset, half_body, wrong_json, no_choices, missing_usage,
-    slow_headers, slow_body, context_length."""
+    slow_headers, slow_body, context_length, content_filter (refused), filtered (cut answer)."""
     first: int | None = None
     """Only the model's first N requests."""
     every: int | None = None
@@ -76,6 +77,8 @@ class ModelScript:
     """Longer prompts get the context-length error."""
     api_key: str | None = None
     """Required as bearer key, where set."""
+    headers: dict[str, str] = field(default_factory=dict)
+    """Sent with every answer."""
     faults: tuple[Fault, ...] = ()
 
     @staticmethod

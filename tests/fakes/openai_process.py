@@ -52,6 +52,10 @@ class FakeServerProcess:
         """Return the server's books, a row a request in order of arrival."""
         return list(self._call("GET", "log")["requests"])
 
+    def batch_log(self) -> dict[str, Any]:
+        """Return the books of the server's Batch API."""
+        return dict(self._call("GET", "log/batches"))
+
     def clear_log(self) -> None:
         """Begin new books."""
         self._call("DELETE", "log")

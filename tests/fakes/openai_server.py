@@ -15,7 +15,8 @@ or `python tests/fakes/openai_server.py --port-file F --script JSON_OR_FILE`.
 The script is `{"models": {NAME: {...}}}`; fake_script.py says what a model and a fault can do.
 Without a script, or for the model "*", every name answers. Besides `/v1/chat/completions`,
 `/v1/completions` and `/v1/models` it serves `GET /log` (every request: model, times, status,
-tokens billed, calls in flight), `DELETE /log`, and `POST /script` (another script from now on).
+tokens billed, calls in flight), `DELETE /log`, and `POST /script` (another script from now on), and
+the Batch API of fake_batches.py.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from tests.fakes.fake_answers import completion_of, error_response, faulty_response, prompt_of
+from tests.fakes.fake_batches import FakeBatches
 from tests.fakes.fake_script import Fault, ModelScript
 
 
@@ -70,6 +72,7 @@ class FakeServer:
 
     def __init__(self, script: Mapping[str, Any] | None = None, *, port: int = 0) -> None:
         self.requests: list[Served] = []
+        self.batches = FakeBatches()
         self._port = port
         self._in_flight: Counter[str] = Counter()
         self._requests_of: Counter[str] = Counter()
@@ -78,6 +81,7 @@ class FakeServer:
 
     def set_script(self, script: Mapping[str, Any]) -> None:
         """Behave like this from now on."""
+        self.batches.script = script.get("batches", {})
         self._models = {name: ModelScript.parse(one) for name, one in script["models"].items()}
 
     @property
@@ -93,6 +97,7 @@ class FakeServer:
         app.router.add_get("/log", self._show_log)
         app.router.add_delete("/log", self._clear_log)
         app.router.add_post("/script", self._change_script)
+        self.batches.add_to(app)
         # A hung request ends with its client, and none outlives the server.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -153,7 +158,7 @@ class FakeServer:
             served.prompt_tokens = answer["usage"]["prompt_tokens"]
             served.completion_tokens = answer["usage"]["completion_tokens"]
         return (
-            web.json_response(answer)
+            web.json_response(answer, headers=script.headers)
             if hit is None
             else await faulty_response(request, hit, answer)
         )

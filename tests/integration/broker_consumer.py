@@ -1,6 +1,7 @@
 """A worker process of the real app whose task holds on to its message; run by test_brokers.
 
-Usage: broker_consumer.py BROKER_URL; prints `ready`, then `got <shard_no>` for each message.
+Usage: broker_consumer.py BROKER_URL TASK_TIME_LIMIT_S; prints `ready`, then `got <batch_id>
+<shard_no>` for each message.
 """
 
 import os
@@ -11,8 +12,6 @@ from celery import signals
 
 from routoo.settings import Settings
 from worker.app import create_app
-
-SETTINGS = Settings(task_time_limit_s=1)
 
 
 def hold(batch_id: str, shard_no: int) -> None:
@@ -29,7 +28,8 @@ def say_ready(**_: object) -> None:
 
 def main() -> None:
     """Consume the score queue until killed."""
-    app = create_app(SETTINGS, sys.argv[1])
+    url, limit_s = sys.argv[1:]
+    app = create_app(Settings(task_time_limit_s=float(limit_s)), url)
     app.task(hold, name="routoo.score")
     signals.worker_ready.connect(say_ready)
     app.Worker(

@@ -16,7 +16,7 @@ import pytest
 from celery import Celery
 from kombu.entity import Queue
 
-from producer.wake import wake_scorers
+from producer.wake import wake
 from routoo.domain.job import ShardKey, Stage
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.settings import Settings
@@ -63,9 +63,15 @@ def keys(count: int) -> list[ShardKey]:
 
 
 @contextmanager
-def consumer(broker_url: str) -> Iterator["subprocess.Popen[str]"]:
-    """Run a worker process that holds on to whatever it gets, and kill it in the end."""
-    command = [sys.executable, str(CONSUMER), broker_url]
+def consumer(
+    broker_url: str, task_time_limit_s: float = 600.0
+) -> Iterator["subprocess.Popen[str]"]:
+    """Run a worker process that holds on to whatever it gets, and kill it in the end.
+
+    Redis puts what is held for twice the time limit back into the queue: a test that counts the
+    queue needs a limit that it does not reach, however busy the machine.
+    """
+    command = [sys.executable, str(CONSUMER), broker_url, str(task_time_limit_s)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             assert line(process) == "ready"
@@ -86,9 +92,9 @@ def test_messages_wait_in_their_stages_queue(app: Celery) -> None:
 
 def test_a_killed_workers_message_comes_back(app: Celery, broker_url: str) -> None:
     announce(app, keys(1))
-    with consumer(broker_url) as first:
+    with consumer(broker_url, task_time_limit_s=1.0) as first:
         assert line(first) == f"got {BATCH} 0"
-    with consumer(broker_url) as second:
+    with consumer(broker_url, task_time_limit_s=1.0) as second:
         assert line(second) == f"got {BATCH} 0"
 
 
@@ -100,7 +106,7 @@ def test_a_worker_takes_no_message_that_it_can_not_work_on(app: Celery, broker_u
 
 
 def test_workers_understand_the_producers_messages(app: Celery, broker_url: str) -> None:
-    wake_scorers(broker_url, BATCH, 2)
+    wake(broker_url, Stage.SCORE, BATCH, 2)
     assert waiting(app, Stage.SCORE) == 2
     with consumer(broker_url) as process:
         assert line(process) == f"got {BATCH} 0"

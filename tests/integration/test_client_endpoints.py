@@ -165,13 +165,54 @@ async def test_places_bound_the_calls_in_flight_of_each_endpoint(client: ChatEnd
         models = [candidate(server, "a", max_concurrency=3), candidate(server, "b")]
 
         async def call(model: CandidateModel) -> None:
-            async with client.slot(model):
-                await client.complete(model, CHAT)
+            async with client.admit(model, 10) as permit:
+                await permit.start()
+                await client.complete(permit.model, CHAT)
 
         await asyncio.gather(*(call(model) for model in models for _ in range(16)))
         most = {name: max(s.in_flight for s in server.requests if s.model == name) for name in "ab"}
         assert most["a"] == 3
         assert most["b"] > 3
+
+
+async def test_equal_endpoints_share_a_models_load_by_their_room(client: ChatEndpoints) -> None:
+    slow, fast = {"models": {"*": {"latency_s": 0.2}}}, {"models": {"*": {"latency_s": 0.02}}}
+    async with FakeServer(slow) as one, FakeServer(fast) as other:
+        places = [Endpoint(base_url=each.base_url, max_concurrency=4) for each in (one, other)]
+        model = candidate(one, "m").model_copy(
+            update={"endpoint": places[0], "endpoints": tuple(places)}
+        )
+
+        async def call() -> None:
+            async with client.admit(model, 10) as permit:
+                await permit.start()
+                await client.complete(permit.model, CHAT)
+
+        await asyncio.gather(*(call() for _ in range(80)))
+        assert len(one.requests) + len(other.requests) == 80
+        assert len(other.requests) > 2 * len(one.requests) > 0
+
+
+async def test_limits_that_an_endpoint_tells_are_kept(client: ChatEndpoints) -> None:
+    headers = {
+        "x-ratelimit-limit-requests": "8",
+        "x-ratelimit-remaining-requests": "7",
+        "x-ratelimit-reset-requests": "7.5s",
+    }
+    async with FakeServer({"models": {"m": {"headers": headers, "latency_s": 0.1}}}) as server:
+        model = candidate(server, "m", max_concurrency=1)
+
+        async def call() -> None:
+            async with client.admit(model, 10) as permit:
+                await permit.start()
+                await client.complete(permit.model, CHAT)
+
+        calls = [asyncio.create_task(call()) for _ in range(20)]
+        await asyncio.sleep(2.5)  # enough for all of them, were it not for the limit
+        assert 1 <= len(server.requests) < 20
+        for task in calls:
+            task.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
 
 
 async def test_hundreds_of_calls_share_one_session(client: ChatEndpoints) -> None:

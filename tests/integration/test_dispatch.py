@@ -5,120 +5,24 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-import orjson
 import pytest
 
-from routoo.client.endpoints import ChatEndpoints
-from routoo.domain.job import Lease, ShardKey, Stage
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
-from routoo.domain.prediction import Assignment, Predictions
+from routoo.domain.call_options import CallOptions, OnContentFilter
 from routoo.errors import StaleLeaseError
-from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
-from routoo.store import assignments, batches, jobs, ledger, predictions, shards
+from routoo.store import ledger, shards
 from routoo.store.database import Database
+from tests.dispatch_factory import (
+    billed_usd,
+    claim,
+    dispatch,
+    pool_of,
+    prepare,
+    requests_at,
+    rows,
+)
 from tests.fakes.openai_server import FakeServer
 
 pytestmark = pytest.mark.anyio
-
-PRICES = {"small": Decimal(1), "large": Decimal(10)}
-
-
-def pool_of(server: FakeServer) -> Pool:
-    return Pool(
-        models=tuple(
-            CandidateModel(
-                name=name,
-                endpoint=Endpoint(base_url=server.base_url, max_concurrency=8, timeout_s=5),
-                price_usd_per_mtok=Tariff(prompt=price, completion=price),
-                context_window_tokens=4096,
-            )
-            for name, price in PRICES.items()
-        )
-    )
-
-
-def body_of(number: int) -> str:
-    messages = [{"role": "user", "content": f"Question number {number}?"}]
-    return orjson.dumps({"messages": messages, "max_tokens": 20}).decode()
-
-
-async def prepare(
-    db: Database, pool: Pool, count: int, *, model: str = "small", budget_usd: Decimal | None = None
-) -> Lease:
-    """Bring a batch to the point where its one dispatch shard is leased."""
-    async with db.transaction() as conn:
-        new = batches.NewBatch(name="test", pool=pool, budget_usd=budget_usd)
-        batch_id, _ = await batches.create(conn, new)
-        async with jobs.copy_jobs(conn, batch_id) as copy:
-            await copy.write(
-                [jobs.JobInput(number, f"job-{number}", body_of(number)) for number in range(count)]
-            )
-        await batches.seal(conn, batch_id, count, 1000)
-    score = await claim(db, ShardKey(batch_id, Stage.SCORE, 0))
-    async with db.transaction() as conn:
-        await predictions.save(conn, score, predictions_of(count))
-        await shards.complete(conn, score)
-    select = await claim(db, ShardKey(batch_id, Stage.SELECT, 0))
-    async with db.transaction() as conn:
-        chosen = [Assignment(number, model, 0.5, Decimal("0.0001")) for number in range(count)]
-        await assignments.save(conn, select, chosen, 1)
-        await shards.complete(conn, select)
-    return await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0))
-
-
-def predictions_of(count: int) -> Predictions:
-    return Predictions(
-        quality=np.tile(np.float32([0.5, 0.9]), (count, 1)),
-        quality_std=np.zeros((count, 2), np.float32),
-        completion_tokens=np.full((count, 2), 5, np.float32),
-        novelty=np.zeros(count, np.float32),
-        truncated=np.zeros(count, np.bool_),
-    )
-
-
-async def claim(db: Database, key: ShardKey, lease_s: float = 60.0) -> Lease:
-    async with db.transaction() as conn:
-        lease = await shards.claim(conn, key, "worker", lease_s)
-    assert lease is not None
-    return lease
-
-
-async def dispatch(
-    db: Database, lease: Lease, *, stop: asyncio.Event | None = None, **changes: Any
-) -> bool:
-    async with db.transaction() as conn:
-        batch = await batches.get(conn, lease.key.batch_id)
-    async with ChatEndpoints(batch.pool.models) as client:
-        options = DispatchOptions(**{"max_attempts_per_model": 2, "drain_grace_s": 0.2} | changes)
-        return await dispatch_shard(
-            db, client, lease, batch, options=options, stop=stop or asyncio.Event()
-        )
-
-
-async def rows(db: Database, query: str) -> list[tuple[Any, ...]]:
-    async with db.transaction() as conn:
-        return await (await conn.execute(query.encode())).fetchall()
-
-
-async def requests_at(server: FakeServer, count: int) -> None:
-    """Wait until the server has been asked so often."""
-    async with asyncio.timeout(20):
-        while len(server.requests) < count:  # noqa: ASYNC110 - another party's list, no event
-            await asyncio.sleep(0.01)
-
-
-def billed_usd(server: FakeServer) -> Decimal:
-    return (
-        sum(
-            (
-                PRICES[served.model] * (served.prompt_tokens + served.completion_tokens)
-                for served in server.requests
-            ),
-            Decimal(0),
-        )
-        / 1_000_000
-    )
 
 
 async def test_every_job_gets_one_result_and_the_ledger_agrees_with_the_endpoint(
@@ -215,6 +119,42 @@ async def test_a_model_that_is_down_is_replaced_by_the_next_best(db: Database) -
         assert await dispatch(db, lease)
         assert await rows(db, "SELECT DISTINCT model, status, attempts FROM results") == [
             ("large", "succeeded", 3)
+        ]
+
+
+@pytest.mark.parametrize("kind", ["content_filter", "filtered"])
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        (OnContentFilter.FALLBACK, ("succeeded", "large", 2, None)),
+        (OnContentFilter.FAIL, ("failed", "small", 1, "content_filter")),
+    ],
+)
+async def test_a_content_filter_sends_the_job_on_or_fails_it_as_its_batch_wants(
+    db: Database, kind: str, policy: OnContentFilter, expected: tuple[object, ...]
+) -> None:
+    script = {"models": {"small": {"faults": [{"kind": kind}]}, "large": {}}}
+    async with FakeServer(script) as server:
+        options = CallOptions(on_content_filter=policy)
+        lease = await prepare(db, pool_of(server), 2, call_options=options)
+        assert await dispatch(db, lease)
+        found = await rows(db, "SELECT DISTINCT status, model, attempts, error_code FROM results")
+        assert found == [expected]
+        assert (await rows(db, "SELECT spent_usd FROM ledgers"))[0][0] == billed_usd(server)
+
+
+async def test_jobs_wait_out_an_outage_of_all_their_candidates(db: Database) -> None:
+    fault = {"kind": "status", "status": 503}
+    async with FakeServer({"models": {"*": {"faults": [fault]}}}) as server:
+        lease = await prepare(db, pool_of(server), 40)
+        dispatching = asyncio.create_task(dispatch(db, lease, max_attempts_per_model=4))
+        await requests_at(server, 30)
+        await asyncio.sleep(3.0)  # by then some jobs would have used up their attempts
+        assert await rows(db, "SELECT count(*) FROM results") == [(0,)]
+        server.set_script({"models": {"*": {}}})
+        assert await dispatching
+        assert await rows(db, "SELECT status, count(*) FROM results GROUP BY 1") == [
+            ("succeeded", 40)
         ]
 
 

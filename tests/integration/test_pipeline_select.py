@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from routoo.domain.job import SLA, Stage
+from routoo.domain.objective import Objective
 from routoo.domain.prediction import Predictions
+from routoo.errors import InfeasibleError
 from routoo.pipeline.score import score_shard
 from routoo.pipeline.select import select_batch
-from routoo.store import batches, predictions, shards
+from routoo.store import batches, jobs, predictions, shards
 from routoo.store.database import Database
 from tests import batch_factory
 
@@ -39,6 +41,10 @@ class FixedPredictor:
             novelty=np.zeros(count, np.float32),
             truncated=np.zeros(count, np.bool_),
         )
+
+    def floor_margins(self, models: Sequence[str], confidence: float) -> Sequence[float]:
+        assert (list(models), confidence) == (["small", "large"], 0.9)
+        return [0.1, 0.6]
 
 
 async def score(db: Database, batch_id: UUID) -> FixedPredictor:
@@ -155,3 +161,52 @@ async def test_selecting_again_after_a_crash_changes_nothing(db: Database) -> No
         batch = await batches.get(conn, batch_id)
     await select_batch(db, lease, batch)
     assert (await chosen(db, batch_id), await plan(db, batch_id)) == before
+
+
+async def test_a_mean_quality_is_reached_at_the_least_cost(db: Database) -> None:
+    batch_id = await select(db, objective=Objective(min_mean_quality=0.75))
+    models = await chosen(db, batch_id)
+    assert sorted(models) == ["large"] * 4 + ["small"] * 2
+    assert (await plan(db, batch_id))["expected_quality"] == pytest.approx(4.6 / 6)
+
+
+async def test_a_model_is_matched_at_a_share_of_its_quality(db: Database) -> None:
+    found = await plan(
+        db, await select(db, objective=Objective(match_model="large", match_ratio=0.9))
+    )
+    assert found["expected_quality"] >= 0.9 * 0.9
+    assert found["models"][0]["jobs"] == 1
+
+
+async def test_a_gain_dearer_than_it_is_worth_is_left_out(db: Database) -> None:
+    # The large model's 0.4 more quality cost 0.00198 USD more: 0.00495 USD a good answer.
+    for worth_usd, model in ((0.004, "small"), (0.006, "large")):
+        batch_id = await select(db, objective=Objective(willingness_to_pay_usd=worth_usd))
+        assert await chosen(db, batch_id) == [model] * JOBS
+
+
+async def test_a_mean_quality_out_of_reach_fails_the_batch_before_any_call(db: Database) -> None:
+    with pytest.raises(InfeasibleError, match=r"Lower the target by 0\.05"):
+        await select(db, objective=Objective(min_mean_quality=0.95))
+    with pytest.raises(InfeasibleError, match="Raise the budget by"):
+        await select(db, budget_usd="0.001", objective=Objective(min_mean_quality=0.8))
+
+
+async def test_jobs_keep_their_lists_of_models_through_the_store(db: Database) -> None:
+    slas = [SLA(denied_models=("large",)), SLA(allowed_models=("small", 'a"b\\,\n{')), *[SLA()] * 4]
+    batch_id = await select(db, slas=slas)
+    assert await chosen(db, batch_id) == ["small"] * 2 + ["large"] * 4
+    async with db.transaction() as conn:
+        assert [job.sla for job in await jobs.load_slice(conn, batch_id, 0, JOBS)] == slas
+
+
+async def test_a_floor_with_confidence_is_compared_less_the_checkpoints_margin(
+    db: Database,
+) -> None:
+    sure = Objective(floor_confidence=0.9)
+    slas = [SLA(min_quality=0.35)] * (JOBS - 1) + [SLA(min_quality=0.5)]
+    batch_id = await select(db, slas=slas, objective=sure)
+    assert await chosen(db, batch_id) == ["small"] * (JOBS - 1)
+    (refusal,) = await refused(db, batch_id)
+    assert "min_quality is 0.5, the best predicted is 0.400" in refusal[3]
+    assert (await plan(db, batch_id))["experience"]["large"]["quality_margin"] == pytest.approx(0.6)

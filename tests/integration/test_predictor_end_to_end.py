@@ -13,8 +13,8 @@ import pytest
 from typer.testing import CliRunner
 
 from routoo.cli.main import build_app
-from routoo.domain.tables import Item, Outcomes, write_items, write_outcomes
-from routoo.errors import CheckpointError
+from routoo.domain.tables import Item, Outcomes, read_outcomes, write_items, write_outcomes
+from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone import DEFAULT_BACKBONE, find_backbone
 from routoo.predictor.cache import EmbeddingCache
 from routoo.predictor.encoder import Encoder
@@ -146,16 +146,45 @@ def test_evaluate_prints_figures_with_intervals(checkpoint: Path, folder: Path) 
     report = json.loads(
         _run("evaluate", "--json", "--checkpoint", str(checkpoint), *_tables(folder))
     )
-    assert report["models"]["weak"]["auc"] > 0.9
+    assert {row["model"]: row for row in report["reliability"]}["weak"]["auc"] > 0.9
     assert set(report["mean"]["brier"]) == {"value", "low", "high"}
-    assert report["routing"]["predictor"]["gain"]["value"] > 0
-    assert report["best_single"]["model"] == "strong"
+    assert report["pool"]["frontiers"]["predictor"]["gain"]["value"] > 0
+    assert report["pool"]["reference"] == "strong"
+
+
+def test_evaluate_fits_anew_by_a_protocol(folder: Path, checkpoint: Path) -> None:
+    del checkpoint  # it wrote the tables
+    report = json.loads(_run("evaluate", "--json", "--protocol", "random", *_tables(folder)))
+    assert report["mean"]["auc"]["value"] > 0.9
+    with pytest.raises(InputError, match="Give --checkpoint, or --protocol"):
+        _run("evaluate", *_tables(folder))
 
 
 def test_checkpoint_show_prints_the_manifest(checkpoint: Path) -> None:
     shown = json.loads(_run("checkpoint", "show", str(checkpoint), "--json"))
     assert shown["models"] == ["strong", "weak"]
     assert (checkpoint / "learning_curve.png").stat().st_size > 0
+
+
+def test_a_model_is_added_from_a_few_graded_answers(checkpoint: Path, folder: Path) -> None:
+    before = read_manifest(checkpoint)
+    outcomes = read_outcomes(folder / "o.parquet")
+    alike = outcomes.select(np.array([name == "weak" for name in outcomes.models]))
+    write_outcomes(folder / "new.parquet", replace(alike, models=["new"] * len(alike.models)))
+    tables = ("--items", str(folder / "i.parquet"), "--outcomes", str(folder / "new.parquet"))
+    more = (str(checkpoint), "--model", "new", *tables, "--out", str(folder / "more"))
+    added = json.loads(_run("checkpoint", "add-model", *more, "--json"))
+    assert added["held_out"]["auc"] > 0.9
+    old, new = load_predictor(checkpoint), load_predictor(folder / "more")
+    prompts = ["What is 3 + 4?", "What is the capital of land 7?"]
+    estimates = new.predict(prompts, ("strong", "weak", "new"))
+    np.testing.assert_array_equal(
+        estimates.quality[:, :2], old.predict(prompts, ("strong", "weak")).quality
+    )
+    assert estimates.quality[0, 2] + 0.1 < estimates.quality[1, 2]
+    assert read_manifest(folder / "more").models == (*before.models, "new")
+    with pytest.raises(InputError, match="knows this model already"):
+        _run("checkpoint", "add-model", str(folder / "more"), *more[1:])
 
 
 def test_embeddings_are_read_back_from_the_cache_as_they_were(

@@ -150,6 +150,8 @@ def test_csv_comes_from_a_pipe_too(submit: Run, database_url: str) -> None:
         (("-", "--pool", "no-pool.yaml"), 2, "no-pool.yaml"),
         (("-", "--format", "parquet"), 2, "can't be read from a pipe"),
         (("-", "--name", "a\x07b"), 2, "no printable text"),
+        ((), 2, "give a FILE, or --plan"),
+        (("--plan", "3f2a"), 3, "no such batch"),
         (("-",), 2, "the input has no rows"),
         (("-", "--nonsense"), 2, "nonsense"),
     ],

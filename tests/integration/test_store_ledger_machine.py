@@ -16,8 +16,10 @@ from hypothesis.stateful import (
 )
 
 from routoo.domain.job import Stage
-from routoo.store import ledger
+from routoo.errors import InputError
+from routoo.store import budget, ledger
 from routoo.store.database import Database
+from routoo.store.write_off import write_off
 from tests.batch_factory import attempt, claim, reservation, score, select, submit
 
 JOBS = 3
@@ -83,6 +85,29 @@ class LedgerMachine(RuleBasedStateMachine):
             call = attempt(key[0], _usd(cents), key[1])
             await ledger.settle(conn, self.lease, [call])
 
+    @rule(job=st.integers(0, JOBS - 1), attempt_no=st.integers(1, 3))
+    def release(self, job: int, attempt_no: int) -> None:
+        self.runner.run(self._release((job, attempt_no)))
+        self.reserved.pop((job, attempt_no), None)
+
+    async def _release(self, key: tuple[int, int]) -> None:
+        async with self.db.transaction() as conn:
+            await ledger.release(conn, self.lease, [key])
+
+    @rule(limit=st.integers(0, 300))
+    def set_budget(self, limit: int) -> None:
+        committed = sum(self.reserved.values()) + self.spent
+        if limit < committed:
+            with pytest.raises(InputError):
+                self.runner.run(self._set_budget(limit))
+        else:
+            self.runner.run(self._set_budget(limit))
+            self.limit = limit
+
+    async def _set_budget(self, limit: int) -> None:
+        async with self.db.transaction() as conn:
+            await budget.set_budget(conn, self.batch_id, Decimal(_usd(limit)))
+
     @rule()
     def write_off(self) -> None:
         assert self.runner.run(self._write_off()) == len(self.reserved)
@@ -91,7 +116,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     async def _write_off(self) -> int:
         async with self.db.transaction() as conn:
-            return await ledger.write_off(conn, self.lease)
+            return await write_off(conn, self.lease)
 
     @invariant()
     def books_add_up(self) -> None:

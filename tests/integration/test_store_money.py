@@ -12,6 +12,7 @@ from routoo.errors import NotFoundError, StoreError
 from routoo.store import batches, grades, jobs, ledger, results
 from routoo.store.database import Database
 from routoo.store.progress import ModelShare, progress
+from routoo.store.write_off import write_off
 from tests.batch_factory import (
     attempt,
     claim,
@@ -123,7 +124,7 @@ async def test_what_a_crash_hid_counts_at_its_worst_case_once(db: Database) -> N
     await _settle(db, lease, attempt(0, "0.10"))
 
     async with db.transaction() as conn:
-        lost = [await ledger.write_off(conn, lease) for _ in range(2)]
+        lost = [await write_off(conn, lease) for _ in range(2)]
         pending = await jobs.pending(conn, lease)
 
     assert lost == [1, 0]
@@ -141,7 +142,7 @@ async def test_a_write_off_leaves_other_shards_calls_alone(db: Database) -> None
     await _reserve(db, other, "0.20")
 
     async with db.transaction() as conn:
-        assert await ledger.write_off(conn, lease) == 0
+        assert await write_off(conn, lease) == 0
 
 
 async def test_the_database_itself_refuses_to_exceed_a_budget(db: Database) -> None:

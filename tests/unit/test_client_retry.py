@@ -20,6 +20,7 @@ from routoo.errors import (
     RateLimitedError,
     RequestRejectedError,
 )
+from tests.fakes.permit import OpenPermit
 
 MODEL = CandidateModel(
     name="m",
@@ -40,10 +41,13 @@ class ScriptedClient:
         self.held = 0
 
     @asynccontextmanager
-    async def slot(self, _model: CandidateModel) -> AsyncIterator[None]:
+    async def admit(
+        self, model: CandidateModel, _tokens: int, *, retry: bool = False
+    ) -> AsyncIterator[OpenPermit]:
+        del retry
         self.held += 1
         try:
-            yield
+            yield OpenPermit(model)
         finally:
             self.held -= 1
 

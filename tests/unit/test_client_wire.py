@@ -6,8 +6,15 @@ from typing import Any
 import orjson
 import pytest
 
-from routoo.client.endpoints import ChatEndpoints, url_of
-from routoo.client.wire import decode_answer, encode_request, request_to_send, usage_of
+from routoo.client.endpoints import ChatEndpoints
+from routoo.client.places import url_of
+from routoo.client.wire import (
+    decode_answer,
+    encode_request,
+    path_of,
+    request_to_send,
+    usage_of,
+)
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
 from routoo.errors import ConfigError, InvalidResponseError, RequestRejectedError
@@ -52,11 +59,11 @@ def test_a_request_that_names_a_limit_keeps_it(key: str) -> None:
     ],
 )
 def test_a_base_url_keeps_its_path_and_query(base_url: str, url: str) -> None:
-    assert str(url_of(Endpoint(base_url=base_url), CHAT)) == url
+    assert str(url_of(Endpoint(base_url=base_url), path_of(CHAT))) == url
 
 
 def test_a_plain_prompt_goes_to_plain_completions() -> None:
-    assert str(url_of(Endpoint(base_url=URL), {"prompt": "x"})) == f"{URL}/completions"
+    assert str(url_of(Endpoint(base_url=URL), path_of({"prompt": "x"}))) == f"{URL}/completions"
 
 
 @pytest.mark.parametrize("value", ["\ud800", 2**70])
@@ -124,7 +131,7 @@ def test_missing_usage_counts_at_the_bound_that_was_reserved(usage: object) -> N
     body = {**CHAT, "n": 3}
     found = usage_of(orjson.loads(answer(usage=usage)), body, candidate())
     assert found.estimated
-    assert found.prompt_tokens == bound_prompt_tokens(body)
+    assert found.prompt_tokens == bound_prompt_tokens(body, candidate())
     assert found.completion_tokens == bound_completion_tokens(body, candidate()) == 3 * 64
 
 

@@ -19,6 +19,7 @@ from routoo.evaluation import collect as collect_module
 from routoo.evaluation.collect import GIVE_UP_AFTER, Collection, Failure, RequestForm
 from routoo.evaluation.journal import Journal
 from routoo.evaluation.outcomes import check_gradable, graded_answer, summarise, to_outcomes
+from tests.fakes.permit import OpenPermit
 
 ITEMS = [Item(f"q{n}", f"What is {n} + {n}?", answer=str(2 * n)) for n in range(5)]
 
@@ -32,8 +33,11 @@ class InMemoryClient:
         self.open = self.most_open = 0
 
     @asynccontextmanager
-    async def slot(self, _model: CandidateModel) -> AsyncIterator[None]:
-        yield
+    async def admit(
+        self, model: CandidateModel, _tokens: int, *, retry: bool = False
+    ) -> AsyncIterator[OpenPermit]:
+        del retry
+        yield OpenPermit(model)
 
     async def complete(
         self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None

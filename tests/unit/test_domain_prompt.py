@@ -11,7 +11,8 @@ from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.domain.prompt import (
     bound_completion_tokens,
     bound_prompt_tokens,
-    estimate_prompt_tokens,
+    bound_text_tokens,
+    estimate_text_tokens,
     prompt_text,
     requested_completion_tokens,
 )
@@ -57,12 +58,22 @@ def test_the_completion_bound_covers_every_choice(body: dict[str, Any], tokens: 
 
 @given(st.text(st.characters(exclude_categories=("Cs",))))
 def test_the_bound_is_above_a_token_a_byte(text: str) -> None:
-    assert bound_prompt_tokens(chat(text)) > len(text.encode())
+    assert bound_prompt_tokens(chat(text), MODEL) > len(text.encode())
 
 
 def test_tools_count_as_prompt() -> None:
     with_tools = {**chat("hi"), "tools": [{"type": "function", "function": {"name": "f" * 400}}]}
-    assert estimate_prompt_tokens(with_tools) > estimate_prompt_tokens(chat("hi")) + 90
+    assert estimate_text_tokens(with_tools) > estimate_text_tokens(chat("hi")) + 90
+
+
+def test_an_image_counts_by_the_models_rule_and_not_by_its_bytes() -> None:
+    data = "data:image/png;base64," + "A" * 100_000
+    shown = chat([{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": data}])
+    seeing = MODEL.model_copy(update={"image_prompt_tokens": 1105})
+    assert prompt_text(shown) == "What?"
+    assert estimate_text_tokens(shown) < 100
+    assert bound_text_tokens(shown) < 200
+    assert bound_prompt_tokens(shown, seeing) == bound_text_tokens(shown) + 1105
 
 
 def test_a_cost_is_exact_in_decimal() -> None:

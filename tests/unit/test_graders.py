@@ -245,11 +245,11 @@ def test_text_and_structure_graders_follow_their_rules(
 
 @pytest.mark.parametrize("name", sorted(GRADERS))
 def test_every_grader_says_how_it_decided(name: str) -> None:
-    assert grade(name, "7", "7").detail
+    assert grade(name, "7", "true" if name == "json_schema" else "7").detail
 
 
 def test_an_unknown_grader_is_refused_with_the_list() -> None:
-    with pytest.raises(InputError, match="contains, exact, json"):
+    with pytest.raises(InputError, match="code_output, contains, exact, json"):
         grade("vibes", "x", "x")
 
 
@@ -286,6 +286,8 @@ REFERENCES = {
     "numeric": "42",
     "regex": "x+y",
     "json": "[1]",
+    "json_schema": '{"type": "array"}',
+    "code_output": "[1]",
 }
 BABBLE = [
     "A " * 20_000,

@@ -21,6 +21,7 @@ from routoo.errors import (
 )
 from routoo.pipeline.answer import Answerer
 from routoo.pipeline.books import Grant
+from tests.fakes.permit import OpenPermit
 
 BODY = {"messages": [{"role": "user", "content": "What is two plus two?"}], "max_tokens": 10}
 
@@ -46,9 +47,15 @@ class Script:
         self.timeouts_s: list[float | None] = []
 
     @asynccontextmanager
-    async def slot(self, model: CandidateModel) -> AsyncIterator[None]:
+    async def admit(
+        self, model: CandidateModel, _tokens: int, *, retry: bool = False
+    ) -> AsyncIterator[OpenPermit]:
+        del retry
+        yield OpenPermit(model)
+
+    def outage_s(self, model: CandidateModel) -> float:
         del model
-        yield
+        return 0.0
 
     async def complete(
         self, model: CandidateModel, body: dict[str, Any], *, timeout_s: float | None = None
@@ -70,12 +77,16 @@ class MemoryBooks:
         self.reserved: list[Reservation] = []
         self.attempts: list[tuple[Attempt, Decimal]] = []
         self.results: list[Result] = []
+        self.released: list[tuple[int, int]] = []
 
     async def reserve(self, reservation: Reservation) -> Grant:
         grant = self.grants.pop(0) if self.grants else Grant.GRANTED
         if grant is Grant.GRANTED:
             self.reserved.append(reservation)
         return grant
+
+    def release(self, job_no: int, attempt_no: int) -> None:
+        self.released.append((job_no, attempt_no))
 
     async def settle(self, attempt: Attempt, result: Result | None = None) -> None:
         (worst,) = (

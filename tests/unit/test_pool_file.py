@@ -60,6 +60,26 @@ def test_any_price_survives_the_file_exactly(price: Decimal) -> None:
     assert parse_pool(text).models[0].price_usd_per_mtok.prompt == price
 
 
+def test_an_endpoint_may_declare_its_rates_and_how_long_a_call_takes() -> None:
+    declared = (
+        "requests_per_minute: 500, tokens_per_minute: 200_000,"
+        " expected_latency: {base_s: 0.5, per_completion_token_s: 0.02}"
+    )
+    endpoint = parse_pool(GOOD.replace("max_concurrency: 4", declared)).models[0].endpoint
+    assert (endpoint.requests_per_minute, endpoint.tokens_per_minute) == (500, 200_000)
+    assert endpoint.expected_latency is not None
+    assert endpoint.expected_latency.per_completion_token_s == 0.02
+
+
+def test_candidates_of_one_url_model_and_key_are_one_endpoint() -> None:
+    pool = parse_pool(GOOD.replace("name: large", "name: other"))
+    small, other = pool.models
+    twin = small.model_copy(
+        update={"name": "twin", "endpoint": small.endpoint.model_copy(update={"model": "small"})}
+    )
+    assert twin.endpoint_key == small.endpoint_key != other.endpoint_key
+
+
 def test_a_snapshot_is_the_same_pool_again() -> None:
     pool = parse_pool(GOOD)
     assert Pool.model_validate_json(pool.model_dump_json()) == pool
@@ -102,6 +122,16 @@ def test_all_problems_are_listed_at_once_in_the_files_order() -> None:
         ("8_192", "1:30", "p.yaml:5: context_window_tokens"),
         ("max_concurrency: 4", "max_concurrency: 1.5", "p.yaml:3: endpoint.max_concurrency"),
         ("max_concurrency: 4", "max_concurrency: 0", "p.yaml:3: endpoint.max_concurrency"),
+        (
+            "max_concurrency: 4",
+            "requests_per_minute: 0",
+            "p.yaml:3: endpoint.requests_per_minute",
+        ),
+        (
+            "max_concurrency: 4",
+            "expected_latency: {base_s: 1, slope: 2}",
+            "known here are base_s, per_completion_token_s",
+        ),
         ("timeout_s: 2.5", "timeout_s: .inf", "p.yaml:11: endpoint.timeout_s"),
         ("models:", "model:", "p.yaml:1: model: no such key"),
     ],

@@ -5,9 +5,9 @@ import pytest
 
 from routoo.domain.tables import Item
 from routoo.errors import InputError
-from routoo.evaluation.metrics import auc, ece
+from routoo.evaluation.metrics import auc, brier, ece
 from routoo.predictor.checkpoint import pack
-from routoo.predictor.dataset import OutcomeMatrix
+from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
 from routoo.predictor.learning import learning_curve
 
@@ -78,7 +78,7 @@ def test_a_prompt_unlike_all_others_is_novel_and_shrinks_to_the_models_mean() ->
 
 def test_the_same_data_and_seed_give_the_same_bytes(fitted: Fitted) -> None:
     matrix, features, _ = _made_up()
-    assert pack(_fit(matrix, features).estimator) == pack(fitted.estimator)
+    assert pack(_fit(matrix, features).estimator, {}) == pack(fitted.estimator, {})
 
 
 def test_outcomes_that_are_missing_are_left_out_not_taken_as_wrong() -> None:
@@ -103,6 +103,20 @@ def test_models_whose_answer_lengths_are_unknown_still_get_a_positive_estimate()
     unknown = np.full_like(matrix.score, np.nan)
     blind = OutcomeMatrix(matrix.items, matrix.models, matrix.score, unknown)
     assert (_fit(blind, features).estimator(features).completion_tokens >= 1).all()
+
+
+def test_outcomes_that_the_features_were_tuned_on_do_not_judge_the_views() -> None:
+    matrix, features, _ = _made_up()
+    folds = grouped_folds(text_groups(matrix.prompts), 5, seed=0)
+    told = folds != 0
+    # Features that give the outcomes away where they were tuned on them, and only there.
+    features[:, 1:3] = np.where(told[:, None], 3 * matrix.score, features[:, 1:3])
+    fooled = _fit(matrix, features).estimator
+    wary = fit_estimator(matrix, features, HIDDEN, FitOptions(), told=told).estimator
+    fresh, unseen, _ = _made_up(seed=4)
+    score = fresh.score[:, 0]
+    errors = [brier(score, one(unseen).quality[:, 0]) for one in (wary, fooled)]
+    assert errors[0] < errors[1]
 
 
 def test_too_few_items_are_refused_with_a_remedy() -> None:

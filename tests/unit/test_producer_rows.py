@@ -34,13 +34,17 @@ def candidate(name: str, window: int) -> CandidateModel:
     )
 
 
+SHOWN = [
+    {"type": "text", "text": "What is it?"},
+    {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
+]
 POOL = Pool(models=(candidate("small", 400), candidate("large", 1000)))
 
 
 def take(
-    rows: Any, *, sla: SLA | None = None, ignore_model: bool = False
+    rows: Any, *, sla: SLA | None = None, ignore_model: bool = False, pool: Pool = POOL
 ) -> tuple[list[JobInput], ProblemReport]:
-    check = RowCheck(BodyCheck(POOL, ignore_model=ignore_model), sla or SLA(), NOW)
+    check = RowCheck(BodyCheck(pool, ignore_model=ignore_model), sla or SLA(), NOW)
     intake = Intake(check, ProblemReport("in"))
     jobs = [job for chunk in intake.jobs(rows) for job in chunk]
     return jobs, intake.report
@@ -75,6 +79,28 @@ def test_an_openai_request_keeps_its_body() -> None:
     }
 
 
+def test_a_plain_completion_keeps_its_body() -> None:
+    row = {"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "2 + 2 =", "echo": True}}
+    jobs, report = from_lines(orjson.dumps(row))
+    assert not report.counts
+    assert orjson.loads(jobs[0].body_json) == row["body"]
+
+
+def test_images_need_a_model_that_prices_them_and_a_pinned_job_its_own() -> None:
+    seeing = candidate("large", 1000).model_copy(update={"image_prompt_tokens": 100})
+    pool = Pool(models=(candidate("small", 400), seeing))
+    messages = [{"role": "user", "content": SHOWN}]
+    jobs, report = from_lines(
+        request("a", messages=messages),
+        request("b", messages=messages, model="large"),
+        request("c", messages=messages, model="small"),
+        pool=pool,
+    )
+    assert [job.custom_id for job in jobs] == ["a", "b"]
+    assert orjson.loads(jobs[0].body_json)["messages"] == messages
+    assert "image_prompt_tokens" in report.listed[0]
+
+
 def test_a_plain_row_becomes_a_chat_request_named_after_its_line() -> None:
     jobs, _ = from_lines(b"", b'{"prompt": "Why?", "max_tokens": 5}')
     assert jobs[0].custom_id == "row-2"
@@ -88,6 +114,13 @@ def test_blank_lines_a_byte_order_mark_and_carriage_returns_are_passed_over() ->
     jobs, report = from_lines(b'\xef\xbb\xbf{"prompt": "a"}\r', b"  ", b'{"prompt": "b"}', b"")
     assert [job.custom_id for job in jobs] == ["row-1", "row-3"]
     assert not report.counts
+
+
+def test_lists_of_models_come_as_json_or_with_commas() -> None:
+    lists = (b'["small"]', b'" small, large,"', b'""', b"null")
+    jobs, report = from_lines(*(b'{"prompt": "x", "allowed_models": %s}' % text for text in lists))
+    assert not report.bad_rows
+    assert [job.sla.allowed_models for job in jobs] == [("small",), ("small", "large"), None, None]
 
 
 def test_a_rows_limits_override_the_batch_wide_ones() -> None:
@@ -121,6 +154,8 @@ def test_a_rows_limits_override_the_batch_wide_ones() -> None:
         (b'{"prompt": "x", "max_tokens": 0}', Kind.WRONG_TYPE),
         (b'{"prompt": "x", "max_tokens": 1.5}', Kind.WRONG_TYPE),
         (b'{"prompt": "x", "min_quality": 1.1}', Kind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "denied_models": ["smal"]}', Kind.UNKNOWN_MODEL),
+        (b'{"prompt": "x", "allowed_models": {"small": 1}}', Kind.WRONG_TYPE),
         (b'{"prompt": "x", "min_quality": true}', Kind.WRONG_TYPE),
         (b'{"prompt": "x", "max_cost_usd": -1}', Kind.LIMIT_OUT_OF_RANGE),
         (b'{"prompt": "x", "max_latency_s": 0}', Kind.LIMIT_OUT_OF_RANGE),
@@ -142,6 +177,10 @@ def test_a_rows_limits_override_the_batch_wide_ones() -> None:
         (b'{"custom_id": "a", "method": "POST"}', Kind.MISSING_FIELD),
         (request().replace(b"POST", b"GET"), Kind.UNSUPPORTED_REQUEST),
         (request().replace(b"/chat/completions", b"/embeddings"), Kind.UNSUPPORTED_REQUEST),
+        (request().replace(b"/chat/completions", b"/completions"), Kind.UNSUPPORTED_REQUEST),
+        (request(messages=[{"role": "user", "content": SHOWN}]), Kind.UNSUPPORTED_REQUEST),
+        (b'{"custom_id": "a", "body": {"prompt": ["x", "y"]}}', Kind.WRONG_TYPE),
+        (b'{"custom_id": "a", "body": {"prompt": " "}}', Kind.EMPTY_PROMPT),
     ],
 )
 def test_a_bad_row_is_told_by_its_kind(line: bytes, kind: Kind) -> None:

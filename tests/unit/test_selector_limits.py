@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from routoo.domain.job import SLA
-from routoo.errors import InfeasibleError, InputError
+from routoo.errors import InputError
 from routoo.selector import Problem, solve
 from routoo.selector.conformal import fit_floor
 from routoo.selector.explain import explain
@@ -14,9 +14,7 @@ from routoo.selector.limits import (
     Estimates,
     JobLimits,
     Reason,
-    check_eligible,
     find_reasons,
-    usable_models,
 )
 from routoo.selector.risk import lower_quality, quality_interval, risk_of_confidence
 
@@ -37,7 +35,7 @@ def test_a_prompt_that_leaves_no_room_for_its_answer_rules_the_model_out() -> No
     estimates = Estimates(
         QUALITY,
         COST,
-        prompt_tokens=np.array([100, 5000]),
+        prompt_tokens=np.array([[100] * 3, [5000] * 3]),
         completion_tokens=np.full((2, 3), 1024),
         window_tokens=np.array([2048, 8192, 6024]),
     )
@@ -46,7 +44,7 @@ def test_a_prompt_that_leaves_no_room_for_its_answer_rules_the_model_out() -> No
 
 
 def test_allow_and_deny_lists_and_capabilities_are_kept_apart() -> None:
-    usable = usable_models(NAMES, [None, ["small", "large"]], [["small"], None])
+    usable = np.array([[False, True, True], [True, False, True]])
     capable = np.array([[True, True, True], [True, True, False]])
     none = np.full(2, np.nan)
     reasons = find_reasons(Estimates(QUALITY, COST), JobLimits(none, none, none, usable, capable))
@@ -56,19 +54,13 @@ def test_allow_and_deny_lists_and_capabilities_are_kept_apart() -> None:
     ]
 
 
-def test_a_job_that_no_model_may_answer_is_named_with_what_stands_against_each() -> None:
-    limits = JobLimits.of([SLA(), SLA(min_quality=0.95)])
-    reasons = find_reasons(Estimates(QUALITY, COST), limits)
-    with pytest.raises(InfeasibleError, match=r"second: 1 of 2 jobs .*min_quality") as raised:
-        check_eligible(reasons, NAMES, ["first", "second"])
-    assert "large: quality below the job's floor" in str(raised.value)
-
-
 def test_an_explanation_names_the_runner_up_and_where_the_choice_would_change() -> None:
     allowed = np.array([[True, True, True], [True, False, True]])
     problem = Problem(QUALITY, COST, allowed, budget_usd=3.0)
     reasons = np.where(allowed, 0, int(Reason.LATENCY)).astype(np.uint8)
-    told = explain(problem, solve(problem), 0, NAMES, reasons)
+    solution = solve(problem)
+    choice, price = solution.choice.tolist(), solution.shadow_price_per_usd
+    told = explain(problem, 0, choice[0], price, NAMES, reasons[0])
     assert [candidate.standing for candidate in told.candidates] == [
         "possible",
         "chosen",
@@ -79,14 +71,14 @@ def test_an_explanation_names_the_runner_up_and_where_the_choice_would_change() 
     assert told.with_more_money.shadow_price_per_usd == pytest.approx(0.05)
     assert told.with_less_money is not None
     assert told.with_less_money.model == "small"
-    other = explain(problem, solve(problem), 1, NAMES, reasons).candidates[1]
+    other = explain(problem, 1, choice[1], price, NAMES, reasons[1]).candidates[1]
     assert other.standing == "ruled out"
     assert other.reasons == ("latency above the job's cap",)
 
 
 def test_a_job_without_a_model_is_explained_too() -> None:
     problem = Problem(QUALITY, COST, np.array([[False] * 3, [True] * 3]), budget_usd=3.0)
-    told = explain(problem, solve(problem), 0, NAMES)
+    told = explain(problem, 0, -1, solve(problem).shadow_price_per_usd, NAMES)
     assert {candidate.standing for candidate in told.candidates} == {"ruled out"}
     assert told.with_more_money is told.with_less_money is None
 

@@ -1,0 +1,150 @@
+"""Jobs/s of a dispatcher, beside a bare aiohttp loop and beside litellm's router.
+
+Every client has a process of its own on one core; the endpoint (50 ms, small bodies) and PostgreSQL
+share another. The bare loop only sends, parses and drops; ours also limits, accounts, and commits
+every result. litellm is measured where --peers-python names an interpreter that has
+benchmarks/peers.txt installed. Clients take turns; the median of each counts.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dispatch_batch import SHARD_SIZE, pool_of, prepare
+from figures import Figure, show
+
+from routoo.embedded.postgres import EmbeddedPostgres
+from routoo.store.location import libpq_url
+from routoo.store.migrate import upgrade
+
+HERE = Path(__file__).resolve().parent
+LATENCY_S = 0.05
+QUIET_CONCURRENCY = 8
+"""Calls in flight where the overhead of one call is measured, not the wait for the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where the clients are measured."""
+
+    base_url: str
+    database_url: str
+    peers_python: str | None
+
+    def run(self, client: str, calls: int, concurrency: int) -> dict[str, Any]:
+        """Run one client in a process of its own."""
+        order = {"base_url": self.base_url, "calls": calls, "concurrency": concurrency}
+        python = sys.executable
+        if client == "routoo":
+            pool = pool_of(self.base_url, concurrency)
+            batch_id = asyncio.run(prepare(self.database_url, pool, calls))
+            shards = -(-calls // SHARD_SIZE)
+            order |= {
+                "database_url": self.database_url, "batch_id": str(batch_id), "shards": shards,
+            }  # fmt: skip
+        elif client == "litellm":
+            python = str(self.peers_python)
+        done = subprocess.run(
+            [python, HERE / "dispatch_clients.py", client, json.dumps(order)],
+            stdout=subprocess.PIPE, text=True, check=True,
+            env={**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"},  # else it asks the network
+        )  # fmt: skip
+        found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        assert len(found["latencies_s"]) == calls, "a call was lost"
+        return found | {"jobs_per_s": calls / found["wall_s"]}
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _options()
+    os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # inherited by the servers
+    with _endpoint() as base_url, _database() as url:
+        bench = Bench(base_url, url, options.peers_python)
+        show(_rates(bench, options), as_json=options.json)
+        show(_overheads(bench, options), as_json=options.json)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=10_000, help="of a turn")
+    parser.add_argument("--litellm-calls", type=int, default=1_000, help="of its turn")
+    parser.add_argument("--concurrency", type=int, default=256, help="calls in flight")
+    parser.add_argument("--turns", type=int, default=3, help="the median of each client is taken")
+    parser.add_argument("--peers-python", help="interpreter with benchmarks/peers.txt installed")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+@contextmanager
+def _endpoint() -> Iterator[str]:
+    command = [sys.executable, HERE / "dispatch_server.py", "--latency-s", str(LATENCY_S)]
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert server.stdin is not None
+    assert server.stdout is not None
+    try:
+        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+    finally:
+        server.stdin.close()
+        server.wait(10)
+
+
+@contextmanager
+def _database() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="routoo-", dir="/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        server = EmbeddedPostgres(folder)
+        try:
+            url = server.start()
+            upgrade(url)
+            yield libpq_url(url)
+        finally:
+            server.stop()
+
+
+def _rates(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:
+    calls = {"aiohttp": options.calls, "routoo": options.calls}
+    if options.peers_python:
+        calls["litellm"] = options.litellm_calls
+    turns: dict[str, list[dict[str, Any]]] = {client: [] for client in calls}
+    for _ in range(options.turns):
+        for client, found in turns.items():
+            found.append(bench.run(client, calls[client], options.concurrency))
+    rate = {
+        client: statistics.median(turn["jobs_per_s"] for turn in found)
+        for client, found in turns.items()
+    }
+    for client, found in turns.items():
+        cpu_ms = statistics.median(turn["cpu_s"] for turn in found) * 1000 / calls[client]
+        yield Figure(f"dispatch_{client}_jobs", rate[client], "jobs/s")
+        yield Figure(f"dispatch_{client}_cpu", cpu_ms, "ms/call")
+    for peer in rate.keys() - {"routoo"}:
+        ratio = rate["routoo"] / rate[peer]
+        yield Figure(f"dispatch_vs_{peer}", rate["routoo"], "jobs/s", rate[peer], ratio)
+
+
+def _overheads(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:
+    """Measure what a client adds to a call's latency while it is not busy with others.
+
+    Ours is the latency that it records: from the sending to the whole answer, without the wait for
+    money and a place.
+    """
+    for client in ("aiohttp", "routoo", *(["litellm"] if options.peers_python else [])):
+        found = bench.run(client, SHARD_SIZE, QUIET_CONCURRENCY)["latencies_s"]
+        cuts = statistics.quantiles(found, n=100)
+        yield Figure(f"dispatch_{client}_overhead_p50", (cuts[49] - LATENCY_S) * 1000, "ms")
+        yield Figure(f"dispatch_{client}_overhead_p99", (cuts[98] - LATENCY_S) * 1000, "ms")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""A batch brought to its dispatch stage, and dispatched: ours in benchmarks/dispatch.py."""
+
+import asyncio
+from decimal import Decimal
+from uuid import UUID
+
+import numpy as np
+import orjson
+from dispatch_clients import BODY, Taken
+
+from routoo.client.endpoints import ChatEndpoints
+from routoo.domain.job import Lease, ShardKey, Stage
+from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.prediction import Assignment, Predictions
+from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
+from routoo.store import assignments, batches, jobs, predictions, shards
+from routoo.store.database import Database
+from worker.collector import calm_collector
+
+SHARD_SIZE = 1000
+AT_ONCE = 4
+"""Shards that a dispatcher works on at once, as in the default settings."""
+LEASE_S = 600.0
+
+
+def pool_of(base_url: str, concurrency: int) -> Pool:
+    """Return a pool of the benchmark's one model."""
+    return Pool(
+        models=(
+            CandidateModel(
+                name="bench",
+                endpoint=Endpoint(base_url=base_url, max_concurrency=concurrency),
+                price_usd_per_mtok=Tariff(prompt=Decimal("0.15"), completion=Decimal("0.6")),
+                context_window_tokens=8192,
+            ),
+        )
+    )
+
+
+async def prepare(database_url: str, pool: Pool, count: int) -> UUID:
+    """Submit a batch with an ample budget, score it and select for it."""
+    body = orjson.dumps(BODY).decode()
+    async with Database(database_url) as db:
+        async with db.transaction() as conn:
+            new = batches.NewBatch(name="bench", pool=pool, budget_usd=Decimal(1_000_000))
+            batch_id, _ = await batches.create(conn, new)
+            async with jobs.copy_jobs(conn, batch_id) as copy:
+                await copy.write([jobs.JobInput(no, f"job-{no}", body) for no in range(count)])
+            await batches.seal(conn, batch_id, count, SHARD_SIZE)
+        for shard_no in range(-(-count // SHARD_SIZE)):
+            lease = await _claim(db, ShardKey(batch_id, Stage.SCORE, shard_no))
+            async with db.transaction() as conn:
+                await predictions.save(conn, lease, _predictions(lease.job_count))
+                await shards.complete(conn, lease)
+        lease = await _claim(db, ShardKey(batch_id, Stage.SELECT, 0))
+        async with db.transaction() as conn:
+            chosen = [Assignment(no, "bench", 0.5, Decimal("0.001")) for no in range(count)]
+            await assignments.save(conn, lease, chosen, 1)
+            await shards.complete(conn, lease)
+    return batch_id
+
+
+async def dispatch_all(database_url: str, batch_id: str, shard_count: int) -> Taken:
+    """Dispatch a batch's shards as a worker does, from its first claim to its completion."""
+    calm_collector()
+    key, taken = UUID(batch_id), Taken()
+    waiting = iter(range(shard_count))
+    async with Database(database_url, max_size=2 * AT_ONCE + 1) as db, ChatEndpoints() as client:
+        async with db.transaction() as conn:
+            batch = await batches.get(conn, key)
+
+        async def work() -> None:
+            for shard_no in waiting:
+                lease = await _claim(db, ShardKey(key, Stage.DISPATCH, shard_no))
+                options = DispatchOptions()
+                done = await dispatch_shard(
+                    db, client, lease, batch, options=options, stop=asyncio.Event()
+                )
+                assert done
+                async with db.transaction() as conn:
+                    await shards.complete(conn, lease)
+
+        taken.start()
+        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+        taken.stop()
+        async with db.transaction() as conn:
+            found = await conn.execute(
+                "SELECT latency_s FROM results WHERE batch_id = %s AND status = 'succeeded'", [key]
+            )
+            taken.latencies_s = [row[0] for row in await found.fetchall()]
+    return taken
+
+
+async def _claim(db: Database, key: ShardKey) -> Lease:
+    async with db.transaction() as conn:
+        lease = await shards.claim(conn, key, "benchmark", LEASE_S)
+    assert lease is not None
+    return lease
+
+
+def _predictions(count: int) -> Predictions:
+    return Predictions(
+        quality=np.full((count, 1), 0.5, np.float32),
+        quality_std=np.zeros((count, 1), np.float32),
+        completion_tokens=np.full((count, 1), 6, np.float32),
+        novelty=np.zeros(count, np.float32),
+        truncated=np.zeros(count, np.bool_),
+    )

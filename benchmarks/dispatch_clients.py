@@ -1,0 +1,121 @@
+"""The clients that benchmarks/dispatch.py compares, each run in a process of its own on one core.
+
+`python dispatch_clients.py CLIENT '{"base_url": ..., "calls": ..., "concurrency": ...}'` prints one
+JSON object: seconds taken, CPU seconds, and the latency of every call in seconds.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+BODY = {
+    "messages": [{"role": "user", "content": "What is six times seven? Say it in one sentence."}],
+    "max_tokens": 16,
+}
+
+
+WARM_UP_CALLS = 20
+
+
+@dataclass(slots=True)
+class Taken:
+    """What some calls took, from the first to the last; imports and set-up don't count."""
+
+    latencies_s: list[float] = field(default_factory=list)
+    """Of each call, as the client sees it."""
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+
+    def start(self) -> None:
+        """Start the clocks."""
+        self.wall_s, self.cpu_s = -time.perf_counter(), -time.process_time()
+
+    def stop(self) -> None:
+        """Stop them."""
+        self.wall_s += time.perf_counter()
+        self.cpu_s += time.process_time()
+
+
+async def run_aiohttp(order: dict[str, Any]) -> Taken:
+    """Send, parse, drop: the least that a client can do."""
+    import aiohttp  # noqa: PLC0415 - a peer's process lacks it
+
+    connector = aiohttp.TCPConnector(limit=0)
+    url = f"{order['base_url']}/chat/completions"
+    sent = {"model": "bench", **BODY}
+
+    async with aiohttp.ClientSession(connector=connector) as session:
+
+        async def call() -> None:
+            async with session.post(url, json=sent) as response:
+                assert response.status == 200  # noqa: PLR2004 - success
+                await response.json()
+
+        return await _share_out(call, order)
+
+
+async def run_litellm(order: dict[str, Any]) -> Taken:
+    """The peer's router with one deployment, retries off."""
+    import litellm  # noqa: PLC0415 - only in the peers' environment
+
+    litellm.suppress_debug_info = True
+    deployment = {
+        "model_name": "bench",
+        "litellm_params": {
+            "model": "openai/bench",
+            "api_base": order["base_url"],
+            "api_key": "none",
+        },
+    }
+    router = litellm.Router(model_list=[deployment], num_retries=0)
+
+    async def call() -> None:
+        answer = await router.acompletion(model="bench", **BODY)
+        assert answer.choices
+
+    return await _share_out(call, order)
+
+
+async def run_routoo(order: dict[str, Any]) -> Taken:
+    """Dispatch a prepared batch's shards as a worker does, four at a time."""
+    from dispatch_batch import dispatch_all  # noqa: PLC0415 - a peer's process lacks it
+
+    return await dispatch_all(order["database_url"], order["batch_id"], order["shards"])
+
+
+async def _share_out(call: Callable[[], Awaitable[None]], order: dict[str, Any]) -> Taken:
+    for _ in range(WARM_UP_CALLS):
+        await call()
+    turns, taken = iter(range(order["calls"])), Taken()
+
+    async def work(turns: Iterator[int]) -> None:
+        for _ in turns:
+            started = time.perf_counter()
+            await call()
+            taken.latencies_s.append(time.perf_counter() - started)
+
+    taken.start()
+    await asyncio.gather(*(work(turns) for _ in range(order["concurrency"])))
+    taken.stop()
+    return taken
+
+
+def main() -> None:
+    """Run one client and print what it took."""
+    os.sched_setaffinity(0, {0})
+    client, order = sys.argv[1], json.loads(sys.argv[2])
+    try:
+        from uvloop import run  # noqa: PLC0415 - a peer's process may lack it
+    except ImportError:
+        from asyncio import run  # noqa: PLC0415 - as above
+    clients = {"aiohttp": run_aiohttp, "litellm": run_litellm, "routoo": run_routoo}
+    print(json.dumps(asdict(run(clients[client](order)))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""A stream and a re-plan through the real commands and workers."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+from tests.acceptance.batch import (
+    assert_one_result_each,
+    assert_within_budget,
+    billed_usd,
+    submit,
+    wait_until_completed,
+    write_jobs,
+    write_pool,
+)
+from tests.acceptance.stack import LocalStack, until
+from tests.fakes.openai_process import FakeServerProcess
+
+
+def test_a_stream_answers_a_file_once_within_the_hours_budget(
+    stack: LocalStack, server: FakeServerProcess, tmp_path: Path
+) -> None:
+    jobs = write_jobs(tmp_path / "inbox.jsonl", 24)
+    budget = ("--budget-usd-per-hour", "0.05")
+    pool = ("--pool", write_pool(tmp_path / "pool.yaml", server.base_url))
+    command = ("routoo-producer", "stream", jobs, *budget, *pool, "--group-rows", "10", "--json")
+    told = [json.loads(line) for line in stack.command(*command).splitlines()]
+    assert sum(group["job_count"] for group in told) == 24
+    assert stack.command(*command) == ""
+    ended = """
+        SELECT count(*) FROM results JOIN stream_batches USING (batch_id)
+        WHERE status = 'succeeded'
+    """
+    until(lambda: stack.query(ended)[0][0] == 24, "every line is answered")
+    assert len(server.log()) == 24
+    assert billed_usd(server) <= Decimal("0.05")
+
+
+def test_a_batch_that_costs_less_than_planned_is_planned_anew_while_it_runs(
+    stack: LocalStack, server: FakeServerProcess, tmp_path: Path
+) -> None:
+    pool = write_pool(tmp_path / "pool.yaml", server.base_url, concurrency=2)
+    batch_id = submit(stack, write_jobs(tmp_path / "jobs.jsonl", 70), pool, "0.02")
+    wait_until_completed(stack, batch_id)
+    assert_one_result_each(stack, batch_id, 70)
+    assert_within_budget(stack, server, batch_id, "0.02")
+    assert len(server.log()) == 70
+    status = json.loads(stack.command("routoo-producer", "status", batch_id, "--json"))
+    assert status["replans"]
+    assert all("against the plan" in replan["reason"] for replan in status["replans"])
+    assert all(replan["decided_at"] is not None for replan in status["replans"])
+    assert "plan 2: " in stack.command("routoo-producer", "status", batch_id)

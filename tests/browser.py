@@ -1,0 +1,104 @@
+"""A headless Chromium, driven over its DevTools protocol by aiohttp."""
+
+import asyncio
+import base64
+import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+_FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
+
+
+@dataclass(slots=True)
+class Tab:
+    """One open page."""
+
+    socket: aiohttp.ClientWebSocketResponse
+    complaints: list[str] = field(default_factory=list)
+    """Errors and warnings of the console, and requests to elsewhere."""
+    sent: int = 0
+
+    async def call(self, method: str, **params: Any) -> dict[str, Any]:
+        """Call one method and return its result, keeping what the page complains of meanwhile."""
+        self.sent += 1
+        await self.socket.send_json({"id": self.sent, "method": method, "params": params})
+        while True:
+            message = await self.socket.receive_json()
+            if message.get("id") == self.sent:
+                assert "error" not in message, message
+                return dict(message["result"])
+            self._note(message)
+
+    async def show(self, path: Path, width: int, scheme: str) -> None:
+        """Open a file as a reader with this width and colour scheme would."""
+        phone = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500}
+        await self.call("Emulation.setDeviceMetricsOverride", **phone)
+        wanted = [{"name": "prefers-color-scheme", "value": scheme}]
+        await self.call("Emulation.setEmulatedMedia", features=wanted)
+        await self.call("Page.navigate", url=path.as_uri())
+        while await self.evaluate("document.readyState") != "complete":  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.02)
+
+    async def evaluate(self, expression: str) -> Any:
+        """Return an expression's value in the page."""
+        answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return answer["result"].get("value")
+
+    async def screenshot(self) -> bytes:
+        """Return the whole page as a PNG picture, for a person to look at."""
+        answer = await self.call("Page.captureScreenshot", captureBeyondViewport=True)
+        return base64.b64decode(answer["data"])
+
+    def _note(self, message: dict[str, Any]) -> None:
+        params = message.get("params", {})
+        if message["method"] == "Log.entryAdded":
+            self.complaints.append(params["entry"]["text"])
+        elif message["method"] == "Runtime.exceptionThrown":
+            self.complaints.append(str(params["exceptionDetails"]))
+        elif message["method"] == "Network.requestWillBeSent":
+            url = params["request"]["url"]
+            if not url.startswith(("file:", "data:")):
+                self.complaints.append(url)
+
+
+@asynccontextmanager
+async def browser_tab(folder: Path) -> AsyncIterator[Tab]:
+    """Start a browser with an empty profile in a folder, and open a tab."""
+    assert CHROMIUM is not None
+    process = await asyncio.create_subprocess_exec(
+        CHROMIUM,
+        *_FLAGS,
+        f"--user-data-dir={folder}",
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        port = await _port(folder / "DevToolsActivePort")
+        async with aiohttp.ClientSession(f"http://127.0.0.1:{port}") as session:
+            async with session.put("/json/new?about:blank") as answer:
+                url = (await answer.json())["webSocketDebuggerUrl"]
+            async with session.ws_connect(url, max_msg_size=0) as socket:
+                tab = Tab(socket)
+                for domain in ("Page", "Log", "Network", "Runtime"):
+                    await tab.call(f"{domain}.enable")
+                yield tab
+    finally:
+        process.kill()
+        await process.wait()
+
+
+async def _port(path: Path) -> int:
+    async with asyncio.timeout(60):
+        while not (words := _words(path)):  # noqa: ASYNC110 - a file of another process
+            await asyncio.sleep(0.05)
+    return int(words[0])
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []

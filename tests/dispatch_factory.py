@@ -1,0 +1,150 @@
+"""Batches whose dispatch runs against a fake endpoint, and what can be read of them."""
+
+import asyncio
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import orjson
+
+from routoo.client.endpoints import ChatEndpoints
+from routoo.domain.job import SLA, Lease, ShardKey, Stage
+from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.prediction import Assignment, Predictions
+from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
+from routoo.pipeline.replan import decide_batch
+from routoo.store import assignments, batches, jobs, predictions, shards
+from routoo.store.database import Database
+from tests.fakes.openai_server import FakeServer
+
+NO_FIELDS: dict[str, Any] = {}
+PRICES = {"small": Decimal(1), "large": Decimal(10)}
+
+
+def pool_of(server: FakeServer) -> Pool:
+    """Return a pool of a cheap and a dear model at the server."""
+    return Pool(
+        models=tuple(
+            CandidateModel(
+                name=name,
+                endpoint=Endpoint(base_url=server.base_url, max_concurrency=8, timeout_s=5),
+                price_usd_per_mtok=Tariff(prompt=price, completion=price),
+                context_window_tokens=4096,
+            )
+            for name, price in PRICES.items()
+        )
+    )
+
+
+def body_of(number: int, **fields: Any) -> str:
+    """Return the request of a job as JSON text."""
+    messages = [{"role": "user", "content": f"Question number {number}?"}]
+    return orjson.dumps({"messages": messages, "max_tokens": 20, **fields}).decode()
+
+
+async def prepare(
+    db: Database,
+    pool: Pool,
+    count: int,
+    *,
+    model: str | None = "small",
+    sla: SLA = jobs.NO_LIMITS,
+    body: Mapping[str, Any] = NO_FIELDS,
+    **options: Any,
+) -> Lease:
+    """Bring a batch to the point where its one dispatch shard is leased.
+
+    Without a model the jobs are selected as in earnest. Further options are those of `NewBatch`.
+    """
+    async with db.transaction() as conn:
+        new = batches.NewBatch("test", pool, **options)
+        batch_id, _ = await batches.create(conn, new)
+        async with jobs.copy_jobs(conn, batch_id) as copy:
+            await copy.write(
+                [jobs.JobInput(n, f"job-{n}", body_of(n, **body), sla) for n in range(count)]
+            )
+        await batches.seal(conn, batch_id, count, 1000)
+    score = await claim(db, ShardKey(batch_id, Stage.SCORE, 0))
+    async with db.transaction() as conn:
+        await predictions.save(conn, score, predictions_of(count))
+        await shards.complete(conn, score)
+    if model is None:
+        await select(db, batch_id)
+        return await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0))
+    lease = await claim(db, ShardKey(batch_id, Stage.SELECT, 0))
+    async with db.transaction() as conn:
+        chosen = [Assignment(number, model, 0.5, Decimal("0.0001")) for number in range(count)]
+        await assignments.save(conn, lease, chosen, 1)
+        await shards.complete(conn, lease)
+    return await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0))
+
+
+async def select(db: Database, batch_id: UUID) -> None:
+    """Do the select stage, the first time or again."""
+    lease = await claim(db, ShardKey(batch_id, Stage.SELECT, 0))
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
+    await decide_batch(db, lease, batch)
+    async with db.transaction() as conn:
+        await shards.complete(conn, lease)
+
+
+def predictions_of(count: int) -> Predictions:
+    """Return predictions by which the dear model is the better one."""
+    return Predictions(
+        quality=np.tile(np.float32([0.5, 0.9]), (count, 1)),
+        quality_std=np.zeros((count, 2), np.float32),
+        completion_tokens=np.full((count, 2), 5, np.float32),
+        novelty=np.zeros(count, np.float32),
+        truncated=np.zeros(count, np.bool_),
+    )
+
+
+async def claim(db: Database, key: ShardKey, lease_s: float = 60.0) -> Lease:
+    """Claim a shard that is known to be free."""
+    async with db.transaction() as conn:
+        lease = await shards.claim(conn, key, "worker", lease_s)
+    assert lease is not None
+    return lease
+
+
+async def dispatch(
+    db: Database, lease: Lease, *, stop: asyncio.Event | None = None, **changes: Any
+) -> bool:
+    """Dispatch a leased shard."""
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, lease.key.batch_id)
+    async with ChatEndpoints(batch.pool.models) as client:
+        options = DispatchOptions(**{"max_attempts_per_model": 2, "drain_grace_s": 0.2} | changes)
+        return await dispatch_shard(
+            db, client, lease, batch, options=options, stop=stop or asyncio.Event()
+        )
+
+
+async def rows(db: Database, query: str, *values: object) -> list[tuple[Any, ...]]:
+    """Return what a query finds."""
+    async with db.transaction() as conn:
+        return await (await conn.execute(query.encode(), values)).fetchall()
+
+
+async def requests_at(server: FakeServer, count: int) -> None:
+    """Wait until the server has been asked so often."""
+    async with asyncio.timeout(20):
+        while len(server.requests) < count:  # noqa: ASYNC110 - another party's list, no event
+            await asyncio.sleep(0.01)
+
+
+def billed_usd(server: FakeServer) -> Decimal:
+    """Return what the endpoint would charge for all it did."""
+    return (
+        sum(
+            (
+                PRICES[served.model] * (served.prompt_tokens + served.completion_tokens)
+                for served in server.requests
+            ),
+            Decimal(0),
+        )
+        / 1_000_000
+    )

@@ -1,0 +1,103 @@
+"""Which checkpoint scores a batch, against a real registry."""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from routoo.errors import CheckpointError
+from routoo.store import batches, checkpoints
+from routoo.store.batches import BatchRecord
+from routoo.store.database import Database
+from tests import batch_factory
+from worker import predictors
+from worker.predictors import Predictors
+
+pytestmark = pytest.mark.anyio
+
+DEFAULT = Path("/default")
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Folders loaded so far; a folder's name stands for the weights it holds."""
+    found: list[Path] = []
+
+    def load(path: Path) -> tuple[str, Any]:
+        found.append(path)
+        return path.name, SimpleNamespace(name=path.name)
+
+    monkeypatch.setattr(predictors, "_load", load)
+    return found
+
+
+async def promote(db: Database, name: str, folder: str | None = None) -> None:
+    async with db.transaction() as conn:
+        manifest = {"weights_sha256": name, "metrics": {}}
+        found = await checkpoints.register(conn, folder or f"/checkpoints/{name}", manifest)
+        await checkpoints.promote(conn, found, "test")
+
+
+async def submitted(db: Database) -> BatchRecord:
+    batch_id = await batch_factory.submit(db, 1)
+    async with db.transaction() as conn:
+        return await batches.get(conn, batch_id)
+
+
+async def scored_by(used: Predictors, batch: BatchRecord) -> str:
+    found: Any = await used.of(batch)
+    return str(found.name)
+
+
+async def test_a_batch_is_scored_by_what_was_in_use_when_it_was_submitted(
+    db: Database, loads: list[Path]
+) -> None:
+    used = Predictors(db, DEFAULT)
+    before = await submitted(db)
+    await promote(db, "first")
+    after = await submitted(db)
+    assert await scored_by(used, after) == "first"
+    assert await scored_by(used, before) == "default"
+    await asyncio.gather(*(used.of(after) for _ in range(3)))
+    assert loads == [Path("/checkpoints/first"), DEFAULT]
+
+
+async def test_a_rollback_takes_effect_with_the_next_batch(db: Database, loads: list[Path]) -> None:
+    used = Predictors(db, DEFAULT)
+    for name in ("first", "second", "third"):
+        await promote(db, name)
+    for expected in ("second", "first"):
+        async with db.transaction() as conn:
+            assert await checkpoints.roll_back(conn, "worse") is not None
+        assert await scored_by(used, await submitted(db)) == expected
+    async with db.transaction() as conn:
+        assert await checkpoints.roll_back(conn, "worse") is None
+    assert len(loads) == 2
+
+
+async def test_a_checkpoint_that_came_back_can_be_rolled_back_again(db: Database) -> None:
+    for name in ("first", "second", "first"):
+        await promote(db, name)
+    async with db.transaction() as conn:
+        found = await checkpoints.roll_back(conn, "worse")
+    assert found is not None
+    assert found.weights_sha256 == "second"
+
+
+async def test_a_rollback_of_what_is_in_use_no_more_does_nothing(db: Database) -> None:
+    await promote(db, "first")
+    await promote(db, "second")
+    async with db.transaction() as conn:
+        assert await checkpoints.roll_back(conn, "worse", only_if="first") is None
+        found = await checkpoints.promoted(conn)
+    assert found is not None
+    assert found.weights_sha256 == "second"
+
+
+@pytest.mark.usefixtures("loads")
+async def test_a_folder_that_holds_other_weights_is_refused(db: Database) -> None:
+    await promote(db, "wanted", "/checkpoints/other")
+    with pytest.raises(CheckpointError, match="not hold the checkpoint that was promoted"):
+        await Predictors(db, DEFAULT).of(await submitted(db))

@@ -1,0 +1,122 @@
+"""Graded answers become outcomes, evaluation items never train, and no worse checkpoint is used."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from routoo.cli import retraining
+from routoo.domain.tables import Item, read_items
+from routoo.evaluation.intervals import MeanInterval
+from routoo.pipeline.runs.finish import finish_due
+from routoo.pipeline.runs.harvest import Harvest, harvest
+from routoo.store import checkpoints, eval_runs, eval_sets
+from routoo.store.database import Database
+from routoo.store.eval_sets import Purpose
+from tests.run_factory import SHARD, begin, complete, questions
+
+pytestmark = pytest.mark.anyio
+SECRET = Item("secret", "What is it?", answer="7")
+
+
+async def graded(db: Database, name: str, purpose: Purpose, items: list[Item]) -> None:
+    """Run a set with a sample of all its items, where only the large model is right."""
+    async with db.transaction() as conn:
+        found, _ = await eval_sets.add(conn, name, items, purpose)
+    run_id = await begin(db, found, sample_size=len(items))
+    async with db.transaction() as conn:
+        run = await eval_runs.get(conn, run_id)
+    right = {item.prompt: item.answer or "" for item in items}
+    assert run.sample_batch_id is not None
+    for batch_id in (run.batch_id, run.sample_batch_id):
+        await complete(
+            db, batch_id, lambda model, prompt: right[prompt] if model == "large" else "x"
+        )
+    assert await finish_due(db, shard_size=SHARD) == [run_id]
+
+
+async def harvested(db: Database) -> Harvest:
+    async with db.transaction() as conn:
+        return await harvest(conn)
+
+
+async def test_graded_answers_are_outcomes_and_evaluation_items_stand_apart(db: Database) -> None:
+    await graded(db, "practice", Purpose.TRAINING, [*questions(2), SECRET])
+    assert len((await harvested(db)).training.items) == 3
+    # The same words in other clothes: the item is held out from now on, whoever asked it.
+    await graded(db, "exam", Purpose.EVALUATION, [Item("e", "WHAT is it", answer="7")])
+    found = await harvested(db)
+    assert {item.prompt for item in found.training.items} == {"Say 0.", "Say 1."}
+    assert len(found.evaluation.items) == 1
+    outcomes = found.training.outcomes
+    scores = dict(
+        zip(
+            zip(outcomes.item_ids, outcomes.models, strict=True),
+            outcomes.score.tolist(),
+            strict=True,
+        )
+    )
+    assert len(scores) == 4
+    assert {(model, score) for (_, model), score in scores.items()} == {("small", 0), ("large", 1)}
+    assert {item.subject for item in found.training.items} == {"field-0", "field-1"}
+
+
+def routoo(url: str, home: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
+    variables = {"ROUTOO_DATABASE_URL": url, "ROUTOO_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "routoo.cli.main", *map(str, arguments)],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+async def test_a_predictor_is_trained_from_runs_without_an_evaluation_item(
+    db: Database, database_url: str, tmp_path: Path
+) -> None:
+    items = [
+        Item(f"i-{n}", f"{'Prove' if n % 2 else 'Name'} {n}", answer=str(n)) for n in range(30)
+    ]
+    await graded(db, "practice", Purpose.TRAINING, items)
+    await graded(db, "exam", Purpose.EVALUATION, items[:3])
+    paths = ("--items", tmp_path / "items.parquet", "--outcomes", tmp_path / "outcomes.parquet")
+    done = routoo(database_url, tmp_path, "outcomes", "export", *paths, "--json")
+    assert json.loads(done.stdout) == {
+        "items": 27,
+        "outcomes": 54,
+        "evaluation_items_left_out": 3,
+    }
+    assert not {item.prompt for item in read_items(tmp_path / "items.parquet")} & {"Name 0"}
+    done = routoo(database_url, tmp_path, "train", "--from-runs", "--out", tmp_path / "new")
+    assert done.returncode == 0, done.stderr
+    assert "3 evaluation items are kept out" in done.stderr
+    manifest = json.loads((tmp_path / "new" / "manifest.json").read_text())
+    assert (manifest["models"], manifest["metrics"]["items"]) == (["large", "small"], 27)
+    async with db.transaction() as conn:
+        assert len(await checkpoints.list_all(conn)) == 1
+        assert await checkpoints.promoted(conn) is None  # three items tell nothing
+
+
+@pytest.mark.parametrize(
+    ("rise", "in_use"),
+    [
+        (MeanInterval(-0.01, -0.02, 0.0, 50), True),
+        (MeanInterval(0.01, -0.01, 0.03, 50), True),
+        (MeanInterval(0.02, 0.01, 0.03, 50), False),
+        (MeanInterval(-0.5, -0.6, -0.4, 5), False),
+        (None, False),
+    ],
+)
+def test_only_a_checkpoint_that_is_not_worse_is_put_into_use(
+    database_url: str, monkeypatch: pytest.MonkeyPatch, rise: Any, in_use: Any
+) -> None:
+    monkeypatch.setenv("ROUTOO_DATABASE_URL", database_url)
+    monkeypatch.setattr(retraining, "compare_checkpoints", lambda *_: rise)
+    example = Path(__file__).parents[2] / "examples" / "checkpoint"
+    assert retraining.promote_if_not_worse(example, "cpu", Console(quiet=True)) is in_use

@@ -1,0 +1,337 @@
+"""Jobs through a provider's batch API, against a real database and a server of the protocol."""
+
+import asyncio
+from decimal import Decimal
+from typing import Any
+
+import orjson
+import pytest
+
+from routoo.client.endpoints import ChatEndpoints
+from routoo.client.provider_batches import ProviderBatches
+from routoo.domain.job import BatchStatus, Lease, ShardKey, Stage
+from routoo.domain.pool import BatchChannel, CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.prediction import Assignment
+from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
+from routoo.pipeline.provider_channel import ProviderChannel
+from routoo.pipeline.provider_visit import ChannelOptions, Visitor
+from routoo.store import (
+    assignments,
+    batches,
+    control,
+    graded_answers,
+    jobs,
+    ledger,
+    predictions,
+    shards,
+)
+from routoo.store.database import Database
+from routoo.store.progress import progress
+from tests.dispatch_factory import claim, predictions_of, rows
+from tests.fakes.openai_server import FakeServer
+
+pytestmark = pytest.mark.anyio
+
+QUICK = ChannelOptions(poll_s=0.0, longest_poll_s=0.01, create_grace_s=0.0)
+HALF, FULL = Decimal(1), Decimal(2)
+
+
+def pool_of(server: FakeServer, **channel: Any) -> Pool:
+    """Return a model at 2 USD per million tokens, and its channel at half of that."""
+    model = CandidateModel(
+        name="m",
+        endpoint=Endpoint(base_url=server.base_url, timeout_s=5),
+        price_usd_per_mtok=Tariff(prompt=FULL, completion=FULL),
+        context_window_tokens=4096,
+        max_completion_tokens=20,
+        batch_channel=BatchChannel(
+            price_usd_per_mtok=Tariff(prompt=HALF, completion=HALF), **channel
+        ),
+    )
+    return Pool(models=(model,)).with_batch_channels()
+
+
+async def prepare(
+    db: Database, pool: Pool, prompts: list[str], *, budget_usd: str | None = None
+) -> Lease:
+    """Bring a batch whose jobs are all assigned to the channel to its one dispatch shard."""
+    budget = None if budget_usd is None else Decimal(budget_usd)
+    async with db.transaction() as conn:
+        new = batches.NewBatch(name="test", pool=pool, budget_usd=budget)
+        batch_id, _ = await batches.create(conn, new)
+        async with jobs.copy_jobs(conn, batch_id) as copy:
+            await copy.write(
+                [
+                    jobs.JobInput(number, f"job-{number}", _body(prompt))
+                    for number, prompt in enumerate(prompts)
+                ]
+            )
+        await batches.seal(conn, batch_id, len(prompts), 1000)
+    score = await claim(db, ShardKey(batch_id, Stage.SCORE, 0))
+    async with db.transaction() as conn:
+        await predictions.save(conn, score, predictions_of(len(prompts)))
+        await shards.complete(conn, score)
+    select = await claim(db, ShardKey(batch_id, Stage.SELECT, 0))
+    async with db.transaction() as conn:
+        chosen = [Assignment(n, "m@batch", 0.5, Decimal("0.0001")) for n in range(len(prompts))]
+        await assignments.save(conn, select, chosen, 1)
+        await shards.complete(conn, select)
+    return await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0))
+
+
+def _body(prompt: str) -> str:
+    pin = {"model": "m@batch"} if "PINNED" in prompt else {}
+    return orjson.dumps({"messages": [{"role": "user", "content": prompt}], **pin}).decode()
+
+
+async def visit(
+    db: Database, lease: Lease, *, timeout_s: float = 5.0, options: ChannelOptions = QUICK
+) -> bool:
+    """Dispatch the leased shard once, as a worker does; hand it back if it isn't done."""
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, lease.key.batch_id)
+    async with ProviderBatches(timeout_s=timeout_s) as provider, ChatEndpoints() as client:
+
+        async def call() -> bool:
+            return await dispatch_shard(
+                db, client, lease, batch, options=DispatchOptions(2), stop=asyncio.Event()
+            )
+
+        channel = ProviderChannel(Visitor(db, provider, options))
+        done = await channel.dispatch(lease, batch, call)
+    async with db.transaction() as conn:
+        if done:
+            await shards.complete(conn, lease)
+        else:
+            await shards.release(conn, lease, count_attempt=False)
+    return done
+
+
+async def finish(db: Database, lease: Lease) -> None:
+    """Visit the shard again and again until it is done."""
+    while not await visit(db, lease):
+        lease = await _claim_again(db, lease)
+
+
+async def _claim_again(db: Database, lease: Lease) -> Lease:
+    async with asyncio.timeout(20):
+        while True:
+            async with db.transaction() as conn:
+                again = await shards.claim(conn, lease.key, "worker", 60.0)
+            if again is not None:
+                return again
+            await asyncio.sleep(0.01)
+
+
+async def outcome(db: Database) -> list[tuple[Any, ...]]:
+    return await rows(db, "SELECT job_no, status, model FROM results ORDER BY job_no")
+
+
+async def assert_settled(db: Database) -> Decimal:
+    """Check that nothing is reserved or overrun; return what was spent, in USD."""
+    reserved, overrun, spent = (
+        await rows(db, "SELECT reserved_usd, overrun_usd, spent_usd FROM ledgers")
+    )[0]
+    assert (reserved, overrun) == (0, 0)
+    costs = await rows(db, "SELECT sum(cost_usd) FROM attempts")
+    assert costs == [(spent,)]
+    return Decimal(spent)
+
+
+def billed_usd(server: FakeServer) -> Decimal:
+    """Return what the provider would charge, for batches and for calls."""
+    through = sum(batch.billed_tokens for batch in server.batches.batches.values()) * HALF
+    called = sum(one.prompt_tokens + one.completion_tokens for one in server.requests) * FULL
+    return (through + called) / 1_000_000
+
+
+async def test_jobs_go_out_together_wait_without_a_lease_and_are_paid_at_the_discount(
+    db: Database,
+) -> None:
+    async with FakeServer({"models": {"m": {}}, "batches": {"latency_s": 0.4}}) as server:
+        lease = await prepare(db, pool_of(server), [f"Question {n}?" for n in range(30)])
+        slow = ChannelOptions(poll_s=0.2, longest_poll_s=0.2)
+        assert not await visit(db, lease, options=slow)
+        async with db.transaction() as conn:
+            assert (await progress(conn, lease.key.batch_id)).at_providers == 30
+        reserved = (await rows(db, "SELECT reserved_usd FROM ledgers"))[0][0]
+        assert reserved > 0
+        async with db.transaction() as conn:
+            assert await shards.claim(conn, lease.key, "worker", 60.0) is None
+            assert await shards.due(conn, Stage.DISPATCH, 10) == []
+        await finish(db, await _claim_again(db, lease))
+        assert await outcome(db) == [(n, "succeeded", "m@batch") for n in range(30)]
+        assert len(server.batches.batches) == 1
+        assert server.requests == []
+        sent = server.batches.batches["batch_1"]
+        assert (sent.endpoint, sent.window) == ("/v1/chat/completions", "24h")
+        assert await assert_settled(db) == billed_usd(server)
+        assert await rows(db, "SELECT status FROM batches") == [("completed",)]
+
+
+async def test_rows_that_fail_expire_or_vanish_are_called_one_by_one(db: Database) -> None:
+    prompts = ["fine", "FAIL this", "EXPIRE this", "DROP this", "NOUSAGE here"]
+    script = {"models": {"m": {}}, "batches": {"status": "expired"}}
+    async with FakeServer(script) as server:
+        lease = await prepare(db, pool_of(server), prompts)
+        await finish(db, lease)
+        assert await outcome(db) == [
+            (0, "succeeded", "m@batch"),
+            *[(n, "succeeded", "m") for n in (1, 2, 3)],
+            (4, "succeeded", "m@batch"),
+        ]
+        assert len(server.requests) == 3
+        spent = await assert_settled(db)
+        assert spent > billed_usd(server)  # what vanished and what had no usage: the worst case
+        attempts = await rows(
+            db,
+            "SELECT job_no, status, error_code, cost_usd > 0 FROM attempts"
+            " WHERE model = 'm@batch' ORDER BY 1",
+        )
+        assert attempts == [
+            (0, "succeeded", None, True),
+            (1, "failed", "request_rejected", False),
+            (2, "failed", "request_rejected", False),
+            (3, "failed", "invalid_response", True),
+            (4, "succeeded", None, True),
+        ]
+
+
+async def test_a_job_pinned_to_the_channel_is_called_by_no_other_and_says_why(
+    db: Database,
+) -> None:
+    async with FakeServer() as server:
+        await finish(db, await prepare(db, pool_of(server), ["PINNED FAIL", "PINNED fine"]))
+        assert await outcome(db) == [(0, "failed", "m@batch"), (1, "succeeded", "m@batch")]
+        errors = await rows(db, "SELECT error_code, error_message FROM results WHERE job_no = 0")
+        assert errors[0][0] == "request_rejected"
+        assert "bad row" in errors[0][1]
+        assert await assert_settled(db) == billed_usd(server)
+
+
+async def test_a_batch_that_fails_as_a_whole_costs_nothing_and_its_jobs_are_called(
+    db: Database,
+) -> None:
+    async with FakeServer({"models": {"m": {}}, "batches": {"status": "failed"}}) as server:
+        await finish(db, await prepare(db, pool_of(server), ["a", "b"]))
+        assert await outcome(db) == [(0, "succeeded", "m"), (1, "succeeded", "m")]
+        assert await assert_settled(db) == billed_usd(server)
+        assert "a line is bad" in (await rows(db, "SELECT error FROM provider_batches"))[0][0]
+
+
+async def test_files_are_split_at_the_providers_limits(db: Database) -> None:
+    async with FakeServer() as server:
+        await finish(db, await prepare(db, pool_of(server, max_requests=4), ["x"] * 10))
+        assert sorted(one.rows for one in server.batches.batches.values()) == [2, 4, 4]
+        assert len(await outcome(db)) == 10
+
+
+async def test_a_creation_without_an_answer_is_found_by_its_marker(db: Database) -> None:
+    async with FakeServer({"models": {"m": {}}, "batches": {"create_delay_s": 1.0}}) as server:
+        lease = await prepare(db, pool_of(server), ["a", "b"])
+        assert not await visit(db, lease, timeout_s=0.2)
+        assert (await rows(db, "SELECT state FROM provider_batches")) == [("prepared",)]
+        await finish(db, await _claim_again(db, lease))
+        assert server.batches.creates == len(server.batches.batches) == 1
+        assert await outcome(db) == [(0, "succeeded", "m@batch"), (1, "succeeded", "m@batch")]
+        assert await assert_settled(db) == billed_usd(server)
+
+
+async def test_a_creation_that_was_lost_is_made_again_once(db: Database) -> None:
+    async with FakeServer({"models": {"m": {}}, "batches": {"lose_creates": 1}}) as server:
+        await finish(db, await prepare(db, pool_of(server), ["a", "b"]))
+        assert (server.batches.creates, len(server.batches.batches)) == (2, 1)
+        assert await assert_settled(db) == billed_usd(server)
+
+
+async def test_a_worker_that_dies_before_the_creation_is_noted_sends_no_row_twice(
+    db: Database,
+) -> None:
+    async with FakeServer({"models": {"m": {}}, "batches": {"create_delay_s": 30.0}}) as server:
+        lease = await prepare(db, pool_of(server), ["a", "b", "c"])
+        dying = asyncio.create_task(visit(db, lease, timeout_s=60.0))
+        async with asyncio.timeout(10):
+            while not server.batches.batches:  # noqa: ASYNC110 - another party's books
+                await asyncio.sleep(0.01)
+        dying.cancel()
+        await asyncio.gather(dying, return_exceptions=True)
+        async with db.transaction() as conn:
+            await shards.release(conn, lease, count_attempt=True)
+        await finish(db, await claim(db, lease.key))
+        assert len(server.batches.batches) == 1
+        assert await rows(db, "SELECT count(*) FROM attempts WHERE status = 'lost'") == [(0,)]
+        assert await assert_settled(db) == billed_usd(server)
+
+
+async def test_an_attempt_that_may_be_under_way_is_not_repeated(db: Database) -> None:
+    async with FakeServer({"models": {"m": {}}, "batches": {"lose_creates": 1}}) as server:
+        patient = ChannelOptions(poll_s=0.0, longest_poll_s=0.01, create_grace_s=30.0)
+        lease = await prepare(db, pool_of(server), ["a"])
+        assert not await visit(db, lease, options=patient)
+        assert not await visit(db, await _claim_again(db, lease), options=patient)
+        assert server.batches.creates == 1
+        waits = await rows(
+            db, "SELECT not_before > now() + interval '20 s' FROM shards WHERE stage = 'dispatch'"
+        )
+        assert waits == [(True,)]
+
+
+async def test_a_provider_that_takes_no_batches_leaves_its_jobs_to_calls(db: Database) -> None:
+    async with FakeServer() as server:
+        pool = pool_of(server, base_url=f"{server.base_url}/nowhere")
+        await finish(db, await prepare(db, pool, ["a", "b"]))
+        assert await outcome(db) == [(0, "succeeded", "m"), (1, "succeeded", "m")]
+        assert await assert_settled(db) == billed_usd(server)
+
+
+async def test_a_cancelled_batch_cancels_the_providers_and_keeps_what_was_answered(
+    db: Database,
+) -> None:
+    async with FakeServer({"models": {"m": {}}, "batches": {"latency_s": 3600.0}}) as server:
+        lease = await prepare(db, pool_of(server), [f"PINNED {n}?" for n in range(6)])
+        long = ChannelOptions(poll_s=300.0)
+        assert not await visit(db, lease, options=long)
+        batch_id = lease.key.batch_id
+        async with db.transaction() as conn:
+            await control.cancel(conn, batch_id)
+        async with db.transaction() as conn:
+            assert not await control.settle_cancelled(conn, batch_id)
+            assert await shards.due(conn, Stage.DISPATCH, 10) == [lease.key]
+        await visit(db, await claim(db, lease.key))
+        assert server.batches.batches["batch_1"].status == "cancelling"
+        await visit(db, await _claim_again(db, lease))
+        async with db.transaction() as conn:
+            assert await control.settle_cancelled(conn, batch_id)
+            assert await batches.status(conn, batch_id) is BatchStatus.CANCELLED
+        statuses = await rows(db, "SELECT status, count(*) FROM results GROUP BY 1 ORDER BY 1")
+        assert statuses == [("cancelled", 3), ("succeeded", 3)]
+        assert await assert_settled(db) == billed_usd(server)
+
+
+@pytest.mark.parametrize("share", ["0.3", "0.9"])
+async def test_no_row_goes_out_beyond_the_budget(db: Database, share: str) -> None:
+    async with FakeServer() as server:
+        prompts = [f"Question {n}?" for n in range(20)]
+        # A row may cost 113 tokens at most, 20 of them to answer: about 0.0023 USD for all.
+        budget = Decimal("0.0023") * Decimal(share)
+        lease = await prepare(db, pool_of(server), prompts, budget_usd=str(budget))
+        assert not await visit(db, lease, options=ChannelOptions(poll_s=0.0, longest_poll_s=0.0))
+        out = sum(one.rows for one in server.batches.batches.values())
+        assert 0 < out < 20
+        await finish(db, await _claim_again(db, lease))
+        assert len(await outcome(db)) == 20
+        assert billed_usd(server) <= await assert_settled(db) <= budget
+        async with db.transaction() as conn:
+            assert (await ledger.balance(conn, lease.key.batch_id)).reserved_usd == 0
+
+
+async def test_answers_of_a_channel_teach_of_the_model_itself(db: Database) -> None:
+    async with FakeServer() as server:
+        await finish(db, await prepare(db, pool_of(server), ["a", "b"]))
+    graded = (
+        "INSERT INTO grades (batch_id, job_no, score, grader) SELECT batch_id, job_no, 1, 'exact'"
+    )
+    await rows(db, f"{graded} FROM results RETURNING 1")
+    async with db.transaction() as conn:
+        found = [(one.model, one.latency_s) async for one in graded_answers.iterate(conn)]
+    assert found == [("m", None)] * 2

@@ -1,0 +1,48 @@
+"""What an endpoint's headers say of its limits."""
+
+import pytest
+
+from routoo.client.learned import Learned, duration_s, learn_limits
+
+
+def headers(kind: str, limit: str, remaining: str, reset: str) -> dict[str, str]:
+    return {
+        f"x-ratelimit-limit-{kind}": limit,
+        f"x-ratelimit-remaining-{kind}": remaining,
+        f"x-ratelimit-reset-{kind}": reset,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1s", 1), ("6m0s", 360), ("20ms", 0.02), ("1h2m3.5s", 3723.5), ("59.5", 59.5)],
+)
+def test_durations_are_read_in_the_forms_that_endpoints_use(text: str, seconds: float) -> None:
+    assert duration_s(text) == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize("text", [None, "", "soon", "5 minutes", "-3", "1s!"])
+def test_what_is_no_duration_is_none(text: str | None) -> None:
+    assert duration_s(text) is None
+
+
+def test_a_limit_a_minute_is_learnt() -> None:
+    found = learn_limits(
+        headers("requests", "60", "59", "1s") | headers("tokens", "150000", "149984", "6ms")
+    )
+    assert found == Learned(60, 150_000, 0.0)
+
+
+def test_a_limit_a_day_is_not_taken_for_one_a_minute() -> None:
+    found = learn_limits(headers("requests", "14400", "14370", "2m59.56s"))
+    assert found == Learned(None, None, 0.0)
+
+
+def test_what_is_exhausted_is_waited_for() -> None:
+    found = learn_limits(headers("tokens", "1000", "0", "30s"))
+    assert found is not None
+    assert found.pause_s == 30
+
+
+def test_an_answer_without_such_headers_says_nothing() -> None:
+    assert learn_limits({"Content-Type": "application/json"}) is None

@@ -1,0 +1,56 @@
+"""Lists of models and capabilities rule candidates out before any number is looked at."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from routoo.domain.capability import Capability, required_capabilities
+from routoo.domain.job import SLA, Job
+from routoo.domain.pool import Pool
+from routoo.pipeline.eligible import capable, usable
+from tests.batch_factory import pool_of
+
+POOL = pool_of("small", "middle", "large")
+
+
+def job(sla: SLA | None = None, **body: Any) -> Job:
+    return Job(0, "a", body, sla or SLA())
+
+
+def test_lists_and_the_named_model_hold_together() -> None:
+    jobs = [
+        job(),
+        job(SLA(allowed_models=("small", "large"))),
+        job(SLA(allowed_models=("small", "large"), denied_models=("small",))),
+        job(SLA(denied_models=("small",)), model="small"),
+    ]
+    assert usable(jobs, POOL).astype(int).tolist() == [[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("body", "needed"),
+    [
+        ({"messages": [{"role": "user", "content": "x"}]}, set()),
+        ({"tools": []}, set()),
+        ({"tools": [{}]}, {Capability.TOOLS}),
+        ({"functions": [{}]}, {Capability.TOOLS}),
+        ({"response_format": {"type": "text"}}, set()),
+        ({"response_format": {"type": "json_object"}}, {Capability.JSON_MODE}),
+        ({"response_format": {"type": "json_schema"}}, {Capability.JSON_SCHEMA}),
+    ],
+)
+def test_a_request_tells_what_it_needs(body: dict[str, Any], needed: set[Capability]) -> None:
+    assert required_capabilities(body) == needed
+
+
+def test_a_model_that_declares_nothing_is_asked_for_anything() -> None:
+    declared = (None, frozenset[Capability](), frozenset({Capability.TOOLS}))
+    models = [
+        model.model_copy(update={"capabilities": capabilities})
+        for model, capabilities in zip(POOL.models, declared, strict=True)
+    ]
+    pool = Pool(models=tuple(models))
+    jobs = [job(), job(tools=[{}])]
+    assert capable(jobs, np.zeros(2, int), pool).tolist() == [[True] * 3, [True, False, True]]
+    assert Pool.model_validate(pool.model_dump(mode="json")) == pool

@@ -1,0 +1,78 @@
+"""Options that say what a batch aims at become an objective, or a message that names them."""
+
+import inspect
+
+import pytest
+
+from producer.commands.order_options import OrderOptions
+from producer.commands.plan import plan_command
+from producer.commands.submit import submit_command
+from producer.screen import words
+from routoo.domain.objective import Objective
+from routoo.errors import InputError
+from tests.batch_factory import pool_of
+
+POOL = pool_of("small", "large", "org/model@2026")
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, Objective()),
+        ({"match": "large"}, Objective(match_model="large")),
+        ({"match": "large@0.98"}, Objective(match_model="large", match_ratio=0.98)),
+        ({"match": "org/model@2026"}, Objective(match_model="org/model@2026")),
+        (
+            {"match": "org/model@2026@0.9"},
+            Objective(match_model="org/model@2026", match_ratio=0.9),
+        ),
+        ({"min_mean_quality": "0.9", "risk": "1"}, Objective(min_mean_quality=0.9, risk=1)),
+        ({"willingness_to_pay_usd": "0.01"}, Objective(willingness_to_pay_usd=0.01)),
+    ],
+)
+def test_an_aim_is_read(options: dict[str, str], expected: Objective) -> None:
+    objective = OrderOptions(**options).objective(POOL)
+    assert objective == expected
+    assert Objective.of_json(objective.as_json()) == objective
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"match": "huge@0.9"}, "--match: the model to match is not in the pool"),
+        ({"match": "small@much"}, "--match: the share to match is not a number"),
+        ({"match": "small", "min_mean_quality": "0.9"}, "a batch has one aim"),
+        ({"min_mean_quality": "9"}, "--min-mean-quality: the mean quality is not between 0 and 1"),
+        ({"willingness_to_pay_usd": "0"}, "--willingness-to-pay-usd: the worth of an answer"),
+        ({"risk": "-1"}, "--risk: the risk is out of range"),
+    ],
+)
+def test_an_aim_that_makes_no_sense_is_told(options: dict[str, str], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        OrderOptions(**options).objective(POOL)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("command", [submit_command, plan_command])
+def test_a_shared_record_of_options_stands_between_arguments_and_own_options(
+    command: object,
+) -> None:
+    names = list(inspect.signature(command).parameters)
+    assert names[:2] == ["file", "budget_usd"]
+    assert "options" not in names
+    assert names[-1] == "as_json"
+
+
+@pytest.mark.parametrize(
+    ("answers_per_usd", "cost_usd", "said"),
+    [
+        (4.0, 20.0, "$1 more buys about 4 more good answers"),
+        (400.0, 0.5, "$0.01 more buys about 4 more good answers"),
+        (0.03, 4000.0, "$100 more buys about 3 more good answers"),
+        (5.0, 0.0, "$1 more buys about 5 more good answers"),
+    ],
+)
+def test_the_price_of_money_is_told_of_an_amount_small_beside_the_cost(
+    answers_per_usd: float, cost_usd: float, said: str
+) -> None:
+    assert words.price_of_money(answers_per_usd, cost_usd) == said

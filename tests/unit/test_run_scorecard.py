@@ -1,0 +1,93 @@
+"""The figures of an evaluation run, with and without a sample that every model answered."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from routoo.errors import InputError
+from routoo.evaluation.run_data import EvaluationRun, RunFacts, RunMode
+from routoo.evaluation.run_scorecard import run_scorecard
+
+ITEMS = 40
+
+
+def _run() -> EvaluationRun:
+    """The dear model is always right, the cheap one on even items, and is asked for those."""
+    even = np.arange(ITEMS) % 2 == 0
+    right = np.stack([even, np.ones(ITEMS, bool)], axis=1).astype(np.float32)
+    costs = np.tile([1.0, 3.0], (ITEMS, 1))
+    chosen = np.where(even, 0, 1)
+    chosen[-1] = -1
+    answered = chosen.copy()
+    answered[0] = -1
+    served = answered >= 0
+    facts = RunFacts(
+        UUID(int=1),
+        "run",
+        UUID(int=2),
+        None,
+        "nightly",
+        "a" * 64,
+        RunMode.FULL,
+        recorded=True,
+        schedule=None,
+        checkpoint_sha256=None,
+        budget_usd=None,
+        created_at=datetime(2026, 11, 23, tzinfo=UTC),
+        finished_at=None,
+    )
+    return EvaluationRun(
+        facts,
+        ("cheap", "dear"),
+        tuple(map(str, range(ITEMS))),
+        tuple(f"question {number}" for number in range(ITEMS)),
+        ("law",) * ITEMS,
+        predicted_quality=np.tile(np.array([0.5, 0.9], np.float32), (ITEMS, 1)),
+        expected_cost_usd=costs,
+        novelty=np.zeros(ITEMS, np.float32),
+        chosen=chosen,
+        answered_by=answered,
+        answer_sha256=(None,) * ITEMS,
+        quality=served.astype(np.float32),
+        cost_usd=np.where(served, 2 * np.where(even, 1.0, 3.0), 0.0),
+        latency_s=np.where(served, 0.5, np.nan).astype(np.float32),
+        sample_quality=right,
+        sample_cost_usd=costs,
+        sample_latency_s=np.full((ITEMS, 2), 0.5, np.float32),
+    )
+
+
+def test_a_run_shows_what_was_planned_beside_what_came_and_what_the_pool_could_do() -> None:
+    card = run_scorecard(_run())
+    assert card.operating is not None
+    assert (card.operating.items, card.operating.answered) == (40, 38)
+    assert card.operating.quality.value == pytest.approx(38 / 40)
+    assert card.operating.cost_ratio.value == pytest.approx(2)
+    assert card.pool is not None
+    assert (card.pool.items, card.pool.reference) == (40, "dear")
+    assert card.pool.comparisons["oracle"].cost_ratio.value == pytest.approx(2 / 3)
+    assert [row.share for row in card.models] == [19 / 40, 19 / 40]
+    assert card.history == ()
+
+
+def test_without_a_sample_models_are_judged_by_the_answers_they_were_chosen_for() -> None:
+    run = _run()
+    holes = np.full((ITEMS, 2), np.nan)
+    routed = replace(
+        run,
+        sample_quality=holes.astype(np.float32),
+        sample_cost_usd=holes,
+        sample_latency_s=holes.astype(np.float32),
+    )
+    card = run_scorecard(routed, past=[run])
+    assert card.pool is None
+    assert [row.answers for row in card.models] == [19, 19]
+    assert [past.quality.value for past in card.history] == pytest.approx([38 / 40, 38 / 40])
+
+
+def test_an_unknown_reference_is_an_error_with_a_remedy() -> None:
+    with pytest.raises(InputError, match="Name one of cheap, dear"):
+        run_scorecard(_run(), reference="absent")
