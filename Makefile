@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format types imports docs check checkpoint clean
+.PHONY: help install run test lint format types imports docs check checkpoint paper clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,11 @@ check: lint types imports  ## everything that needs no test run
 
 checkpoint: install  ## rebuild examples/checkpoint: collect answers, train (about 45 minutes)
 	$(BIN)/python -m examples.build_checkpoint
+
+# Outcome tables are not part of the repository: name their folder with DATA=.
+DATA ?= ../shared/data
+paper: install  ## measure the paper's table on recorded outcomes, DATA=FOLDER (hours of CPU)
+	$(BIN)/python benchmarks/paper.py --data $(DATA) --pipeline-pool "open + GPT-4"
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
