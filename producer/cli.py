@@ -9,6 +9,7 @@ import typer
 
 from producer.notice import note
 from routoo.errors import RoutooError
+from routoo.output import write_it_whole
 
 COMMANDS = {
     "plan": "plan",
@@ -45,6 +46,7 @@ def main() -> None:
     """Run the command line and exit with its status."""
     # Only the named command is imported: most have no use for arrays or Arrow.
     named = [name for name in sys.argv[1:2] if name in COMMANDS or name in GROUPS]
+    write_it_whole()
     try:
         build_app(named or [*COMMANDS, *GROUPS])()
     except RoutooError as error:

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from routoo.errors import RoutooError
+from routoo.output import write_it_whole
 
 EXIT_INTERRUPTED = 130
 
@@ -48,6 +49,7 @@ def main() -> None:
     """Run the command line; an error of ours is a message and an exit status, not a trace."""
     # Only the named command is imported: `routoo collect` has no use for torch.
     named = [name for name in sys.argv[1:2] if name in COMMANDS]
+    write_it_whole()
     try:
         build_app(named or COMMANDS)()
     except RoutooError as error:

@@ -1,0 +1,54 @@
+"""Standard output loses nothing."""
+
+import io
+import sys
+from typing import Any
+
+import pytest
+
+from producer.files import replacing
+from routoo.output import write_it_whole
+
+AT_MOST = 65_536
+
+
+class ShortPipe(io.RawIOBase):
+    """Takes a part of a long write, as a full pipe does when a signal comes in between."""
+
+    def __init__(self) -> None:
+        self.taken = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        part = bytes(data)[:AT_MOST]
+        self.taken += part
+        return len(part)
+
+
+def unbuffered(pipe: ShortPipe) -> Any:
+    return io.TextIOWrapper(pipe, encoding="utf-8", write_through=True)  # type: ignore[type-var]
+
+
+def test_an_unbuffered_standard_output_loses_what_a_pipe_does_not_take() -> None:
+    pipe = ShortPipe()
+    unbuffered(pipe).write("x" * (3 * AT_MOST))
+    assert len(pipe.taken) < 3 * AT_MOST  # Python's own behaviour: why the module exists
+
+
+def test_texts_and_bytes_arrive_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = ShortPipe()
+    monkeypatch.setattr(sys, "stdout", unbuffered(pipe))
+    write_it_whole()
+    sys.stdout.write("x" * (3 * AT_MOST) + "\n")
+    with replacing(None) as stream:
+        stream.write(b"y" * (3 * AT_MOST))
+    assert pipe.taken == b"x" * (3 * AT_MOST) + b"\n" + b"y" * (3 * AT_MOST)
+
+
+def test_a_buffered_standard_output_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    buffered = io.TextIOWrapper(io.BytesIO())
+    monkeypatch.setattr(sys, "stdout", buffered)
+    write_it_whole()
+    assert sys.stdout is buffered
