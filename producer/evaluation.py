@@ -4,6 +4,7 @@ import asyncio
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from producer.notice import note
+from routoo.domain.objective import Objective
 from routoo.pipeline.runs.begin import RunOrder, begin_run
 from routoo.pipeline.runs.finish import finish_run
 from routoo.store import alerts, batches, eval_runs, eval_sets
@@ -32,6 +34,9 @@ class RunView:
     """Of its batch."""
     eval_set: str
     """Name and start of the version's hash."""
+    objective: Objective
+    budget_usd: Decimal | None
+    """Of the routed answers."""
     alerts: Sequence[AlertRecord] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -44,6 +49,8 @@ class RunView:
             "state": run.state,
             "mode": run.mode,
             "recorded": run.recorded,
+            "budget_usd": self.budget_usd,
+            "objective": self.objective,
             "batch_id": str(run.batch_id),
             "sample_batch_id": None if run.sample_batch_id is None else str(run.sample_batch_id),
             "judge_batch_id": None if run.judge_batch_id is None else str(run.judge_batch_id),
@@ -98,7 +105,8 @@ async def view_run(conn: AsyncConnection, run: RunRecord) -> RunView:
     eval_set = await eval_sets.get(conn, run.eval_set_id)
     batch = await batches.get(conn, run.batch_id)
     found = await alerts.of_run(conn, run.id)
-    return RunView(run, batch.name, f"{eval_set.name}@{eval_set.content_sha256[:12]}", found)
+    version = f"{eval_set.name}@{eval_set.content_sha256[:12]}"
+    return RunView(run, batch.name, version, batch.objective, batch.budget_usd, found)
 
 
 async def batches_of(database: Database, run: RunRecord) -> list[tuple[UUID, int]]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 RUN_EXAMPLES = (
     "\b\nFor example:\n"
     "  routoo-producer eval run nightly --budget-usd 2 --watch\n"
-    "  routoo-producer eval run nightly --full --sample 100\n"
+    "  routoo-producer eval run nightly --match large@0.98 --full --sample 100\n"
     "  routoo-producer eval run mmlu --recorded mmlu_outcomes.parquet --pool pool.yaml\n"
 )
 ALERTED = 6
@@ -135,13 +135,13 @@ def _order(settings: Settings, options: EvalRunOptions) -> "RunOrder":
     from routoo.pipeline.runs.begin import RunOrder, check_order  # noqa: PLC0415 - as above
 
     pool = options.candidates(settings)
-    budget_usd, sample_budget_usd = options.money()
     order = RunOrder(
         pool,
         name=options.name,
-        budget_usd=budget_usd,
+        budget_usd=options.budget(),
+        objective=options.objective(pool),
         sample_size=options.sample_size,
-        sample_budget_usd=sample_budget_usd,
+        sample_budget_usd=options.sample_budget(),
         recorded=bool(options.recorded),
         judge=options.judge_facts(pool),
     )

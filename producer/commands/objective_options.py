@@ -1,6 +1,6 @@
-"""The options that say what a batch aims at: its money, a quality, the caution."""
+"""The options that say what a batch or a run aims at: its money, a quality, the caution."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from typing import Annotated
@@ -19,7 +19,7 @@ _MOST_CONFIDENCE = 0.99
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObjectiveOptions:
+class AimOptions:
     """Options as they were typed; their help is each field's documentation."""
 
     budget_usd: Annotated[
@@ -53,15 +53,6 @@ class ObjectiveOptions:
         ),
     ] = None
 
-    floor_confidence: Annotated[
-        str | None,
-        typer.Option(
-            metavar="C",
-            help="Share of jobs whose answer shall reach --min-quality, 0.5 to 0.99: the estimate "
-            "is lowered by what it was ever wrong by. (default: compare the estimate)",
-        ),
-    ] = None
-
     def budget(self) -> Decimal | None:
         """Return the budget in USD.
 
@@ -79,7 +70,6 @@ class ObjectiveOptions:
         model, ratio = _matched(self.match, pool)
         read_worth = partial(read_number, "the worth of an answer", above=0.0)
         read_risk = partial(read_number, "the risk", least=0.0, most=_MOST_RISK)
-        read_confidence = partial(read_number, "the confidence", least=0.5, most=_MOST_CONFIDENCE)
         read_mean = partial(read_quality, "the mean quality")
         worth = self.willingness_to_pay_usd
         return Objective(
@@ -88,10 +78,32 @@ class ObjectiveOptions:
             match_ratio=ratio,
             willingness_to_pay_usd=read_option("--willingness-to-pay-usd", read_worth, worth),
             risk=read_option("--risk", read_risk, self.risk) or 0.0,
-            floor_confidence=read_option(
-                "--floor-confidence", read_confidence, self.floor_confidence
-            ),
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveOptions(AimOptions):
+    """What a batch, whose jobs may have quality floors, aims at beside that."""
+
+    floor_confidence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C",
+            help="Share of jobs whose answer shall reach --min-quality, 0.5 to 0.99: the estimate "
+            "is lowered by what it was ever wrong by. (default: compare the estimate)",
+        ),
+    ] = None
+
+    def objective(self, pool: Pool) -> Objective:
+        """Return what the batch aims at.
+
+        Raises:
+            InputError: An option has no usable value, or two aims are given.
+        """
+        read = partial(read_number, "the confidence", least=0.5, most=_MOST_CONFIDENCE)
+        confidence = read_option("--floor-confidence", read, self.floor_confidence)
+        # Not `super()`: a dataclass with slots is another class than the one its methods know.
+        return replace(AimOptions.objective(self, pool), floor_confidence=confidence)
 
 
 def _matched(text: str | None, pool: Pool) -> tuple[str | None, float]:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from producer.commands.objective_options import AimOptions
 from producer.commands.reading_options import read_option
 from producer.rows.limits import read_usd
 from routoo.domain.pool import Pool
@@ -29,14 +30,14 @@ RunArgument = Annotated[
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
+class RunOptions(AimOptions):
     """Options as they were typed; their help is each field's documentation."""
 
-    pool: Annotated[
-        Path | None, typer.Option(help="Pool file of candidate models. (default: ROUTOO_POOL)")
-    ] = None
     budget_usd: Annotated[
         str | None, typer.Option(metavar="X", help="Most that the routed answers may cost, in USD.")
+    ] = None
+    pool: Annotated[
+        Path | None, typer.Option(help="Pool file of candidate models. (default: ROUTOO_POOL)")
     ] = None
     full: Annotated[
         bool,
@@ -68,17 +69,14 @@ class RunOptions:
         """
         return load_pool(self.pool or settings.pool)
 
-    def money(self) -> tuple[Decimal | None, Decimal | None]:
-        """Return the budgets of the routed jobs and of the sample.
+    def sample_budget(self) -> Decimal | None:
+        """Return what the sample may cost, in USD.
 
         Raises:
-            InputError: One is no amount.
+            InputError: It is no amount.
         """
         read = partial(read_usd, "the budget")
-        return (
-            read_option("--budget-usd", read, self.budget_usd),
-            read_option("--sample-budget-usd", read, self.sample_budget_usd),
-        )
+        return read_option("--sample-budget-usd", read, self.sample_budget_usd)
 
     @property
     def sample_size(self) -> int:

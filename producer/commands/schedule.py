@@ -17,6 +17,7 @@ from producer.screen import words
 from producer.screen.console import console
 from routoo.cli.flat_options import with_options
 from routoo.domain.calendar import Calendar
+from routoo.domain.objective import Objective
 from routoo.errors import InputError
 from routoo.settings import load_settings
 from routoo.store import eval_sets, schedules
@@ -66,8 +67,8 @@ def add_command(
             await schedules.add(conn, new)
 
     run(load_settings(), add)
-    if new.budget_usd is None:
-        note("without --budget-usd the best models are asked, whatever they cost")
+    if new.budget_usd is None and new.objective is None:
+        note("without a budget or an aim the best models are asked, whatever they cost")
     typer.echo(f"next at {_instant(new.next_due_at, new.time_zone)}")
 
 
@@ -84,11 +85,11 @@ def list_command(*, as_json: JsonOption = False) -> None:
         for one in found:
             typer.echo(json_line(_facts(one)))
         return
-    table = Table("name", "set", "cron", "zone", "budget", "next", box=None, header_style="dim")
+    table = Table("name", "set", "cron", "zone", "aim", "next", box=None, header_style="dim")
     for one in found:
         following = "paused" if one.paused else _instant(one.next_due_at, one.time_zone)
-        budget = words.usd(one.budget_usd)
-        cells = (escape(one.eval_set), one.cron, one.time_zone, budget, following)
+        aim = escape(words.aim(Objective.of_json(one.objective), one.budget_usd))
+        cells = (escape(one.eval_set), one.cron, one.time_zone, aim, following)
         table.add_row(escape(one.name), *cells)
     console().print(table)
 
@@ -184,7 +185,7 @@ def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> NewSc
     from routoo.pipeline.runs.begin import RunOrder, check_order  # noqa: PLC0415 - aiohttp, 0.2 s
 
     pool = options.candidates(load_settings())
-    budget_usd, sample_budget_usd = options.money()
+    objective = options.objective(pool)
     new = NewSchedule(
         name=name,
         eval_set=eval_set,
@@ -193,18 +194,19 @@ def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> NewSc
         missed=options.missed,
         pool=pool.model_dump(mode="json"),
         next_due_at=Calendar(cron, options.tz).next_after(datetime.now(UTC)),
-        budget_usd=budget_usd,
+        budget_usd=options.budget(),
+        objective=None if objective == Objective() else objective.as_json(),
         sample_size=options.sample_size,
-        sample_budget_usd=sample_budget_usd,
+        sample_budget_usd=options.sample_budget(),
         judge=options.judge_facts(pool),
         rollback=options.rollback,
     )
     check_order(
         RunOrder(
             pool,
-            budget_usd=budget_usd,
+            budget_usd=new.budget_usd,
             sample_size=new.sample_size,
-            sample_budget_usd=sample_budget_usd,
+            sample_budget_usd=new.sample_budget_usd,
         )
     )
     return new
@@ -218,6 +220,7 @@ def _facts(one: ScheduleRecord) -> dict[str, object]:
         "tz": one.time_zone,
         "missed": one.missed,
         "budget_usd": one.budget_usd,
+        "objective": Objective.of_json(one.objective),
         "sample": one.sample_size,
         "sample_budget_usd": one.sample_budget_usd,
         "rollback": one.rollback,

@@ -44,6 +44,8 @@ def print_run(view: RunView) -> None:
     run, figures = view.run, view.run.figures
     screen = console()
     screen.print(f"run {run.id}: {view.eval_set}, {run.state}", markup=False, highlight=False)
+    aim = words.aim(view.objective, view.budget_usd)
+    screen.print(f"aim {aim}", markup=False, highlight=False)
     if run.error:
         screen.print(run.error, markup=False, highlight=False)
     if figures is not None:

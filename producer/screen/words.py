@@ -65,15 +65,5 @@ def small_amount(cost_usd: float) -> Decimal:
 def aim(objective: Objective, budget_usd: Decimal | None) -> str:
     """Return what a batch aims at."""
     within = "" if budget_usd is None else f" within {usd(budget_usd)}"
-    if objective.min_mean_quality is not None:
-        text = f"a mean quality of {objective.min_mean_quality:g} at the least cost{within}"
-    elif objective.match_model is not None:
-        share = f"{objective.match_ratio:.4g} of {objective.match_model}'s own mean quality"
-        text = f"{share} at the least cost{within}"
-    elif objective.willingness_to_pay_usd is not None:
-        worth = usd(objective.willingness_to_pay_usd)
-        text = f"every good answer that costs less than {worth} more{within}"
-    else:
-        text = f"the most quality{within}"
     caution = f", counted {objective.risk:g} standard deviations low" if objective.risk else ""
-    return text + caution
+    return f"{objective.goal}{within}{caution}"

@@ -36,6 +36,19 @@ class Objective:
                 remedy="Keep one of them; a budget may stand beside each",
             )
 
+    @property
+    def goal(self) -> str:
+        """What is aimed at, in words; the budget stands beside it."""
+        if self.min_mean_quality is not None:
+            return f"a mean quality of {self.min_mean_quality:g} at the least cost"
+        if self.match_model is not None:
+            share = f"{self.match_ratio:.4g} of {self.match_model}'s own mean quality"
+            return f"{share} at the least cost"
+        if self.willingness_to_pay_usd is not None:
+            worth = f"${self.willingness_to_pay_usd:.4g}"
+            return f"every good answer that costs less than {worth} more"
+        return "the most quality"
+
     def as_json(self) -> dict[str, Any]:
         """Return the objective as JSON keeps it."""
         return asdict(self)

@@ -48,6 +48,8 @@ class RunFacts:
     """Weights of the promoted predictor when the run began, None where none was promoted."""
     budget_usd: Decimal | None
     """Most that the routed jobs may cost together."""
+    goal: str
+    """What the routed jobs aim at within that, in words."""
     created_at: datetime
     finished_at: datetime | None
     """When the last answer was graded, None before."""

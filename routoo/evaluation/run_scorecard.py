@@ -80,6 +80,7 @@ def _facts(run: EvaluationRun) -> dict[str, str]:
         "asked": "recorded answers" if facts.recorded else "live models",
         "sample of all models": f"{len(run.sampled):,}" if len(run.sampled) else "",
         "schedule": facts.schedule or "",
+        "aim": facts.goal,
         "budget": "" if facts.budget_usd is None else f"{facts.budget_usd} USD",
         "items' sha256": facts.content_sha256[:12],
         "checkpoint": (facts.checkpoint_sha256 or "")[:12],

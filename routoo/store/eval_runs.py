@@ -152,16 +152,21 @@ async def fail(conn: AsyncConnection, run_id: UUID, error: str) -> None:
 async def history(conn: AsyncConnection, run: RunRecord, limit: int) -> list[RunRecord]:
     """Return earlier finished runs that a run may be compared with, newest first.
 
-    They belong to the same schedule, or for a run by hand to none, and asked the same version of
-    the same set.
+    They belong to the same schedule, or for a run by hand to none, asked the same version of the
+    same set, and had the same aim and budget.
     """
     return await _select(
         conn,
         """
         WHERE state = 'finished' AND eval_set_id = %s AND schedule_id IS NOT DISTINCT FROM %s
-          AND recorded = %s AND created_at < %s ORDER BY created_at DESC LIMIT %s
+          AND recorded = %s AND created_at < %s
+          AND EXISTS (SELECT FROM batches own, batches other
+            WHERE own.id = %s AND other.id = eval_runs.batch_id
+              AND own.objective IS NOT DISTINCT FROM other.objective
+              AND own.budget_usd IS NOT DISTINCT FROM other.budget_usd)
+        ORDER BY created_at DESC LIMIT %s
         """,
-        [run.eval_set_id, run.schedule_id, run.recorded, run.created_at, limit],
+        [run.eval_set_id, run.schedule_id, run.recorded, run.created_at, run.batch_id, limit],
     )
 
 

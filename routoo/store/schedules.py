@@ -42,6 +42,8 @@ class NewSchedule:
     """Candidate models as JSON."""
     next_due_at: datetime
     budget_usd: Decimal | None = None
+    objective: dict[str, Any] | None = None
+    """What its runs aim at as JSON; None for the most quality that the budget buys."""
     sample_size: int = 0
     sample_budget_usd: Decimal | None = None
     judge: dict[str, Any] | None = None
@@ -61,6 +63,7 @@ class ScheduleRecord:
     missed: Missed
     pool: dict[str, Any]
     budget_usd: Decimal | None
+    objective: dict[str, Any] | None
     sample_size: int
     sample_budget_usd: Decimal | None
     judge: dict[str, Any] | None
@@ -102,7 +105,8 @@ async def add(conn: AsyncConnection, new: NewSchedule) -> None:
     """
     values = {field.name: getattr(new, field.name) for field in fields(NewSchedule)}
     values |= {"id": uuid4(), "pool": Jsonb(new.pool)}
-    values["judge"] = None if new.judge is None else Jsonb(new.judge)
+    for name in ("objective", "judge"):
+        values[name] = None if values[name] is None else Jsonb(values[name])
     names, marks = ", ".join(values), ", ".join(f"%({name})s" for name in values)
     cursor = await conn.execute(
         f"INSERT INTO schedules ({names}) VALUES ({marks}) ON CONFLICT (name) DO NOTHING".encode(),  # noqa: S608 - names of our own

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from routoo.domain.fingerprint import text_sha256
+from routoo.domain.objective import Objective
 from routoo.domain.tables import Item
 from routoo.errors import InputError
 from routoo.pipeline.runs.finish import finish_due
 from routoo.pipeline.runs.load import load_run
-from routoo.store import alerts, eval_runs, eval_sets
+from routoo.store import alerts, batches, eval_runs, eval_sets
 from routoo.store.database import Database
 from routoo.store.eval_runs import RunRecord
 from routoo.store.eval_sets import Purpose
@@ -123,6 +124,19 @@ async def test_worse_answers_raise_an_alert_and_equal_ones_none(db: Database) ->
             found = await alerts.of_run(conn, run.id)
         assert {one.kind for one in found} >= kinds
         assert bool(found) is bool(kinds)
+
+
+async def test_a_run_keeps_its_aim_and_is_compared_with_runs_of_the_same_aim(
+    db: Database,
+) -> None:
+    eval_set = await add_set(db, questions(2))
+    frugal = Objective(match_model="small", match_ratio=0.9)
+    for objective, comparable in ((Objective(), 0), (frugal, 0), (frugal, 1), (Objective(), 1)):
+        run = await ended(db, await begin(db, eval_set, objective=objective), right)
+        async with db.transaction() as conn:
+            assert (await batches.get(conn, run.batch_id)).objective == objective
+            assert (await load_run(conn, run.id)).facts.goal == objective.goal
+            assert len(await eval_runs.history(conn, run, 10)) == comparable
 
 
 async def test_a_judge_is_asked_in_both_orders_and_a_contradiction_is_ungraded(

@@ -165,14 +165,18 @@ def test_a_schedule_is_added_listed_paused_and_removed_by_command(
 
     producer("evalset", "add", "questions", "--items", str(items))
     when = ("--cron", "0 2 * * *", "--tz", "Europe/Zurich", "--budget-usd", "2")
-    said = producer("schedule", "add", "nightly", "--evalset", "questions", *when)
+    aim = ("--willingness-to-pay-usd", "0.01")
+    said = producer("schedule", "add", "nightly", "--evalset", "questions", *when, *aim)
     assert "02:00 CE" in said
     producer("schedule", "pause", "nightly")
     (shown,) = producer("schedule", "list", "--json").splitlines()
     assert json.loads(shown)["paused"] is True
+    assert json.loads(shown)["objective"]["willingness_to_pay_usd"] == 0.01
     producer("schedule", "resume", "nightly")
     run_id = producer("schedule", "run-now", "nightly").strip()
     (fired,) = producer("schedule", "history", "nightly", "--json").splitlines()
     assert json.loads(fired)["run_id"] == run_id
+    (begun,) = producer("eval", "list", "--json").splitlines()
+    assert json.loads(begun)["objective"] == json.loads(shown)["objective"]
     producer("schedule", "remove", "nightly")
     assert producer("schedule", "list", "--json") == ""

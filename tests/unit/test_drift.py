@@ -27,6 +27,7 @@ def a_run(seed: int, *, quality: float = 0.7, **changes: Any) -> EvaluationRun:
         schedule=None,
         checkpoint_sha256=None,
         budget_usd=None,
+        goal="the most quality",
         created_at=datetime.now(UTC),
         finished_at=None,
     )

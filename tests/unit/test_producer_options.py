@@ -4,8 +4,12 @@ import inspect
 
 import pytest
 
+from producer.commands.evaluation import run_command
+from producer.commands.objective_options import AimOptions
 from producer.commands.order_options import OrderOptions
 from producer.commands.plan import plan_command
+from producer.commands.run_options import RunOptions
+from producer.commands.schedule import add_command
 from producer.commands.submit import submit_command
 from producer.screen import words
 from routoo.domain.objective import Objective
@@ -34,6 +38,14 @@ def test_an_aim_is_read(options: dict[str, str], expected: Objective) -> None:
     objective = OrderOptions(**options).objective(POOL)
     assert objective == expected
     assert Objective.of_json(objective.as_json()) == objective
+
+
+def test_runs_and_schedules_take_the_aims_of_batches() -> None:
+    aims = set(inspect.signature(AimOptions).parameters)
+    for command in (submit_command, plan_command, run_command, add_command):
+        assert aims <= set(inspect.signature(command).parameters)
+    aim = {"match": "large@0.98", "risk": "1"}
+    assert RunOptions(**aim).objective(POOL) == OrderOptions(**aim).objective(POOL)
 
 
 @pytest.mark.parametrize(

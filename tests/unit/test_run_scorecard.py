@@ -36,6 +36,7 @@ def _run() -> EvaluationRun:
         schedule=None,
         checkpoint_sha256=None,
         budget_usd=None,
+        goal="the most quality",
         created_at=datetime(2026, 11, 23, tzinfo=UTC),
         finished_at=None,
     )

@@ -2,13 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
 
+from routoo.domain.objective import Objective
 from routoo.domain.pool import Pool
 from routoo.domain.tables import Item
 from routoo.errors import InputError
@@ -32,6 +33,8 @@ class RunOrder:
     """What its batches are called; after the evaluation set where unset."""
     budget_usd: Decimal | None = None
     """Most that the routed jobs may cost together."""
+    objective: Objective = field(default_factory=Objective)
+    """What the routed jobs aim at."""
     sample_size: int = 0
     """Items that every candidate answers, 0 for a run that is routed only."""
     sample_budget_usd: Decimal | None = None
@@ -69,7 +72,9 @@ async def begin_run(
     name = order.name or eval_set.name
     routed = await write_batch(
         conn,
-        batches.NewBatch(name, order.pool, KIND, budget_usd=order.budget_usd),
+        batches.NewBatch(
+            name, order.pool, KIND, budget_usd=order.budget_usd, objective=order.objective
+        ),
         [(item.item_id, _body(item, order)) for item in items],
         shard_size,
     )

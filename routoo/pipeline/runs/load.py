@@ -74,6 +74,7 @@ async def _facts(conn: AsyncConnection, run: RunRecord, batch: BatchRecord) -> R
         schedule=schedule,
         checkpoint_sha256=run.checkpoint_sha256,
         budget_usd=batch.budget_usd,
+        goal=batch.objective.goal,
         created_at=run.created_at,
         finished_at=run.finished_at,
     )

@@ -50,6 +50,9 @@ class ScheduleRow(SQLModel, table=True):
     paused: bool = column(Boolean(), "Whether it fires not", default="false")
     next_due_at: datetime = column(TIMESTAMP, "The next instant to fire at")
     created_at: datetime = created_at()
+    objective: dict[str, Any] | None = column(
+        JSONB(), "What a run aims at; null = most quality for the budget", nullable=True
+    )
 
 
 class FiringRow(SQLModel, table=True):
