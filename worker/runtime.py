@@ -5,13 +5,14 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pydantic import SecretStr
 
 from routoo.client.endpoints import ChatEndpoints
 from routoo.client.provider_batches import ProviderBatches
+from routoo.client.token_counts import TokenCounters
 from routoo.domain.job import Lease, Stage
 from routoo.errors import ConfigError
 from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
@@ -103,11 +104,12 @@ def _stages(
         return {Stage.SCORE: _score(db, predictors)}
     if role is Role.DISPATCHER:
         calm_collector()
-        client = _enter(stack, loop, ChatEndpoints(limits=DatabaseLimits(db)))
-        provider = ProviderBatches(timeout_s=settings.channel_timeout_s)
+        counters = TokenCounters()
+        client = ChatEndpoints(limits=DatabaseLimits(db), counters=counters)
+        provider = ProviderBatches(timeout_s=settings.channel_timeout_s, counters=counters)
         channel = _channel(db, _enter(stack, loop, provider), settings)
-        dispatch = _dispatch(db, client, channel, settings, stop)
-        return {Stage.SELECT: _select(db), Stage.DISPATCH: dispatch}
+        dispatch = _dispatch(db, _enter(stack, loop, client), channel, settings, stop)
+        return {Stage.SELECT: _select(db), Stage.DISPATCH: _with_tokenizers(counters, dispatch)}
     return {}
 
 
@@ -154,6 +156,16 @@ def _dispatch(
         return await channel.dispatch(lease, batch, call)
 
     return StageWork(work, grace_s=options.drain_grace_s + _DRAIN_MARGIN_S)
+
+
+def _with_tokenizers(counters: TokenCounters, stage: StageWork) -> StageWork:
+    """Return a stage that begins with the tokenizers of the batch's pool, so that none lacks."""
+
+    async def work(lease: Lease, batch: BatchRecord) -> bool:
+        await asyncio.to_thread(counters.load, batch.pool.models)
+        return await stage.work(lease, batch)
+
+    return replace(stage, work=work)
 
 
 def _enter(stack: ExitStack, loop: LoopThread, manager: AbstractAsyncContextManager[T]) -> T:

@@ -33,9 +33,12 @@ class CallFlags(ObjectiveOptions):
         bool, typer.Option("--cache-all", help="Cache requests that ask for chance, too.")
     ] = False
     on_content_filter: Annotated[
-        OnContentFilter,
-        typer.Option(help="When a content filter refuses: ask the next model, or fail the job."),
-    ] = OnContentFilter.FALLBACK
+        OnContentFilter | None,
+        typer.Option(
+            help="When a content filter refuses: ask the next model, or fail the job. "
+            "Unset, the pool says it of each model."
+        ),
+    ] = None
 
     def call_options(self) -> CallOptions:
         """Return how the calls are made.

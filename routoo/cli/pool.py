@@ -50,9 +50,13 @@ def show(pool_file: PoolFile, *, as_json: AsJson = False) -> None:
 
 @app.command()
 def check(pool_file: PoolFile) -> None:
-    """Check a pool file: readable, priced, and its API keys set; exit status 2 where not."""
+    """Check a pool file: readable, priced, keys and tokenizers there; exit status 2 where not."""
     from routoo.client.access import check_variables  # noqa: PLC0415 - loads aiohttp
+    from routoo.client.token_counts import TokenCounters  # noqa: PLC0415 - loads a library
 
     found = load_pool(pool_file)
     check_variables(found.models, os.environ)
-    typer.echo(f"{pool_file}: {len(found.models)} models, all priced, all keys set")
+    TokenCounters().load(found.models)
+    typer.echo(
+        f"{pool_file}: {len(found.models)} models, all priced, all keys and tokenizers there"
+    )

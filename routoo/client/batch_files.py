@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 
 from routoo.client.failures import error_of_response
+from routoo.client.token_counts import TokenCounter
 from routoo.client.wire import encode_request, path_of, request_to_send, text_of_answer, usage_of
 from routoo.domain.completion import Completion
 from routoo.domain.pool import BatchChannel, CandidateModel
@@ -43,6 +44,7 @@ def read_outcomes(
     model: CandidateModel,
     batch: ProviderBatch,
     rows: Iterable[ProviderRow],
+    counter: TokenCounter | None = None,
 ) -> dict[str, Outcome]:
     """Return what came of each row that the output and error files name, by its custom_id.
 
@@ -54,7 +56,7 @@ def read_outcomes(
     for line in _lines(files):
         row = sent.get(str(line.get("custom_id")))
         if row is not None and row.custom_id not in found:
-            found[row.custom_id] = _outcome(line, row, model, batch)
+            found[row.custom_id] = _outcome(line, row, model, batch, counter)
     return found
 
 
@@ -70,7 +72,11 @@ def _lines(files: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
 
 
 def _outcome(
-    line: Mapping[str, Any], row: ProviderRow, model: CandidateModel, batch: ProviderBatch
+    line: Mapping[str, Any],
+    row: ProviderRow,
+    model: CandidateModel,
+    batch: ProviderBatch,
+    counter: TokenCounter | None,
 ) -> Outcome:
     where = f"batch {batch.id} of {model.name}"
     response = line.get("response")
@@ -83,7 +89,7 @@ def _outcome(
     text = text_of_answer(body)
     if text is None or not isinstance(body, dict):
         return InvalidResponseError("the row's answer is not a completion", where=where)
-    usage = usage_of(body, row.body, model)
+    usage = usage_of(body, row.body, model, counter)
     return Completion(text, body, usage, status, batch.latency_s or 0.0)
 
 

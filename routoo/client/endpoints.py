@@ -18,6 +18,7 @@ from routoo.client.keeper import Keeper
 from routoo.client.learned import learn_limits
 from routoo.client.permit import Permit
 from routoo.client.places import Place, Places
+from routoo.client.token_counts import TokenCounters
 from routoo.client.wire import (
     decode_answer,
     encode_request,
@@ -39,15 +40,17 @@ class ChatEndpoints:
     """Implements `routoo.ports.ChatClient` over one aiohttp session; an async context manager.
 
     Args:
-        models: Candidate models whose keys must be there from the start; others may be called too,
-            and are checked on their first call.
+        models: Candidate models whose keys and tokenizers must be there from the start; others may
+            be called too, and are checked on their first call.
         environ: Where API keys and proxies are looked up, by the names in the pool; the process's
             environment if unset.
         limits: The accounts of the endpoints, shared with other processes; where unset, this
             process takes the endpoints for its own.
+        counters: Where models' tokenizers are kept.
 
     Raises:
-        ConfigError: Variables that the models' endpoints name are not set; names them all.
+        ConfigError: Variables that the models' endpoints name are not set; names them all; or a
+            tokenizer is not there.
     """
 
     def __init__(
@@ -56,13 +59,17 @@ class ChatEndpoints:
         *,
         environ: Mapping[str, str] | None = None,
         limits: SharedLimits | None = None,
+        counters: TokenCounters | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
+        counters = counters or TokenCounters()
+        models = tuple(models)
         check_variables(models, environ)
+        counters.load(models)
         self._session: aiohttp.ClientSession | None = None
         self._deadlines = Deadlines()
         self._keeper = Keeper(limits or MemoryLimits(), lambda: self._places.gates)
-        self._places = Places(environ, self._keeper.wake)
+        self._places = Places(environ, counters, self._keeper.wake)
         self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -143,7 +150,8 @@ class ChatEndpoints:
         if not 200 <= status < 300:  # noqa: PLR2004 - the range of successes
             raise error_of_response(status, headers, raw, where=where, secret=place.access.key)
         answer, text = decode_answer(raw, where=where, http_status=status)
-        return Completion(text, answer, usage_of(answer, body, model), status, latency_s)
+        usage = usage_of(answer, body, model, place.counter)
+        return Completion(text, answer, usage, status, latency_s)
 
     async def _post(
         self, place: Place, path: str, data: bytes, limit_s: float

@@ -11,6 +11,7 @@ from yarl import URL
 
 from routoo.client.access import Access, find_access
 from routoo.client.gate import Gate
+from routoo.client.token_counts import TokenCounter, TokenCounters
 from routoo.client.wire import CHAT_PATH, PLAIN_PATH
 from routoo.domain.pool import CandidateModel, Endpoint
 from routoo.limits.records import Caps
@@ -32,6 +33,8 @@ class Place:
     """Where requests go, by their path."""
     where: Mapping[str, str]
     """The same for messages, without the query."""
+    counter: TokenCounter | None
+    """Counts tokens where an answer reports none."""
 
 
 class Places:
@@ -39,11 +42,14 @@ class Places:
 
     Args:
         environ: Where API keys and proxies are looked up.
+        counters: Where models' tokenizers are kept.
         wake: Called when a call begins to wait.
     """
 
-    def __init__(self, environ: Mapping[str, str], wake: Callable[[], None]) -> None:
-        self._environ, self._wake = environ, wake
+    def __init__(
+        self, environ: Mapping[str, str], counters: TokenCounters, wake: Callable[[], None]
+    ) -> None:
+        self._environ, self._counters, self._wake = environ, counters, wake
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self._gates: dict[str, Gate] = {}
         # By identity: hashing a model costs more than all else here. Values keep the keys alive.
@@ -58,7 +64,7 @@ class Places:
         """Return a model's places by their gates.
 
         Raises:
-            ConfigError: A variable that an endpoint names is not set.
+            ConfigError: A variable that an endpoint names is not set, or a tokenizer not there.
         """
         found = self._found.get(id(model))
         if found is None:
@@ -75,7 +81,8 @@ class Places:
         where = {path: str(url.with_query(None)) for path, url in urls.items()}
         access = find_access(model, self._environ)
         headers = CIMultiDict({"Content-Type": "application/json", **access.headers})
-        return Place(model, self._gate(model), access, headers, urls, where)
+        counter = self._counters.of(model)
+        return Place(model, self._gate(model), access, headers, urls, where, counter)
 
     def _gate(self, model: CandidateModel) -> Gate:
         endpoint, key = model.endpoint, model.endpoint_key

@@ -14,6 +14,7 @@ from yarl import URL
 from routoo.client.access import find_access
 from routoo.client.batch_files import Outcome, read_outcomes, request_url
 from routoo.client.failures import CALL_ERRORS, error_of_exception, error_of_response
+from routoo.client.token_counts import TokenCounters
 from routoo.domain.pool import BatchChannel, CandidateModel
 from routoo.domain.provider_batch import ProviderBatch, ProviderRow
 from routoo.errors import InvalidResponseError
@@ -45,11 +46,17 @@ class ProviderBatches:
     Args:
         environ: Where API keys and proxies are looked up; the process's environment if unset.
         timeout_s: Longest wait for the answer to a short request, in seconds; files get more.
+        counters: Where models' tokenizers are kept.
     """
 
     def __init__(
-        self, *, environ: Mapping[str, str] | None = None, timeout_s: float = 60.0
+        self,
+        *,
+        environ: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+        counters: TokenCounters | None = None,
     ) -> None:
+        self._counters = counters or TokenCounters()
         self._environ = os.environ if environ is None else environ
         self._timeout_s = timeout_s
         self._session: aiohttp.ClientSession | None = None
@@ -162,14 +169,14 @@ class ProviderBatches:
 
         Raises:
             EndpointError: A file can't be had.
-            ConfigError: The key's or the proxy's variable is not set.
+            ConfigError: The key's or the proxy's variable is not set, or the tokenizer not there.
         """
         ids = filter(None, (batch.output_file_id, batch.error_file_id))
         requests = [
             _Request("GET", f"files/{file_id}/content", limit_s=_FILE_TIMEOUT_S) for file_id in ids
         ]
         files = [await self._call(model, request) for request in requests]
-        return read_outcomes(files, model, batch, rows)
+        return read_outcomes(files, model, batch, rows, self._counters.of(model))
 
     async def _json(self, model: CandidateModel, request: _Request) -> dict[str, Any]:
         raw = await self._call(model, request)

@@ -5,6 +5,7 @@ from typing import Any
 
 import orjson
 
+from routoo.client.token_counts import TokenCounter
 from routoo.domain.completion import Usage
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import (
@@ -96,13 +97,19 @@ def _content_text(content: object) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def usage_of(answer: Mapping[str, Any], body: Mapping[str, Any], model: CandidateModel) -> Usage:
-    """Return the tokens an answer reports, or their upper bound, marked, where it reports none.
+def usage_of(
+    answer: Mapping[str, Any],
+    body: Mapping[str, Any],
+    model: CandidateModel,
+    counter: TokenCounter | None = None,
+) -> Usage:
+    """Return the tokens an answer reports; where it reports none, an estimate, marked.
 
     Args:
         answer: The response.
         body: The request as the caller gave it.
         model: The candidate model that was asked.
+        counter: Estimates; the upper bound is taken where unset.
     """
     reported = answer.get("usage")
     if isinstance(reported, Mapping):
@@ -110,6 +117,8 @@ def usage_of(answer: Mapping[str, Any], body: Mapping[str, Any], model: Candidat
         completion = _count(reported.get("completion_tokens"))
         if prompt is not None and completion is not None:
             return Usage(prompt, completion)
+    if counter is not None:
+        return counter.usage(answer, body, model)
     return Usage(
         bound_prompt_tokens(body, model), bound_completion_tokens(body, model), estimated=True
     )

@@ -25,7 +25,8 @@ class CallOptions:
     """Answers are taken from and kept in the response cache for so long; None means neither."""
     cache_all: bool = False
     """Cache requests too that ask for chance: no temperature of 0, no seed."""
-    on_content_filter: OnContentFilter = OnContentFilter.FALLBACK
+    on_content_filter: OnContentFilter | None = None
+    """None leaves it to what the pool says of each model."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the options as JSON keeps them."""
@@ -35,6 +36,6 @@ class CallOptions:
     def of_json(cls, value: Mapping[str, Any] | None) -> Self:
         """Return what `as_json` gave; None stands for the defaults."""
         known = dict(value or {})
-        if "on_content_filter" in known:
+        if known.get("on_content_filter") is not None:
             known["on_content_filter"] = OnContentFilter(known["on_content_filter"])
         return cls(**known)

@@ -15,7 +15,7 @@ class Usage:
     prompt_tokens: int
     completion_tokens: int
     estimated: bool = False
-    """The answer carried no usage; counts are our upper bound."""
+    """The answer carried no usage; counts are ours: of the tokenizer, or the upper bound."""
 
     @property
     def total_tokens(self) -> int:

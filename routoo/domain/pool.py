@@ -14,6 +14,7 @@ from pydantic import (
     model_validator,
 )
 
+from routoo.domain.call_options import OnContentFilter
 from routoo.domain.capability import Capability
 
 TOKENS_PER_MTOK = Decimal(1_000_000)
@@ -143,6 +144,11 @@ class CandidateModel(_Record):
 
     Whether it takes images is said by `image_prompt_tokens`.
     """
+    tokenizer: Annotated[str, Field(min_length=1)] | None = None
+    """Path of its tokenizer.json, the folder of that, or a package that holds it: counts the tokens
+    of answers that report none; unset, they count at their bound."""
+    on_content_filter: OnContentFilter = OnContentFilter.FALLBACK
+    """What follows a refusal by its content filter, where the batch does not say."""
     batch_channel: BatchChannel | None = None
     """The provider's batch API, where jobs that can wait may take it."""
 

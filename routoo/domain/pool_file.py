@@ -31,7 +31,7 @@ def load_pool(path: Path) -> Pool:
 
     Args:
         path: A YAML file with a list `models`; numbers are taken as they are written, so a price
-            of 0.1 is exactly a tenth of a dollar.
+            of 0.1 is exactly a tenth of a dollar. A tokenizer's path begins at the file's folder.
 
     Returns:
         The pool, models in the file's order.
@@ -48,7 +48,15 @@ def load_pool(path: Path) -> Pool:
             where=str(path),
             remedy="Name a UTF-8 YAML file with --pool or ROUTOO_POOL",
         ) from error
-    return parse_pool(text, name=str(path))
+    pool = parse_pool(text, name=str(path))
+    return Pool(models=tuple(_anchored(model, path.parent) for model in pool.models))
+
+
+def _anchored(model: CandidateModel, folder: Path) -> CandidateModel:
+    """Return a model whose tokenizer's path is absolute; a package's name stays as it is."""
+    if model.tokenizer is None or model.tokenizer.isidentifier():
+        return model
+    return model.model_copy(update={"tokenizer": str((folder / model.tokenizer).resolve())})
 
 
 def parse_pool(text: str, *, name: str = "pool.yaml") -> Pool:

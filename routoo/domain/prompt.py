@@ -76,7 +76,7 @@ def estimate_text_tokens(body: Mapping[str, Any]) -> int:
     size_bytes = len(prompt_text(body).encode("utf-8", errors="replace"))
     if "tools" in body:
         size_bytes += len(orjson.dumps(body["tools"]))
-    return round(size_bytes / BYTES_PER_TOKEN) + _template_tokens(body)
+    return round(size_bytes / BYTES_PER_TOKEN) + template_tokens(body)
 
 
 def estimate_prompt_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
@@ -90,7 +90,7 @@ def bound_text_tokens(body: Mapping[str, Any]) -> int:
     Images are left out: they are billed by their size and not by their bytes.
     """
     images_bytes = sum(len(orjson.dumps(image)) for image in _images(body))
-    return len(orjson.dumps(body)) - images_bytes + _template_tokens(body)
+    return len(orjson.dumps(body)) - images_bytes + template_tokens(body)
 
 
 def bound_prompt_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
@@ -138,5 +138,6 @@ def estimate_call_tokens(
     return estimate_prompt_tokens(body, model) + expected
 
 
-def _template_tokens(body: Mapping[str, Any]) -> int:
+def template_tokens(body: Mapping[str, Any]) -> int:
+    """Return room for what a chat template adds to a request's text."""
     return TEMPLATE_TOKENS + TEMPLATE_TOKENS_PER_MESSAGE * len(body.get("messages", ()))

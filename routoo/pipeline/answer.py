@@ -52,8 +52,8 @@ class Answerer:
     closing: asyncio.Event
     """Set when no new call may start."""
     max_attempts_per_model: int
-    final_errors: frozenset[str] = frozenset()
-    """Codes of errors after which no other model is asked."""
+    final_filters: frozenset[str] = frozenset()
+    """Names of models after whose content filter no other model is asked."""
     latencies: Latencies = field(default_factory=Latencies)
     called: set[int] = field(default_factory=set)
     """Numbers of the jobs that were ever admitted: their money may be set aside."""
@@ -84,7 +84,7 @@ class Answerer:
                 closed.append(model)
             elif step is not _Step.NEXT_MODEL:
                 return step is _Step.ENDED
-            if tally.error_code in self.final_errors:
+            if tally.is_filtered and tally.model in self.final_filters:
                 break
         await self.books.record(failure(pending, tally))
         return True

@@ -7,11 +7,10 @@ from functools import partial
 
 from psycopg import AsyncConnection
 
-from routoo.domain.call_options import CallOptions, OnContentFilter
 from routoo.domain.job import Lease, PendingJob
-from routoo.errors import ContentFilterError
 from routoo.pipeline.answer import Answerer
 from routoo.pipeline.books import Books
+from routoo.pipeline.content_filter import final_filters
 from routoo.pipeline.control import Control, follow_batch, warn_of_budget
 from routoo.pipeline.experience import load_experience
 from routoo.pipeline.fallback import rank_candidates
@@ -80,7 +79,7 @@ async def dispatch_shard(
             books,
             closing,
             options.max_attempts_per_model,
-            final_errors=_final_errors(batch.call_options),
+            final_filters=final_filters(batch),
             latencies=latencies,
         )
         try:
@@ -97,11 +96,6 @@ async def dispatch_shard(
             raise _first(group_error) from group_error
     await warn_of_budget(db, batch.id)
     return all_answered
-
-
-def _final_errors(options: CallOptions) -> frozenset[str]:
-    fails = options.on_content_filter is OnContentFilter.FAIL
-    return frozenset({ContentFilterError.code} if fails else ())
 
 
 async def _latencies(

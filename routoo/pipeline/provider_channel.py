@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 from routoo.domain.job import BatchStatus, Lease
 from routoo.domain.provider_batch import OpenProviderBatch, ProviderState
+from routoo.pipeline.content_filter import final_filters
 from routoo.pipeline.eligible import can_wait
 from routoo.pipeline.provider_rows import reservation_of, row_of, split
 from routoo.pipeline.provider_visit import Visit, Visitor
@@ -122,7 +123,8 @@ def _has_channel(batch: BatchRecord) -> bool:
 
 def _visit_of(lease: Lease, batch: BatchRecord, one: OpenProviderBatch) -> Visit:
     model = batch.pool.models[batch.pool.index(one.model)]
-    return Visit(lease, model, one, batch.status is BatchStatus.CANCELLING)
+    cancelling = batch.status is BatchStatus.CANCELLING
+    return Visit(lease, model, one, cancelling, filter_ends=model.name in final_filters(batch))
 
 
 def _is_fresh(one: OpenProviderBatch) -> bool:

@@ -1,15 +1,17 @@
 """Rows of a provider's batch: which jobs go out together, and what becomes of each answer."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
 
 from routoo.client.batch_files import encode_row, request_url
 from routoo.client.provider_batches import channel_of
-from routoo.domain.completion import Attempt, Completion, Reservation, Result
+from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
 from routoo.domain.provider_batch import ProviderRow
-from routoo.errors import EndpointError
+from routoo.errors import ContentFilterError, EndpointError
+from routoo.pipeline.tally import filtered
 
 _BYTES_PER_MB = 1_000_000
 
@@ -66,17 +68,22 @@ def input_file(model: CandidateModel, rows: Sequence[ProviderRow]) -> bytes:
 
 
 def settlement(
-    model: CandidateModel, row: ProviderRow, outcome: Completion | EndpointError
+    model: CandidateModel,
+    row: ProviderRow,
+    outcome: Completion | EndpointError,
+    *,
+    filter_ends: bool = False,
 ) -> tuple[Attempt, Result | None]:
     """Return what a row cost, and its job's result where it was answered.
 
     A row that failed leaves its job to be called like any other, unless its owner wants no answer
-    but through this channel.
+    but through this channel, or `filter_ends` the job and a content filter refused it.
     """
-    if isinstance(outcome, EndpointError):
+    if isinstance(outcome, EndpointError) or outcome.is_filtered:
         attempt = _failed(model, row, outcome)
         pinned = row.body.get("model") == model.name
-        return attempt, _failure(row, attempt) if pinned else None
+        ends = pinned or (filter_ends and attempt.error_code == ContentFilterError.code)
+        return attempt, _failure(row, attempt) if ends else None
     usage = outcome.usage
     cost_usd = model.cost_usd(usage.prompt_tokens, usage.completion_tokens)
     attempt = Attempt(
@@ -100,17 +107,32 @@ def settlement(
     return attempt, result
 
 
-def _failed(model: CandidateModel, row: ProviderRow, error: EndpointError) -> Attempt:
+def _failed(
+    model: CandidateModel, row: ProviderRow, outcome: Completion | EndpointError
+) -> Attempt:
+    error, usage, cost_usd = _account(model, row, outcome)
     return Attempt(
         job_no=row.job_no,
         attempt_no=row.attempt_no,
         model=model.name,
         status="failed",
-        cost_usd=row.worst_case_usd if error.maybe_billed else row.worst_case_usd * 0,
+        cost_usd=cost_usd,
+        usage=usage,
         http_status=error.http_status,
         error_code=error.code,
         error_message=str(error),
     )
+
+
+def _account(
+    model: CandidateModel, row: ProviderRow, outcome: Completion | EndpointError
+) -> tuple[EndpointError, Usage | None, Decimal]:
+    """Return why a row brought no answer, and what it took and cost."""
+    if isinstance(outcome, Completion):  # cut by a filter, it is billed like any other
+        usage = outcome.usage
+        cost_usd = model.cost_usd(usage.prompt_tokens, usage.completion_tokens)
+        return filtered(model, outcome), usage, cost_usd
+    return outcome, None, row.worst_case_usd if outcome.maybe_billed else Decimal(0)
 
 
 def _failure(row: ProviderRow, attempt: Attempt) -> Result:

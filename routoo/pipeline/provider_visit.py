@@ -52,6 +52,8 @@ class Visit:
     open: OpenProviderBatch
     cancelling: bool
     """The rows' owner wants no more answers."""
+    filter_ends: bool = False
+    """A job whose row a content filter refused is called no more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +188,15 @@ class Visitor:
         async with self.db.transaction() as conn:
             rows = await provider_batches.load_rows(conn, lease, marker)
         found = outcomes or {}
-        settled = [settlement(visit.model, row, found.get(row.custom_id, missing)) for row in rows]
+        settled = [
+            settlement(
+                visit.model,
+                row,
+                found.get(row.custom_id, missing),
+                filter_ends=visit.filter_ends,
+            )
+            for row in rows
+        ]
         for first in range(0, len(settled), _ROWS_PER_TRANSACTION):
             part = settled[first : first + _ROWS_PER_TRANSACTION]
             async with self.db.transaction() as conn:

@@ -28,6 +28,11 @@ class Tally:
         """Number of the call that is being accounted for."""
         return self.attempts if self.told is None else self.told
 
+    @property
+    def is_filtered(self) -> bool:
+        """Whether the model that was blamed last has a content filter that refused."""
+        return self.error_code == ContentFilterError.code
+
     def blame(self, model: CandidateModel, code: str, message: str) -> None:
         """Note why a model gave no answer; the last one told is the job's error."""
         self.model, self.error_code, self.error_message = model.name, code, message

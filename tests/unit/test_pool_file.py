@@ -174,3 +174,12 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ConfigError, match="UTF-8"):
         load_pool(path)
+
+
+def test_a_tokenizers_path_begins_at_the_pool_file_and_a_package_is_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "pool.yaml"
+    text = GOOD.replace("8_192", "8_192\n    tokenizer: files/small.json")
+    path.write_text(text.replace("128000", "128000\n    tokenizer: a_package"), encoding="utf-8")
+    small, large = load_pool(path).models
+    assert small.tokenizer == str(tmp_path / "files" / "small.json")
+    assert large.tokenizer == "a_package"
