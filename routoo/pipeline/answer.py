@@ -26,6 +26,8 @@ from routoo.pipeline.settling import settle
 from routoo.pipeline.tally import Tally, expiry, failure
 from routoo.ports import ChatClient, Permit
 
+_OUTAGE_PUT_OFF_S = 10.0
+"""A job whose endpoints have all failed for so long leaves its place to others, in seconds."""
 OUTAGE_PATIENCE_S = 900.0
 """A job whose endpoints have all failed for so long fails with them, in seconds."""
 _MONEY_POLL_S = 0.2
@@ -57,6 +59,8 @@ class Answerer:
     latencies: Latencies = field(default_factory=Latencies)
     called: set[int] = field(default_factory=set)
     """Numbers of the jobs that were ever admitted: their money may be set aside."""
+    put_off: set[int] = field(default_factory=set)
+    """Numbers of the jobs left pending for an endpoint, or for money, that others must free."""
     rng: Random = field(default_factory=Random)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
@@ -100,6 +104,8 @@ class Answerer:
                 return _Step.CLOSED
             if outage_s > OUTAGE_PATIENCE_S:
                 break
+            if outage_s > _OUTAGE_PUT_OFF_S:
+                return self._put_off(pending)
             step, error = await self._attempt(pending, model, tally, retry=attempt > 1)
             if step is not None:
                 return step
@@ -195,7 +201,7 @@ class Answerer:
         if grant is Grant.GRANTED:
             return None
         if grant is Grant.LATER:
-            return _Step.DRAINED
+            return self._put_off(pending)
         tally.blame(
             model,
             ResultStatus.BUDGET_EXHAUSTED,
@@ -203,6 +209,11 @@ class Answerer:
             "has left; raise budget_usd or lower max_tokens",
         )
         return _Step.NEXT_MODEL
+
+    def _put_off(self, pending: PendingJob) -> _Step:
+        """Leave a job pending, so that its shard holds no worker while it can't be served."""
+        self.put_off.add(pending.job.job_no)
+        return _Step.DRAINED
 
     async def _call(self, pending: PendingJob, permit: Permit) -> Answer:
         timeout_s = self._timeout_s(pending, permit.model)

@@ -17,7 +17,7 @@ from routoo.domain.completion import Attempt, Reservation, Result
 from routoo.domain.job import Lease
 from routoo.errors import DatabaseUnavailableError, StoreError
 from routoo.pipeline.response_cache import ShardCache
-from routoo.store import ledger, provider_batches, response_cache, results, shards
+from routoo.store import in_flight, ledger, response_cache, results, shards
 from routoo.store.database import Database
 
 LINGER_S = 0.005
@@ -32,7 +32,7 @@ class Grant(Enum):
     WAIT = auto()
     """Refused for now: calls in flight may give money back."""
     LATER = auto()
-    """Refused for longer: batches at providers may give money back."""
+    """Refused for longer: providers, or owners of shards that are to come, may give money back."""
     REFUSED = auto()
     """Refused for good: nothing is in flight that could give money back."""
 
@@ -206,6 +206,6 @@ class Books:
         balance = await ledger.balance(conn, self._lease.key.batch_id)
         refusal = Grant.REFUSED
         if balance.reserved_usd > 0:
-            at_providers = await provider_batches.reserved_usd(conn, self._lease.key.batch_id)
-            refusal = Grant.WAIT if balance.reserved_usd > at_providers else Grant.LATER
+            waits = await in_flight.may_give_back(conn, self._lease.key.batch_id)
+            refusal = Grant.WAIT if waits else Grant.LATER
         return [Grant.GRANTED if yes else refusal for yes in granted]

@@ -18,10 +18,13 @@ from routoo.pipeline.hedge import Latencies
 from routoo.pipeline.response_cache import ShardCache, serve
 from routoo.pipeline.roster import Roster
 from routoo.ports import ChatClient
-from routoo.store import batches, jobs, replans
+from routoo.store import batches, jobs, replans, shards
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
 from routoo.store.write_off import write_off
+
+_PUT_OFF_S = 5.0
+"""A shard whose jobs were put off is handed out again after so long, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ async def dispatch_shard(
 
     Returns:
         True when every job of the shard has a result, False when some were left pending: the
-        worker drains, or the batch was paused or cancelled.
+        worker drains, the batch was paused or cancelled, or they wait for endpoints or for money
+        that others must free first; then the shard is not handed out again for a moment.
 
     Raises:
         StaleLeaseError: Another worker owns the shard now.
@@ -95,7 +99,14 @@ async def dispatch_shard(
         except BaseExceptionGroup as group_error:
             raise _first(group_error) from group_error
     await warn_of_budget(db, batch.id)
+    if answerer.put_off and not closing.is_set():
+        await _postpone(db, lease)
     return all_answered
+
+
+async def _postpone(db: Database, lease: Lease) -> None:
+    async with db.transaction() as conn:
+        await shards.postpone(conn, lease, _PUT_OFF_S)
 
 
 async def _latencies(

@@ -4,7 +4,6 @@ Every write is fenced by the lease of the dispatch shard whose rows these are.
 """
 
 from collections.abc import Sequence
-from decimal import Decimal
 from uuid import UUID, uuid4
 
 import orjson
@@ -113,24 +112,6 @@ async def is_any_open(conn: AsyncConnection, batch_id: UUID) -> bool:
         "SELECT FROM provider_batches WHERE batch_id = %s AND state <> 'closed' LIMIT 1", [batch_id]
     )
     return cursor.rowcount > 0
-
-
-async def reserved_usd(conn: AsyncConnection, batch_id: UUID) -> Decimal:
-    """Return what is reserved for rows of a batch that are still at a provider, in USD."""
-    cursor = await conn.execute(
-        """
-        SELECT coalesce(sum(r.worst_case_usd), 0)
-        FROM provider_batches b JOIN provider_rows m USING (marker)
-        JOIN reservations r ON r.batch_id = m.batch_id AND r.job_no = m.job_no
-          AND r.attempt_no = m.attempt_no
-        WHERE b.batch_id = %s AND b.state <> 'closed' AND NOT EXISTS (
-            SELECT FROM attempts a WHERE a.batch_id = m.batch_id AND a.job_no = m.job_no
-              AND a.attempt_no = m.attempt_no)
-        """,
-        [batch_id],
-    )
-    row = await cursor.fetchone()
-    return row[0] if row else Decimal(0)
 
 
 async def wake(conn: AsyncConnection, batch_id: UUID) -> None:

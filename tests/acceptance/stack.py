@@ -145,10 +145,35 @@ class LocalStack:
         """Run a command of ours to its end and return what it printed."""
         return run_command(program, *arguments, environ=self.environ, statuses=statuses)
 
+    def begin(self, program: str, *arguments: str | Path) -> "subprocess.Popen[bytes]":
+        """Start a command of ours that a test will kill; its standard input is a pipe."""
+        return subprocess.Popen(
+            [BIN / program, *arguments],
+            env=self.environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Ask the database, as users of the public tables do."""
         with self._connected() as conn:
             return conn.execute(sql.encode(), values).fetchall()
+
+    @contextmanager
+    def locked(self, table: str) -> Iterator[None]:
+        """Let nobody write to a table while the block runs."""
+        with self._connected() as conn, conn.transaction():
+            conn.execute(f"LOCK TABLE {table} IN SHARE MODE".encode())
+            yield
+
+    def until_held_up(self, statement: str) -> None:
+        """Wait until a statement that begins so waits for a lock."""
+        waits = (
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE wait_event_type = 'Lock' AND starts_with(ltrim(query, E' \\n'), %s)"
+        )
+        until(lambda: self.query(waits, statement)[0][0] > 0, f"{statement} waits")
 
     def answers(self) -> bool:
         """Tell whether the database is there."""

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from routoo.domain.call_options import CallOptions, OnContentFilter
+from routoo.domain.completion import Reservation
+from routoo.domain.job import ShardKey, Stage
 from routoo.domain.pool import Pool
 from routoo.errors import StaleLeaseError
 from routoo.store import ledger, shards
@@ -192,6 +195,51 @@ async def test_jobs_wait_out_an_outage_of_all_their_candidates(db: Database) -> 
         assert await dispatching
         assert await rows(db, "SELECT status, count(*) FROM results GROUP BY 1") == [
             ("succeeded", 40)
+        ]
+
+
+async def test_a_shard_whose_endpoints_stay_down_frees_its_worker_and_waits(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routoo.pipeline.answer._OUTAGE_PUT_OFF_S", 0.2)
+    fault = {"kind": "status", "status": 503}
+    async with FakeServer({"models": {"*": {"faults": [fault]}}}) as server:
+        lease = await prepare(db, pool_of(server), 40)
+        assert not await dispatch(db, lease, max_attempts_per_model=9)
+        async with db.transaction() as conn:
+            await shards.release(conn, lease, count_attempt=False)
+            assert await shards.claim(conn, lease.key, "worker", 60.0) is None
+        assert await rows(db, "SELECT count(*) FROM results") == [(0,)]
+        assert await rows(db, "SELECT reserved_usd, spent_usd FROM ledgers") == [(0, 0)]
+
+
+async def test_money_that_a_dead_worker_holds_is_not_waited_for(db: Database) -> None:
+    async with FakeServer() as server:
+        lease = await prepare(db, pool_of(server), 10, budget_usd=Decimal("0.001"))
+        await rows(db, "UPDATE shards SET job_count = 5 WHERE stage = 'dispatch' RETURNING 1")
+        await rows(
+            db,
+            "INSERT INTO shards (batch_id, stage, shard_no, first_job, job_count, state)"
+            " VALUES (%s, 'dispatch', 1, 5, 5, 'ready') RETURNING 1",
+            lease.key.batch_id,
+        )
+        dead = await claim(db, ShardKey(lease.key.batch_id, Stage.DISPATCH, 1))
+        async with db.transaction() as conn:
+            wanted = [Reservation(5, 1, "small", Decimal("0.001"))]
+            assert await ledger.reserve(conn, dead, wanted) == [True]
+        await rows(
+            db,
+            "UPDATE shards SET lease_expires_at = now() - interval '1 s' WHERE owner = %s"
+            " AND shard_no = 1 RETURNING 1",
+            dead.owner,
+        )
+        assert not await dispatch(db, replace(lease, job_count=5))
+        assert server.requests == []
+        assert await rows(db, "SELECT count(*) FROM results") == [(0,)]
+        alive = await claim(db, dead.key)
+        assert await dispatch(db, alive)
+        assert await rows(db, "SELECT status, cost_usd FROM attempts") == [
+            ("lost", Decimal("0.001"))
         ]
 
 

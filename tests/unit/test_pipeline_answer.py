@@ -69,6 +69,18 @@ class Script:
         return Completion("4", {"id": "x"}, Usage(20, 2), 200, 0.1)
 
 
+class Out(Script):
+    """A client all of whose endpoints are left alone since so many seconds."""
+
+    def __init__(self, outage_s: float) -> None:
+        super().__init__()
+        self._outage_s = outage_s
+
+    def outage_s(self, model: CandidateModel) -> float:
+        del model
+        return self._outage_s
+
+
 class MemoryBooks:
     """Books without a database; grants by a script, then always."""
 
@@ -78,6 +90,8 @@ class MemoryBooks:
         self.attempts: list[tuple[Attempt, Decimal]] = []
         self.results: list[Result] = []
         self.released: list[tuple[int, int]] = []
+        self.put_off: set[int] = set()
+        """Jobs left pending for others; kept here because books outlive a run."""
 
     async def reserve(self, reservation: Reservation) -> Grant:
         grant = self.grants.pop(0) if self.grants else Grant.GRANTED
@@ -118,12 +132,31 @@ def run(
         event = asyncio.Event()
         if closing:
             event.set()
-        answerer = Answerer(script, books, event, 2, rng=NoJitter(0))
+        answerer = Answerer(script, books, event, 2, rng=NoJitter(0), put_off=books.put_off)
         job = Job(7, "seven", BODY, sla or SLA())
         pending = PendingJob(job, models[0].name, (0.5, 0.9), (2.0, 2.0), 0, cost_usd)
         return await answerer.answer(pending, models)
 
     return asyncio.run(main())
+
+
+def test_a_job_leaves_its_place_when_all_its_endpoints_stay_closed() -> None:
+    client, books = Out(11.0), MemoryBooks()
+    assert not run(client, books)
+    assert (client.asked, books.reserved, books.results, books.put_off) == ([], [], [], {7})
+
+
+def test_a_job_ends_when_all_its_endpoints_were_closed_for_too_long() -> None:
+    client, books = Out(901.0), MemoryBooks()
+    assert run(client, books)
+    assert (client.asked, books.results[0].status) == ([], ResultStatus.FAILED)
+    assert books.put_off == set()
+
+
+def test_a_job_leaves_its_place_when_its_money_is_not_to_be_had_soon() -> None:
+    script, books = Script(), MemoryBooks(Grant.LATER)
+    assert not run(script, books)
+    assert (script.asked, books.results, books.put_off) == ([], [], {7})
 
 
 def test_an_answer_is_settled_with_its_result_and_its_reported_usage() -> None:
