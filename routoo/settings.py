@@ -46,6 +46,8 @@ class Settings(BaseSettings):
     """How often running batches are held against their plans, in seconds."""
     replan_drift: PositiveFloat = 0.25
     """A batch whose calls cost this share more or less than planned is planned anew."""
+    plan_retention_days: PositiveFloat = 30.0
+    """A plan that was not submitted within this many days is deleted."""
     max_shard_attempts: PositiveInt = 5
     """A shard that failed this often is parked for a person to look at."""
     max_attempts_per_model: PositiveInt = 4

@@ -1,4 +1,4 @@
-"""What nobody watches: runs are graded and schedules fired, by the beat's own ticks.
+"""What nobody watches: runs are graded, schedules fired, old plans deleted, by the beat's ticks.
 
 The ticks have an event loop and connections of their own and are no tasks of the queue: grading ten
 thousand answers takes seconds and must not hold up the recovery of shards. Any number of beats may
@@ -18,19 +18,30 @@ from routoo.errors import DatabaseUnavailableError
 from routoo.pipeline.runs.finish import finish_due
 from routoo.pipeline.runs.fire import Scheduler
 from routoo.settings import Settings
+from routoo.store import drafts
 from routoo.store.database import Database
 from worker.loop import LoopThread
 from worker.webhook import check_webhook, deliver_alerts
 
+_S_PER_DAY = 86_400.0
 _log = structlog.get_logger(__name__)
 
 
 async def tick(db: Database, settings: Settings) -> None:
-    """Take every step that is due: fire schedules, grade what has ended, tell alerts."""
+    """Take every step that is due: fire schedules, grade what has ended, tell alerts, tidy up."""
     owner = f"{socket.gethostname()}:{os.getpid()}"
     await Scheduler(owner, settings.shard_size).fire_due(db)
     await finish_due(db, shard_size=settings.shard_size)
     await deliver_alerts(db, settings)
+    await _delete_plan(db, settings.plan_retention_days * _S_PER_DAY)
+
+
+async def _delete_plan(db: Database, retention_s: float) -> None:
+    """Delete one old plan a tick: the others can wait, and locks are held for less."""
+    async with db.transaction() as conn:
+        deleted = await drafts.delete_expired(conn, retention_s)
+    if deleted is not None:
+        _log.info("plan.deleted", batch=str(deleted))
 
 
 @contextmanager

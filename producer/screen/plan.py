@@ -90,12 +90,13 @@ def _shares(plan: Plan) -> Table:
     table.add_column("", overflow="fold")
     for name in ("quality", "cost", "jobs in plan", "share"):
         table.add_column(name, justify="right", no_wrap=True)
-    cost = words.usd(plan["expected_cost_usd"])
-    quality = words.percent(plan["expected_quality"])
-    table.add_row("this plan", quality, cost, f"{plan['served']:,}", "", style="bold")
-    if "random_mix_quality" in plan:
-        mix = words.percent(plan["random_mix_quality"])
-        table.add_row("random mix, same cost", mix, cost, "", "")
+    if plan["served"]:
+        cost = words.usd(plan["expected_cost_usd"])
+        quality = words.percent(plan["expected_quality"])
+        table.add_row("this plan", quality, cost, f"{plan['served']:,}", "", style="bold")
+        mix = plan.get("random_mix_quality")
+        if mix is not None:
+            table.add_row("random mix, same cost", words.percent(mix), cost, "", "")
     for model in plan["models"]:
         table.add_row(
             f"only {escape(model['model'])}",

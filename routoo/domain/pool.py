@@ -1,7 +1,6 @@
 """Candidate models, their prices and endpoints, and the pool they form."""
 
 import re
-from collections.abc import Iterable
 from decimal import Decimal
 from typing import Annotated, Any, Self
 
@@ -169,18 +168,6 @@ class CandidateModel(_Record):
         """Every endpoint once, `endpoint` first."""
         return tuple(dict.fromkeys((self.endpoint, *self.endpoints)))
 
-    @property
-    def combined_endpoint(self) -> Endpoint:
-        """The endpoint, with the limits of all its equals together."""
-        equals = self.all_endpoints
-        return self.endpoint.model_copy(
-            update={
-                "max_concurrency": sum(each.max_concurrency for each in equals),
-                "requests_per_minute": _sum(each.requests_per_minute for each in equals),
-                "tokens_per_minute": _sum(each.tokens_per_minute for each in equals),
-            }
-        )
-
     def at(self, endpoint: Endpoint) -> Self:
         """Return the model with this endpoint as its only one."""
         return self.model_copy(update={"endpoint": endpoint, "endpoints": ()})
@@ -215,12 +202,6 @@ class CandidateModel(_Record):
     def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> Decimal:
         """Return the exact cost in USD of a call with these token counts."""
         return self.price_usd_per_mtok.cost_usd(prompt_tokens, completion_tokens)
-
-
-def _sum(limits: Iterable[float | None]) -> float | None:
-    """Return the sum, None where one of them is no limit."""
-    known = list(limits)
-    return None if None in known else sum(filter(None, known))
 
 
 class Pool(_Record):

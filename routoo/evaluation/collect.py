@@ -103,7 +103,8 @@ class Collection:
         queues = [_Queue(model, self._unanswered(items, model)) for model in models]
         async with asyncio.TaskGroup() as group:
             for queue in queues:
-                for _ in range(min(queue.model.combined_endpoint.max_concurrency, len(items))):
+                places = sum(one.max_concurrency for one in queue.model.all_endpoints)
+                for _ in range(min(places, len(items))):
                     group.create_task(self._work(queue))
         return [failure for queue in queues for failure in queue.failures]
 

@@ -1,13 +1,14 @@
 """What the endpoints of a pool can carry out before a batch's deadline."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32
 
 from routoo.domain.experience import UNKNOWN, Experience
-from routoo.domain.pool import Endpoint, Pool
+from routoo.domain.pool import Pool
+from routoo.pipeline.endpoint_groups import EndpointGroup, endpoint_groups
 from routoo.selector.problem import Capacity
 
 USABLE_SHARE = 0.9
@@ -46,57 +47,13 @@ def endpoint_capacities(
     held = Demand(demand.tokens, np.nan_to_num(demand.latency_s * tails))
     return tuple(
         capacity
-        for group in _groups(pool)
+        for group in endpoint_groups(pool)
         for capacity in _of_group(group, timed & set(group.columns), held, usable_s)
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Group:
-    """Candidates that can be asked at these endpoints and nowhere else."""
-
-    columns: tuple[int, ...]
-    endpoints: dict[str, list[Endpoint]]
-    """By key; several candidates may describe one, and of their limits the least holds."""
-
-    @property
-    def name(self) -> str:
-        return " + ".join(self.endpoints)
-
-    def limit(self, read: Callable[[Endpoint], float | None]) -> float | None:
-        """Return what all endpoints take together; None where one of them takes any number."""
-        limits = [least_limit(map(read, described)) for described in self.endpoints.values()]
-        return None if None in limits else sum(limit for limit in limits if limit is not None)
-
-
-def _groups(pool: Pool) -> Iterator[_Group]:
-    """Yield each set of endpoints that a candidate has, and each that overlapping ones make up."""
-    # A channel's limits are on batches, not on calls.
-    called = {
-        column: model.endpoint_keys
-        for column, model in enumerate(pool.models)
-        if not model.is_batch_channel
-    }
-    wanted = {frozenset(keys): None for keys in called.values()}
-    for keys in list(wanted):
-        wanted[_connected(keys, wanted)] = None
-    for keys in wanted:
-        columns = tuple(column for column, own in called.items() if set(own) <= keys)
-        endpoints: dict[str, list[Endpoint]] = {}
-        for column in columns:
-            for key, endpoint in called[column].items():
-                endpoints.setdefault(key, []).append(endpoint)
-        yield _Group(columns, endpoints)
-
-
-def _connected(keys: frozenset[str], sets: Iterable[frozenset[str]]) -> frozenset[str]:
-    """Return all endpoints that these ones reach by candidates they share."""
-    grown = keys.union(*(other for other in sets if other & keys))
-    return keys if grown == keys else _connected(grown, sets)
-
-
 def _of_group(
-    group: _Group, timed: set[int], demand: Demand, usable_s: float
+    group: EndpointGroup, timed: set[int], demand: Demand, usable_s: float
 ) -> Iterator[Capacity]:
     minutes = usable_s / _S_PER_MINUTE
     requests = group.limit(lambda endpoint: endpoint.requests_per_minute)
@@ -109,8 +66,3 @@ def _of_group(
     if timed and places is not None:
         columns, limit_s = tuple(sorted(timed)), places * usable_s
         yield Capacity(f"{group.name}: seconds in flight", columns, limit_s, demand.latency_s)
-
-
-def least_limit(limits: Iterable[float | None]) -> float | None:
-    """Return the lowest limit, None where none is set."""
-    return min((limit for limit in limits if limit is not None), default=None)

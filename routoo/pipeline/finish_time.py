@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Float, Float32, Int32
 
 from routoo.domain.experience import UNKNOWN, Experience
-from routoo.domain.pool import Endpoint, Pool
-from routoo.pipeline.capacity import Demand, least_limit
+from routoo.domain.pool import Pool
+from routoo.pipeline.capacity import Demand
+from routoo.pipeline.endpoint_groups import EndpointGroup, endpoint_groups, separate_groups
 
 _S_PER_MINUTE = 60.0
 _S_PER_HOUR = 3600.0
@@ -45,7 +46,7 @@ class EndpointTime:
 def endpoint_times(
     pool: Pool, choice: Int32[np.ndarray, " jobs"], demand: Demand, experience: Experience
 ) -> list[EndpointTime] | None:
-    """Forecast each endpoint that the plan calls.
+    """Forecast each endpoint that the plan calls; those that share a candidate are one.
 
     Args:
         pool: The candidate models with their endpoints.
@@ -54,32 +55,64 @@ def endpoint_times(
         experience: Says by how much slow calls raise the mean latency above the typical.
 
     Returns:
-        The endpoints in pool order; None where a called model's latency is not known.
+        The endpoints, then the batch channels; None where a called model's latency is not known.
     """
     tails = np.array([experience.get(name, UNKNOWN).tail_factor for name in pool.names])
-    groups: dict[str, list[int]] = {}
-    for column, model in enumerate(pool.models):
-        groups.setdefault(model.endpoint_key, []).append(column)
+    calls = _Calls(choice, demand.tokens, demand.latency_s * tails)
     times = []
-    for key, columns in groups.items():
-        rows = np.flatnonzero(np.isin(choice, columns))
-        if len(rows) == 0:
-            continue
-        channel = pool.models[columns[0]].batch_channel
-        if channel is not None and pool.models[columns[0]].is_batch_channel:
-            window_s = channel.window_h * _S_PER_HOUR
-            times.append(EndpointTime(key, len(rows), 0.0, window_s, "the provider's window"))
-            continue
-        taken = choice[rows]
-        latency_s = float((demand.latency_s[rows, taken] * tails[taken]).mean())
-        if np.isnan(latency_s):
+    for groups in separate_groups(endpoint_groups(pool)):
+        load = calls.of(groups[0].columns)
+        if np.isnan(load.latency_s):
             return None
-        tokens = float(demand.tokens[rows, taken].sum(dtype=np.float64))
-        endpoints = [pool.models[column].combined_endpoint for column in columns]
-        spreads = dict(_spreads(endpoints, len(rows), tokens, latency_s))
-        slowest = max(spreads, key=lambda name: spreads[name])
-        times.append(EndpointTime(key, len(rows), spreads[slowest], latency_s, slowest))
-    return times
+        if load.calls:
+            slowest, spread_s = _slowest(calls, groups)
+            times.append(
+                EndpointTime(groups[0].name, load.calls, spread_s, load.latency_s, slowest)
+            )
+    return times + list(_channel_times(pool, choice))
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """What some candidates are to do."""
+
+    calls: int
+    tokens: float
+    latency_s: float
+    """Mean wait for an answer; NaN where it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """Which calls a plan makes."""
+
+    choice: Int32[np.ndarray, " jobs"]
+    tokens: Float32[np.ndarray, "jobs models"]
+    latency_s: Float[np.ndarray, "jobs models"]
+    """Mean, with slow calls."""
+
+    def of(self, columns: Sequence[int]) -> _Load:
+        """Return what is asked of some candidates."""
+        rows = np.flatnonzero(np.isin(self.choice, columns))
+        taken = self.choice[rows]
+        if len(rows) == 0:
+            return _Load(0, 0.0, 0.0)
+        tokens = float(self.tokens[rows, taken].sum(dtype=np.float64))
+        return _Load(len(rows), tokens, float(self.latency_s[rows, taken].mean()))
+
+
+def _slowest(calls: _Calls, groups: Sequence[EndpointGroup]) -> tuple[str, float]:
+    """Return the limit that spreads the calls most, and over how many seconds."""
+    spreads = [pair for group in groups for pair in _spreads(group, calls.of(group.columns))]
+    return max(spreads, key=lambda pair: pair[1])
+
+
+def _channel_times(pool: Pool, choice: Int32[np.ndarray, " jobs"]) -> Iterator[EndpointTime]:
+    for column, model in enumerate(pool.models):
+        calls = int(np.count_nonzero(choice == column))
+        if calls and model.is_batch_channel and model.batch_channel is not None:
+            window_s = model.batch_channel.window_h * _S_PER_HOUR
+            yield EndpointTime(model.endpoint_key, calls, 0.0, window_s, "the provider's window")
 
 
 def finish_time_s(times: Sequence[EndpointTime], share: float) -> float:
@@ -98,15 +131,14 @@ def finish_time_s(times: Sequence[EndpointTime], share: float) -> float:
     return high_s
 
 
-def _spreads(
-    endpoints: Sequence[Endpoint], calls: int, tokens: float, latency_s: float
-) -> Iterator[tuple[str, float]]:
-    """Yield over how many seconds each limit spreads the calls; of several models' the least."""
-    places = min(endpoint.max_concurrency for endpoint in endpoints)
-    yield "concurrency", max(0.0, calls / places - 1.0) * latency_s
-    requests = least_limit(endpoint.requests_per_minute for endpoint in endpoints)
+def _spreads(group: EndpointGroup, load: _Load) -> Iterator[tuple[str, float]]:
+    """Yield over how many seconds each limit spreads the calls."""
+    places = group.limit(lambda endpoint: endpoint.max_concurrency)
+    if places is not None:
+        yield "concurrency", max(0.0, load.calls / places - 1.0) * load.latency_s
+    requests = group.limit(lambda endpoint: endpoint.requests_per_minute)
     if requests is not None:
-        yield "requests per minute", calls / requests * _S_PER_MINUTE
-    per_minute = least_limit(endpoint.tokens_per_minute for endpoint in endpoints)
+        yield "requests per minute", load.calls / requests * _S_PER_MINUTE
+    per_minute = group.limit(lambda endpoint: endpoint.tokens_per_minute)
     if per_minute is not None:
-        yield "tokens per minute", tokens / per_minute * _S_PER_MINUTE
+        yield "tokens per minute", load.tokens / per_minute * _S_PER_MINUTE

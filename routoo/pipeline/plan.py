@@ -62,10 +62,13 @@ def describe_plan(
 
 
 def _mix(matrix: BatchMatrix, solution: Solution) -> float | None:
-    """Return what the money buys without a predictor; None where it pays for no model alone."""
+    """Return what the money buys without a predictor; None where it pays for no model alone.
+
+    A plan that serves nobody spends nothing, and there is nothing to compare.
+    """
     quality = matrix.quality.mean(axis=0, dtype=np.float64)
     cost_usd = matrix.cost_usd.sum(axis=0)
-    if solution.cost_usd < cost_usd.min():
+    if not solution.served or solution.cost_usd < cost_usd.min():
         return None
     return float(mix_quality(quality, cost_usd, np.array([solution.cost_usd]))[0])
 

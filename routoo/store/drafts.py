@@ -10,6 +10,9 @@ from routoo.errors import InfeasibleError, InputError
 from routoo.store import batches
 from routoo.store.batches import BatchRecord
 
+_FACTS = ("jobs", "predictions", "assignments", "followers", "results")
+"""What a plan has beside the rows that go with the batch's own."""
+
 
 async def finish_planning(conn: AsyncConnection, batch_id: UUID) -> None:
     """Let a draft whose selection is done wait for its owner.
@@ -53,6 +56,34 @@ async def submit_plan(conn: AsyncConnection, batch_id: UUID) -> bool:
         [batch_id],
     )
     return True
+
+
+async def delete_expired(conn: AsyncConnection, retention_s: float) -> UUID | None:
+    """Delete one plan that nobody submitted in time, with its jobs; nothing was spent on it.
+
+    Args:
+        conn: A transaction of its own: a big plan takes seconds.
+        retention_s: Age in seconds at which a plan goes.
+
+    Returns:
+        Its id; None where none is so old, or another transaction is busy with it.
+    """
+    cursor = await conn.execute(
+        """
+        SELECT id FROM batches
+        WHERE status = 'planned' AND created_at < clock_timestamp() - make_interval(secs => %s)
+        ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED
+        """,
+        [retention_s],
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        return None
+    batch_id: UUID = row[0]
+    for table in _FACTS:
+        await conn.execute(f"DELETE FROM {table} WHERE batch_id = %s".encode(), [batch_id])  # noqa: S608 - our own names
+    await conn.execute("DELETE FROM batches WHERE id = %s", [batch_id])
+    return batch_id
 
 
 def _no_plan(batch: BatchRecord) -> InputError:

@@ -2,13 +2,16 @@
 
 from dataclasses import replace
 from decimal import Decimal
+from io import StringIO
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from rich.console import Console
 
 from producer.rows.source import Source
+from producer.screen.plan import plan_view
 from producer.submit import Order, submit
 from routoo.domain.call_options import CallOptions
 from routoo.domain.job import SLA, BatchStatus, Stage
@@ -82,6 +85,12 @@ async def test_a_plan_that_can_not_be_met_says_what_to_relax_and_never_runs(db: 
     assert batch.plan is not None
     assert batch.plan["status"] == "infeasible"
     assert "Lower the target by" in batch.plan["advice"]
+    screen = Console(file=StringIO(), width=200)
+    screen.print(plan_view(batch, batch.plan))
+    shown = screen.file.getvalue()
+    assert "only large" in shown
+    assert "random mix, same cost" not in shown
+    assert "this plan" not in shown
     with pytest.raises(InfeasibleError, match="Lower the target by"):
         async with db.transaction() as conn:
             await drafts.submit_plan(conn, batch.id)

@@ -63,6 +63,28 @@ def test_endpoints_work_side_by_side_and_slow_calls_raise_the_mean() -> None:
     assert finish_time_s(times, 1.0) == pytest.approx(10 * 1.5 * LATENCY_S)
 
 
+def test_several_endpoints_of_a_model_share_its_calls() -> None:
+    one = candidate("a", max_concurrency=4)
+    other = one.endpoint.model_copy(update={"base_url": "http://localhost:2/v1"})
+    times = forecast(one.model_copy(update={"endpoints": (other,)}))
+    assert times is not None
+    assert len(times) == 1
+    assert finish_time_s(times, 1.0) == pytest.approx(JOBS / 8 * LATENCY_S)
+
+
+def test_an_endpoint_that_two_models_share_takes_no_more_than_its_own_limit() -> None:
+    shared = candidate("a", max_concurrency=4)
+    other = shared.endpoint.model_copy(
+        update={"base_url": "http://localhost:2/v1", "max_concurrency": 100}
+    )
+    both = candidate("b", max_concurrency=4, model="a").model_copy(update={"endpoints": (other,)})
+    times = forecast(shared, both)
+    assert times is not None
+    (time,) = times
+    assert time.calls == JOBS
+    assert time.spread_s == pytest.approx((JOBS / 2 / 4 - 1) * LATENCY_S)  # of what only "a" has
+
+
 def test_an_unknown_latency_leaves_the_forecast_out() -> None:
     shape = (3, 1)
     demand = Demand(np.ones(shape, np.float32), np.full(shape, np.nan, np.float32))
