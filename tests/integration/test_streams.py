@@ -11,6 +11,7 @@ from uuid import UUID
 
 import orjson
 import pytest
+from psycopg import AsyncConnection
 
 from producer.rows.line_feed import Line, LineFeed
 from producer.rows.problems import BadRow
@@ -20,6 +21,7 @@ from routoo.domain.job import Stage
 from routoo.pipeline.score import score_shard
 from routoo.store import batches, shards, streams
 from routoo.store.database import Database
+from routoo.store.streams import Stream
 from tests import batch_factory
 from tests.dispatch_factory import billed_usd, claim, dispatch, pool_of, rows, select
 from tests.fakes.openai_server import FakeServer
@@ -113,6 +115,58 @@ async def test_scarce_money_gets_a_price_waits_for_room_and_is_never_overspent(
     assert all(group.free_usd >= 0 for group in groups)
     statuses = await rows(db, "SELECT status, count(*) FROM results GROUP BY 1")
     assert statuses == [("succeeded", 40)]
+
+
+async def test_a_stream_out_of_money_goes_on_when_the_next_hour_begins(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(streams, "lock", clock.lock)
+    budget_usd, count = Decimal("0.0015"), 60
+    async with FakeServer({"models": {"*": {"completion_tokens": 20}}}) as server:
+        working = asyncio.create_task(work(db))
+        streamer = Streamer(db, order(server, str(budget_usd)), lambda _: None)
+        sending = asyncio.create_task(send(streamer, lines(count)))
+        await clock.out_of_money(db, sending)
+        first = len(server.requests)
+        spent_usd = billed_usd(server)
+        assert 0 < first < count
+        assert spent_usd <= budget_usd
+        clock.ahead += timedelta(hours=1)
+        groups = await sending
+        await answered(db, count)
+        working.cancel()
+        assert sum(group.job_count for group in groups) == count
+        assert len(server.requests) == count
+        assert billed_usd(server) - spent_usd <= budget_usd
+
+
+class Clock:
+    """The store's clock, set to ten minutes past the hour: no hour ends but by our will."""
+
+    def __init__(self) -> None:
+        now = datetime.now(UTC)
+        self.ahead = now.replace(minute=10, second=0, microsecond=0) - now
+        self._lock = streams.lock
+        self._looks = 0
+
+    async def lock(self, conn: AsyncConnection, stream_id: UUID) -> tuple[Stream, datetime]:
+        stream, now = await self._lock(conn, stream_id)
+        self._looks += 1
+        return stream, now + self.ahead
+
+    async def out_of_money(self, db: Database, sending: "asyncio.Task[list[Group]]") -> None:
+        """Wait until every batch has ended, and the stream has looked for money since."""
+        open_batches = "SELECT count(*) FROM stream_batches WHERE ended_at IS NULL"
+        async with asyncio.timeout(60):
+            while not sending.done():
+                known = await rows(db, "SELECT count(*) FROM stream_batches")
+                ended = await rows(db, open_batches) == [(0,)]
+                looks = self._looks
+                while self._looks < looks + 2 and not sending.done():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                if ended and known == await rows(db, "SELECT count(*) FROM stream_batches"):
+                    return
 
 
 async def test_a_job_dearer_than_a_whole_hour_is_set_aside_and_blocks_nobody(db: Database) -> None:
