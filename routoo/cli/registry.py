@@ -1,6 +1,5 @@
 """`routoo checkpoint list|register|promote|rollback`: which checkpoint scorers use."""
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from routoo.cli.database import with_database
+from routoo.cli.promoting import put_into_use, register_folder
 from routoo.errors import CheckpointError, InputError
 from routoo.predictor.manifest import read_manifest
 from routoo.settings import load_settings
@@ -29,12 +29,10 @@ def register(
     folder: Annotated[Path, typer.Argument(help="Folder that `routoo train` wrote.")],
 ) -> None:
     """Register a checkpoint with its figures; the folder must be the same on every scorer."""
-    manifest = read_manifest(folder)
 
     async def save(database: Database) -> CheckpointRecord:
         async with database.transaction() as conn:
-            facts = asdict(manifest)
-            return await checkpoints.register(conn, str(folder.resolve()), facts)
+            return await register_folder(conn, folder)
 
     found = with_database(load_settings(), save)
     typer.echo(found.weights_sha256[:12])
@@ -75,15 +73,16 @@ def list_registered(*, as_json: AsJson = False) -> None:
 
 def promote(which: Which, *, reason: Reason = "promoted by hand") -> None:
     """Put a registered checkpoint into use, from the next batch on."""
+    settings = load_settings()
 
     async def put(database: Database) -> CheckpointRecord:
         async with database.transaction() as conn:
             found = await checkpoints.find(conn, which)
             _check_present(found)
-            await checkpoints.promote(conn, found, reason)
+            await put_into_use(conn, found, reason, settings.checkpoint)
             return found
 
-    typer.echo(f"in use: {with_database(load_settings(), put).weights_sha256[:12]}")
+    typer.echo(f"in use: {with_database(settings, put).weights_sha256[:12]}")
 
 
 def rollback(*, reason: Reason = "rolled back by hand") -> None:

@@ -1,13 +1,13 @@
 """What `routoo train --from-runs` learns from, and whether its checkpoint is put into use."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
 from routoo.cli.database import with_database
+from routoo.cli.promoting import put_into_use, register_folder
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
 from routoo.evaluation.intervals import MeanInterval, mean_interval
@@ -124,13 +124,12 @@ def _squared_error(folder: Path, matrix: OutcomeMatrix, device: str) -> np.ndarr
 
 def _record(settings: Settings, folder: Path, reason: str | None) -> None:
     """Register a checkpoint, and promote it where there is a reason to."""
-    path, facts = str(folder.resolve()), asdict(read_manifest(folder))
 
     async def write(database: Database) -> None:
         async with database.transaction() as conn:
-            found = await checkpoints.register(conn, path, facts)
+            found = await register_folder(conn, folder)
             if reason is not None:
-                await checkpoints.promote(conn, found, reason)
+                await put_into_use(conn, found, reason, settings.checkpoint)
 
     with_database(settings, write)
 

@@ -21,7 +21,7 @@ MIN_QUALITY_DROP = 0.01
 MIN_COST_RISE = 0.05
 """Of the earlier mean cost."""
 MIN_CALIBRATION_SHIFT = 0.03
-"""Change of expected less actual quality."""
+"""Change of expected less actual quality, away from none."""
 FAR = 0.99
 """Novelty beyond which a prompt is farther from training than 99 % of the training prompts."""
 MAX_FAR_SHARE = 0.05
@@ -105,9 +105,13 @@ def _cost(run: EvaluationRun, earlier: Sequence[EvaluationRun]) -> Iterator[Aler
 
 def _calibration(run: EvaluationRun, earlier: Sequence[EvaluationRun]) -> Iterator[Alert]:
     before = _mean([chosen_quality(one) - one.quality for one in earlier])
-    found = mean_interval(chosen_quality(run) - run.quality - before, level=LEVEL)
+    now = chosen_quality(run) - run.quality
+    found = mean_interval(now - before, level=LEVEL)
     excludes_none = found.low > 0 or found.high < 0
-    if found.items >= MIN_ITEMS and excludes_none and abs(found.mean) >= MIN_CALIBRATION_SHIFT:
+    # A new checkpoint that hopes for less too much than the one before is no reason to warn.
+    worse = found.items > 0 and abs(np.nanmean(now)) > abs(np.nanmean(before))
+    moved = found.items >= MIN_ITEMS and excludes_none and abs(found.mean) >= MIN_CALIBRATION_SHIFT
+    if moved and worse:
         text = f"predicted less actual quality moved by {found.mean:+.1%}"
         yield Alert("calibration", "", f"{text} {_between(found.low, found.high)}", asdict(found))
 

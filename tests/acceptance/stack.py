@@ -175,6 +175,11 @@ class LocalStack:
         )
         until(lambda: self.query(waits, statement)[0][0] > 0, f"{statement} waits")
 
+    def wait_for_run(self, run_id: str) -> None:
+        """Wait until the workers have graded an evaluation run."""
+        sql = "SELECT state FROM eval_runs WHERE id = %s"
+        until(lambda: self.query(sql, run_id) == [("finished",)], "the run is graded")
+
     def answers(self) -> bool:
         """Tell whether the database is there."""
         return EmbeddedPostgres(self.home).is_running()

@@ -74,6 +74,18 @@ def test_a_real_loss_of_quality_is_told_with_its_size() -> None:
     assert "quality fell by" in quality.message
 
 
+@pytest.mark.parametrize(("expected", "told"), [(0.4, set()), (0.95, {("calibration", "")})])
+def test_expectations_are_told_when_they_get_worse(
+    expected: float, told: set[tuple[str, str]]
+) -> None:
+    def foreseen(value: float) -> np.ndarray:
+        return np.full((ITEMS, 2), value, np.float32)
+
+    before = [a_run(seed, quality=0.4, predicted_quality=foreseen(0.7)) for seed in range(1, 4)]
+    run = a_run(5, quality=0.4, predicted_quality=foreseen(expected))
+    assert kinds(run, before) == told
+
+
 def test_a_first_run_has_nothing_to_be_worse_than() -> None:
     assert kinds(a_run(5, quality=0.1), []) == set()
 
