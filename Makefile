@@ -53,7 +53,7 @@ checkpoint: install  ## rebuild examples/checkpoint: collect answers, train (abo
 # Outcome tables are not part of the repository: name their folder with DATA=.
 DATA ?= ../shared/data
 paper: install  ## measure the paper's table on recorded outcomes, DATA=FOLDER (hours of CPU)
-	$(BIN)/python benchmarks/paper.py --data $(DATA) --pipeline-pool "open + GPT-4"
+	$(BIN)/python benchmarks/paper.py --data $(DATA)
 
 clean:  ## remove the virtual environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -4,9 +4,10 @@
 
 For each data set and protocol a router is trained by `routoo train`, and routes the held-out fifth
 over the pool's whole range of budgets; every figure stands beside the same figure of the random mix
-at equal cost (what the pool gives) and of the best single model. docs/paper.md has the definitions
-and what was found. The data are not part of the repository: the folder has NAME_items.parquet,
-NAME_outcomes.parquet and models.csv.
+at equal cost (what the pool gives) and of the best single model. Then the same held-out items go
+through the whole pipeline, and must agree. docs/paper.md has the definitions and what was found.
+The data are not part of the repository: the folder has NAME_items.parquet, NAME_outcomes.parquet
+and models.csv.
 """
 
 import argparse
@@ -28,6 +29,9 @@ from routoo.settings import load_settings
 
 COMPLETE = 0.97
 """Share of the items that a model must have answered to be in a pool."""
+POOLS = sorted({name for setting in SETTINGS for name in setting.pools})
+WAYS = ["library", "pipeline"]
+"""The table by the library alone; and every item through the real programs, and compared."""
 
 
 def main() -> None:
@@ -40,15 +44,19 @@ def main() -> None:
         for protocol in PROTOCOLS:
             if setting.dataset in options.dataset and protocol in options.protocol:
                 for case, checkpoint in cases(setting, protocol, options):
-                    show(measure(case, options.seed), as_json=options.json)
-                    if options.html is not None:
-                        write_page(case, options.html, options.seed)
-                    if case.pool == options.pipeline_pool:
-                        few = thinned(case, options.pipeline_items, options.seed)
-                        figures = agreement(
-                            few, checkpoint, _prices(setting, options), options.work
-                        )
-                        show(figures, as_json=options.json)
+                    _take(case, checkpoint, options)
+
+
+def _take(case: Case, checkpoint: Path, options: argparse.Namespace) -> None:
+    """Measure one case as the options say, and print."""
+    if "library" in options.through:
+        show(measure(case, options.seed), as_json=options.json)
+        if options.html is not None:
+            write_page(case, options.html, options.seed)
+    if "pipeline" in options.through:
+        asked = thinned(case, options.pipeline_items, options.seed)
+        prices = _prices(case.setting, options)
+        show(agreement(asked, checkpoint, prices, options.work), as_json=options.json)
 
 
 def _options() -> argparse.Namespace:
@@ -63,13 +71,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=home, help="keeps checkpoints, embeddings")
     parser.add_argument("--train-items", type=int, help="train on so many, drawn at random")
     parser.add_argument("--html", type=Path, help="folder that gets a page a pool")
-    parser.add_argument("--pipeline-pool", help='through the pipeline too: e.g. "open + GPT-4"')
-    parser.add_argument("--pipeline-items", type=int, default=500, help="how many, at random")
+    parser.add_argument("--pool", action="append", choices=POOLS, help="default: all")
+    parser.add_argument("--through", action="append", choices=WAYS, help="default: both")
+    parser.add_argument("--pipeline-items", type=int, help="so many at random; default: all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args()
     options.dataset = options.dataset or names
     options.protocol = options.protocol or list(PROTOCOLS)
+    options.pool, options.through = options.pool or POOLS, options.through or WAYS
     return options
 
 
@@ -99,7 +109,7 @@ def cases(
     for name, wanted in setting.pools.items():
         pool = _pool(wanted, models, setting.dataset, options.data)
         columns = [models.index(model) for model in pool]
-        if len(pool) > 1 and setting.references[0] in pool:
+        if name in options.pool and len(pool) > 1 and setting.references[0] in pool:
             yield Case(setting, protocol, name, pool, held, quality[:, columns]), checkpoint
 
 
@@ -120,8 +130,8 @@ def _thinned(table: Table, options: argparse.Namespace, tables: int) -> Table:
     return part(table, keep)
 
 
-def thinned(case: Case, count: int, seed: int) -> Case:
-    """Return the case with so many of its held-out items, drawn at random."""
+def thinned(case: Case, count: int | None, seed: int) -> Case:
+    """Return the case with so many of its complete held-out items, drawn at random; None: all."""
     complete, _ = case.trial()
     drawn = np.random.default_rng(seed).permutation(complete)[:count]
     keep = np.zeros(len(case.held.items), bool)

@@ -50,7 +50,7 @@ class _Offline:
     quality: np.ndarray
     """Expected, items x models."""
     worth_usd: float
-    """What one more good answer is worth, so that about half of GPT-4's cost is spent."""
+    """What one more good answer is worth, so that the middle of the budgets is spent."""
 
 
 def agreement(
@@ -98,6 +98,10 @@ def _compare(case: Case, offline: _Offline, rows: list[dict[str, Any]]) -> list[
         ],
         "score": [row["quality"] == score for row, _, _, score in pairs],
     }
+    for row, model, _, _ in pairs:
+        if row["model"] != model:
+            said = f"{row['custom_id']}: {row['status']} by {row['model']}, offline {model}"
+            print(f"# {case.name}: {said}", file=sys.stderr)
     count = float(len(rows))
     quality = float(np.mean([row["quality"] for row in rows]))
     return [
@@ -115,9 +119,10 @@ def _offline(case: Case, pool: Pool, checkpoint: Path, work: Path) -> _Offline:
     form = RequestForm()
     jobs = [Job(n, item.item_id, form.body(item)) for n, item in enumerate(case.held.items)]
     known = estimate(jobs, pool, told.quality, told.completion_tokens)
-    strong = case.models.index(case.setting.references[-1])
-    half = 0.5 * float(known.cost_usd[:, strong].sum())
-    price = solve(Problem(told.quality, known.cost_usd, known.allowed, budget_usd=half))
+    whole = known.cost_usd.sum(axis=0)
+    # The middle of the range of budgets that the table goes over, as there in its logarithm.
+    middle = float(np.sqrt(whole.min() * whole.max()))
+    price = solve(Problem(told.quality, known.cost_usd, known.allowed, budget_usd=middle))
     # At the shadow price itself the marginal item is worth either model: step off the tie.
     worth = 1.001 / max(price.shadow_price_per_usd, 1e-9)
     problem = Problem(told.quality, known.cost_usd, known.allowed, willingness_to_pay_usd=worth)
@@ -192,7 +197,7 @@ def _pool(case: Case, prices: dict[str, dict[str, str]]) -> Pool:
                     completion=Decimal(prices[name]["usd_per_mtok_out"]),
                 ),
                 context_window_tokens=32_768,
-                max_completion_tokens=64,
+                max_completion_tokens=8_192,
             )
             for name in case.models
         )
