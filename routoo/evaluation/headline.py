@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64
 
-from routoo.evaluation.intervals import mean_interval
+from routoo.evaluation.bootstrap import mean_interval
 from routoo.evaluation.run_data import NO_MODEL, EvaluationRun
 
 

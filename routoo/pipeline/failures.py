@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 
 from routoo.domain.experience import UNKNOWN, Experience, ModelExperience, of_json
 from routoo.domain.pool import Pool
-from routoo.evaluation.intervals import share_interval
+from routoo.evaluation.shares import share_interval
 from routoo.pipeline.experience import MIN_CALLS
 from routoo.store import replans
 from routoo.store.batches import BatchRecord

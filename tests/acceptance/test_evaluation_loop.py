@@ -111,6 +111,7 @@ def write_lies(folder: Path) -> tuple[str | Path, ...]:
     return "--items", folder / "lies.parquet", "--outcomes", folder / "lies_outcomes.parquet"
 
 
+@pytest.mark.timeout(900)  # two trainings, and twenty commands beside them
 def test_runs_train_a_predictor_that_is_used_and_a_worse_one_is_rolled_back(
     stack: LocalStack, models: FakeServerProcess, checkpoint: Path, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from routoo.cli import retraining
 from routoo.domain.tables import Item, read_items
-from routoo.evaluation.intervals import MeanInterval
+from routoo.evaluation.bootstrap import MeanInterval
 from routoo.pipeline.runs.finish import finish_due
 from routoo.pipeline.runs.harvest import Harvest, harvest
 from routoo.store import checkpoints, eval_runs, eval_sets

@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.evaluation.bootstrap import Interval
+from routoo.evaluation.html.breakdown import drift_panel
 from routoo.evaluation.html.page import render_page
 from routoo.evaluation.html.palette import DARK, LIGHT, MARKS, TEXT, contrast
 from routoo.evaluation.html.scale import Scale
 from routoo.evaluation.html.tags import document, tag
 from routoo.evaluation.notation import usd, with_interval
-from routoo.evaluation.scorecard import Scorecard
+from routoo.evaluation.scorecard import PastRun, Scorecard
 from tests.scorecard_factory import make_scorecard
 
 
@@ -112,3 +113,18 @@ def test_figures_are_written_with_the_digits_that_count() -> None:
     ]
     reached = Interval(0.5, 0.4, float("inf"))
     assert with_interval(reached, 1) == "0.5 [0.4 to out of reach]"
+
+
+@pytest.mark.parametrize("change", [0.0, 0.0004, 0.05, 0.25])
+def test_plots_over_time_have_ticks_that_differ_and_are_written_alike(change: float) -> None:
+    runs = [
+        PastRun(day, Interval(value, value, value), Interval(value / 500, 1e-3, 2e-3), 0.1 * value)
+        for day, value in (("2026-11-01", 0.7), ("2026-11-02", 0.7 + change))
+    ]
+    pictures = list(drift_panel(tuple(runs)).iter("svg"))
+    assert len(pictures) == 3
+    for picture in pictures:
+        texts = [text.text or "" for text in picture.iter("text")]
+        ticks = texts[: texts.index("2026-11-01")]
+        assert len(ticks) == len(set(ticks)) >= 2
+        assert len({len(tick.partition(".")[2]) for tick in ticks}) == 1

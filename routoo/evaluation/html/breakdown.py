@@ -1,7 +1,6 @@
 """Where it works and how it moves: figures by domain, and over past runs."""
 
 import math
-from collections.abc import Callable
 from xml.etree.ElementTree import Element
 
 from routoo.evaluation.bootstrap import Interval
@@ -15,7 +14,11 @@ from routoo.evaluation.scorecard import PastRun
 
 _MOST = 20
 _ROW_PX = 34
-_DRIFT_PX = (328, 200)
+_DRIFT_PX = (328, 180)
+_UNNAMED_PX = 20
+"""What a plot without a name under its axis needs less."""
+_FEW = 15
+"""Runs whose dots have room."""
 
 
 def domains_panel(domains: tuple[Domain, ...]) -> Element:
@@ -73,23 +76,18 @@ def _draw(domains: tuple[Domain, ...], width: int) -> Element:
 
 def drift_panel(history: tuple[PastRun, ...]) -> Element:
     """Return quality, cost and calibration over the runs so far."""
-    plain: list[Interval] = [Interval(run.ece, run.ece, run.ece) for run in history]
+    since = history[0].label
+    cost = [_times(run.cost_usd, 1000) for run in history]
+    ece = [Interval(run.ece, run.ece, run.ece) for run in history]
+    drawn = (
+        _drift("quality", [run.quality for run in history], since),
+        _drift("USD per 1,000 calls", cost, since),
+        _drift("calibration error (ECE)", ece, since, from_zero=True),
+    )
     return panel(
         "Over time",
-        f"The last {len(history)} runs of this evaluation, oldest first, with 95 % intervals.",
-        [
-            tag(
-                "div",
-                _drift("quality", [run.quality for run in history], lambda value: f"{value:.3g}"),
-                _drift(
-                    "USD per 1,000 calls",
-                    [run.cost_usd for run in history],
-                    lambda value: f"{value * 1000:.3g}",
-                ),
-                _drift("calibration error (ECE)", plain, lambda value: f"{value:.3g}"),
-                class_="thirds",
-            )
-        ],
+        f"The last {len(history)} runs of this evaluation; quality and cost with 95 % intervals.",
+        [tag("div", *drawn, class_="thirds")],
         Table(
             ("run", "quality", "USD per 1,000", "ECE"),
             [
@@ -100,25 +98,57 @@ def drift_panel(history: tuple[PastRun, ...]) -> Element:
     )
 
 
-def _drift(name: str, values: list[Interval], text: Callable[[float], str]) -> Element:
+def _times(one: Interval, factor: float) -> Interval:
+    return Interval(one.value * factor, one.low * factor, one.high * factor)
+
+
+def _drift(name: str, values: list[Interval], since: str, *, from_zero: bool = False) -> Element:
+    """Draw one figure over the runs; without intervals from 0 up, so that noise looks small."""
     known = [(number, one) for number, one in enumerate(values) if not math.isnan(one.value)]
     if not known:
         return tag("figure", tag("h3", name), tag("figcaption", "not measured"))
-    ends = [
-        end for _, one in known for end in (one.low, one.high, one.value) if not math.isnan(end)
-    ]
-    pad = 0.15 * (max(ends) - min(ends)) or 0.05 * abs(max(ends)) or 0.05
-    width, height = _DRIFT_PX
-    x, y = plot_area(width, height, (-0.5, len(values) - 0.5), (min(ends) - pad, max(ends) + pad))
-    canvas = Canvas(width, height, x, y, f"{name} over past runs")
-    for tick in y.ticks(4):
+    canvas = _drift_canvas(name, [one for _, one in known], len(values), from_zero=from_zero)
+    x, y = canvas.x, canvas.y
+    ticks = _ticks(y)
+    digits = _digits(ticks)
+    for tick in ticks:
         canvas.line_between((x.start_px, y(tick)), (x.end_px, y(tick)), "rule")
-        canvas.text((x.start_px - 6, y(tick) + 4), text(tick), "end")
-    canvas.text((x.start_px, height - 20), "oldest", "start")
-    canvas.text((x.end_px, height - 20), "this run", "end")
+        canvas.text((x.start_px - 6, y(tick) + 4), f"{tick:.{digits}f}", "end")
+    canvas.text((x.start_px, canvas.height - 4), since, "start")
+    canvas.text((x.end_px, canvas.height - 4), "this run", "end")
     canvas.curve([(number, one.value) for number, one in known], "s0")
+    radius = 5 if len(values) <= _FEW else 3.5
     for number, one in known:
         canvas.whisker(number, one.low, one.high, "s0")
-        kind = "dot s1" if number == len(values) - 1 else "dot s0"
-        canvas.dot((number, one.value), kind, text(one.value))
+        last = number == len(values) - 1
+        shown = f"{one.value:.{digits + 1}f}"
+        canvas.dot((number, one.value), "dot s1" if last else "dot s0", shown, radius + last)
     return tag("figure", tag("h3", name), canvas.picture())
+
+
+def _drift_canvas(name: str, known: list[Interval], runs: int, *, from_zero: bool) -> Canvas:
+    ends = [end for one in known for end in (one.low, one.high, one.value) if not math.isnan(end)]
+    low, high = 0.0 if from_zero else min(ends), max(ends)
+    pad = 0.15 * (high - low) or 0.05 * abs(high) or 0.05
+    aside = 0.04 * max(runs - 1, 1)
+    width, height = _DRIFT_PX
+    across, up = (-aside, runs - 1 + aside), (low if from_zero else low - pad, high + pad)
+    x, y = plot_area(width, height + _UNNAMED_PX, across, up)
+    return Canvas(width, height, x, y, f"{name} over past runs")
+
+
+def _ticks(y: Scale) -> list[float]:
+    """Return three or four ticks, more where the round figures lie so."""
+    found: list[float] = []
+    for most in (4, 6, 9):
+        found = y.ticks(most)
+        if len(found) > 2:  # noqa: PLR2004 - two leave the eye to guess the scale
+            break
+    return found
+
+
+def _digits(ticks: list[float]) -> int:
+    """Return how many decimals tell the ticks apart, the same for all."""
+    if len(ticks) < 2:  # noqa: PLR2004 - no step
+        return 3
+    return max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
