@@ -136,3 +136,25 @@ def test_a_dispatcher_killed_while_it_plans_anew_leaves_the_revision_to_the_next
         " GROUP BY job_no HAVING count(*) > 1"
     )
     assert stack.query(twice, batch_id) == []
+
+
+def test_a_stream_killed_between_its_groups_takes_each_line_once(
+    stack: LocalStack, server: FakeServerProcess, tmp_path: Path
+) -> None:
+    rows = write_jobs(tmp_path / "inbox.jsonl", JOBS)
+    pool = ("--pool", write_pool(tmp_path / "pool.yaml", server.base_url))
+    command = ("stream", rows, "--budget-usd-per-hour", "0.05", *pool, "--group-rows", "10")
+    groups = "SELECT count(*) FROM stream_batches s JOIN streams t ON t.id = s.stream_id"
+    sent = f"{groups} WHERE t.source = %s"
+    with stack.locked("predictions"):  # no group is planned, so the next one waits
+        begun = stack.begin("routoo-producer", *command)
+        until(lambda: stack.query(sent, str(rows)) == [(1,)], "a group is sent")
+        kill(begun)
+    stack.command("routoo-producer", *command)
+    assert stack.query(sent, str(rows)) == [(3,)]
+    ended = (
+        "SELECT count(*) FROM results JOIN stream_batches s USING (batch_id)"
+        " JOIN streams t ON t.id = s.stream_id WHERE t.source = %s AND status = 'succeeded'"
+    )
+    until(lambda: stack.query(ended, str(rows)) == [(JOBS,)], "every line is answered")
+    assert len(server.log()) == JOBS
