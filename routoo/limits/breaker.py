@@ -7,6 +7,8 @@ _HALF_LIFE_S = 10.0
 """Outcomes count half after this time, in seconds."""
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
+_UNWATCHED_S = 300.0
+"""An outage that nobody has looked at for so long begins anew, in seconds: it may have ended."""
 _PROBE_S = 30.0
 """A probe that is not heard of for so long is given to another process, in seconds."""
 
@@ -21,6 +23,7 @@ class Breaker:
     """Calls lately failed, the same."""
     counted_at_s: float = 0.0
     opened_at_s: float = 0.0
+    """Since when it is open, as far as anybody looked."""
     open_until_s: float = 0.0
     """While open: when one call may try."""
     pause_s: float = 0.0
@@ -42,6 +45,8 @@ class Breaker:
 
         Any answer closes it: the endpoint is alive. It opens when most calls fail.
         """
+        if self.is_open and now_s - self.counted_at_s > _UNWATCHED_S:
+            self.opened_at_s = now_s
         weight = self.weight(now_s)
         self.answered = self.answered * weight + answered
         self.failed = self.failed * weight + failed

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -115,6 +116,18 @@ def test_a_breaker_opens_lets_one_call_try_and_closes_with_its_answer() -> None:
     healed = account.answer(report("b", waiting=9, outcomes=Outcomes(answered=1)), 4.1)
     assert (healed.closed_s, healed.outage_s) == (0.0, 0.0)
     assert healed.places > 1
+
+
+def test_an_outage_that_nobody_looked_at_for_long_begins_anew() -> None:
+    account = Account()
+    account.answer(report("a", outcomes=Outcomes(failed=12)), 0.0)
+    for tick in range(1, 5):
+        watched = account.answer(report("a", waiting=9), tick * 200.0)
+        assert watched.outage_s == tick * 200.0
+    account.answer(report("a", waiting=9), 7200.0)
+    failed = account.answer(report("a", waiting=9, outcomes=Outcomes(failed=1)), 7201.0)
+    assert failed.closed_s > 0
+    assert failed.outage_s == pytest.approx(1.0)
 
 
 def test_now_and_then_a_failure_opens_no_breaker() -> None:
