@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from routoo.client.budget import RetryBudget
 from routoo.client.credit import Credit
+from routoo.client.lead import Lead
 from routoo.client.learned import Learned
 from routoo.client.tally import OutcomeTally
 from routoo.errors import EndpointClosedError, EndpointError, RateLimitedError
@@ -54,7 +55,7 @@ class Gate:
 
     def __init__(self, endpoint: str, owner: str, caps: Caps, wake: Callable[[], None]) -> None:
         self._endpoint, self._owner, self.caps, self._wake = endpoint, owner, caps, wake
-        self._now_s = asyncio.get_running_loop().time
+        self.now_s = asyncio.get_running_loop().time
         self._failed_in_a_row = 0
         self._places = self._near = self._in_flight = self._started = 0
         self._mean_tokens = 0.0
@@ -62,6 +63,7 @@ class Gate:
         self._retries: deque[asyncio.Future[Gate]] = deque()
         self._ready: deque[_Waiting] = deque()
         self._credit = Credit()
+        self.lead = Lead()
         self._budget = RetryBudget(caps.concurrency)
         self._tally = OutcomeTally()
         self._expires_at_s = self._open_at_s = self._ask_at_s = self._asked_at_s = 0.0
@@ -76,13 +78,13 @@ class Gate:
         """How many more calls may get ready, as a share of the places; none where 0 or below."""
         if self._is_closed:
             return 0.0
-        # Enough to fill the places that free up during a commit; a breaker's probe goes alone.
-        ahead = 0 if self._outage_s else self._places // 3 + 1
+        # A breaker's probe goes alone.
+        ahead = 0 if self._outage_s else self.lead.calls(self._places)
         return (self._places + ahead - self._near - self._in_flight) / max(1, self._places)
 
     @property
     def _is_closed(self) -> bool:
-        return self._open_at_s > 0.0 and self._now_s() < self._open_at_s
+        return self._open_at_s > 0.0 and self.now_s() < self._open_at_s
 
     @property
     def outage_s(self) -> float:
@@ -136,7 +138,7 @@ class Gate:
             raise
 
     def _take(self, tokens: int) -> tuple[bool, int | None]:
-        now_s = self._now_s()
+        now_s = self.now_s()
         if self._in_flight >= self._places or not self._open_at_s <= now_s < self._expires_at_s:
             return False, None
         bucket_no = self._credit.take(tokens, now_s) if self._credit.limited else None
@@ -183,7 +185,7 @@ class Gate:
         if self._failed_in_a_row == FAILURES_TO_OPEN:
             # The account's breaker opens with the next report; jobs would use up their attempts.
             self._outage_s = self._outage_s or _SUSPECTED_S
-            self._open_at_s = max(self._open_at_s, self._now_s() + _SUSPECT_FOR_S)
+            self._open_at_s = max(self._open_at_s, self.now_s() + _SUSPECT_FOR_S)
             self._ask_at_s = 0.0
             self._called = True
             self._wake()
@@ -198,7 +200,7 @@ class Gate:
         if pause_s > 0:
             self._tally.pause(pause_s)
             pause_s = min(pause_s, LONGEST_PAUSE_S)
-            self._open_at_s = max(self._open_at_s, self._now_s() + pause_s)
+            self._open_at_s = max(self._open_at_s, self.now_s() + pause_s)
 
     def _call(self) -> None:
         """Have the keeper look when the next report is due; once is enough."""
@@ -240,7 +242,7 @@ class Gate:
 
     def report(self) -> Report:
         """Return what happened since the last report, and what is wanted next."""
-        now_s = self._now_s()
+        now_s = self.now_s()
         outcomes = self._tally.take()
         self._budget.earn(outcomes.answered, min(1.0, now_s - self._asked_at_s))
         self._asked_at_s = now_s
@@ -265,7 +267,7 @@ class Gate:
         """Take in what the account said to the latest report."""
         asked_at_s, self._places = self._asked_at_s, grant.places
         self._expires_at_s = asked_at_s + LEASE_S
-        self._open_at_s = self._now_s() + grant.closed_s if grant.closed_s > 0 else 0.0
+        self._open_at_s = self.now_s() + grant.closed_s if grant.closed_s > 0 else 0.0
         self._ask_at_s = asked_at_s + grant.ask_again_s
         self._seated, self._called = grant.places > 0, False
         self._credit.accept(grant, self._wanted, asked_at_s)

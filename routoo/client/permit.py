@@ -22,12 +22,13 @@ class Permit:
     def __init__(self, places: Mapping[Gate, Place], tokens: int, *, retry: bool) -> None:
         self._places, self._tokens, self._retry = places, tokens, retry
         self._bucket_no: int | None = None
-        self._started = False
+        self._started_at_s: float | None = None
 
     async def __aenter__(self) -> Self:
         for gate in self._places:
             gate.expect(self._tokens)
         self._gate = await pass_first_door(self._places.keys(), retry=self._retry)
+        self._entered_at_s = self._gate.now_s()
         return self
 
     async def __aexit__(
@@ -36,7 +37,9 @@ class Permit:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._gate.leave(started=self._started)
+        if self._started_at_s is not None:
+            self._gate.lead.called(self._gate.now_s() - self._started_at_s)
+        self._gate.leave(started=self._started_at_s is not None)
 
     @property
     def model(self) -> CandidateModel:
@@ -49,8 +52,9 @@ class Permit:
         Raises:
             EndpointClosedError: The endpoint's breaker opened meanwhile.
         """
+        self._gate.lead.readied(self._gate.now_s() - self._entered_at_s)
         self._bucket_no = await self._gate.start(self._tokens)
-        self._started = True
+        self._started_at_s = self._gate.now_s()
 
     def used(self, tokens: int) -> None:
         """Tell how many tokens the call really took, prompt and completion together."""

@@ -112,7 +112,7 @@ def usage_of(
         counter: Estimates; the upper bound is taken where unset.
     """
     reported = answer.get("usage")
-    if isinstance(reported, Mapping):
+    if isinstance(reported, dict):
         prompt = _count(reported.get("prompt_tokens"))
         completion = _count(reported.get("completion_tokens"))
         if prompt is not None and completion is not None:

@@ -72,7 +72,8 @@ class Answerer:
             candidates: The chosen model first, then the fallbacks in order.
 
         Returns:
-            True when the job has its result, False when it was left pending.
+            True when the job has its result, which the books still have to write, False when it was
+            left pending.
 
         Raises:
             StoreError: The books can't be kept, or another worker owns the shard.
@@ -90,7 +91,7 @@ class Answerer:
                 return step is _Step.ENDED
             if tally.is_filtered and tally.model in self.final_filters:
                 break
-        await self.books.record(failure(pending, tally))
+        self.books.record(failure(pending, tally))
         return True
 
     async def _ask(
@@ -137,17 +138,16 @@ class Answerer:
                 answer, hedge = await self._call_hedged(pending, permit, tally, worst_case_usd)
         except EndpointClosedError as closed:
             tally.blame(model, closed.code, str(closed))
-            return await self._check(pending, tally), None
-        # The endpoint's place is free again: the next call need not wait for this one's commit.
+            return self._check(pending, tally), None
         first = Call(tally.attempts, worst_case_usd, permit.model, answer)
-        error = await settle(self.books, pending, tally, [first, hedge])
+        error = settle(self.books, pending, tally, [first, hedge])
         return (None, error) if error else (_Step.ENDED, None)
 
     async def _before_call(
         self, pending: PendingJob, permit: Permit, tally: Tally, worst_case_usd: Decimal
     ) -> _Step | None:
         """Return None when the call may be sent now, its worst case reserved."""
-        step = await self._check(pending, tally)
+        step = self._check(pending, tally)
         if step is not None:
             return step
         model, cap = permit.model, pending.job.sla.max_cost_usd
@@ -160,13 +160,13 @@ class Answerer:
             return _Step.NEXT_MODEL
         return await self._reserve_and_start(pending, permit, tally, worst_case_usd)
 
-    async def _check(self, pending: PendingJob, tally: Tally) -> _Step | None:
+    def _check(self, pending: PendingJob, tally: Tally) -> _Step | None:
         """Return None while calls may start."""
         if self.closing.is_set():
             return _Step.DRAINED
         deadline = pending.job.sla.deadline
         if deadline is not None and self.now() >= deadline:
-            await self.books.record(expiry(pending, tally))
+            self.books.record(expiry(pending, tally))
             return _Step.ENDED
         return None
 
@@ -180,7 +180,7 @@ class Answerer:
             refused = step is not None
             if step is None:
                 await permit.start()
-                step = await self._check(pending, tally)
+                step = self._check(pending, tally)
                 sent = step is None
         finally:
             if not sent and not refused:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from psycopg import AsyncConnection
 
@@ -39,40 +39,43 @@ class Grant(Enum):
 
 @dataclass(slots=True)
 class _Page:
-    """What waits for the next flush, each entry with the future of its author."""
+    """What waits for the next flush; a reservation with the future of its author."""
 
     reservations: list[tuple[Reservation, asyncio.Future[Grant]]] = field(default_factory=list)
     releases: list[tuple[int, int]] = field(default_factory=list)
     settlements: list[Attempt] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
-    authors: list[asyncio.Future[None]] = field(default_factory=list)
 
     def succeed(self, grants: Sequence[Grant]) -> None:
-        """Answer every author of the page."""
+        """Answer every reservation of the page."""
         for (_, future), grant in zip(self.reservations, grants, strict=True):
             if not future.done():
                 future.set_result(grant)
-        for author in self.authors:
-            if not author.done():
-                author.set_result(None)
 
     def fail(self, error: BaseException) -> None:
-        """Raise the error at every author of the page."""
-        waiting: list[asyncio.Future[Any]] = [*self.authors]
-        waiting += [future for _, future in self.reservations]
-        for future in waiting:
+        """Raise the error at every reservation of the page."""
+        for _, future in self.reservations:
             if not future.done():
                 future.set_exception(error)
 
 
 class Books:
-    """The money and results of one leased shard.
+    """The money and results of one leased shard; an async context manager.
+
+    Reservations are awaited: no call goes out before its money is set aside. What calls cost and
+    brought is written soon after it is told, and all of it by the end of the context. Once a flush
+    has failed nothing more is taken.
 
     Args:
         db: The store.
         lease: The shard; every flush is fenced by it.
         cache: Keeps answers for later batches; None where that is not wanted.
+        alone: No job of the batch shares another's answer.
         patience_s: How long a database that is away is waited for, in seconds.
+
+    Raises:
+        StaleLeaseError: From any method and at the end: another worker owns the shard.
+        StoreError: From any method and at the end: the database could not do it.
     """
 
     def __init__(
@@ -81,14 +84,16 @@ class Books:
         lease: Lease,
         *,
         cache: ShardCache | None = None,
+        alone: bool = False,
         patience_s: float = 30.0,
     ) -> None:
         self._db, self._lease, self._cache = db, lease, cache
-        self._patience_s = patience_s
+        self._alone, self._patience_s = alone, patience_s
         self._page = _Page()
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._flusher: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
 
     async def __aenter__(self) -> Self:
         self._flusher = asyncio.create_task(self._flush_for_ever())
@@ -100,55 +105,45 @@ class Books:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is None:
-            await self._flush()  # what a cancelled author left behind was still paid for
-        if self._flusher is not None:
-            self._flusher.cancel()
-            await asyncio.gather(self._flusher, return_exceptions=True)
+        try:
+            if kind is None:
+                await self._flush()
+                self._check()
+        finally:
+            if self._flusher is not None:
+                self._flusher.cancel()
+                await asyncio.gather(self._flusher, return_exceptions=True)
 
     async def reserve(self, reservation: Reservation) -> Grant:
-        """Set the worst case of a call aside, or say why not.
-
-        Raises:
-            StaleLeaseError: Another worker owns the shard.
-            StoreError: The database can't do it.
-        """
+        """Set the worst case of a call aside, or say why not."""
+        self._check()
         future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
         self._page.reservations.append((reservation, future))
         self._wake.set()
         return await future
 
     def release(self, job_no: int, attempt_no: int) -> None:
-        """Give back what was set aside for a call that was never sent; the next flush writes it."""
+        """Give back what was set aside for a call that was never sent."""
         self._page.releases.append((job_no, attempt_no))
         self._wake.set()
 
-    async def settle(self, attempt: Attempt, result: Result | None = None) -> None:
-        """Replace a call's reservation by what it cost, and record its job's result if it has one.
-
-        Raises:
-            StaleLeaseError: Another worker owns the shard.
-            StoreError: The database can't do it.
-        """
+    def settle(self, attempt: Attempt, result: Result | None = None) -> None:
+        """Replace a call's reservation by its cost, and record its job's result if it has one."""
+        self._check()
         self._page.settlements.append(attempt)
-        await self._record(result)
-
-    async def record(self, result: Result) -> None:
-        """Record the result of a job that needed no further call.
-
-        Raises:
-            StaleLeaseError: Another worker owns the shard.
-            StoreError: The database can't do it.
-        """
-        await self._record(result)
-
-    async def _record(self, result: Result | None) -> None:
         if result is not None:
             self._page.results.append(result)
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._page.authors.append(future)
         self._wake.set()
-        await future
+
+    def record(self, result: Result) -> None:
+        """Record the result of a job that needed no further call."""
+        self._check()
+        self._page.results.append(result)
+        self._wake.set()
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     async def _flush_for_ever(self) -> None:
         while True:
@@ -161,10 +156,13 @@ class Books:
             page, self._page = self._page, _Page()
             self._wake.clear()
             try:
+                self._check()
                 page.succeed(await self._commit_patiently(page))
             except StoreError as error:
+                self._failure = error
                 page.fail(error)
             except BaseException as error:
+                self._failure = error
                 page.fail(error)
                 raise
 
@@ -182,14 +180,14 @@ class Books:
 
     async def _commit(self, page: _Page) -> Sequence[Grant]:
         lease, wanted = self._lease, [reservation for reservation, _ in page.reservations]
-        async with self._db.transaction() as conn:
+        async with self._db.transaction(pipelined=True) as conn:
             async with conn.pipeline():  # a page is one round trip
                 proof = await shards.ask_fence(conn, lease)
                 # Settled first: the money that comes back may cover this page's reservations.
                 if page.settlements:
                     await ledger.settle(conn, lease, page.settlements, fenced=True)
                 if page.results:
-                    await results.save(conn, lease, page.results, fenced=True)
+                    await results.save(conn, lease, page.results, fenced=True, alone=self._alone)
                 reserved = await ledger.reserve_all(conn, lease, wanted) if wanted else None
             shards.check_fence(proof, lease)
             if self._cache is not None and (kept := self._cache.answers(page.results)):

@@ -18,7 +18,7 @@ from routoo.pipeline.hedge import Latencies
 from routoo.pipeline.response_cache import ShardCache, serve
 from routoo.pipeline.roster import Roster
 from routoo.ports import ChatClient
-from routoo.store import batches, jobs, replans, shards
+from routoo.store import batches, followers, jobs, replans, shards
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
 from routoo.store.write_off import write_off
@@ -73,11 +73,12 @@ async def dispatch_shard(
         await write_off(conn, lease)
         revision = await replans.latest_revision(conn, batch.id)
         pending = await jobs.pending(conn, lease)
+        alone = not await followers.exist(conn, batch.id)
         latencies = await _latencies(conn, batch, pending)
     cache = ShardCache.of(batch.pool, batch.call_options, pending)
     pending = await serve(db, lease, cache, pending)
     closing = asyncio.Event()
-    async with Books(db, lease, cache=cache) as books:
+    async with Books(db, lease, cache=cache, alone=alone) as books:
         answerer = Answerer(
             client,
             books,
@@ -87,21 +88,23 @@ async def dispatch_shard(
             latencies=latencies,
         )
         try:
-            async with asyncio.TaskGroup() as group:
-                roster = Roster(answerer, group)
-                roster.assign(pending, rank_candidates(batch, pending))
-                control = Control(closing, revision, partial(_follow_plan, db, lease, roster))
-                all_answered = await _run(
-                    roster,
-                    group.create_task(follow_batch(db, batch.id, control)),
-                    group.create_task(_watch(closing, roster, options, stop)),
-                )
+            async with asyncio.TaskGroup() as watchers:
+                async with asyncio.TaskGroup() as group:
+                    roster = Roster(answerer, group)
+                    roster.assign(pending, rank_candidates(batch, pending))
+                    control = Control(closing, revision, partial(_follow_plan, db, lease, roster))
+                    watching = (
+                        watchers.create_task(follow_batch(db, batch.id, control)),
+                        watchers.create_task(_watch(closing, roster, options, stop)),
+                    )
+                for watch in watching:
+                    watch.cancel()
         except BaseExceptionGroup as group_error:
             raise _first(group_error) from group_error
     await warn_of_budget(db, batch.id)
     if answerer.put_off and not closing.is_set():
         await _postpone(db, lease)
-    return all_answered
+    return roster.all_answered
 
 
 async def _postpone(db: Database, lease: Lease) -> None:
@@ -125,15 +128,6 @@ async def _follow_plan(db: Database, lease: Lease, roster: Roster) -> None:
         batch = await batches.get(conn, lease.key.batch_id)
         pending = await jobs.pending(conn, lease)
     roster.assign(pending, rank_candidates(batch, pending))
-
-
-async def _run(roster: Roster, control: asyncio.Task[None], watch: asyncio.Task[None]) -> bool:
-    """Wait for the jobs, then end what watched over them."""
-    try:
-        return await roster.finish()
-    finally:
-        control.cancel()
-        watch.cancel()
 
 
 async def _watch(

@@ -13,7 +13,7 @@ class Roster:
 
     Args:
         answerer: Answers a job, and knows whom it has begun to call for.
-        group: Owns the tasks: an error of one ends them all.
+        group: Owns the tasks: an error of one ends them all, and it ends with the last.
     """
 
     def __init__(self, answerer: Answerer, group: asyncio.TaskGroup) -> None:
@@ -50,14 +50,9 @@ class Roster:
             self._tasks[number] = self._group.create_task(self._answerer.answer(job, candidates))
         return moved
 
-    async def finish(self) -> bool:
-        """Wait for all jobs, also those that are moved meanwhile.
-
-        Returns:
-            Whether every job has its result.
-        """
-        while left := [task for task in self._tasks.values() if not task.done()]:
-            await asyncio.wait(left)
+    @property
+    def all_answered(self) -> bool:
+        """Whether every job has its result; once the group has ended."""
         return all(not task.cancelled() and task.result() for task in self._tasks.values())
 
     def cancel(self) -> None:

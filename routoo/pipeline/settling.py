@@ -12,7 +12,7 @@ from routoo.pipeline.hedge import Call
 from routoo.pipeline.tally import Tally, failed, filtered, succeeded, success
 
 
-async def settle(
+def settle(
     books: Books, pending: PendingJob, tally: Tally, calls: Sequence[Call | None]
 ) -> EndpointError | None:
     """Account for a call and its hedge, if there was one that was sent.
@@ -38,14 +38,14 @@ async def settle(
         tally.told = call.attempt_no
         if isinstance(call.answer, Completion):
             last = number == len(sent)
-            error = await _settle_answer(books, pending, tally, (model, call.answer), wins=last)
+            error = _settle_answer(books, pending, tally, (model, call.answer), wins=last)
         else:
-            error = await _settle_failure(books, pending, tally, call, model)
+            error = _settle_failure(books, pending, tally, call, model)
     tally.told = None
     return error
 
 
-async def _settle_failure(
+def _settle_failure(
     books: Books, pending: PendingJob, tally: Tally, call: Call, model: CandidateModel
 ) -> EndpointError:
     """Account for a call without a completion: in full where it may have been billed."""
@@ -54,11 +54,11 @@ async def _settle_failure(
         error = HedgeLostError(f"another call to {model.name} answered first")
     cost_usd = call.worst_case_usd if error.maybe_billed else Decimal(0)
     tally.spend(model, cost_usd, error)
-    await books.settle(failed(pending, tally, cost_usd, error))
+    books.settle(failed(pending, tally, cost_usd, error))
     return error
 
 
-async def _settle_answer(
+def _settle_answer(
     books: Books,
     pending: PendingJob,
     tally: Tally,
@@ -73,9 +73,9 @@ async def _settle_answer(
     if completion.is_filtered:
         error = filtered(model, completion)
         tally.spend(model, cost_usd, error)
-        await books.settle(failed(pending, tally, cost_usd, error, completion))
+        books.settle(failed(pending, tally, cost_usd, error, completion))
         return error
     tally.spend(model, cost_usd)
     attempt = succeeded(pending, tally, cost_usd, completion)
-    await books.settle(attempt, success(pending, tally, completion) if wins else None)
+    books.settle(attempt, success(pending, tally, completion) if wins else None)
     return None

@@ -1,9 +1,11 @@
 """The door to PostgreSQL: a pool of connections, and the one map of the driver's errors."""
 
+import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import AsyncConnection
@@ -13,6 +15,8 @@ from routoo.errors import DatabaseUnavailableError, StoreError
 from routoo.store.location import libpq_url, redacted
 
 _CONNECT_TIMEOUT_S = 10.0
+_FRESH_S = 0.2
+"""A connection used so lately needs no check, which is a round trip."""
 
 
 class Database:
@@ -37,8 +41,10 @@ class Database:
             timeout=_CONNECT_TIMEOUT_S,
             configure=_configure,
             # A server that restarted is noticed here, not in the middle of a transaction.
-            check=AsyncConnectionPool.check_connection,
+            check=self._check_idle,
+            reset=self._note_use,
         )
+        self._used_at_s: WeakKeyDictionary[AsyncConnection, float] = WeakKeyDictionary()
 
     async def __aenter__(self) -> Self:
         with self._errors_mapped():
@@ -58,8 +64,13 @@ class Database:
         await self._pool.close()
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+    async def transaction(self, *, pipelined: bool = False) -> AsyncIterator[AsyncConnection]:
         """Yield a connection in a transaction: committed at the end, rolled back on an error.
+
+        Args:
+            pipelined: Statements are sent without waiting for the answers to those before. Fetching
+                waits for all, and so does the end of an inner `conn.pipeline()`; a cursor's
+                `rowcount` is not known before.
 
         Raises:
             DatabaseUnavailableError: The database can't be reached, or gave the transaction up
@@ -67,8 +78,20 @@ class Database:
             StoreError: The database refused a statement.
         """
         with self._errors_mapped():
-            async with self._pool.connection() as conn, conn.transaction():
+            async with (
+                self._pool.connection() as conn,
+                conn.pipeline() if pipelined else nullcontext(),
+                conn.transaction(),
+            ):
                 yield conn
+
+    async def _note_use(self, conn: AsyncConnection) -> None:
+        self._used_at_s[conn] = time.monotonic()
+
+    async def _check_idle(self, conn: AsyncConnection) -> None:
+        """Have the server answer on a connection that was not in use a moment ago."""
+        if time.monotonic() - self._used_at_s.get(conn, 0.0) > _FRESH_S:
+            await AsyncConnectionPool.check_connection(conn)
 
     @contextmanager
     def _errors_mapped(self) -> Iterator[None]:

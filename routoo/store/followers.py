@@ -1,6 +1,7 @@
 """Followers: jobs that are not called because an identical one of their batch is."""
 
 from collections.abc import Iterable
+from uuid import UUID
 
 from psycopg import AsyncConnection
 
@@ -28,3 +29,9 @@ async def save(conn: AsyncConnection, lease: Lease, pairs: Iterable[tuple[int, i
         """,
         [lease.key.batch_id, [job for job, _ in numbers], [leader for _, leader in numbers]],
     )
+
+
+async def exist(conn: AsyncConnection, batch_id: UUID) -> bool:
+    """Return whether any job of a batch that was selected for shares another's answer."""
+    found = await conn.execute("SELECT FROM followers WHERE batch_id = %s LIMIT 1", [batch_id])
+    return await found.fetchone() is not None

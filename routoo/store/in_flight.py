@@ -29,4 +29,4 @@ async def may_give_back(conn: AsyncConnection, batch_id: UUID) -> bool:
         """,
         [batch_id],
     )
-    return cursor.rowcount > 0
+    return await cursor.fetchone() is not None

@@ -52,7 +52,12 @@ class ResultRecord:
 
 
 async def save(
-    conn: AsyncConnection, lease: Lease, results: Sequence[Result], *, fenced: bool = False
+    conn: AsyncConnection,
+    lease: Lease,
+    results: Sequence[Result],
+    *,
+    fenced: bool = False,
+    alone: bool = False,
 ) -> int:
     """Save how jobs ended; the first result of a job stands.
 
@@ -64,6 +69,7 @@ async def save(
         lease: The shard the jobs belong to.
         results: At most one a job.
         fenced: The transaction has proved the lease.
+        alone: No job of the batch shares another's answer.
 
     Returns:
         How many rows are new.
@@ -89,6 +95,8 @@ async def save(
         """,
         {"batch_id": lease.key.batch_id, "rows": json_rows(map(_row, results))},
     )
+    if alone:
+        return cursor.rowcount
     return cursor.rowcount + await _share(conn, lease, [result.job_no for result in results])
 
 

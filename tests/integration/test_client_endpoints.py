@@ -69,7 +69,7 @@ async def test_every_fault_is_an_error_of_ours_and_the_next_call_is_fine(
     script = {"models": {"m": {"faults": [{"kind": kind, "first": 1}]}}}
     async with FakeServer(script) as server:
         with pytest.raises(error) as caught:
-            await client.complete(candidate(server, "m"), CHAT, timeout_s=0.3)
+            await client.complete(candidate(server, "m"), CHAT, timeout_s=1.0)
         assert type(caught.value) is error
         assert server.base_url in str(caught.value)
         assert (await client.complete(candidate(server, "m"), CHAT)).http_status == 200

@@ -102,14 +102,14 @@ class MemoryBooks:
     def release(self, job_no: int, attempt_no: int) -> None:
         self.released.append((job_no, attempt_no))
 
-    async def settle(self, attempt: Attempt, result: Result | None = None) -> None:
+    def settle(self, attempt: Attempt, result: Result | None = None) -> None:
         (worst,) = (
             one.worst_case_usd for one in self.reserved if one.attempt_no == attempt.attempt_no
         )
         self.attempts.append((attempt, worst))
         self.results += [result] if result else []
 
-    async def record(self, result: Result) -> None:
+    def record(self, result: Result) -> None:
         self.results.append(result)
 
 
