@@ -1,9 +1,11 @@
 """Jobs/s of a dispatcher, beside a bare aiohttp loop and beside litellm's router.
 
 Every client has a process of its own on one core; the endpoint (50 ms, small bodies) and PostgreSQL
-share another. The bare loop only sends, parses and drops; ours also limits, accounts, and commits
-every result. litellm is measured where --peers-python names an interpreter that has
-benchmarks/peers.txt installed. Clients take turns; the median of each counts.
+share another. The bare loop only sends, parses and drops; ours also keeps limits of requests,
+tokens and calls in flight that it shares with other dispatchers, accounts, and commits every
+result; and once more without the shared limits, to see what they cost. litellm is measured where
+--peers-python names an interpreter that has benchmarks/peers.txt installed. Clients take turns; the
+median of each counts.
 """
 
 import argparse
@@ -29,6 +31,8 @@ from routoo.store.migrate import upgrade
 
 HERE = Path(__file__).resolve().parent
 LATENCY_S = 0.05
+OURS = {"routoo", "routoo_unlimited"}
+"""With the limits that dispatchers share through the database, and without."""
 QUIET_CONCURRENCY = 8
 """Calls in flight where the overhead of one call is measured, not the wait for the others."""
 
@@ -45,12 +49,14 @@ class Bench:
         """Run one client in a process of its own."""
         order = {"base_url": self.base_url, "calls": calls, "concurrency": concurrency}
         python = sys.executable
-        if client == "routoo":
-            pool = pool_of(self.base_url, concurrency)
+        if client in OURS:
+            limited = client == "routoo"
+            pool = pool_of(self.base_url, concurrency, limited=limited)
             batch_id = asyncio.run(prepare(self.database_url, pool, calls))
             shards = -(-calls // SHARD_SIZE)
             order |= {
                 "database_url": self.database_url, "batch_id": str(batch_id), "shards": shards,
+                "limited": limited,
             }  # fmt: skip
         elif client == "litellm":
             python = str(self.peers_python)
@@ -82,7 +88,7 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--calls", type=int, default=10_000, help="of a turn")
+    parser.add_argument("--calls", type=int, default=20_000, help="of a turn")
     parser.add_argument("--litellm-calls", type=int, default=1_000, help="of its turn")
     parser.add_argument("--concurrency", type=int, default=256, help="calls in flight")
     parser.add_argument("--turns", type=int, default=3, help="the median of each client is taken")
@@ -119,7 +125,7 @@ def _database() -> Iterator[str]:
 
 
 def _rates(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:
-    calls = {"aiohttp": options.calls, "routoo": options.calls}
+    calls = dict.fromkeys(("aiohttp", "routoo", "routoo_unlimited"), options.calls)
     if options.peers_python:
         calls["litellm"] = options.litellm_calls
     turns: dict[str, list[dict[str, Any]]] = {client: [] for client in calls}

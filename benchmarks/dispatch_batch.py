@@ -15,6 +15,7 @@ from routoo.domain.prediction import Assignment, Predictions
 from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
 from routoo.store import assignments, batches, jobs, predictions, shards
 from routoo.store.database import Database
+from routoo.store.endpoint_limits import DatabaseLimits
 from worker.collector import calm_collector
 
 SHARD_SIZE = 1000
@@ -23,13 +24,23 @@ AT_ONCE = 4
 LEASE_S = 600.0
 
 
-def pool_of(base_url: str, concurrency: int) -> Pool:
-    """Return a pool of the benchmark's one model."""
+AMPLE_A_MINUTE = 100_000_000
+"""Requests and tokens: limits that are kept account of and never reached."""
+
+
+def pool_of(base_url: str, concurrency: int, *, limited: bool) -> Pool:
+    """Return a pool of the benchmark's one model, its rates limited or not."""
+    rate = AMPLE_A_MINUTE if limited else None
     return Pool(
         models=(
             CandidateModel(
                 name="bench",
-                endpoint=Endpoint(base_url=base_url, max_concurrency=concurrency),
+                endpoint=Endpoint(
+                    base_url=base_url,
+                    max_concurrency=concurrency,
+                    requests_per_minute=rate,
+                    tokens_per_minute=rate,
+                ),
                 price_usd_per_mtok=Tariff(prompt=Decimal("0.15"), completion=Decimal("0.6")),
                 context_window_tokens=8192,
             ),
@@ -60,12 +71,21 @@ async def prepare(database_url: str, pool: Pool, count: int) -> UUID:
     return batch_id
 
 
-async def dispatch_all(database_url: str, batch_id: str, shard_count: int) -> Taken:
-    """Dispatch a batch's shards as a worker does, from its first claim to its completion."""
+async def dispatch_all(
+    database_url: str, batch_id: str, shard_count: int, *, limited: bool
+) -> Taken:
+    """Dispatch a batch's shards as a worker does, from its first claim to its completion.
+
+    Limited, the endpoint's account is shared with other dispatchers through the database; else it
+    is this process's own, and counts the calls in flight only.
+    """
     calm_collector()
     key, taken = UUID(batch_id), Taken()
     waiting = iter(range(shard_count))
-    async with Database(database_url, max_size=2 * AT_ONCE + 1) as db, ChatEndpoints() as client:
+    async with (
+        Database(database_url, max_size=2 * AT_ONCE + 2) as db,
+        ChatEndpoints(limits=DatabaseLimits(db) if limited else None) as client,
+    ):
         async with db.transaction() as conn:
             batch = await batches.get(conn, key)
 

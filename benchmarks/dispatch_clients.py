@@ -85,7 +85,9 @@ async def run_routoo(order: dict[str, Any]) -> Taken:
     """Dispatch a prepared batch's shards as a worker does, four at a time."""
     from dispatch_batch import dispatch_all  # noqa: PLC0415 - a peer's process lacks it
 
-    return await dispatch_all(order["database_url"], order["batch_id"], order["shards"])
+    return await dispatch_all(
+        order["database_url"], order["batch_id"], order["shards"], limited=order["limited"]
+    )
 
 
 async def _share_out(call: Callable[[], Awaitable[None]], order: dict[str, Any]) -> Taken:
@@ -113,7 +115,12 @@ def main() -> None:
         from uvloop import run  # noqa: PLC0415 - a peer's process may lack it
     except ImportError:
         from asyncio import run  # noqa: PLC0415 - as above
-    clients = {"aiohttp": run_aiohttp, "litellm": run_litellm, "routoo": run_routoo}
+    clients = {
+        "aiohttp": run_aiohttp,
+        "litellm": run_litellm,
+        "routoo": run_routoo,
+        "routoo_unlimited": run_routoo,
+    }
     print(json.dumps(asdict(run(clients[client](order)))))
 
 

@@ -1,4 +1,4 @@
-"""Calls to OpenAI-compatible model endpoints: one session, many endpoints."""
+"""Calls to OpenAI-compatible model endpoints: one pool of connections, many endpoints."""
 
 import asyncio
 import os
@@ -8,9 +8,6 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
-import aiohttp
-from aiohttp.payload import BytesPayload
-
 from routoo.client.access import check_variables
 from routoo.client.deadlines import Deadlines
 from routoo.client.failures import CALL_ERRORS, error_of_exception, error_of_response
@@ -18,6 +15,7 @@ from routoo.client.keeper import Keeper
 from routoo.client.learned import learn_limits
 from routoo.client.permit import Permit
 from routoo.client.places import Place, Places
+from routoo.client.post import Poster, Reply
 from routoo.client.token_counts import TokenCounters
 from routoo.client.wire import (
     decode_answer,
@@ -32,12 +30,9 @@ from routoo.errors import EndpointError
 from routoo.limits.memory import MemoryLimits
 from routoo.ports import SharedLimits
 
-CONNECT_TIMEOUT_S = 10.0
-"""Longest wait for a TCP connection, in seconds."""
-
 
 class ChatEndpoints:
-    """Implements `routoo.ports.ChatClient` over one aiohttp session; an async context manager.
+    """Implements `routoo.ports.ChatClient` over aiohttp's connections; an async context manager.
 
     Args:
         models: Candidate models whose keys and tokenizers must be there from the start; others may
@@ -66,22 +61,14 @@ class ChatEndpoints:
         models = tuple(models)
         check_variables(models, environ)
         counters.load(models)
-        self._session: aiohttp.ClientSession | None = None
+        self._poster: Poster | None = None
         self._deadlines = Deadlines()
         self._keeper = Keeper(limits or MemoryLimits(), lambda: self._places.gates)
         self._places = Places(environ, counters, self._keeper.wake)
         self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        # limit=0: our gates bound an endpoint's connections; aiohttp's default of 100 over
-        # all endpoints would let a slow one starve the others.
-        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            # `total` would count the wait for a connection; our deadlines cover a whole call.
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-        )
+        self._poster = Poster()
         self._keeping = asyncio.create_task(self._keeper.run())
         return self
 
@@ -95,9 +82,9 @@ class ChatEndpoints:
             self._keeping.cancel()
             await asyncio.gather(self._keeping, return_exceptions=True)
             await self._keeper.close()
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._poster is not None:
+            await self._poster.close()
+            self._poster = None
 
     def admit(self, model: CandidateModel, tokens: int, *, retry: bool = False) -> Permit:
         """Wait until a call is near the front of the queue, and hold the permit to make it."""
@@ -153,19 +140,8 @@ class ChatEndpoints:
         usage = usage_of(answer, body, model, place.counter)
         return Completion(text, answer, usage, status, latency_s)
 
-    async def _post(
-        self, place: Place, path: str, data: bytes, limit_s: float
-    ) -> tuple[int, Mapping[str, str], bytes]:
-        if self._session is None:
+    async def _post(self, place: Place, path: str, data: bytes, limit_s: float) -> Reply:
+        if self._poster is None:
             raise RuntimeError("ChatEndpoints must be entered with `async with` before a call")
         with self._deadlines.within(limit_s):
-            response = await self._session.post(
-                place.urls[path],
-                data=BytesPayload(data),
-                headers=place.headers,
-                allow_redirects=False,
-                proxy=place.access.proxy,
-                proxy_headers=place.access.proxy_headers,
-            )
-            # Read to its end the response gives its connection back; cut off, it closes it.
-            return response.status, response.headers, await response.read()
+            return await self._poster.post(place.routes[path], data)

@@ -255,7 +255,8 @@ class Gate:
         )  # fmt: skip
 
     def _wanted_tokens(self, waiting: int) -> tuple[int, ...]:
-        count = min(waiting, _START_AHEAD * self._started + 16)
+        free = max(0, (self._places or self.caps.concurrency) - self._in_flight)
+        count = min(waiting, _START_AHEAD * self._started + free)
         # Leave in hand counts, unless it is too small for the call at the head.
         count -= 0 if self._ready and self._in_flight < self._places else self._credit.calls
         self._started = 0

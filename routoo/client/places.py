@@ -6,11 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
-from multidict import CIMultiDict
 from yarl import URL
 
 from routoo.client.access import Access, find_access
 from routoo.client.gate import Gate
+from routoo.client.post import Route
 from routoo.client.token_counts import TokenCounter, TokenCounters
 from routoo.client.wire import CHAT_PATH, PLAIN_PATH
 from routoo.domain.pool import CandidateModel, Endpoint
@@ -27,9 +27,7 @@ class Place:
     """The model with this endpoint as its only one."""
     gate: Gate
     access: Access
-    headers: CIMultiDict[str]
-    """Headers of every request."""
-    urls: Mapping[str, URL]
+    routes: Mapping[str, Route]
     """Where requests go, by their path."""
     where: Mapping[str, str]
     """The same for messages, without the query."""
@@ -80,9 +78,9 @@ class Places:
         urls = {path: url_of(model.endpoint, path) for path in (CHAT_PATH, PLAIN_PATH)}
         where = {path: str(url.with_query(None)) for path, url in urls.items()}
         access = find_access(model, self._environ)
-        headers = CIMultiDict({"Content-Type": "application/json", **access.headers})
+        routes = {path: Route(url, access) for path, url in urls.items()}
         counter = self._counters.of(model)
-        return Place(model, self._gate(model), access, headers, urls, where, counter)
+        return Place(model, self._gate(model), access, routes, where, counter)
 
     def _gate(self, model: CandidateModel) -> Gate:
         endpoint, key = model.endpoint, model.endpoint_key

@@ -79,8 +79,9 @@ class Account:
         closed_s = self._closed_s(report.owner, now_s)
         if self.breaker.is_open:
             places = min(places, 1)
-        free = max(0, places - report.in_flight) if closed_s <= 0 else 0
-        calls = self._calls(report, bucket_no, free)
+        # Leave for more calls than there are places: a place serves several before the next report.
+        most = 1 if self.breaker.is_open else len(report.wanted_tokens)
+        calls = self._calls(report, bucket_no, most if places and closed_s <= 0 else 0)
         again_s = self._ask_again_s(calls, closed_s)
         return Grant(places, calls, bucket_no, closed_s, self.breaker.outage_s(now_s), again_s)
 
@@ -139,13 +140,13 @@ class Account:
             closed_s = max(closed_s, self.breaker.open_until_s - now_s, _ASK_FOR_PLACES_S)
         return closed_s
 
-    def _calls(self, report: Report, bucket_no: int, free: int) -> int | None:
+    def _calls(self, report: Report, bucket_no: int, most_calls: int) -> int | None:
         requests = self._scaled(report.caps.requests_per_minute, self.learnt_requests_per_minute)
         most = self._scaled(report.caps.tokens_per_minute, self.learnt_tokens_per_minute)
         if requests is None and most is None:
             return None
         granted = 0
-        for tokens in report.wanted_tokens[:free]:
+        for tokens in report.wanted_tokens[:most_calls]:
             if not self._fits(requests, most, tokens):
                 break
             self.requests.add(bucket_no, 1)
