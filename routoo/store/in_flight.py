@@ -13,18 +13,19 @@ async def may_give_back(conn: AsyncConnection, batch_id: UUID) -> bool:
     """
     cursor = await conn.execute(
         """
-        SELECT FROM shards s JOIN reservations r
-          ON r.batch_id = s.batch_id AND r.job_no >= s.first_job
-         AND r.job_no < s.first_job + s.job_count
+        SELECT FROM shards s CROSS JOIN LATERAL (
+            SELECT job_no, attempt_no FROM reservations
+            WHERE batch_id = s.batch_id AND job_no >= s.first_job
+              AND job_no < s.first_job + s.job_count
+        ) AS r
         WHERE s.batch_id = %s AND s.stage = 'dispatch' AND s.state = 'leased'
           AND s.lease_expires_at >= clock_timestamp()
-          AND NOT EXISTS (
-            SELECT FROM attempts a WHERE a.batch_id = r.batch_id AND a.job_no = r.job_no
-              AND a.attempt_no = r.attempt_no)
-          AND NOT EXISTS (
-            SELECT FROM provider_rows m JOIN provider_batches b USING (marker)
-            WHERE m.batch_id = r.batch_id AND m.job_no = r.job_no
-              AND m.attempt_no = r.attempt_no AND b.state <> 'closed')
+          -- Scalars, not EXISTS: a hash of all attempts costs more than to look a few thousand up.
+          AND (SELECT 1 FROM attempts a WHERE a.batch_id = s.batch_id AND a.job_no = r.job_no
+                 AND a.attempt_no = r.attempt_no) IS NULL
+          AND (SELECT 1 FROM provider_rows m JOIN provider_batches b USING (marker)
+               WHERE m.batch_id = s.batch_id AND m.job_no = r.job_no
+                 AND m.attempt_no = r.attempt_no AND b.state <> 'closed' LIMIT 1) IS NULL
         LIMIT 1
         """,
         [batch_id],
