@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from routoo.domain.prompt import BYTES_PER_TOKEN, prompt_text
+from routoo.domain.prompt import estimate_text_tokens, prompt_text
 from routoo.domain.tables import Item, Outcomes
 from routoo.evaluation.graders.recorded import ITEM_KEY, recorded_answer
 
@@ -96,9 +96,8 @@ class Replay:
 def _completion(model: str, body: Mapping[str, Any], recorded: Recorded) -> dict[str, Any]:
     score = None if np.isnan(recorded.score) else recorded.score
     message = {"role": "assistant", "content": recorded_answer(score)}
-    prompt = _count(
-        recorded.prompt_tokens, round(len(prompt_text(body).encode()) / BYTES_PER_TOKEN)
-    )
+    # What is not recorded counts as plans count it.
+    prompt = _count(recorded.prompt_tokens, estimate_text_tokens(body))
     completion = _count(recorded.completion_tokens, 1)
     return {
         "id": "replayed",

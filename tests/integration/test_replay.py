@@ -1,0 +1,45 @@
+"""The replay server answers as was recorded, and counts what was not as plans do."""
+
+import numpy as np
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from routoo.domain.prompt import estimate_text_tokens
+from routoo.domain.tables import Item, Outcomes
+from routoo.evaluation.graders.recorded import grade_recorded
+from routoo.evaluation.replay import Replay
+
+pytestmark = pytest.mark.anyio
+
+BODY = {"model": "small", "messages": [{"role": "user", "content": "How many legs has a cat?"}]}
+
+
+def replay(prompt_tokens: float) -> Replay:
+    """Return the recording of one answer."""
+    one = np.ones(1, np.float32)
+    outcomes = Outcomes(
+        ["cat"], ["small"], 0.25 * one, prompt_tokens * one, 7 * one, 1e-5 * np.ones(1), one
+    )
+    return Replay(outcomes, [Item("cat", "How many legs has a cat?")])
+
+
+@pytest.mark.parametrize(
+    ("recorded", "told"), [(311.0, 311), (float("nan"), estimate_text_tokens(BODY))]
+)
+async def test_usage_is_what_was_recorded_or_else_what_a_plan_expects(
+    recorded: float, told: int
+) -> None:
+    async with TestClient(TestServer(replay(recorded).application())) as client:
+        answer = await (await client.post("/v1/chat/completions", json=BODY)).json()
+    assert answer["usage"] == {
+        "prompt_tokens": told,
+        "completion_tokens": 7,
+        "total_tokens": told + 7,
+    }
+    assert grade_recorded(answer["choices"][0]["message"]["content"]).score == 0.25
+
+
+async def test_what_was_not_recorded_is_refused() -> None:
+    async with TestClient(TestServer(replay(1).application())) as client:
+        answer = await client.post("/v1/chat/completions", json=BODY | {"model": "large"})
+    assert answer.status == 404
