@@ -38,6 +38,8 @@ from routoo.selector import Problem, solve
 
 _BIN = Path(sys.executable).parent
 _READY_S = 180.0
+_AMPLE_USD = 1000.0
+"""Worth of a good answer beside which no call's cost counts."""
 _TOLERANCE = 1e-4
 """Between expectations of the same prompt in other batches, in fp32."""
 
@@ -124,7 +126,8 @@ def _offline(case: Case, pool: Pool, checkpoint: Path, work: Path) -> _Offline:
     middle = float(np.sqrt(whole.min() * whole.max()))
     price = solve(Problem(told.quality, known.cost_usd, known.allowed, budget_usd=middle))
     # At the shadow price itself the marginal item is worth either model: step off the tie.
-    worth = 1.001 / max(price.shadow_price_per_usd, 1e-9)
+    # Where the best models for every item cost less than that, the price is 0.
+    worth = min(1.001 / max(price.shadow_price_per_usd, 1e-9), _AMPLE_USD)
     problem = Problem(told.quality, known.cost_usd, known.allowed, willingness_to_pay_usd=worth)
     return _Offline(np.asarray(solve(problem).choice), told.quality, worth)
 

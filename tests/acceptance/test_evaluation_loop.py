@@ -128,7 +128,7 @@ def test_runs_train_a_predictor_that_is_used_and_a_worse_one_is_rolled_back(
     assert (first["checkpoint"], alerts) == (None, set())
     loop.measure("practice", "--full", "--sample", str(len(practice) + 3))
     said, prompts = loop.exported()
-    assert said["evaluation_items_left_out"] == ITEMS
+    assert said["evaluation_items_left_out"] >= ITEMS
     assert prompts >= set(practice)
     assert not {prompt for prompt in prompts if "theorem" in prompt.lower()}
 
