@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from routoo.predictor.backbone import DEFAULT_BACKBONE, Pooling
+from routoo.predictor.backbone import DEFAULT_BACKBONE, Pooling, Precision
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +33,16 @@ class TrainOptions:
     pooling: Annotated[
         Pooling | None, typer.Option(help="Unset: mean for an encoder, last for a decoder.")
     ] = None
+    suffix: Annotated[
+        str,
+        typer.Option(help="Text after every prompt, \\n for a line break, such as '\\nAnswer:'."),
+    ] = ""
+    precision: Annotated[
+        Precision, typer.Option(help="auto: bfloat16 where the hardware has it.")
+    ] = Precision.AUTO
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Fuse the backbone's layers; needs a C++ compiler.")
+    ] = False
     epochs: Annotated[int, typer.Option(help="Most passes of --tune.", min=1)] = 5
     rank: Annotated[int, typer.Option(help="Rank of the adapters of --tune.", min=1)] = 8
     seed: Annotated[int, typer.Option(help="Deals the folds.")] = 0

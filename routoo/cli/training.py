@@ -16,7 +16,7 @@ from routoo.cli.tuned import TUNING_STATE, tune_encoder
 from routoo.evaluation.floors import floor_margins
 from routoo.evaluation.metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.plots import plot_learning_curve
-from routoo.predictor.backbone import find_backbone
+from routoo.predictor.backbone import Reading, find_backbone
 from routoo.predictor.cache import EmbeddingCache
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
@@ -44,7 +44,7 @@ def fit_checkpoint(options: TrainOptions) -> None:
     )
     matrix = outcome_matrix(tables.items, tables.outcomes, options.model)
     backbone, device = find_backbone(options.backbone), choose_device(options.device)
-    encoder = Encoder(backbone, options.layer, pooling=options.pooling, device=device)
+    encoder = Encoder(backbone, _reading(options), device=device)
     fit = FitOptions(seed=options.seed)
     settings = asdict(fit)
     told = None
@@ -70,6 +70,12 @@ def fit_checkpoint(options: TrainOptions) -> None:
         promote_if_not_worse(options.out, options.device, console)
 
 
+def _reading(options: TrainOptions) -> Reading:
+    layers = tuple(options.layer) if options.layer else None
+    suffix = options.suffix.replace("\\n", "\n")
+    return Reading(layers, options.pooling, suffix, options.precision, options.compile)
+
+
 def _read(
     matrix: OutcomeMatrix, encoder: Encoder, cache: Path | None, console: Console
 ) -> Float32[np.ndarray, "items features"]:
@@ -93,6 +99,9 @@ def _manifest(encoder: Encoder, matrix: OutcomeMatrix, weights: bytes) -> Manife
         backbone_sha256=encoder.backbone.weights_sha256,
         layers=encoder.layers,
         pooling=encoder.pooling,
+        suffix=encoder.reading.suffix,
+        precision=encoder.reading.precision,
+        compiled=encoder.reading.compiled,
         weights_sha256=weights_sha256(weights),
         data_sha256=content_sha256(matrix),
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -19,6 +19,36 @@ class Pooling(StrEnum):
     """Over the tokens."""
     LAST = "last"
     """The last token's state."""
+    BOTH = "both"
+    """The mean, then the last token's state: twice as many features."""
+
+
+class Precision(StrEnum):
+    """What a backbone computes in."""
+
+    AUTO = "auto"
+    """bfloat16 where the device has hardware for it; for an encoder only on a GPU."""
+    FLOAT32 = "float32"
+    """Single precision."""
+    BFLOAT16 = "bfloat16"
+    """Half as many bytes, three significant digits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How a backbone reads a prompt."""
+
+    layers: tuple[int, ...] | None = None
+    """Hidden states to pool over tokens, 0 being the token embeddings; None takes those at each
+    third of the depth."""
+    pooling: Pooling | None = None
+    """None takes the mean for an encoder, the last token for a decoder: that has seen all."""
+    suffix: str = ""
+    """Text put after every prompt, such as a cue for an answer."""
+    precision: Precision = Precision.AUTO
+    compiled: bool = False
+    """Fuse each layer by torch.compile, where there is a compiler: the same numbers but for
+    rounding, for half a minute of work at the first prompts."""
 
 
 @dataclass(frozen=True, slots=True)

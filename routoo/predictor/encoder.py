@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,12 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from routoo.errors import CheckpointError
-from routoo.predictor.backbone import Backbone, Pooling
+from routoo.predictor.backbone import Backbone, Pooling, Reading
 from routoo.predictor.batching import Window, micro_batches
-from routoo.predictor.language_model import is_decoder, load_language_model
+from routoo.predictor.language_model import compile_layers, is_decoder, load_language_model
 from routoo.predictor.lora import arrays_sha256, merge_adapters
 from routoo.predictor.pooling import pooler
-from routoo.predictor.text import bounded, clean
+from routoo.predictor.text import bounded, clean, text_sha256
 
 MAX_WINDOW_TOKENS = 512
 """Longest sequence that is scored: attention beyond it costs more than it was seen to tell."""
@@ -42,37 +42,48 @@ class Encoder:
 
     Args:
         backbone: Where the model lies.
-        layers: Hidden states to pool over tokens and concatenate, 0 being the token embeddings;
-            None takes those at each third of the depth.
-        pooling: How; None takes the mean for an encoder, the last token for a decoder, the one
-            that has seen the whole prompt.
+        reading: Which hidden states it is asked for, and how.
         device: Device to compute on, in torch's words.
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        layers: Sequence[int] | None = None,
-        *,
-        pooling: Pooling | None = None,
-        device: str = "cpu",
+        self, backbone: Backbone, reading: Reading | None = None, *, device: str = "cpu"
     ) -> None:
+        reading = reading or Reading()
         self.backbone = backbone
         self._device = torch.device(device)
-        self._tokenizer, self.model = load_language_model(backbone, self._device)
-        self.layers = _layers(layers, int(self.model.config.num_hidden_layers))
-        decodes = is_decoder(self.model)
-        self.pooling = pooling or (Pooling.LAST if decodes else Pooling.MEAN)
+        self._tokenizer, self.model = load_language_model(backbone, self._device, reading.precision)
+        if reading.compiled:
+            compile_layers(self.model)
+        config = self.model.config
+        self._decodes = is_decoder(config)
+        usual = Pooling.LAST if self._decodes else Pooling.MEAN
+        self.reading = replace(
+            reading,
+            layers=_layers(reading.layers, int(config.num_hidden_layers)),
+            pooling=reading.pooling or usual,
+        )
         # A decoder's first token takes the attention that nothing else wants: its state is large
         # and says nothing (Xiao et al. 2024, attention sinks).
-        self._pool = pooler(self.pooling, skip_first=decodes)
-        self.window = _window(self._tokenizer, self.model)
+        self._pool = pooler(self.pooling, skip_first=self._decodes)
+        self.window = _window(self._tokenizer, self.model, reading.suffix)
         self.adapters: Mapping[str, np.ndarray] = {}
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """Hidden states that are pooled."""
+        return self.reading.layers or ()
+
+    @property
+    def pooling(self) -> Pooling:
+        """How they are pooled."""
+        return self.reading.pooling or Pooling.MEAN
 
     @property
     def width(self) -> int:
         """Features a prompt."""
-        return len(self.layers) * int(self.model.config.hidden_size)
+        vectors = 2 if self.pooling is Pooling.BOTH else 1
+        return len(self.layers) * vectors * int(self.model.config.hidden_size)
 
     @property
     def identity(self) -> str:
@@ -81,6 +92,10 @@ class Encoder:
         name = f"{self.backbone.weights_sha256[:16]}-layers{layers}-window{self.window.tokens}"
         if self.pooling is not Pooling.MEAN:
             name += f"-{self.pooling}"
+        if self.reading.suffix:
+            name += f"-suffix{text_sha256(self.reading.suffix)[:16]}"
+        if self.model.dtype is not torch.float32:
+            name += f"-{str(self.model.dtype).rpartition('.')[2]}"
         if self.adapters:
             name += f"-adapted{arrays_sha256(self.adapters)[:16]}"
         return name
@@ -137,10 +152,15 @@ class Encoder:
     def states(self, sequences: Sequence[Sequence[int]]) -> Float[Tensor, "batch features"]:
         """Return the pooled hidden states of token sequences, on the device, open to gradients."""
         ids, mask = (part.to(self._device) for part in _padded(sequences))
+        # Padding stands at the end, where no token of a decoder looks: without a mask attention is
+        # PyTorch's causal kernel, which skips half of the pairs.
         states = self.model(
-            input_ids=ids, attention_mask=mask, output_hidden_states=True
+            input_ids=ids,
+            attention_mask=None if self._decodes else mask,
+            output_hidden_states=True,
+            **({"use_cache": False} if self._decodes else {}),
         ).hidden_states
-        return torch.cat([self._pool(states[layer], mask) for layer in self.layers], dim=1)
+        return torch.cat([self._pool(states[layer].float(), mask) for layer in self.layers], dim=1)
 
     def tokenise(self, prompts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         """Return each prompt's tokens as the model sees them, and whether they were cut."""
@@ -176,10 +196,11 @@ def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     return tuple(layers)
 
 
-def _window(tokenizer: Any, model: Any) -> Window:  # noqa: ANN401 - transformers has no types
-    prefix, suffix = _special_tokens(tokenizer)
+def _window(tokenizer: Any, model: Any, suffix: str) -> Window:  # noqa: ANN401 - transformers
+    before, after = _special_tokens(tokenizer)
+    cue = tuple(tokenizer(suffix, add_special_tokens=False)["input_ids"]) if suffix else ()
     tokens = min(MAX_WINDOW_TOKENS, int(model.config.max_position_embeddings))
-    return Window(tokens, prefix, suffix)
+    return Window(tokens, before, (*cue, *after))
 
 
 def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:  # noqa: ANN401

@@ -37,6 +37,12 @@ class Manifest:
     """Figures on items the measured fit never saw: per model and mean."""
     pooling: str = "mean"
     """How hidden states become one vector a prompt."""
+    suffix: str = ""
+    """Text that is put after every prompt."""
+    precision: str = "auto"
+    """What the backbone computes in."""
+    compiled: bool = False
+    """Whether the backbone's layers are compiled."""
     format_version: int = FORMAT_VERSION
 
     def floor_margins(self, models: Sequence[str], confidence: float) -> list[float]:

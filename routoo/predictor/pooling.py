@@ -1,6 +1,7 @@
 """Pooling: from a hidden state a token to one vector a prompt."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +12,7 @@ from routoo.predictor.backbone import Pooling
 States = Float[Tensor, "batch tokens width"]
 Mask = Int[Tensor, "batch tokens"]
 """1 where there is a token, 0 for padding at the end."""
-Pooler = Callable[[States, Mask], Float[Tensor, "batch width"]]
+Pooler = Callable[[States, Mask], Float[Tensor, "batch features"]]
 
 
 def pooler(pooling: Pooling, *, skip_first: bool) -> Pooler:
@@ -21,9 +22,10 @@ def pooler(pooling: Pooling, *, skip_first: bool) -> Pooler:
         pooling: How.
         skip_first: Leave the first token out of a mean, where it is not the only one.
     """
-    if pooling is Pooling.LAST:
-        return _last
-    return _mean_of_rest if skip_first else _mean
+    mean = _mean_of_rest if skip_first else _mean
+    if pooling is Pooling.BOTH:
+        return partial(_both, mean)
+    return _last if pooling is Pooling.LAST else mean
 
 
 def _mean(states: States, mask: Mask) -> Float[Tensor, "batch width"]:
@@ -40,3 +42,7 @@ def _mean_of_rest(states: States, mask: Mask) -> Float[Tensor, "batch width"]:
 def _last(states: States, mask: Mask) -> Float[Tensor, "batch width"]:
     rows = torch.arange(len(states), device=states.device)
     return states[rows, mask.sum(1) - 1]
+
+
+def _both(mean: Pooler, states: States, mask: Mask) -> Float[Tensor, "batch features"]:
+    return torch.cat([mean(states, mask), _last(states, mask)], dim=1)

@@ -9,7 +9,7 @@ from jaxtyping import Float32
 
 from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError
-from routoo.predictor.backbone import Pooling, find_backbone
+from routoo.predictor.backbone import Pooling, Precision, Reading, find_backbone
 from routoo.predictor.cache import EmbeddingCache
 from routoo.predictor.checkpoint import Checkpoint, read_checkpoint
 from routoo.predictor.encoder import Encoder, Progress
@@ -112,15 +112,20 @@ def load_predictor(
             value=backbone.weights_sha256,
             remedy=f"Install the weights with sha256 {manifest.backbone_sha256}, or train again",
         )
-    encoder = Encoder(
-        backbone,
-        manifest.layers,
-        pooling=Pooling(manifest.pooling),
-        device=choose_device(device),
-    )
+    encoder = Encoder(backbone, _reading(manifest), device=choose_device(device))
     encoder.adapt(read.adapters)
     embeds = encoder if cache is None else EmbeddingCache(cache, encoder)
     return CheckpointPredictor(read, embeds)
+
+
+def _reading(manifest: Manifest) -> Reading:
+    return Reading(
+        manifest.layers,
+        Pooling(manifest.pooling),
+        manifest.suffix,
+        Precision(manifest.precision),
+        manifest.compiled,
+    )
 
 
 def choose_device(device: str) -> str:

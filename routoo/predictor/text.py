@@ -1,5 +1,6 @@
 """What a prompt becomes before it is scored: text that every tokenizer takes, not too long."""
 
+import hashlib
 import re
 
 MAX_CHARACTERS = 16_384
@@ -27,3 +28,8 @@ def bounded(prompt: str) -> tuple[str, bool]:
         return prompt, False
     half = MAX_CHARACTERS // 2
     return f"{prompt[:half]}\n{prompt[-half:]}", True
+
+
+def text_sha256(text: str) -> str:
+    """Return a hash of a text, lone surrogates and all."""
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()

@@ -1,17 +1,23 @@
 """Encoders and decoders by path: loading, pooling and tuning by the same code."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from typer.testing import CliRunner
 
-from routoo.domain.tables import Item
+from routoo.cli.main import build_app
+from routoo.domain.tables import Item, Outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError
-from routoo.predictor.backbone import DEFAULT_BACKBONE, Pooling, find_backbone
+from routoo.predictor.backbone import DEFAULT_BACKBONE, Pooling, Precision, Reading, find_backbone
+from routoo.predictor.checkpoint import read_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.encoder import Encoder
+from routoo.predictor.manifest import read_manifest
+from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 from routoo.predictor.tuning import TuneOptions, tune
 
 SMALL = {
@@ -21,6 +27,7 @@ SMALL = {
     "num_attention_heads": 2,
     "vocab_size": 30522,
 }
+EXACT = Reading(precision=Precision.FLOAT32)
 PROMPTS = ["What is 3 + 4?", "Who?", "Name the capital of a land far away, please."]
 
 
@@ -28,13 +35,37 @@ PROMPTS = ["What is 3 + 4?", "Who?", "Name the capital of a land far away, pleas
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a random small model of each kind."""
     folder = tmp_path_factory.mktemp(request.param)
+    _save_model(request.param, folder)
+    return folder
+
+
+def _save_model(kind: str, folder: Path) -> None:
     torch.manual_seed(0)
-    if request.param == "encoder":
+    if kind == "encoder":
         BertModel(BertConfig(**SMALL)).save_pretrained(folder)
     else:
         LlamaForCausalLM(LlamaConfig(**SMALL)).save_pretrained(folder)
     AutoTokenizer.from_pretrained(find_backbone(DEFAULT_BACKBONE).path).save_pretrained(folder)
-    return folder
+
+
+def _run(*arguments: str) -> None:
+    result = CliRunner().invoke(build_app((arguments[0],)), arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
+def _write_tables(folder: Path, matrix: OutcomeMatrix) -> None:
+    """Write what is known of the outcomes as `routoo train` takes it."""
+    write_items(folder / "i.parquet", list(matrix.items))
+    known = ~np.isnan(matrix.score)
+    rows, columns = np.nonzero(known)
+    unknown = np.full(len(rows), np.nan, np.float32)
+    outcomes = Outcomes(
+        [matrix.items[row].item_id for row in rows],
+        [matrix.models[column] for column in columns],
+        matrix.score[known],
+        *(unknown, matrix.completion_tokens[known], unknown.astype(np.float64), unknown),
+    )
+    write_outcomes(folder / "o.parquet", outcomes)
 
 
 def _matrix(items: int = 120) -> OutcomeMatrix:
@@ -48,7 +79,7 @@ def _matrix(items: int = 120) -> OutcomeMatrix:
 
 
 def _tune(folder: Path, state: Path, epochs: int) -> tuple[Encoder, tuple[float, ...]]:
-    encoder, matrix = Encoder(find_backbone(str(folder))), _matrix()
+    encoder, matrix = Encoder(find_backbone(str(folder)), EXACT), _matrix()
     options = TuneOptions(rank=4, epochs=epochs, patience=9, learning_rate=0.01)
     inside = np.arange(len(matrix.items)) < 100
     tuned = tune(encoder, matrix, inside, options, state, lambda _: None)
@@ -56,7 +87,7 @@ def _tune(folder: Path, state: Path, epochs: int) -> tuple[Encoder, tuple[float,
 
 
 def test_each_third_of_the_depth_is_pooled_whatever_the_batch(folder: Path) -> None:
-    encoder = Encoder(find_backbone(str(folder)))
+    encoder = Encoder(find_backbone(str(folder)), EXACT)
     assert encoder.layers == (1, 2, 3)
     together = encoder.encode(PROMPTS).features
     alone = np.concatenate([encoder.encode([prompt]).features for prompt in PROMPTS])
@@ -69,9 +100,83 @@ def test_a_decoder_is_read_at_its_last_token_unless_told_otherwise(folder: Path)
     usual = Encoder(backbone)
     decodes = "decoder" in folder.name
     assert usual.pooling is (Pooling.LAST if decodes else Pooling.MEAN)
-    other = Encoder(backbone, pooling=Pooling.MEAN if decodes else Pooling.LAST)
+    other = Encoder(backbone, Reading(pooling=Pooling.MEAN if decodes else Pooling.LAST))
     assert np.abs(usual.encode(PROMPTS).features - other.encode(PROMPTS).features).max() > 1e-3
     assert usual.identity != other.identity
+
+
+def test_both_poolings_stand_side_by_side(folder: Path) -> None:
+    backbone = find_backbone(str(folder))
+    encode = {
+        pooling: Encoder(backbone, Reading((3,), pooling)).encode(PROMPTS).features
+        for pooling in Pooling
+    }
+    sides = np.concatenate([encode[Pooling.MEAN], encode[Pooling.LAST]], axis=1)
+    np.testing.assert_array_equal(encode[Pooling.BOTH], sides)
+
+
+def test_a_suffix_is_read_after_every_prompt_the_overlong_one_too(folder: Path) -> None:
+    backbone, end = find_backbone(str(folder)), Pooling.LAST
+    plain = Encoder(backbone, Reading(pooling=end, precision=Precision.FLOAT32))
+    cued = Encoder(backbone, Reading(pooling=end, suffix=" Answer:", precision=Precision.FLOAT32))
+    by_hand = plain.encode([f"{prompt} Answer:" for prompt in PROMPTS]).features
+    np.testing.assert_allclose(cued.encode(PROMPTS).features, by_hand, atol=1e-5)
+    (tokens,), (cut,) = cued.tokenise(["word " * 2000])
+    assert cut
+    assert len(tokens) == cued.window.tokens
+    assert tokens[-len(cued.window.suffix) :] == list(cued.window.suffix)
+    assert cued.identity != plain.identity
+
+
+def test_half_precision_is_near_and_has_a_name_of_its_own(folder: Path) -> None:
+    backbone = find_backbone(str(folder))
+    exact = Encoder(backbone, EXACT)
+    half = Encoder(backbone, Reading(precision=Precision.BFLOAT16))
+    difference = exact.encode(PROMPTS).features - half.encode(PROMPTS).features
+    assert 0 < np.abs(difference).max() < 0.1
+    assert exact.identity != half.identity
+
+
+def test_a_backbone_is_read_as_usual_where_there_is_no_compiler(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    backbone = find_backbone(str(folder))
+    usual = Encoder(backbone, EXACT).encode(PROMPTS).features
+    fused = Encoder(backbone, replace(EXACT, compiled=True)).encode(PROMPTS).features
+    np.testing.assert_array_equal(usual, fused)
+
+
+def test_each_layer_is_compiled_where_there_is_a_compiler(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[bool] = []
+    monkeypatch.setenv("CXX", "true")
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda _, dynamic: told.append(dynamic))
+    Encoder(find_backbone(str(folder)), replace(EXACT, compiled=True))
+    assert told == [True] * SMALL["num_hidden_layers"]
+
+
+def test_a_checkpoint_reads_prompts_as_it_was_trained_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ROUTOO_HOME", str(tmp_path))
+    _save_model("decoder", tmp_path / "model")
+    _write_tables(tmp_path, _matrix())
+    _run(
+        *("train", "--backbone", str(tmp_path / "model"), "--layer", "2", "--layer", "3"),
+        *("--pooling", "both", "--suffix", r"\nAnswer:", "--precision", "float32", "--no-curve"),
+        *("--items", str(tmp_path / "i.parquet"), "--outcomes", str(tmp_path / "o.parquet")),
+        *("--out", str(tmp_path / "ck")),
+    )
+    manifest = read_manifest(tmp_path / "ck")
+    assert (manifest.layers, manifest.pooling) == ((2, 3), "both")
+    assert (manifest.suffix, manifest.precision) == ("\nAnswer:", "float32")
+    reading = Reading((2, 3), Pooling.BOTH, "\nAnswer:", Precision.FLOAT32)
+    embeds = Encoder(find_backbone(str(tmp_path / "model")), reading)
+    expected = CheckpointPredictor(read_checkpoint(tmp_path / "ck"), embeds)
+    asked = load_predictor(tmp_path / "ck", device="cpu").predict(PROMPTS, ("m", "n"))
+    np.testing.assert_array_equal(asked.quality, expected.predict(PROMPTS, ("m", "n")).quality)
 
 
 def test_tuning_learns_and_its_adapters_make_the_same_encoder_again(
@@ -79,7 +184,7 @@ def test_tuning_learns_and_its_adapters_make_the_same_encoder_again(
 ) -> None:
     encoder, losses = _tune(folder, tmp_path / "state", epochs=3)
     assert min(losses) < losses[0]
-    again = Encoder(find_backbone(str(folder)))
+    again = Encoder(find_backbone(str(folder)), EXACT)
     before = again.encode(PROMPTS).features
     again.adapt(encoder.adapters)
     after = again.encode(PROMPTS).features
@@ -98,7 +203,7 @@ def test_a_tuning_that_was_cut_off_goes_on_to_the_same_end(folder: Path, tmp_pat
 
 def test_a_hidden_state_that_is_not_there_is_refused(folder: Path) -> None:
     with pytest.raises(CheckpointError, match=r"from 0 .* to 3"):
-        Encoder(find_backbone(str(folder)), (4,))
+        Encoder(find_backbone(str(folder)), Reading((4,)))
 
 
 def test_a_file_that_is_no_model_is_refused_with_a_remedy(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from routoo.cli.main import build_app
 from routoo.domain.tables import Item, Outcomes, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
-from routoo.predictor.backbone import DEFAULT_BACKBONE, find_backbone
+from routoo.predictor.backbone import DEFAULT_BACKBONE, Reading, find_backbone
 from routoo.predictor.cache import EmbeddingCache
 from routoo.predictor.encoder import Encoder
 from routoo.predictor.manifest import checkpoint_models, read_manifest, write_manifest
@@ -34,7 +34,7 @@ ODD_PROMPTS = (
 
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
-    return Encoder(find_backbone(DEFAULT_BACKBONE), (2, 4, 6))
+    return Encoder(find_backbone(DEFAULT_BACKBONE), Reading((2, 4, 6)))
 
 
 @pytest.fixture(scope="module")
