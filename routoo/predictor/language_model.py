@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
 from routoo.errors import CheckpointError
@@ -72,5 +73,9 @@ def compile_layers(model: Any) -> None:  # noqa: ANN401 - transformers has no ty
 
 
 def is_decoder(config: Any) -> bool:  # noqa: ANN401 - transformers has no types
-    """Tell whether a model was trained to continue text, so that only its last token saw all."""
-    return any(name.endswith("ForCausalLM") for name in config.architectures or ())
+    """Tell whether a model was trained to continue text, so that only its last token saw all.
+
+    A GGUF file names no architecture: there the kind of model tells which it would be.
+    """
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")
+    return any(name.endswith("ForCausalLM") for name in config.architectures or (kind,))

@@ -16,6 +16,7 @@ from routoo.predictor.backbone import DEFAULT_BACKBONE, Pooling, Precision, Read
 from routoo.predictor.checkpoint import read_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.encoder import Encoder
+from routoo.predictor.language_model import is_decoder
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 from routoo.predictor.tuning import TuneOptions, tune
@@ -103,6 +104,11 @@ def test_a_decoder_is_read_at_its_last_token_unless_told_otherwise(folder: Path)
     other = Encoder(backbone, Reading(pooling=Pooling.MEAN if decodes else Pooling.LAST))
     assert np.abs(usual.encode(PROMPTS).features - other.encode(PROMPTS).features).max() > 1e-3
     assert usual.identity != other.identity
+
+
+def test_a_decoder_is_known_by_its_kind_where_its_architecture_is_not_named() -> None:
+    assert is_decoder(LlamaConfig())
+    assert not is_decoder(BertConfig())
 
 
 def test_both_poolings_stand_side_by_side(folder: Path) -> None:
