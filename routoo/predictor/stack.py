@@ -3,20 +3,24 @@
 Each view is split into what it says of the prompt for all models (its mean over models) and what
 it says of one model beyond that. The second is mostly noise, and choosing the best model by noisy
 differences picks the luckiest one (the winner's curse): its own weights, fitted on held-out items,
-shrink the differences as far as they deserve.
+shrink the differences as far as they deserve. Some differences deserve more than others (strong
+models from weak ones, one family from another), so there is a weight for each principal direction
+of how models' outcomes differ.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Bool, Float32, Float64
 from scipy.optimize import minimize
 
+from routoo.predictor.holes import known_mean
 from routoo.predictor.logistic import sigmoid
 
-_RIDGE = 3.0
-"""Pull of the views' weights towards equal shares, in units of one observation's loss."""
+_RIDGE = 10.0
+"""Pull of the views' weights towards equal shares, and of a direction's weights towards those of
+all directions together, in units of one observation's loss."""
 
 Logits = Float32[np.ndarray, "prompts models"]
 
@@ -26,7 +30,8 @@ class Stack:
     """Weights of the views' common and own parts, and each model's own level."""
 
     common: Float32[np.ndarray, " views"]
-    own: Float32[np.ndarray, " views"]
+    own: Float32[np.ndarray, "views models models"]
+    """What a view's own part is multiplied by; symmetric, its eigenvectors are the directions."""
     centre: Float32[np.ndarray, "views models"]
     """Mean of each view over the training items: a view's level is no evidence."""
     bias: Float32[np.ndarray, " models"]
@@ -36,32 +41,20 @@ class Stack:
         """Fit the weights, none below 0, on predictions made without the items' outcomes."""
         centre = views.mean(axis=1)
         common, own = _parts(views, centre)
-        known = ~np.isnan(score)
-        count, models = len(views), score.shape[1]
-        goal = np.nan_to_num(score)
-        start = np.concatenate([np.full(2 * count, 1 / count), np.zeros(models)])
-
-        def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
-            logits = _mixed(common, own, x[:count], x[count : 2 * count]) + x[2 * count :]
-            error = np.where(known, sigmoid(logits) - goal, 0)
-            loss = np.where(known, np.logaddexp(0, logits) - goal * logits, 0).sum(dtype=float)
-            offset = x[: 2 * count] - 1 / count
-            slope = [
-                *(_RIDGE * offset[:count] + np.einsum("vi,im->v", common, error)),
-                *(_RIDGE * offset[count:] + np.einsum("vim,im->v", own, error)),
-            ]
-            gradient = np.concatenate([slope, error.sum(axis=0)])
-            return loss + _RIDGE / 2 * float(offset @ offset), gradient.astype(np.float64)
-
-        bounds = [(0.0, 5.0)] * (2 * count) + [(-10.0, 10.0)] * models
-        x = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
-        weights = x.astype(np.float32)
-        return cls(weights[:count], weights[count : 2 * count], centre, weights[2 * count :])
+        axes = _directions(score)
+        evidence = _Evidence(common, own @ axes, axes, np.nan_to_num(score), ~np.isnan(score))
+        equal = np.full((len(views), 1), 1 / len(views))
+        together = evidence.weigh(equal[:, 0], equal)
+        weights = evidence.weigh(together.common, np.repeat(together.own, len(axes), axis=1))
+        mixing = (axes * weights.own[:, None]) @ axes.T
+        parts = (weights.common, mixing, centre, weights.bias)
+        return cls(*(np.asarray(part, np.float32) for part in parts))
 
     def __call__(self, views: Float32[np.ndarray, "views prompts models"]) -> Logits:
         """Return the stacked log-odds."""
         common, own = _parts(views, self.centre)
-        return np.asarray(_mixed(common, own, self.common, self.own) + self.bias, np.float32)
+        level = np.tensordot(self.common, common, 1)[:, None]
+        return np.asarray(level + (own @ self.own).sum(axis=0) + self.bias, np.float32)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays a checkpoint keeps."""
@@ -71,7 +64,74 @@ class Stack:
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Stack":
         """Read the arrays back."""
-        return cls(tensors["common"], tensors["own"], tensors["centre"], tensors["bias"])
+        own, models = tensors["own"], len(tensors["bias"])
+        if own.ndim == 1:
+            # Earlier checkpoints have one weight a view for all directions.
+            own = own[:, None, None] * np.eye(models, dtype=np.float32)
+        return cls(tensors["common"], own, tensors["centre"], tensors["bias"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Weights:
+    common: Float64[np.ndarray, " views"]
+    own: Float64[np.ndarray, "views directions"]
+    bias: Float64[np.ndarray, " models"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """Views in parts, and the outcomes that say what each part is worth."""
+
+    common: Float32[np.ndarray, "views items"]
+    own: Float32[np.ndarray, "views items directions"]
+    axes: Float32[np.ndarray, "models directions"]
+    goal: Logits
+    known: Bool[np.ndarray, "items models"]
+
+    def weigh(self, common: np.ndarray, own: np.ndarray) -> _Weights:
+        """Minimise log loss plus the squared way from given weights.
+
+        Args:
+            common: Weights of the common parts to start from and to be pulled to.
+            own: The same of the own parts: one column a direction, or one for all of them.
+        """
+        views, models = len(common), self.goal.shape[1]
+        start = np.concatenate([common, own.ravel(), np.zeros(models)])
+        count = len(start) - models
+
+        def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+            weights = _Weights(x[:views], x[views:count].reshape(own.shape), x[count:])
+            loss, slope = self._loss(weights)
+            offset = x[:count] - start[:count]
+            slope[:count] += _RIDGE * offset
+            return loss + _RIDGE / 2 * float(offset @ offset), slope
+
+        bounds = [(0.0, 5.0)] * count + [(-10.0, 10.0)] * models
+        x = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+        return _Weights(x[:views], x[views:count].reshape(own.shape), x[count:])
+
+    def _loss(self, weights: _Weights) -> tuple[float, Float64[np.ndarray, " weights"]]:
+        """Return the log loss and its slope along every weight."""
+        level = np.tensordot(weights.common, self.common, 1)[:, None]
+        logits = level + (self.own * weights.own[:, None]).sum(axis=0) @ self.axes.T + weights.bias
+        error = np.where(self.known, sigmoid(logits) - self.goal, 0)
+        loss = np.where(self.known, np.logaddexp(0, logits) - self.goal * logits, 0)
+        own = (self.own * (error @ self.axes)).sum(axis=1)
+        if weights.own.shape[1] == 1:
+            own = own.sum(axis=1, keepdims=True)
+        common = self.common @ error.sum(axis=1)
+        slope = np.concatenate([common, own.ravel(), error.sum(axis=0)])
+        return float(loss.sum(dtype=float)), slope.astype(np.float64)
+
+
+def _directions(score: Logits) -> Float32[np.ndarray, "models models"]:
+    """Return orthonormal columns: the principal axes of how models differ on one item."""
+    known = (~np.isnan(score)).astype(np.float32)
+    excess = score - known_mean(score, axis=0)
+    own = np.nan_to_num(excess - known_mean(excess, axis=1)[:, None])
+    # Each pair of models by the items that both answered: a hole is no agreement.
+    covariance = (own.T @ own) / np.maximum(known.T @ known, 1)
+    return np.asarray(np.linalg.eigh(covariance.astype(np.float64))[1], np.float32)
 
 
 def _parts(
@@ -81,13 +141,3 @@ def _parts(
     centred = views - centre[:, None, :]
     common = centred.mean(axis=2)
     return common, centred - common[:, :, None]
-
-
-def _mixed(
-    common: Float32[np.ndarray, "views prompts"],
-    own: Float32[np.ndarray, "views prompts models"],
-    common_weight: np.ndarray,
-    own_weight: np.ndarray,
-) -> Float[np.ndarray, "prompts models"]:
-    level = np.tensordot(common_weight, common, 1)[:, None]
-    return np.asarray(level + np.tensordot(own_weight, own, 1))
