@@ -40,8 +40,15 @@ def progress_line(snapshot: Snapshot, eta_s: float | None = None) -> str:
         f"{now.ended:,} of {now.jobs:,} answered ({snapshot.unsuccessful:,} failed)"
         f"{_held(snapshot)}, "
         f"{words.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}, "
-        f"{words.rate(snapshot.jobs_per_s)}{eta}{_warned(snapshot)}"
+        f"{words.rate(_jobs_per_s(snapshot, eta_s))}{eta}{_warned(snapshot)}"
     )
+
+
+def _jobs_per_s(snapshot: Snapshot, eta_s: float | None) -> float | None:
+    """Return the pace that the time left assumes while a batch runs, else that of all its life."""
+    if eta_s and not snapshot.is_over:
+        return (snapshot.progress.jobs - snapshot.progress.ended) / eta_s
+    return snapshot.jobs_per_s
 
 
 def _headline(snapshot: Snapshot) -> Text:
@@ -72,7 +79,7 @@ def _facts(snapshot: Snapshot, eta_s: float | None) -> Text:
     if snapshot.progress.at_providers:
         facts.insert(0, _held(snapshot).removeprefix(", "))
     if snapshot.jobs_per_s is not None:
-        facts.append(words.rate(snapshot.jobs_per_s))
+        facts.append(words.rate(_jobs_per_s(snapshot, eta_s)))
     if failed:
         facts.insert(0, failed)
     if eta_s is not None and not snapshot.is_over:
