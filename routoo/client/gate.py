@@ -182,7 +182,7 @@ class Gate:
             self._suspect()
 
     def _suspect(self) -> None:
-        if self._failed_in_a_row == FAILURES_TO_OPEN:
+        if self._failed_in_a_row >= FAILURES_TO_OPEN:
             # The account's breaker opens with the next report; jobs would use up their attempts.
             self._outage_s = self._outage_s or _SUSPECTED_S
             self._open_at_s = max(self._open_at_s, self.now_s() + _SUSPECT_FOR_S)
