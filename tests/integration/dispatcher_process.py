@@ -9,6 +9,7 @@ import sys
 from uuid import UUID
 
 import uvloop
+from psycopg import AsyncConnection
 
 from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.job import ShardKey, Stage
@@ -18,6 +19,9 @@ from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
 
 SHARDS_AT_ONCE = 4
+_PAUSE_S = 0.2
+_LEASE_S = 600.0
+"""Nobody renews it: it must outlast a shard."""
 ATTEMPTS_A_JOB = 8
 """About 8 % of the proof's calls fail: with the usual four attempts a job in 30,000 would fail by
 chance alone, with eight one in a billion, so that a job that fails tells of a defect."""
@@ -35,27 +39,41 @@ async def _work(db: Database, client: ChatEndpoints, batch_id: UUID) -> None:
     while True:
         async with db.transaction() as conn:
             batch = await batches.get(conn, batch_id)
-            due = await shards.ready_keys(conn, batch_id)
-        due = [key for key in due if key.stage is Stage.DISPATCH]
-        if not due:
+            ready = await shards.ready_keys(conn, batch_id)
+            left = await _shards_left(conn, batch_id)
+        if not left:
             return
-        await _dispatch(db, client, batch, due)
+        due = [key for key in ready if key.stage is Stage.DISPATCH]
+        if not await _dispatch(db, client, batch, due):
+            await asyncio.sleep(_PAUSE_S)  # the rest is others' or postponed
+
+
+async def _shards_left(conn: AsyncConnection, batch_id: UUID) -> bool:
+    found = await conn.execute(
+        "SELECT FROM shards WHERE batch_id = %s AND stage = 'dispatch' AND state <> 'done' LIMIT 1",
+        [batch_id],
+    )
+    return await found.fetchone() is not None
 
 
 async def _dispatch(
     db: Database, client: ChatEndpoints, batch: batches.BatchRecord, due: list[ShardKey]
-) -> None:
+) -> bool:
+    """Work on the first shard that can be had; return whether there was one."""
     for key in due:
         async with db.transaction() as conn:
-            lease = await shards.claim(conn, key, f"dispatcher-{os.getpid()}", 120.0)
-        if lease is not None:
-            options = DispatchOptions(max_attempts_per_model=ATTEMPTS_A_JOB)
-            assert await dispatch_shard(
-                db, client, lease, batch, options=options, stop=asyncio.Event()
-            )
-            async with db.transaction() as conn:
+            lease = await shards.claim(conn, key, f"dispatcher-{os.getpid()}", _LEASE_S)
+        if lease is None:
+            continue
+        options = DispatchOptions(max_attempts_per_model=ATTEMPTS_A_JOB)
+        done = await dispatch_shard(db, client, lease, batch, options=options, stop=asyncio.Event())
+        async with db.transaction() as conn:
+            if done:
                 await shards.complete(conn, lease)
-            return
+            else:  # jobs wait for money or for an endpoint: the shard comes back later
+                await shards.release(conn, lease, count_attempt=False)
+        return True
+    return False
 
 
 if __name__ == "__main__":
