@@ -1,15 +1,18 @@
-"""Prompts/s of the predictor, text in and estimates out, beside sentence-transformers' encode.
+"""Prompts/s of the predictor, text in and estimates out, beside others that run its backbone.
 
-Both read the same prompts with the same backbone and threads, taking turns on slices of 1,000. The
-reference only embeds; ours also counts surface features, runs all views and calibrates. Needs
-sentence-transformers (`pip install --no-deps sentence-transformers`); without it only our rate is
-printed.
+All read the same prompts with the same backbone and threads, taking turns on slices of 1,000. The
+others only embed; ours also counts surface features, runs all views and calibrates. They are
+sentence-transformers, where it is installed (`pip install --no-deps sentence-transformers`), and
+onnxruntime, where --peers-python names an interpreter that has benchmarks/peers.txt.
 """
 
 import argparse
 import importlib.util
+import json
+import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -30,14 +33,19 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     prompts = _prompts(options.items or [EXAMPLE_ITEMS], options.prompts)
     predictor = load_predictor(options.checkpoint, device=options.device)
-    work: list[Work] = [lambda part: predictor.predict(part, predictor.models)]
+    work: dict[str, Work] = {"routoo": lambda part: predictor.predict(part, predictor.models)}
     if importlib.util.find_spec("sentence_transformers"):
-        work.append(_reference(predictor, options.device))
-    rate, *reference = _rates(work, prompts)
+        work["sentence_transformers"] = _sentence_transformers(predictor, options.device)
+    peer = _onnxruntime(predictor, options) if options.peers_python else nullcontext()
+    with peer as onnxruntime:
+        if onnxruntime is not None:
+            work["onnxruntime"] = onnxruntime
+        rates = _rates(work, prompts)
+    rate = rates.pop("routoo")
     figures = [Figure("predict_prompts_per_s", rate, "prompts/s")]
     figures += [
-        Figure("predict_vs_sentence_transformers", rate, "prompts/s", other, rate / other)
-        for other in reference
+        Figure(f"predict_vs_{name}", rate, "prompts/s", other, rate / other)
+        for name, other in rates.items()
     ]
     show(figures, as_json=options.json)
 
@@ -51,6 +59,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=10_000, help="repeated up to this number")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--peers-python", help="interpreter with benchmarks/peers.txt installed")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 
@@ -61,27 +70,51 @@ def _prompts(paths: Sequence[Path], count: int) -> list[str]:
     return [texts[(n * 7919) % len(texts)] for n in range(count)]
 
 
-def _rates(work: Sequence[Work], prompts: Sequence[str]) -> list[float]:
+def _rates(work: dict[str, Work], prompts: Sequence[str]) -> dict[str, float]:
     """Take turns on slices of the prompts, so that other load on the machine hits all alike."""
-    times = [0.0] * len(work)
-    for one in work:
+    taken_s = dict.fromkeys(work, 0.0)
+    for one in work.values():
         one(prompts[:8])  # warm up: the first call allocates
     for start in range(0, len(prompts), SLICE_PROMPTS):
         part = prompts[start : start + SLICE_PROMPTS]
-        for number, one in enumerate(work):
+        for name, one in work.items():
             started = time.perf_counter()
             one(part)
-            times[number] += time.perf_counter() - started
-    return [len(prompts) / seconds for seconds in times]
+            taken_s[name] += time.perf_counter() - started
+    return {name: len(prompts) / seconds for name, seconds in taken_s.items()}
 
 
-def _reference(predictor: CheckpointPredictor, device: str) -> Work:
+def _sentence_transformers(predictor: CheckpointPredictor, device: str) -> Work:
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - optional
 
-    path = find_backbone(predictor.manifest.backbone).path
-    model = SentenceTransformer(str(path), device=device)
+    model = SentenceTransformer(_backbone(predictor), device=device)
     model.max_seq_length = 512
     return lambda part: model.encode(list(part), batch_size=32)
+
+
+@contextmanager
+def _onnxruntime(predictor: CheckpointPredictor, options: argparse.Namespace) -> Iterator[Work]:
+    script = Path(__file__).with_name("predictor_onnx.py")
+    command = [options.peers_python, script, _backbone(predictor), str(options.threads)]
+    peer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert peer.stdin is not None
+    assert peer.stdout is not None
+    assert "ready\n" in peer.stdout, "the peer did not start"
+
+    def embed(part: Sequence[str]) -> None:
+        peer.stdin.write(json.dumps(list(part)) + "\n")
+        peer.stdin.flush()
+        assert peer.stdout.readline() == "done\n", "the peer failed"
+
+    try:
+        yield embed
+    finally:
+        peer.stdin.close()
+        peer.wait(10)
+
+
+def _backbone(predictor: CheckpointPredictor) -> str:
+    return str(find_backbone(predictor.manifest.backbone).path)
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def run_command(
         timeout=PATIENCE_S,
         check=False,
     )
-    assert done.returncode in statuses, done.stderr
+    assert done.returncode in statuses, (done.returncode, done.stdout, done.stderr)
     return done.stdout.strip()
 
 

@@ -188,7 +188,7 @@ async def test_jobs_wait_out_an_outage_of_all_their_candidates(db: Database) -> 
     async with FakeServer({"models": {"*": {"faults": [fault]}}}) as server:
         lease = await prepare(db, pool_of(server), 40)
         dispatching = asyncio.create_task(dispatch(db, lease, max_attempts_per_model=4))
-        await requests_at(server, 30)
+        await requests_at(server, 11)
         await asyncio.sleep(3.0)  # by then some jobs would have used up their attempts
         assert await rows(db, "SELECT count(*) FROM results") == [(0,)]
         server.set_script({"models": {"*": {}}})
