@@ -18,7 +18,9 @@ from yarl import URL
 from routoo.client.access import Access
 from routoo.errors import ConfigError
 
-_CONNECT_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
+"""Connecting is limited here; `total` would count the wait for a connection, and callers limit
+whole calls themselves."""
 _SWITCHING_PROTOCOLS = 101
 _FIRST_FINAL_STATUS = 200
 _FORBIDDEN = frozenset("\r\n\0")
@@ -93,7 +95,6 @@ class Poster:
         # limit=0: the gates bound an endpoint's connections; aiohttp's default of 100 over all
         # endpoints would let a slow one starve the others.
         self._connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -106,7 +107,7 @@ class Poster:
             aiohttp.ClientError: The connection failed or broke, or the answer is not HTTP.
         """
         try:
-            connection = await self._connector.connect(route.request, [], self._timeout)
+            connection = await self._connector.connect(route.request, [], CONNECT_TIMEOUT)
         except TimeoutError as error:
             raise aiohttp.ConnectionTimeoutError(f"to {route.request.host}") from error
         try:

@@ -14,6 +14,7 @@ from yarl import URL
 from routoo.client.access import find_access
 from routoo.client.batch_files import Outcome, read_outcomes, request_url
 from routoo.client.failures import CALL_ERRORS, error_of_exception, error_of_response
+from routoo.client.post import CONNECT_TIMEOUT
 from routoo.client.token_counts import TokenCounters
 from routoo.domain.pool import BatchChannel, CandidateModel
 from routoo.domain.provider_batch import ProviderBatch, ProviderRow
@@ -22,7 +23,6 @@ from routoo.errors import InvalidResponseError
 MARKER_KEY = "routoo"
 """Key of a batch's metadata that holds our marker."""
 _FILE_TIMEOUT_S = 600.0
-_CONNECT_TIMEOUT_S = 10.0
 _PAGE = 100
 _MOST_PAGES = 50
 
@@ -63,8 +63,7 @@ class ProviderBatches:
 
     async def __aenter__(self) -> Self:
         # asyncio.timeout covers a whole call; aiohttp's own limit of 300 s would cut a big file.
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S)
-        self._session = aiohttp.ClientSession(timeout=timeout)
+        self._session = aiohttp.ClientSession(timeout=CONNECT_TIMEOUT)
         return self
 
     async def __aexit__(
