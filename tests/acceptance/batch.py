@@ -55,6 +55,15 @@ def answered(stack: LocalStack, batch_id: str) -> int:
     return int(found[0][0])
 
 
+def wait_until_streamed(stack: LocalStack, name: str, count: int) -> None:
+    """Wait until a stream has that many answers; other tests' streams are on the same stack."""
+    sql = """
+        SELECT count(*) FROM results JOIN stream_batches b USING (batch_id)
+        JOIN streams s ON s.id = b.stream_id WHERE s.name = %s AND status = 'succeeded'
+    """
+    until(lambda: stack.query(sql, name) == [(count,)], "every line is answered")
+
+
 def wait_until_completed(stack: LocalStack, batch_id: str) -> None:
     """Wait for the batch to end, and see that it ended well."""
     sql = "SELECT status, error FROM batches WHERE id = %s"

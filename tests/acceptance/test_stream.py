@@ -10,10 +10,11 @@ from tests.acceptance.batch import (
     billed_usd,
     submit,
     wait_until_completed,
+    wait_until_streamed,
     write_jobs,
     write_pool,
 )
-from tests.acceptance.stack import LocalStack, until
+from tests.acceptance.stack import LocalStack
 from tests.fakes.openai_process import FakeServerProcess
 
 
@@ -21,17 +22,13 @@ def test_a_stream_answers_a_file_once_within_the_hours_budget(
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
     jobs = write_jobs(tmp_path / "inbox.jsonl", 24)
-    budget = ("--budget-usd-per-hour", "0.05")
+    budget = ("--budget-usd-per-hour", "0.05", "--name", "once")
     pool = ("--pool", write_pool(tmp_path / "pool.yaml", server.base_url))
     command = ("routoo-producer", "stream", jobs, *budget, *pool, "--group-rows", "10", "--json")
     told = [json.loads(line) for line in stack.command(*command).splitlines()]
     assert sum(group["job_count"] for group in told) == 24
     assert stack.command(*command) == ""
-    ended = """
-        SELECT count(*) FROM results JOIN stream_batches USING (batch_id)
-        WHERE status = 'succeeded'
-    """
-    until(lambda: stack.query(ended)[0][0] == 24, "every line is answered")
+    wait_until_streamed(stack, "once", 24)
     assert len(server.log()) == 24
     assert billed_usd(server) <= Decimal("0.05")
 
