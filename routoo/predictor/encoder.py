@@ -17,6 +17,7 @@ from routoo.predictor.language_model import compile_layers, is_decoder, load_lan
 from routoo.predictor.lora import arrays_sha256, merge_adapters
 from routoo.predictor.pooling import pooler
 from routoo.predictor.text import bounded, clean, text_sha256
+from routoo.predictor.transfer import Tokens, choose_transfer, computed
 
 MAX_WINDOW_TOKENS = 512
 """Longest sequence that is scored: attention beyond it costs more than it was seen to tell."""
@@ -51,8 +52,9 @@ class Encoder:
     ) -> None:
         reading = reading or Reading()
         self.backbone = backbone
-        self._device = torch.device(device)
-        self._tokenizer, self.model = load_language_model(backbone, self._device, reading.precision)
+        place = torch.device(device)
+        self._transfer = choose_transfer(place)
+        self._tokenizer, self.model = load_language_model(backbone, place, reading.precision)
         if reading.compiled:
             compile_layers(self.model)
         config = self.model.config
@@ -118,14 +120,22 @@ class Encoder:
         """
         features = np.zeros((len(prompts), self.width), np.float32)
         truncated = np.zeros(len(prompts), np.bool_)
+        batches = self._batches(prompts, truncated)
+        for rows, vectors in computed(batches, self._states, self._transfer):
+            features[rows] = vectors
+            if progress:
+                progress(len(rows))
+        return Encoded(features, truncated)
+
+    def _batches(
+        self, prompts: Sequence[str], truncated: Bool[np.ndarray, " prompts"]
+    ) -> Iterator[tuple[list[int], list[list[int]]]]:
+        """Yield the rows and tokens of micro-batches; note which prompts were cut."""
         for first, sequences, cut in self._tokenised(prompts):
             truncated[first : first + len(cut)] = cut
             for batch in micro_batches([len(ids) for ids in sequences], TOKEN_BUDGET):
                 rows = [first + position for position in batch]
-                features[rows] = self._pooled([sequences[position] for position in batch])
-                if progress:
-                    progress(len(batch))
-        return Encoded(features, truncated)
+                yield rows, [sequences[position] for position in batch]
 
     def _tokenised(
         self, prompts: Sequence[str]
@@ -146,12 +156,12 @@ class Encoder:
                 yield start, sequences, cut
 
     @torch.inference_mode()
-    def _pooled(self, sequences: Sequence[Sequence[int]]) -> Float32[np.ndarray, "batch features"]:
-        return np.asarray(self.states(sequences).float().cpu().numpy())
+    def _states(self, sequences: Tokens) -> Float[Tensor, "batch features"]:
+        return self.states(sequences)
 
-    def states(self, sequences: Sequence[Sequence[int]]) -> Float[Tensor, "batch features"]:
+    def states(self, sequences: Tokens) -> Float[Tensor, "batch features"]:
         """Return the pooled hidden states of token sequences, on the device, open to gradients."""
-        ids, mask = (part.to(self._device) for part in _padded(sequences))
+        ids, mask = self._transfer.upload(sequences)
         # Padding stands at the end, where no token of a decoder looks: without a mask attention is
         # PyTorch's causal kernel, which skips half of the pairs.
         states = self.model(
@@ -171,16 +181,6 @@ class Encoder:
         fitted = [self.window.fit(ids) for ids in encoded]
         cut = [short or long for (_, short), (_, long) in zip(texts, fitted, strict=True)]
         return [ids for ids, _ in fitted], cut
-
-
-def _padded(sequences: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    longest = max(len(ids) for ids in sequences)
-    ids = torch.zeros((len(sequences), longest), dtype=torch.long)
-    mask = torch.zeros((len(sequences), longest), dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask[row, : len(sequence)] = 1
-    return ids, mask
 
 
 def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:

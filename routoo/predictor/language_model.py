@@ -11,6 +11,7 @@ from transformers.utils import logging as transformers_logging
 
 from routoo.errors import CheckpointError
 from routoo.predictor.backbone import Backbone, Precision
+from routoo.predictor.memory import keep_freed_memory
 
 
 def load_language_model(
@@ -23,6 +24,8 @@ def load_language_model(
     Raises:
         CheckpointError: The files are damaged, or reading GGUF needs packages that aren't there.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
     # Its bar would draw over our own.
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     where, options = backbone.path, {}

@@ -1,0 +1,142 @@
+"""Micro-batches to the device that computes, and their results back, neither waiting for the other.
+
+A GPU works off a queue. As long as the next batch is in it before the last one is done, it never
+idles: so batches are padded into pinned memory, which it can fetch by itself, and a result is only
+waited for when a few later batches are queued behind it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int
+from torch import Tensor
+
+Tokens = Sequence[Sequence[int]]
+"""The tokens of each prompt of a batch."""
+Padded = tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]
+"""Token ids and a mask: 1 where there is a token, 0 for padding at the end."""
+Arrival = Callable[[], Float32[np.ndarray, "batch features"]]
+"""Waits until a result is here, and returns it."""
+
+
+@runtime_checkable
+class Transfer(Protocol):
+    """Moves batches to a device and results back."""
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that may be queued behind the one whose result is waited for."""
+        ...
+
+    def upload(self, batch: Tokens) -> Padded:
+        """Pad a batch and return it on the device."""
+        ...
+
+    def download(self, result: Float[Tensor, "batch features"]) -> Arrival:
+        """Ask for a result that is being computed."""
+        ...
+
+
+class DirectTransfer:
+    """One batch at a time: for a CPU there is nothing to wait for.
+
+    Args:
+        device: Where batches go.
+    """
+
+    in_flight = 0
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def upload(self, batch: Tokens) -> Padded:
+        """Pad a batch and return it on the device."""
+        ids, mask = _padded(batch, pinned=False)
+        return ids.to(self._device), mask.to(self._device)
+
+    def download(self, result: Float[Tensor, "batch features"]) -> Arrival:
+        """Return the result at once."""
+        vectors = result.float().cpu().numpy()
+        return lambda: vectors
+
+
+class PinnedTransfer:
+    """Copies through pinned memory, beside the computation.
+
+    torch gives a pinned block away again only when the copies from and to it are done.
+
+    Args:
+        device: A CUDA device.
+    """
+
+    in_flight = 2
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+
+    def upload(self, batch: Tokens) -> Padded:
+        """Pad a batch into pinned memory and queue its copy to the device."""
+        ids, mask = _padded(batch, pinned=True)
+        return ids.to(self._device, non_blocking=True), mask.to(self._device, non_blocking=True)
+
+    def download(self, result: Float[Tensor, "batch features"]) -> Arrival:
+        """Queue a copy of the result behind its computation."""
+        host = torch.empty(result.shape, dtype=torch.float32, pin_memory=True)
+        host.copy_(result.float(), non_blocking=True)
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        copied.record(torch.cuda.current_stream(self._device))
+
+        def wait() -> Float32[np.ndarray, "batch features"]:
+            copied.synchronize()
+            return host.numpy()
+
+        return wait
+
+
+def choose_transfer(device: torch.device) -> Transfer:
+    """Return what moves batches to this device."""
+    return PinnedTransfer(device) if device.type == "cuda" else DirectTransfer(device)
+
+
+def computed(
+    batches: Iterable[tuple[list[int], Tokens]],
+    compute: Callable[[Tokens], Float[Tensor, "batch features"]],
+    transfer: Transfer,
+) -> Iterator[tuple[list[int], Float32[np.ndarray, "batch features"]]]:
+    """Compute batches, a few ahead of the one whose result is waited for.
+
+    Args:
+        batches: The rows that a batch's results belong to, and its tokens.
+        compute: Queues a batch's computation and returns its result on the device.
+        transfer: Of that device.
+
+    Yields:
+        Rows and results, in the order of the batches.
+    """
+    waiting: deque[tuple[list[int], Arrival]] = deque()
+    for rows, batch in batches:
+        waiting.append((rows, transfer.download(compute(batch))))
+        if len(waiting) > transfer.in_flight:
+            yield _arrived(waiting)
+    while waiting:
+        yield _arrived(waiting)
+
+
+def _arrived(
+    waiting: deque[tuple[list[int], Arrival]],
+) -> tuple[list[int], Float32[np.ndarray, "batch features"]]:
+    rows, arrival = waiting.popleft()
+    return rows, arrival()
+
+
+def _padded(batch: Tokens, *, pinned: bool) -> Padded:
+    shape = (len(batch), max(len(ids) for ids in batch))
+    ids = torch.zeros(shape, dtype=torch.long, pin_memory=pinned)
+    mask = torch.zeros(shape, dtype=torch.long, pin_memory=pinned)
+    for row, sequence in enumerate(batch):
+        ids[row, : len(sequence)] = torch.tensor(sequence)
+        mask[row, : len(sequence)] = 1
+    return ids, mask
