@@ -60,6 +60,11 @@ _ERRORS: tuple[tuple[type[BaseException], type[EndpointError], str], ...] = (
     (OSError, InvalidResponseError, "the connection was lost"),
 )
 
+_TRUST = (
+    "Call the host by the name in its certificate; where an authority of your own signed that, put "
+    "the path of a file with the authorities to trust (PEM) into SSL_CERT_FILE"
+)
+
 CALL_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 """What a call through aiohttp may raise; `error_of_exception` maps each."""
 
@@ -73,7 +78,8 @@ def error_of_exception(error: BaseException, *, where: str) -> EndpointError:
     """
     ours, what = meaning_of(type(error))
     reason = str(error).strip().rstrip(".")
-    return ours(f"{what}: {reason}" if reason else what, where=where)
+    remedy = _TRUST if isinstance(error, aiohttp.ClientConnectorCertificateError) else None
+    return ours(f"{what}: {reason}" if reason else what, where=where, remedy=remedy)
 
 
 def meaning_of(kind: type[BaseException]) -> tuple[type[EndpointError], str]:

@@ -1,4 +1,4 @@
-"""A forward proxy of a few lines: it passes plain HTTP on, and refuses tunnels."""
+"""A forward proxy of a few lines: it passes plain HTTP on, and tunnels where it is told to."""
 
 import asyncio
 import base64
@@ -12,10 +12,14 @@ class ForwardProxy:
     Args:
         target_port: Where the server listens on this machine.
         credentials: `user:password` that it asks for, where set.
+        tunnels: Whether it does what CONNECT asks for; refuses it otherwise.
     """
 
-    def __init__(self, target_port: int, *, credentials: str | None = None) -> None:
+    def __init__(
+        self, target_port: int, *, credentials: str | None = None, tunnels: bool = False
+    ) -> None:
         self.targets: list[str] = []
+        self._tunnels = tunnels
         self._target_port, self._credentials = target_port, credentials
 
     @property
@@ -39,6 +43,9 @@ class ForwardProxy:
         self.targets.append(target)
         if not self._may_pass(headers):
             writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        elif method == "CONNECT" and self._tunnels:
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            await self._tunnel(reader, writer)
         elif method == "CONNECT":
             writer.write(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
         else:
@@ -46,6 +53,12 @@ class ForwardProxy:
         await writer.drain()
         writer.close()
         await writer.wait_closed()
+
+    async def _tunnel(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_connection("127.0.0.1", self._target_port)
+        await asyncio.gather(_pour(reader, to_server), _pour(from_server, writer))
+        to_server.close()
+        await to_server.wait_closed()
 
     def _may_pass(self, headers: dict[str, str]) -> bool:
         if self._credentials is None:
@@ -66,3 +79,9 @@ class ForwardProxy:
         writer.close()
         await writer.wait_closed()
         return answer
+
+
+async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while part := await reader.read(65536):
+        writer.write(part)
+    writer.write_eof()

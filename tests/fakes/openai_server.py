@@ -23,6 +23,7 @@ import argparse
 import asyncio
 import json
 import signal
+import ssl
 import sys
 import time
 from collections import Counter
@@ -68,12 +69,19 @@ class FakeServer:
     Args:
         script: What the models do.
         port: Port to listen on; a free one where 0.
+        tls: What it shows that it is by, where it is called over HTTPS.
     """
 
-    def __init__(self, script: Mapping[str, Any] | None = None, *, port: int = 0) -> None:
+    def __init__(
+        self,
+        script: Mapping[str, Any] | None = None,
+        *,
+        port: int = 0,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self.requests: list[Served] = []
         self.batches = FakeBatches()
-        self._port = port
+        self._port, self._tls = port, tls
         self._in_flight: Counter[str] = Counter()
         self._requests_of: Counter[str] = Counter()
         self._prompts_of: Counter[tuple[str, str]] = Counter()
@@ -87,7 +95,8 @@ class FakeServer:
     @property
     def base_url(self) -> str:
         """What a pool's `base_url` names."""
-        return f"http://127.0.0.1:{self._port}/v1"
+        scheme = "http" if self._tls is None else "https"
+        return f"{scheme}://127.0.0.1:{self._port}/v1"
 
     async def __aenter__(self) -> Self:
         app = web.Application(client_max_size=64 * 2**20)
@@ -101,7 +110,9 @@ class FakeServer:
         # A hung request ends with its client, and none outlives the server.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, backlog=4096)
+        site = web.TCPSite(
+            self._runner, "127.0.0.1", self._port, backlog=4096, ssl_context=self._tls
+        )
         await site.start()
         self._port = self._runner.addresses[0][1]
         return self
