@@ -9,11 +9,12 @@ import typer
 from rich.console import Console
 
 from routoo.cli.evaluate_options import EvaluateOptions
+from routoo.cli.fitting import cache_folder
 from routoo.cli.progress import counted
 from routoo.cli.protocol import cross_estimates
 from routoo.domain.tables import Outcomes, read_items, read_outcomes
 from routoo.errors import InputError
-from routoo.evaluation.baselines import domain_quality, knn_quality
+from routoo.evaluation.baselines import domain_quality, knn_quality, mean_quality
 from routoo.evaluation.compile import Evidence, compile_scorecard
 from routoo.evaluation.html.page import render_page
 from routoo.evaluation.report import Quality, calibration_report
@@ -23,7 +24,6 @@ from routoo.evaluation.trials import cost_matrix, latency_matrix
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
-from routoo.settings import load_settings
 
 
 def assess(options: EvaluateOptions) -> None:
@@ -60,6 +60,7 @@ def _estimates(
 ) -> tuple[OutcomeMatrix, dict[str, Quality]]:
     rows = read_items(*options.items)
     if options.checkpoint is not None:
+        _check_nothing_is_fitted(options)
         known, models = set(table.models), read_manifest(options.checkpoint).models
         matrix = outcome_matrix(
             rows, table, options.model or [name for name in models if name in known]
@@ -67,19 +68,31 @@ def _estimates(
         return matrix, _of_checkpoint(options.checkpoint, matrix, options)
     if options.protocol is not None:
         matrix = outcome_matrix(rows, table, options.model)
-        return matrix, cross_estimates(
-            matrix, options.protocol, options.backbone, options.seed, options.device
-        )
+        return matrix, cross_estimates(matrix, options.protocol, options)
     raise InputError(
         "there is nothing to evaluate",
         remedy="Give --checkpoint, or --protocol to fit anew on these tables",
     )
 
 
+def _check_nothing_is_fitted(options: EvaluateOptions) -> None:
+    protocol = ["--protocol"] if options.protocol is not None else []
+    ignored = protocol + options.departures
+    if ignored:
+        raise InputError(
+            "a checkpoint is evaluated as it was fitted",
+            value=", ".join(ignored),
+            remedy="Leave these options out, or --checkpoint to fit anew by a protocol",
+        )
+
+
 def _facts(options: EvaluateOptions, matrix: OutcomeMatrix) -> dict[str, str]:
-    checkpoint = options.checkpoint
+    if options.checkpoint is not None:
+        what = options.checkpoint.name
+    else:
+        what = f"none, protocol {options.protocol}, backbone {Path(options.backbone).name}"
     return {
-        "checkpoint": checkpoint.name if checkpoint else f"none, protocol {options.protocol}",
+        "checkpoint": what,
         "items": f"{len(matrix.items):,}",
         "data": ", ".join(path.name for path in options.outcomes),
         "seed": str(options.seed),
@@ -90,7 +103,7 @@ def _of_checkpoint(
     checkpoint: Path, matrix: OutcomeMatrix, options: EvaluateOptions
 ) -> dict[str, Quality]:
     console = Console(stderr=True)
-    cache = load_settings().home / "cache" / "embeddings"
+    cache = cache_folder(options)
     predictor = load_predictor(checkpoint, device=options.device, cache=cache)
     if content_sha256(matrix) == predictor.manifest.data_sha256:
         console.print("warning: these are the outcomes the checkpoint was trained on")
@@ -114,6 +127,7 @@ def _baselines(
     known, asked = predictor.features(train.prompts), predictor.features(held.prompts)
     return {
         "knn": knn_quality(known, train.score, asked),
+        "model_mean": mean_quality(train, held),
         "true_domain_mean": domain_quality(train, held),
     }
 

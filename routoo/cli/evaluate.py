@@ -6,7 +6,7 @@ from routoo.cli.flat_options import with_options
 
 @with_options(EvaluateOptions)
 def evaluate(options: EvaluateOptions) -> None:
-    """Print AUC, Brier, ECE and routed quality beside baselines, with 95 % intervals.
+    r"""Print AUC, Brier, ECE and routed quality beside baselines, with 95 % intervals.
 
     Examples:
         routoo evaluate --checkpoint DIR --items I.parquet --outcomes O.parquet
@@ -15,6 +15,9 @@ def evaluate(options: EvaluateOptions) -> None:
         --reference mixtral-8x7b-instruct-v0.1 --html report.html
 
         routoo evaluate --protocol domains --items I.parquet --outcomes O.parquet
+
+        routoo evaluate --protocol random --backbone models/qwen --pooling both
+        --suffix '\nAnswer:' --items I.parquet --outcomes O.parquet
     """
     # torch takes seconds to load: not for --help
     from routoo.cli.assessing import assess  # noqa: PLC0415

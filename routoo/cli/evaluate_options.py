@@ -6,12 +6,12 @@ from typing import Annotated
 
 import typer
 
+from routoo.cli.fitting_options import FittingOptions
 from routoo.evaluation.protocol_names import Protocol
-from routoo.predictor.backbone import DEFAULT_BACKBONE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateOptions:
+class EvaluateOptions(FittingOptions):
     """Options as they were typed; their help is each field's documentation."""
 
     items: Annotated[list[Path], typer.Option(help="Held-out items table; repeatable.")]
@@ -22,12 +22,6 @@ class EvaluateOptions:
     protocol: Annotated[
         Protocol | None,
         typer.Option(help="Fit anew on the rest of these tables, a part held out at a time."),
-    ] = None
-    backbone: Annotated[
-        str, typer.Option(help="Language model that reads the prompts; with --protocol.")
-    ] = DEFAULT_BACKBONE
-    model: Annotated[
-        list[str] | None, typer.Option(help="Only this candidate model; repeatable.")
     ] = None
     train_items: Annotated[
         list[Path] | None, typer.Option(help="Items it was trained on: adds kNN and domain means.")
@@ -41,6 +35,4 @@ class EvaluateOptions:
     html: Annotated[
         Path | None, typer.Option(help="Write the whole report to this one HTML file.")
     ] = None
-    seed: Annotated[int, typer.Option(help="Seed of the bootstrap and of the split.")] = 0
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto"
     json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False

@@ -2,21 +2,18 @@
 
 from rich.console import Console
 
+from routoo.cli.fitting import fit_options, load_encoder, read_prompts, tune_options
+from routoo.cli.fitting_options import FittingOptions
 from routoo.cli.progress import counted
+from routoo.cli.tuned import tune_encoder
 from routoo.evaluation.protocol_names import Protocol
-from routoo.evaluation.protocols import Quality, cross_fit, deal
-from routoo.predictor.backbone import find_backbone
-from routoo.predictor.cache import EmbeddingCache
-from routoo.predictor.dataset import OutcomeMatrix
-from routoo.predictor.encoder import Encoder
-from routoo.predictor.features import prompt_features
-from routoo.predictor.fitting import FitOptions
-from routoo.predictor.predictor import choose_device
+from routoo.evaluation.protocols import Quality, Reader, Readout, cross_fit, deal
+from routoo.predictor.dataset import OutcomeMatrix, content_sha256
 from routoo.settings import load_settings
 
 
 def cross_estimates(
-    matrix: OutcomeMatrix, protocol: Protocol, backbone: str, seed: int, device: str
+    matrix: OutcomeMatrix, protocol: Protocol, options: FittingOptions
 ) -> dict[str, Quality]:
     """Return the predictor's and its baselines' estimates of every item, none fitted on it.
 
@@ -25,10 +22,31 @@ def cross_estimates(
         InputError: The items can't be split so, or the rest of them is too little to fit on.
     """
     console = Console(stderr=True)
-    parts = deal(matrix, protocol, seed)
-    encoder = Encoder(find_backbone(backbone), device=choose_device(device))
-    embeds = EmbeddingCache(load_settings().home / "cache" / "embeddings", encoder)
-    with counted(console, "Reading prompts", len(matrix.items)) as progress:
-        features, _ = prompt_features(matrix.prompts, embeds, progress)
+    parts = deal(matrix, protocol, options.seed)
+    reader = (_tuned_reader if options.tune else _reader)(matrix, options, console)
     with counted(console, "Fitting without each part", int(parts.max()) + 1) as progress:
-        return cross_fit(matrix, features, encoder.width, parts, FitOptions(seed=seed), progress)
+        return cross_fit(matrix, reader, parts, fit_options(options), progress)
+
+
+def _reader(matrix: OutcomeMatrix, options: FittingOptions, console: Console) -> Reader:
+    """Read the prompts once, for all parts."""
+    encoder = load_encoder(options)
+    read = Readout(read_prompts(matrix, encoder, options, console), encoder.width)
+    return lambda _: read
+
+
+def _tuned_reader(matrix: OutcomeMatrix, options: FittingOptions, console: Console) -> Reader:
+    """Tune the backbone anew for each part, on the others, and read the prompts as that does.
+
+    A tuning is kept beside the cached embeddings: an evaluation that was cut off goes on, and the
+    next one that is told the same finds it done.
+    """
+    folder = load_settings().home / "cache" / "tuning"
+
+    def read(train: OutcomeMatrix) -> Readout:
+        encoder = load_encoder(options)
+        state = folder / f"{content_sha256(train)}.pt"
+        told = tune_encoder(console, encoder, train, tune_options(options), state)
+        return Readout(read_prompts(matrix, encoder, options, console), encoder.width, told)
+
+    return read

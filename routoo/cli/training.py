@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Int64
 from rich.console import Console
 
+from routoo.cli.fitting import fit_options, load_encoder, read_prompts, tune_options
 from routoo.cli.progress import counted
 from routoo.cli.retraining import promote_if_not_worse, training_tables
 from routoo.cli.train_options import TrainOptions
@@ -16,19 +17,13 @@ from routoo.cli.tuned import TUNING_STATE, tune_encoder
 from routoo.evaluation.floors import floor_margins
 from routoo.evaluation.metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.plots import plot_learning_curve
-from routoo.predictor.backbone import Reading, find_backbone
-from routoo.predictor.cache import EmbeddingCache
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.encoder import Encoder
-from routoo.predictor.features import prompt_features
 from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
 from routoo.predictor.learning import learning_curve
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.manifest import Manifest
-from routoo.predictor.predictor import choose_device
-from routoo.predictor.tuning import TuneOptions
-from routoo.settings import load_settings
 
 
 def fit_checkpoint(options: TrainOptions) -> None:
@@ -43,16 +38,14 @@ def fit_checkpoint(options: TrainOptions) -> None:
         options.items or (), options.outcomes or (), console, from_runs=options.from_runs
     )
     matrix = outcome_matrix(tables.items, tables.outcomes, options.model)
-    backbone, device = find_backbone(options.backbone), choose_device(options.device)
-    encoder = Encoder(backbone, _reading(options), device=device)
-    fit = FitOptions(seed=options.seed)
+    encoder, fit = load_encoder(options), fit_options(options)
     settings = asdict(fit)
     told = None
     if options.tune:
-        tuning = TuneOptions(rank=options.rank, epochs=options.epochs, seed=options.seed)
+        tuning = tune_options(options)
         told = tune_encoder(console, encoder, matrix, tuning, options.out / TUNING_STATE)
         settings["tuning"] = asdict(tuning)
-    features = _read(matrix, encoder, options.cache, console)
+    features = read_prompts(matrix, encoder, options, console)
     with counted(console, "Fitting folds", fit.folds) as progress:
         fitted = fit_estimator(matrix, features, encoder.width, fit, progress, told=told)
     judged = np.arange(len(matrix.items)) if told is None else np.flatnonzero(~told)
@@ -68,21 +61,6 @@ def fit_checkpoint(options: TrainOptions) -> None:
     _tell(options.out, matrix, metrics["mean"], console)
     if options.from_runs:
         promote_if_not_worse(options.out, options.device, console)
-
-
-def _reading(options: TrainOptions) -> Reading:
-    layers = tuple(options.layer) if options.layer else None
-    suffix = options.suffix.replace("\\n", "\n")
-    return Reading(layers, options.pooling, suffix, options.precision, options.compile)
-
-
-def _read(
-    matrix: OutcomeMatrix, encoder: Encoder, cache: Path | None, console: Console
-) -> Float32[np.ndarray, "items features"]:
-    folder = cache or load_settings().home / "cache" / "embeddings"
-    with counted(console, "Reading prompts", len(matrix.items)) as progress:
-        features, _ = prompt_features(matrix.prompts, EmbeddingCache(folder, encoder), progress)
-    return features
 
 
 def _tell(out: Path, matrix: OutcomeMatrix, mean: dict[str, float], console: Console) -> None:

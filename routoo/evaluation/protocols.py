@@ -1,12 +1,13 @@
 """Protocols: which items a predictor is fitted on, and which it is then asked about."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from routoo.errors import InputError
-from routoo.evaluation.baselines import domain_quality, knn_quality
+from routoo.evaluation.baselines import domain_quality, knn_quality, mean_quality
 from routoo.evaluation.protocol_names import Protocol
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.domains import number_domains
@@ -18,10 +19,25 @@ SPLITS = 5
 Quality = Float32[np.ndarray, "items models"]
 
 
+@dataclass(frozen=True, slots=True)
+class Readout:
+    """All items' prompts, as a fit on some of them sees them."""
+
+    features: Float32[np.ndarray, "items features"]
+    """Hidden states, then the surface."""
+    hidden: int
+    """How many of the features are hidden states."""
+    told: Bool[np.ndarray, " train"] | None = None
+    """Which of the items that are fitted on the features know the outcomes of."""
+
+
+Reader = Callable[[OutcomeMatrix], Readout]
+"""Told what may be fitted on, reads all prompts: a backbone may be tuned on the one first."""
+
+
 def cross_fit(
     matrix: OutcomeMatrix,
-    features: Float32[np.ndarray, "items features"],
-    hidden: int,
+    reader: Reader,
     parts: Int64[np.ndarray, " items"],
     options: FitOptions,
     progress: Callable[[int], None] | None = None,
@@ -30,8 +46,7 @@ def cross_fit(
 
     Args:
         matrix: Outcomes.
-        features: Hidden states, then the surface.
-        hidden: How many of the features are hidden states.
+        reader: Reads the prompts, asked once a part.
         parts: Part of each item, as `deal` returns them.
         options: Of every fit.
         progress: Told when another part is done.
@@ -42,14 +57,17 @@ def cross_fit(
     Raises:
         InputError: Outside some part there are too few items or no outcomes of a model.
     """
-    names = ("predictor", "knn", "true_domain_mean")
+    names = ("predictor", "knn", "model_mean", "true_domain_mean")
     estimates = {name: np.zeros(matrix.score.shape, np.float32) for name in names}
     for inside, held in _trainings(matrix, parts):
         train, asked = matrix.take(np.flatnonzero(inside)), matrix.take(np.flatnonzero(held))
-        estimator = fit_estimator(train, features[inside], hidden, options).estimator
-        seen, unseen = (estimator.projection.apply(features[rows]) for rows in (inside, held))
-        estimates["predictor"][held] = estimator(features[held]).quality
+        read = reader(train)
+        known, new = read.features[inside], read.features[held]
+        estimator = fit_estimator(train, known, read.hidden, options, told=read.told).estimator
+        seen, unseen = estimator.projection.apply(known), estimator.projection.apply(new)
+        estimates["predictor"][held] = estimator(new).quality
         estimates["knn"][held] = knn_quality(seen, train.score, unseen)
+        estimates["model_mean"][held] = mean_quality(train, asked)
         estimates["true_domain_mean"][held] = domain_quality(train, asked)
         if progress:
             progress(1)

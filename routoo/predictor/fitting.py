@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float32, Int64
 from routoo.errors import InputError
 from routoo.predictor.adopted import Adopted
 from routoo.predictor.calibration import Calibration, fit_calibration
+from routoo.predictor.class_weights import ClassWeight
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.domains import number_domains
 from routoo.predictor.estimator import Estimator
@@ -34,6 +35,8 @@ class FitOptions:
     ridge: Ridge = field(default_factory=lambda: Ridge(common=1000.0, own=3000.0))
     """Penalties of the linear view."""
     seed: int = 0
+    class_weight: ClassWeight = ClassWeight.NONE
+    """What outcomes count for in the linear view's loss; stack and calibration count all alike."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ def fit_estimator(
         matrix: Outcomes; at least two items a fold.
         features: Hidden states, then the surface.
         hidden: How many of the features are hidden states.
-        options: Folds, penalties, seed.
+        options: Folds, penalties, seed, class weights.
         progress: Told when another fold is done.
         told: Items whose outcomes the features know of: their estimates flatter, so that weights
             and calibration are left to the other items. They must be whole folds.
@@ -99,7 +102,12 @@ def fit_estimator(
     for fold in range(options.folds):
         inside = folds != fold
         member = Member.fit(
-            inputs[inside], matrix.score[inside], domains[inside], landmarks, options.ridge
+            inputs[inside],
+            matrix.score[inside],
+            domains[inside],
+            landmarks,
+            options.ridge,
+            options.class_weight,
         )
         _hold_out(crossed, member, matrix.score, inputs, projection.width, inside)
         if progress:

@@ -45,7 +45,12 @@ def learning_curve(
     for share in SHARES:
         rows = np.sort(order[: max(int(share * len(order)), 1)])
         member = Member.fit(
-            inputs[rows], matrix.score[rows], domains[rows], estimator.landmarks, options.ridge
+            inputs[rows],
+            matrix.score[rows],
+            domains[rows],
+            estimator.landmarks,
+            options.ridge,
+            options.class_weight,
         )
         width = estimator.projection.width
         memory = Neighbours.fit(inputs[rows, :width], matrix.score[rows], options.seed)

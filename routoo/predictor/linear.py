@@ -13,6 +13,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
+from routoo.predictor.class_weights import ClassWeight, outcome_weights
+
 MAX_ITERATIONS = 100
 
 
@@ -53,9 +55,15 @@ def fit_logistic(
     features: Float32[np.ndarray, "prompts features"],
     score: Float32[np.ndarray, "prompts models"],
     ridge: Ridge,
+    class_weight: ClassWeight = ClassWeight.NONE,
 ) -> Linear:
-    """Fit log-odds of scores in [0, 1], soft or not; NaN is left out."""
-    return _fit(features, score, ridge, binary_cross_entropy_with_logits)
+    """Fit log-odds of scores in [0, 1], soft or not; NaN is left out.
+
+    With class weights the log-odds are of as many successes as failures: they rank prompts and
+    are no probabilities.
+    """
+    weight = outcome_weights(score, class_weight)
+    return _fit(features, score, ridge, binary_cross_entropy_with_logits, weight)
 
 
 def fit_least_squares(
@@ -64,7 +72,8 @@ def fit_least_squares(
     ridge: Ridge,
 ) -> Linear:
     """Fit real targets, such as logarithms of token counts; NaN is left out."""
-    return _fit(features, target, ridge, mse_loss)
+    known = (~np.isnan(target)).astype(np.float32)
+    return _fit(features, target, ridge, mse_loss, known)
 
 
 def fit_softmax(
@@ -91,9 +100,10 @@ def _fit(
     target: Float32[np.ndarray, "prompts outputs"],
     ridge: Ridge,
     error: Callable[..., Tensor],
+    weight: Float32[np.ndarray, "prompts outputs"],
 ) -> Linear:
     inputs, goal = torch.from_numpy(features), torch.from_numpy(np.nan_to_num(target))
-    known = torch.from_numpy(~np.isnan(target)).float()
+    counts = torch.from_numpy(weight)
     common = torch.zeros(features.shape[1], 1, requires_grad=True)
     own = torch.zeros(features.shape[1], target.shape[1], requires_grad=True)
     bias = torch.zeros(target.shape[1], requires_grad=True)
@@ -101,7 +111,7 @@ def _fit(
     def loss() -> Tensor:
         errors = error(inputs @ (common + own) + bias, goal, reduction="none")
         penalty = ridge.common * common.square().sum() + ridge.own * own.square().sum()
-        return ((errors * known).sum() + penalty) / len(inputs)
+        return ((errors * counts).sum() + penalty) / len(inputs)
 
     _minimise([common, own, bias], loss)
     return Linear((common + own).detach().numpy(), bias.detach().numpy())

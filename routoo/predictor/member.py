@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from routoo.predictor.class_weights import ClassWeight
 from routoo.predictor.domains import DomainView
 from routoo.predictor.kernel import KernelView
 from routoo.predictor.linear import Linear, Ridge, fit_logistic
@@ -30,10 +31,17 @@ class Member:
         domains: Int64[np.ndarray, " items"],
         landmarks: np.ndarray,
         ridge: Ridge,
+        class_weight: ClassWeight,
     ) -> "Member":
-        """Fit every view on the same items."""
+        """Fit every view on the same items.
+
+        Class weights count in the linear view's loss alone. Weighing the outcomes of a domain's
+        mean would move its log-odds by as much in every domain, which the stack takes out again.
+        The kernel view solves one system of equations for all models; with weights of their own
+        it would be one system a model.
+        """
         return cls(
-            fit_logistic(features, score, ridge),
+            fit_logistic(features, score, ridge, class_weight),
             DomainView.fit(features, score, domains),
             KernelView.fit(features, score, landmarks),
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from routoo.predictor.batching import micro_batches
+from routoo.predictor.class_weights import ClassWeight, outcome_weights
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, grouped_folds, text_groups
 from routoo.predictor.encoder import Encoder
 from routoo.predictor.lora import adapter_tensors, add_adapters, drop_adapters
@@ -36,6 +37,8 @@ class TuneOptions:
     learning_rate: float = 3e-4
     """Of the adapters; the head learns three times as fast."""
     seed: int = 0
+    class_weight: ClassWeight = ClassWeight.NONE
+    """What outcomes count for in the loss, also in the one that tells when to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +47,25 @@ class Tuned:
 
     adapters: dict[str, np.ndarray]
     losses: tuple[float, ...]
-    """Log loss on the items kept back, after each pass."""
+    """Log loss on the items kept back, after each pass; weighted where outcomes are."""
 
 
 class _Run:
     """One tuning: adapters, head and optimiser, as they are after some passes."""
 
-    def __init__(self, encoder: Encoder, matrix: OutcomeMatrix, options: TuneOptions) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        matrix: OutcomeMatrix,
+        inside: Bool[np.ndarray, " items"],
+        options: TuneOptions,
+    ) -> None:
         torch.manual_seed(options.seed)
         self.encoder, self.options = encoder, options
         self.sequences, _ = encoder.tokenise(matrix.prompts)
-        self.score = torch.from_numpy(matrix.score)
+        score = np.where(inside[:, None], matrix.score, np.float32(np.nan))
+        self.score = torch.from_numpy(score)
+        self.weight = torch.from_numpy(outcome_weights(score, options.class_weight))
         adapters = add_adapters(encoder.model, options.rank)
         device = adapters[0].device
         self.head = nn.Sequential(
@@ -106,7 +117,8 @@ class _Run:
         logits = self.head(states.float())
         score = self.score[rows].to(logits.device)
         known = ~score.isnan()
-        return binary_cross_entropy_with_logits(logits[known], score[known])
+        weight = self.weight[rows].to(logits.device)[known]
+        return binary_cross_entropy_with_logits(logits[known], score[known], weight)
 
 
 def tune(
@@ -129,7 +141,7 @@ def tune(
     """
     parts = grouped_folds(text_groups(matrix.prompts), _STOP_PARTS, options.seed + 1)
     kept_back = inside & (parts == 0)
-    run = _Run(encoder, matrix, options)
+    run = _Run(encoder, matrix, inside, options)
     # More passes may be allowed later: they go on from the earlier ones.
     fixed = replace(options, epochs=0, patience=0)
     name = f"{content_sha256(matrix)} {encoder.identity} {fixed} {inside.sum()}"

@@ -1,5 +1,6 @@
 """Encoders and decoders by path: loading, pooling and tuning by the same code."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +11,29 @@ from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, Llam
 from typer.testing import CliRunner
 
 from routoo.cli.main import build_app
-from routoo.domain.tables import Item, Outcomes, write_items, write_outcomes
+from routoo.domain.tables import (
+    Item,
+    Outcomes,
+    read_items,
+    read_outcomes,
+    write_items,
+    write_outcomes,
+)
 from routoo.errors import CheckpointError
+from routoo.evaluation.metrics import metrics_by_model
+from routoo.evaluation.protocol_names import Protocol
+from routoo.evaluation.protocols import Readout, cross_fit, deal
 from routoo.predictor.backbone import DEFAULT_BACKBONE, Pooling, Precision, Reading, find_backbone
 from routoo.predictor.checkpoint import read_checkpoint
-from routoo.predictor.dataset import OutcomeMatrix
+from routoo.predictor.class_weights import ClassWeight
+from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
 from routoo.predictor.encoder import Encoder
+from routoo.predictor.features import prompt_features
+from routoo.predictor.fitting import FitOptions
 from routoo.predictor.language_model import is_decoder
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
-from routoo.predictor.tuning import TuneOptions, tune
+from routoo.predictor.tuning import TuneOptions, _Run, tune
 
 SMALL = {
     "hidden_size": 16,
@@ -49,9 +63,10 @@ def _save_model(kind: str, folder: Path) -> None:
     AutoTokenizer.from_pretrained(find_backbone(DEFAULT_BACKBONE).path).save_pretrained(folder)
 
 
-def _run(*arguments: str) -> None:
+def _run(*arguments: str) -> str:
     result = CliRunner().invoke(build_app((arguments[0],)), arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
+    return result.stdout
 
 
 def _write_tables(folder: Path, matrix: OutcomeMatrix) -> None:
@@ -94,6 +109,16 @@ def test_each_third_of_the_depth_is_pooled_whatever_the_batch(folder: Path) -> N
     alone = np.concatenate([encoder.encode([prompt]).features for prompt in PROMPTS])
     assert together.shape == (3, 48)
     assert np.abs(together - alone).max() < 1e-5
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_reads_prompts_as_a_cpu_does(folder: Path) -> None:
+    backbone, prompts = find_backbone(str(folder)), [f"{'word ' * n}{n}?" for n in range(300)]
+    by_cpu, by_gpu = (
+        Encoder(backbone, EXACT, device=device).encode(prompts).features
+        for device in ("cpu", "cuda")
+    )
+    np.testing.assert_allclose(by_gpu, by_cpu, atol=1e-4)
 
 
 def test_a_decoder_is_read_at_its_last_token_unless_told_otherwise(folder: Path) -> None:
@@ -185,6 +210,47 @@ def test_a_checkpoint_reads_prompts_as_it_was_trained_to(
     np.testing.assert_array_equal(asked.quality, expected.predict(PROMPTS, ("m", "n")).quality)
 
 
+@pytest.fixture
+def evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
+    """Return how a small decoder is evaluated by a protocol."""
+    monkeypatch.setenv("ROUTOO_HOME", str(tmp_path))
+    _save_model("decoder", tmp_path / "model")
+    _write_tables(tmp_path, _matrix())
+    tables = ("--items", str(tmp_path / "i.parquet"), "--outcomes", str(tmp_path / "o.parquet"))
+    model = ("--backbone", str(tmp_path / "model"), "--precision", "float32", "--device", "cpu")
+    return ("evaluate", "--json", "--protocol", "random", *tables, *model)
+
+
+def test_a_protocol_reads_prompts_as_it_is_told_to(
+    tmp_path: Path, evaluated: tuple[str, ...]
+) -> None:
+    reading = ("--layer", "2", "--layer", "3", "--pooling", "both", "--suffix", r"\nAnswer:")
+    report = json.loads(_run(*evaluated, *reading, "--class-weight", "balanced"))
+    embeds = Encoder(
+        find_backbone(str(tmp_path / "model")),
+        Reading((2, 3), Pooling.BOTH, "\nAnswer:", Precision.FLOAT32),
+    )
+    matrix = outcome_matrix(
+        read_items(tmp_path / "i.parquet"), read_outcomes(tmp_path / "o.parquet")
+    )
+    readout = Readout(prompt_features(matrix.prompts, embeds)[0], embeds.width)
+    parts = deal(matrix, Protocol.RANDOM, 0)
+    fit = FitOptions(class_weight=ClassWeight.BALANCED)
+    quality = cross_fit(matrix, lambda _: readout, parts, fit)["predictor"]
+    assert report["models"] == metrics_by_model(matrix.score, quality, matrix.models)
+
+
+def test_a_protocol_tunes_the_backbone_once_a_part_and_not_again(
+    tmp_path: Path, evaluated: tuple[str, ...]
+) -> None:
+    tuned = (*evaluated, "--tune", "--epochs", "1", "--rank", "2")
+    first = json.loads(_run(*tuned))
+    states = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache/tuning").iterdir()}
+    assert len(states) == 5
+    assert json.loads(_run(*tuned)) == first
+    assert {path: path.stat().st_mtime_ns for path in states} == states
+
+
 def test_tuning_learns_and_its_adapters_make_the_same_encoder_again(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -205,6 +271,26 @@ def test_a_tuning_that_was_cut_off_goes_on_to_the_same_end(folder: Path, tmp_pat
     assert first == whole[:1]
     _, rest = _tune(folder, tmp_path / "parts", epochs=2)
     np.testing.assert_allclose(rest, whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("class_weight", "weight"),
+    [(ClassWeight.NONE, 1.0), (ClassWeight.BALANCED, (19 / 2 + 10 / 2) / 2)],
+)
+def test_tuning_counts_rare_outcomes_for_more_where_told_to(
+    folder: Path, class_weight: ClassWeight, weight: float
+) -> None:
+    matrix = _matrix()
+    score = np.zeros_like(matrix.score)
+    score[::10] = 1
+    score[::20, 0] = np.nan  # 5 of 95 known outcomes are right, of the other model 10 of 100
+    score[100:] = 1  # not to be learnt from
+    inside, options = np.arange(len(score)) < 100, TuneOptions(1, class_weight=class_weight)
+    encoder = Encoder(find_backbone(str(folder)), EXACT)
+    run = _Run(encoder, replace(matrix, score=score), inside, options)
+    torch.nn.init.zeros_(run.head[1].weight)
+    torch.nn.init.zeros_(run.head[1].bias)
+    assert run._loss([10, 30]).item() == pytest.approx(weight * np.log(2), rel=1e-5)
 
 
 def test_a_hidden_state_that_is_not_there_is_refused(folder: Path) -> None:

@@ -160,10 +160,25 @@ def test_evaluate_fits_anew_by_a_protocol(folder: Path, checkpoint: Path) -> Non
         _run("evaluate", *_tables(folder))
 
 
+def test_a_checkpoint_is_evaluated_only_as_it_was_fitted(checkpoint: Path, folder: Path) -> None:
+    odd = ("--protocol", "random", "--layer", "2", "--class-weight", "balanced")
+    with pytest.raises(InputError, match=r"--protocol, --layer, --class-weight.* Leave these"):
+        _run("evaluate", "--checkpoint", str(checkpoint), *odd, *_tables(folder))
+
+
 def test_checkpoint_show_prints_the_manifest(checkpoint: Path) -> None:
     shown = json.loads(_run("checkpoint", "show", str(checkpoint), "--json"))
     assert shown["models"] == ["strong", "weak"]
     assert (checkpoint / "learning_curve.png").stat().st_size > 0
+
+
+def test_class_weights_are_kept_in_the_checkpoints_settings(checkpoint: Path, folder: Path) -> None:
+    assert read_manifest(checkpoint).settings["class_weight"] == "none"
+    out = ("--class-weight", "balanced", "--no-curve", "--out", str(folder / "balanced"))
+    _run("train", *out, *_tables(folder))
+    assert read_manifest(folder / "balanced").settings["class_weight"] == "balanced"
+    estimates = load_predictor(folder / "balanced").predict(["What is 3 + 4?"], ("strong", "weak"))
+    assert estimates.quality[0, 0] > estimates.quality[0, 1]
 
 
 def test_a_model_is_added_from_a_few_graded_answers(checkpoint: Path, folder: Path) -> None:

@@ -7,7 +7,7 @@ from routoo.domain.tables import Item
 from routoo.errors import InputError
 from routoo.evaluation.metrics import auc
 from routoo.evaluation.protocol_names import Protocol
-from routoo.evaluation.protocols import cross_fit, deal
+from routoo.evaluation.protocols import Readout, cross_fit, deal
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.fitting import FitOptions
 
@@ -47,15 +47,15 @@ def test_whole_domains_and_whole_datasets_are_held_out(protocol: Protocol, colum
 def test_estimates_of_a_held_out_dataset_come_from_the_others() -> None:
     matrix, features = _matrix()
     parts = deal(matrix, Protocol.DATASETS, 0)
-    estimates = cross_fit(matrix, features, HIDDEN, parts, FitOptions())
-    assert set(estimates) == {"predictor", "knn", "true_domain_mean"}
+    estimates = cross_fit(matrix, lambda _: Readout(features, HIDDEN), parts, FitOptions())
+    assert set(estimates) == {"predictor", "knn", "model_mean", "true_domain_mean"}
     assert auc(matrix.score[:, 0], estimates["predictor"][:, 0]) > 0.8
     # Without its own outcomes a dataset's domains are unknown: all that is left is a mean.
     assert len(np.unique(estimates["true_domain_mean"][parts == 0])) <= 2
     turned = matrix.score.copy()
     turned[parts == 0] = 1 - turned[parts == 0]
     other = OutcomeMatrix(matrix.items, matrix.models, turned, matrix.completion_tokens)
-    again = cross_fit(other, features, HIDDEN, parts, FitOptions())
+    again = cross_fit(other, lambda _: Readout(features, HIDDEN), parts, FitOptions())
     held = parts == 0
     np.testing.assert_array_equal(again["predictor"][held], estimates["predictor"][held])
 
@@ -67,7 +67,7 @@ def test_a_model_that_only_answered_what_is_held_out_is_named() -> None:
     score[parts == 1, 1] = np.nan
     partial = OutcomeMatrix(matrix.items, matrix.models, score, matrix.completion_tokens)
     with pytest.raises(InputError, match=r"'n'.*--model"):
-        cross_fit(partial, features, HIDDEN, parts, FitOptions())
+        cross_fit(partial, lambda _: Readout(features, HIDDEN), parts, FitOptions())
 
 
 def test_items_of_one_domain_can_not_be_split_by_domain() -> None:
