@@ -1,8 +1,8 @@
 """Calibration: from log-odds that rank well to probabilities that hold.
 
 Per model, temperature (slope only), Platt (slope and shift; Platt 1999) or isotonic regression
-(Zadrozny and Elkan 2002), whichever does best on held-out folds. All are kept as one polyline from
-log-odds to log-odds.
+(Zadrozny and Elkan 2002), whichever does best on held-out folds; none where none is clearly better.
+All are kept as one polyline from log-odds to log-odds.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,6 +16,8 @@ from sklearn.isotonic import IsotonicRegression
 from routoo.predictor.logistic import log_loss, logit, sigmoid
 
 KNOTS = 65
+NONE = "none"
+"""The stack's log-odds, as they are: they were fitted to log loss already."""
 _LIMIT = 12.0
 _SLOPE_RIDGE = 2.0
 """Pull of each slope towards 1: matters where a model has few outcomes."""
@@ -70,23 +72,38 @@ def fit_calibration(
         inner = np.quantile(x, np.linspace(0, 1, KNOTS - 2)) if len(x) else np.zeros(KNOTS - 2)
         grid = np.array([-_LIMIT, *np.clip(inner, -_LIMIT, _LIMIT), _LIMIT], np.float32)
         knots.append(grid)
-        values.append(_METHODS[method](x, y)(grid))
+        values.append(_METHODS[method](x, y)(grid) if method != NONE else grid)
         methods.append(method)
     stacked = np.stack(values).astype(np.float32)
     return Calibration(np.stack(knots), stacked), tuple(methods)
 
 
 def _choose(x: Vector, y: Vector, folds: Int64[np.ndarray, " items"]) -> str:
-    losses = {}
-    for name, fit in _METHODS.items():
-        loss = 0.0
-        for fold in np.unique(folds):
-            inside = folds != fold
-            loss += float(
-                log_loss(y[~inside], sigmoid(fit(x[inside], y[inside])(x[~inside]))).sum()
-            )
-        losses[name] = loss
-    return min(losses, key=lambda name: losses[name])
+    """Return the method with the least held-out loss, if it beats none by a standard error.
+
+    With a few hundred outcomes a model, the least of several noisy losses would often be a curve
+    fitted to noise: it would move one model's level against another's, which selection then follows
+    (the one-standard-error rule; Breiman et al. 1984, section 3.4.3).
+    """
+    if not len(x):
+        return NONE
+    plain = log_loss(y, sigmoid(x))
+    savings = {name: plain - _held_out_loss(fit, x, y, folds) for name, fit in _METHODS.items()}
+    best = max(savings, key=lambda name: float(savings[name].sum()))
+    saved = savings[best]
+    doubt = float(saved.std()) * np.sqrt(len(saved))
+    return best if float(saved.sum()) > doubt else NONE
+
+
+def _held_out_loss(
+    fit: Callable[[Vector, Vector], Curve], x: Vector, y: Vector, folds: Int64[np.ndarray, " items"]
+) -> Vector:
+    loss = np.zeros_like(x)
+    for fold in np.unique(folds):
+        inside = folds != fold
+        curve = fit(x[inside], y[inside])
+        loss[~inside] = log_loss(y[~inside], sigmoid(curve(x[~inside])))
+    return loss
 
 
 def _temperature(x: Vector, y: Vector) -> Curve:
@@ -100,8 +117,6 @@ def _platt(x: Vector, y: Vector) -> Curve:
 
 
 def _isotonic(x: Vector, y: Vector) -> Curve:
-    if not len(x):
-        return lambda grid: grid
     model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(x, y)
     pull = _PRIOR / (_PRIOR + np.sqrt(len(x)))
     return lambda grid: logit((1 - pull) * model.predict(grid) + pull * sigmoid(grid))

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from routoo.errors import InputError
 
 PASSAGE_CHARACTERS = 240
 """A line this long is taken for a passage: questions about the same one stay together."""
+PASSAGE_QUESTIONS = 50
+"""A line that more prompts share, or all of them, is the template they were written by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +95,20 @@ def text_groups(prompts: Sequence[str]) -> Int64[np.ndarray, " prompts"]:
 
     Sharing lets a split keep them on one side: otherwise held-out figures flatter.
     """
+    folded = [re.sub(r"[^\S\n]+", " ", text.strip().lower()) for text in prompts]
+    passages = [[line for line in text.split("\n") if _is_long(line)] for text in folded]
+    shared = Counter(line for lines in passages for line in set(lines))
+    most = min(PASSAGE_QUESTIONS, max(len(prompts) - 1, 1))
     numbers: dict[str, int] = {}
-    return np.array([numbers.setdefault(_signature(text), len(numbers)) for text in prompts], int)
+    signatures = (
+        max((line for line in lines if shared[line] <= most), key=len, default=text)
+        for text, lines in zip(folded, passages, strict=True)
+    )
+    return np.array([numbers.setdefault(one, len(numbers)) for one in signatures], int)
 
 
-def _signature(text: str) -> str:
-    folded = re.sub(r"[^\S\n]+", " ", text.strip().lower())
-    longest = max(folded.split("\n"), key=len)
-    return longest if len(longest) >= PASSAGE_CHARACTERS else folded
+def _is_long(line: str) -> bool:
+    return len(line) >= PASSAGE_CHARACTERS
 
 
 def grouped_folds(

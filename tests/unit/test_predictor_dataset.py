@@ -54,6 +54,19 @@ def test_questions_on_one_passage_share_a_group() -> None:
     assert groups.tolist() == [0, 0, 1, 1]
 
 
+def test_a_template_that_prompts_share_is_no_passage() -> None:
+    template = "You are given a function and an input; say what it returns. " * 5
+    passage = "It was a long passage about many things. " * 8
+    many = [f"{template}\nf({n})" for n in range(60)]
+    about = [f"{template}\n{passage}\n{ask}" for ask in ("Who?", "When?")]
+    groups = text_groups([*many, *about, "Who?", many[0]]).tolist()
+    assert groups[:60] == list(range(60))
+    assert groups[60:] == [60, 60, 61, 0], "the passage counts, whatever stands before it"
+    few = [f"{template}\nf({n})" for n in range(3)]
+    assert text_groups(few).tolist() == [0, 1, 2], "all of them share it"
+    assert text_groups([*few, "Who?"]).tolist() == [0, 0, 0, 1]
+
+
 def test_folds_keep_groups_together_and_are_of_nearly_equal_size() -> None:
     groups = np.repeat(np.arange(300), np.random.default_rng(0).integers(1, 4, 300))
     folds = grouped_folds(groups, 5, seed=1)
