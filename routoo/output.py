@@ -1,7 +1,22 @@
-"""Standard output that takes every byte, whatever PYTHONUNBUFFERED says."""
+"""Standard output: every byte of a long write, every character of a table."""
 
 import io
 import sys
+
+from rich.console import Console
+from rich.table import Column, Table
+
+_WIDTH_OF_A_PIPE = 200
+
+
+def console() -> Console:
+    """Return a console on standard output; in a pipe it is wide, so that no cell is cut."""
+    return Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_A_PIPE)
+
+
+def report_table(*headers: str) -> Table:
+    """Return a table to fill; what is too long for a cell goes on in its next line."""
+    return Table(*(Column(header, overflow="fold") for header in headers))
 
 
 def write_it_whole() -> None:

@@ -12,9 +12,9 @@ from producer.commands.options import JsonOption
 from producer.json_text import json_line
 from producer.notice import note
 from producer.running import run
-from producer.screen.console import console
 from routoo.cli.flat_options import with_options
 from routoo.errors import InputError
+from routoo.output import console
 from routoo.settings import load_settings
 from routoo.store import eval_sets
 from routoo.store.database import Database

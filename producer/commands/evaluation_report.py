@@ -11,8 +11,8 @@ from producer.commands.options import JsonOption
 from producer.commands.run_options import RunArgument
 from producer.notice import note
 from producer.running import run
-from producer.screen.console import console
 from routoo.errors import InputError
+from routoo.output import console
 from routoo.settings import load_settings
 from routoo.store import eval_runs
 from routoo.store.database import Database

@@ -7,7 +7,7 @@ import typer
 from producer.commands.options import JsonOption
 from producer.json_text import json_line
 from producer.running import run
-from producer.screen.console import console
+from routoo.output import console
 from routoo.settings import load_settings
 from routoo.store import batches
 from routoo.store.batches import BatchRecord

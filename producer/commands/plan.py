@@ -19,13 +19,13 @@ from producer.planning import await_plan, plan_again
 from producer.plotting import check_format, plot_plan
 from producer.rows.source import Source
 from producer.running import run
-from producer.screen.console import console
 from producer.sending import send_order, wake_for
 from producer.session import wake_workers
 from producer.snapshot import Snapshot
 from routoo.cli.flat_options import with_options
 from routoo.domain.job import Stage
 from routoo.errors import InfeasibleError, InputError
+from routoo.output import console
 from routoo.settings import Settings, load_settings
 from routoo.store import batches
 from routoo.store.batches import BatchRecord

@@ -14,10 +14,10 @@ from producer.notice import note
 from producer.results.columns import as_row
 from producer.results.export import Export, Exported, ResultFormat, export
 from producer.running import run
-from producer.screen.console import console
 from producer.screen.results import results_table
 from producer.snapshot import find_batch
 from routoo.errors import InputError
+from routoo.output import console
 from routoo.settings import load_settings
 from routoo.store import results
 from routoo.store.batches import BatchRecord

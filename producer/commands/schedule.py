@@ -14,11 +14,11 @@ from producer.json_text import json_line
 from producer.notice import note
 from producer.running import run
 from producer.screen import words
-from producer.screen.console import console
 from routoo.cli.flat_options import with_options
 from routoo.domain.calendar import Calendar
 from routoo.domain.objective import Objective
 from routoo.errors import InputError
+from routoo.output import console
 from routoo.settings import load_settings
 from routoo.store import eval_sets, schedules
 from routoo.store.database import Database

@@ -10,9 +10,9 @@ from producer.commands.options import BatchArgument, JsonOption
 from producer.json_text import json_line
 from producer.running import run
 from producer.screen import words
-from producer.screen.console import console
 from producer.screen.progress import progress_view
 from producer.snapshot import Snapshot, find_batch, take_snapshot
+from routoo.output import console
 from routoo.settings import load_settings
 from routoo.store import batches
 from routoo.store.batches import BatchRecord

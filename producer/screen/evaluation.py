@@ -8,7 +8,7 @@ from rich.table import Table
 
 from producer.evaluation import RunView
 from producer.screen import words
-from producer.screen.console import console
+from routoo.output import console
 
 _FIGURES = (
     ("quality", "quality"),

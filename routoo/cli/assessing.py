@@ -21,6 +21,7 @@ from routoo.evaluation.report import Quality, calibration_report
 from routoo.evaluation.scorecard import Scorecard
 from routoo.evaluation.terminal import print_calibration, print_scorecard
 from routoo.evaluation.trials import cost_matrix, latency_matrix
+from routoo.output import console
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
@@ -102,12 +103,12 @@ def _facts(options: EvaluateOptions, matrix: OutcomeMatrix) -> dict[str, str]:
 def _of_checkpoint(
     checkpoint: Path, matrix: OutcomeMatrix, options: EvaluateOptions
 ) -> dict[str, Quality]:
-    console = Console(stderr=True)
+    screen = Console(stderr=True)
     cache = cache_folder(options)
     predictor = load_predictor(checkpoint, device=options.device, cache=cache)
     if content_sha256(matrix) == predictor.manifest.data_sha256:
-        console.print("warning: these are the outcomes the checkpoint was trained on")
-    with counted(console, "Predicting", len(matrix.items)) as progress:
+        screen.print("warning: these are the outcomes the checkpoint was trained on")
+    with counted(screen, "Predicting", len(matrix.items)) as progress:
         quality = predictor.predict(matrix.prompts, matrix.models, progress).quality
     if not options.train_items or not options.train_outcomes:
         return {"predictor": quality}
@@ -136,7 +137,7 @@ def _show(card: Scorecard, *, as_json: bool) -> None:
     if as_json:
         _echo(asdict(card))
     else:
-        print_scorecard(Console(), card)
+        print_scorecard(console(), card)
 
 
 def _show_calibration(matrix: OutcomeMatrix, quality: Quality, seed: int, *, as_json: bool) -> None:
@@ -144,7 +145,7 @@ def _show_calibration(matrix: OutcomeMatrix, quality: Quality, seed: int, *, as_
     if as_json:
         _echo({"items": len(matrix.items), "models": by_model, "mean": mean})
     else:
-        print_calibration(Console(), by_model, mean)
+        print_calibration(console(), by_model, mean)
 
 
 def _echo(report: dict[str, Any]) -> None:

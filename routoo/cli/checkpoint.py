@@ -5,10 +5,9 @@ from typing import Annotated
 
 import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from routoo.cli import registry
+from routoo.output import console, report_table
 from routoo.predictor.manifest import MANIFEST_FILE, read_manifest
 
 checkpoint = typer.Typer(
@@ -37,15 +36,15 @@ def show(
     if json:
         typer.echo((folder / MANIFEST_FILE).read_text(encoding="utf-8").rstrip())
         return
-    console = Console()
-    console.print(f"backbone {manifest.backbone} ({manifest.backbone_sha256[:12]})", markup=False)
-    console.print(f"layers {list(manifest.layers)}, created {manifest.created}", markup=False)
-    console.print(f"data {manifest.data_sha256[:12]}, settings {manifest.settings}", markup=False)
-    table = Table("model", "AUC", "Brier", "ECE", "mean score", "outcomes")
+    screen = console()
+    screen.print(f"backbone {manifest.backbone} ({manifest.backbone_sha256[:12]})", markup=False)
+    screen.print(f"layers {list(manifest.layers)}, created {manifest.created}", markup=False)
+    screen.print(f"data {manifest.data_sha256[:12]}, settings {manifest.settings}", markup=False)
+    table = report_table("model", "AUC", "Brier", "ECE", "mean score", "outcomes")
     for name, row in manifest.metrics["models"].items():
         figures = (f"{row[key]:.3f}" for key in ("auc", "brier", "ece", "mean_score"))
         table.add_row(name, *figures, f"{row['outcomes']:.0f}")
-    console.print(table)
+    screen.print(table)
 
 
 @checkpoint.command("add-model")
@@ -73,7 +72,7 @@ def add_model(
         typer.echo(orjson.dumps(added, option=orjson.OPT_INDENT_2).decode())
         return
     figures = added["held_out"]
-    Console().print(
+    console().print(
         f"{out}: {model} added from {figures['outcomes']:.0f} graded answers; held out: "
         f"AUC {figures['auc']:.3f}, ECE {figures['ece']:.3f}, Brier {figures['brier']:.3f}; "
         f"mean quality {added['quality']:.3f}, its deviation a prompt {added['quality_std']:.3f}",

@@ -7,13 +7,13 @@ from typing import Any
 import orjson
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from routoo.cli.choose_options import ChooseOptions
 from routoo.domain.pool import Pool, Tariff
 from routoo.domain.pool_file import parse_pool
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
+from routoo.output import console, report_table
 from routoo.selector.answers import Answers
 from routoo.selector.tariffs import check_priced, derive_prices, price_answers, read_prices
 from routoo.selector.universe import GREEDY_SHARE, Universe, choose_universe, value_answers
@@ -64,21 +64,21 @@ def _report(answers: Answers, universe: Universe, tariffs: dict[str, Tariff]) ->
 
 
 def _show_universe(report: dict[str, Any], universe: Universe) -> None:
-    table = Table("#", "model", "gain", "worth so far", "USD/Mtok in", "out")
+    table = report_table("#", "model", "gain", "worth so far", "USD/Mtok in", "out")
     worth = 0.0
     for rank, member in enumerate(report["members"], 1):
         worth += member["gain"]
         price = member["price_usd_per_mtok"] or {"prompt": "unknown", "completion": "unknown"}
         cells = (f"{member['gain']:.4f}", f"{worth:.4f}", price["prompt"], price["completion"])
         table.add_row(str(rank), member["model"], *(str(cell) for cell in cells))
-    console = Console()
-    console.print(table)
+    screen = console()
+    screen.print(table)
     proof = (
         "all pools of this size were tried: none is worth more"
         if universe.exact
         else f"at least {universe.share:.1%} of the best pool (greedy promises {GREEDY_SHARE:.1%})"
     )
-    console.print(f"{report['candidates']} candidates on {report['items']} items; {proof}.")
+    screen.print(f"{report['candidates']} candidates on {report['items']} items; {proof}.")
 
 
 def _write(

@@ -29,6 +29,7 @@ from routoo.evaluation.outcomes import (
     summarise,
     to_outcomes,
 )
+from routoo.output import report_table
 from routoo.settings import load_settings
 
 EXIT_SOME_FAILED = 5
@@ -155,7 +156,9 @@ def _report(
 
 
 def _table(summaries: Sequence[ModelSummary]) -> Table:
-    table = Table("model", "score", "answers", "ungraded", "failed", "tokens", "USD", "median s")
+    table = report_table(
+        "model", "score", "answers", "ungraded", "failed", "tokens", "USD", "median s"
+    )
     for entry in summaries:
         table.add_row(
             entry.model,

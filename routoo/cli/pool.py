@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from routoo.cli.choose_options import AsJson, ChooseOptions
 from routoo.cli.flat_options import with_options
 from routoo.domain.pool_file import load_pool
+from routoo.output import console, report_table
 
 app = pool = typer.Typer(no_args_is_help=True, help="Choose, look at and check pools of models.")
 
@@ -34,7 +33,7 @@ def show(pool_file: PoolFile, *, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(found.model_dump_json())
         return
-    table = Table("model", "endpoint", "USD/Mtok in", "out", "window", "key")
+    table = report_table("model", "endpoint", "USD/Mtok in", "out", "window", "key")
     for model in found.with_batch_channels().models:
         price = model.price_usd_per_mtok
         table.add_row(
@@ -45,7 +44,7 @@ def show(pool_file: PoolFile, *, as_json: AsJson = False) -> None:
             str(model.context_window_tokens),
             model.endpoint.api_key_env or "-",
         )
-    Console().print(table)
+    console().print(table)
 
 
 @app.command()

@@ -5,12 +5,11 @@ from typing import Annotated
 
 import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from routoo.cli.database import with_database
 from routoo.cli.promoting import put_into_use, register_folder
 from routoo.errors import CheckpointError, InputError
+from routoo.output import console, report_table
 from routoo.predictor.manifest import read_manifest
 from routoo.settings import load_settings
 from routoo.store import checkpoints
@@ -59,14 +58,14 @@ def list_registered(*, as_json: AsJson = False) -> None:
             }
             typer.echo(orjson.dumps(facts).decode())
         return
-    table = Table("", "weights", "registered", "AUC", "ECE", "Brier", "folder")
+    table = report_table("", "weights", "registered", "AUC", "ECE", "Brier", "folder")
     for one in found:
         mean = one.manifest["metrics"]["mean"]
         figures = (_shown(mean[name]) for name in ("auc", "ece", "brier"))
         registered = f"{one.registered_at:%Y-%m-%d %H:%M}"
         mark = "in use" if one == promoted else ""
         table.add_row(mark, one.weights_sha256[:12], registered, *figures, one.path)
-    Console().print(table)
+    console().print(table)
     if promoted is None:
         typer.echo(f"none is promoted: scorers use {load_settings().checkpoint}")
 
@@ -112,10 +111,10 @@ def history(*, as_json: AsJson = False) -> None:
         for one in found:
             typer.echo(orjson.dumps(one).decode())
         return
-    table = Table("since", "weights", "why")
+    table = report_table("since", "weights", "why")
     for one in found:
         table.add_row(f"{one.promoted_at:%Y-%m-%d %H:%M}", one.weights_sha256[:12], one.reason)
-    Console().print(table)
+    console().print(table)
 
 
 def _check_present(found: CheckpointRecord) -> None:

@@ -10,6 +10,7 @@ from routoo.evaluation.bootstrap import Interval
 from routoo.evaluation.notation import fixed, percent, signed, usd, with_interval
 from routoo.evaluation.operating import Operating
 from routoo.evaluation.scorecard import Pool, Scorecard
+from routoo.output import report_table
 
 
 def print_scorecard(console: Console, card: Scorecard) -> None:
@@ -28,7 +29,7 @@ def print_calibration(
     console: Console, by_model: Mapping[str, Mapping[str, float]], mean: Mapping[str, Interval]
 ) -> None:
     """Print what is known of a predictor where nothing can be routed."""
-    table = Table("model", "AUC", "Brier", "ECE", "mean score", "outcomes")
+    table = report_table("model", "AUC", "Brier", "ECE", "mean score", "outcomes")
     for name, row in by_model.items():
         figures = [fixed(row[key]) for key in ("auc", "brier", "ece", "mean_score")]
         table.add_row(name, *figures, f"{row['outcomes']:.0f}")
@@ -37,7 +38,7 @@ def print_calibration(
 
 
 def _models(card: Scorecard) -> Table:
-    table = Table("model", "AUC", "Brier", "ECE", "quality", "USD/1,000", "share", "graded")
+    table = report_table("model", "AUC", "Brier", "ECE", "quality", "USD/1,000", "share", "graded")
     rows = {row.name: row for row in card.models}
     for one in card.reliability:
         row = rows[one.model]
@@ -56,7 +57,7 @@ def _add_mean(table: Table, mean: Mapping[str, Interval]) -> None:
 
 
 def _frontiers(pool: Pool) -> Table:
-    table = Table("routed by", "mean gain over the mix", "least gain", "AIQ", "headroom")
+    table = report_table("routed by", "mean gain over the mix", "least gain", "AIQ", "headroom")
     for name, row in pool.frontiers.items():
         figures = (row.gain, row.least_gain, row.aiq, row.headroom)
         table.add_row(name, *(with_interval(figure) for figure in figures))
@@ -64,7 +65,7 @@ def _frontiers(pool: Pool) -> Table:
 
 
 def _beside(pool: Pool) -> Table:
-    table = Table(
+    table = report_table(
         f"beside {pool.reference}", "cost of its quality", "quality at its cost", "at 0.75 of it"
     )
     for name, row in pool.comparisons.items():
@@ -74,7 +75,7 @@ def _beside(pool: Pool) -> Table:
 
 
 def _pairs(pool: Pool) -> Table:
-    table = Table(f"{pool.weak} or {pool.strong}", "APGR", "CPT(50%)", "CPT(80%)")
+    table = report_table(f"{pool.weak} or {pool.strong}", "APGR", "CPT(50%)", "CPT(80%)")
     for name, row in pool.pairs.items():
         table.add_row(name, *(with_interval(one) for one in (row.apgr, row.cpt50, row.cpt80)))
     return table

@@ -5,9 +5,10 @@ import sys
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from producer.files import replacing
-from routoo.output import write_it_whole
+from routoo.output import console, report_table, write_it_whole
 
 AT_MOST = 65_536
 
@@ -52,3 +53,19 @@ def test_a_buffered_standard_output_stays_as_it_is(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(sys, "stdout", buffered)
     write_it_whole()
     assert sys.stdout is buffered
+
+
+def test_a_pipe_is_wide() -> None:
+    assert console().width > 120
+
+
+def test_a_name_too_long_for_its_cell_goes_on_in_the_next_line() -> None:
+    name = "mixtral-8x7b-instruct-v0.1"
+    table = report_table("model", "AUC", "quality")
+    table.add_row(name, "0.754", "0.820 [0.811 to 0.829]")
+    screen = Console(width=40, file=io.StringIO(), legacy_windows=False)
+    screen.print(table)
+    assert isinstance(screen.file, io.StringIO)
+    lines = screen.file.getvalue().splitlines()
+    cells = (line.split("│")[1].strip() for line in lines if line.startswith("│"))
+    assert "".join(cells) == name
