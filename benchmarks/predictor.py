@@ -3,7 +3,9 @@
 All read the same prompts with the same backbone and threads, taking turns on slices of 1,000. The
 others only embed; ours also counts surface features, runs all views and calibrates. They are
 sentence-transformers, where it is installed (`pip install --no-deps sentence-transformers`), and
-onnxruntime, where --peers-python names an interpreter that has benchmarks/peers.txt.
+onnxruntime, where --peers-python names an interpreter that has benchmarks/peers.txt. Beside them
+stands the physical limit: what the device multiplies in large products, measured in the same run.
+The last ratio is the model-FLOPs utilisation.
 """
 
 import argparse
@@ -17,10 +19,11 @@ from pathlib import Path
 
 import torch
 from figures import Figure, show
+from predictor_limit import limit_flops_per_s, read_work
 
 from routoo.domain.tables import read_items
-from routoo.predictor.backbone import find_backbone
-from routoo.predictor.predictor import CheckpointPredictor, load_predictor
+from routoo.predictor.encoder import Encoder
+from routoo.predictor.predictor import load_predictor
 
 Work = Callable[[Sequence[str]], object]
 SLICE_PROMPTS = 1000
@@ -33,10 +36,12 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     prompts = _prompts(options.items or [EXAMPLE_ITEMS], options.prompts)
     predictor = load_predictor(options.checkpoint, device=options.device)
+    encoder = predictor.embeds
+    assert isinstance(encoder, Encoder), "without a cache of embeddings"
     work: dict[str, Work] = {"routoo": lambda part: predictor.predict(part, predictor.models)}
     if importlib.util.find_spec("sentence_transformers"):
-        work["sentence_transformers"] = _sentence_transformers(predictor, options.device)
-    peer = _onnxruntime(predictor, options) if options.peers_python else nullcontext()
+        work["sentence_transformers"] = _sentence_transformers(encoder, options.device)
+    peer = _onnxruntime(encoder, options) if options.peers_python else nullcontext()
     with peer as onnxruntime:
         if onnxruntime is not None:
             work["onnxruntime"] = onnxruntime
@@ -47,6 +52,7 @@ def main() -> None:
         Figure(f"predict_vs_{name}", rate, "prompts/s", other, rate / other)
         for name, other in rates.items()
     ]
+    figures += _limit(encoder, prompts, rate)
     show(figures, as_json=options.json)
 
 
@@ -84,18 +90,27 @@ def _rates(work: dict[str, Work], prompts: Sequence[str]) -> dict[str, float]:
     return {name: len(prompts) / seconds for name, seconds in taken_s.items()}
 
 
-def _sentence_transformers(predictor: CheckpointPredictor, device: str) -> Work:
+def _limit(encoder: Encoder, prompts: Sequence[str], rate: float) -> Iterator[Figure]:
+    """Set our rate, in prompts/s, beside what the device can multiply."""
+    tokens, flops = read_work(encoder, prompts)
+    yield Figure("predict_tokens_per_s", rate * tokens / len(prompts), "tokens/s")
+    limit = limit_flops_per_s(encoder.model.device, encoder.model.dtype) / 1e9
+    ours = rate * flops / len(prompts) / 1e9
+    yield Figure("predict_gflops_per_s", ours, "GFLOP/s", limit, ours / limit)
+
+
+def _sentence_transformers(encoder: Encoder, device: str) -> Work:
     from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - optional
 
-    model = SentenceTransformer(_backbone(predictor), device=device)
+    model = SentenceTransformer(str(encoder.backbone.path), device=device)
     model.max_seq_length = 512
     return lambda part: model.encode(list(part), batch_size=32)
 
 
 @contextmanager
-def _onnxruntime(predictor: CheckpointPredictor, options: argparse.Namespace) -> Iterator[Work]:
+def _onnxruntime(encoder: Encoder, options: argparse.Namespace) -> Iterator[Work]:
     script = Path(__file__).with_name("predictor_onnx.py")
-    command = [options.peers_python, script, _backbone(predictor), str(options.threads)]
+    command = [options.peers_python, script, encoder.backbone.path, str(options.threads)]
     peer = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert peer.stdin is not None
     assert peer.stdout is not None
@@ -111,10 +126,6 @@ def _onnxruntime(predictor: CheckpointPredictor, options: argparse.Namespace) ->
     finally:
         peer.stdin.close()
         peer.wait(10)
-
-
-def _backbone(predictor: CheckpointPredictor) -> str:
-    return str(find_backbone(predictor.manifest.backbone).path)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ class CheckpointPredictor:
 
     def __init__(self, checkpoint: Checkpoint, embeds: Embeds) -> None:
         self.checkpoint = checkpoint
-        self._embeds = embeds
+        self.embeds = embeds
 
     @property
     def manifest(self) -> Manifest:
@@ -53,7 +53,7 @@ class CheckpointPredictor:
             CheckpointError: The checkpoint doesn't know a model.
         """
         columns = self._columns(models)
-        features, truncated = prompt_features(prompts, self._embeds, progress)
+        features, truncated = prompt_features(prompts, self.embeds, progress)
         estimates = self.checkpoint.estimator(features)
         return Predictions(
             np.ascontiguousarray(estimates.quality[:, columns]),
@@ -73,7 +73,7 @@ class CheckpointPredictor:
 
     def features(self, prompts: Sequence[str]) -> Float32[np.ndarray, "prompts features"]:
         """Return prompts as the estimator's views see them: what baselines are fitted on."""
-        raw, _ = prompt_features(prompts, self._embeds)
+        raw, _ = prompt_features(prompts, self.embeds)
         return self.checkpoint.estimator.projection.apply(raw)
 
     def _columns(self, models: Sequence[str]) -> list[int]:
