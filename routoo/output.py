@@ -1,4 +1,4 @@
-"""Standard output: every byte of a long write, every character of a table."""
+"""What people see: every byte of a long write, every character of a table, names as they are."""
 
 import io
 import sys
@@ -10,8 +10,17 @@ _WIDTH_OF_A_PIPE = 200
 
 
 def console() -> Console:
-    """Return a console on standard output; in a pipe it is wide, so that no cell is cut."""
-    return Console() if sys.stdout.isatty() else Console(width=_WIDTH_OF_A_PIPE)
+    """Return a console on standard output, for results.
+
+    In a pipe it is wide, so that no cell is cut. Text is printed as it is: a name or an answer may
+    hold what rich would take for markup ("[b]") or for an emoji (":key:").
+    """
+    return _console(is_terminal=sys.stdout.isatty(), stderr=False)
+
+
+def messages() -> Console:
+    """Return the same on standard error, for progress, remarks and errors."""
+    return _console(is_terminal=sys.stderr.isatty(), stderr=True)
 
 
 def report_table(*headers: str) -> Table:
@@ -33,3 +42,8 @@ def write_it_whole() -> None:
     # Detached: the old wrapper, once forgotten, would close the output.
     whole = io.BufferedWriter(old.detach())  # type: ignore[union-attr]
     sys.stdout = io.TextIOWrapper(whole, encoding=encoding, errors=errors, line_buffering=True)
+
+
+def _console(*, is_terminal: bool, stderr: bool) -> Console:
+    width = None if is_terminal else _WIDTH_OF_A_PIPE
+    return Console(stderr=stderr, width=width, markup=False, emoji=False)

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from routoo.errors import RoutooError
+from routoo.output import messages
 from routoo.settings import Settings, load_settings
 from worker.lifeline import READY, hold_on_to_supervisor, say_ready
 from worker.logs import configure_logs
@@ -153,7 +153,7 @@ def main() -> None:
     try:
         app()
     except RoutooError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
+        messages().print(f"error: {error}", highlight=False)
         sys.exit(error.exit_code)
 
 

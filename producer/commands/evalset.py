@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from producer.commands.options import JsonOption
@@ -123,7 +122,7 @@ def list_command(*, as_json: JsonOption = False) -> None:
     for record in found:
         added = f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC"
         row = (record.content_sha256[:12], f"{record.item_count:,}", record.purpose, added)
-        table.add_row(escape(record.name), *row)
+        table.add_row(record.name, *row)
     console().print(table)
 
 

@@ -5,7 +5,6 @@ from typing import Annotated
 from zoneinfo import ZoneInfo
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from producer.commands.options import JsonOption
@@ -88,9 +87,9 @@ def list_command(*, as_json: JsonOption = False) -> None:
     table = Table("name", "set", "cron", "zone", "aim", "next", box=None, header_style="dim")
     for one in found:
         following = "paused" if one.paused else _instant(one.next_due_at, one.time_zone)
-        aim = escape(words.aim(Objective.of_json(one.objective), one.budget_usd))
-        cells = (escape(one.eval_set), one.cron, one.time_zone, aim, following)
-        table.add_row(escape(one.name), *cells)
+        aim = words.aim(Objective.of_json(one.objective), one.budget_usd)
+        cells = (one.eval_set, one.cron, one.time_zone, aim, following)
+        table.add_row(one.name, *cells)
     console().print(table)
 
 
@@ -176,7 +175,7 @@ def history_command(
     table = Table("due", "outcome", "missed", "run", "by", "detail", box=None, header_style="dim")
     for one in firings:
         run_id = "" if one.run_id is None else str(one.run_id)[:8]
-        cells = (one.outcome, str(one.missed or ""), run_id, one.owner, escape(one.detail or ""))
+        cells = (one.outcome, str(one.missed or ""), run_id, one.owner, one.detail or "")
         table.add_row(_instant(one.due_at, found.time_zone), *cells)
     console().print(table)
 

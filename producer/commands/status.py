@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from producer.commands.options import BatchArgument, JsonOption
@@ -79,7 +78,7 @@ def _table(found: list[BatchRecord]) -> Table:
     for record in found:
         table.add_row(
             str(record.id),
-            escape(record.name),
+            record.name,
             record.status,
             f"{record.job_count:,}",
             words.usd(record.budget_usd),

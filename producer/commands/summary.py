@@ -4,11 +4,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from producer.commands.options import BatchArgument, JsonOption
 from producer.json_text import json_line
 from producer.running import run
+from routoo.output import console
 from routoo.settings import load_settings
 from routoo.store.database import Database
 
@@ -50,4 +50,4 @@ def summary_command(
     if as_json:
         typer.echo(json_line(summary.as_json()))
     else:
-        Console().print(summary_view(summary))
+        console().print(summary_view(summary))

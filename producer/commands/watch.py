@@ -4,7 +4,6 @@ import sys
 import time
 
 import typer
-from rich.console import Console
 from rich.live import Live
 
 from producer.commands.options import BatchArgument, JsonOption
@@ -14,6 +13,7 @@ from producer.screen.progress import progress_line, progress_view
 from producer.snapshot import Snapshot, find_batch
 from producer.watching import follow
 from routoo.domain.job import BatchStatus
+from routoo.output import console
 from routoo.settings import Settings, load_settings
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
@@ -59,7 +59,7 @@ def watch_batch(settings: Settings, batch: str | None, *, as_json: bool) -> None
 
 
 async def _show_live(database: Database, batch: BatchRecord) -> Snapshot:
-    with Live(console=Console(), auto_refresh=False) as live:
+    with Live(console=console(), auto_refresh=False) as live:
         async for snapshot, eta_s in follow(database, batch):
             live.update(progress_view(snapshot, eta_s), refresh=True)
     return snapshot

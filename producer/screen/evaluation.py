@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from producer.evaluation import RunView
@@ -28,8 +27,8 @@ def run_table(views: Sequence[RunView]) -> None:
         cost = figures.get("cost_usd")
         table.add_row(
             str(view.run.id)[:8],
-            escape(view.name),
-            escape(view.eval_set),
+            view.name,
+            view.eval_set,
             view.run.state,
             _shown(figures.get("quality")),
             "-" if cost is None else words.usd(cost),
@@ -43,11 +42,11 @@ def print_run(view: RunView) -> None:
     """Print a run's headline figures with their intervals, and its alerts."""
     run, figures = view.run, view.run.figures
     screen = console()
-    screen.print(f"run {run.id}: {view.eval_set}, {run.state}", markup=False, highlight=False)
+    screen.print(f"run {run.id}: {view.eval_set}, {run.state}", highlight=False)
     aim = words.aim(view.objective, view.budget_usd)
-    screen.print(f"aim {aim}", markup=False, highlight=False)
+    screen.print(f"aim {aim}", highlight=False)
     if run.error:
-        screen.print(run.error, markup=False, highlight=False)
+        screen.print(run.error, highlight=False)
     if figures is not None:
         screen.print(
             f"{figures['items']:,} items, {figures['answered']:,} answered,"
@@ -59,7 +58,7 @@ def print_run(view: RunView) -> None:
         screen.print(_figure_table(figures))
         screen.print(_model_table(figures["models"]))
     for alert in view.alerts:
-        screen.print(f"alert: {alert.message}", markup=False, highlight=False)
+        screen.print(f"alert: {alert.message}", highlight=False)
 
 
 def _figure_table(figures: Mapping[str, Any]) -> Table:
@@ -77,7 +76,7 @@ def _model_table(models: Sequence[Mapping[str, Any]]) -> Table:
     table = Table("model", "answers", "alone, on the sample", box=None, header_style="dim")
     for model in models:
         alone = _shown(model["sample_quality"])
-        table.add_row(escape(model["model"]), f"{model['answers']:,}", alone)
+        table.add_row(model["model"], f"{model['answers']:,}", alone)
     return table
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -33,7 +32,7 @@ def _candidates(told: JobExplanation) -> Table:
     columns = (told.explanation.candidates, told.quality, told.quality_std, told.latency_s)
     for one, quality, std, latency_s in zip(*columns, strict=True):
         table.add_row(
-            escape(one.model),
+            one.model,
             f"{words.percent(quality)} ± {words.percent(std)}",
             words.usd(one.cost_usd),
             words.duration(latency_s),

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -99,7 +98,7 @@ def _shares(plan: Plan) -> Table:
             table.add_row("random mix, same cost", words.percent(mix), cost, "", "")
     for model in plan["models"]:
         table.add_row(
-            f"only {escape(model['model'])}",
+            f"only {model['model']}",
             words.percent(model["alone_quality"]),
             words.usd(model["alone_cost_usd"]),
             f"{model['jobs']:,}",

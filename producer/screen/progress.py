@@ -1,7 +1,6 @@
 """A batch's progress: bars of the stages, money, models."""
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -123,7 +122,7 @@ def _models(snapshot: Snapshot) -> Table:
     for share in snapshot.progress.models:
         part = share.results / snapshot.succeeded if snapshot.succeeded else 0.0
         table.add_row(
-            escape(share.model),
+            share.model,
             f"{share.results:,}",
             words.percent(part),
             f"{share.attempts:,}",

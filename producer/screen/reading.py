@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from producer.submit import Pace
+from routoo.output import messages
 
 _PER_S = 5
 
@@ -24,7 +24,7 @@ def reading_progress(size_bytes: int | None) -> Iterator[Callable[[Pace], None]]
         TaskProgressColumn(),
         TextColumn("{task.fields[rows]:,} rows"),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=messages(),
         transient=True,
         refresh_per_second=_PER_S,
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from rich.markup import escape
 from rich.table import Table
 
 from producer.screen import words
@@ -20,10 +19,10 @@ def results_table(records: Sequence[ResultRecord]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for record in records:
         table.add_row(
-            escape(record.custom_id),
+            record.custom_id,
             record.status,
-            escape(record.model or "-"),
-            escape(_one_line(record.answer if record.answer is not None else _error(record))),
+            record.model or "-",
+            _one_line(record.answer if record.answer is not None else _error(record)),
             _quality(record.expected_quality),
             _quality(record.quality),
             words.usd(record.cost_usd),

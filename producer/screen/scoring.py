@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from producer.snapshot import Snapshot
+from routoo.output import messages
 
 
 @contextmanager
@@ -18,7 +18,7 @@ def scoring_progress() -> Iterator[Callable[[Snapshot], None]]:
         TaskProgressColumn(),
         TextColumn("{task.completed:,.0f} jobs scored"),
         TimeElapsedColumn(),
-        console=Console(stderr=True),
+        console=messages(),
         transient=True,
     )
     task = progress.add_task("plan", total=None)

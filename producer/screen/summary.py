@@ -1,7 +1,6 @@
 """The closing screen: was the routing worth it?"""
 
 from rich.console import Group, RenderableType
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -36,7 +35,7 @@ def _comparison(summary: Summary) -> Table:
 
 def _add(table: Table, contender: Contender, *, prefix: str = "", style: str | None = None) -> None:
     table.add_row(
-        prefix + escape(contender.name),
+        prefix + contender.name,
         words.percent(contender.expected_quality),
         words.usd(contender.expected_cost_usd),
         words.percent(contender.graded_quality),

@@ -6,7 +6,6 @@ from typing import Any
 
 import orjson
 import typer
-from rich.console import Console
 
 from routoo.cli.evaluate_options import EvaluateOptions
 from routoo.cli.fitting import cache_folder
@@ -21,7 +20,7 @@ from routoo.evaluation.report import Quality, calibration_report
 from routoo.evaluation.scorecard import Scorecard
 from routoo.evaluation.terminal import print_calibration, print_scorecard
 from routoo.evaluation.trials import cost_matrix, latency_matrix
-from routoo.output import console
+from routoo.output import console, messages
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
@@ -48,7 +47,7 @@ def assess(options: EvaluateOptions) -> None:
     except InputError as error:
         if options.html is not None:
             raise
-        Console(stderr=True).print(f"no routing figures: {error}", markup=False)
+        messages().print(f"no routing figures: {error}")
         _show_calibration(matrix, estimates["predictor"], options.seed, as_json=options.json)
         return
     if options.html is not None:
@@ -103,7 +102,7 @@ def _facts(options: EvaluateOptions, matrix: OutcomeMatrix) -> dict[str, str]:
 def _of_checkpoint(
     checkpoint: Path, matrix: OutcomeMatrix, options: EvaluateOptions
 ) -> dict[str, Quality]:
-    screen = Console(stderr=True)
+    screen = messages()
     cache = cache_folder(options)
     predictor = load_predictor(checkpoint, device=options.device, cache=cache)
     if content_sha256(matrix) == predictor.manifest.data_sha256:

@@ -37,9 +37,9 @@ def show(
         typer.echo((folder / MANIFEST_FILE).read_text(encoding="utf-8").rstrip())
         return
     screen = console()
-    screen.print(f"backbone {manifest.backbone} ({manifest.backbone_sha256[:12]})", markup=False)
-    screen.print(f"layers {list(manifest.layers)}, created {manifest.created}", markup=False)
-    screen.print(f"data {manifest.data_sha256[:12]}, settings {manifest.settings}", markup=False)
+    screen.print(f"backbone {manifest.backbone} ({manifest.backbone_sha256[:12]})")
+    screen.print(f"layers {list(manifest.layers)}, created {manifest.created}")
+    screen.print(f"data {manifest.data_sha256[:12]}, settings {manifest.settings}")
     table = report_table("model", "AUC", "Brier", "ECE", "mean score", "outcomes")
     for name, row in manifest.metrics["models"].items():
         figures = (f"{row[key]:.3f}" for key in ("auc", "brier", "ece", "mean_score"))
@@ -76,5 +76,4 @@ def add_model(
         f"{out}: {model} added from {figures['outcomes']:.0f} graded answers; held out: "
         f"AUC {figures['auc']:.3f}, ECE {figures['ece']:.3f}, Brier {figures['brier']:.3f}; "
         f"mean quality {added['quality']:.3f}, its deviation a prompt {added['quality_std']:.3f}",
-        markup=False,
     )

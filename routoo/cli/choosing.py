@@ -6,14 +6,13 @@ from typing import Any
 
 import orjson
 import typer
-from rich.console import Console
 
 from routoo.cli.choose_options import ChooseOptions
 from routoo.domain.pool import Pool, Tariff
 from routoo.domain.pool_file import parse_pool
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
-from routoo.output import console, report_table
+from routoo.output import console, messages, report_table
 from routoo.selector.answers import Answers
 from routoo.selector.tariffs import check_priced, derive_prices, price_answers, read_prices
 from routoo.selector.universe import GREEDY_SHARE, Universe, choose_universe, value_answers
@@ -101,4 +100,4 @@ def _write(
     part = out.with_name(f"{out.name}.part")
     part.write_text(text, encoding="utf-8")
     part.replace(out)
-    Console(stderr=True).print(f"{out}: a pool of {len(written.models)} models")
+    messages().print(f"{out}: a pool of {len(written.models)} models")

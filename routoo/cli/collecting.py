@@ -9,7 +9,6 @@ from pathlib import Path
 
 import orjson
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -29,7 +28,7 @@ from routoo.evaluation.outcomes import (
     summarise,
     to_outcomes,
 )
-from routoo.output import report_table
+from routoo.output import console, messages, report_table
 from routoo.settings import load_settings
 
 EXIT_SOME_FAILED = 5
@@ -67,18 +66,17 @@ def collect_outcomes(options: CollectOptions) -> None:
         RequestForm(options.system, options.instruction, options.max_tokens),
         options.out,
     )
-    console = Console(stderr=True)
     try:
-        rows, failures = asyncio.run(_collect(run, console))
+        rows, failures = asyncio.run(_collect(run))
     except KeyboardInterrupt:
-        console.print(f"Stopped; answers so far are in {run.journal}. Run again to go on.")
+        messages().print(f"Stopped; answers so far are in {run.journal}. Run again to go on.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     write_outcomes(
         options.out,
         to_outcomes(rows),
         answers=[row.answer.answer for row in rows] if options.keep_answers else None,
     )
-    _report(run, rows, failures, console if not options.json_out else None)
+    _report(run, rows, failures, as_json=options.json_out)
     if failures:
         raise typer.Exit(EXIT_SOME_FAILED)
 
@@ -99,11 +97,11 @@ def _candidates(pool: Sequence[CandidateModel], named: str | None) -> Sequence[C
     return [by_name[name] for name in names]
 
 
-async def _collect(run: _Run, console: Console) -> tuple[list[GradedAnswer], list[Failure]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+async def _collect(run: _Run) -> tuple[list[GradedAnswer], list[Failure]]:
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with (
         Journal(run.journal) as journal,
-        Progress(*columns, TimeRemainingColumn(), console=console) as bar,
+        Progress(*columns, TimeRemainingColumn(), console=messages()) as bar,
     ):
         async with ChatEndpoints(run.models) as client:
             tasks = {
@@ -126,7 +124,7 @@ def _graded(run: _Run, collection: Collection) -> Sequence[GradedAnswer]:
 
 
 def _report(
-    run: _Run, rows: Sequence[GradedAnswer], failures: Sequence[Failure], console: Console | None
+    run: _Run, rows: Sequence[GradedAnswer], failures: Sequence[Failure], *, as_json: bool
 ) -> None:
     failed = Counter(failure.model for failure in failures)
     summaries = [
@@ -137,7 +135,7 @@ def _report(
         )
         for model in run.models
     ]
-    if console is None:
+    if as_json:
         summary = {
             "out": str(run.out),
             "items": len(run.items),
@@ -146,13 +144,14 @@ def _report(
         }
         sys.stdout.write(orjson.dumps(summary).decode() + "\n")
         return
-    console.print(_table(summaries))
+    screen, remarks = console(), messages()
+    screen.print(_table(summaries))
+    screen.print(f"{len(rows)} outcomes in {run.out}")
     for failure in failures[:FAILURES_SHOWN]:
         line = f"failed: {failure.item_id}, {failure.model}: {failure.message}"
-        console.print(line, markup=False, highlight=False)
+        remarks.print(line, highlight=False)
     if len(failures) > FAILURES_SHOWN:
-        console.print(f"... and {len(failures) - FAILURES_SHOWN} more failures")
-    console.print(f"{len(rows)} outcomes in {run.out}")
+        remarks.print(f"... and {len(failures) - FAILURES_SHOWN} more failures")
 
 
 def _table(summaries: Sequence[ModelSummary]) -> Table:

@@ -5,10 +5,9 @@ import sys
 from collections.abc import Sequence
 
 import typer
-from rich.console import Console
 
 from routoo.errors import RoutooError
-from routoo.output import write_it_whole
+from routoo.output import messages, write_it_whole
 
 EXIT_INTERRUPTED = 130
 
@@ -53,7 +52,7 @@ def main() -> None:
     try:
         build_app(named or COMMANDS)()
     except RoutooError as error:
-        Console(stderr=True).print(f"error: {error}", markup=False, highlight=False)
+        messages().print(f"error: {error}", highlight=False)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import orjson
 import typer
-from rich.console import Console
+
+from routoo.output import messages
 
 outcomes = typer.Typer(no_args_is_help=True, help="Use the graded answers of batches and runs.")
 
@@ -46,8 +47,7 @@ def export(
     if json_out:
         typer.echo(orjson.dumps(facts).decode())
         return
-    Console(stderr=True).print(
+    messages().print(
         f"{out}: {facts['outcomes']} outcomes of {facts['items']} items; "
         f"{facts['evaluation_items_left_out']} evaluation items left out",
-        markup=False,
     )

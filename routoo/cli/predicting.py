@@ -7,11 +7,11 @@ from typing import Any
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
 
 from routoo.cli.progress import counted
 from routoo.domain.prediction import Predictions
 from routoo.domain.tables import Item, read_items
+from routoo.output import messages
 from routoo.predictor.predictor import load_predictor
 
 CHUNK_PROMPTS = 8192
@@ -31,7 +31,7 @@ def write_predictions(
     predictor = load_predictor(checkpoint, device=device)
     names = tuple(models or predictor.models)
     tables = []
-    with counted(Console(stderr=True), "Predicting", len(rows)) as progress:
+    with counted(messages(), "Predicting", len(rows)) as progress:
         for start in range(0, max(len(rows), 1), CHUNK_PROMPTS):
             part = rows[start : start + CHUNK_PROMPTS]
             estimates = predictor.predict([item.prompt for item in part], names, progress)

@@ -8,6 +8,7 @@ from routoo.cli.progress import counted
 from routoo.cli.tuned import tune_encoder
 from routoo.evaluation.protocol_names import Protocol
 from routoo.evaluation.protocols import Quality, Reader, Readout, cross_fit, deal
+from routoo.output import messages
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256
 from routoo.settings import load_settings
 
@@ -21,7 +22,7 @@ def cross_estimates(
         CheckpointError: There is no such backbone.
         InputError: The items can't be split so, or the rest of them is too little to fit on.
     """
-    console = Console(stderr=True)
+    console = messages()
     parts = deal(matrix, protocol, options.seed)
     reader = (_tuned_reader if options.tune else _reader)(matrix, options, console)
     with counted(console, "Fitting without each part", int(parts.max()) + 1) as progress:

@@ -86,11 +86,11 @@ def promote_if_not_worse(folder: Path, device: str, console: Console) -> bool:
     better = rise is not None and rise.items >= MIN_ITEMS and not (rise.low > 0)
     _record(settings, folder, f"trained from runs; {why}" if better else None)
     if better:
-        console.print(f"in use from the next batch on; {why}", markup=False)
+        console.print(f"in use from the next batch on; {why}")
     else:
         reason = why if rise is not None else f"fewer than {MIN_ITEMS} graded evaluation items"
         text = f"registered and not promoted: {reason}; `routoo checkpoint promote` does so anyway"
-        console.print(text, markup=False)
+        console.print(text)
     return better
 
 

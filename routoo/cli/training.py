@@ -17,6 +17,7 @@ from routoo.cli.tuned import TUNING_STATE, tune_encoder
 from routoo.evaluation.floors import floor_margins
 from routoo.evaluation.metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.plots import plot_learning_curve
+from routoo.output import messages
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.encoder import Encoder
@@ -33,7 +34,7 @@ def fit_checkpoint(options: TrainOptions) -> None:
         InputError: The tables can't be fitted on.
         CheckpointError: There is no such backbone.
     """
-    console = Console(stderr=True)
+    console = messages()
     tables = training_tables(
         options.items or (), options.outcomes or (), console, from_runs=options.from_runs
     )

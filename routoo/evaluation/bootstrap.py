@@ -42,6 +42,19 @@ class Interval:
         """
         return cls(float(draws[0]), *_middle(draws[1:], 0.95))
 
+    @classmethod
+    def around(cls, draws: Draws) -> "Interval":
+        """Return the same for a figure, 0 or more, that drawing items with replacement raises.
+
+        The interval is moved back by how far the draws lie above the sample on average, so that
+        it says how far the figure would move on another sample of as many different items.
+
+        Source: Efron and Tibshirani (1993), section 10.2 (the bootstrap's estimate of bias).
+        """
+        raised = draws[1:].mean() - draws[0]
+        low, high = _middle(draws[1:] - raised, 0.95)
+        return cls(float(draws[0]), max(low, 0.0), high)
+
 
 @dataclass(frozen=True, slots=True)
 class MeanInterval:

@@ -21,6 +21,7 @@ ORACLE = "oracle"
 """Routes by the outcomes themselves: no router does better on these items."""
 RANDOM_MIX = "random_mix"
 """The best mix of single models at each cost."""
+_INTERVALS = {"ece": Interval.around}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def calibration_report(
         for rows in resample(len(matrix.items), seed)
     ]
     return by_model, {
-        name: Interval.of(np.array([value, *(draw[name] for draw in draws)]))
+        name: _INTERVALS.get(name, Interval.of)(np.array([value, *(draw[name] for draw in draws)]))
         for name, value in mean_metrics(by_model).items()
     }
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from producer.files import replacing
-from routoo.output import console, report_table, write_it_whole
+from routoo.output import console, messages, report_table, write_it_whole
 
 AT_MOST = 65_536
 
@@ -69,3 +69,13 @@ def test_a_name_too_long_for_its_cell_goes_on_in_the_next_line() -> None:
     lines = screen.file.getvalue().splitlines()
     cells = (line.split("│")[1].strip() for line in lines if line.startswith("│"))
     assert "".join(cells) == name
+
+
+def test_names_and_answers_are_printed_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    table = report_table("model")
+    table.add_row("tuned[b]:key:[/]")
+    console().print(table)
+    messages().print("no such model: tuned[b]:key:")
+    seen = capsys.readouterr()
+    assert "tuned[b]:key:[/]" in seen.out
+    assert "tuned[b]:key:" in seen.err
