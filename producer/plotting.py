@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from producer.files import replacing
 from routoo.errors import InputError
+from routoo.files import replacing
 
 _FORMATS = ("png", "svg", "pdf")
 

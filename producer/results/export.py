@@ -9,9 +9,9 @@ from typing import BinaryIO
 
 from psycopg import AsyncConnection
 
-from producer.files import replacing
 from producer.results.writers import CsvWriter, JsonlWriter, Writer
 from routoo.domain.job import ResultStatus
+from routoo.files import replacing
 from routoo.store import results
 from routoo.store.batches import BatchRecord
 from routoo.store.results import ResultRecord

@@ -7,8 +7,8 @@ from typing import Any, BinaryIO, Self
 
 import orjson
 
-from producer.files import replacing
 from producer.rows.problems import BadRow
+from routoo.files import replacing
 
 
 class ErrorFile:

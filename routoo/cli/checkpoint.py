@@ -36,13 +36,16 @@ def show(
     if json:
         typer.echo((folder / MANIFEST_FILE).read_text(encoding="utf-8").rstrip())
         return
+    # numpy takes a moment to load: not for --help
+    from routoo.evaluation.notation import fixed  # noqa: PLC0415
+
     screen = console()
     screen.print(f"backbone {manifest.backbone} ({manifest.backbone_sha256[:12]})")
     screen.print(f"layers {list(manifest.layers)}, created {manifest.created}")
     screen.print(f"data {manifest.data_sha256[:12]}, settings {manifest.settings}")
     table = report_table("model", "AUC", "Brier", "ECE", "mean score", "outcomes")
     for name, row in manifest.metrics["models"].items():
-        figures = (f"{row[key]:.3f}" for key in ("auc", "brier", "ece", "mean_score"))
+        figures = (fixed(row[key]) for key in ("auc", "brier", "ece", "mean_score"))
         table.add_row(name, *figures, f"{row['outcomes']:.0f}")
     screen.print(table)
 

@@ -12,6 +12,7 @@ from routoo.domain.pool import Pool, Tariff
 from routoo.domain.pool_file import parse_pool
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
+from routoo.files import replacing
 from routoo.output import console, messages, report_table
 from routoo.selector.answers import Answers
 from routoo.selector.tariffs import check_priced, derive_prices, price_answers, read_prices
@@ -97,7 +98,6 @@ def _write(
             f"    context_window_tokens: {options.context_window_tokens}\n"
         )
     written: Pool = parse_pool(text, name=str(out))
-    part = out.with_name(f"{out.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(out)
+    with replacing(out) as stream:
+        stream.write(text.encode())
     messages().print(f"{out}: a pool of {len(written.models)} models")

@@ -51,8 +51,9 @@ class Interval:
 
         Source: Efron and Tibshirani (1993), section 10.2 (the bootstrap's estimate of bias).
         """
-        raised = draws[1:].mean() - draws[0]
-        low, high = _middle(draws[1:] - raised, 0.95)
+        drawn = draws[1:][~np.isnan(draws[1:])]
+        raised = drawn.mean() - draws[0] if len(drawn) else 0.0
+        low, high = _middle(drawn - raised, 0.95)
         return cls(float(draws[0]), max(low, 0.0), high)
 
 

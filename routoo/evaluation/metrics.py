@@ -22,15 +22,22 @@ def auc(score: Float32[np.ndarray, " items"], quality: Float32[np.ndarray, " ite
 
 
 def brier(score: Float32[np.ndarray, " items"], quality: Float32[np.ndarray, " items"]) -> float:
-    """Return the mean squared error of the estimates (Brier 1950)."""
+    """Return the mean squared error of the estimates (Brier 1950); NaN where there are none."""
+    if not len(score):
+        return float("nan")
     return float(np.mean((score - quality) ** 2, dtype=np.float64))
 
 
 def ece(score: Float32[np.ndarray, " items"], quality: Float32[np.ndarray, " items"]) -> float:
-    """Return the expected calibration error over 15 equal-width bins (Guo et al. 2017, eq. 3)."""
+    """Return the expected calibration error over 15 equal-width bins (Guo et al. 2017, eq. 3).
+
+    NaN where there are no estimates.
+    """
+    if not len(score):
+        return float("nan")
     bins = np.minimum((quality * ECE_BINS).astype(int), ECE_BINS - 1)
     gaps = np.bincount(bins, weights=score.astype(np.float64) - quality, minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / max(len(score), 1))
+    return float(np.abs(gaps).sum() / len(score))
 
 
 def metrics_by_model(
@@ -45,11 +52,12 @@ def metrics_by_model(
 
 
 def mean_metrics(by_model: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Return the plain mean over models; a model without an AUC is left out of its mean."""
+    """Return the plain mean over models; one without such a figure is left out, NaN if all are."""
     names = ("auc", "brier", "ece")
     rows = np.array([[row[name] for name in names] for row in by_model.values()], np.float64)
     known = ~np.isnan(rows)
-    means = np.where(known, rows, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    count = np.where(known.any(axis=0), known.sum(axis=0), np.nan)
+    means = np.where(known, rows, 0).sum(axis=0) / count
     return dict(zip(names, map(float, means), strict=True))
 
 

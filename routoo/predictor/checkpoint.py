@@ -1,6 +1,7 @@
 """Checkpoints on disk: weights as safetensors, facts as a manifest."""
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from routoo.errors import CheckpointError
+from routoo.files import replacing
 from routoo.predictor.estimator import Estimator
-from routoo.predictor.manifest import WEIGHTS_FILE, Manifest, read_manifest, write_manifest
+from routoo.predictor.manifest import (
+    MANIFEST_FILE,
+    PREVIOUS_WEIGHTS_FILE,
+    WEIGHTS_FILE,
+    Manifest,
+    manifest_text,
+    read_manifest,
+)
 
 ADAPTER = "adapter."
 
@@ -34,10 +43,23 @@ def pack(estimator: Estimator, adapters: Mapping[str, np.ndarray]) -> bytes:
 
 
 def write_checkpoint(folder: Path, weights: bytes, manifest: Manifest) -> None:
-    """Write a checkpoint; the manifest comes last, so that half a checkpoint has none."""
+    """Write a checkpoint, whole or not at all.
+
+    The manifest comes last: until then the folder holds the checkpoint that it held before, whose
+    weights are kept beside the new ones.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS_FILE).write_bytes(weights)
-    write_manifest(folder, manifest)
+    path, previous = folder / WEIGHTS_FILE, folder / PREVIOUS_WEIGHTS_FILE
+    if path.exists():
+        shutil.copyfile(path, previous)
+    _put(path, weights)
+    _put(folder / MANIFEST_FILE, manifest_text(manifest).encode())
+    previous.unlink(missing_ok=True)
+
+
+def _put(path: Path, content: bytes) -> None:
+    with replacing(path) as stream:
+        stream.write(content)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -49,8 +71,8 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     manifest = read_manifest(folder)
     path = folder / WEIGHTS_FILE
     try:
-        weights = path.read_bytes()
-        tensors: Mapping[str, np.ndarray] = load(weights)
+        tensors: Mapping[str, np.ndarray] = load(_weights(folder, manifest.weights_sha256))
+        estimator = Estimator.from_tensors(tensors)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             "the checkpoint's weights can't be read",
@@ -58,14 +80,6 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             value=str(error),
             remedy="Copy the whole folder again, or train it again",
         ) from error
-    if weights_sha256(weights) != manifest.weights_sha256:
-        raise CheckpointError(
-            "the weights are not those that the manifest describes",
-            where=str(path),
-            remedy="Copy both files of the checkpoint together",
-        )
-    try:
-        estimator = Estimator.from_tensors(tensors)
     except KeyError as error:
         raise CheckpointError(
             f"the checkpoint's weights have no {error}",
@@ -74,6 +88,22 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         ) from error
     adapters = {k.removeprefix(ADAPTER): a for k, a in tensors.items() if k.startswith(ADAPTER)}
     return Checkpoint(manifest, estimator, adapters)
+
+
+def _weights(folder: Path, sha256: str) -> bytes:
+    """Return the weights that the manifest describes."""
+    path, previous = folder / WEIGHTS_FILE, folder / PREVIOUS_WEIGHTS_FILE
+    weights = path.read_bytes()
+    if weights_sha256(weights) != sha256 and previous.exists():
+        # Another checkpoint was being written here, and did not get as far as its manifest.
+        weights = previous.read_bytes()
+    if weights_sha256(weights) != sha256:
+        raise CheckpointError(
+            "the weights are not those that the manifest describes",
+            where=str(path),
+            remedy="Copy both files of the checkpoint together",
+        )
+    return weights
 
 
 def weights_sha256(weights: bytes) -> str:

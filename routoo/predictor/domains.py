@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from scipy.special import softmax
 
-from routoo.predictor.holes import known_mean
+from routoo.predictor.holes import model_levels
 from routoo.predictor.linear import Linear, fit_softmax
 from routoo.predictor.logistic import logit
 
@@ -55,12 +55,12 @@ def domain_means(
     score: Float32[np.ndarray, "prompts models"], domains: Int64[np.ndarray, " prompts"], count: int
 ) -> Float32[np.ndarray, "domains models"]:
     """Return each model's mean score a domain, pulled to the model's overall mean."""
-    known = ~np.isnan(score)
-    overall = known_mean(score, axis=0)
-    member = np.eye(count, dtype=np.float32)[domains].T
-    totals = member @ np.nan_to_num(score) + PRIOR_OUTCOMES * overall
-    weights = member @ known.astype(np.float32) + PRIOR_OUTCOMES
-    return np.asarray(totals / weights, np.float32)
+    totals = np.zeros((count, score.shape[1]))
+    weights = np.zeros_like(totals)
+    np.add.at(totals, domains, np.nan_to_num(score))
+    np.add.at(weights, domains, ~np.isnan(score))
+    totals += PRIOR_OUTCOMES * model_levels(score)
+    return np.asarray(totals / (weights + PRIOR_OUTCOMES), np.float32)
 
 
 def number_domains(names: Sequence[str | None]) -> Int64[np.ndarray, " prompts"]:

@@ -97,13 +97,14 @@ class Estimator:
         """Return the delete-a-group jackknife's deviation (Shao and Tu 1995, section 2.3).
 
         Members share most of their data, so their plain spread is too small by (members - 1).
-        Where an estimate is not trusted, the spread of scores itself is what is left. An added
-        model has the doubt about its few numbers on top.
+        Where an estimate is not trusted, the spread of scores itself is what is left. On top comes
+        the doubt about a model's level, and an added model's about its few numbers.
         """
         whole = np.ones_like(trust)
         departures = [self._departure(vote, whole) for vote in votes]
         qualities = np.stack([self._quality(departure) for departure in departures])
         variance = (len(votes) - 1) * qualities.var(axis=0)
+        variance[:, : len(self.neighbours.means)] += self.neighbours.level_variance
         if added := len(self.adopted.theta):
             variance[:, -added:] += self.adopted.variance(np.mean(departures, axis=0))
         level = self._quality(np.zeros((1, votes[0].shape[1]), np.float32))

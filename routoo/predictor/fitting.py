@@ -41,7 +41,7 @@ class FitOptions:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """An estimator, and what its parts said of the items each was fitted without."""
+    """An estimator, and what such a fit said of the items it was made without."""
 
     estimator: Estimator
     held_out_quality: Float32[np.ndarray, "items models"]
@@ -117,7 +117,9 @@ def fit_estimator(
         score = np.where(told[:, None], np.nan, score)
         folds = grouped_folds(groups, options.folds, options.seed + 1)
     judged = _judge(crossed.views, score, folds)
-    return _combined(crossed, matrix, inputs, (projection, landmarks), judged, options)
+    estimator = _combined(crossed, matrix, inputs, (projection, landmarks), judged, options)
+    views = dict(zip(ALL_VIEWS, crossed.views, strict=True))
+    return Fitted(estimator, _held_out(crossed.views, score, folds), views, judged.methods)
 
 
 def _hold_out(
@@ -154,6 +156,23 @@ def _judge(
     return _Judged(stack, *fit_calibration(stack(views), score, folds))
 
 
+def _held_out(
+    views: Float32[np.ndarray, "views items models"],
+    score: Float32[np.ndarray, "items models"],
+    folds: Int64[np.ndarray, " items"],
+) -> Float32[np.ndarray, "items models"]:
+    """Return each fold's estimates by weights and curves that were fitted to the others.
+
+    Those of the whole fit have seen every outcome: with a few hundred items they would flatter.
+    """
+    quality = np.zeros_like(score)
+    for fold in np.unique(folds):
+        held = folds == fold
+        judged = _judge(views[:, ~held], score[~held], folds[~held])
+        quality[held] = judged.calibration(judged.stack(views[:, held]))
+    return quality
+
+
 def _combined(
     crossed: _CrossFit,
     matrix: OutcomeMatrix,
@@ -161,9 +180,9 @@ def _combined(
     scene: tuple[Projection, np.ndarray],
     judged: _Judged,
     options: FitOptions,
-) -> Fitted:
+) -> Estimator:
     projection, landmarks = scene
-    estimator = Estimator(
+    return Estimator(
         projection,
         landmarks,
         tuple(crossed.members),
@@ -174,6 +193,3 @@ def _combined(
         Novelty.fit(crossed.similarity),
         Adopted.none(len(matrix.models)),
     )
-    views = dict(zip(ALL_VIEWS, crossed.views, strict=True))
-    held_out = judged.calibration(judged.stack(crossed.views))
-    return Fitted(estimator, held_out, views, judged.methods)

@@ -1,7 +1,10 @@
-"""Means over matrices with holes."""
+"""Means over matrices with holes, and over few values."""
 
 import numpy as np
 from jaxtyping import Float32
+
+PRIOR_OUTCOMES = 5.0
+"""A model's level is pulled to that of all models as if by so many more outcomes."""
 
 
 def known_mean(
@@ -12,3 +15,32 @@ def known_mean(
     count = known.sum(axis=axis)
     total = np.where(known, values, 0).sum(axis=axis, dtype=np.float64)
     return np.where(count > 0, total / np.maximum(count, 1), empty).astype(np.float32)
+
+
+def pooled_mean(score: Float32[np.ndarray, "items models"]) -> float:
+    """Return the mean over models of their mean scores; a model without any doesn't count."""
+    means = known_mean(score, axis=0, empty=np.nan)
+    return float(known_mean(means[None], axis=1, empty=0.5)[0])
+
+
+def model_levels(score: Float32[np.ndarray, "items models"]) -> Float32[np.ndarray, " models"]:
+    """Return each model's mean score, pulled to that of all models.
+
+    Two right answers of two make no perfect model. With thousands of outcomes the pull is nothing.
+    """
+    count = (~np.isnan(score)).sum(axis=0)
+    total = np.nansum(score, axis=0, dtype=np.float64) + PRIOR_OUTCOMES * pooled_mean(score)
+    return np.asarray(total / (count + PRIOR_OUTCOMES), np.float32)
+
+
+def with_prior(
+    score: Float32[np.ndarray, "items models"], weight: Float32[np.ndarray, "items models"]
+) -> tuple[Float32[np.ndarray, "more models"], Float32[np.ndarray, "more models"]]:
+    """Return scores and what they count for with one more item, that says what levels are usual.
+
+    Its features, which the caller adds, are those of the average prompt. A level that is fitted to
+    all of this stays finite where a model's few outcomes are all alike.
+    """
+    usual = np.full((1, score.shape[1]), pooled_mean(score), np.float32)
+    counts = np.full_like(usual, PRIOR_OUTCOMES)
+    return np.concatenate([score, usual]), np.concatenate([weight, counts])

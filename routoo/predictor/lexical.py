@@ -8,7 +8,7 @@ from jaxtyping import Float32
 
 from routoo.predictor.text import bounded, clean
 
-_OPTION = re.compile(r"^\s*\(?([A-P])[.):]\s*(.*)$", re.MULTILINE)
+_OPTION = re.compile(r"^[^\S\n]*\(?([A-P])[.):]\s*(.*)$", re.MULTILINE)
 _WORD = re.compile(r"\w+")
 _PATTERNS = tuple(
     re.compile(pattern, re.IGNORECASE)
@@ -49,9 +49,16 @@ def lexical_features(prompt: str) -> Float32[np.ndarray, " features"]:
     """
     text, _ = bounded(clean(prompt))
     options = [match.group(2) for match in _OPTION.finditer(text)]
-    stem = text if not options else text[: _OPTION.search(text).start()]  # type: ignore[union-attr]
+    stem = _stem(text) if options else text
     values = [*_shape(text), *_shape(stem), *_options(options), *_cues(text)]
     return np.asarray(values, np.float32)
+
+
+def _stem(text: str) -> str:
+    """Return what stands before the first option, without the blank lines between."""
+    found = _OPTION.search(text)
+    before = text[: found.start()].rstrip() if found else text
+    return before + "\n" if before else before
 
 
 LEXICAL_WIDTH = 2 * 14 + 12 + 2 * len(_PATTERNS)
@@ -96,11 +103,16 @@ def _options(options: list[str]) -> list[float]:
         np.log1p(min(lengths)),
         float(np.mean(numeric)),
         float(all(numeric)),
-        float(all(re.fullmatch(r"[\W\d]*\d[\W\d]*", option) for option in options)),
+        float(all(map(_is_number, options))),
         len(shared) / max(len(union), 1),
         max(lengths) / max(float(np.mean(lengths)), 1.0) - 1,
         float(lengths[-1] == max(lengths)),
     ]
+
+
+def _is_number(option: str) -> bool:
+    """Tell whether an option is digits and signs alone."""
+    return bool(re.search(r"\d", option)) and not re.search(r"[^\W\d]", option)
 
 
 def _cues(text: str) -> list[float]:

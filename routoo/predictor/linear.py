@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from routoo.predictor.class_weights import ClassWeight, outcome_weights
+from routoo.predictor.holes import with_prior
 
 MAX_ITERATIONS = 100
 
@@ -59,11 +60,15 @@ def fit_logistic(
 ) -> Linear:
     """Fit log-odds of scores in [0, 1], soft or not; NaN is left out.
 
+    Features are standardised: the average prompt's are 0.
+
     With class weights the log-odds are of as many successes as failures: they rank prompts and
     are no probabilities.
     """
-    weight = outcome_weights(score, class_weight)
-    return _fit(features, score, ridge, binary_cross_entropy_with_logits, weight)
+    goal, weight = with_prior(score, outcome_weights(score, class_weight))
+    average = np.zeros((1, features.shape[1]), np.float32)
+    inputs = np.concatenate([features, average])
+    return _fit(inputs, goal, ridge, binary_cross_entropy_with_logits, weight)
 
 
 def fit_least_squares(

@@ -1,6 +1,7 @@
 """A checkpoint's manifest: what it is, what it fits, how good it was. Needs no torch to read."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
@@ -11,6 +12,8 @@ from routoo.errors import CheckpointError
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "model.safetensors"
+PREVIOUS_WEIGHTS_FILE = ".previous.safetensors"
+"""Weights that are being replaced, until the manifest names the new ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +97,11 @@ def checkpoint_models(checkpoint: Path) -> tuple[str, ...]:
     return read_manifest(checkpoint).models
 
 
-def write_manifest(checkpoint: Path, manifest: Manifest) -> None:
-    """Write the manifest into the checkpoint's folder, in a form that diffs well."""
-    text = json.dumps(asdict(manifest), indent=2, sort_keys=True)
-    (checkpoint / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+def manifest_text(manifest: Manifest) -> str:
+    """Return the manifest as JSON that diffs well; figures that there are none of are null."""
+    facts = asdict(manifest)
+    facts["metrics"] = _with_null(facts["metrics"])
+    return json.dumps(facts, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
 def _parsed(values: Any, path: Path) -> Manifest:  # noqa: ANN401 - JSON of any shape
@@ -120,4 +124,19 @@ def _parsed(values: Any, path: Path) -> Manifest:  # noqa: ANN401 - JSON of any 
         )
     known = {field.name: values[field.name] for field in fields(Manifest) if field.name in values}
     known |= {"models": tuple(known["models"]), "layers": tuple(known["layers"])}
+    known["metrics"] = _with_nan(known["metrics"])
     return Manifest(**known)
+
+
+def _with_null(figures: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+    """Return figures with null for NaN, which JSON doesn't have."""
+    if isinstance(figures, dict):
+        return {key: _with_null(value) for key, value in figures.items()}
+    return None if isinstance(figures, float) and math.isnan(figures) else figures
+
+
+def _with_nan(figures: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+    """Return figures with NaN for null."""
+    if isinstance(figures, dict):
+        return {key: _with_nan(value) for key, value in figures.items()}
+    return math.nan if figures is None else figures

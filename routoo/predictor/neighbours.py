@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float16, Float32, Int64
 
-from routoo.predictor.holes import known_mean
+from routoo.predictor.holes import PRIOR_OUTCOMES, model_levels
 from routoo.predictor.logistic import logit
 
 NEIGHBOURS = 40
@@ -38,6 +38,9 @@ class Neighbours:
     score: Float16[np.ndarray, "memory models"]
     """NaN where a model did not answer."""
     means: Float32[np.ndarray, " models"]
+    """Each model's level."""
+    outcomes: Float32[np.ndarray, " models"]
+    """How many outcomes tell it."""
 
     @classmethod
     def fit(
@@ -52,7 +55,8 @@ class Neighbours:
             drawn = np.random.default_rng(seed).choice(len(rows), MEMORY_PROMPTS, replace=False)
             rows = np.sort(drawn)
         kept = _units(vectors[rows]).astype(np.float16)
-        return cls(kept, score[rows].astype(np.float16), known_mean(score, axis=0))
+        count = (~np.isnan(score)).sum(axis=0).astype(np.float32)
+        return cls(kept, score[rows].astype(np.float16), model_levels(score), count)
 
     def nearby(
         self, vectors: Float32[np.ndarray, "prompts width"], *, others: bool = False
@@ -90,14 +94,24 @@ class Neighbours:
             weights += weight[:, rank, None] * ~np.isnan(score)
         return logit(totals / weights)
 
+    @property
+    def level_variance(self) -> Float32[np.ndarray, " models"]:
+        """Variance of each model's level: how far a mean of so many outcomes may be off."""
+        spread = self.means * (1 - self.means)
+        return np.asarray(spread / (self.outcomes + PRIOR_OUTCOMES), np.float32)
+
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays a checkpoint keeps."""
-        return {"vectors": self.vectors, "score": self.score, "means": self.means}
+        levels = {"means": self.means, "outcomes": self.outcomes}
+        return {"vectors": self.vectors, "score": self.score, **levels}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Neighbours":
         """Read the arrays back."""
-        return cls(tensors["vectors"], tensors["score"], tensors["means"])
+        means = tensors["means"]
+        # Earlier checkpoints don't tell: their levels are taken for sure.
+        outcomes = tensors.get("outcomes", np.full_like(means, np.inf))
+        return cls(tensors["vectors"], tensors["score"], means, outcomes)
 
 
 def _units(

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Float32, Float64
 from scipy.optimize import minimize
 
-from routoo.predictor.holes import known_mean
+from routoo.predictor.holes import PRIOR_OUTCOMES, known_mean, with_prior
 from routoo.predictor.logistic import sigmoid
 
 _RIDGE = 10.0
@@ -42,7 +42,10 @@ class Stack:
         centre = views.mean(axis=1)
         common, own = _parts(views, centre)
         axes = _directions(score)
-        evidence = _Evidence(common, own @ axes, axes, np.nan_to_num(score), ~np.isnan(score))
+        goal, counts = with_prior(score, (~np.isnan(score)).astype(np.float32))
+        # Of the prior's item no view says anything.
+        common, own = np.pad(common, ((0, 0), (0, 1))), np.pad(own, ((0, 0), (0, 1), (0, 0)))
+        evidence = _Evidence(common, own @ axes, axes, np.nan_to_num(goal), counts)
         equal = np.full((len(views), 1), 1 / len(views))
         together = evidence.weigh(equal[:, 0], equal)
         weights = evidence.weigh(together.common, np.repeat(together.own, len(axes), axis=1))
@@ -86,7 +89,8 @@ class _Evidence:
     own: Float32[np.ndarray, "views items directions"]
     axes: Float32[np.ndarray, "models directions"]
     goal: Logits
-    known: Bool[np.ndarray, "items models"]
+    counts: Float32[np.ndarray, "items models"]
+    """What an outcome counts for, 0 where there is none."""
 
     def weigh(self, common: np.ndarray, own: np.ndarray) -> _Weights:
         """Minimise log loss plus the squared way from given weights.
@@ -114,8 +118,8 @@ class _Evidence:
         """Return the log loss and its slope along every weight."""
         level = np.tensordot(weights.common, self.common, 1)[:, None]
         logits = level + (self.own * weights.own[:, None]).sum(axis=0) @ self.axes.T + weights.bias
-        error = np.where(self.known, sigmoid(logits) - self.goal, 0)
-        loss = np.where(self.known, np.logaddexp(0, logits) - self.goal * logits, 0)
+        error = self.counts * (sigmoid(logits) - self.goal)
+        loss = self.counts * (np.logaddexp(0, logits) - self.goal * logits)
         own = (self.own * (error @ self.axes)).sum(axis=1)
         if weights.own.shape[1] == 1:
             own = own.sum(axis=1, keepdims=True)
@@ -130,7 +134,7 @@ def _directions(score: Logits) -> Float32[np.ndarray, "models models"]:
     excess = score - known_mean(score, axis=0)
     own = np.nan_to_num(excess - known_mean(excess, axis=1)[:, None])
     # Each pair of models by the items that both answered: a hole is no agreement.
-    covariance = (own.T @ own) / np.maximum(known.T @ known, 1)
+    covariance = (own.T @ own) / (known.T @ known + PRIOR_OUTCOMES)
     return np.asarray(np.linalg.eigh(covariance.astype(np.float64))[1], np.float32)
 
 

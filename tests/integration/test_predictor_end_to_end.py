@@ -18,7 +18,7 @@ from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone import DEFAULT_BACKBONE, Reading, find_backbone
 from routoo.predictor.cache import EmbeddingCache
 from routoo.predictor.encoder import Encoder
-from routoo.predictor.manifest import checkpoint_models, read_manifest, write_manifest
+from routoo.predictor.manifest import checkpoint_models, read_manifest
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 
 ODD_PROMPTS = (

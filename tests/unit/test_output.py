@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from producer.files import replacing
+from routoo.files import replacing
 from routoo.output import console, messages, report_table, write_it_whole
 
 AT_MOST = 65_536

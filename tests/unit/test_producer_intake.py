@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.files import replacing
 from producer.rows import csv_rows, jsonl
 from producer.rows.body import BodyCheck
 from producer.rows.check import RowCheck
@@ -20,6 +19,7 @@ from producer.rows.limits import LimitError, read_deadline
 from producer.rows.problems import ProblemReport
 from producer.watching import Pace
 from routoo.domain.job import SLA
+from routoo.files import replacing
 from tests.batch_factory import pool_of
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)

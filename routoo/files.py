@@ -34,6 +34,8 @@ def replacing(path: Path | None) -> Iterator[BinaryIO]:
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
         temporary.chmod(_MODE & ~_umask())
         temporary.replace(path)
     except BaseException:
