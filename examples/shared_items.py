@@ -16,7 +16,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from routoo.domain.tables import Item, write_items
+from routoo.domain.item_rows import Item
+from routoo.domain.tables import write_items
 from routoo.errors import InputError
 from routoo.settings import REPOSITORY
 

@@ -17,6 +17,8 @@ _MODE = 0o666
 def replacing(path: Path | None) -> Iterator[BinaryIO]:
     """Open a file that takes its place only when the block ends well; None is standard output.
 
+    What is no file, such as /dev/null, is written to as it is.
+
     Raises:
         InputError: The folder can't be written.
     """
@@ -24,11 +26,19 @@ def replacing(path: Path | None) -> Iterator[BinaryIO]:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
+    path = path.resolve()  # a link stays one: what it points to is replaced
+    if path.exists() and not path.is_file():
+        with path.open("wb") as stream:  # a device or a pipe can't be replaced
+            yield stream
+        return
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
         raise InputError(
-            "the file can't be written", value=error.strerror, where=str(path)
+            "the file can't be written",
+            value=error.strerror,
+            where=str(path),
+            remedy="Give a folder that exists and can be written",
         ) from error
     temporary = Path(name)
     try:

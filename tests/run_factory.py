@@ -5,8 +5,8 @@ from decimal import Decimal
 from uuid import UUID
 
 from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
+from routoo.domain.item_rows import Item
 from routoo.domain.job import ResultStatus, Stage
-from routoo.domain.tables import Item
 from routoo.pipeline.runs.begin import RunOrder, begin_run
 from routoo.pipeline.select import select_batch
 from routoo.store import batches, eval_sets, jobs, ledger, predictions, results, shards

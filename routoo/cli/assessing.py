@@ -51,6 +51,7 @@ def assess(options: EvaluateOptions) -> None:
         _show_calibration(matrix, estimates["predictor"], options.seed, as_json=options.json)
         return
     if options.html is not None:
+        options.html.parent.mkdir(parents=True, exist_ok=True)
         options.html.write_text(render_page(card), encoding="utf-8", errors="replace")
     _show(card, as_json=options.json)
 
@@ -59,15 +60,23 @@ def _estimates(
     options: EvaluateOptions, table: Outcomes
 ) -> tuple[OutcomeMatrix, dict[str, Quality]]:
     rows = read_items(*options.items)
+    if bool(options.train_items) != bool(options.train_outcomes):
+        raise InputError(
+            "one of two tables is missing", remedy="Give --train-items and --train-outcomes"
+        )
     if options.checkpoint is not None:
         _check_nothing_is_fitted(options)
         known, models = set(table.models), read_manifest(options.checkpoint).models
         matrix = outcome_matrix(
             rows, table, options.model or [name for name in models if name in known]
         )
+        _check_reference(options, matrix)
+        if left_out := sorted(known - set(models)):
+            messages().print(f"left out, the checkpoint doesn't know them: {', '.join(left_out)}")
         return matrix, _of_checkpoint(options.checkpoint, matrix, options)
     if options.protocol is not None:
         matrix = outcome_matrix(rows, table, options.model)
+        _check_reference(options, matrix)
         return matrix, cross_estimates(matrix, options.protocol, options)
     raise InputError(
         "there is nothing to evaluate",
@@ -83,6 +92,16 @@ def _check_nothing_is_fitted(options: EvaluateOptions) -> None:
             "a checkpoint is evaluated as it was fitted",
             value=", ".join(ignored),
             remedy="Leave these options out, or --checkpoint to fit anew by a protocol",
+        )
+
+
+def _check_reference(options: EvaluateOptions, matrix: OutcomeMatrix) -> None:
+    if options.reference is not None and options.reference not in matrix.models:
+        raise InputError(
+            "no such model to compare with",
+            value=options.reference,
+            where="--reference",
+            remedy=f"Choose from {', '.join(matrix.models)}",
         )
 
 
@@ -133,6 +152,11 @@ def _baselines(
 
 
 def _show(card: Scorecard, *, as_json: bool) -> None:
+    if card.pool and card.pool.items < int(card.facts["items"].replace(",", "")):
+        messages().print(
+            f"routed are the {card.pool.items:,} items that all models answered at a known cost, "
+            f"of {card.facts['items']}"
+        )
     if as_json:
         _echo(asdict(card))
     else:

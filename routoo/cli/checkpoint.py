@@ -31,7 +31,13 @@ def show(
     *,
     json: Annotated[bool, typer.Option("--json", help="The manifest as it stands.")] = False,
 ) -> None:
-    """Print a checkpoint's manifest and its held-out figures."""
+    """Print a checkpoint's manifest and its held-out figures.
+
+    Examples:
+        routoo checkpoint show DIR
+
+        routoo checkpoint show DIR --json | jq .metrics.mean
+    """
     manifest = read_manifest(folder)
     if json:
         typer.echo((folder / MANIFEST_FILE).read_text(encoding="utf-8").rstrip())
@@ -69,6 +75,7 @@ def add_model(
     """
     # Looking at a manifest takes no torch.
     from routoo.cli.addition import write_addition  # noqa: PLC0415
+    from routoo.evaluation.notation import fixed  # noqa: PLC0415
 
     added = write_addition(folder, model, (items, outcomes), out, device)
     if json:
@@ -77,6 +84,7 @@ def add_model(
     figures = added["held_out"]
     console().print(
         f"{out}: {model} added from {figures['outcomes']:.0f} graded answers; held out: "
-        f"AUC {figures['auc']:.3f}, ECE {figures['ece']:.3f}, Brier {figures['brier']:.3f}; "
+        f"AUC {fixed(figures['auc'])}, ECE {fixed(figures['ece'])}, "
+        f"Brier {fixed(figures['brier'])}; "
         f"mean quality {added['quality']:.3f}, its deviation a prompt {added['quality_std']:.3f}",
     )

@@ -14,9 +14,10 @@ from rich.table import Table
 
 from routoo.cli.collect_options import CollectOptions
 from routoo.client.endpoints import ChatEndpoints
+from routoo.domain.item_rows import Item
 from routoo.domain.pool import CandidateModel
 from routoo.domain.pool_file import load_pool
-from routoo.domain.tables import Item, read_items, write_outcomes
+from routoo.domain.tables import read_items, write_outcomes
 from routoo.errors import InputError
 from routoo.evaluation.collect import Collection, Failure, RequestForm
 from routoo.evaluation.journal import Journal

@@ -22,7 +22,7 @@ class FittingOptions:
     model: Annotated[list[str] | None, _option(help="Only this candidate model; repeatable.")] = (
         None
     )
-    seed: Annotated[int, _option(help="Seed of all that is drawn, such as folds.")] = 0
+    seed: Annotated[int, _option(help="Seed of all that is drawn, such as folds.", min=0)] = 0
     device: Annotated[str, _option(help="cpu, cuda or auto.")] = "auto"
     cache: Annotated[
         Path | None, _option(help="Folder of cached embeddings; under ROUTOO_HOME if unset.")

@@ -10,6 +10,8 @@ from routoo.errors import RoutooError
 from routoo.output import messages, write_it_whole
 
 EXIT_INTERRUPTED = 130
+EXIT_NOT_WRITTEN = 4
+"""The disk, or something else of the system, is not as it should be."""
 
 COMMANDS = (
     "checkpoint",
@@ -54,6 +56,13 @@ def main() -> None:
     except RoutooError as error:
         messages().print(f"error: {error}", highlight=False)
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # A full disk, a folder that may not be written: no fault of the program.
+        where = f"{error.filename}: " if error.filename else ""
+        messages().print(f"error: {where}{error.strerror}", highlight=False)
+        sys.exit(EXIT_NOT_WRITTEN)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
 

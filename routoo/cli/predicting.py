@@ -1,42 +1,93 @@
 """Estimates of whole items tables, in chunks."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from routoo.cli.progress import counted
+from routoo.domain.item_rows import Item
 from routoo.domain.prediction import Predictions
-from routoo.domain.tables import Item, read_items
+from routoo.domain.tables import read_items
+from routoo.errors import InputError
+from routoo.files import replacing
 from routoo.output import messages
-from routoo.predictor.predictor import load_predictor
+from routoo.predictor.encoder import Progress
+from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 
+BAD_ROWS_SHOWN = 10
 CHUNK_PROMPTS = 8192
 """Prompts estimated and written at once: bounds memory whatever the size of the table."""
 
 
 def write_predictions(
     checkpoint: Path, items: Sequence[Path], out: Path, models: Sequence[str] | None, device: str
-) -> None:
+) -> dict[str, Any]:
     """Write one row an (item, model) to `out`; of all models that the checkpoint knows if None.
 
+    Returns:
+        What was written: counts of items, of rows that were no items, and of prompts that were cut.
+
     Raises:
-        InputError: A table can't be read.
+        InputError: A table can't be read, or the output's format is not known.
         CheckpointError: The checkpoint can't be read, or knows no such model.
     """
-    rows = read_items(*items)
+    writer = _WRITERS.get(out.suffix.lower())
+    if writer is None:
+        raise InputError(
+            "no such format to write",
+            value=out.suffix,
+            where=str(out),
+            remedy=f"End the file's name in {', '.join(_WRITERS)}",
+        )
+    bad: list[InputError] = []
+    rows = read_items(*items, on_bad=bad.append)
     predictor = load_predictor(checkpoint, device=device)
-    names = tuple(models or predictor.models)
-    tables = []
-    with counted(messages(), "Predicting", len(rows)) as progress:
-        for start in range(0, max(len(rows), 1), CHUNK_PROMPTS):
-            part = rows[start : start + CHUNK_PROMPTS]
-            estimates = predictor.predict([item.prompt for item in part], names, progress)
-            tables.append(_table(part, names, estimates))
-    _write(out, pa.concat_tables(tables))
+    asked = _Asked(predictor, rows, tuple(dict.fromkeys(models or predictor.models)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(out) as stream, counted(messages(), "Predicting", len(rows)) as progress:
+        writer(stream, asked.tables(progress))
+    _complain(bad)
+    return {
+        "out": str(out),
+        "items": len(rows),
+        "models": list(asked.models),
+        "truncated": asked.truncated,
+        "bad_rows": [str(error) for error in bad],
+    }
+
+
+def _complain(bad: Sequence[InputError]) -> None:
+    screen = messages()
+    for error in bad[:BAD_ROWS_SHOWN]:
+        screen.print(str(error), highlight=False)
+    if bad:
+        screen.print(f"{len(bad)} rows were left out; all others are predicted")
+
+
+@dataclass(slots=True)
+class _Asked:
+    """What is asked of a predictor, chunk by chunk."""
+
+    predictor: CheckpointPredictor
+    items: Sequence[Item]
+    models: tuple[str, ...]
+    truncated: int = 0
+    """Prompts so far that were too long to be read whole."""
+
+    def tables(self, progress: Progress) -> Iterator[pa.Table]:
+        """Yield tables of some thousand prompts; an empty one where there are none."""
+        for start in range(0, max(len(self.items), 1), CHUNK_PROMPTS):
+            part = self.items[start : start + CHUNK_PROMPTS]
+            prompts = [item.prompt for item in part]
+            estimates = self.predictor.predict(prompts, self.models, progress)
+            self.truncated += int(estimates.truncated.sum())
+            yield _table(part, self.models, estimates)
 
 
 def _table(items: Sequence[Item], models: Sequence[str], estimates: Predictions) -> pa.Table:
@@ -52,11 +103,16 @@ def _table(items: Sequence[Item], models: Sequence[str], estimates: Predictions)
     return pa.table(columns)
 
 
-def _write(out: Path, table: pa.Table) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix in {".jsonl", ".ndjson"}:
-        with out.open("wb") as stream:
-            for batch in table.to_batches():
-                stream.writelines(orjson.dumps(row) + b"\n" for row in batch.to_pylist())
-    else:
-        pq.write_table(table, out, compression="zstd")
+def _write_parquet(stream: BinaryIO, tables: Iterator[pa.Table]) -> None:
+    first = next(tables)
+    with pq.ParquetWriter(stream, first.schema, compression="zstd") as writer:
+        for table in chain([first], tables):
+            writer.write_table(table)
+
+
+def _write_lines(stream: BinaryIO, tables: Iterator[pa.Table]) -> None:
+    for table in tables:
+        stream.writelines(orjson.dumps(row) + b"\n" for row in table.to_pylist())
+
+
+_WRITERS = {".parquet": _write_parquet, ".jsonl": _write_lines, ".ndjson": _write_lines}

@@ -35,6 +35,10 @@ def training_tables(
         InputError: There is nothing to fit on.
     """
     files = None
+    if bool(items) != bool(outcomes):
+        raise InputError(
+            "items and outcomes go together", remedy="Give both --items and --outcomes"
+        )
     if items or outcomes:
         files = Tables(tuple(read_items(*items)), read_outcomes(*outcomes))
     if not from_runs:
@@ -61,6 +65,30 @@ def training_tables(
             "--for-training",
         )
     return tables
+
+
+def refuse_folder_in_use(folder: Path) -> None:
+    """Refuse to write over a checkpoint that is registered, or that scorers use.
+
+    The new one is compared with the one in use, and a rollback must find the old ones as they were.
+
+    Raises:
+        InputError: The folder holds such a checkpoint.
+    """
+    settings = load_settings()
+
+    async def load(database: Database) -> list[CheckpointRecord]:
+        async with database.transaction() as conn:
+            return await checkpoints.list_all(conn)
+
+    kept = {Path(one.path) for one in with_database(settings, load)}
+    if folder.resolve() in {*kept, settings.checkpoint.resolve()}:
+        raise InputError(
+            "the folder holds a checkpoint that is registered or in use",
+            value=str(folder),
+            where="--out",
+            remedy='Give each checkpoint a folder of its own, such as checkpoints/"$(date +%F)"',
+        )
 
 
 def promote_if_not_worse(folder: Path, device: str, console: Console) -> bool:

@@ -27,6 +27,9 @@ class TrainOptions(FittingOptions):
     curve: Annotated[
         bool, typer.Option(help="Draw the learning curve: takes about as long as the fit.")
     ] = True
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the held-out figures as one JSON object.")
+    ] = False
     from_runs: Annotated[
         bool,
         typer.Option(

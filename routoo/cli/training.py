@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
+import typer
 from jaxtyping import Int64
 from rich.console import Console
 
 from routoo.cli.fitting import fit_options, load_encoder, read_prompts, tune_options
 from routoo.cli.progress import counted
-from routoo.cli.retraining import promote_if_not_worse, training_tables
+from routoo.cli.retraining import promote_if_not_worse, refuse_folder_in_use, training_tables
 from routoo.cli.train_options import TrainOptions
 from routoo.cli.tuned import TUNING_STATE, tune_encoder
 from routoo.evaluation.floors import floor_margins
 from routoo.evaluation.metrics import mean_metrics, metrics_by_model
+from routoo.evaluation.notation import fixed
 from routoo.evaluation.plots import plot_learning_curve
 from routoo.output import messages
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
@@ -26,15 +29,20 @@ from routoo.predictor.learning import learning_curve
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.manifest import Manifest
 
+FEW_OUTCOMES = 50
+"""With fewer of a model it is said that little is known of it."""
+
 
 def fit_checkpoint(options: TrainOptions) -> None:
     """Fit a predictor, write its checkpoint and curve, and say how good it is.
 
     Raises:
-        InputError: The tables can't be fitted on.
+        InputError: The tables can't be fitted on, or the folder is not free for a new checkpoint.
         CheckpointError: There is no such backbone.
     """
     console = messages()
+    if options.from_runs:
+        refuse_folder_in_use(options.out)
     tables = training_tables(
         options.items or (), options.outcomes or (), console, from_runs=options.from_runs
     )
@@ -60,15 +68,37 @@ def fit_checkpoint(options: TrainOptions) -> None:
             points, matrix.models, options.plot or options.out / "learning_curve.png"
         )
     _tell(options.out, matrix, metrics["mean"], console)
+    if options.json:
+        typer.echo(orjson.dumps(_facts(options.out, matrix, metrics)).decode())
     if options.from_runs:
         promote_if_not_worse(options.out, options.device, console)
+
+
+def _facts(out: Path, matrix: OutcomeMatrix, metrics: dict[str, Any]) -> dict[str, Any]:
+    shown = ("mean", "models", "calibration")
+    return {
+        "out": str(out),
+        "items": len(matrix.items),
+        "held_out": {key: metrics[key] for key in shown},
+    }
 
 
 def _tell(out: Path, matrix: OutcomeMatrix, mean: dict[str, float], console: Console) -> None:
     console.print(
         f"{out}: {len(matrix.items)} items, {len(matrix.models)} models; held out: "
-        f"AUC {mean['auc']:.3f}, ECE {mean['ece']:.3f}, Brier {mean['brier']:.3f}"
+        f"AUC {fixed(mean['auc'])}, ECE {fixed(mean['ece'])}, Brier {fixed(mean['brier'])}"
     )
+    outcomes = (~np.isnan(matrix.score)).sum(axis=0)
+    few = [
+        f"{name} {count}"
+        for name, count in zip(matrix.models, outcomes, strict=True)
+        if count < FEW_OUTCOMES
+    ]
+    if few:
+        console.print(
+            f"fewer than {FEW_OUTCOMES} outcomes of {', '.join(few)}: "
+            "their estimates lean on the other models', with a large quality_std"
+        )
 
 
 def _manifest(encoder: Encoder, matrix: OutcomeMatrix, weights: bytes) -> Manifest:
@@ -76,6 +106,7 @@ def _manifest(encoder: Encoder, matrix: OutcomeMatrix, weights: bytes) -> Manife
         models=matrix.models,
         backbone=encoder.backbone.name,
         backbone_sha256=encoder.backbone.weights_sha256,
+        reader_sha256=encoder.backbone.reader_sha256,
         layers=encoder.layers,
         pooling=encoder.pooling,
         suffix=encoder.reading.suffix,

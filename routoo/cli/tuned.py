@@ -9,7 +9,7 @@ from rich.console import Console
 from routoo.cli.progress import counted
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.encoder import Encoder
-from routoo.predictor.fitting import FitOptions
+from routoo.predictor.fitting import FitOptions, check_enough
 from routoo.predictor.tuning import TuneOptions, tune
 
 TUNING_STATE = "tuning.pt"
@@ -23,8 +23,13 @@ def tune_encoder(
 
     Returns:
         The items whose outcomes it was told: the views are weighted and calibrated on the others.
+
+    Raises:
+        InputError: There are too few items.
     """
-    folds = grouped_folds(text_groups(matrix.prompts), FitOptions().folds, options.seed)
+    groups = text_groups(matrix.prompts)
+    check_enough(groups)
+    folds = grouped_folds(groups, FitOptions().folds, options.seed)
     told: Bool[np.ndarray, " items"] = np.not_equal(folds, 0)
     with counted(console, "Tuning the backbone", int(told.sum()) * options.epochs) as progress:
         tuned = tune(encoder, matrix, told, options, state, progress)

@@ -3,21 +3,24 @@
 Items are Parquet or JSONL; outcomes are Parquet in long format, one row an (item, model).
 """
 
-from collections.abc import Mapping, Sequence
+import codecs
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Float64
-from numpy.typing import DTypeLike
 
-from routoo.domain.prompt import prompt_text
+from routoo.domain import columns
+from routoo.domain.item_rows import Item, item_of_line
 from routoo.errors import InputError
+from routoo.files import replacing
+
+_LINES = frozenset({".jsonl", ".ndjson", ".json"})
 
 _OPTIONAL_ITEM_COLUMNS = {
     "dataset": pa.string(),
@@ -27,27 +30,6 @@ _OPTIONAL_ITEM_COLUMNS = {
     "grader_options": pa.string(),
     "max_tokens": pa.int64(),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One question of an outcome table."""
-
-    item_id: str
-    """Unique over the tables that are read together."""
-    prompt: str
-    """What a router sees."""
-    dataset: str | None = None
-    subject: str | None = None
-    """Domain of the question, where known."""
-    answer: str | None = None
-    """Reference answer, where there is one."""
-    grader: str | None = None
-    """Name of the grader that fits the reference, where known."""
-    grader_options: str | None = None
-    """The grader's options, a JSON object."""
-    max_tokens: int | None = None
-    """Most tokens that an answer needs, where known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,21 +59,26 @@ class Outcomes:
         )
 
 
-def read_items(*paths: Path) -> list[Item]:
+def read_items(*paths: Path, on_bad: Callable[[InputError], None] | None = None) -> list[Item]:
     """Read item tables, Parquet or JSONL (also OpenAI Batch input), in order.
 
+    Args:
+        paths: The files.
+        on_bad: Told of each row that is no item, which is then left out; unset, it is an error.
+
     Raises:
-        InputError: A file is unreadable, a column or field is missing, or an item_id comes twice.
+        InputError: A file is unreadable, a column is missing, or (unless `on_bad` takes it) a row
+            is no item or has the id of an earlier one.
     """
-    items = [item for path in paths for item in _read_items_file(path)]
-    seen: set[str] = set()
-    for item in items:
-        if item.item_id in seen:
-            raise InputError(
-                "an item_id comes twice", value=item.item_id, remedy="Make item_ids unique"
-            )
-        seen.add(item.item_id)
-    return items
+    items: dict[str, Item] = {}
+    for where, read in (row for path in paths for row in _rows(path)):
+        try:
+            _add(items, read(), where)
+        except InputError as error:
+            if on_bad is None:
+                raise
+            on_bad(error)
+    return list(items.values())
 
 
 def read_outcomes(*paths: Path) -> Outcomes:
@@ -100,29 +87,27 @@ def read_outcomes(*paths: Path) -> Outcomes:
     Rows without a score (answers that could not be graded) say nothing and are left out.
 
     Raises:
-        InputError: A file is unreadable, a column is missing, or a score is outside [0, 1].
+        InputError: A file is unreadable, a column is missing, or a row's value is unusable.
     """
-    tables = [_read_parquet(path, required=("item_id", "model", "score")) for path in paths]
-    tables = [table.filter(pc.is_valid(table["score"])) for table in tables]
-    for path, table in zip(paths, tables, strict=True):
-        _check_scores(path, _floats(table, "score", np.float32))
+    parts = [_read_outcomes_file(path) for path in paths]
     return Outcomes(
-        [value for table in tables for value in table["item_id"].to_pylist()],
-        [value for table in tables for value in table["model"].to_pylist()],
-        _joined(tables, "score", np.float32),
-        _joined(tables, "prompt_tokens", np.float32),
-        _joined(tables, "completion_tokens", np.float32),
-        _joined(tables, "cost_usd", np.float64),
-        _joined(tables, "latency_s", np.float32),
+        [value for part in parts for value in part.item_ids],
+        [value for part in parts for value in part.models],
+        np.concatenate([part.score for part in parts]),
+        np.concatenate([part.prompt_tokens for part in parts]),
+        np.concatenate([part.completion_tokens for part in parts]),
+        np.concatenate([part.cost_usd for part in parts]),
+        np.concatenate([part.latency_s for part in parts]),
     )
 
 
 def write_items(path: Path, items: Sequence[Item]) -> None:
-    """Write an item table as Parquet."""
+    """Write an item table as Parquet, whole or not at all."""
     rows = [asdict(item) for item in items]
     keys = {"item_id": pa.string(), "prompt": pa.string()}
     schema = pa.schema(keys | _OPTIONAL_ITEM_COLUMNS)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, compression="zstd")
+    with replacing(path) as stream:
+        pq.write_table(pa.Table.from_pylist(rows, schema=schema), stream, compression="zstd")
 
 
 def write_outcomes(path: Path, outcomes: Outcomes, *, answers: Sequence[str] | None = None) -> None:
@@ -140,107 +125,82 @@ def write_outcomes(path: Path, outcomes: Outcomes, *, answers: Sequence[str] | N
         "cost_usd": outcomes.cost_usd,
         "latency_s": outcomes.latency_s,
     }
-    columns: dict[str, Any] = {"item_id": outcomes.item_ids, "model": outcomes.models}
-    columns |= {name: pa.array(values, from_pandas=True) for name, values in numbers.items()}
+    cells: dict[str, Any] = {"item_id": outcomes.item_ids, "model": outcomes.models}
+    cells |= {name: pa.array(values, from_pandas=True) for name, values in numbers.items()}
     if answers is not None:
-        columns["answer"] = pa.array(answers, pa.string())
-    part = path.with_name(f"{path.name}.part")
-    pq.write_table(pa.table(columns), part, compression="zstd")
-    part.replace(path)
+        cells["answer"] = pa.array(answers, pa.string())
+    with replacing(path) as stream:
+        pq.write_table(pa.table(cells), stream, compression="zstd")
 
 
-def _read_items_file(path: Path) -> list[Item]:
-    if path.suffix in {".jsonl", ".ndjson", ".json"}:
-        return _read_jsonl(path)
-    table = _read_parquet(path, required=("item_id", "prompt"))
-    columns = [name for name in _OPTIONAL_ITEM_COLUMNS if name in table.column_names]
-    rows = table.select(["item_id", "prompt", *columns]).to_pylist()
-    return [Item(**row) for row in rows]
+def _add(items: dict[str, Item], item: Item, where: str) -> None:
+    if item.item_id in items:
+        raise InputError(
+            "an item_id comes twice",
+            value=item.item_id,
+            where=where,
+            remedy="Make item_ids unique",
+        )
+    items[item.item_id] = item
 
 
-def _read_jsonl(path: Path) -> list[Item]:
+def _rows(path: Path) -> Iterator[tuple[str, Callable[[], Item]]]:
+    """Yield where each row stands, and what reads it."""
+    if path.suffix.lower() not in _LINES:
+        yield from _table_rows(path)
+        return
     try:
-        lines = path.read_bytes().splitlines()
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).splitlines()
     except OSError as error:
         raise InputError("the items can't be read", where=str(path), value=str(error)) from error
-    return [_item(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{path}:{number}"
+            yield where, partial(item_of_line, line, number, where)
 
 
-def _item(path: Path, number: int, line: bytes) -> Item:
-    where = f"{path}:{number}"
-    try:
-        row = orjson.loads(line)
-    except orjson.JSONDecodeError as error:
-        raise InputError("the line is not JSON", where=where, value=str(error)) from error
-    if not isinstance(row, Mapping):
-        raise InputError("the line is not a JSON object", where=where)
-    return item_of(row, number, where)
+def _table_rows(path: Path) -> Iterator[tuple[str, Callable[[], Item]]]:
+    table = columns.read_table(path, required=("item_id", "prompt"))
+    optional = [name for name in _OPTIONAL_ITEM_COLUMNS if name in table.column_names]
+    cells: list[list[Any]] = [
+        columns.ids(path, table, "item_id"),
+        columns.texts(path, table, "prompt"),
+        *(
+            columns.whole_numbers(path, table, name)
+            if name == "max_tokens"
+            else columns.ids(path, table, name)
+            for name in optional
+        ),
+    ]
+    names = ("item_id", "prompt", *optional)
+    for number, row in enumerate(zip(*cells, strict=True), 1):
+        where = f"{path}, row {number}"
+        yield where, partial(_item_of_cells, dict(zip(names, row, strict=True)), where)
 
 
-def item_of(row: Mapping[str, Any], number: int, where: str) -> Item:
-    """Return the item that a row of a file describes.
-
-    Args:
-        row: Its fields.
-        number: Its position, which names it where it has no id.
-        where: File and line, for messages.
-
-    Raises:
-        InputError: A field is missing or unusable.
-    """
-    prompt = row.get("prompt")
-    if prompt is None and isinstance(row.get("body"), Mapping):
-        prompt = prompt_text(row["body"])
-    if not isinstance(prompt, str):
-        raise InputError("the row has no prompt", where=where, remedy="Give prompt or body")
-    item_id = row.get("item_id") or row.get("custom_id") or str(number)
-    return Item(str(item_id), prompt, **_optional(row, where))
+def _item_of_cells(row: dict[str, Any], where: str) -> Item:
+    for name in ("item_id", "prompt"):
+        if row[name] is None:
+            raise InputError(f"the row has no {name}", where=where)
+    return Item(**row)
 
 
-def _optional(row: Mapping[str, Any], where: str) -> dict[str, Any]:
-    limit = row.get("max_tokens")
-    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
-        raise InputError("max_tokens is no whole number above 0", where=where, value=limit)
-    options = row.get("grader_options")
-    found = {name: row.get(name) for name in ("dataset", "subject", "grader")}
-    found["answer"] = row.get("answer", row.get("reference"))
-    texts = {name: None if value is None else str(value) for name, value in found.items()}
-    shown = orjson.dumps(options).decode() if isinstance(options, Mapping) else options
-    return {**texts, "max_tokens": limit, "grader_options": shown}
-
-
-def _read_parquet(path: Path, *, required: Sequence[str]) -> pa.Table:
-    try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise InputError("the table can't be read", where=str(path), value=str(error)) from error
-    missing = [name for name in required if name not in table.column_names]
-    if missing:
-        raise InputError(
-            f"the table has no column {', '.join(missing)}",
-            where=str(path),
-            remedy=f"It needs at least the columns {', '.join(required)}",
-        )
-    return table
-
-
-def _check_scores(path: Path, score: Float32[np.ndarray, " rows"]) -> None:
-    bad = np.flatnonzero(~((score >= 0) & (score <= 1)))
-    if len(bad):
-        raise InputError(
-            "a score is outside [0, 1]",
-            value=float(score[bad[0]]),
-            where=f"{path}, row {int(bad[0])}",
-            remedy="Scale scores to [0, 1] and drop rows without one",
-        )
-
-
-def _floats(table: pa.Table, column: str, dtype: DTypeLike) -> np.ndarray[Any, Any]:
-    if column not in table.column_names:
-        return np.full(table.num_rows, np.nan, dtype=dtype)
-    values = table[column].cast(pa.float64()).to_numpy(zero_copy_only=False)
-    return np.asarray(values, dtype=dtype)
-
-
-def _joined(tables: Sequence[pa.Table], column: str, dtype: DTypeLike) -> np.ndarray[Any, Any]:
-    return np.concatenate([_floats(table, column, dtype) for table in tables])
+def _read_outcomes_file(path: Path) -> Outcomes:
+    table = columns.read_table(path, required=("item_id", "model", "score"))
+    names = {name: columns.ids(path, table, name) for name in ("item_id", "model")}
+    for name, values in names.items():
+        bad = np.array([value is None for value in values], np.bool_)
+        columns.refuse(path, name, values, bad, "is missing")
+    graded = columns.known(table, "score")
+    score = columns.numbers(path, table, "score", np.float32)
+    columns.refuse(path, "score", score, graded & ~(score <= 1), "is outside [0, 1]")
+    everything = Outcomes(
+        [str(value) for value in names["item_id"]],
+        [str(value) for value in names["model"]],
+        score,
+        columns.numbers(path, table, "prompt_tokens", np.float32),
+        columns.numbers(path, table, "completion_tokens", np.float32),
+        columns.numbers(path, table, "cost_usd", np.float64),
+        columns.numbers(path, table, "latency_s", np.float32),
+    )
+    return everything if graded.all() else everything.select(graded)

@@ -26,6 +26,9 @@ def mix_quality(
 
 
 def log_budgets(cost_usd: Float64[np.ndarray, " models"]) -> Float64[np.ndarray, " budgets"]:
-    """Return mean costs per call, evenly spaced in their logarithm from cheapest to dearest."""
-    low = max(float(cost_usd.min()), 1e-12)
-    return np.geomspace(low, max(float(cost_usd.max()), low), BUDGETS)
+    """Return mean costs per call, evenly spaced in their logarithm from cheapest to dearest.
+
+    A free model's cost has no logarithm: with one in the pool they are evenly spaced from 0.
+    """
+    low, high = float(cost_usd.min()), float(cost_usd.max())
+    return np.linspace(0, high, BUDGETS) if low <= 0 else np.geomspace(low, high, BUDGETS)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 
+from routoo.domain.item_rows import Item
 from routoo.domain.pool import CandidateModel
-from routoo.domain.tables import Item, Outcomes
+from routoo.domain.tables import Outcomes
 from routoo.errors import InputError
 from routoo.evaluation.graders import Grade, default_grader, grade, listed_choices
 from routoo.evaluation.graders.judge import JUDGE

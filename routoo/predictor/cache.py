@@ -1,13 +1,15 @@
 """Embeddings on disk, found again by the hash of the prompt and of what embeds it."""
 
 import hashlib
-import os
+import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from routoo.files import replacing
 from routoo.predictor.encoder import Encoded, Encoder, Progress
 
 SAVE_EVERY_PROMPTS = 1024
@@ -32,7 +34,8 @@ class EmbeddingCache:
         features = np.zeros((len(prompts), self._encoder.width), np.float32)
         truncated = np.zeros(len(prompts), np.bool_)
         found = self._read(keys, features, truncated)
-        missing = [row for row in range(len(keys)) if not found[row]]
+        first = {key: row for row, key in reversed(list(enumerate(keys)))}
+        missing = [row for row, key in enumerate(keys) if first[key] == row and not found[row]]
         if progress and len(missing) < len(keys):
             progress(len(keys) - len(missing))
         for start in range(0, len(missing), SAVE_EVERY_PROMPTS):
@@ -40,7 +43,8 @@ class EmbeddingCache:
             part = self._encoder.encode([prompts[row] for row in rows], progress)
             features[rows], truncated[rows] = part.features, part.truncated
             self._write([keys[row] for row in rows], part)
-        return Encoded(features, truncated)
+        source = [first[key] for key in keys]
+        return Encoded(features[source], truncated[source])
 
     def _read(
         self,
@@ -53,28 +57,36 @@ class EmbeddingCache:
             rows_of.setdefault(key, []).append(row)
         found = np.zeros(len(keys), np.bool_)
         for path in sorted(self._folder.glob("*.npz")):
-            with np.load(path, allow_pickle=False) as part:
-                stored = [bytes(key) for key in part["keys"]]
-                hits = [(n, row) for n, key in enumerate(stored) for row in rows_of.get(key, ())]
-                if hits:
-                    source, rows = map(list, zip(*hits, strict=True))
-                    features[rows] = part["features"][source]
-                    truncated[rows] = part["truncated"][source]
-                    found[rows] = True
+            part = _load(path)
+            stored = [bytes(key) for key in part["keys"]] if part else []
+            hits = [(n, row) for n, key in enumerate(stored) for row in rows_of.get(key, ())]
+            if hits:
+                source, rows = map(list, zip(*hits, strict=True))
+                features[rows] = part["features"][source]
+                truncated[rows] = part["truncated"][source]
+                found[rows] = True
         return found
 
     def _write(self, keys: Sequence[bytes], part: Encoded) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(b"".join(keys)).hexdigest()[:24]
-        temporary = self._folder / f".{name}.{os.getpid()}"
-        with temporary.open("wb") as stream:
+        with replacing(self._folder / f"{name}.npz") as stream:
             np.savez(
                 stream,
                 keys=np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1),
                 features=part.features,
                 truncated=part.truncated,
             )
-        temporary.replace(self._folder / f"{name}.npz")
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    """Read a file of embeddings; a damaged one is removed, and what it held is computed again."""
+    try:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as part:
+            return {name: part[name] for name in ("keys", "features", "truncated")}
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        path.unlink(missing_ok=True)
+        return {}
 
 
 def _key(prompt: str) -> bytes:

@@ -86,6 +86,13 @@ def read_checkpoint(folder: Path) -> Checkpoint:
             where=str(path),
             remedy="Another release wrote it: train it again with `routoo train`",
         ) from error
+    if len(manifest.models) != estimator.count:
+        raise CheckpointError(
+            "the manifest names another number of models than the weights hold",
+            where=str(folder),
+            value=f"{len(manifest.models)} for {estimator.count}",
+            remedy="Restore the manifest, or train the checkpoint again",
+        )
     adapters = {k.removeprefix(ADAPTER): a for k, a in tensors.items() if k.startswith(ADAPTER)}
     return Checkpoint(manifest, estimator, adapters)
 

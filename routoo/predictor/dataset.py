@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from routoo.domain.tables import Item, Outcomes
+from routoo.domain.item_rows import Item
+from routoo.domain.tables import Outcomes
 from routoo.errors import InputError
 
 PASSAGE_CHARACTERS = 240
@@ -58,7 +59,7 @@ def outcome_matrix(
         InputError: An outcome's item is missing, or a named model has no outcomes.
     """
     present = set(outcomes.models)
-    names = tuple(sorted(present)) if models is None else tuple(models)
+    names = tuple(sorted(present)) if models is None else tuple(dict.fromkeys(models))
     absent = [name for name in names if name not in present]
     if absent or not names:
         raise InputError(

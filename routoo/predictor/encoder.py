@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
-from routoo.errors import CheckpointError
+from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone import Backbone, Pooling, Reading
 from routoo.predictor.batching import Window, micro_batches
 from routoo.predictor.language_model import compile_layers, is_decoder, load_language_model
@@ -45,6 +45,10 @@ class Encoder:
         backbone: Where the model lies.
         reading: Which hidden states it is asked for, and how.
         device: Device to compute on, in torch's words.
+
+    Raises:
+        CheckpointError: The backbone can't be loaded, or has no such hidden state.
+        InputError: The text after every prompt leaves them no room.
     """
 
     def __init__(
@@ -91,7 +95,8 @@ class Encoder:
     def identity(self) -> str:
         """Name of what it computes: another backbone, pooling or adapter has another."""
         layers = "-".join(map(str, self.layers))
-        name = f"{self.backbone.weights_sha256[:16]}-layers{layers}-window{self.window.tokens}"
+        model = f"{self.backbone.weights_sha256[:16]}-{self.backbone.reader_sha256[:8]}"
+        name = f"{model}-layers{layers}-window{self.window.tokens}"
         if self.pooling is not Pooling.MEAN:
             name += f"-{self.pooling}"
         if self.reading.suffix:
@@ -200,12 +205,21 @@ def _window(tokenizer: Any, model: Any, suffix: str) -> Window:  # noqa: ANN401 
     before, after = _special_tokens(tokenizer)
     cue = tuple(tokenizer(suffix, add_special_tokens=False)["input_ids"]) if suffix else ()
     tokens = min(MAX_WINDOW_TOKENS, int(model.config.max_position_embeddings))
-    return Window(tokens, before, (*cue, *after))
+    window = Window(tokens, before, (*cue, *after))
+    if window.room < tokens // 2:
+        raise InputError(
+            "the suffix leaves too little room for prompts",
+            value=f"{len(cue)} of {tokens} tokens",
+            where="--suffix",
+            remedy="Give a shorter one",
+        )
+    return window
 
 
 def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:  # noqa: ANN401
     """Read the tokens around a text off an empty one; a bare decoder starts with its end token."""
     around = tuple(tokenizer("")["input_ids"])
     if not around:
-        around = (tokenizer.bos_token_id or tokenizer.eos_token_id or 0,)
+        known = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
+        around = (next(token for token in known if token is not None),)
     return around[:1], around[1:]

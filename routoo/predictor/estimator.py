@@ -41,6 +41,11 @@ class Estimator:
     novelty: Novelty
     adopted: Adopted
 
+    @property
+    def count(self) -> int:
+        """Models it estimates, added ones included."""
+        return len(self.neighbours.means) + len(self.adopted.theta)
+
     def __call__(self, features: Float32[np.ndarray, "prompts features"]) -> Estimates:
         """Estimate quality, its deviation, tokens and novelty; added models come last."""
         inputs = self.projection.apply(features)

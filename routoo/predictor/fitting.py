@@ -83,12 +83,7 @@ def fit_estimator(
         InputError: There are too few items.
     """
     groups = text_groups(matrix.prompts)
-    if groups.max(initial=-1) + 1 < MIN_ITEMS:
-        raise InputError(
-            "too few different items to fit a predictor",
-            value=int(groups.max(initial=-1) + 1),
-            remedy=f"Collect outcomes of at least {MIN_ITEMS}, better several hundred",
-        )
+    check_enough(groups)
     folds = grouped_folds(groups, options.folds, options.seed)
     projection = Projection.fit(features, hidden)
     inputs = projection.apply(features)
@@ -120,6 +115,21 @@ def fit_estimator(
     estimator = _combined(crossed, matrix, inputs, (projection, landmarks), judged, options)
     views = dict(zip(ALL_VIEWS, crossed.views, strict=True))
     return Fitted(estimator, _held_out(crossed.views, score, folds), views, judged.methods)
+
+
+def check_enough(groups: Int64[np.ndarray, " items"]) -> None:
+    """Check that a predictor can be fitted on so many different items.
+
+    Raises:
+        InputError: They are too few.
+    """
+    different = len(np.unique(groups))
+    if different < MIN_ITEMS:
+        raise InputError(
+            "too few different items to fit a predictor",
+            value=different,
+            remedy=f"Collect outcomes of at least {MIN_ITEMS}, better several hundred",
+        )
 
 
 def _hold_out(

@@ -6,7 +6,10 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoTokenizer
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 from transformers.utils import logging as transformers_logging
 
 from routoo.errors import CheckpointError
@@ -76,9 +79,11 @@ def compile_layers(model: Any) -> None:  # noqa: ANN401 - transformers has no ty
 
 
 def is_decoder(config: Any) -> bool:  # noqa: ANN401 - transformers has no types
-    """Tell whether a model was trained to continue text, so that only its last token saw all.
+    """Tell whether a kind of model continues text, so that only its last token saw all.
 
-    A GGUF file names no architecture: there the kind of model tells which it would be.
+    Kinds that also fill gaps (BERT, RoBERTa) are encoders: as decoders they need another
+    configuration, and other weights. A GGUF file names no architecture, but its kind.
     """
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(config.model_type, "")
-    return any(name.endswith("ForCausalLM") for name in config.architectures or (kind,))
+    kind = config.model_type
+    continues = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    return continues and kind not in MODEL_FOR_MASKED_LM_MAPPING_NAMES

@@ -46,6 +46,8 @@ class Manifest:
     """What the backbone computes in."""
     compiled: bool = False
     """Whether the backbone's layers are compiled."""
+    reader_sha256: str = ""
+    """Hash of the backbone's configuration and tokenizer; empty where it was not noted."""
     format_version: int = FORMAT_VERSION
 
     def floor_margins(self, models: Sequence[str], confidence: float) -> list[float]:
@@ -122,10 +124,25 @@ def _parsed(values: Any, path: Path) -> Manifest:  # noqa: ANN401 - JSON of any 
             where=str(path),
             remedy="Train the checkpoint again with `routoo train`",
         )
+    _check_kinds(values, path)
     known = {field.name: values[field.name] for field in fields(Manifest) if field.name in values}
     known |= {"models": tuple(known["models"]), "layers": tuple(known["layers"])}
     known["metrics"] = _with_nan(known["metrics"])
     return Manifest(**known)
+
+
+def _check_kinds(values: dict[str, Any], path: Path) -> None:
+    """Refuse a manifest that was edited by hand into what can't be."""
+    models, layers = values["models"], values["layers"]
+    named = isinstance(models, list) and all(isinstance(name, str) for name in models)
+    pooled = isinstance(layers, list) and all(isinstance(layer, int) for layer in layers)
+    figures = isinstance(values["metrics"], dict) and isinstance(values["settings"], dict)
+    if not (named and pooled and figures and len(set(models)) == len(models)):
+        raise CheckpointError(
+            "the manifest is not as `routoo train` writes it",
+            where=str(path),
+            remedy="Restore it, or train the checkpoint again",
+        )
 
 
 def _with_null(figures: Any) -> Any:  # noqa: ANN401 - JSON of any shape

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float32
 
 from routoo.domain.prediction import Predictions
-from routoo.errors import CheckpointError
+from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone import Pooling, Precision, Reading, find_backbone
 from routoo.predictor.cache import EmbeddingCache
 from routoo.predictor.checkpoint import Checkpoint, read_checkpoint
@@ -112,6 +112,13 @@ def load_predictor(
             value=backbone.weights_sha256,
             remedy=f"Install the weights with sha256 {manifest.backbone_sha256}, or train again",
         )
+    if manifest.reader_sha256 not in {"", backbone.reader_sha256}:
+        raise CheckpointError(
+            "the backbone's configuration or tokenizer is not that the checkpoint was trained with",
+            where=str(backbone.path),
+            value=backbone.reader_sha256,
+            remedy="Restore the folder as it was at the training, or train again",
+        )
     encoder = Encoder(backbone, _reading(manifest), device=choose_device(device))
     encoder.adapt(read.adapters)
     embeds = encoder if cache is None else EmbeddingCache(cache, encoder)
@@ -119,17 +126,31 @@ def load_predictor(
 
 
 def _reading(manifest: Manifest) -> Reading:
-    return Reading(
-        manifest.layers,
-        Pooling(manifest.pooling),
-        manifest.suffix,
-        Precision(manifest.precision),
-        manifest.compiled,
-    )
+    try:
+        pooling, precision = Pooling(manifest.pooling), Precision(manifest.precision)
+    except ValueError as error:
+        raise CheckpointError(
+            "the manifest tells of no way to read prompts that is known",
+            value=str(error),
+            remedy="Another release wrote it: train it again with `routoo train`",
+        ) from error
+    return Reading(manifest.layers, pooling, manifest.suffix, precision, manifest.compiled)
 
 
 def choose_device(device: str) -> str:
-    """Return the device to compute on: what was asked for, or the best there is for auto."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """Return the device to compute on: what was asked for, or the best there is for auto.
+
+    Raises:
+        InputError: There is no such device here.
+    """
+    count = torch.cuda.device_count()
+    if device == "auto":
+        return "cuda" if count else "cpu"
+    known = {"cpu", *(["cuda"] if count else []), *(f"cuda:{number}" for number in range(count))}
+    if device not in known:
+        raise InputError(
+            "there is no such device here",
+            value=device,
+            remedy=f"Give auto, or one of {', '.join(sorted(known))}",
+        )
+    return device

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from routoo.files import replacing
 from routoo.predictor.batching import micro_batches
 from routoo.predictor.class_weights import ClassWeight, outcome_weights
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, grouped_folds, text_groups
@@ -139,8 +141,9 @@ def tune(
         state: File written after every pass; a run that was cut off goes on from it.
         progress: Told how many more items were learnt from.
     """
-    parts = grouped_folds(text_groups(matrix.prompts), _STOP_PARTS, options.seed + 1)
-    kept_back = inside & (parts == 0)
+    kept_back = np.zeros_like(inside)
+    groups = np.unique(text_groups(matrix.prompts)[inside], return_inverse=True)[1]
+    kept_back[inside] = grouped_folds(groups, _STOP_PARTS, options.seed + 1) == 0
     run = _Run(encoder, matrix, inside, options)
     # More passes may be allowed later: they go on from the earlier ones.
     fixed = replace(options, epochs=0, patience=0)
@@ -156,7 +159,6 @@ def tune(
 
 
 def _save(run: _Run, state: Path, name: str) -> None:
-    part = state.with_name(f"{state.name}.part")
     values = {
         "name": name,
         "parameters": [parameter.detach() for parameter in run.parameters],
@@ -165,16 +167,22 @@ def _save(run: _Run, state: Path, name: str) -> None:
         "best": {key: torch.from_numpy(value) for key, value in run.best.items()},
     }
     state.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(values, part)
-    part.replace(state)
+    with replacing(state) as stream:
+        torch.save(values, stream)
+
+
+def _read_state(state: Path) -> dict[str, Any]:
+    """Return what was saved; nothing where nothing was, or where the file is damaged."""
+    try:
+        return dict(torch.load(state, weights_only=True, map_location="cpu"))
+    except (OSError, RuntimeError, EOFError, TypeError, ValueError, UnpicklingError):
+        return {}
 
 
 def _resume(run: _Run, state: Path, name: str) -> None:
     """Go on from the last pass of a run of the same items, backbone and options."""
-    if not state.exists():
-        return
-    values: dict[str, Any] = torch.load(state, weights_only=True)
-    if values["name"] != name:
+    values = _read_state(state)
+    if values.get("name") != name:
         return
     with torch.no_grad():
         for parameter, value in zip(run.parameters, values["parameters"], strict=True):

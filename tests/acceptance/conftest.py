@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from routoo.domain.tables import Item, Outcomes, write_items, write_outcomes
+from routoo.domain.item_rows import Item
+from routoo.domain.tables import Outcomes, write_items, write_outcomes
 from tests.acceptance.stack import LocalStack, run_command
 from tests.fakes.openai_process import FakeServerProcess
 from tests.services import short_folder

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from producer.commands.evaluation import ALERTED
-from routoo.domain.tables import Item, Outcomes, read_items, write_items, write_outcomes
+from routoo.domain.item_rows import Item
+from routoo.domain.tables import Outcomes, read_items, write_items, write_outcomes
 from tests.acceptance.batch import write_pool
 from tests.acceptance.stack import LocalStack
 from tests.fakes.openai_process import FakeServerProcess

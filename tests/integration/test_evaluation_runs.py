@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from routoo.domain.fingerprint import text_sha256
+from routoo.domain.item_rows import Item
 from routoo.domain.objective import Objective
-from routoo.domain.tables import Item
 from routoo.errors import InputError
 from routoo.pipeline.runs.finish import finish_due
 from routoo.pipeline.runs.load import load_run

@@ -11,7 +11,8 @@ import pytest
 from rich.console import Console
 
 from routoo.cli import retraining
-from routoo.domain.tables import Item, read_items
+from routoo.domain.item_rows import Item
+from routoo.domain.tables import read_items
 from routoo.evaluation.bootstrap import MeanInterval
 from routoo.pipeline.runs.finish import finish_due
 from routoo.pipeline.runs.harvest import Harvest, harvest
@@ -101,6 +102,11 @@ async def test_a_predictor_is_trained_from_runs_without_an_evaluation_item(
     async with db.transaction() as conn:
         assert len(await checkpoints.list_all(conn)) == 1
         assert await checkpoints.promoted(conn) is None  # three items tell nothing
+    before = (tmp_path / "new" / "manifest.json").read_bytes()
+    again = routoo(database_url, tmp_path, "train", "--from-runs", "--out", tmp_path / "new")
+    assert again.returncode != 0
+    assert "registered or in use" in again.stderr
+    assert (tmp_path / "new" / "manifest.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoTokenizer,
+    BertConfig,
+    BertModel,
+    GPT2Config,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+)
 from typer.testing import CliRunner
 
 from routoo.cli.main import build_app
-from routoo.domain.tables import (
-    Item,
-    Outcomes,
-    read_items,
-    read_outcomes,
-    write_items,
-    write_outcomes,
-)
-from routoo.errors import CheckpointError
+from routoo.domain.item_rows import Item
+from routoo.domain.tables import Outcomes, read_items, read_outcomes, write_items, write_outcomes
+from routoo.errors import CheckpointError, InputError
 from routoo.evaluation.metrics import metrics_by_model
 from routoo.evaluation.protocol_names import Protocol
 from routoo.evaluation.protocols import Readout, cross_fit, deal
@@ -134,6 +136,8 @@ def test_a_decoder_is_read_at_its_last_token_unless_told_otherwise(folder: Path)
 def test_a_decoder_is_known_by_its_kind_where_its_architecture_is_not_named() -> None:
     assert is_decoder(LlamaConfig())
     assert not is_decoder(BertConfig())
+    assert not is_decoder(RobertaConfig())
+    assert is_decoder(GPT2Config(architectures=["GPT2LMHeadModel"]))
 
 
 def test_both_poolings_stand_side_by_side(folder: Path) -> None:
@@ -254,7 +258,7 @@ def test_a_protocol_tunes_the_backbone_once_a_part_and_not_again(
 def test_tuning_learns_and_its_adapters_make_the_same_encoder_again(
     folder: Path, tmp_path: Path
 ) -> None:
-    encoder, losses = _tune(folder, tmp_path / "state", epochs=3)
+    encoder, losses = _tune(folder, tmp_path / "state", epochs=6)
     assert min(losses) < losses[0]
     again = Encoder(find_backbone(str(folder)), EXACT)
     before = again.encode(PROMPTS).features
@@ -271,6 +275,9 @@ def test_a_tuning_that_was_cut_off_goes_on_to_the_same_end(folder: Path, tmp_pat
     assert first == whole[:1]
     _, rest = _tune(folder, tmp_path / "parts", epochs=2)
     np.testing.assert_allclose(rest, whole, rtol=1e-6)
+    (tmp_path / "parts").write_bytes((tmp_path / "parts").read_bytes()[:1000])
+    _, anew = _tune(folder, tmp_path / "parts", epochs=1)
+    np.testing.assert_allclose(anew, whole[:1], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -291,6 +298,30 @@ def test_tuning_counts_rare_outcomes_for_more_where_told_to(
     torch.nn.init.zeros_(run.head[1].weight)
     torch.nn.init.zeros_(run.head[1].bias)
     assert run._loss([10, 30]).item() == pytest.approx(weight * np.log(2), rel=1e-5)
+
+
+def test_a_suffix_that_leaves_no_room_is_refused(folder: Path) -> None:
+    with pytest.raises(InputError, match="too little room for prompts"):
+        Encoder(find_backbone(str(folder)), Reading(suffix=" word" * 300))
+
+
+def test_the_same_weights_with_another_tokenizer_are_another_backbone(tmp_path: Path) -> None:
+    _save_model("encoder", tmp_path)
+    before = Encoder(find_backbone(str(tmp_path)), EXACT)
+    tokenizer = json.loads((tmp_path / "tokenizer.json").read_text())
+    tokenizer["normalizer"]["lowercase"] = False
+    (tmp_path / "tokenizer.json").write_text(json.dumps(tokenizer))
+    after = Encoder(find_backbone(str(tmp_path)), EXACT)
+    assert before.backbone.weights_sha256 == after.backbone.weights_sha256
+    assert before.identity != after.identity
+
+
+def test_a_backbone_is_known_by_its_whole_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _save_model("encoder", tmp_path / "model")
+    monkeypatch.chdir(tmp_path)
+    assert find_backbone("model").name == str((tmp_path / "model").resolve())
 
 
 def test_a_hidden_state_that_is_not_there_is_refused(folder: Path) -> None:

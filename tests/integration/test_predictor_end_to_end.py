@@ -1,9 +1,11 @@
 """The default backbone, from text to checkpoint and back, through the command line's functions."""
 
 import json
+import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,12 +15,19 @@ import pytest
 from typer.testing import CliRunner
 
 from routoo.cli.main import build_app
-from routoo.domain.tables import Item, Outcomes, read_outcomes, write_items, write_outcomes
+from routoo.domain.item_rows import Item
+from routoo.domain.tables import Outcomes, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone import DEFAULT_BACKBONE, Reading, find_backbone
 from routoo.predictor.cache import EmbeddingCache
-from routoo.predictor.encoder import Encoder
-from routoo.predictor.manifest import checkpoint_models, read_manifest
+from routoo.predictor.checkpoint import (
+    pack,
+    read_checkpoint,
+    weights_sha256,
+    write_checkpoint,
+)
+from routoo.predictor.encoder import Encoded, Encoder, Progress
+from routoo.predictor.manifest import checkpoint_models, manifest_text, read_manifest
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 
 ODD_PROMPTS = (
@@ -140,6 +149,46 @@ def test_predict_writes_a_row_for_every_item_and_model(checkpoint: Path, folder:
     table = pq.read_table(out)
     assert table.num_rows == 120
     assert {"item_id", "model", "quality", "completion_tokens"} <= set(table.column_names)
+    with pytest.raises(InputError, match=r"\.csv.* End the file's name in \.parquet, \.jsonl"):
+        _run("predict", "--checkpoint", str(checkpoint), "--items", items, "--out", "p.csv")
+
+
+def test_a_bad_row_does_not_block_the_others(checkpoint: Path, tmp_path: Path) -> None:
+    items, out = tmp_path / "i.jsonl", tmp_path / "p.jsonl"
+    items.write_text('{"prompt": "What is 2 + 2?"}\n{"prompt": 5}\n{"prompt": "Who?"}\n')
+    files = ("--checkpoint", str(checkpoint), "--items", str(items), "--out", str(out))
+    result = CliRunner().invoke(build_app(("predict",)), ("predict", *files, "--json"))
+    assert result.exit_code == 5
+    facts = json.loads(result.stdout)
+    assert (facts["items"], facts["models"], facts["truncated"]) == (2, ["strong", "weak"], 0)
+    assert facts["bad_rows"] == [f"{items}:2: the row has no prompt. Give prompt or body."]
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [(row["item_id"], row["model"]) for row in rows] == [
+        ("1", "strong"), ("1", "weak"), ("3", "strong"), ("3", "weak"),
+    ]  # fmt: skip
+
+
+def test_train_tells_its_figures_as_json(checkpoint: Path, folder: Path) -> None:
+    del checkpoint  # it wrote the tables
+    told = _run("train", "--json", "--no-curve", "--out", str(folder / "json"), *_tables(folder))
+    facts = json.loads(told)
+    assert facts["items"] == 60
+    assert facts["held_out"]["models"]["strong"]["auc"] is None  # always right
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:99", "cpu:1"])
+def test_a_device_that_is_not_there_is_refused(checkpoint: Path, device: str) -> None:
+    with pytest.raises(InputError, match="no such device here"):
+        load_predictor(checkpoint, device=device)
+
+
+def test_an_output_that_can_not_be_written_is_a_message(checkpoint: Path, folder: Path) -> None:
+    program = [sys.executable, "-m", "routoo.cli.main", "predict", "--checkpoint", checkpoint]
+    wanted = ["--items", folder / "i.parquet", "--out", folder / "i.parquet" / "p.parquet"]
+    done = subprocess.run([*program, *wanted], capture_output=True, text=True, check=False)
+    assert done.returncode == 4
+    assert done.stderr.startswith(f"error: {folder / 'i.parquet'}")
+    assert "Traceback" not in done.stderr
 
 
 def test_evaluate_prints_figures_with_intervals(checkpoint: Path, folder: Path) -> None:
@@ -150,6 +199,8 @@ def test_evaluate_prints_figures_with_intervals(checkpoint: Path, folder: Path) 
     assert set(report["mean"]["brier"]) == {"value", "low", "high"}
     assert report["pool"]["frontiers"]["predictor"]["gain"]["value"] > 0
     assert report["pool"]["reference"] == "strong"
+    with pytest.raises(InputError, match="no such model to compare with"):
+        _run("evaluate", "--checkpoint", str(checkpoint), *_tables(folder), "--reference", "no")
 
 
 def test_evaluate_fits_anew_by_a_protocol(folder: Path, checkpoint: Path) -> None:
@@ -213,6 +264,32 @@ def test_embeddings_are_read_back_from_the_cache_as_they_were(
     assert sum(told) == 5
 
 
+def test_a_damaged_file_of_embeddings_is_computed_again(encoder: Encoder, tmp_path: Path) -> None:
+    first = EmbeddingCache(tmp_path, encoder).encode(["one", "two"])
+    (kept,) = tmp_path.rglob("*.npz")
+    for damaged in (b"", kept.read_bytes()[:-100], b"nothing"):
+        kept.write_bytes(damaged)
+        again = EmbeddingCache(tmp_path, encoder).encode(["one", "two"])
+        np.testing.assert_array_equal(again.features, first.features)
+    assert EmbeddingCache(tmp_path, encoder).encode(["two"]).features.shape == (1, encoder.width)
+
+
+def test_equal_prompts_are_read_once(
+    encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    encode = Encoder.encode
+
+    def counted(self: Encoder, prompts: Sequence[str], progress: Progress | None = None) -> Encoded:
+        read.extend(prompts)
+        return encode(self, prompts, progress)
+
+    monkeypatch.setattr(Encoder, "encode", counted)
+    features = EmbeddingCache(tmp_path, encoder).encode(["one", "two", "one", "one"]).features
+    assert read == ["one", "two"]
+    np.testing.assert_array_equal(features[[0, 2, 3]], features[[0, 0, 0]])
+
+
 def test_the_manifest_can_be_read_without_torch(checkpoint: Path) -> None:
     code = (
         "import sys; from pathlib import Path;"
@@ -227,18 +304,55 @@ def test_the_manifest_can_be_read_without_torch(checkpoint: Path) -> None:
 def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     manifest = read_manifest(checkpoint)
     (tmp_path / "model.safetensors").write_bytes((checkpoint / "model.safetensors").read_bytes())
-    write_manifest(tmp_path, replace(manifest, backbone_sha256="0" * 64))
-    with pytest.raises(CheckpointError, match="backbone's weights are not those"):
-        load_predictor(tmp_path)
-    write_manifest(tmp_path, replace(manifest, weights_sha256="0" * 64))
-    with pytest.raises(CheckpointError, match="not those that the manifest describes"):
-        load_predictor(tmp_path)
-    write_manifest(tmp_path, replace(manifest, format_version=99))
-    with pytest.raises(CheckpointError, match="routoo train"):
-        checkpoint_models(tmp_path)
+    for change, complaint in (
+        ({"backbone_sha256": "0" * 64}, "backbone's weights are not those"),
+        ({"reader_sha256": "0" * 64}, "configuration or tokenizer is not that"),
+        ({"weights_sha256": "0" * 64}, "not those that the manifest describes"),
+        ({"models": ("strong", "weak", "more")}, "another number of models"),
+        ({"models": ("strong", "strong")}, "not as `routoo train` writes it"),
+        ({"layers": ("a",)}, "not as `routoo train` writes it"),
+        ({"pooling": "sum"}, "no way to read prompts that is known"),
+        ({"format_version": 99}, "routoo train"),
+    ):
+        wrong = manifest_text(replace(manifest, **change))  # type: ignore[arg-type]
+        (tmp_path / "manifest.json").write_text(wrong)
+        with pytest.raises(CheckpointError, match=complaint):
+            load_predictor(tmp_path)
     (tmp_path / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match="manifest can't be read"):
         checkpoint_models(tmp_path)
+
+
+@pytest.mark.parametrize("cut_off_at", ["model.safetensors", "manifest.json", ""])
+def test_writing_over_a_checkpoint_leaves_the_old_one_or_the_new_one(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_off_at: str
+) -> None:
+    old, folder = read_checkpoint(checkpoint), tmp_path / "ck"
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    write_checkpoint(folder, weights, old.manifest)
+    other = pack(old.estimator, {"layer": np.zeros(1, np.float32)})
+    new = replace(old.manifest, weights_sha256=weights_sha256(other))
+    rename = Path.replace
+
+    def cut_off(path: Path, target: Path) -> Path:
+        if target.name == cut_off_at:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "replace", cut_off)
+    with suppress(KeyboardInterrupt):
+        write_checkpoint(folder, other, new)
+    monkeypatch.undo()
+    assert read_checkpoint(folder).manifest == (old.manifest if cut_off_at else new)
+    write_checkpoint(folder, other, new)
+    assert read_checkpoint(folder).manifest == new
+    assert {path.name for path in folder.iterdir()} == {"model.safetensors", "manifest.json"}
+
+
+def test_a_manifest_is_json_where_figures_are_missing_too(checkpoint: Path) -> None:
+    manifest = replace(read_manifest(checkpoint), metrics={"mean": {"auc": math.nan, "ece": 0.1}})
+    text = manifest_text(manifest)
+    assert json.loads(text, parse_constant=pytest.fail)["metrics"]["mean"]["auc"] is None
 
 
 def test_a_backbone_that_is_not_there_is_refused_with_a_remedy() -> None:

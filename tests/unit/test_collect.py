@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from routoo.domain.completion import Completion, Usage
+from routoo.domain.item_rows import Item
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
-from routoo.domain.tables import Item, read_items, read_outcomes, write_outcomes
+from routoo.domain.tables import read_items, read_outcomes, write_outcomes
 from routoo.errors import EndpointError, InputError, RequestRejectedError
 from routoo.evaluation import collect as collect_module
 from routoo.evaluation.collect import GIVE_UP_AFTER, Collection, Failure, RequestForm

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from routoo.evaluation.metrics import auc, brier, ece, mean_metrics, metrics_by_model
-from routoo.evaluation.mix import mix_quality
+from routoo.evaluation.mix import log_budgets, mix_quality
 from routoo.evaluation.report import routing_report
 from routoo.evaluation.routing import Trial, route
 
@@ -21,6 +21,21 @@ def test_auc_of_one_sided_scores_is_not_a_number_and_leaves_the_mean() -> None:
     rows = metrics_by_model(score, np.array([[0.9, 0.2], [0.8, 0.9]], np.float32), ("a", "b"))
     assert np.isnan(rows["a"]["auc"])
     assert mean_metrics(rows)["auc"] == 1.0
+
+
+def test_figures_of_nothing_are_not_numbers() -> None:
+    nothing = np.zeros(0, np.float32)
+    assert np.isnan([brier(nothing, nothing), ece(nothing, nothing)]).all()
+    rows = metrics_by_model(
+        np.full((2, 1), np.nan, np.float32), np.ones((2, 1), np.float32), ("a",)
+    )
+    assert np.isnan(list(mean_metrics(rows).values())).all()
+
+
+def test_budgets_are_spaced_by_their_logarithm_and_evenly_where_a_model_is_free() -> None:
+    paid, free = log_budgets(np.array([4.0, 1.0, 2.0])), log_budgets(np.array([0.0, 24.0]))
+    np.testing.assert_allclose(np.diff(np.log(paid)), np.log(4) / 24)
+    np.testing.assert_allclose(free, np.arange(25))
 
 
 def test_brier_and_ece_of_a_constant_estimate() -> None:

@@ -1,18 +1,10 @@
 """Outcome tables as matrices, and how items are dealt into folds."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from routoo.domain.tables import (
-    Item,
-    Outcomes,
-    read_items,
-    read_outcomes,
-    write_items,
-    write_outcomes,
-)
+from routoo.domain.item_rows import Item
+from routoo.domain.tables import Outcomes
 from routoo.errors import InputError
 from routoo.predictor.dataset import grouped_folds, outcome_matrix, text_groups
 
@@ -73,48 +65,3 @@ def test_folds_keep_groups_together_and_are_of_nearly_equal_size() -> None:
     assert all(len(set(folds[groups == group])) == 1 for group in range(300))
     assert np.ptp(np.bincount(folds)) <= 3
     assert folds.tolist() == grouped_folds(groups, 5, seed=1).tolist()
-
-
-def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
-    items = [Item("1", "one", subject="s", answer="A"), Item("2", "two\x00\N{GRINNING FACE}")]
-    outcomes = _outcomes([("1", "a", 1), ("2", "a", 0.25)])
-    write_items(tmp_path / "i.parquet", items)
-    write_outcomes(tmp_path / "o.parquet", outcomes)
-    assert read_items(tmp_path / "i.parquet") == items
-    again = read_outcomes(tmp_path / "o.parquet")
-    assert (again.item_ids, again.models) == (outcomes.item_ids, outcomes.models)
-    np.testing.assert_array_equal(again.score, outcomes.score)
-    assert np.isnan(again.cost_usd).all()
-
-
-def test_items_are_read_from_batch_input_lines(tmp_path: Path) -> None:
-    path = tmp_path / "i.jsonl"
-    body = '{"messages": [{"role": "user", "content": "Why?"}]}'
-    path.write_text(f'{{"custom_id": "x", "body": {body}}}\n\n{{"prompt": "Who?"}}\n')
-    assert [(item.item_id, item.prompt) for item in read_items(path)] == [
-        ("x", "Why?"),
-        ("3", "Who?"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("line", "said"),
-    [("nonsense", "not JSON"), ("[]", "not a JSON object"), ("{}", "no prompt")],
-)
-def test_a_bad_line_is_named_by_file_and_number(tmp_path: Path, line: str, said: str) -> None:
-    path = tmp_path / "i.jsonl"
-    path.write_text(f'{{"prompt": "Who?"}}\n{line}\n')
-    with pytest.raises(InputError, match=f"i.jsonl:2: .*{said}"):
-        read_items(path)
-
-
-def test_a_score_outside_its_range_is_refused(tmp_path: Path) -> None:
-    write_outcomes(tmp_path / "o.parquet", _outcomes([("1", "a", 1.5)]))
-    with pytest.raises(InputError, match=r"outside \[0, 1\]"):
-        read_outcomes(tmp_path / "o.parquet")
-
-
-def test_an_item_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    write_items(tmp_path / "i.parquet", [Item("1", "one"), Item("1", "uno")])
-    with pytest.raises(InputError, match="twice"):
-        read_items(tmp_path / "i.parquet")

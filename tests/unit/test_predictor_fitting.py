@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 
-from routoo.domain.tables import Item
+from routoo.domain.item_rows import Item
 from routoo.errors import InputError
 from routoo.evaluation.metrics import auc, brier, ece
 from routoo.predictor.checkpoint import pack
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
+from routoo.predictor.holes import PRIOR_OUTCOMES
 from routoo.predictor.learning import learning_curve
 
 HIDDEN = 24
@@ -117,6 +118,35 @@ def test_outcomes_that_the_features_were_tuned_on_do_not_judge_the_views() -> No
     score = fresh.score[:, 0]
     errors = [brier(score, one(unseen).quality[:, 0]) for one in (wary, fooled)]
     assert errors[0] < errors[1]
+
+
+@pytest.mark.parametrize(("right", "of"), [(1, 1), (2, 2), (0, 2), (6, 6), (10, 10)])
+def test_of_a_model_with_few_outcomes_little_is_known(right: int, of: int) -> None:
+    matrix, features, _ = _made_up()
+    folds = grouped_folds(text_groups(matrix.prompts), 5, seed=0)
+    score = np.column_stack([matrix.score, np.full(ITEMS, np.nan, np.float32)])
+    score[np.flatnonzero(folds == 1)[:of], 2] = np.arange(of) < right  # one fold has them all
+    tokens = np.full_like(score, 9)
+    fitted = _fit(OutcomeMatrix(matrix.items, ("m", "n", "few"), score, tokens), features)
+    known, few = fitted.estimator(features), fitted.estimator(features).quality[:, 2]
+    assert 0.1 < few.mean() < 0.98
+    expected = (right + PRIOR_OUTCOMES * matrix.score.mean()) / (of + PRIOR_OUTCOMES)
+    spread = np.sqrt(expected * (1 - expected) / (of + PRIOR_OUTCOMES))
+    assert known.quality_std[:, 2].mean() > 0.9 * spread
+    others = _fit(matrix, features).estimator(features).quality
+    assert np.abs(known.quality[:, :2] - others).mean() < 0.05
+
+
+def test_held_out_figures_of_noise_are_those_of_noise() -> None:
+    figures = []
+    for seed in range(5):
+        matrix, features, _ = _made_up(items=60, seed=seed)
+        generator = np.random.default_rng(seed)
+        score = (generator.random((60, 8)) < 0.6).astype(np.float32)
+        noise = OutcomeMatrix(matrix.items, tuple("abcdefgh"), score, np.full_like(score, 9))
+        quality = _fit(noise, features).held_out_quality
+        figures += [auc(score[:, m], quality[:, m]) for m in range(8)]
+    assert np.mean(figures) < 0.53
 
 
 def test_too_few_items_are_refused_with_a_remedy() -> None:

@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
 
+from routoo.domain.item_rows import Item
 from routoo.domain.objective import Objective
 from routoo.domain.pool import Pool
-from routoo.domain.tables import Item
 from routoo.errors import InputError
 from routoo.evaluation.collect import RequestForm
 from routoo.evaluation.graders.recorded import ITEM_KEY
