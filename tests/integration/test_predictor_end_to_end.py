@@ -314,8 +314,8 @@ def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint: Path, tmp_path: P
         ({"pooling": "sum"}, "no way to read prompts that is known"),
         ({"format_version": 99}, "routoo train"),
     ):
-        wrong = manifest_text(replace(manifest, **change))  # type: ignore[arg-type]
-        (tmp_path / "manifest.json").write_text(wrong)
+        wrong = json.loads(manifest_text(manifest)) | change
+        (tmp_path / "manifest.json").write_text(json.dumps(wrong))
         with pytest.raises(CheckpointError, match=complaint):
             load_predictor(tmp_path)
     (tmp_path / "manifest.json").unlink()
