@@ -21,7 +21,7 @@ from routoo.evaluation.scorecard import Scorecard
 from routoo.evaluation.terminal import print_calibration, print_scorecard
 from routoo.evaluation.trials import cost_matrix, latency_matrix
 from routoo.output import console, messages
-from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
+from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 
@@ -124,16 +124,19 @@ def _of_checkpoint(
     screen = messages()
     cache = cache_folder(options)
     predictor = load_predictor(checkpoint, device=options.device, cache=cache)
-    if content_sha256(matrix) == predictor.manifest.data_sha256:
-        screen.print("warning: these are the outcomes the checkpoint was trained on")
     with counted(screen, "Predicting", len(matrix.items)) as progress:
         quality = predictor.predict(matrix.prompts, matrix.models, progress).quality
+    if known := int(predictor.remembers(matrix.prompts).sum()):
+        screen.print(
+            f"warning: {known:,} of {len(matrix.items):,} prompts are, word for word or nearly so, "
+            "among those the checkpoint was trained on: there its figures flatter"
+        )
     if not options.train_items or not options.train_outcomes:
         return {"predictor": quality}
-    known = outcome_matrix(
+    train = outcome_matrix(
         read_items(*options.train_items), read_outcomes(*options.train_outcomes), matrix.models
     )
-    return {"predictor": quality} | _baselines(predictor, known, matrix)
+    return {"predictor": quality} | _baselines(predictor, train, matrix)
 
 
 def _evidence(matrix: OutcomeMatrix, table: Outcomes, estimates: dict[str, Quality]) -> Evidence:

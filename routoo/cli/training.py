@@ -1,5 +1,6 @@
 """Fitting a predictor as `routoo train` was told, and writing its checkpoint."""
 
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from routoo.evaluation.metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.notation import fixed
 from routoo.evaluation.plots import plot_learning_curve
 from routoo.output import messages
+from routoo.pipeline.runs.harvest import Tables
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.encoder import Encoder
@@ -28,6 +30,7 @@ from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
 from routoo.predictor.learning import learning_curve
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.manifest import Manifest
+from routoo.predictor.tokens import UNKNOWN_TOKENS
 
 FEW_OUTCOMES = 50
 """With fewer of a model it is said that little is known of it."""
@@ -47,6 +50,8 @@ def fit_checkpoint(options: TrainOptions) -> None:
         options.items or (), options.outcomes or (), console, from_runs=options.from_runs
     )
     matrix = outcome_matrix(tables.items, tables.outcomes, options.model)
+    for remark in _remarks(tables, matrix):
+        console.print(remark, highlight=False)
     encoder, fit = load_encoder(options), fit_options(options)
     settings = asdict(fit)
     told = None
@@ -88,16 +93,23 @@ def _tell(out: Path, matrix: OutcomeMatrix, mean: dict[str, float], console: Con
         f"{out}: {len(matrix.items)} items, {len(matrix.models)} models; held out: "
         f"AUC {fixed(mean['auc'])}, ECE {fixed(mean['ece'])}, Brier {fixed(mean['brier'])}"
     )
-    outcomes = (~np.isnan(matrix.score)).sum(axis=0)
-    few = [
-        f"{name} {count}"
-        for name, count in zip(matrix.models, outcomes, strict=True)
-        if count < FEW_OUTCOMES
-    ]
+
+
+def _remarks(tables: Tables, matrix: OutcomeMatrix) -> Iterator[str]:
+    """Yield what people should know of the tables before they rely on a fit to them."""
+    counts = (~np.isnan(matrix.score)).sum(axis=0)
+    given = sum(name in matrix.models for name in tables.outcomes.models)
+    if given > counts.sum():
+        replaced = given - int(counts.sum())
+        yield f"{replaced} outcomes gave way to later ones of the same item and model"
+    if np.isnan(matrix.completion_tokens).all():
+        yield f"no answer's length is known: {UNKNOWN_TOKENS:.0f} tokens are assumed"
+    of_each = zip(matrix.models, counts, strict=True)
+    few = [f"{name} ({count})" for name, count in of_each if count < FEW_OUTCOMES]
     if few:
-        console.print(
-            f"fewer than {FEW_OUTCOMES} outcomes of {', '.join(few)}: "
-            "their estimates lean on the other models', with a large quality_std"
+        yield (
+            f"fewer than {FEW_OUTCOMES} outcomes of {', '.join(few)}: such estimates lean on the "
+            "other models', and their quality_std is large"
         )
 
 

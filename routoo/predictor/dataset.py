@@ -64,8 +64,8 @@ def outcome_matrix(
     if absent or not names:
         raise InputError(
             "there are no outcomes of a model",
-            value=absent[:5],
-            remedy=f"The table has {', '.join(sorted(present)[:50])}",
+            value=absent[:5] or None,
+            remedy=f"The table has {', '.join(sorted(present)[:50]) or 'no graded answers at all'}",
         )
     return _filled(items, outcomes, names)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float16, Float32, Int64
+from jaxtyping import Bool, Float16, Float32, Int64
 
 from routoo.predictor.holes import PRIOR_OUTCOMES, model_levels
 from routoo.predictor.logistic import logit
@@ -81,6 +81,12 @@ class Neighbours:
             rows[start : start + _BLOCK] = np.take_along_axis(nearest, order, 1)
             similarity[start : start + _BLOCK] = np.take_along_axis(value, order, 1)
         return Nearby(rows, similarity)
+
+    def remembers(
+        self, vectors: Float32[np.ndarray, "prompts width"]
+    ) -> Bool[np.ndarray, " prompts"]:
+        """Tell which prompts are in the memory, as they are or nearly so."""
+        return np.asarray(self.nearby(vectors).similarity[:, 0] > SAME)
 
     def logits(self, nearby: Nearby) -> Float32[np.ndarray, "prompts models"]:
         """Return log-odds of the neighbours' weighted mean scores."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
 from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError, InputError
@@ -75,6 +75,15 @@ class CheckpointPredictor:
         """Return prompts as the estimator's views see them: what baselines are fitted on."""
         raw, _ = prompt_features(prompts, self.embeds)
         return self.checkpoint.estimator.projection.apply(raw)
+
+    def remembers(self, prompts: Sequence[str]) -> Bool[np.ndarray, " prompts"]:
+        """Tell which prompts are among those that the checkpoint was trained on, or nearly so.
+
+        Of very large trainings it remembers only a part (`Neighbours.fit`).
+        """
+        estimator = self.checkpoint.estimator
+        vectors = self.features(prompts)[:, : estimator.projection.width]
+        return estimator.neighbours.remembers(vectors)
 
     def _columns(self, models: Sequence[str]) -> list[int]:
         position = {name: column for column, name in enumerate(self.models)}

@@ -203,6 +203,13 @@ def test_evaluate_prints_figures_with_intervals(checkpoint: Path, folder: Path) 
         _run("evaluate", "--checkpoint", str(checkpoint), *_tables(folder), "--reference", "no")
 
 
+def test_prompts_it_was_trained_on_are_told_from_new_ones(
+    predictor: CheckpointPredictor,
+) -> None:
+    asked = ["What is 37 + 11?", "Why do cats purr?"]
+    assert predictor.remembers(asked).tolist() == [True, False]
+
+
 def test_evaluate_fits_anew_by_a_protocol(folder: Path, checkpoint: Path) -> None:
     del checkpoint  # it wrote the tables
     report = json.loads(_run("evaluate", "--json", "--protocol", "random", *_tables(folder)))
