@@ -17,10 +17,11 @@ from routoo.cli.progress import counted
 from routoo.cli.retraining import promote_if_not_worse, refuse_folder_in_use, training_tables
 from routoo.cli.train_options import TrainOptions
 from routoo.cli.tuned import TUNING_STATE, tune_encoder
+from routoo.errors import InputError
 from routoo.evaluation.floors import floor_margins
 from routoo.evaluation.metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.notation import fixed
-from routoo.evaluation.plots import plot_learning_curve
+from routoo.evaluation.plots import PLOT_FORMATS, plot_learning_curve
 from routoo.output import messages
 from routoo.pipeline.runs.harvest import Tables
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
@@ -50,6 +51,7 @@ def fit_checkpoint(options: TrainOptions) -> None:
         options.items or (), options.outcomes or (), console, from_runs=options.from_runs
     )
     matrix = outcome_matrix(tables.items, tables.outcomes, options.model)
+    plot = _prepare(options)
     for remark in _remarks(tables, matrix):
         console.print(remark, highlight=False)
     encoder, fit = load_encoder(options), fit_options(options)
@@ -69,14 +71,27 @@ def fit_checkpoint(options: TrainOptions) -> None:
     write_checkpoint(options.out, weights, manifest)
     if options.curve:
         points = learning_curve(matrix, features, fitted.estimator, fit)
-        plot_learning_curve(
-            points, matrix.models, options.plot or options.out / "learning_curve.png"
-        )
+        plot_learning_curve(points, matrix.models, plot)
     _tell(options.out, matrix, metrics["mean"], console)
     if options.json:
         typer.echo(orjson.dumps(_facts(options.out, matrix, metrics)).decode())
     if options.from_runs:
         promote_if_not_worse(options.out, options.device, console)
+
+
+def _prepare(options: TrainOptions) -> Path:
+    """Make the folders that are written to, before all the work, and return the curve's file."""
+    plot = options.plot or options.out / "learning_curve.png"
+    if plot.suffix.lower() not in PLOT_FORMATS:
+        raise InputError(
+            "no such format to draw in",
+            value=plot.suffix,
+            where="--plot",
+            remedy=f"End the file's name in {', '.join(PLOT_FORMATS)}",
+        )
+    for folder in (options.out, plot.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+    return plot
 
 
 def _facts(out: Path, matrix: OutcomeMatrix, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 from routoo.evaluation.metrics import mean_metrics, metrics_by_model
 from routoo.predictor.learning import CurvePoint
 
+PLOT_FORMATS = (".png", ".svg", ".pdf")
+
 
 def plot_learning_curve(points: Sequence[CurvePoint], models: tuple[str, ...], path: Path) -> None:
     """Draw mean AUC and Brier score over the number of training items into an image file."""

@@ -26,6 +26,7 @@ class EmbeddingCache:
 
     def __init__(self, folder: Path, encoder: Encoder) -> None:
         self._folder = folder / encoder.identity
+        self._folder.mkdir(parents=True, exist_ok=True)
         self._encoder = encoder
 
     def encode(self, prompts: Sequence[str], progress: Progress | None = None) -> Encoded:
@@ -68,7 +69,6 @@ class EmbeddingCache:
         return found
 
     def _write(self, keys: Sequence[bytes], part: Encoded) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
         name = hashlib.sha256(b"".join(keys)).hexdigest()[:24]
         with replacing(self._folder / f"{name}.npz") as stream:
             np.savez(

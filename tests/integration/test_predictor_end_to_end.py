@@ -176,6 +176,16 @@ def test_train_tells_its_figures_as_json(checkpoint: Path, folder: Path) -> None
     assert facts["held_out"]["models"]["strong"]["auc"] is None  # always right
 
 
+def test_what_can_not_be_written_is_told_before_the_work(checkpoint: Path, folder: Path) -> None:
+    del checkpoint  # it wrote the tables
+    train = ("train", "--out", str(folder / "never"), *_tables(folder))
+    with pytest.raises(InputError, match=r"no such format to draw in.*\.png, \.svg, \.pdf"):
+        _run(*train, "--plot", str(folder / "curve.xyz"))
+    with pytest.raises(NotADirectoryError):
+        _run(*train, "--cache", str(folder / "i.parquet" / "cache"))
+    assert not (folder / "never" / "manifest.json").exists()
+
+
 @pytest.mark.parametrize("device", ["tpu", "cuda:99", "cpu:1"])
 def test_a_device_that_is_not_there_is_refused(checkpoint: Path, device: str) -> None:
     with pytest.raises(InputError, match="no such device here"):
