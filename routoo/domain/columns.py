@@ -13,6 +13,9 @@ from numpy.typing import DTypeLike
 
 from routoo.errors import InputError
 
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+_NUMBERS = (pa.types.is_floating, pa.types.is_integer, pa.types.is_null)
+
 
 def read_table(path: Path, *, required: Sequence[str]) -> pa.Table:
     """Read a table that has at least these columns.
@@ -47,23 +50,20 @@ def ids(path: Path, table: pa.Table, column: str) -> list[str | None]:
     Raises:
         InputError: The column holds something else.
     """
-    kind = table[column].type
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (_is_text(plain) or pa.types.is_integer(plain) or pa.types.is_null(plain)):
-        raise _wrong_kind(path, column, kind, "text or whole numbers")
-    return list(table[column].cast(pa.string()).to_pylist())
+    if pa.types.is_integer(_kind(table, column)):
+        return list(table[column].cast(pa.string()).to_pylist())
+    return texts(path, table, column, needed="text or whole numbers")
 
 
-def texts(path: Path, table: pa.Table, column: str) -> list[str | None]:
+def texts(path: Path, table: pa.Table, column: str, *, needed: str = "text") -> list[str | None]:
     """Return texts; null is None.
 
     Raises:
         InputError: The column holds something else.
     """
-    kind = table[column].type
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
-    if not (_is_text(plain) or pa.types.is_null(plain)):
-        raise _wrong_kind(path, column, kind, "text")
+    kind = _kind(table, column)
+    if not any(is_kind(kind) for is_kind in _TEXT):
+        raise _wrong_kind(path, table, column, needed)
     return list(table[column].cast(pa.string()).to_pylist())
 
 
@@ -76,7 +76,7 @@ def whole_numbers(path: Path, table: pa.Table, column: str) -> list[int | None]:
     try:
         return list(table[column].cast(pa.int64()).to_pylist())
     except pa.ArrowException as error:
-        raise _wrong_kind(path, column, table[column].type, "whole numbers") from error
+        raise _wrong_kind(path, table, column, "whole numbers") from error
 
 
 def numbers(
@@ -89,9 +89,9 @@ def numbers(
     """
     if column not in table.column_names:
         return np.full(table.num_rows, np.nan, dtype=dtype)
-    kind = table[column].type
-    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_null(kind)):
-        raise _wrong_kind(path, column, kind, "numbers")
+    kind = _kind(table, column)
+    if not any(is_kind(kind) for is_kind in _NUMBERS):
+        raise _wrong_kind(path, table, column, "numbers")
     values = table[column].cast(pa.float64()).to_numpy(zero_copy_only=False)
     refuse(path, column, values, (values < 0) | np.isinf(values), "is below 0 or endless")
     return np.asarray(values, dtype=dtype)
@@ -122,14 +122,15 @@ def refuse(
         )
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+def _kind(table: pa.Table, column: str) -> pa.DataType:
+    kind = table[column].type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _wrong_kind(path: Path, column: str, kind: pa.DataType, needed: str) -> InputError:
+def _wrong_kind(path: Path, table: pa.Table, column: str, needed: str) -> InputError:
     return InputError(
         f"the column {column} is not of {needed}",
-        value=str(kind),
+        value=str(table[column].type),
         where=str(path),
         remedy=f"Write it as {needed}",
     )
