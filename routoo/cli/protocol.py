@@ -49,7 +49,7 @@ def _tuned_reader(matrix: OutcomeMatrix, options: FittingOptions, console: Conso
         encoder = load_encoder(options)
         tuning = tune_options(options)
         name = text_sha256(f"{content_sha256(train)} {encoder.identity} {tuning}")
-        told = tune_encoder(console, encoder, train, tuning, folder / f"{name}.pt")
+        told = tune_encoder(console, encoder, train, tuning, folder / f"{name}.safetensors")
         return Readout(read_prompts(matrix, encoder, options, console), encoder.width, told)
 
     return read

@@ -12,7 +12,7 @@ from routoo.predictor.encoder import Encoder
 from routoo.predictor.fitting import FitOptions, check_enough
 from routoo.predictor.tuning import TuneOptions, tune
 
-TUNING_STATE = "tuning.pt"
+TUNING_STATE = "tuning.safetensors"
 """File in the checkpoint's folder that an interrupted tuning goes on from."""
 
 

@@ -1,14 +1,15 @@
 """Tuning a backbone on outcomes: LoRA adapters and a linear head, early stopping, resume."""
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -25,6 +26,8 @@ _POOL_PROMPTS = 512
 """Prompts sorted by length together: less padding, still random batches."""
 _STOP_PARTS = 10
 """One part in so many is kept to tell when to stop."""
+_PARAMETER, _MOMENT, _BEST = "parameter.", "moment.", "best."
+"""What the tensors of a saved state are named by."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,34 +162,53 @@ def tune(
 
 
 def _save(run: _Run, state: Path, name: str) -> None:
-    values = {
-        "name": name,
-        "parameters": [parameter.detach() for parameter in run.parameters],
-        "optimiser": run.optimiser.state_dict(),
-        "losses": run.losses,
-        "best": {key: torch.from_numpy(value) for key, value in run.best.items()},
+    moments = run.optimiser.state_dict()["state"]
+    parts = {
+        _PARAMETER: {str(n): value.detach() for n, value in enumerate(run.parameters)},
+        _MOMENT: {f"{n}.{key}": value for n, one in moments.items() for key, value in one.items()},
+        _BEST: {key: torch.from_numpy(value) for key, value in run.best.items()},
     }
+    tensors = {
+        f"{part}{key}": value.cpu().contiguous()
+        for part, values in parts.items()
+        for key, value in values.items()
+    }
+    facts = {"name": name, "losses": json.dumps(run.losses)}
     state.parent.mkdir(parents=True, exist_ok=True)
     with replacing(state) as stream:
-        torch.save(values, stream)
-
-
-def _read_state(state: Path) -> dict[str, Any]:
-    """Return what was saved; nothing where nothing was, or where the file is damaged."""
-    try:
-        return dict(torch.load(state, weights_only=True, map_location="cpu"))
-    except (OSError, RuntimeError, EOFError, TypeError, ValueError, UnpicklingError):
-        return {}
+        stream.write(save(tensors, metadata=facts))
 
 
 def _resume(run: _Run, state: Path, name: str) -> None:
-    """Go on from the last pass of a run of the same items, backbone and options."""
-    values = _read_state(state)
-    if values.get("name") != name:
+    """Go on from the last pass of a run of the same items, backbone and options.
+
+    What is of another run, or damaged, is passed over: the next pass writes the file anew.
+    """
+    try:
+        with safe_open(state, framework="pt") as file:
+            facts = file.metadata() or {}
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, SafetensorError):
+        return
+    if facts.get("name") != name:
         return
     with torch.no_grad():
-        for parameter, value in zip(run.parameters, values["parameters"], strict=True):
-            parameter.copy_(value)
-    run.optimiser.load_state_dict(values["optimiser"])
-    run.losses = list(values["losses"])
-    run.best = {key: value.numpy() for key, value in values["best"].items()}
+        for number, parameter in enumerate(run.parameters):
+            parameter.copy_(tensors[f"{_PARAMETER}{number}"])
+    run.optimiser.load_state_dict(run.optimiser.state_dict() | {"state": _moments(tensors)})
+    run.losses = json.loads(facts["losses"])
+    run.best = {
+        key.removeprefix(_BEST): value.numpy()
+        for key, value in tensors.items()
+        if key.startswith(_BEST)
+    }
+
+
+def _moments(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return the optimiser's state as it keeps it: by the parameter's number, then by name."""
+    moments: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(_MOMENT):
+            number, _, name = key.removeprefix(_MOMENT).partition(".")
+            moments.setdefault(int(number), {})[name] = value
+    return moments
