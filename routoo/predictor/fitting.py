@@ -91,7 +91,7 @@ def fit_estimator(
     domains = number_domains([item.subject or item.dataset for item in matrix.items])
     crossed = _CrossFit(
         np.zeros((len(ALL_VIEWS), *matrix.score.shape), np.float32),
-        np.zeros((len(inputs), NEIGHBOURS), np.float32),
+        np.zeros((len(inputs), NEIGHBOURS + 1), np.float32),
         [],
     )
     for fold in range(options.folds):

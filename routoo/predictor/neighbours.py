@@ -9,21 +9,23 @@ from jaxtyping import Bool, Float16, Float32, Int64
 from routoo.predictor.holes import PRIOR_OUTCOMES, model_levels
 from routoo.predictor.logistic import logit
 
-NEIGHBOURS = 40
+NEIGHBOURS = 80
 SHARPNESS = 8.0
-"""A neighbour counts exp(SHARPNESS x cosine similarity)."""
+"""A neighbour counts exp(SHARPNESS x cosine similarity), less what the first one left out would."""
 PRIOR_NEIGHBOURS = 5.0
 """The models' means count as this many average neighbours."""
 MEMORY_PROMPTS = 16_384
 """Most training prompts kept: bounds the checkpoint and the time of a look-up."""
 SAME = 0.999
 """Beyond this cosine two prompts are one: the memory keeps half precision."""
+_NO_NEIGHBOURS = 1e-6
+"""Weight of the models' means where all training prompts are equally far."""
 _BLOCK = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Nearby:
-    """The nearest training prompts of some prompts, nearest first."""
+    """The nearest training prompts of some prompts, nearest first, and the first one left out."""
 
     rows: Int64[np.ndarray, "prompts neighbours"]
     similarity: Float32[np.ndarray, "prompts neighbours"]
@@ -68,7 +70,7 @@ class Neighbours:
             others: Pass over training prompts that are the same as the one asked about.
         """
         units, memory = _units(vectors), self.vectors.astype(np.float32).T
-        count = min(NEIGHBOURS, len(self.vectors))
+        count = min(NEIGHBOURS + 1, len(self.vectors))
         rows = np.zeros((len(units), count), np.int64)
         similarity = np.zeros((len(units), count), np.float32)
         for start in range(0, len(units), _BLOCK):
@@ -89,9 +91,14 @@ class Neighbours:
         return np.asarray(self.nearby(vectors).similarity[:, 0] > SAME)
 
     def logits(self, nearby: Nearby) -> Float32[np.ndarray, "prompts models"]:
-        """Return log-odds of the neighbours' weighted mean scores."""
+        """Return log-odds of the neighbours' weighted mean scores.
+
+        Weights fall to 0 where the neighbourhood ends: of two prompts that are equally far,
+        rounding decides which one is left out, and the score must not jump by it.
+        """
         weight = np.exp(SHARPNESS * (nearby.similarity - nearby.similarity[:, :1]))
-        prior = PRIOR_NEIGHBOURS * weight.mean(axis=1)
+        weight = weight[:, :-1] - weight[:, -1:]
+        prior = PRIOR_NEIGHBOURS * weight.sum(axis=1) / max(weight.shape[1], 1) + _NO_NEIGHBOURS
         totals = prior[:, None] * self.means
         weights = np.repeat(prior[:, None], len(self.means), axis=1)
         for rank in range(weight.shape[1]):

@@ -115,8 +115,8 @@ def test_outcomes_that_the_features_were_tuned_on_do_not_judge_the_views() -> No
     fooled = _fit(matrix, features).estimator
     wary = fit_estimator(matrix, features, HIDDEN, FitOptions(), told=told).estimator
     fresh, unseen, _ = _made_up(seed=4)
-    score = fresh.score[:, 0]
-    errors = [brier(score, one(unseen).quality[:, 0]) for one in (wary, fooled)]
+    score = fresh.score.ravel()
+    errors = [brier(score, one(unseen).quality.ravel()) for one in (wary, fooled)]
     assert errors[0] < errors[1]
 
 
