@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from routoo.errors import InputError
-from routoo.files import replacing
+from routoo.files import check_suffix, replacing
 
-_FORMATS = ("png", "svg", "pdf")
+_FORMATS = (".png", ".svg", ".pdf")
 
 
 def check_format(path: Path) -> None:
@@ -15,13 +14,7 @@ def check_format(path: Path) -> None:
     Raises:
         InputError: Its suffix is none that is known.
     """
-    if path.suffix.removeprefix(".").lower() not in _FORMATS:
-        raise InputError(
-            "the picture's format is not known",
-            value=path.suffix,
-            where=str(path),
-            remedy=f"Name a file that ends in .{', .'.join(_FORMATS)}",
-        )
+    check_suffix(path, _FORMATS, "the picture's format is not known")
 
 
 def plot_plan(plan: dict[str, Any], path: Path) -> None:

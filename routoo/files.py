@@ -1,9 +1,9 @@
-"""Writes files whole or not at all."""
+"""Files to write: what their names may end in, and that they are written whole or not at all."""
 
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +11,28 @@ from typing import BinaryIO
 from routoo.errors import InputError
 
 _MODE = 0o666
+
+
+def check_suffix(path: Path, suffixes: Collection[str], what: str) -> str:
+    """Return the end of a file's name in small letters, where it is one of those known.
+
+    Args:
+        path: The file.
+        suffixes: What its name may end in, with the full stop.
+        what: What is wrong otherwise.
+
+    Raises:
+        InputError: It ends in something else.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in suffixes:
+        raise InputError(
+            what,
+            value=path.suffix,
+            where=str(path),
+            remedy=f"End the file's name in {', '.join(suffixes)}",
+        )
+    return suffix
 
 
 @contextmanager

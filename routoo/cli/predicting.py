@@ -15,7 +15,7 @@ from routoo.domain.item_rows import Item
 from routoo.domain.prediction import Predictions
 from routoo.domain.tables import read_items
 from routoo.errors import InputError
-from routoo.files import replacing
+from routoo.files import check_suffix, replacing
 from routoo.output import messages
 from routoo.predictor.encoder import Progress
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
@@ -37,14 +37,7 @@ def write_predictions(
         InputError: A table can't be read, or the output's format is not known.
         CheckpointError: The checkpoint can't be read, or knows no such model.
     """
-    writer = _WRITERS.get(out.suffix.lower())
-    if writer is None:
-        raise InputError(
-            "no such format to write",
-            value=out.suffix,
-            where=str(out),
-            remedy=f"End the file's name in {', '.join(_WRITERS)}",
-        )
+    writer = _WRITERS[check_suffix(out, _WRITERS, "no such format to write")]
     bad: list[InputError] = []
     rows = read_items(*items, on_bad=bad.append)
     predictor = load_predictor(checkpoint, device=device)

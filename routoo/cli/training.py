@@ -17,11 +17,11 @@ from routoo.cli.progress import counted
 from routoo.cli.retraining import promote_if_not_worse, refuse_folder_in_use, training_tables
 from routoo.cli.train_options import TrainOptions
 from routoo.cli.tuned import TUNING_STATE, tune_encoder
-from routoo.errors import InputError
 from routoo.evaluation.floors import floor_margins
 from routoo.evaluation.metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.notation import fixed
 from routoo.evaluation.plots import PLOT_FORMATS, plot_learning_curve
+from routoo.files import check_suffix
 from routoo.output import messages
 from routoo.pipeline.runs.harvest import Tables
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
@@ -82,13 +82,7 @@ def fit_checkpoint(options: TrainOptions) -> None:
 def _prepare(options: TrainOptions) -> Path:
     """Make the folders that are written to, before all the work, and return the curve's file."""
     plot = options.plot or options.out / "learning_curve.png"
-    if plot.suffix.lower() not in PLOT_FORMATS:
-        raise InputError(
-            "no such format to draw in",
-            value=plot.suffix,
-            where="--plot",
-            remedy=f"End the file's name in {', '.join(PLOT_FORMATS)}",
-        )
+    check_suffix(plot, PLOT_FORMATS, "no such format to draw in")
     for folder in (options.out, plot.parent):
         folder.mkdir(parents=True, exist_ok=True)
     return plot

@@ -8,6 +8,7 @@ from typing import Any
 import orjson
 
 from routoo.domain.prompt import prompt_text
+from routoo.domain.unicode_text import unicode_text
 from routoo.errors import InputError
 
 
@@ -71,7 +72,7 @@ def item_of(row: Mapping[str, Any], number: int, where: str) -> Item:
         prompt = _of_request(row["body"], where)
     if not isinstance(prompt, str):
         raise InputError("the row has no prompt", where=where, remedy="Give prompt or body")
-    return Item(_item_id(row, number, where), _unicode(prompt), **_optional(row, where))
+    return Item(_item_id(row, number, where), unicode_text(prompt), **_optional(row, where))
 
 
 def _of_request(body: Mapping[str, Any], where: str) -> str | None:
@@ -100,12 +101,7 @@ def _item_id(row: Mapping[str, Any], number: int, where: str) -> str:
         return str(number)
     if not isinstance(given, str | int) or isinstance(given, bool) or given == "":
         raise InputError("the item_id is neither text nor a whole number", where=where, value=given)
-    return _unicode(str(given))
-
-
-def _unicode(text: str) -> str:
-    """Return a text with pairs of surrogates joined and lone ones replaced by U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return unicode_text(str(given))
 
 
 def _optional(row: Mapping[str, Any], where: str) -> dict[str, Any]:

@@ -45,6 +45,19 @@ class Outcomes:
     cost_usd: Float64[np.ndarray, " rows"]
     latency_s: Float32[np.ndarray, " rows"]
 
+    @classmethod
+    def joined(cls, parts: Sequence["Outcomes"]) -> "Outcomes":
+        """Return the rows of several tables, one after the other."""
+        return cls(
+            [value for part in parts for value in part.item_ids],
+            [value for part in parts for value in part.models],
+            np.concatenate([part.score for part in parts]),
+            np.concatenate([part.prompt_tokens for part in parts]),
+            np.concatenate([part.completion_tokens for part in parts]),
+            np.concatenate([part.cost_usd for part in parts]),
+            np.concatenate([part.latency_s for part in parts]),
+        )
+
     def select(self, keep: Bool[np.ndarray, " rows"]) -> "Outcomes":
         """Return the rows where `keep` is true."""
         rows = np.flatnonzero(keep)
@@ -89,16 +102,7 @@ def read_outcomes(*paths: Path) -> Outcomes:
     Raises:
         InputError: A file is unreadable, a column is missing, or a row's value is unusable.
     """
-    parts = [_read_outcomes_file(path) for path in paths]
-    return Outcomes(
-        [value for part in parts for value in part.item_ids],
-        [value for part in parts for value in part.models],
-        np.concatenate([part.score for part in parts]),
-        np.concatenate([part.prompt_tokens for part in parts]),
-        np.concatenate([part.completion_tokens for part in parts]),
-        np.concatenate([part.cost_usd for part in parts]),
-        np.concatenate([part.latency_s for part in parts]),
-    )
+    return Outcomes.joined([_read_outcomes_file(path) for path in paths])
 
 
 def write_items(path: Path, items: Sequence[Item]) -> None:

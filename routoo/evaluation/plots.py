@@ -23,5 +23,4 @@ def plot_learning_curve(points: Sequence[CurvePoint], models: tuple[str, ...], p
         axes.set_xlabel("training items")
         axes.set_ylabel(f"held-out {name}, mean over {len(models)} models")
         axes.grid(visible=True, alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120, metadata={"Software": None} if path.suffix == ".png" else None)

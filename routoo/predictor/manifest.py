@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ def checkpoint_models(checkpoint: Path) -> tuple[str, ...]:
 def manifest_text(manifest: Manifest) -> str:
     """Return the manifest as JSON that diffs well; figures that there are none of are null."""
     facts = asdict(manifest)
-    facts["metrics"] = _with_null(facts["metrics"])
+    facts["metrics"] = _each(facts["metrics"], _null_for_nan)
     return json.dumps(facts, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -127,7 +127,7 @@ def _parsed(values: Any, path: Path) -> Manifest:  # noqa: ANN401 - JSON of any 
     _check_kinds(values, path)
     known = {field.name: values[field.name] for field in fields(Manifest) if field.name in values}
     known |= {"models": tuple(known["models"]), "layers": tuple(known["layers"])}
-    known["metrics"] = _with_nan(known["metrics"])
+    known["metrics"] = _each(known["metrics"], _nan_for_null)
     return Manifest(**known)
 
 
@@ -145,15 +145,16 @@ def _check_kinds(values: dict[str, Any], path: Path) -> None:
         )
 
 
-def _with_null(figures: Any) -> Any:  # noqa: ANN401 - JSON of any shape
-    """Return figures with null for NaN, which JSON doesn't have."""
+def _each(figures: Any, change: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - JSON of any shape
+    """Return figures with each changed that is no further object."""
     if isinstance(figures, dict):
-        return {key: _with_null(value) for key, value in figures.items()}
-    return None if isinstance(figures, float) and math.isnan(figures) else figures
+        return {key: _each(value, change) for key, value in figures.items()}
+    return change(figures)
 
 
-def _with_nan(figures: Any) -> Any:  # noqa: ANN401 - JSON of any shape
-    """Return figures with NaN for null."""
-    if isinstance(figures, dict):
-        return {key: _with_nan(value) for key, value in figures.items()}
-    return math.nan if figures is None else figures
+def _null_for_nan(figure: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+    return None if isinstance(figure, float) and math.isnan(figure) else figure
+
+
+def _nan_for_null(figure: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+    return math.nan if figure is None else figure

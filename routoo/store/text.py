@@ -2,6 +2,8 @@
 
 from typing import overload
 
+from routoo.domain.unicode_text import unicode_text
+
 
 @overload
 def storable(text: str) -> str: ...
@@ -11,6 +13,4 @@ def storable(text: str | None) -> str | None:
     """Replace what the database's UTF-8 can't hold (NUL, lone surrogates) by U+FFFD."""
     if text is None or (text.isascii() and "\0" not in text):
         return text
-    return (
-        text.replace("\0", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    )
+    return unicode_text(text.replace("\0", "\ufffd"))

@@ -76,19 +76,7 @@ def join(tables: Sequence[Tables]) -> Tables:
     for one in tables:
         for item in one.items:
             items.setdefault(item.item_id, item)
-    outcomes = [one.outcomes for one in tables]
-    return Tables(
-        tuple(items.values()),
-        Outcomes(
-            [value for one in outcomes for value in one.item_ids],
-            [value for one in outcomes for value in one.models],
-            np.concatenate([one.score for one in outcomes]),
-            np.concatenate([one.prompt_tokens for one in outcomes]),
-            np.concatenate([one.completion_tokens for one in outcomes]),
-            np.concatenate([one.cost_usd for one in outcomes]),
-            np.concatenate([one.latency_s for one in outcomes]),
-        ),
-    )
+    return Tables(tuple(items.values()), Outcomes.joined([one.outcomes for one in tables]))
 
 
 def _tables(
