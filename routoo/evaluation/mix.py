@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float64
 
-from routoo.evaluation.hull import Hull
+from routoo.statistics import Hull
 
 BUDGETS = 25
 

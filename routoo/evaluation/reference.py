@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from routoo.evaluation.bootstrap import Interval, Weights
-from routoo.evaluation.hull import Hull
+from routoo.statistics import Hull
 from routoo.evaluation.routing import Trial
 
 LESS = 0.75

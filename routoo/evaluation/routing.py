@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from routoo.evaluation.bootstrap import Weights
-from routoo.evaluation.hull import Hull
+from routoo.statistics import Hull
 from routoo.evaluation.mix import log_budgets
 from routoo.selector import Problem, solve
 

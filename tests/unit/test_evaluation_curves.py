@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
-from routoo.evaluation.hull import Hull
+from routoo.statistics import Hull
 from routoo.evaluation.operating import Answers, by_domain, cost_bins, operating_figures
 from routoo.evaluation.pair import pair_figures
 from routoo.evaluation.reference import compare

@@ -7,7 +7,7 @@ import numpy as np
 
 from routoo.evaluation.html.canvas import Canvas, Corner, plot_area
 from routoo.evaluation.html.panel import Table, both_widths, key, panel
-from routoo.evaluation.hull import Hull
+from routoo.statistics import Hull
 from routoo.evaluation.notation import (
     MISSING,
     fixed,
