@@ -14,7 +14,7 @@ from jaxtyping import Float32, Float64
 from routoo.evaluation.bootstrap import mean_interval
 from routoo.evaluation.headline import chosen_quality
 from routoo.evaluation.run_data import EvaluationRun
-from routoo.evaluation.shares import share_interval
+from routoo.statistics import share_interval
 
 LEVEL = 0.99
 MIN_QUALITY_DROP = 0.01

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from routoo.evaluation.bootstrap import Interval, Weights
-from routoo.statistics import Hull
 from routoo.evaluation.routing import Trial
+from routoo.statistics import Hull
 
 LESS = 0.75
 """Share of the reference's cost at which the quality is asked for too."""

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from routoo.evaluation.bootstrap import Interval
 from routoo.evaluation.metrics import ECE_BINS, auc, brier, ece
-from routoo.evaluation.shares import share_interval
+from routoo.statistics import share_interval
 
 _Z = 1.959964
 """Normal quantile of a 95 % interval."""

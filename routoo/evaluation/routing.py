@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from routoo.evaluation.bootstrap import Weights
-from routoo.statistics import Hull
-from routoo.evaluation.mix import log_budgets
 from routoo.selector import Problem, solve
+from routoo.statistics import Hull, log_budgets
 
 _SLACK = 1 + 1e-9
 """A budget equal to the cheapest model's mean cost must not fail by a rounding."""

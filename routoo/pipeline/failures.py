@@ -13,8 +13,8 @@ from psycopg import AsyncConnection
 
 from routoo.domain.experience import UNKNOWN, Experience, ModelExperience, of_json
 from routoo.domain.pool import Pool
-from routoo.evaluation.shares import share_interval
 from routoo.pipeline.experience import MIN_CALLS
+from routoo.statistics import share_interval
 from routoo.store import replans
 from routoo.store.batches import BatchRecord
 from routoo.store.failures import CallOutcomes, outcomes_since

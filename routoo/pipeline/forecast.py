@@ -6,13 +6,13 @@ import numpy as np
 from jaxtyping import Int
 
 from routoo.domain.experience import Experience
-from routoo.evaluation.mix import mix_quality
 from routoo.pipeline.finish_time import endpoint_times, finish_time_s
 from routoo.pipeline.matrix import BatchMatrix
 from routoo.selector.frontier import frontier
 from routoo.selector.problem import Problem
 from routoo.selector.risk import quality_interval
 from routoo.selector.solution import Solution
+from routoo.statistics import mix_quality
 from routoo.store.batches import BatchRecord
 
 CONFIDENCE = 0.95

@@ -7,10 +7,10 @@ import numpy as np
 
 from routoo.domain.experience import Experience, to_json
 from routoo.domain.pool import Pool
-from routoo.evaluation.mix import mix_quality
 from routoo.pipeline.estimates import NOTHING_KNOWN
 from routoo.pipeline.matrix import BatchMatrix
 from routoo.selector.solution import Solution
+from routoo.statistics import mix_quality
 
 
 def describe_plan(

@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
-from routoo.statistics import Hull
 from routoo.evaluation.operating import Answers, by_domain, cost_bins, operating_figures
 from routoo.evaluation.pair import pair_figures
 from routoo.evaluation.reference import compare
 from routoo.evaluation.reliability import reliability, wilson
 from routoo.evaluation.routing import Trial, matched_round_robin, route
+from routoo.statistics import Hull
 
 ONCE = np.full((2, 4), 0.25)
 """Two draws, each the sample of four items itself."""

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from routoo.evaluation.metrics import auc, brier, ece, mean_metrics, metrics_by_model
-from routoo.evaluation.mix import log_budgets, mix_quality
 from routoo.evaluation.report import routing_report
 from routoo.evaluation.routing import Trial, route
+from routoo.statistics import log_budgets, mix_quality
 
 SCORE = np.array([0, 0, 1, 1], np.float32)
 

@@ -7,7 +7,6 @@ import numpy as np
 
 from routoo.evaluation.html.canvas import Canvas, Corner, plot_area
 from routoo.evaluation.html.panel import Table, both_widths, key, panel
-from routoo.statistics import Hull
 from routoo.evaluation.notation import (
     MISSING,
     fixed,
@@ -18,6 +17,7 @@ from routoo.evaluation.notation import (
 )
 from routoo.evaluation.report import ORACLE, RANDOM_MIX, ROUND_ROBIN, Frontier
 from routoo.evaluation.scorecard import Pool, Scorecard
+from routoo.statistics import Hull
 
 _MIX_POINTS = 80
 _KINDS = {ORACLE: "s5 dotted", RANDOM_MIX: "s1 dashed", ROUND_ROBIN: "s4 mixed"}
