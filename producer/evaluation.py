@@ -13,8 +13,8 @@ from psycopg import AsyncConnection
 
 from producer.notice import note
 from routoo.domain.objective import Objective
-from routoo.pipeline.runs.begin import RunOrder, begin_run
-from routoo.pipeline.runs.finish import finish_run
+from routoo.evaluation_runs.begin import RunOrder, begin_run
+from routoo.evaluation_runs.finish import finish_run
 from routoo.store import alerts, batches, eval_runs, eval_sets
 from routoo.store.alerts import AlertRecord
 from routoo.store.database import Database

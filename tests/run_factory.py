@@ -7,7 +7,7 @@ from uuid import UUID
 from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
 from routoo.domain.item_rows import Item
 from routoo.domain.job import ResultStatus, Stage
-from routoo.pipeline.runs.begin import RunOrder, begin_run
+from routoo.evaluation_runs.begin import RunOrder, begin_run
 from routoo.pipeline.select import select_batch
 from routoo.store import batches, eval_sets, jobs, ledger, predictions, results, shards
 from routoo.store.database import Database

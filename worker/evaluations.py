@@ -15,8 +15,8 @@ from contextlib import contextmanager
 import structlog
 
 from routoo.errors import DatabaseUnavailableError
-from routoo.pipeline.runs.finish import finish_due
-from routoo.pipeline.runs.fire import Scheduler
+from routoo.evaluation_runs.finish import finish_due
+from routoo.evaluation_runs.scheduler import Scheduler
 from routoo.settings import Settings
 from routoo.store import drafts
 from routoo.store.database import Database

@@ -21,7 +21,7 @@ from routoo.store.database import Database
 
 if TYPE_CHECKING:
     from producer.evaluation import RunView
-    from routoo.pipeline.runs.begin import RunOrder
+    from routoo.evaluation_runs.begin import RunOrder
 
 RUN_EXAMPLES = (
     "\b\nFor example:\n"
@@ -132,7 +132,7 @@ def _show(view: "RunView", *, as_json: bool) -> None:
 
 
 def _order(settings: Settings, options: EvalRunOptions) -> "RunOrder":
-    from routoo.pipeline.runs.begin import RunOrder, check_order  # noqa: PLC0415 - as above
+    from routoo.evaluation_runs.begin import RunOrder, check_order  # noqa: PLC0415 - as above
 
     pool = options.candidates(settings)
     order = RunOrder(

@@ -75,7 +75,7 @@ async def load_with_past(
         NotFoundError: There is no such run.
         InputError: The run is not graded yet, or failed.
     """
-    from routoo.pipeline.runs.load import load_run  # noqa: PLC0415 - as above
+    from routoo.evaluation_runs.load import load_run  # noqa: PLC0415 - as above
 
     async with database.transaction() as conn:
         record = await eval_runs.find(conn, which)

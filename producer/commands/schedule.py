@@ -137,7 +137,7 @@ def remove_command(name: NameArgument) -> None:
 @schedule.command("run-now")
 def run_now_command(name: NameArgument) -> None:
     """Begin a schedule's run now, beside those that are due, and print the run's id."""
-    from routoo.pipeline.runs.fire import begin_scheduled  # noqa: PLC0415 - as above
+    from routoo.evaluation_runs.scheduler import begin_scheduled  # noqa: PLC0415 - as above
 
     settings = load_settings()
 
@@ -181,7 +181,7 @@ def history_command(
 
 
 def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> NewSchedule:
-    from routoo.pipeline.runs.begin import RunOrder, check_order  # noqa: PLC0415 - aiohttp, 0.2 s
+    from routoo.evaluation_runs.begin import RunOrder, check_order  # noqa: PLC0415 - aiohttp, 0.2 s
 
     pool = options.candidates(load_settings())
     objective = options.objective(pool)

@@ -5,7 +5,7 @@ from pathlib import Path
 from routoo.cli.database import with_database
 from routoo.domain.tables import write_items, write_outcomes
 from routoo.errors import NotFoundError
-from routoo.pipeline.runs.harvest import Harvest, Tables, harvest, join
+from routoo.evaluation_runs.export_graded import Harvest, Tables, harvest, join
 from routoo.settings import load_settings
 from routoo.store.database import Database
 

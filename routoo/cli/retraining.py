@@ -11,7 +11,7 @@ from routoo.cli.promoting import put_into_use, register_folder
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import MeanInterval, mean_interval
-from routoo.pipeline.runs.harvest import Tables, harvest, join, without_evaluation_items
+from routoo.evaluation_runs.export_graded import Tables, harvest, join, without_evaluation_items
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.predictor import load_predictor

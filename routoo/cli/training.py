@@ -21,9 +21,9 @@ from routoo.evaluation.floors import floor_margins
 from routoo.evaluation.metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.notation import fixed
 from routoo.evaluation.plots import PLOT_FORMATS, plot_learning_curve
+from routoo.evaluation_runs.export_graded import Tables
 from routoo.files import check_suffix
 from routoo.output import messages
-from routoo.pipeline.runs.harvest import Tables
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.encoder import Encoder

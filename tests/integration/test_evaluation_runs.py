@@ -10,8 +10,8 @@ from routoo.domain.fingerprint import text_sha256
 from routoo.domain.item_rows import Item
 from routoo.domain.objective import Objective
 from routoo.errors import InputError
-from routoo.pipeline.runs.finish import finish_due
-from routoo.pipeline.runs.load import load_run
+from routoo.evaluation_runs.finish import finish_due
+from routoo.evaluation_runs.load import load_run
 from routoo.store import alerts, batches, eval_runs, eval_sets
 from routoo.store.database import Database
 from routoo.store.eval_runs import RunRecord

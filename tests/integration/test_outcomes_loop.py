@@ -14,8 +14,8 @@ from routoo.cli import retraining
 from routoo.domain.item_rows import Item
 from routoo.domain.tables import read_items
 from routoo.evaluation.bootstrap import MeanInterval
-from routoo.pipeline.runs.finish import finish_due
-from routoo.pipeline.runs.harvest import Harvest, harvest
+from routoo.evaluation_runs.export_graded import Harvest, harvest
+from routoo.evaluation_runs.finish import finish_due
 from routoo.store import checkpoints, eval_runs, eval_sets
 from routoo.store.database import Database
 from routoo.store.eval_sets import Purpose

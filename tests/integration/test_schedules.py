@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from routoo.pipeline.runs.fire import Scheduler
+from routoo.evaluation_runs.scheduler import Scheduler
 from routoo.store import schedules
 from routoo.store.database import Database
 from routoo.store.schedules import Missed, NewSchedule, ScheduleRecord
@@ -22,7 +22,7 @@ EVERY_MINUTE = "* * * * *"
 NOW = Scheduler("tester", SHARD)
 DYING = """
 import asyncio, sys, time
-from routoo.pipeline.runs import fire
+from routoo.evaluation_runs import fire
 from routoo.store.database import Database
 
 async def die(*_):

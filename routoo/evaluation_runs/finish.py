@@ -9,10 +9,10 @@ from psycopg import AsyncConnection
 from routoo.domain.job import BatchStatus
 from routoo.errors import DatabaseUnavailableError, StoreError
 from routoo.evaluation.headline import headline
-from routoo.pipeline.runs.compare import compare_run
-from routoo.pipeline.runs.grade import grade_run
-from routoo.pipeline.runs.judging import ask_judge, grade_judged
-from routoo.pipeline.runs.load import load_run
+from routoo.evaluation_runs.compare import compare_run
+from routoo.evaluation_runs.grade import grade_run
+from routoo.evaluation_runs.judging import ask_judge, grade_judged
+from routoo.evaluation_runs.load import load_run
 from routoo.store import alerts, batches, eval_runs
 from routoo.store.database import Database
 from routoo.store.eval_runs import RunRecord

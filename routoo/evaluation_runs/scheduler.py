@@ -16,7 +16,7 @@ from routoo.domain.calendar import Calendar
 from routoo.domain.objective import Objective
 from routoo.domain.pool import Pool
 from routoo.errors import DatabaseUnavailableError, RoutooError
-from routoo.pipeline.runs.begin import RunOrder, begin_run
+from routoo.evaluation_runs.begin import RunOrder, begin_run
 from routoo.store import eval_sets, schedules
 from routoo.store.database import Database
 from routoo.store.schedules import Firing, Missed, ScheduleRecord

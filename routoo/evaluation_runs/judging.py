@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.evaluation.graders.judge import JUDGE, MAX_TOKENS, Comparison, judge_request, settle
-from routoo.pipeline.runs.write import write_batch
+from routoo.evaluation_runs.write import write_batch
 from routoo.store import batches, grades, prescored, run_results
 from routoo.store.eval_runs import RunRecord
 from routoo.store.grades import Grade

@@ -16,7 +16,7 @@ from routoo.errors import InputError
 from routoo.evaluation.collect import RequestForm
 from routoo.evaluation.graders.recorded import ITEM_KEY
 from routoo.evaluation.run_data import RunMode
-from routoo.pipeline.runs.write import write_batch
+from routoo.evaluation_runs.write import write_batch
 from routoo.store import batches, checkpoints, eval_runs, eval_sets
 from routoo.store.eval_sets import EvalSetRecord
 

@@ -7,7 +7,7 @@ from psycopg import AsyncConnection
 
 from routoo.evaluation.drift import Alert, find_drift
 from routoo.evaluation.run_data import EvaluationRun
-from routoo.pipeline.runs.load import load_run
+from routoo.evaluation_runs.load import load_run
 from routoo.store import alerts, checkpoints, eval_runs, schedules
 from routoo.store.eval_runs import RunRecord
 
