@@ -6,8 +6,14 @@ from typing import Any
 import orjson
 
 from routoo.client.failures import error_of_response
+from routoo.client.formats.openai import (
+    encode_request,
+    path_of,
+    request_to_send,
+    text_of_answer,
+    usage_of,
+)
 from routoo.client.token_counts import TokenCounter
-from routoo.client.wire import encode_request, path_of, request_to_send, text_of_answer, usage_of
 from routoo.domain.completion import Completion
 from routoo.domain.pool import BatchChannel, CandidateModel
 from routoo.domain.provider_batch import ProviderBatch, ProviderRow

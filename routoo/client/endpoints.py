@@ -11,19 +11,19 @@ from typing import Any, Self
 from routoo.client.access import check_variables
 from routoo.client.deadlines import Deadlines
 from routoo.client.failures import CALL_ERRORS, error_of_exception, error_of_response
-from routoo.client.keeper import Keeper
-from routoo.client.learned import learn_limits
-from routoo.client.permit import Permit
-from routoo.client.places import Place, Places
-from routoo.client.post import Poster, Reply
-from routoo.client.token_counts import TokenCounters
-from routoo.client.wire import (
+from routoo.client.formats.openai import (
     decode_answer,
     encode_request,
     path_of,
     request_to_send,
     usage_of,
 )
+from routoo.client.limiter.limit_sync import Keeper
+from routoo.client.model_endpoints import Place, Places
+from routoo.client.permit import Permit
+from routoo.client.post import Poster, Reply
+from routoo.client.ratelimit_headers import learn_limits
+from routoo.client.token_counts import TokenCounters
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
 from routoo.errors import EndpointError

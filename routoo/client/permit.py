@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 from types import TracebackType
 from typing import Self
 
-from routoo.client.gate import Gate
-from routoo.client.places import Place
+from routoo.client.limiter.endpoint_limiter import Gate
+from routoo.client.model_endpoints import Place
 from routoo.domain.pool import CandidateModel
 
 

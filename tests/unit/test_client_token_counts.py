@@ -12,8 +12,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from typer.testing import CliRunner
 
 from routoo.cli.pool import app
+from routoo.client.formats.openai import usage_of
 from routoo.client.token_counts import TokenCounters
-from routoo.client.wire import usage_of
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens, template_tokens
 from routoo.errors import ConfigError

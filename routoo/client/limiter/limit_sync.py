@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 import structlog
 
-from routoo.client.gate import Gate
+from routoo.client.limiter.endpoint_limiter import Gate
 from routoo.errors import StoreError
 from routoo.ports import SharedLimits
 

@@ -14,11 +14,11 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from routoo.client.budget import RetryBudget
-from routoo.client.credit import Credit
-from routoo.client.lead import Lead
-from routoo.client.learned import Learned
-from routoo.client.tally import OutcomeTally
+from routoo.client.limiter.outcome_counts import OutcomeTally
+from routoo.client.limiter.prefetch import Lead
+from routoo.client.limiter.rate_grants import Credit
+from routoo.client.limiter.retry_budget import RetryBudget
+from routoo.client.ratelimit_headers import Learned
 from routoo.errors import EndpointClosedError, EndpointError, RateLimitedError
 from routoo.limits.account import LEASE_S, LONGEST_PAUSE_S
 from routoo.limits.breaker import FAILURES_TO_OPEN

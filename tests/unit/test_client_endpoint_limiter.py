@@ -1,6 +1,6 @@
 """What a process holds back by itself, before the shared account has its say."""
 
-from routoo.client.gate import Gate
+from routoo.client.limiter.endpoint_limiter import Gate
 from routoo.errors import EndpointUnavailableError
 from routoo.limits.breaker import FAILURES_TO_OPEN
 from routoo.limits.records import Caps

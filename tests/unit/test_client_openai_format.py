@@ -7,14 +7,14 @@ import orjson
 import pytest
 
 from routoo.client.endpoints import ChatEndpoints
-from routoo.client.places import url_of
-from routoo.client.wire import (
+from routoo.client.formats.openai import (
     decode_answer,
     encode_request,
     path_of,
     request_to_send,
     usage_of,
 )
+from routoo.client.model_endpoints import url_of
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
 from routoo.errors import ConfigError, InvalidResponseError, RequestRejectedError

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.client.lead import Lead
+from routoo.client.limiter.prefetch import Lead
 
 SECONDS = st.floats(0.0, 100.0)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from routoo.client.learned import Learned, duration_s, learn_limits
+from routoo.client.ratelimit_headers import Learned, duration_s, learn_limits
 
 
 def headers(kind: str, limit: str, remaining: str, reset: str) -> dict[str, str]:

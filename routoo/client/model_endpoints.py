@@ -9,10 +9,10 @@ from uuid import uuid4
 from yarl import URL
 
 from routoo.client.access import Access, find_access
-from routoo.client.gate import Gate
+from routoo.client.formats.openai import CHAT_PATH, PLAIN_PATH
+from routoo.client.limiter.endpoint_limiter import Gate
 from routoo.client.post import Route
 from routoo.client.token_counts import TokenCounter, TokenCounters
-from routoo.client.wire import CHAT_PATH, PLAIN_PATH
 from routoo.domain.pool import CandidateModel, Endpoint
 from routoo.limits.records import Caps
 
