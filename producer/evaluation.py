@@ -15,10 +15,11 @@ from producer.notice import note
 from routoo.domain.objective import Objective
 from routoo.evaluation_runs.begin import RunOrder, begin_run
 from routoo.evaluation_runs.finish import finish_run
-from routoo.store import alerts, batches, eval_runs, eval_sets
-from routoo.store.alerts import AlertRecord
+from routoo.store import batches
 from routoo.store.database import Database
-from routoo.store.eval_runs import RunRecord
+from routoo.store.evaluation import alerts, eval_runs, eval_sets
+from routoo.store.evaluation.alerts import AlertRecord
+from routoo.store.evaluation.eval_runs import RunRecord
 
 _POLL_S = 0.5
 _GRACE_POLLS = 20

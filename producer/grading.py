@@ -9,10 +9,10 @@ from producer.references import Reference
 from routoo.domain.item_rows import Item
 from routoo.domain.prompt import prompt_text
 from routoo.evaluation.outcomes import check_gradable, grade_item
-from routoo.store import grades
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
-from routoo.store.grades import Gradable, Grade
+from routoo.store.evaluation import grades
+from routoo.store.evaluation.grades import Gradable, Grade
 
 _CHUNK = 1_000
 

@@ -11,8 +11,8 @@ from routoo.domain.job import BatchStatus, Stage
 from routoo.domain.objective import Objective
 from routoo.domain.pool import Pool
 from routoo.errors import InputError, RoutooError
-from routoo.store import batches, drafts, shards
-from routoo.store.batches import BatchRecord
+from routoo.store import batches, shards
+from routoo.store.batches import BatchRecord, plans
 from routoo.store.database import Database
 from routoo.store.redraft import redraft
 
@@ -43,7 +43,7 @@ async def submit_plan(database: Database, plan: str) -> PlanSubmission:
     """
     async with database.transaction() as conn:
         batch = await batches.find(conn, plan)
-        created = await drafts.submit_plan(conn, batch.id)
+        created = await plans.submit_plan(conn, batch.id)
         ready = await shards.ready_keys(conn, batch.id)
     count = sum(key.stage is Stage.DISPATCH for key in ready)
     return PlanSubmission(batch.id, created, batch.job_count, count)

@@ -10,10 +10,10 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import ResultStatus, ShardState, Stage
 from routoo.errors import NotFoundError
-from routoo.store import batches, replans
-from routoo.store.batches import BatchRecord
-from routoo.store.progress import Progress, progress
-from routoo.store.replans import Replan
+from routoo.store import batches
+from routoo.store.batches import BatchRecord, replans
+from routoo.store.batches.progress import Progress, progress
+from routoo.store.batches.replans import Replan
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Any
 from producer.snapshot import Snapshot, find_batch, take_snapshot
 from routoo.domain.tables import read_outcomes
 from routoo.store.database import Database
-from routoo.store.grades import load_scores
+from routoo.store.evaluation.grades import load_scores
 
 
 @dataclass(frozen=True, slots=True)

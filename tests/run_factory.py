@@ -9,9 +9,10 @@ from routoo.domain.item_rows import Item
 from routoo.domain.job import ResultStatus, Stage
 from routoo.evaluation_runs.begin import RunOrder, begin_run
 from routoo.pipeline.select import select_batch
-from routoo.store import batches, eval_sets, jobs, ledger, predictions, results, shards
+from routoo.store import batches, jobs, ledger, predictions, results, shards
 from routoo.store.database import Database
-from routoo.store.eval_sets import EvalSetRecord, Purpose
+from routoo.store.evaluation import eval_sets
+from routoo.store.evaluation.eval_sets import EvalSetRecord, Purpose
 from tests.batch_factory import claim, pool_of, predictions_of
 
 Answer = Callable[[str, str], str]

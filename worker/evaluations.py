@@ -18,7 +18,7 @@ from routoo.errors import DatabaseUnavailableError
 from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.scheduler import Scheduler
 from routoo.settings import Settings
-from routoo.store import drafts
+from routoo.store.batches import plans
 from routoo.store.database import Database
 from worker.loop import LoopThread
 from worker.webhook import check_webhook, deliver_alerts
@@ -39,7 +39,7 @@ async def tick(db: Database, settings: Settings) -> None:
 async def _delete_plan(db: Database, retention_s: float) -> None:
     """Delete one old plan a tick: the others can wait, and locks are held for less."""
     async with db.transaction() as conn:
-        deleted = await drafts.delete_expired(conn, retention_s)
+        deleted = await plans.delete_expired(conn, retention_s)
     if deleted is not None:
         _log.info("plan.deleted", batch=str(deleted))
 

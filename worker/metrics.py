@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from routoo.store.overview import Overview
+from routoo.store.batches.overview import Overview
 
 _Samples = Iterable[tuple[Sequence[str], float]]
 """Values of the labels, and the value."""

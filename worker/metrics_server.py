@@ -12,8 +12,8 @@ from prometheus_client.registry import Collector
 
 from routoo.errors import ConfigError, StoreError
 from routoo.settings import Settings
+from routoo.store.batches.overview import Overview, overview
 from routoo.store.database import Database
-from routoo.store.overview import Overview, overview
 from worker.loop import LoopThread
 from worker.metrics import families, reachable
 

@@ -9,7 +9,8 @@ from kombu.exceptions import OperationalError
 
 from routoo.domain.job import ShardKey, Stage
 from routoo.errors import DatabaseUnavailableError
-from routoo.store import control, recovery, response_cache, shards
+from routoo.store import recovery, response_cache, shards
+from routoo.store.batches import control
 from routoo.store.database import Database
 from worker.announce import announce, waiting
 from worker.loop import LoopThread

@@ -19,8 +19,8 @@ from routoo.errors import (
     StoreError,
 )
 from routoo.settings import Settings
-from routoo.store import batches, control, shards
-from routoo.store.batches import BatchRecord
+from routoo.store import batches, shards
+from routoo.store.batches import BatchRecord, control
 from routoo.store.database import Database
 from worker.lease import Renewal, work_under_lease
 

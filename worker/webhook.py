@@ -16,9 +16,9 @@ import structlog
 
 from routoo.errors import ConfigError
 from routoo.settings import Settings
-from routoo.store import alerts
-from routoo.store.alerts import AlertRecord
 from routoo.store.database import Database
+from routoo.store.evaluation import alerts
+from routoo.store.evaluation.alerts import AlertRecord
 
 SIGNATURE = "X-Routoo-Signature"
 TIMESTAMP = "X-Routoo-Timestamp"

@@ -12,7 +12,7 @@ from producer.running import run
 from producer.snapshot import Snapshot, find_batch, take_snapshot
 from routoo.domain.job import BatchStatus, ResultStatus
 from routoo.settings import load_settings
-from routoo.store import control
+from routoo.store.batches import control
 from routoo.store.database import Database
 
 CANCEL_EXAMPLES = (

@@ -15,9 +15,9 @@ from routoo.cli.flat_options import with_options
 from routoo.errors import InputError
 from routoo.output import console
 from routoo.settings import load_settings
-from routoo.store import eval_sets
 from routoo.store.database import Database
-from routoo.store.eval_sets import EvalSetRecord, Purpose
+from routoo.store.evaluation import eval_sets
+from routoo.store.evaluation.eval_sets import EvalSetRecord, Purpose
 
 if TYPE_CHECKING:
     from producer.eval_items import ItemFile

@@ -16,8 +16,8 @@ from producer.session import wake_workers
 from routoo.cli.flat_options import with_options
 from routoo.domain.job import Stage
 from routoo.settings import Settings, load_settings
-from routoo.store import eval_runs
 from routoo.store.database import Database
+from routoo.store.evaluation import eval_runs
 
 if TYPE_CHECKING:
     from producer.evaluation import RunView

@@ -14,8 +14,8 @@ from producer.running import run
 from routoo.errors import InputError
 from routoo.output import console
 from routoo.settings import load_settings
-from routoo.store import eval_runs
 from routoo.store.database import Database
+from routoo.store.evaluation import eval_runs
 
 if TYPE_CHECKING:
     from routoo.evaluation.run_data import EvaluationRun

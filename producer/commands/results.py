@@ -21,8 +21,8 @@ from routoo.output import console
 from routoo.settings import load_settings
 from routoo.store import results
 from routoo.store.batches import BatchRecord
+from routoo.store.batches.progress import progress
 from routoo.store.database import Database
-from routoo.store.progress import progress
 from routoo.store.results import ResultRecord
 
 RESULTS_EXAMPLES = (

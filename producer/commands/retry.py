@@ -17,8 +17,8 @@ from producer.snapshot import Snapshot, find_batch, take_snapshot
 from routoo.domain.job import BatchStatus, ResultStatus
 from routoo.errors import InputError
 from routoo.settings import load_settings
-from routoo.store import budget, control, retry
-from routoo.store.batches import BatchRecord
+from routoo.store import budget
+from routoo.store.batches import BatchRecord, control, retry
 from routoo.store.database import Database
 
 RESUME_EXAMPLES = (

@@ -19,8 +19,9 @@ from routoo.domain.objective import Objective
 from routoo.errors import InputError
 from routoo.output import console
 from routoo.settings import load_settings
-from routoo.store import eval_sets, schedules
+from routoo.store import schedules
 from routoo.store.database import Database
+from routoo.store.evaluation import eval_sets
 from routoo.store.schedules import Firing, NewSchedule, ScheduleRecord
 
 ADD_EXAMPLES = (

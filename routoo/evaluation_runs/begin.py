@@ -17,8 +17,9 @@ from routoo.evaluation.collect import RequestForm
 from routoo.evaluation.graders.recorded import ITEM_KEY
 from routoo.evaluation.run_data import RunMode
 from routoo.evaluation_runs.write import write_batch
-from routoo.store import batches, checkpoints, eval_runs, eval_sets
-from routoo.store.eval_sets import EvalSetRecord
+from routoo.store import batches, checkpoints
+from routoo.store.evaluation import eval_runs, eval_sets
+from routoo.store.evaluation.eval_sets import EvalSetRecord
 
 KIND = "evaluation"
 """Kind of the batches of a run."""

@@ -8,8 +8,9 @@ from psycopg import AsyncConnection
 from routoo.evaluation.drift import Alert, find_drift
 from routoo.evaluation.run_data import EvaluationRun
 from routoo.evaluation_runs.load import load_run
-from routoo.store import alerts, checkpoints, eval_runs, schedules
-from routoo.store.eval_runs import RunRecord
+from routoo.store import checkpoints, schedules
+from routoo.store.evaluation import alerts, eval_runs
+from routoo.store.evaluation.eval_runs import RunRecord
 
 RUNS_COMPARED = 5
 """Earlier runs that make up the history: enough to average a night's noise."""

@@ -11,7 +11,8 @@ from routoo.domain.fingerprint import text_sha256
 from routoo.domain.item_rows import Item
 from routoo.domain.prompt import prompt_text
 from routoo.domain.tables import Outcomes
-from routoo.store import eval_sets, graded_answers
+from routoo.store import graded_answers
+from routoo.store.evaluation import eval_sets
 from routoo.store.graded_answers import GradedAnswer
 
 

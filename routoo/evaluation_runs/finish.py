@@ -13,9 +13,10 @@ from routoo.evaluation_runs.compare import compare_run
 from routoo.evaluation_runs.grade import grade_run
 from routoo.evaluation_runs.judging import ask_judge, grade_judged
 from routoo.evaluation_runs.load import load_run
-from routoo.store import alerts, batches, eval_runs
+from routoo.store import batches
 from routoo.store.database import Database
-from routoo.store.eval_runs import RunRecord
+from routoo.store.evaluation import alerts, eval_runs
+from routoo.store.evaluation.eval_runs import RunRecord
 
 _log = structlog.get_logger(__name__)
 

@@ -11,9 +11,10 @@ from routoo.domain.item_rows import Item
 from routoo.evaluation.graders.judge import JUDGE, Comparison
 from routoo.evaluation.graders.recorded import grade_recorded
 from routoo.evaluation.outcomes import grade_item
-from routoo.store import eval_sets, grades, run_results
-from routoo.store.eval_runs import RunRecord
-from routoo.store.grades import Grade
+from routoo.store import run_results
+from routoo.store.evaluation import eval_sets, grades
+from routoo.store.evaluation.eval_runs import RunRecord
+from routoo.store.evaluation.grades import Grade
 from routoo.store.run_results import RunResult
 
 _CHUNK = 500

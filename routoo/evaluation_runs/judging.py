@@ -9,9 +9,10 @@ from psycopg import AsyncConnection
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.evaluation.graders.judge import JUDGE, MAX_TOKENS, Comparison, judge_request, settle
 from routoo.evaluation_runs.write import write_batch
-from routoo.store import batches, grades, prescored, run_results
-from routoo.store.eval_runs import RunRecord
-from routoo.store.grades import Grade
+from routoo.store import batches, prescored, run_results
+from routoo.store.evaluation import grades
+from routoo.store.evaluation.eval_runs import RunRecord
+from routoo.store.evaluation.grades import Grade
 
 KIND = "judgement"
 """Kind of a judge's batches."""

@@ -8,9 +8,10 @@ from psycopg import AsyncConnection
 from routoo.domain.pool import Pool
 from routoo.evaluation.run_data import NO_MODEL, EvaluationRun, RunFacts, RunMode
 from routoo.pipeline.matrix import BatchMatrix, load_matrix
-from routoo.store import batches, eval_runs, eval_sets, predictions, run_results, schedules
+from routoo.store import batches, predictions, run_results, schedules
 from routoo.store.batches import BatchRecord
-from routoo.store.eval_runs import RunRecord
+from routoo.store.evaluation import eval_runs, eval_sets
+from routoo.store.evaluation.eval_runs import RunRecord
 from routoo.store.run_results import RunResult
 
 

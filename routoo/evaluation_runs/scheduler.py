@@ -17,8 +17,9 @@ from routoo.domain.objective import Objective
 from routoo.domain.pool import Pool
 from routoo.errors import DatabaseUnavailableError, RoutooError
 from routoo.evaluation_runs.begin import RunOrder, begin_run
-from routoo.store import eval_sets, schedules
+from routoo.store import schedules
 from routoo.store.database import Database
+from routoo.store.evaluation import eval_sets
 from routoo.store.schedules import Firing, Missed, ScheduleRecord
 
 ON_TIME = timedelta(minutes=5)

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from routoo.domain.job import BatchStatus
 from routoo.errors import DatabaseUnavailableError
-from routoo.store import batches, budget, replans
+from routoo.store import batches, budget
+from routoo.store.batches import replans
 from routoo.store.database import Database
 
 POLL_S = 0.5

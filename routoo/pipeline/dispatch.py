@@ -18,8 +18,8 @@ from routoo.pipeline.hedge import Latencies
 from routoo.pipeline.response_cache import ShardCache, serve
 from routoo.pipeline.roster import Roster
 from routoo.ports import ChatClient
-from routoo.store import batches, followers, jobs, replans, shards
-from routoo.store.batches import BatchRecord
+from routoo.store import batches, followers, jobs, shards
+from routoo.store.batches import BatchRecord, replans
 from routoo.store.database import Database
 from routoo.store.write_off import write_off
 

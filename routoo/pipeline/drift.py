@@ -11,11 +11,11 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import estimate_prompt_tokens
 from routoo.pipeline.experience import MIN_CALLS, RECENT_CALLS, foreseen_completion_tokens
 from routoo.pipeline.failures import drift_reason, failures_of, load_outcomes
-from routoo.store import batches, replans
-from routoo.store.batches import BatchRecord
+from routoo.store import batches
+from routoo.store.batches import BatchRecord, replans
+from routoo.store.batches.replans import Replan
 from routoo.store.experience import MeasuredCall, recent_calls
 from routoo.store.health import is_down
-from routoo.store.replans import Replan
 
 _MOST_DOUBLINGS = 8
 

@@ -16,7 +16,7 @@ from routoo.pipeline.matrix import BatchMatrix, load_matrix
 from routoo.selector.explain import Explanation, explain
 from routoo.store import jobs, predictions
 from routoo.store.batches import BatchRecord
-from routoo.store.story import Story, load_story
+from routoo.store.job_history import Story, load_story
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,7 @@ from routoo.domain.experience import UNKNOWN, Experience, ModelExperience, of_js
 from routoo.domain.pool import Pool
 from routoo.pipeline.experience import MIN_CALLS
 from routoo.statistics import share_interval
-from routoo.store import replans
-from routoo.store.batches import BatchRecord
+from routoo.store.batches import BatchRecord, replans
 from routoo.store.failures import CallOutcomes, outcomes_since
 
 _DEVIATIONS = 2.576

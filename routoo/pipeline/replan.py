@@ -22,13 +22,13 @@ from routoo.pipeline.refusals import refusals
 from routoo.pipeline.select import select_batch
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
-from routoo.store import assignments, batches, ledger, replans, results
-from routoo.store.batches import BatchRecord
+from routoo.store import assignments, batches, ledger, results
+from routoo.store.batches import BatchRecord, replans
+from routoo.store.batches.replans import Replan
 from routoo.store.database import Database
 from routoo.store.failures import NO_CALLS
 from routoo.store.health import is_down
 from routoo.store.open_jobs import OpenJobs, load_open
-from routoo.store.replans import Replan
 
 
 @dataclass(frozen=True, slots=True)

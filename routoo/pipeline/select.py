@@ -21,8 +21,8 @@ from routoo.pipeline.refusals import refusals
 from routoo.selector.solution import Solution
 from routoo.store import assignments, batches, followers, results
 from routoo.store.batches import BatchRecord
+from routoo.store.batches.replans import FIRST_REVISION
 from routoo.store.database import Database
-from routoo.store.replans import FIRST_REVISION
 
 
 async def select_batch(db: Database, lease: Lease, batch: BatchRecord) -> None:

@@ -14,7 +14,8 @@ from psycopg import AsyncConnection, AsyncCursor
 
 from routoo.domain.job import BatchStatus, Lease, ShardKey, ShardState, Stage
 from routoo.errors import StaleLeaseError, StoreError
-from routoo.store import batches, drafts
+from routoo.store import batches
+from routoo.store.batches import plans
 
 _OWNED = """
     batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s
@@ -114,7 +115,7 @@ async def complete(conn: AsyncConnection, lease: Lease) -> None:
     if lease.key.stage is Stage.DISPATCH:
         await _require_results(conn, lease)
     elif lease.key.stage is Stage.SELECT and status is BatchStatus.PLANNING:
-        await drafts.finish_planning(conn, lease.key.batch_id)
+        await plans.finish_planning(conn, lease.key.batch_id)
     else:
         await conn.execute(_UNBLOCK[lease.key.stage], _key(lease.key))
     if lease.key.stage is not Stage.SCORE:  # a re-plan's select shard may be the last one open

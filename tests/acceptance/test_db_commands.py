@@ -60,7 +60,7 @@ def test_a_configured_server_is_not_ours_to_stop(home: Path) -> None:
 def test_the_stack_and_the_store_load_no_model_library() -> None:
     code = (
         "import sys, routoo.embedded.stack, routoo.store.migrate, routoo.store.predictions,"
-        " routoo.store.progress, routoo.store.results;"
+        " routoo.store.batches.progress, routoo.store.results;"
         " print([m for m in ('torch', 'transformers', 'sklearn', 'scipy') if m in sys.modules])"
     )
 

@@ -9,8 +9,8 @@ import pytest
 from routoo.domain.job import BatchStatus, Lease, ShardKey, Stage
 from routoo.errors import InputError, StaleLeaseError
 from routoo.settings import Settings
-from routoo.store import batches, control, ledger, predictions, shards
-from routoo.store.batches import BatchRecord
+from routoo.store import batches, ledger, predictions, shards
+from routoo.store.batches import BatchRecord, control
 from routoo.store.database import Database
 from tests import batch_factory
 from tests.dispatch_factory import billed_usd, claim, dispatch, pool_of, prepare, requests_at, rows

@@ -9,7 +9,8 @@ import pytest
 
 from routoo.domain.call_options import CallOptions
 from routoo.domain.job import SLA, Lease, ShardKey, Stage
-from routoo.store import batches, jobs, ledger, predictions, retry, shards
+from routoo.store import batches, jobs, ledger, predictions, shards
+from routoo.store.batches import retry
 from routoo.store.database import Database
 from tests.dispatch_factory import (
     billed_usd,

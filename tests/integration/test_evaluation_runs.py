@@ -12,10 +12,11 @@ from routoo.domain.objective import Objective
 from routoo.errors import InputError
 from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.load import load_run
-from routoo.store import alerts, batches, eval_runs, eval_sets
+from routoo.store import batches
 from routoo.store.database import Database
-from routoo.store.eval_runs import RunRecord
-from routoo.store.eval_sets import Purpose
+from routoo.store.evaluation import alerts, eval_runs, eval_sets
+from routoo.store.evaluation.eval_runs import RunRecord
+from routoo.store.evaluation.eval_sets import Purpose
 from tests.batch_factory import pool_of
 from tests.run_factory import SHARD, add_set, begin, complete, questions
 

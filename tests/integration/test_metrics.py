@@ -14,9 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from routoo.domain.job import Stage
 from routoo.errors import ConfigError
 from routoo.settings import REPOSITORY, Settings
-from routoo.store import alerts, eval_runs, schedules
+from routoo.store import schedules
+from routoo.store.batches.overview import OpenMoney, Overview
 from routoo.store.database import Database
-from routoo.store.overview import OpenMoney, Overview
+from routoo.store.evaluation import alerts, eval_runs
 from tests.batch_factory import claim, dispatch, pool_of, score, select, submit
 from tests.run_factory import add_set, begin, questions
 from worker import metrics_server

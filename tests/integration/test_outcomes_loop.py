@@ -16,9 +16,10 @@ from routoo.domain.tables import read_items
 from routoo.evaluation.bootstrap import MeanInterval
 from routoo.evaluation_runs.export_graded import Harvest, harvest
 from routoo.evaluation_runs.finish import finish_due
-from routoo.store import checkpoints, eval_runs, eval_sets
+from routoo.store import checkpoints
 from routoo.store.database import Database
-from routoo.store.eval_sets import Purpose
+from routoo.store.evaluation import eval_runs, eval_sets
+from routoo.store.evaluation.eval_sets import Purpose
 from tests.run_factory import SHARD, begin, complete, questions
 
 pytestmark = pytest.mark.anyio

@@ -20,10 +20,10 @@ from routoo.errors import InfeasibleError, InputError, NotFoundError
 from routoo.pipeline.explanation import JobExplanation, explain_job
 from routoo.pipeline.replan import decide_batch
 from routoo.pipeline.select import select_batch
-from routoo.store import batches, drafts, jobs, replans, shards
-from routoo.store.batches import BatchRecord
+from routoo.store import batches, jobs, shards
+from routoo.store.batches import BatchRecord, plans, replans
+from routoo.store.batches.progress import progress
 from routoo.store.database import Database
-from routoo.store.progress import progress
 from routoo.store.redraft import redraft
 from tests import batch_factory as factory
 
@@ -93,7 +93,7 @@ async def test_a_plan_that_can_not_be_met_says_what_to_relax_and_never_runs(db: 
     assert "this plan" not in shown
     with pytest.raises(InfeasibleError, match="Lower the target by"):
         async with db.transaction() as conn:
-            await drafts.submit_plan(conn, batch.id)
+            await plans.submit_plan(conn, batch.id)
 
 
 async def test_a_job_is_explained_with_its_runner_up_and_what_would_change_it(
@@ -118,7 +118,7 @@ async def test_a_replan_keeps_the_mean_of_the_whole_batch_and_not_of_what_is_lef
     batch = await planned(db, objective=Objective(min_mean_quality=0.05))
     assert await models_of(db, batch) == ["large"] * 3 + ["small"] * 3  # least dear gains first
     async with db.transaction() as conn:
-        await drafts.submit_plan(conn, batch.id)
+        await plans.submit_plan(conn, batch.id)
     await factory.dispatch(db, await factory.claim(db, batch.id, Stage.DISPATCH))  # two large ones
     async with db.transaction() as conn:
         assert await replans.request(conn, batch.id, "a test wants it")
@@ -135,7 +135,7 @@ async def models_of(db: Database, batch: BatchRecord) -> list[str]:
 async def test_an_explanation_tells_what_happened(db: Database) -> None:
     batch = await planned(db)
     async with db.transaction() as conn:
-        await drafts.submit_plan(conn, batch.id)
+        await plans.submit_plan(conn, batch.id)
     await factory.dispatch(db, await factory.claim(db, batch.id, Stage.DISPATCH))
     story = (await explained(db, batch, "job-0")).story
     assert [(call.attempt_no, call.status) for call in story.calls] == [(1, "succeeded")]

@@ -16,18 +16,10 @@ from routoo.domain.prediction import Assignment
 from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
 from routoo.pipeline.provider_channel import ProviderChannel
 from routoo.pipeline.provider_visit import ChannelOptions, Visitor
-from routoo.store import (
-    assignments,
-    batches,
-    control,
-    graded_answers,
-    jobs,
-    ledger,
-    predictions,
-    shards,
-)
+from routoo.store import assignments, batches, graded_answers, jobs, ledger, predictions, shards
+from routoo.store.batches import control
+from routoo.store.batches.progress import progress
 from routoo.store.database import Database
-from routoo.store.progress import progress
 from tests.dispatch_factory import claim, predictions_of, rows
 from tests.fakes.openai_server import FakeServer
 

@@ -9,7 +9,8 @@ import pytest
 
 from routoo.pipeline import replan
 from routoo.pipeline.drift import ReplanOptions, request_if_adrift
-from routoo.store import batches, replans, shards
+from routoo.store import batches, shards
+from routoo.store.batches import replans
 from routoo.store.database import Database
 from tests.dispatch_factory import (
     billed_usd,

@@ -10,7 +10,8 @@ from routoo.domain.job import Lease
 from routoo.domain.objective import Objective
 from routoo.domain.pool import BatchChannel, Pool, Tariff
 from routoo.pipeline.drift import ReplanOptions, request_if_adrift
-from routoo.store import batches, ledger, provider_batches, replans
+from routoo.store import batches, ledger, provider_batches
+from routoo.store.batches import replans
 from routoo.store.database import Database
 from tests.dispatch_factory import PRICES, dispatch, pool_of, prepare, requests_at, rows, select
 from tests.fakes.openai_server import FakeServer

@@ -10,11 +10,11 @@ import pytest
 
 from routoo.domain.job import BatchStatus, Lease, ResultStatus, ShardKey, Stage
 from routoo.errors import InputError
-from routoo.store import batches, budget, control, ledger, retry, shards
-from routoo.store.batches import NewBatch
+from routoo.store import batches, budget, ledger, shards
+from routoo.store.batches import NewBatch, control, retry
+from routoo.store.batches.progress import progress
+from routoo.store.batches.retry import Reopened
 from routoo.store.database import Database
-from routoo.store.progress import progress
-from routoo.store.retry import Reopened
 from tests import batch_factory
 from tests.dispatch_factory import (
     billed_usd,

@@ -11,8 +11,8 @@ import pytest
 from routoo.domain.job import SLA, BatchStatus, Stage
 from routoo.errors import DatabaseUnavailableError, InputError, NotFoundError, StoreError
 from routoo.store import batches, jobs, shards
+from routoo.store.batches.progress import progress
 from routoo.store.database import Database
-from routoo.store.progress import progress
 from tests.batch_factory import BODY, pool_of, submit
 from tests.services import Databases
 

@@ -7,7 +7,8 @@ import pytest
 
 from routoo.domain.job import BatchStatus, Stage
 from routoo.errors import InputError, NotFoundError
-from routoo.store import batches, drafts, shards
+from routoo.store import batches, shards
+from routoo.store.batches import plans
 from routoo.store.database import Database
 from tests import batch_factory as factory
 
@@ -28,12 +29,12 @@ async def status(db: Database, batch_id: UUID) -> BatchStatus:
 
 async def submit_plan(db: Database, batch_id: UUID) -> bool:
     async with db.transaction() as conn:
-        return await drafts.submit_plan(conn, batch_id)
+        return await plans.submit_plan(conn, batch_id)
 
 
 async def delete_expired(db: Database, retention_s: float) -> UUID | None:
     async with db.transaction() as conn:
-        return await drafts.delete_expired(conn, retention_s)
+        return await plans.delete_expired(conn, retention_s)
 
 
 async def test_a_plan_hands_out_no_calls_until_it_is_submitted(db: Database) -> None:
@@ -74,7 +75,7 @@ async def test_a_plan_that_nobody_submits_is_deleted_with_its_jobs(db: Database)
 async def test_a_plan_that_is_being_submitted_is_not_deleted(db: Database) -> None:
     batch_id = await planned(db)
     async with db.transaction() as conn:
-        await drafts.submit_plan(conn, batch_id)
+        await plans.submit_plan(conn, batch_id)
         assert await delete_expired(db, 0.0) is None
     assert await status(db, batch_id) is BatchStatus.IN_PROGRESS
 

@@ -9,9 +9,10 @@ import pytest
 from routoo.domain.completion import Attempt, Result
 from routoo.domain.job import Lease, ResultStatus, Stage
 from routoo.errors import NotFoundError, StoreError
-from routoo.store import batches, grades, jobs, ledger, results
+from routoo.store import batches, jobs, ledger, results
+from routoo.store.batches.progress import ModelShare, progress
 from routoo.store.database import Database
-from routoo.store.progress import ModelShare, progress
+from routoo.store.evaluation import grades
 from routoo.store.write_off import write_off
 from tests.batch_factory import (
     attempt,

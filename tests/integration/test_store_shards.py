@@ -12,8 +12,8 @@ import pytest
 from routoo.domain.job import BatchStatus, Lease, ShardKey, ShardState, Stage
 from routoo.errors import StaleLeaseError, StoreError
 from routoo.store import batches, jobs, predictions, recovery, shards
+from routoo.store.batches.progress import progress
 from routoo.store.database import Database
-from routoo.store.progress import progress
 from tests.batch_factory import LEASE_S, claim, dispatch, predictions_of, score, select, submit
 
 EXPIRED_S = -1.0

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from routoo.errors import ConfigError
 from routoo.settings import Settings
-from routoo.store import alerts
 from routoo.store.database import Database
+from routoo.store.evaluation import alerts
 from tests.run_factory import add_set, begin, questions
 from worker.webhook import check_webhook, deliver_alerts, sign
 

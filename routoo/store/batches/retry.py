@@ -8,7 +8,8 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, ResultStatus
 from routoo.errors import InputError
-from routoo.store import batches, replans
+from routoo.store import batches
+from routoo.store.batches import replans
 
 UNANSWERED = frozenset(set(ResultStatus) - {ResultStatus.SUCCEEDED})
 """How a job ends that may be tried again."""

@@ -7,7 +7,7 @@ from itertools import product
 from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
-from routoo.store.alerts import KINDS
+from routoo.store.evaluation.alerts import KINDS
 
 _OPEN = [status.value for status in BatchStatus if not status.is_over]
 

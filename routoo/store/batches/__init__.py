@@ -1,0 +1,34 @@
+"""Batches: submitted, controlled, planned, retried and watched.
+
+The functions for a batch's own row are used as `batches.get`, `batches.lock` and so on.
+"""
+
+from routoo.store.batches.records import (
+    BatchRecord,
+    NewBatch,
+    create,
+    fail,
+    find,
+    finish_if_done,
+    get,
+    list_recent,
+    lock,
+    save_plan,
+    seal,
+    status,
+)
+
+__all__ = [
+    "BatchRecord",
+    "NewBatch",
+    "create",
+    "fail",
+    "find",
+    "finish_if_done",
+    "get",
+    "list_recent",
+    "lock",
+    "save_plan",
+    "seal",
+    "status",
+]

@@ -1,0 +1,1 @@
+"""Evaluation: sets of items, runs over them, grades of answers, and alerts."""
