@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.tables import write_items
 from routoo.errors import InputError
 from routoo.settings import REPOSITORY

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from producer.rows.text import unstorable
-from routoo.domain.item_rows import Item, item_of
+from routoo.domain.items import Item, item_of
 from routoo.errors import InputError, NotFoundError
 from routoo.evaluation.outcomes import check_reference
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import orjson
 
 from producer.references import Reference
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.prompt import prompt_text
 from routoo.evaluation.outcomes import check_gradable, grade_item
 from routoo.store.batches import BatchRecord

@@ -5,7 +5,7 @@ from decimal import Decimal
 from uuid import UUID
 
 from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.job import ResultStatus, Stage
 from routoo.evaluation_runs.begin import RunOrder, begin_run
 from routoo.pipeline.select import select_batch

@@ -5,7 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.evaluation.bootstrap import Interval
 from routoo.evaluation.compile import Evidence, compile_scorecard
 from routoo.evaluation.scorecard import PastRun, Scorecard

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from routoo.cli.collect_options import CollectOptions
 from routoo.client.endpoints import ChatEndpoints
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel
 from routoo.domain.pool_file import load_pool
 from routoo.domain.tables import read_items, write_outcomes

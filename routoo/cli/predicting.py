@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from routoo.cli.progress import counted
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.prediction import Predictions
 from routoo.domain.tables import read_items
 from routoo.errors import InputError

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Float64
 
 from routoo.domain import columns
-from routoo.domain.item_rows import Item, item_of_line
+from routoo.domain.items import Item, item_of_line
 from routoo.errors import InputError
 from routoo.files import replacing
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from routoo.client.retry import call_with_retries
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel
 from routoo.errors import EndpointError
 from routoo.evaluation.journal import CollectedAnswer, Journal, request_sha256

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel
 from routoo.domain.tables import Outcomes
 from routoo.errors import InputError

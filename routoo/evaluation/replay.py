@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.prompt import estimate_text_tokens, prompt_text
 from routoo.domain.tables import Outcomes
 from routoo.evaluation.graders.recorded import ITEM_KEY, recorded_answer

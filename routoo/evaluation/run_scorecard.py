@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import bootstrap_weights
 from routoo.evaluation.compile import Evidence, compare_pool, model_rows

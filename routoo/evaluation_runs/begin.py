@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.objective import Objective
 from routoo.domain.pool import Pool
 from routoo.errors import InputError

@@ -8,7 +8,7 @@ import orjson
 from psycopg import AsyncConnection
 
 from routoo.domain.fingerprint import text_sha256
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.prompt import prompt_text
 from routoo.domain.tables import Outcomes
 from routoo.store import graded_answers

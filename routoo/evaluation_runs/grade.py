@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.evaluation.graders.judge import JUDGE, Comparison
 from routoo.evaluation.graders.recorded import grade_recorded
 from routoo.evaluation.outcomes import grade_item

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes
 from routoo.errors import InputError
 

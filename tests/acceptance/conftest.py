@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, write_items, write_outcomes
 from tests.acceptance.stack import LocalStack, run_command
 from tests.fakes.openai_process import FakeServerProcess

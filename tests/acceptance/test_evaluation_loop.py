@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from producer.commands.evaluation import ALERTED
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_items, write_items, write_outcomes
 from tests.acceptance.batch import write_pool
 from tests.acceptance.stack import LocalStack

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from routoo.domain.fingerprint import text_sha256
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.objective import Objective
 from routoo.errors import InputError
 from routoo.evaluation_runs.finish import finish_due

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from routoo.cli import retraining
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.tables import read_items
 from routoo.evaluation.bootstrap import MeanInterval
 from routoo.evaluation_runs.export_graded import Harvest, harvest

@@ -19,7 +19,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from routoo.cli.main import build_app
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_items, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
 from routoo.evaluation.metrics import metrics_by_model

@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from routoo.cli.main import build_app
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone import DEFAULT_BACKBONE, Reading, find_backbone

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.prompt import estimate_text_tokens
 from routoo.domain.tables import Outcomes
 from routoo.evaluation.graders.recorded import grade_recorded

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from routoo.domain.completion import Completion, Usage
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.domain.tables import read_items, read_outcomes, write_outcomes
 from routoo.errors import EndpointError, InputError, RequestRejectedError

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.errors import InputError
 from routoo.evaluation.metrics import auc
 from routoo.evaluation.protocol_names import Protocol

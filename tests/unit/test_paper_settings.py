@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import benchmarks.paper_settings as paper
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, write_items, write_outcomes
 
 HELD = [Item(f"h-{n}", f"What is the capital of country {n}?", subject="law") for n in range(4)]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.evaluation.metrics import auc
 from routoo.predictor import holes
 from routoo.predictor.class_weights import ClassWeight, outcome_weights

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes
 from routoo.errors import InputError
 from routoo.predictor.dataset import grouped_folds, outcome_matrix, text_groups

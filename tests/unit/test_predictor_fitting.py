@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.errors import InputError
 from routoo.evaluation.metrics import auc, brier, ece
 from routoo.predictor.checkpoint import pack

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.domain.tables import (
     Outcomes,
     read_items,

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import orjson
 
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.evaluation.graders.grade import Grade, readable, right_or_wrong, ungraded
 
 JUDGE = "judge"

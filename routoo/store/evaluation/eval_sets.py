@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row, dict_row
 
 from routoo.domain.fingerprint import text_sha256
-from routoo.domain.item_rows import Item
+from routoo.domain.items import Item
 from routoo.errors import InputError, NotFoundError
 
 _ITEM_COLUMNS = "item_id, prompt, dataset, subject, answer, grader, grader_options, max_tokens"
