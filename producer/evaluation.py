@@ -12,7 +12,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from producer.notice import note
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 from routoo.evaluation_runs.begin import RunOrder, begin_run
 from routoo.evaluation_runs.finish import finish_run
 from routoo.store import batches

@@ -19,7 +19,7 @@ from producer.rows.problems import BadInputError, ProblemReport, RawRow
 from producer.rows.source import Source
 from routoo.domain.call_options import CallOptions
 from routoo.domain.job import SLA, BatchStatus
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 from routoo.domain.pool import Pool
 from routoo.errors import InputError
 from routoo.store import batches

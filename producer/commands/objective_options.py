@@ -9,7 +9,7 @@ import typer
 
 from producer.commands.reading_options import read_option
 from producer.rows.limits import read_number, read_quality, read_usd
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 from routoo.domain.pool import Pool
 from routoo.errors import InputError
 

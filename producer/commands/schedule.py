@@ -15,7 +15,7 @@ from producer.running import run
 from producer.screen import words
 from routoo.cli.flat_options import with_options
 from routoo.domain.calendar import Calendar
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 from routoo.errors import InputError
 from routoo.output import console
 from routoo.settings import load_settings

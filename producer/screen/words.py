@@ -3,7 +3,7 @@
 import math
 from decimal import Decimal
 
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 
 _MINUTE_S = 60
 _HOUR_S = 3600

@@ -13,7 +13,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from routoo.domain.calendar import Calendar
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 from routoo.domain.pool import Pool
 from routoo.errors import DatabaseUnavailableError, RoutooError
 from routoo.evaluation_runs.begin import RunOrder, begin_run

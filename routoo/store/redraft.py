@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from routoo.domain.job import BatchStatus
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 from routoo.errors import InputError
 from routoo.store import batches
 from routoo.store.batches import BatchRecord

@@ -8,7 +8,7 @@ import pytest
 
 from routoo.domain.fingerprint import text_sha256
 from routoo.domain.items import Item
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 from routoo.errors import InputError
 from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.load import load_run

@@ -15,7 +15,7 @@ from producer.screen.plan import plan_view
 from producer.submit import Order, submit
 from routoo.domain.call_options import CallOptions
 from routoo.domain.job import SLA, BatchStatus, Stage
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 from routoo.errors import InfeasibleError, InputError, NotFoundError
 from routoo.pipeline.explanation import JobExplanation, explain_job
 from routoo.pipeline.replan import decide_batch

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from routoo.domain.job import SLA, Stage
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 from routoo.domain.prediction import Predictions
 from routoo.errors import InfeasibleError
 from routoo.pipeline.score import score_shard

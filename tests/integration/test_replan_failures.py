@@ -7,7 +7,7 @@ import pytest
 
 from routoo.domain.completion import Reservation
 from routoo.domain.job import Lease
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 from routoo.domain.pool import BatchChannel, Pool, Tariff
 from routoo.pipeline.drift import ReplanOptions, request_if_adrift
 from routoo.store import batches, ledger, provider_batches

@@ -12,7 +12,7 @@ from producer.commands.run_options import RunOptions
 from producer.commands.schedule import add_command
 from producer.commands.submit import submit_command
 from producer.screen import words
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 from routoo.errors import InputError
 from tests.batch_factory import pool_of
 

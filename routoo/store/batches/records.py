@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 
 from routoo.domain.call_options import CallOptions
 from routoo.domain.job import BatchStatus
-from routoo.domain.objective import Objective
+from routoo.domain.batch_options import Objective
 from routoo.domain.pool import Pool
 from routoo.errors import InputError, NotFoundError
 
