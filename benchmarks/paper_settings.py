@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from routoo.domain.fingerprint import text_sha256
 from routoo.domain.items import Item
+from routoo.domain.prompt import text_sha256
 from routoo.domain.tables import Outcomes, read_items, read_outcomes
 from routoo.predictor.dataset import grouped_folds, text_groups
 

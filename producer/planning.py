@@ -7,8 +7,8 @@ from uuid import UUID
 
 from producer.snapshot import Snapshot
 from producer.watching import follow
-from routoo.domain.job import BatchStatus, Stage
 from routoo.domain.batch_options import Objective
+from routoo.domain.job import BatchStatus, Stage
 from routoo.domain.pool import Pool
 from routoo.errors import InputError, RoutooError
 from routoo.store import batches, shards

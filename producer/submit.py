@@ -17,9 +17,8 @@ from producer.rows.error_file import ErrorFile
 from producer.rows.intake import Intake
 from producer.rows.problems import BadInputError, ProblemReport, RawRow
 from producer.rows.source import Source
-from routoo.domain.call_options import CallOptions
+from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus
-from routoo.domain.batch_options import Objective
 from routoo.domain.pool import Pool
 from routoo.errors import InputError
 from routoo.store import batches

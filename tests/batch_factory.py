@@ -7,7 +7,7 @@ from uuid import UUID
 
 import numpy as np
 
-from routoo.domain.call_options import CallOptions
+from routoo.domain.batch_options import CallOptions
 from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
 from routoo.domain.job import SLA, Lease, ResultStatus, ShardKey, Stage
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff

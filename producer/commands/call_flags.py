@@ -10,7 +10,7 @@ import typer
 from producer.commands.objective_options import ObjectiveOptions
 from producer.commands.reading_options import read_option
 from producer.rows.limits import read_deadline
-from routoo.domain.call_options import CallOptions, OnContentFilter
+from routoo.domain.batch_options import CallOptions, OnContentFilter
 from routoo.errors import InputError
 
 

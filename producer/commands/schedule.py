@@ -14,8 +14,8 @@ from producer.notice import note
 from producer.running import run
 from producer.screen import words
 from routoo.cli.flat_options import with_options
-from routoo.domain.calendar import Calendar
 from routoo.domain.batch_options import Objective
+from routoo.domain.calendar import Calendar
 from routoo.errors import InputError
 from routoo.output import console
 from routoo.settings import load_settings
@@ -88,7 +88,7 @@ def list_command(*, as_json: JsonOption = False) -> None:
     table = Table("name", "set", "cron", "zone", "aim", "next", box=None, header_style="dim")
     for one in found:
         following = "paused" if one.paused else _instant(one.next_due_at, one.time_zone)
-        aim = words.aim(Objective.of_json(one.objective), one.budget_usd)
+        aim = words.aim(Objective.from_json(one.objective), one.budget_usd)
         cells = (one.eval_set, one.cron, one.time_zone, aim, following)
         table.add_row(one.name, *cells)
     console().print(table)
@@ -220,7 +220,7 @@ def _facts(one: ScheduleRecord) -> dict[str, object]:
         "tz": one.time_zone,
         "missed": one.missed,
         "budget_usd": one.budget_usd,
-        "objective": Objective.of_json(one.objective),
+        "objective": Objective.from_json(one.objective),
         "sample": one.sample_size,
         "sample_budget_usd": one.sample_budget_usd,
         "rollback": one.rollback,

@@ -10,7 +10,7 @@ from routoo.evaluation.protocol_names import Protocol
 from routoo.evaluation.protocols import Quality, Reader, Readout, cross_fit, deal
 from routoo.output import messages
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256
-from routoo.predictor.text import text_sha256
+from routoo.predictor.text import string_sha256
 from routoo.settings import load_settings
 
 
@@ -48,7 +48,7 @@ def _tuned_reader(matrix: OutcomeMatrix, options: FittingOptions, console: Conso
     def read(train: OutcomeMatrix) -> Readout:
         encoder = load_encoder(options)
         tuning = tune_options(options)
-        name = text_sha256(f"{content_sha256(train)} {encoder.identity} {tuning}")
+        name = string_sha256(f"{content_sha256(train)} {encoder.identity} {tuning}")
         told = tune_encoder(console, encoder, train, tuning, folder / f"{name}.safetensors")
         return Readout(read_prompts(matrix, encoder, options, console), encoder.width, told)
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import orjson
 
-from routoo.domain.prompt import prompt_text
-from routoo.domain.unicode_text import unicode_text
+from routoo.domain.prompt import prompt_text, unicode_text
 from routoo.errors import InputError
 
 

@@ -2,6 +2,7 @@
 
 import re
 from decimal import Decimal
+from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -13,8 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from routoo.domain.call_options import OnContentFilter
-from routoo.domain.capability import Capability
+from routoo.domain.batch_options import OnContentFilter
 
 TOKENS_PER_MTOK = Decimal(1_000_000)
 
@@ -25,6 +25,17 @@ _HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 """A token of RFC 9110, section 5.6.2."""
 
 Price = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+
+
+class Capability(StrEnum):
+    """Abilities that not every model or endpoint has, images aside: those have a price."""
+
+    JSON_MODE = "json_mode"
+    """`response_format` of type `json_object`."""
+    JSON_SCHEMA = "json_schema"
+    """`response_format` of type `json_schema`."""
+    TOOLS = "tools"
+    """`tools`, or the older `functions`."""
 
 
 class _Record(BaseModel):

@@ -1,15 +1,18 @@
-"""What a request's body says: its text, and how many tokens it may take.
+"""What a chat request says and needs: its text, tokens, images and capabilities.
 
 Counts here need no tokenizer: the producer must not load one, and every model has its own.
 """
 
+import hashlib
 import math
-from collections.abc import Iterable, Mapping
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import orjson
 
-from routoo.domain.pool import CandidateModel
+from routoo.domain.pool import CandidateModel, Capability
 
 BYTES_PER_TOKEN = 4.0
 """Mean UTF-8 bytes per token of English text in current BPE vocabularies: an estimate."""
@@ -22,6 +25,8 @@ _LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
 _CHOICE_KEYS = ("n", "best_of")
 _IMAGE_TYPES = frozenset({"image_url", "input_image", "image"})
 """Types of content parts that hold an image, in the dialects of compatible servers."""
+_RESPONSE_FORMATS = {"json_object": Capability.JSON_MODE, "json_schema": Capability.JSON_SCHEMA}
+_NOT_WORDS = re.compile(r"[\W_]+")
 
 
 def prompt_text(body: Mapping[str, Any]) -> str:
@@ -141,3 +146,32 @@ def estimate_call_tokens(
 def template_tokens(body: Mapping[str, Any]) -> int:
     """Return room for what a chat template adds to a request's text."""
     return TEMPLATE_TOKENS + TEMPLATE_TOKENS_PER_MESSAGE * len(body.get("messages", ()))
+
+
+def required_capabilities(body: Mapping[str, Any]) -> frozenset[Capability]:
+    """Return what a model must be capable of to serve a chat-completion request."""
+    return frozenset(_required(body))
+
+
+def _required(body: Mapping[str, Any]) -> Iterator[Capability]:
+    if body.get("tools") or body.get("functions"):
+        yield Capability.TOOLS
+    wanted = body.get("response_format")
+    if isinstance(wanted, Mapping) and wanted.get("type") in _RESPONSE_FORMATS:
+        yield _RESPONSE_FORMATS[wanted["type"]]
+
+
+def text_sha256(prompt: str) -> str:
+    """Return a hash of a prompt's words: equal for prompts that ask the same question.
+
+    Case, punctuation, space and typography don't matter; `eval_items.text_sha256` keeps it.
+
+    A prompt without any word is hashed as it stands.
+    """
+    words = _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", prompt).casefold()).strip()
+    return hashlib.sha256((words or prompt).encode("utf-8", errors="surrogatepass")).hexdigest()
+
+
+def unicode_text(text: str) -> str:
+    """Return a text with pairs of surrogates joined and lone ones replaced by U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -12,15 +12,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Float64
+from numpy.typing import DTypeLike
 
-from routoo.domain import columns
 from routoo.domain.items import Item, item_of_line
 from routoo.errors import InputError
 from routoo.files import replacing
 
 _LINES = frozenset({".jsonl", ".ndjson", ".json"})
+
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_null)
+_NUMBERS = (pa.types.is_floating, pa.types.is_integer, pa.types.is_null)
 
 _OPTIONAL_ITEM_COLUMNS = {
     "dataset": pa.string(),
@@ -164,15 +168,13 @@ def _rows(path: Path) -> Iterator[tuple[str, Callable[[], Item]]]:
 
 
 def _table_rows(path: Path) -> Iterator[tuple[str, Callable[[], Item]]]:
-    table = columns.read_table(path, required=("item_id", "prompt"))
+    table = _read_table(path, required=("item_id", "prompt"))
     optional = [name for name in _OPTIONAL_ITEM_COLUMNS if name in table.column_names]
     cells: list[list[Any]] = [
-        columns.ids(path, table, "item_id"),
-        columns.texts(path, table, "prompt"),
+        _ids(path, table, "item_id"),
+        _texts(path, table, "prompt"),
         *(
-            columns.whole_numbers(path, table, name)
-            if name == "max_tokens"
-            else columns.ids(path, table, name)
+            _whole_numbers(path, table, name) if name == "max_tokens" else _ids(path, table, name)
             for name in optional
         ),
     ]
@@ -190,21 +192,140 @@ def _item_of_cells(row: dict[str, Any], where: str) -> Item:
 
 
 def _read_outcomes_file(path: Path) -> Outcomes:
-    table = columns.read_table(path, required=("item_id", "model", "score"))
-    names = {name: columns.ids(path, table, name) for name in ("item_id", "model")}
+    table = _read_table(path, required=("item_id", "model", "score"))
+    names = {name: _ids(path, table, name) for name in ("item_id", "model")}
     for name, values in names.items():
         bad = np.array([value is None for value in values], np.bool_)
-        columns.refuse(path, name, values, bad, "is missing")
-    graded = columns.known(table, "score")
-    score = columns.numbers(path, table, "score", np.float32)
-    columns.refuse(path, "score", score, graded & ~(score <= 1), "is outside [0, 1]")
+        _refuse(path, name, values, bad, "is missing")
+    graded = _known(table, "score")
+    score = _numbers(path, table, "score", np.float32)
+    _refuse(path, "score", score, graded & ~(score <= 1), "is outside [0, 1]")
     everything = Outcomes(
         [str(value) for value in names["item_id"]],
         [str(value) for value in names["model"]],
         score,
-        columns.numbers(path, table, "prompt_tokens", np.float32),
-        columns.numbers(path, table, "completion_tokens", np.float32),
-        columns.numbers(path, table, "cost_usd", np.float64),
-        columns.numbers(path, table, "latency_s", np.float32),
+        _numbers(path, table, "prompt_tokens", np.float32),
+        _numbers(path, table, "completion_tokens", np.float32),
+        _numbers(path, table, "cost_usd", np.float64),
+        _numbers(path, table, "latency_s", np.float32),
     )
     return everything if graded.all() else everything.select(graded)
+
+
+def _read_table(path: Path, *, required: Sequence[str]) -> pa.Table:
+    """Read a table that has at least these columns.
+
+    Raises:
+        InputError: It is no Parquet file, can't be read, or has no such column.
+    """
+    try:
+        table = pq.read_table(path)
+    except FileNotFoundError as error:
+        raise InputError("there is no such file", where=str(path)) from error
+    except (OSError, pa.ArrowException) as error:
+        raise InputError(
+            "the table can't be read",
+            where=str(path),
+            value=str(error),
+            remedy="Items are Parquet or JSON lines (.jsonl, .ndjson, .json), outcomes Parquet",
+        ) from error
+    missing = [name for name in required if name not in table.column_names]
+    if missing:
+        raise InputError(
+            f"the table has no column {', '.join(missing)}",
+            where=str(path),
+            remedy=f"It needs at least the columns {', '.join(required)}",
+        )
+    return table
+
+
+def _ids(path: Path, table: pa.Table, column: str) -> list[str | None]:
+    """Return names, whole numbers as their digits; null is None.
+
+    Raises:
+        InputError: The column holds something else.
+    """
+    if pa.types.is_integer(_kind(table, column)):
+        return list(table[column].cast(pa.string()).to_pylist())
+    return _texts(path, table, column, needed="text or whole numbers")
+
+
+def _texts(path: Path, table: pa.Table, column: str, *, needed: str = "text") -> list[str | None]:
+    """Return texts; null is None.
+
+    Raises:
+        InputError: The column holds something else.
+    """
+    kind = _kind(table, column)
+    if not any(is_kind(kind) for is_kind in _TEXT):
+        raise _wrong_kind(path, table, column, needed)
+    return list(table[column].cast(pa.string()).to_pylist())
+
+
+def _whole_numbers(path: Path, table: pa.Table, column: str) -> list[int | None]:
+    """Return whole numbers; null is None.
+
+    Raises:
+        InputError: The column holds something else.
+    """
+    try:
+        return list(table[column].cast(pa.int64()).to_pylist())
+    except pa.ArrowException as error:
+        raise _wrong_kind(path, table, column, "whole numbers") from error
+
+
+def _numbers(
+    path: Path, table: pa.Table, column: str, dtype: DTypeLike
+) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return numbers of 0 or more; NaN where there is none, or no such column.
+
+    Raises:
+        InputError: The column holds something else.
+    """
+    if column not in table.column_names:
+        return np.full(table.num_rows, np.nan, dtype=dtype)
+    kind = _kind(table, column)
+    if not any(is_kind(kind) for is_kind in _NUMBERS):
+        raise _wrong_kind(path, table, column, "numbers")
+    values = table[column].cast(pa.float64()).to_numpy(zero_copy_only=False)
+    _refuse(path, column, values, (values < 0) | np.isinf(values), "is below 0 or endless")
+    return np.asarray(values, dtype=dtype)
+
+
+def _known(table: pa.Table, column: str) -> Bool[np.ndarray, " rows"]:
+    """Tell which rows have something in a column."""
+    return np.asarray(pc.is_valid(table[column]).to_numpy(zero_copy_only=False))
+
+
+def _refuse(
+    path: Path, column: str, values: Sequence[Any] | np.ndarray, bad: np.ndarray, fault: str
+) -> None:
+    """Refuse rows whose value has a fault.
+
+    Raises:
+        InputError: There are such rows; it names the first.
+    """
+    rows = np.flatnonzero(bad)
+    if len(rows):
+        others = f", here and in {len(rows) - 1} more rows" if len(rows) > 1 else ""
+        value = values[rows[0]]
+        raise InputError(
+            f"the {column} {fault}{others}",
+            value=value.item() if isinstance(value, np.generic) else value,
+            where=f"{path}, row {rows[0] + 1}",
+            remedy="Mend such rows, or leave them out",
+        )
+
+
+def _kind(table: pa.Table, column: str) -> pa.DataType:
+    kind = table[column].type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _wrong_kind(path: Path, table: pa.Table, column: str, needed: str) -> InputError:
+    return InputError(
+        f"the column {column} is not of {needed}",
+        value=str(table[column].type),
+        where=str(path),
+        remedy=f"Write it as {needed}",
+    )

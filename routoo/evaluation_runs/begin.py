@@ -9,8 +9,8 @@ from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
 
-from routoo.domain.items import Item
 from routoo.domain.batch_options import Objective
+from routoo.domain.items import Item
 from routoo.domain.pool import Pool
 from routoo.errors import InputError
 from routoo.evaluation.collect import RequestForm

@@ -7,9 +7,8 @@ import numpy as np
 import orjson
 from psycopg import AsyncConnection
 
-from routoo.domain.fingerprint import text_sha256
 from routoo.domain.items import Item
-from routoo.domain.prompt import prompt_text
+from routoo.domain.prompt import prompt_text, text_sha256
 from routoo.domain.tables import Outcomes
 from routoo.store import graded_answers
 from routoo.store.evaluation import eval_sets

@@ -12,8 +12,8 @@ from uuid import UUID
 import structlog
 from psycopg import AsyncConnection
 
-from routoo.domain.calendar import Calendar
 from routoo.domain.batch_options import Objective
+from routoo.domain.calendar import Calendar
 from routoo.domain.pool import Pool
 from routoo.errors import DatabaseUnavailableError, RoutooError
 from routoo.evaluation_runs.begin import RunOrder, begin_run
@@ -99,7 +99,7 @@ async def begin_scheduled(
         Pool.model_validate(schedule.pool),
         name=f"{schedule.name} {due_at:%Y-%m-%d %H:%M}",
         budget_usd=schedule.budget_usd,
-        objective=Objective.of_json(schedule.objective),
+        objective=Objective.from_json(schedule.objective),
         sample_size=schedule.sample_size,
         sample_budget_usd=schedule.sample_budget_usd,
         judge=schedule.judge,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from routoo.domain.experience import UNKNOWN, Experience
 from routoo.domain.pool import Pool
+from routoo.domain.prediction import NO_EXPERIENCE, Experience
 from routoo.pipeline.endpoint_groups import EndpointGroup, endpoint_groups
 from routoo.selector.problem import Capacity
 
@@ -41,7 +41,7 @@ def endpoint_capacities(
         time_left_s: Until the deadline.
     """
     usable_s = max(time_left_s, 0.0) * USABLE_SHARE
-    known = [experience.get(name, UNKNOWN) for name in pool.names]
+    known = [experience.get(name, NO_EXPERIENCE) for name in pool.names]
     tails = np.array([model.tail_factor for model in known], np.float32)
     timed = {column for column, model in enumerate(known) if model.base_s is not None}
     held = Demand(demand.tokens, np.nan_to_num(demand.latency_s * tails))

@@ -6,7 +6,7 @@ from datetime import datetime
 import numpy as np
 from jaxtyping import Float, Float32
 
-from routoo.domain.experience import Experience
+from routoo.domain.prediction import Experience
 from routoo.pipeline.capacity import endpoint_capacities
 from routoo.pipeline.failures import answered_shares
 from routoo.pipeline.matrix import BatchMatrix

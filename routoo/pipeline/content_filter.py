@@ -1,6 +1,6 @@
 """Whose content filter ends a job, and whose sends it on to the next model."""
 
-from routoo.domain.call_options import OnContentFilter
+from routoo.domain.batch_options import OnContentFilter
 from routoo.store.batches import BatchRecord
 
 

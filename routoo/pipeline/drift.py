@@ -6,8 +6,8 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
-from routoo.domain.experience import UNKNOWN, ModelExperience, of_json
 from routoo.domain.pool import CandidateModel
+from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience, experience_from_json
 from routoo.domain.prompt import estimate_prompt_tokens
 from routoo.pipeline.experience import MIN_CALLS, RECENT_CALLS, foreseen_completion_tokens
 from routoo.pipeline.failures import drift_reason, failures_of, load_outcomes
@@ -98,7 +98,7 @@ async def _endpoint_reason(conn: AsyncConnection, batch: BatchRecord) -> str | N
 async def _failure_reason(conn: AsyncConnection, batch: BatchRecord, most: float) -> str | None:
     known = failures_of(batch)
     for name, outcomes in (await load_outcomes(conn, batch)).items():
-        reason = drift_reason(name, known.get(name, UNKNOWN), outcomes, most)
+        reason = drift_reason(name, known.get(name, NO_EXPERIENCE), outcomes, most)
         if reason is not None:
             return reason
     return None
@@ -107,7 +107,7 @@ async def _failure_reason(conn: AsyncConnection, batch: BatchRecord, most: float
 async def _cost_reason(
     conn: AsyncConnection, batch: BatchRecord, past: Sequence[Replan], most: float
 ) -> str | None:
-    experience = of_json((batch.plan or {}).get("experience"))
+    experience = experience_from_json((batch.plan or {}).get("experience"))
     since = past[-1].decided_at if past else None
     bills = []
     for model in batch.pool.models:
@@ -116,7 +116,7 @@ async def _cost_reason(
             for call in await recent_calls(conn, model, RECENT_CALLS)
             if call.batch_id == batch.id and (since is None or call.ended_at > since)
         ]
-        bills.append(bill_of(model, calls, experience.get(model.name, UNKNOWN)))
+        bills.append(bill_of(model, calls, experience.get(model.name, NO_EXPERIENCE)))
     bill = Bill(
         sum(one.calls for one in bills),
         sum(one.actual_usd for one in bills),

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 import numpy as np
 from jaxtyping import Bool, Int
 
-from routoo.domain.capability import required_capabilities
 from routoo.domain.job import Job
 from routoo.domain.pool import CandidateModel, Pool
+from routoo.domain.prompt import required_capabilities
 
 
 def usable(jobs: Sequence[Job], pool: Pool) -> Bool[np.ndarray, "jobs models"]:

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
 
-from routoo.domain.experience import UNKNOWN, Experience, ModelExperience
 from routoo.domain.job import Job
 from routoo.domain.pool import TOKENS_PER_MTOK, Pool
+from routoo.domain.prediction import NO_EXPERIENCE, Experience, ModelExperience
 from routoo.domain.prompt import (
     bound_completion_tokens,
     bound_text_tokens,
@@ -67,7 +67,7 @@ def estimate(
     Returns:
         Arrays of the predictions' shape.
     """
-    known = [experience.get(name, UNKNOWN) for name in pool.names]
+    known = [experience.get(name, NO_EXPERIENCE) for name in pool.names]
     images = np.array([image_count(job.body) for job in jobs], np.int64)
     foreseen = _foreseen_tokens(jobs, images, pool)
     limit = _completion_limits(jobs, pool)

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float64
 from psycopg import AsyncConnection
 
-from routoo.domain.experience import UNKNOWN, ModelExperience
 from routoo.domain.pool import CandidateModel, Pool
+from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience
 from routoo.domain.prompt import estimate_prompt_tokens, requested_completion_tokens
 from routoo.errors import StoreError
 from routoo.store import floors
@@ -65,14 +65,14 @@ def fit_experience(model: CandidateModel, calls: Sequence[MeasuredCall]) -> Mode
         Factors drawn to 1 where calls are few, and the latency, None where it isn't known.
     """
     declared = model.endpoint.expected_latency
-    base_s, slope_s = UNKNOWN.base_s, UNKNOWN.per_completion_token_s
+    base_s, slope_s = NO_EXPERIENCE.base_s, NO_EXPERIENCE.per_completion_token_s
     if declared is not None:
         base_s, slope_s = declared.base_s, declared.per_completion_token_s
     if not calls:
         return ModelExperience(base_s=base_s, per_completion_token_s=slope_s)
     tokens = np.array([call.completion_tokens for call in calls], np.float64)
     latency_s = np.array([call.latency_s for call in calls], np.float64)
-    tail_factor, p95_s = UNKNOWN.tail_factor, None
+    tail_factor, p95_s = NO_EXPERIENCE.tail_factor, None
     if len(calls) >= MIN_CALLS:
         base_s, slope_s = fit_line(tokens, latency_s)
         typical_s = float((base_s + slope_s * tokens).mean())

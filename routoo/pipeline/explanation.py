@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from psycopg import AsyncConnection
 
-from routoo.domain.experience import of_json
 from routoo.domain.job import Job
+from routoo.domain.prediction import experience_from_json
 from routoo.errors import InputError
 from routoo.pipeline.choose import pose_problem
 from routoo.pipeline.estimates import estimate
@@ -54,7 +54,7 @@ async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str)
         InputError: The batch has no plan yet.
     """
     job, plan = await jobs.find(conn, batch.id, custom_id), _plan_of(batch)
-    experience = of_json(plan.get("experience"))
+    experience = experience_from_json(plan.get("experience"))
     matrix = await load_matrix(conn, batch, experience)
     story = await load_story(conn, batch.id, job.job_no)
     leader, serves = _leader(matrix, job.job_no)

@@ -11,8 +11,13 @@ import numpy as np
 from jaxtyping import Float32
 from psycopg import AsyncConnection
 
-from routoo.domain.experience import UNKNOWN, Experience, ModelExperience, of_json
 from routoo.domain.pool import Pool
+from routoo.domain.prediction import (
+    NO_EXPERIENCE,
+    Experience,
+    ModelExperience,
+    experience_from_json,
+)
 from routoo.pipeline.experience import MIN_CALLS
 from routoo.statistics import share_interval
 from routoo.store.batches import BatchRecord, replans
@@ -40,9 +45,9 @@ def failures_of(batch: BatchRecord) -> dict[str, ModelExperience]:
 
     Such an endpoint is worth another try some time, and then as one that nobody has called.
     """
-    known = of_json((batch.plan or {}).get("experience"))
+    known = experience_from_json((batch.plan or {}).get("experience"))
     down = _down(batch)
-    return {name: UNKNOWN if name in down else model for name, model in known.items()}
+    return {name: NO_EXPERIENCE if name in down else model for name, model in known.items()}
 
 
 def _down(batch: BatchRecord) -> set[str]:
@@ -103,5 +108,5 @@ def sure_shares(failed: int, calls: int) -> tuple[float, float]:
 
 def answered_shares(pool: Pool, experience: Experience) -> Float32[np.ndarray, " models"]:
     """Return which share of jobs each candidate is expected to answer, after all its retries."""
-    known = [experience.get(name, UNKNOWN) for name in pool.names]
+    known = [experience.get(name, NO_EXPERIENCE) for name in pool.names]
     return np.array([1.0 - model.unanswered_share for model in known], np.float32)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from routoo.domain.experience import of_json
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
+from routoo.domain.prediction import experience_from_json
 from routoo.pipeline.estimates import estimate
 from routoo.pipeline.failures import answered_shares
 from routoo.store.batches import BatchRecord
@@ -34,7 +34,7 @@ def rank_candidates(
     quality = np.array([job.quality for job in pending], np.float32)
     tokens = np.array([job.completion_tokens for job in pending], np.float32)
     plan = batch.plan or {}
-    experience = of_json(plan.get("experience"))
+    experience = experience_from_json(plan.get("experience"))
     estimates = estimate([job.job for job in pending], batch.pool, quality, tokens, experience)
     price = float(plan.get("shadow_price_per_usd") or 0.0)
     if batch.objective.willingness_to_pay_usd is not None:

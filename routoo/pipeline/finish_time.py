@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-from routoo.domain.experience import UNKNOWN, Experience
 from routoo.domain.pool import Pool
+from routoo.domain.prediction import NO_EXPERIENCE, Experience
 from routoo.pipeline.capacity import Demand
 from routoo.pipeline.endpoint_groups import EndpointGroup, endpoint_groups, separate_groups
 
@@ -57,7 +57,7 @@ def endpoint_times(
     Returns:
         The endpoints, then the batch channels; None where a called model's latency is not known.
     """
-    tails = np.array([experience.get(name, UNKNOWN).tail_factor for name in pool.names])
+    tails = np.array([experience.get(name, NO_EXPERIENCE).tail_factor for name in pool.names])
     calls = _Calls(choice, demand.tokens, demand.latency_s * tails)
     times = []
     for groups in separate_groups(endpoint_groups(pool)):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from routoo.domain.experience import Experience
+from routoo.domain.prediction import Experience
 from routoo.pipeline.finish_time import endpoint_times, finish_time_s
 from routoo.pipeline.matrix import BatchMatrix
 from routoo.selector.frontier import frontier

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int
 from psycopg import AsyncConnection
 
-from routoo.domain.experience import Experience
 from routoo.domain.job import BatchStatus, Job
+from routoo.domain.prediction import Experience
 from routoo.pipeline.bounds import Bounds
 from routoo.pipeline.capacity import Demand
 from routoo.pipeline.estimates import NOTHING_KNOWN, Estimates, estimate

@@ -3,9 +3,8 @@
 import numpy as np
 from jaxtyping import Float, Float64, UInt8
 
-from routoo.domain.capability import required_capabilities
 from routoo.domain.job import Job
-from routoo.domain.prompt import image_count
+from routoo.domain.prompt import image_count, required_capabilities
 from routoo.selector.limits import Reason
 
 _IN_TURN = (

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from routoo.domain.experience import Experience, to_json
 from routoo.domain.pool import Pool
+from routoo.domain.prediction import Experience, experience_to_json
 from routoo.pipeline.estimates import NOTHING_KNOWN
 from routoo.pipeline.matrix import BatchMatrix
 from routoo.selector.solution import Solution
@@ -46,7 +46,7 @@ def describe_plan(
         "gap": _finite(solution.gap),
         "shadow_price_per_usd": solution.shadow_price_per_usd,
         "shadow_prices": solution.shadow_prices,
-        "experience": to_json(experience),
+        "experience": experience_to_json(experience),
         "random_mix_quality": _mix(matrix, solution),
         "models": [
             {

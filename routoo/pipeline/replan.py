@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 from psycopg import AsyncConnection
 
-from routoo.domain.experience import UNKNOWN, ModelExperience, to_json
 from routoo.domain.job import Lease
-from routoo.domain.prediction import Assignment
+from routoo.domain.prediction import NO_EXPERIENCE, Assignment, ModelExperience, experience_to_json
 from routoo.pipeline.choose import choose, is_met, pose_problem
 from routoo.pipeline.experience import batch_experience
 from routoo.pipeline.failures import answered_shares, failures_of, learn, load_outcomes
@@ -111,7 +110,7 @@ async def replan_batch(db: Database, lease: Lease, batch: BatchRecord, request: 
 async def _load(conn: AsyncConnection, batch: BatchRecord) -> _State:
     known, outcomes = failures_of(batch), await load_outcomes(conn, batch)
     experience = {
-        name: learn(model, known.get(name, UNKNOWN), outcomes.get(name, NO_CALLS))
+        name: learn(model, known.get(name, NO_EXPERIENCE), outcomes.get(name, NO_CALLS))
         for name, model in (await batch_experience(conn, batch)).items()
     }
     matrix = await load_matrix(conn, batch, experience)
@@ -244,6 +243,6 @@ def _revised(
         "revision": revision,
         "shadow_price_per_usd": solution.shadow_price_per_usd,
         "shadow_prices": solution.shadow_prices,
-        "experience": to_json(state.experience),
+        "experience": experience_to_json(state.experience),
         "down": list(state.down),
     }

@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from routoo.domain.call_options import CallOptions
+from routoo.domain.batch_options import CallOptions
 from routoo.domain.completion import Result, ResultSource
 from routoo.domain.job import Lease, PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel, Pool

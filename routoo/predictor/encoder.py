@@ -16,7 +16,7 @@ from routoo.predictor.batching import Window, micro_batches
 from routoo.predictor.language_model import compile_layers, is_decoder, load_language_model
 from routoo.predictor.lora import arrays_sha256, merge_adapters
 from routoo.predictor.pooling import pooler
-from routoo.predictor.text import bounded, clean, text_sha256
+from routoo.predictor.text import bounded, clean, string_sha256
 from routoo.predictor.transfer import Tokens, choose_transfer, computed
 
 MAX_WINDOW_TOKENS = 512
@@ -100,7 +100,7 @@ class Encoder:
         if self.pooling is not Pooling.MEAN:
             name += f"-{self.pooling}"
         if self.reading.suffix:
-            name += f"-suffix{text_sha256(self.reading.suffix)[:16]}"
+            name += f"-suffix{string_sha256(self.reading.suffix)[:16]}"
         if self.model.dtype is not torch.float32:
             name += f"-{str(self.model.dtype).rpartition('.')[2]}"
         if self.adapters:

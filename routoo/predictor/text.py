@@ -30,6 +30,6 @@ def bounded(prompt: str) -> tuple[str, bool]:
     return f"{prompt[:half]}\n{prompt[-half:]}", True
 
 
-def text_sha256(text: str) -> str:
+def string_sha256(text: str) -> str:
     """Return a hash of a text, lone surrogates and all."""
     return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()

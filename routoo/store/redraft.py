@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from routoo.domain.job import BatchStatus
 from routoo.domain.batch_options import Objective
+from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
 from routoo.store import batches
 from routoo.store.batches import BatchRecord

@@ -2,7 +2,7 @@
 
 from typing import overload
 
-from routoo.domain.unicode_text import unicode_text
+from routoo.domain.prompt import unicode_text
 
 
 @overload

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from routoo.domain.call_options import CallOptions, OnContentFilter
+from routoo.domain.batch_options import CallOptions, OnContentFilter
 from routoo.domain.completion import Reservation
 from routoo.domain.job import ShardKey, Stage
 from routoo.domain.pool import Pool

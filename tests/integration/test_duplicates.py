@@ -7,7 +7,7 @@ from uuid import UUID
 import orjson
 import pytest
 
-from routoo.domain.call_options import CallOptions
+from routoo.domain.batch_options import CallOptions
 from routoo.domain.job import SLA, Lease, ShardKey, Stage
 from routoo.store import batches, jobs, ledger, predictions, shards
 from routoo.store.batches import retry

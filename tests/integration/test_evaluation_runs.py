@@ -6,9 +6,9 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from routoo.domain.fingerprint import text_sha256
-from routoo.domain.items import Item
 from routoo.domain.batch_options import Objective
+from routoo.domain.items import Item
+from routoo.domain.prompt import text_sha256
 from routoo.errors import InputError
 from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.load import load_run

@@ -13,9 +13,8 @@ from rich.console import Console
 from producer.rows.source import Source
 from producer.screen.plan import plan_view
 from producer.submit import Order, submit
-from routoo.domain.call_options import CallOptions
+from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus, Stage
-from routoo.domain.batch_options import Objective
 from routoo.errors import InfeasibleError, InputError, NotFoundError
 from routoo.pipeline.explanation import JobExplanation, explain_job
 from routoo.pipeline.replan import decide_batch

@@ -9,8 +9,8 @@ from uuid import UUID
 import numpy as np
 import pytest
 
-from routoo.domain.job import SLA, Stage
 from routoo.domain.batch_options import Objective
+from routoo.domain.job import SLA, Stage
 from routoo.domain.prediction import Predictions
 from routoo.errors import InfeasibleError
 from routoo.pipeline.score import score_shard

@@ -9,7 +9,7 @@ import pytest
 
 from routoo.client.endpoints import ChatEndpoints
 from routoo.client.provider_batches import ProviderBatches
-from routoo.domain.call_options import OnContentFilter
+from routoo.domain.batch_options import OnContentFilter
 from routoo.domain.job import BatchStatus, Lease, ShardKey, Stage
 from routoo.domain.pool import BatchChannel, CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import Assignment

@@ -5,9 +5,9 @@ from uuid import UUID
 
 import pytest
 
+from routoo.domain.batch_options import Objective
 from routoo.domain.completion import Reservation
 from routoo.domain.job import Lease
-from routoo.domain.batch_options import Objective
 from routoo.domain.pool import BatchChannel, Pool, Tariff
 from routoo.pipeline.drift import ReplanOptions, request_if_adrift
 from routoo.store import batches, ledger, provider_batches

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from routoo.domain.call_options import CallOptions
+from routoo.domain.batch_options import CallOptions
 from routoo.store import ledger, response_cache, shards
 from routoo.store.database import Database
 from tests.dispatch_factory import dispatch, pool_of, prepare, rows

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routoo.domain.experience import ModelExperience
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.prediction import ModelExperience
 from routoo.pipeline.capacity import USABLE_SHARE, Demand, endpoint_capacities
 from routoo.pipeline.choose import choose
 from routoo.selector.problem import Problem

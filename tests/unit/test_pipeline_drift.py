@@ -2,15 +2,15 @@
 
 import pytest
 
-from routoo.domain.experience import UNKNOWN, ModelExperience
+from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience
 from routoo.pipeline.drift import Bill, bill_of
 from routoo.pipeline.experience import MIN_CALLS, RECENT_CALLS, fit_experience
 from tests.unit.test_pipeline_experience import calls, candidate
 
 
 def test_calls_as_foreseen_drift_nowhere_and_dearer_ones_up() -> None:
-    assert bill_of(candidate(), calls(50), UNKNOWN).drift() == pytest.approx(0.0)
-    dear = bill_of(candidate(), calls(50, prompt=2, completion=2), UNKNOWN)
+    assert bill_of(candidate(), calls(50), NO_EXPERIENCE).drift() == pytest.approx(0.0)
+    dear = bill_of(candidate(), calls(50, prompt=2, completion=2), NO_EXPERIENCE)
     assert dear.drift() == pytest.approx(1.0)
 
 

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routoo.domain.capability import Capability, required_capabilities
 from routoo.domain.job import SLA, Job
-from routoo.domain.pool import Pool
+from routoo.domain.pool import Capability, Pool
+from routoo.domain.prompt import required_capabilities
 from routoo.pipeline.eligible import capable, usable
 from tests.batch_factory import pool_of
 

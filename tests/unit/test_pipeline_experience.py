@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.domain.experience import of_json, to_json
 from routoo.domain.pool import CandidateModel, Endpoint, ExpectedLatency, Tariff
+from routoo.domain.prediction import experience_from_json, experience_to_json
 from routoo.domain.prompt import estimate_text_tokens
 from routoo.pipeline.experience import MIN_CALLS, RECENT_CALLS, fit_experience, fit_line
 from routoo.store.experience import MeasuredCall
@@ -103,5 +103,5 @@ def test_a_fit_is_not_bent_by_a_fifth_of_wild_measurements(
 
 def test_a_plan_keeps_experience_as_it_was() -> None:
     known = {"small": fit_experience(candidate(), calls(50))}
-    assert of_json(to_json(known)) == known
-    assert of_json(None) == {}
+    assert experience_from_json(experience_to_json(known)) == known
+    assert experience_from_json(None) == {}

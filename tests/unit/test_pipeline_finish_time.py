@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.domain.experience import ModelExperience
 from routoo.domain.job import Job
 from routoo.domain.pool import CandidateModel, Endpoint, Pool
+from routoo.domain.prediction import ModelExperience
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
 from routoo.pipeline.bounds import Bounds
 from routoo.pipeline.capacity import Demand

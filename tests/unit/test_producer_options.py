@@ -37,7 +37,7 @@ POOL = pool_of("small", "large", "org/model@2026")
 def test_an_aim_is_read(options: dict[str, str], expected: Objective) -> None:
     objective = OrderOptions(**options).objective(POOL)
     assert objective == expected
-    assert Objective.of_json(objective.as_json()) == objective
+    assert Objective.from_json(objective.as_json()) == objective
 
 
 def test_runs_and_schedules_take_the_aims_of_batches() -> None:

@@ -10,9 +10,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from routoo.domain.call_options import CallOptions
+from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import BatchStatus
-from routoo.domain.batch_options import Objective
 from routoo.domain.pool import Pool
 from routoo.errors import InputError, NotFoundError
 
@@ -74,9 +73,9 @@ class BatchRecord:
         object.__setattr__(self, "status", BatchStatus(self.status))
         object.__setattr__(self, "pool", Pool.model_validate(self.pool))
         objective = cast("dict[str, Any] | None", self.objective)
-        object.__setattr__(self, "objective", Objective.of_json(objective))
+        object.__setattr__(self, "objective", Objective.from_json(objective))
         call_options = cast("dict[str, Any] | None", self.call_options)
-        object.__setattr__(self, "call_options", CallOptions.of_json(call_options))
+        object.__setattr__(self, "call_options", CallOptions.from_json(call_options))
 
 
 _COLUMNS = ", ".join(field.name for field in fields(BatchRecord))

@@ -11,8 +11,8 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import class_row, dict_row
 
-from routoo.domain.fingerprint import text_sha256
 from routoo.domain.items import Item
+from routoo.domain.prompt import text_sha256
 from routoo.errors import InputError, NotFoundError
 
 _ITEM_COLUMNS = "item_id, prompt, dataset, subject, answer, grader, grader_options, max_tokens"
