@@ -23,10 +23,10 @@ from routoo.cli.fitting import load_encoder, read_prompts
 from routoo.cli.fitting_options import FittingOptions
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
-from routoo.evaluation.metrics import mean_metrics, metrics_by_model
-from routoo.evaluation.notation import fixed, with_interval
 from routoo.evaluation.protocol_names import Protocol
 from routoo.evaluation.protocols import Quality, Readout, cross_fit, deal
+from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
+from routoo.evaluation.report.number_format import fixed, with_interval
 from routoo.evaluation.routing import Trial, route
 from routoo.evaluation.trials import complete_trial, cost_matrix, priced_columns
 from routoo.predictor.dataset import outcome_matrix

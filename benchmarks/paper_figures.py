@@ -9,12 +9,12 @@ from figures import Figure
 from paper_settings import Setting, Table
 
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
-from routoo.evaluation.compile import Evidence, compare_pool, compile_scorecard
-from routoo.evaluation.html.page import render_page
-from routoo.evaluation.pair import pair_figures
+from routoo.evaluation.build_scorecard import Evidence, compare_pool, compile_scorecard
+from routoo.evaluation.report.page import render_page
 from routoo.evaluation.routing import Trial
 from routoo.evaluation.scorecard import Pool, Single
 from routoo.evaluation.trials import complete_trial, cost_matrix, latency_matrix
+from routoo.evaluation.weak_strong import pair_figures
 from routoo.predictor.dataset import outcome_matrix
 
 ROUTER, MIX = "router", "random_mix"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from producer.rows.text import unstorable
 from routoo.domain.items import Item, item_of
 from routoo.errors import InputError, NotFoundError
-from routoo.evaluation.outcomes import check_reference
+from routoo.evaluation.item_grading import check_reference
 
 LONGEST_ID = 256
 """Characters: an id and a model's name together make a custom_id."""

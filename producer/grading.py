@@ -8,7 +8,7 @@ import orjson
 from producer.references import Reference
 from routoo.domain.items import Item
 from routoo.domain.prompt import prompt_text
-from routoo.evaluation.outcomes import check_gradable, grade_item
+from routoo.evaluation.item_grading import check_gradable, grade_item
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
 from routoo.store.evaluation import grades

@@ -7,7 +7,7 @@ import numpy as np
 
 from routoo.domain.items import Item
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.compile import Evidence, compile_scorecard
+from routoo.evaluation.build_scorecard import Evidence, compile_scorecard
 from routoo.evaluation.scorecard import PastRun, Scorecard
 from routoo.predictor.dataset import OutcomeMatrix
 

@@ -18,7 +18,7 @@ from routoo.store.database import Database
 from routoo.store.evaluation import eval_runs
 
 if TYPE_CHECKING:
-    from routoo.evaluation.run_data import EvaluationRun
+    from routoo.evaluation.evaluation_run import EvaluationRun
 
 REPORT_EXAMPLES = (
     "\b\nFor example:\n"
@@ -47,9 +47,9 @@ def report_command(
     What needs every model's answers is measured on the sample of a run with --full.
     """
     # The metrics take 0.5 s to load: not for the other commands
-    from routoo.evaluation.html.page import render_page  # noqa: PLC0415
+    from routoo.evaluation.report.page import render_page  # noqa: PLC0415
+    from routoo.evaluation.report.terminal import print_scorecard  # noqa: PLC0415 - the same
     from routoo.evaluation.run_scorecard import run_scorecard  # noqa: PLC0415 - the same
-    from routoo.evaluation.terminal import print_scorecard  # noqa: PLC0415 - the same
 
     async def load(database: Database) -> "tuple[EvaluationRun, list[EvaluationRun]]":
         return await load_with_past(database, which)

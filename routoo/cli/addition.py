@@ -11,8 +11,8 @@ from jaxtyping import Float32
 
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
-from routoo.evaluation.floors import floor_margins
-from routoo.evaluation.metrics import metrics_by_model
+from routoo.evaluation.quality_floors import floor_margins
+from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.predictor.adopting import adopt, held_out_quality
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.dataset import (

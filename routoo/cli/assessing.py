@@ -14,11 +14,11 @@ from routoo.cli.protocol import cross_estimates
 from routoo.domain.tables import Outcomes, read_items, read_outcomes
 from routoo.errors import InputError
 from routoo.evaluation.baselines import domain_quality, knn_quality, mean_quality
-from routoo.evaluation.compile import Evidence, compile_scorecard
-from routoo.evaluation.html.page import render_page
-from routoo.evaluation.report import Quality, calibration_report
+from routoo.evaluation.build_scorecard import Evidence, compile_scorecard
+from routoo.evaluation.pool_comparison import Quality, calibration_report
+from routoo.evaluation.report.page import render_page
+from routoo.evaluation.report.terminal import print_calibration, print_scorecard
 from routoo.evaluation.scorecard import Scorecard
-from routoo.evaluation.terminal import print_calibration, print_scorecard
 from routoo.evaluation.trials import cost_matrix, latency_matrix
 from routoo.output import console, messages
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix

@@ -19,9 +19,9 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.pool_file import load_pool
 from routoo.domain.tables import read_items, write_outcomes
 from routoo.errors import InputError
+from routoo.evaluation.answer_log import Journal
 from routoo.evaluation.collect import Collection, Failure, RequestForm
-from routoo.evaluation.journal import Journal
-from routoo.evaluation.outcomes import (
+from routoo.evaluation.item_grading import (
     GradedAnswer,
     ModelSummary,
     check_gradable,

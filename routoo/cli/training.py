@@ -17,10 +17,10 @@ from routoo.cli.progress import counted
 from routoo.cli.retraining import promote_if_not_worse, refuse_folder_in_use, training_tables
 from routoo.cli.train_options import TrainOptions
 from routoo.cli.tuned import TUNING_STATE, tune_encoder
-from routoo.evaluation.floors import floor_margins
-from routoo.evaluation.metrics import mean_metrics, metrics_by_model
-from routoo.evaluation.notation import fixed
 from routoo.evaluation.plots import PLOT_FORMATS, plot_learning_curve
+from routoo.evaluation.quality_floors import floor_margins
+from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
+from routoo.evaluation.report.number_format import fixed
 from routoo.evaluation_runs.export_graded import Tables
 from routoo.files import check_suffix
 from routoo.output import messages

@@ -10,7 +10,7 @@ from routoo.client.retry import call_with_retries
 from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel
 from routoo.errors import EndpointError
-from routoo.evaluation.journal import CollectedAnswer, Journal, request_sha256
+from routoo.evaluation.answer_log import CollectedAnswer, Journal, request_sha256
 from routoo.ports import ChatClient
 
 MAX_ATTEMPTS = 4

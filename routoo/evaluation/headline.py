@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from routoo.evaluation.bootstrap import mean_interval
-from routoo.evaluation.run_data import NO_MODEL, EvaluationRun
+from routoo.evaluation.evaluation_run import NO_MODEL, EvaluationRun
 
 
 def chosen_quality(run: EvaluationRun) -> Float64[np.ndarray, " items"]:

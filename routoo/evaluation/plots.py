@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from routoo.evaluation.metrics import mean_metrics, metrics_by_model
+from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
 from routoo.predictor.learning import CurvePoint
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")

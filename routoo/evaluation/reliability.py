@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.metrics import ECE_BINS, auc, brier, ece
+from routoo.evaluation.quality_metrics import ECE_BINS, auc, brier, ece
 from routoo.statistics import share_interval
 
 _Z = 1.959964

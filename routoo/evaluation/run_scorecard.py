@@ -8,11 +8,11 @@ from jaxtyping import Float32, Float64
 from routoo.domain.items import Item
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import bootstrap_weights
-from routoo.evaluation.compile import Evidence, compare_pool, model_rows
-from routoo.evaluation.operating import Answers, by_domain, cost_bins, operating_figures
+from routoo.evaluation.build_scorecard import Evidence, compare_pool, model_rows
+from routoo.evaluation.evaluation_run import NO_MODEL, EvaluationRun
+from routoo.evaluation.operating_point import Answers, by_domain, cost_bins, operating_figures
+from routoo.evaluation.pool_comparison import calibration_report
 from routoo.evaluation.reliability import reliability
-from routoo.evaluation.report import calibration_report
-from routoo.evaluation.run_data import NO_MODEL, EvaluationRun
 from routoo.evaluation.scorecard import PastRun, Pool, Scorecard
 from routoo.evaluation.trials import complete_trial, priced_columns
 from routoo.predictor.dataset import OutcomeMatrix

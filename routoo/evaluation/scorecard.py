@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.operating import CostBin, Domain, Operating
-from routoo.evaluation.pair import PairFigures
+from routoo.evaluation.operating_point import CostBin, Domain, Operating
+from routoo.evaluation.pool_comparison import Frontier
 from routoo.evaluation.reference import Comparison
 from routoo.evaluation.reliability import Reliability
-from routoo.evaluation.report import Frontier
+from routoo.evaluation.weak_strong import PairFigures
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,8 @@ from routoo.domain.items import Item
 from routoo.domain.pool import Pool
 from routoo.errors import InputError
 from routoo.evaluation.collect import RequestForm
+from routoo.evaluation.evaluation_run import RunMode
 from routoo.evaluation.graders.recorded import ITEM_KEY
-from routoo.evaluation.run_data import RunMode
 from routoo.evaluation_runs.write import write_batch
 from routoo.store import batches, checkpoints
 from routoo.store.evaluation import eval_runs, eval_sets

@@ -6,7 +6,7 @@ import structlog
 from psycopg import AsyncConnection
 
 from routoo.evaluation.drift import Alert, find_drift
-from routoo.evaluation.run_data import EvaluationRun
+from routoo.evaluation.evaluation_run import EvaluationRun
 from routoo.evaluation_runs.load import load_run
 from routoo.store import checkpoints, schedules
 from routoo.store.evaluation import alerts, eval_runs

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from routoo.domain.items import Item
 from routoo.evaluation.graders.judge import JUDGE, Comparison
 from routoo.evaluation.graders.recorded import grade_recorded
-from routoo.evaluation.outcomes import grade_item
+from routoo.evaluation.item_grading import grade_item
 from routoo.store import run_results
 from routoo.store.evaluation import eval_sets, grades
 from routoo.store.evaluation.eval_runs import RunRecord

@@ -6,7 +6,7 @@ import numpy as np
 from psycopg import AsyncConnection
 
 from routoo.domain.pool import Pool
-from routoo.evaluation.run_data import NO_MODEL, EvaluationRun, RunFacts, RunMode
+from routoo.evaluation.evaluation_run import NO_MODEL, EvaluationRun, RunFacts, RunMode
 from routoo.pipeline.matrix import BatchMatrix, load_matrix
 from routoo.store import batches, predictions, run_results, schedules
 from routoo.store.batches import BatchRecord

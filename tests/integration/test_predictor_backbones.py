@@ -22,9 +22,9 @@ from routoo.cli.main import build_app
 from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_items, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
-from routoo.evaluation.metrics import metrics_by_model
 from routoo.evaluation.protocol_names import Protocol
 from routoo.evaluation.protocols import Readout, cross_fit, deal
+from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.predictor.backbone import DEFAULT_BACKBONE, Pooling, Precision, Reading, find_backbone
 from routoo.predictor.checkpoint import read_checkpoint
 from routoo.predictor.class_weights import ClassWeight

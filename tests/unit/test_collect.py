@@ -17,9 +17,9 @@ from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.domain.tables import read_items, read_outcomes, write_outcomes
 from routoo.errors import EndpointError, InputError, RequestRejectedError
 from routoo.evaluation import collect as collect_module
+from routoo.evaluation.answer_log import Journal
 from routoo.evaluation.collect import GIVE_UP_AFTER, Collection, Failure, RequestForm
-from routoo.evaluation.journal import Journal
-from routoo.evaluation.outcomes import check_gradable, graded_answer, summarise, to_outcomes
+from routoo.evaluation.item_grading import check_gradable, graded_answer, summarise, to_outcomes
 from tests.fakes.permit import OpenPermit
 
 ITEMS = [Item(f"q{n}", f"What is {n} + {n}?", answer=str(2 * n)) for n in range(5)]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from routoo.evaluation.drift import find_drift
-from routoo.evaluation.run_data import EvaluationRun, RunFacts, RunMode
+from routoo.evaluation.evaluation_run import EvaluationRun, RunFacts, RunMode
 
 ITEMS = 200
 CALM = np.full(100, 0.5, np.float32)

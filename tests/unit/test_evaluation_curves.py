@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
-from routoo.evaluation.operating import Answers, by_domain, cost_bins, operating_figures
-from routoo.evaluation.pair import pair_figures
+from routoo.evaluation.operating_point import Answers, by_domain, cost_bins, operating_figures
 from routoo.evaluation.reference import compare
 from routoo.evaluation.reliability import reliability, wilson
 from routoo.evaluation.routing import Trial, matched_round_robin, route
+from routoo.evaluation.weak_strong import pair_figures
 from routoo.statistics import Hull
 
 ONCE = np.full((2, 4), 0.25)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from routoo.evaluation.metrics import auc, brier, ece, mean_metrics, metrics_by_model
-from routoo.evaluation.report import routing_report
+from routoo.evaluation.pool_comparison import routing_report
+from routoo.evaluation.quality_metrics import auc, brier, ece, mean_metrics, metrics_by_model
 from routoo.evaluation.routing import Trial, route
 from routoo.statistics import log_budgets, mix_quality
 

@@ -5,9 +5,9 @@ import pytest
 
 from routoo.domain.items import Item
 from routoo.errors import InputError
-from routoo.evaluation.metrics import auc
 from routoo.evaluation.protocol_names import Protocol
 from routoo.evaluation.protocols import Readout, cross_fit, deal
+from routoo.evaluation.quality_metrics import auc
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.fitting import FitOptions
 

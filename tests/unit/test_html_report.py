@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.html.breakdown import drift_panel
-from routoo.evaluation.html.page import render_page
-from routoo.evaluation.html.palette import DARK, LIGHT, MARKS, TEXT, contrast
-from routoo.evaluation.html.scale import Scale
-from routoo.evaluation.html.tags import document, tag
-from routoo.evaluation.notation import usd, with_interval
+from routoo.evaluation.report.breakdown import drift_panel
+from routoo.evaluation.report.number_format import usd, with_interval
+from routoo.evaluation.report.page import render_page
+from routoo.evaluation.report.palette import DARK, LIGHT, MARKS, TEXT, contrast
+from routoo.evaluation.report.scale import Scale
+from routoo.evaluation.report.tags import document, tag
 from routoo.evaluation.scorecard import PastRun, Scorecard
 from tests.scorecard_factory import make_scorecard
 

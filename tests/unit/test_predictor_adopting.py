@@ -5,7 +5,7 @@ import pytest
 
 from routoo.domain.items import Item
 from routoo.errors import InputError
-from routoo.evaluation.metrics import auc
+from routoo.evaluation.quality_metrics import auc
 from routoo.predictor.adopting import adopt, held_out_quality
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.estimator import Estimator

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from routoo.evaluation.metrics import ece
+from routoo.evaluation.quality_metrics import ece
 from routoo.predictor.calibration import NONE, fit_calibration
 from routoo.predictor.logistic import sigmoid
 

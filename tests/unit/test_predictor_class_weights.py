@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from routoo.domain.items import Item
-from routoo.evaluation.metrics import auc
+from routoo.evaluation.quality_metrics import auc
 from routoo.predictor import holes
 from routoo.predictor.class_weights import ClassWeight, outcome_weights
 from routoo.predictor.dataset import OutcomeMatrix

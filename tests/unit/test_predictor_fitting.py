@@ -5,7 +5,7 @@ import pytest
 
 from routoo.domain.items import Item
 from routoo.errors import InputError
-from routoo.evaluation.metrics import auc, brier, ece
+from routoo.evaluation.quality_metrics import auc, brier, ece
 from routoo.predictor.checkpoint import pack
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator

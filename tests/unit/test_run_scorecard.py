@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from routoo.errors import InputError
-from routoo.evaluation.run_data import EvaluationRun, RunFacts, RunMode
+from routoo.evaluation.evaluation_run import EvaluationRun, RunFacts, RunMode
 from routoo.evaluation.run_scorecard import run_scorecard
 
 ITEMS = 40

@@ -25,9 +25,9 @@ from routoo.evaluation.graders.choice import grade_choice
 from routoo.evaluation.graders.code_output import grade_code_output
 from routoo.evaluation.graders.contains import grade_contains
 from routoo.evaluation.graders.grade import Grade
+from routoo.evaluation.graders.json_value import grade_json, grade_json_schema
 from routoo.evaluation.graders.numeric import grade_numeric
 from routoo.evaluation.graders.pattern import grade_regex
-from routoo.evaluation.graders.structure import grade_json, grade_json_schema
 from routoo.evaluation.graders.text import grade_exact, grade_normalized
 
 __all__ = ["GRADERS", "Grade", "default_grader", "grade", "listed_choices"]

@@ -4,12 +4,12 @@ import math
 from xml.etree.ElementTree import Element
 
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.html.canvas import Canvas, plot_area, shortened
-from routoo.evaluation.html.panel import Table, both_widths, key, panel
-from routoo.evaluation.html.scale import Scale
-from routoo.evaluation.html.tags import tag
-from routoo.evaluation.notation import between, fixed, usd, with_interval
-from routoo.evaluation.operating import Domain
+from routoo.evaluation.operating_point import Domain
+from routoo.evaluation.report.canvas import Canvas, plot_area, shortened
+from routoo.evaluation.report.number_format import between, fixed, usd, with_interval
+from routoo.evaluation.report.panel import Table, both_widths, key, panel
+from routoo.evaluation.report.scale import Scale
+from routoo.evaluation.report.tags import tag
 from routoo.evaluation.scorecard import PastRun
 
 _MOST = 20

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 
-from routoo.evaluation.graders.numbers import Number
+from routoo.evaluation.graders.numeric.numbers import Number
 
 _METRE, _GRAM, _SECOND, _LITRE = "length", "mass", "time", "volume"
 # Signs that are words too ("in", "a", "t") are left out: "3 in total" is no length.

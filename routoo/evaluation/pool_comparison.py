@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from routoo.evaluation.bootstrap import Interval, Weights, bootstrap_weights, resample
-from routoo.evaluation.metrics import mean_metrics, metrics_by_model
+from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.reference import Comparison, compare
 from routoo.evaluation.routing import Spread, Trial, matched_round_robin, route
 from routoo.predictor.dataset import OutcomeMatrix

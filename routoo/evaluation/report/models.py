@@ -2,11 +2,11 @@
 
 from xml.etree.ElementTree import Element
 
-from routoo.evaluation.html.canvas import Canvas, plot_area, shortened
-from routoo.evaluation.html.frontier import label_of
-from routoo.evaluation.html.panel import Table, both_widths, panel
-from routoo.evaluation.html.tags import tag
-from routoo.evaluation.notation import percent, seconds, usd, with_interval
+from routoo.evaluation.report.canvas import Canvas, plot_area, shortened
+from routoo.evaluation.report.frontier import label_of
+from routoo.evaluation.report.number_format import percent, seconds, usd, with_interval
+from routoo.evaluation.report.panel import Table, both_widths, panel
+from routoo.evaluation.report.tags import tag
 from routoo.evaluation.scorecard import ModelRow, Pool, Scorecard
 
 _ROW_PX, _NAME_PX, _SHARE_PX = 34, 18, 56

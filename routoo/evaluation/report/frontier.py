@@ -5,9 +5,9 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from routoo.evaluation.html.canvas import Canvas, Corner, plot_area
-from routoo.evaluation.html.panel import Table, both_widths, key, panel
-from routoo.evaluation.notation import (
+from routoo.evaluation.pool_comparison import ORACLE, RANDOM_MIX, ROUND_ROBIN, Frontier
+from routoo.evaluation.report.canvas import Canvas, Corner, plot_area
+from routoo.evaluation.report.number_format import (
     MISSING,
     fixed,
     percent,
@@ -15,7 +15,7 @@ from routoo.evaluation.notation import (
     usd,
     with_interval,
 )
-from routoo.evaluation.report import ORACLE, RANDOM_MIX, ROUND_ROBIN, Frontier
+from routoo.evaluation.report.panel import Table, both_widths, key, panel
 from routoo.evaluation.scorecard import Pool, Scorecard
 from routoo.statistics import Hull
 

@@ -11,9 +11,9 @@ from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel
 from routoo.domain.tables import Outcomes
 from routoo.errors import InputError
+from routoo.evaluation.answer_log import CollectedAnswer
 from routoo.evaluation.graders import Grade, default_grader, grade, listed_choices
 from routoo.evaluation.graders.judge import JUDGE
-from routoo.evaluation.journal import CollectedAnswer
 
 
 @dataclass(frozen=True, slots=True)

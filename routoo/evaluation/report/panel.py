@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from xml.etree.ElementTree import Element
 
-from routoo.evaluation.html.tags import Child, tag
+from routoo.evaluation.report.tags import Child, tag
 
 NARROW_PX, WIDE_PX = 328, 880
 """Widths that plots are drawn at: text in a picture grows and shrinks with it, so that one drawing

@@ -7,8 +7,8 @@ from rich.console import Console
 from rich.table import Table
 
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.notation import fixed, percent, signed, usd, with_interval
-from routoo.evaluation.operating import Operating
+from routoo.evaluation.operating_point import Operating
+from routoo.evaluation.report.number_format import fixed, percent, signed, usd, with_interval
 from routoo.evaluation.scorecard import Pool, Scorecard
 from routoo.output import report_table
 

@@ -26,8 +26,8 @@ from routoo.evaluation.graders.grade import (
     right_or_wrong,
     ungraded,
 )
-from routoo.evaluation.graders.numbers import Number, find_numbers, plain_notation
-from routoo.evaluation.graders.units import carries, in_unit
+from routoo.evaluation.graders.numeric.numbers import Number, find_numbers, plain_notation
+from routoo.evaluation.graders.numeric.units import carries, in_unit
 
 _IS = r"(?:is|was|=|equals|will be|would be)"
 _RESULT = re.compile(

@@ -3,14 +3,14 @@
 import math
 from xml.etree.ElementTree import Element
 
-from routoo.evaluation.html.breakdown import domains_panel, drift_panel
-from routoo.evaluation.html.frontier import frontier_panel
-from routoo.evaluation.html.models import models_panel, pairs_panel
-from routoo.evaluation.html.style import style_sheet
-from routoo.evaluation.html.tags import document, tag
-from routoo.evaluation.html.trust import cost_panel, reliability_panel
-from routoo.evaluation.notation import between, fixed, percent, seconds, signed, usd
-from routoo.evaluation.operating import Operating
+from routoo.evaluation.operating_point import Operating
+from routoo.evaluation.report.breakdown import domains_panel, drift_panel
+from routoo.evaluation.report.frontier import frontier_panel
+from routoo.evaluation.report.models import models_panel, pairs_panel
+from routoo.evaluation.report.number_format import between, fixed, percent, seconds, signed, usd
+from routoo.evaluation.report.style import style_sheet
+from routoo.evaluation.report.tags import document, tag
+from routoo.evaluation.report.trust import cost_panel, reliability_panel
 from routoo.evaluation.scorecard import Pool, Scorecard
 
 _MOST_RUNS = 60

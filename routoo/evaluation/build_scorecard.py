@@ -8,7 +8,7 @@ from jaxtyping import Float32, Float64, Int64
 
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import Interval, Weights, bootstrap_weights
-from routoo.evaluation.operating import (
+from routoo.evaluation.operating_point import (
     Answers,
     by_domain,
     cost_bins,
@@ -16,12 +16,17 @@ from routoo.evaluation.operating import (
     operating_figures,
     weighted_mean,
 )
-from routoo.evaluation.pair import pair_figures
+from routoo.evaluation.pool_comparison import (
+    Quality,
+    best_single,
+    calibration_report,
+    routing_report,
+)
 from routoo.evaluation.reliability import reliability
-from routoo.evaluation.report import Quality, best_single, calibration_report, routing_report
 from routoo.evaluation.routing import Trial
 from routoo.evaluation.scorecard import ModelRow, Pool, Scorecard, Single
 from routoo.evaluation.trials import complete_trial, priced_columns
+from routoo.evaluation.weak_strong import pair_figures
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.selector import Problem, solve
 

@@ -1,6 +1,6 @@
 """The report's style sheet."""
 
-from routoo.evaluation.html.palette import DARK, LIGHT, MARKS, variables
+from routoo.evaluation.report.palette import DARK, LIGHT, MARKS, variables
 
 _RULES = """
 *{box-sizing:border-box}

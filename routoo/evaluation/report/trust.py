@@ -2,13 +2,13 @@
 
 from xml.etree.ElementTree import Element
 
-from routoo.evaluation.html.canvas import Canvas, Corner, plot_area
-from routoo.evaluation.html.panel import Table, both_widths, key, panel
-from routoo.evaluation.html.scale import Scale
-from routoo.evaluation.html.tags import tag
-from routoo.evaluation.notation import fixed, usd, with_interval
-from routoo.evaluation.operating import CostBin
+from routoo.evaluation.operating_point import CostBin
 from routoo.evaluation.reliability import Reliability
+from routoo.evaluation.report.canvas import Canvas, Corner, plot_area
+from routoo.evaluation.report.number_format import fixed, usd, with_interval
+from routoo.evaluation.report.panel import Table, both_widths, key, panel
+from routoo.evaluation.report.scale import Scale
+from routoo.evaluation.report.tags import tag
 from routoo.evaluation.scorecard import Scorecard
 
 _MOST = 12

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import Element
 
-from routoo.evaluation.html.scale import Scale
-from routoo.evaluation.html.tags import tag
+from routoo.evaluation.report.scale import Scale
+from routoo.evaluation.report.tags import tag
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
