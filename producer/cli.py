@@ -8,8 +8,8 @@ from types import ModuleType
 import typer
 
 from producer.notice import note
+from routoo.console.output import write_it_whole
 from routoo.errors import RoutooError
-from routoo.output import write_it_whole
 
 COMMANDS = {
     "plan": "plan",

@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from routoo.errors import RoutooError
-from routoo.output import messages
+from routoo.console.run import run_program
 from routoo.settings import Settings, load_settings
 from worker.lifeline import READY, hold_on_to_supervisor, say_ready
 from worker.logs import configure_logs
@@ -149,12 +148,8 @@ def _raise_on_sigterm() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of ours is a message and an exit status, not a trace."""
-    try:
-        app()
-    except RoutooError as error:
-        messages().print(f"error: {error}", highlight=False)
-        sys.exit(error.exit_code)
+    """Run the command line; an expected error is a message and an exit status, not a trace."""
+    run_program(app)
 
 
 if __name__ == "__main__":

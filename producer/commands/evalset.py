@@ -11,9 +11,9 @@ from producer.commands.options import JsonOption
 from producer.json_text import json_line
 from producer.notice import note
 from producer.running import run
-from routoo.cli.flat_options import with_options
+from routoo.console.options import with_options
+from routoo.console.output import console
 from routoo.errors import InputError
-from routoo.output import console
 from routoo.settings import load_settings
 from routoo.store.database import Database
 from routoo.store.evaluation import eval_sets

@@ -13,7 +13,7 @@ from producer.json_text import json_line
 from producer.notice import note
 from producer.running import run
 from producer.session import wake_workers
-from routoo.cli.flat_options import with_options
+from routoo.console.options import with_options
 from routoo.domain.job import Stage
 from routoo.settings import Settings, load_settings
 from routoo.store.database import Database

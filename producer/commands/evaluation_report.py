@@ -11,8 +11,8 @@ from producer.commands.options import JsonOption
 from producer.commands.run_options import RunArgument
 from producer.notice import note
 from producer.running import run
+from routoo.console.output import console
 from routoo.errors import InputError
-from routoo.output import console
 from routoo.settings import load_settings
 from routoo.store.database import Database
 from routoo.store.evaluation import eval_runs
@@ -47,8 +47,6 @@ def report_command(
     What needs every model's answers is measured on the sample of a run with --full.
     """
     # The metrics take 0.5 s to load: not for the other commands
-    from routoo.evaluation.report.page import render_page  # noqa: PLC0415
-    from routoo.evaluation.report.terminal import print_scorecard  # noqa: PLC0415 - the same
     from routoo.evaluation.run_scorecard import run_scorecard  # noqa: PLC0415 - the same
 
     async def load(database: Database) -> "tuple[EvaluationRun, list[EvaluationRun]]":

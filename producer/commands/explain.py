@@ -7,7 +7,7 @@ import typer
 from producer.commands.options import JsonOption
 from producer.json_text import json_line
 from producer.running import run
-from routoo.output import console
+from routoo.console.output import console
 from routoo.settings import load_settings
 from routoo.store import batches
 from routoo.store.batches import BatchRecord

@@ -8,8 +8,8 @@ import typer
 from producer.commands.options import BatchArgument, JsonOption
 from producer.json_text import json_line
 from producer.running import run
-from producer.screen import words
 from producer.snapshot import find_batch
+from routoo.console import formatting
 from routoo.settings import load_settings
 from routoo.store.database import Database
 
@@ -58,7 +58,7 @@ def grade_command(
         typer.echo(json_line(_facts(counts)))
         return
     typer.echo(
-        f"{counts.graded:,} graded, {words.percent(counts.mean_score)} right; "
+        f"{counts.graded:,} graded, {formatting.percent(counts.mean_score)} right; "
         f"{counts.ungraded:,} can't be graded, {counts.without_reference:,} have no reference"
     )
 

@@ -22,10 +22,10 @@ from producer.running import run
 from producer.sending import send_order, wake_for
 from producer.session import wake_workers
 from producer.snapshot import Snapshot
-from routoo.cli.flat_options import with_options
+from routoo.console.options import with_options
+from routoo.console.output import console
 from routoo.domain.job import Stage
 from routoo.errors import InfeasibleError, InputError
-from routoo.output import console
 from routoo.settings import Settings, load_settings
 from routoo.store import batches
 from routoo.store.batches import BatchRecord

@@ -16,8 +16,8 @@ from producer.results.export import Export, Exported, ResultFormat, export
 from producer.running import run
 from producer.screen.results import results_table
 from producer.snapshot import find_batch
+from routoo.console.output import console
 from routoo.errors import InputError
-from routoo.output import console
 from routoo.settings import load_settings
 from routoo.store import results
 from routoo.store.batches import BatchRecord

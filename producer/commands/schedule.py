@@ -12,12 +12,12 @@ from producer.commands.run_options import ScheduleOptions
 from producer.json_text import json_line
 from producer.notice import note
 from producer.running import run
-from producer.screen import words
-from routoo.cli.flat_options import with_options
+from routoo.console import formatting
+from routoo.console.options import with_options
+from routoo.console.output import console
 from routoo.domain.batch_options import Objective
 from routoo.domain.calendar import Calendar
 from routoo.errors import InputError
-from routoo.output import console
 from routoo.settings import load_settings
 from routoo.store import schedules
 from routoo.store.database import Database
@@ -88,7 +88,7 @@ def list_command(*, as_json: JsonOption = False) -> None:
     table = Table("name", "set", "cron", "zone", "aim", "next", box=None, header_style="dim")
     for one in found:
         following = "paused" if one.paused else _instant(one.next_due_at, one.time_zone)
-        aim = words.aim(Objective.from_json(one.objective), one.budget_usd)
+        aim = formatting.aim(Objective.from_json(one.objective), one.budget_usd)
         cells = (one.eval_set, one.cron, one.time_zone, aim, following)
         table.add_row(one.name, *cells)
     console().print(table)

@@ -8,10 +8,10 @@ from rich.table import Table
 from producer.commands.options import BatchArgument, JsonOption
 from producer.json_text import json_line
 from producer.running import run
-from producer.screen import words
 from producer.screen.progress import progress_view
 from producer.snapshot import Snapshot, find_batch, take_snapshot
-from routoo.output import console
+from routoo.console import formatting
+from routoo.console.output import console
 from routoo.settings import load_settings
 from routoo.store import batches
 from routoo.store.batches import BatchRecord
@@ -81,7 +81,7 @@ def _table(found: list[BatchRecord]) -> Table:
             record.name,
             record.status,
             f"{record.job_count:,}",
-            words.usd(record.budget_usd),
+            formatting.usd(record.budget_usd),
             f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC",
         )
     return table

@@ -23,7 +23,7 @@ from producer.running import run
 from producer.session import wake_workers
 from producer.streaming import Group, Streamer, StreamOrder
 from producer.submit import Order
-from routoo.cli.flat_options import with_options
+from routoo.console.options import with_options
 from routoo.domain.job import SLA, Stage
 from routoo.domain.pool_file import load_pool
 from routoo.errors import InputError, NotFoundError

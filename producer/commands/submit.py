@@ -16,7 +16,7 @@ from producer.running import run
 from producer.sending import send_order, wake_for
 from producer.session import wake_workers
 from producer.submit import Submission
-from routoo.cli.flat_options import with_options
+from routoo.console.options import with_options
 from routoo.domain.job import Stage
 from routoo.errors import InputError
 from routoo.settings import Settings, load_settings

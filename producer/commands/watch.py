@@ -12,8 +12,8 @@ from producer.running import run
 from producer.screen.progress import progress_line, progress_view
 from producer.snapshot import Snapshot, find_batch
 from producer.watching import follow
+from routoo.console.output import console
 from routoo.domain.job import BatchStatus
-from routoo.output import console
 from routoo.settings import Settings, load_settings
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database

@@ -6,8 +6,8 @@ from typing import Any
 from rich.table import Table
 
 from producer.evaluation import RunView
-from producer.screen import words
-from routoo.output import console
+from routoo.console import formatting
+from routoo.console.output import console
 
 _FIGURES = (
     ("quality", "quality"),
@@ -31,7 +31,7 @@ def run_table(views: Sequence[RunView]) -> None:
             view.eval_set,
             view.run.state,
             _shown(figures.get("quality")),
-            "-" if cost is None else words.usd(cost),
+            "-" if cost is None else formatting.usd(cost),
             str(len(view.alerts)) if view.alerts else "",
             f"{view.run.created_at:%Y-%m-%d %H:%M} UTC",
         )
@@ -43,7 +43,7 @@ def print_run(view: RunView) -> None:
     run, figures = view.run, view.run.figures
     screen = console()
     screen.print(f"run {run.id}: {view.eval_set}, {run.state}", highlight=False)
-    aim = words.aim(view.objective, view.budget_usd)
+    aim = formatting.aim(view.objective, view.budget_usd)
     screen.print(f"aim {aim}", highlight=False)
     if run.error:
         screen.print(run.error, highlight=False)
@@ -51,8 +51,8 @@ def print_run(view: RunView) -> None:
         screen.print(
             f"{figures['items']:,} items, {figures['answered']:,} answered,"
             f" {figures['ungraded']:,} ungraded, {figures['sampled']:,} sampled;"
-            f" {words.usd(figures['cost_usd'])} spent,"
-            f" {words.usd(figures['sample_cost_usd'])} on the sample",
+            f" {formatting.usd(figures['cost_usd'])} spent,"
+            f" {formatting.usd(figures['sample_cost_usd'])} on the sample",
             highlight=False,
         )
         screen.print(_figure_table(figures))

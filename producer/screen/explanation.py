@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from producer.screen import words
+from routoo.console import formatting
 from routoo.pipeline.explanation import JobExplanation
 from routoo.selector.explain import Change
 from routoo.store.batches import BatchRecord
@@ -33,9 +33,9 @@ def _candidates(told: JobExplanation) -> Table:
     for one, quality, std, latency_s in zip(*columns, strict=True):
         table.add_row(
             one.model,
-            f"{words.percent(quality)} ± {words.percent(std)}",
-            words.usd(one.cost_usd),
-            words.duration(latency_s),
+            f"{formatting.percent(quality)} ± {formatting.percent(std)}",
+            formatting.usd(one.cost_usd),
+            formatting.duration(latency_s),
             f"{one.regret:.4f}",
             one.standing + (f": {'; '.join(one.reasons)}" if one.reasons else ""),
             style="bold" if one.standing == "chosen" else None,
@@ -55,21 +55,21 @@ def _sentences(batch: BatchRecord, told: JobExplanation) -> Iterator[str]:
     yield from _changed("less", less)
     for decision in told.story.decisions:
         quality, cost = decision.expected_quality, decision.expected_cost_usd
-        expected = f"expected {words.percent(quality)} for {words.usd(cost)}"
+        expected = f"expected {formatting.percent(quality)} for {formatting.usd(cost)}"
         yield f"Plan {decision.revision}: {decision.model}, {expected}."
     for call in told.story.calls:
         error = f", {call.error_code}: {call.error_message}" if call.error_code else ""
-        took = words.duration(call.latency_s)
+        took = formatting.duration(call.latency_s)
         yield (
             f"Call {call.attempt_no}: {call.model} {call.status} in {took} for "
-            f"{words.usd(call.cost_usd)}{error}"
+            f"{formatting.usd(call.cost_usd)}{error}"
         )
     yield _ending(told)
 
 
 def _changed(way: str, change: Change | None) -> Iterator[str]:
     if change is not None:
-        budget = words.usd(change.budget_usd)
+        budget = formatting.usd(change.budget_usd)
         yield f"With {way} money it would get {change.model}: at a budget of about {budget}."
 
 
@@ -77,7 +77,7 @@ def _ending(told: JobExplanation) -> str:
     ending = told.story.ending
     if ending is None:
         return "It has not ended yet."
-    graded = "" if ending.quality is None else f", graded {words.percent(ending.quality)}"
+    graded = "" if ending.quality is None else f", graded {formatting.percent(ending.quality)}"
     error = f": {ending.error_message}" if ending.error_message else ""
     by = f" by {ending.model}" if ending.model else ""
-    return f"Ended as {ending.status}{by} for {words.usd(ending.cost_usd)}{graded}{error}"
+    return f"Ended as {ending.status}{by} for {formatting.usd(ending.cost_usd)}{graded}{error}"

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from producer.screen import words
+from routoo.console import formatting
 from routoo.domain.job import BatchStatus
 from routoo.store.batches import BatchRecord
 
@@ -31,20 +31,21 @@ def plan_view(batch: BatchRecord, plan: Plan) -> RenderableType:
 
 def _sentences(batch: BatchRecord, plan: Plan) -> Iterator[str]:
     forecast = plan.get("forecast", {})
-    yield f"aim      {words.aim(batch.objective, batch.budget_usd)}"
+    yield f"aim      {formatting.aim(batch.objective, batch.budget_usd)}"
     yield f"jobs     {_jobs(plan)}"
     if plan["served"]:
-        yield f"quality  {words.percent(plan['expected_quality'])} expected{_interval(forecast)}"
-        worst = words.usd(forecast.get("worst_case_usd"))
+        quality = formatting.percent(plan["expected_quality"])
+        yield f"quality  {quality} expected{_interval(forecast)}"
+        worst = formatting.usd(forecast.get("worst_case_usd"))
         if batch.objective.risk:
-            yield f"caution  {words.percent(forecast.get('cautious_quality'))} counted on"
-        yield f"cost     {words.usd(plan['expected_cost_usd'])} expected, {worst} at worst"
+            yield f"caution  {formatting.percent(forecast.get('cautious_quality'))} counted on"
+        yield f"cost     {formatting.usd(plan['expected_cost_usd'])} expected, {worst} at worst"
         yield f"time     {_time(forecast.get('finish'))}"
     if batch.deadline is not None:
         yield f"until    {batch.deadline:%Y-%m-%d %H:%M:%S} UTC, whenever it is submitted"
     price = plan["shadow_price_per_usd"]
     if price:
-        yield f"money    {words.price_of_money(price, plan['expected_cost_usd'])}"
+        yield f"money    {formatting.price_of_money(price, plan['expected_cost_usd'])}"
     for name, per_unit in plan.get("shadow_prices", {}).items():
         if per_unit:
             yield f"limit    {name}: one more would buy {per_unit:.2g} more good answers"
@@ -65,14 +66,14 @@ def _jobs(plan: Plan) -> str:
 def _interval(forecast: Plan) -> str:
     if "quality_interval" not in forecast:
         return ""
-    low, high = (words.percent(end) for end in forecast["quality_interval"])
+    low, high = (formatting.percent(end) for end in forecast["quality_interval"])
     return f", {low} to {high} with {forecast['confidence']:.0%} confidence"
 
 
 def _time(finish: Plan | None) -> str:
     if finish is None:
         return "not known: declare expected_latency in the pool, or make calls to measure it"
-    half, most, last = (words.duration(finish[key]) for key in ("p50_s", "p95_s", "last_s"))
+    half, most, last = (formatting.duration(finish[key]) for key in ("p50_s", "p95_s", "last_s"))
     slow = max(finish["endpoints"], key=lambda one: one["spread_s"] + one["latency_s"])
     return (
         f"half of the answers in {half}, 95% in {most}, all in {last}; "
@@ -90,26 +91,26 @@ def _shares(plan: Plan) -> Table:
     for name in ("quality", "cost", "jobs in plan", "share"):
         table.add_column(name, justify="right", no_wrap=True)
     if plan["served"]:
-        cost = words.usd(plan["expected_cost_usd"])
-        quality = words.percent(plan["expected_quality"])
+        cost = formatting.usd(plan["expected_cost_usd"])
+        quality = formatting.percent(plan["expected_quality"])
         table.add_row("this plan", quality, cost, f"{plan['served']:,}", "", style="bold")
         mix = plan.get("random_mix_quality")
         if mix is not None:
-            table.add_row("random mix, same cost", words.percent(mix), cost, "", "")
+            table.add_row("random mix, same cost", formatting.percent(mix), cost, "", "")
     for model in plan["models"]:
         table.add_row(
             f"only {model['model']}",
-            words.percent(model["alone_quality"]),
-            words.usd(model["alone_cost_usd"]),
+            formatting.percent(model["alone_quality"]),
+            formatting.usd(model["alone_cost_usd"]),
             f"{model['jobs']:,}",
-            words.percent(model["share"]),
+            formatting.percent(model["share"]),
         )
     return table
 
 
 def _frontier(points: list[Plan], jobs: int) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
-    step = words.small_amount(points[-1]["cost_usd"])
+    step = formatting.small_amount(points[-1]["cost_usd"])
     last = f"good answers for ${step:f} more"
     for name in ("budget", "quality", "random mix", "a job", last):
         table.add_column(name, justify="right", no_wrap=True)
@@ -117,10 +118,10 @@ def _frontier(points: list[Plan], jobs: int) -> Table:
         price = point["shadow_price_per_usd"]
         more = f"{price * float(step):.2g}" if price else ""
         table.add_row(
-            words.usd(point["cost_usd"]),
-            words.percent(point["mean_quality"]),
-            words.percent(point["random_mix_quality"]),
-            words.usd(point["cost_usd"] / jobs),
+            formatting.usd(point["cost_usd"]),
+            formatting.percent(point["mean_quality"]),
+            formatting.percent(point["random_mix_quality"]),
+            formatting.usd(point["cost_usd"] / jobs),
             more,
         )
     return table

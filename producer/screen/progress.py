@@ -5,8 +5,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from producer.screen import words
 from producer.snapshot import Snapshot
+from routoo.console import formatting
 
 _BAR_WIDTH = 40
 
@@ -33,13 +33,13 @@ def progress_view(snapshot: Snapshot, eta_s: float | None = None) -> RenderableT
 def progress_line(snapshot: Snapshot, eta_s: float | None = None) -> str:
     """Return the progress in one line, for logs."""
     now = snapshot.progress
-    eta = "" if eta_s is None or snapshot.is_over else f", {words.duration(eta_s)} left"
+    eta = "" if eta_s is None or snapshot.is_over else f", {formatting.duration(eta_s)} left"
     return (
         f"{now.status}: {now.scored:,} scored, {snapshot.selected:,} selected, "
         f"{now.ended:,} of {now.jobs:,} answered ({snapshot.unsuccessful:,} failed)"
         f"{_held(snapshot)}, "
-        f"{words.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}, "
-        f"{words.rate(_jobs_per_s(snapshot, eta_s))}{eta}{_warned(snapshot)}"
+        f"{formatting.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}, "
+        f"{formatting.rate(_jobs_per_s(snapshot, eta_s))}{eta}{_warned(snapshot)}"
     )
 
 
@@ -72,17 +72,17 @@ def _facts(snapshot: Snapshot, eta_s: float | None) -> Text:
         f"{count:,} {status}" for status, count in snapshot.progress.results.items() if count
     )
     facts = [
-        f"{words.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}",
-        words.duration(snapshot.elapsed_s),
+        f"{formatting.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}",
+        formatting.duration(snapshot.elapsed_s),
     ]
     if snapshot.progress.at_providers:
         facts.insert(0, _held(snapshot).removeprefix(", "))
     if snapshot.jobs_per_s is not None:
-        facts.append(words.rate(_jobs_per_s(snapshot, eta_s)))
+        facts.append(formatting.rate(_jobs_per_s(snapshot, eta_s)))
     if failed:
         facts.insert(0, failed)
     if eta_s is not None and not snapshot.is_over:
-        facts.append(f"{words.duration(eta_s)} left")
+        facts.append(f"{formatting.duration(eta_s)} left")
     return Text(" · ".join(facts))
 
 
@@ -93,7 +93,7 @@ def _held(snapshot: Snapshot) -> str:
 
 def _of_budget(snapshot: Snapshot) -> str:
     limit_usd = snapshot.progress.balance.limit_usd
-    return "" if limit_usd is None else f" of {words.usd(limit_usd)}"
+    return "" if limit_usd is None else f" of {formatting.usd(limit_usd)}"
 
 
 def _latest_plan(snapshot: Snapshot) -> str:
@@ -124,8 +124,8 @@ def _models(snapshot: Snapshot) -> Table:
         table.add_row(
             share.model,
             f"{share.results:,}",
-            words.percent(part),
+            formatting.percent(part),
             f"{share.attempts:,}",
-            words.usd(share.cost_usd),
+            formatting.usd(share.cost_usd),
         )
     return table

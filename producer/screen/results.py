@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from producer.screen import words
+from routoo.console import formatting
 from routoo.store.results import ResultRecord
 
 _LONGEST_ANSWER = 60
@@ -25,7 +25,7 @@ def results_table(records: Sequence[ResultRecord]) -> Table:
             _one_line(record.answer if record.answer is not None else _error(record)),
             _quality(record.expected_quality),
             _quality(record.quality),
-            words.usd(record.cost_usd),
+            formatting.usd(record.cost_usd),
             "-" if record.latency_s is None else f"{record.latency_s:.2f} s",
         )
     return table

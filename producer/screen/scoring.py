@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from producer.snapshot import Snapshot
-from routoo.output import messages
+from routoo.console.output import messages
 
 
 @contextmanager

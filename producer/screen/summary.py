@@ -4,9 +4,9 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from producer.screen import words
 from producer.screen.progress import progress_view
 from producer.summary import Contender, Summary
+from routoo.console import formatting
 
 
 def summary_view(summary: Summary) -> RenderableType:
@@ -36,29 +36,31 @@ def _comparison(summary: Summary) -> Table:
 def _add(table: Table, contender: Contender, *, prefix: str = "", style: str | None = None) -> None:
     table.add_row(
         prefix + contender.name,
-        words.percent(contender.expected_quality),
-        words.usd(contender.expected_cost_usd),
-        words.percent(contender.graded_quality),
-        words.usd(contender.cost_usd),
+        formatting.percent(contender.expected_quality),
+        formatting.usd(contender.expected_cost_usd),
+        formatting.percent(contender.graded_quality),
+        formatting.usd(contender.cost_usd),
         style=style,
     )
 
 
 def _sentences(summary: Summary) -> list[str]:
     snapshot = summary.snapshot
-    pace = f"{words.duration(snapshot.elapsed_s)}, {words.rate(snapshot.jobs_per_s)}"
+    pace = f"{formatting.duration(snapshot.elapsed_s)}, {formatting.rate(snapshot.jobs_per_s)}"
     lines = [f"{snapshot.progress.ended:,} jobs in {pace}."]
     limit_usd = snapshot.progress.balance.limit_usd
     if limit_usd:
         used = float(snapshot.spent_usd / limit_usd)
-        lines.append(f"{words.usd(snapshot.spent_usd)} spent, {words.percent(used)} of the budget.")
+        lines.append(
+            f"{formatting.usd(snapshot.spent_usd)} spent, {formatting.percent(used)} of the budget."
+        )
     plan = snapshot.batch.plan or {}
     price = plan.get("shadow_price_per_usd")
     if price:
         per_cent_more = price * float(limit_usd or 0) / 100
         lines.append(
             f"One more per cent of budget would buy about {per_cent_more:.2g} more good answers "
-            f"(the plan is within {words.percent(plan.get('gap'))} of the best possible)."
+            f"(the plan is within {formatting.percent(plan.get('gap'))} of the best possible)."
         )
     if summary.graded_jobs:
         lines.append(f"Graded are {summary.graded_jobs:,} jobs against their references.")

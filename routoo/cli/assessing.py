@@ -9,8 +9,10 @@ import typer
 
 from routoo.cli.evaluate_options import EvaluateOptions
 from routoo.cli.fitting import cache_folder
-from routoo.cli.progress import counted
 from routoo.cli.protocol import cross_estimates
+from routoo.console.output import console, messages
+from routoo.console.progress import counted
+from routoo.console.scorecard_tables import print_calibration, print_scorecard
 from routoo.domain.tables import Outcomes, read_items, read_outcomes
 from routoo.errors import InputError
 from routoo.evaluation.baselines import domain_quality, knn_quality, mean_quality
@@ -20,7 +22,6 @@ from routoo.evaluation.report.page import render_page
 from routoo.evaluation.report.terminal import print_calibration, print_scorecard
 from routoo.evaluation.scorecard import Scorecard
 from routoo.evaluation.trials import cost_matrix, latency_matrix
-from routoo.output import console, messages
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor

@@ -7,22 +7,16 @@ import orjson
 import typer
 
 from routoo.cli import registry
-from routoo.output import console, report_table
+from routoo.console.commands import CommandGroup
+from routoo.console.output import console, report_table
 from routoo.predictor.manifest import MANIFEST_FILE, read_manifest
 
-checkpoint = typer.Typer(
-    no_args_is_help=True, help="Look at checkpoints, add models to them, choose which one is used."
-)
+checkpoint = CommandGroup("Look at checkpoints, add models to them, choose which one is used.")
 checkpoint.command("list")(registry.list_registered)
 checkpoint.command("register")(registry.register)
 checkpoint.command("promote")(registry.promote)
 checkpoint.command("rollback")(registry.rollback)
 checkpoint.command("history")(registry.history)
-
-
-@checkpoint.callback()
-def _keep_names() -> None:
-    """Look at checkpoints, add models to them, choose which one is used."""
 
 
 @checkpoint.command()
@@ -43,7 +37,6 @@ def show(
         typer.echo((folder / MANIFEST_FILE).read_text(encoding="utf-8").rstrip())
         return
     # numpy takes a moment to load: not for --help
-    from routoo.evaluation.report.number_format import fixed  # noqa: PLC0415
 
     screen = console()
     screen.print(f"backbone {manifest.backbone} ({manifest.backbone_sha256[:12]})")
@@ -74,8 +67,7 @@ def add_model(
     routoo checkpoint add-model ck --model new --items i.parquet --outcomes o.parquet --out ck2
     """
     # Looking at a manifest takes no torch.
-    from routoo.cli.addition import write_addition  # noqa: PLC0415
-    from routoo.evaluation.report.number_format import fixed  # noqa: PLC0415
+    from routoo.cli.addition import write_addition
 
     added = write_addition(folder, model, (items, outcomes), out, device)
     if json:

@@ -8,12 +8,12 @@ import orjson
 import typer
 
 from routoo.cli.choose_options import ChooseOptions
+from routoo.console.output import console, messages, report_table
 from routoo.domain.pool import Pool, Tariff
 from routoo.domain.pool_file import parse_pool
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
 from routoo.files import replacing
-from routoo.output import console, messages, report_table
 from routoo.selector.answers import Answers
 from routoo.selector.tariffs import check_priced, derive_prices, price_answers, read_prices
 from routoo.selector.universe import GREEDY_SHARE, Universe, choose_universe, value_answers

@@ -1,7 +1,7 @@
 """`routoo collect`: run every candidate model over a prompt file and grade the answers."""
 
 from routoo.cli.collect_options import CollectOptions
-from routoo.cli.flat_options import with_options
+from routoo.console.options import with_options
 
 
 @with_options(CollectOptions)
@@ -12,6 +12,6 @@ def collect(options: CollectOptions) -> None:
     interruption or failures, and only what is missing is asked.
     """
     # Arrow, aiohttp and the graders take a second to load: not for --help
-    from routoo.cli.collecting import collect_outcomes  # noqa: PLC0415
+    from routoo.cli.collecting import collect_outcomes
 
     collect_outcomes(options)

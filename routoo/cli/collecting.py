@@ -14,6 +14,7 @@ from rich.table import Table
 
 from routoo.cli.collect_options import CollectOptions
 from routoo.client.endpoints import ChatEndpoints
+from routoo.console.output import console, messages, report_table
 from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel
 from routoo.domain.pool_file import load_pool
@@ -29,7 +30,6 @@ from routoo.evaluation.item_grading import (
     summarise,
     to_outcomes,
 )
-from routoo.output import console, messages, report_table
 from routoo.settings import load_settings
 
 EXIT_SOME_FAILED = 5

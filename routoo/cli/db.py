@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from routoo.console.commands import CommandGroup
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.embedded.stack import embedded_stack
 from routoo.embedded.urls import database_url
@@ -12,13 +13,13 @@ from routoo.errors import ConfigError, EmbeddedStackError
 from routoo.settings import Settings, load_settings
 from routoo.store.location import redacted
 
-app = db = typer.Typer(no_args_is_help=True, help="The database's schema, and the embedded server.")
+app = db = CommandGroup("The database's schema, and the embedded server.")
 
 
 @app.command()
 def upgrade() -> None:
     """Bring the database to the newest schema; safe to repeat, and while programs start."""
-    from routoo.store import migrate  # noqa: PLC0415 - Alembic takes a second to load
+    from routoo.store import migrate
 
     with embedded_stack(load_settings(), broker=False) as (url, _):
         typer.echo(f"{redacted(url)} is at revision {migrate.upgrade(url)}")
@@ -27,7 +28,7 @@ def upgrade() -> None:
 @app.command()
 def current() -> None:
     """Show the revision of the database's schema; exit status 1 where it is not the newest."""
-    from routoo.store import migrate  # noqa: PLC0415 - Alembic takes a second to load
+    from routoo.store import migrate
 
     with embedded_stack(load_settings(), broker=False) as (url, _):
         revision, newest = migrate.current(url), migrate.head()

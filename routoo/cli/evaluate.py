@@ -1,7 +1,7 @@
 """`routoo evaluate`: how good a predictor is on outcomes it was not trained on."""
 
 from routoo.cli.evaluate_options import EvaluateOptions
-from routoo.cli.flat_options import with_options
+from routoo.console.options import with_options
 
 
 @with_options(EvaluateOptions)
@@ -20,6 +20,6 @@ def evaluate(options: EvaluateOptions) -> None:
         --suffix '\nAnswer:' --items I.parquet --outcomes O.parquet
     """
     # torch takes seconds to load: not for --help
-    from routoo.cli.assessing import assess  # noqa: PLC0415
+    from routoo.cli.assessing import assess
 
     assess(options)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from routoo.cli.database import with_database
+from routoo.console.run import run_with_database
 from routoo.domain.tables import write_items, write_outcomes
 from routoo.errors import NotFoundError
 from routoo.evaluation_runs.export_graded import Harvest, Tables, harvest, join
@@ -24,7 +24,7 @@ def export_tables(items: Path, outcomes: Path, *, with_evaluation: bool) -> dict
         async with database.transaction() as conn:
             return await harvest(conn)
 
-    found = with_database(load_settings(), load)
+    found = run_with_database(load_settings(), load)
     tables = join([found.training, found.evaluation]) if with_evaluation else found.training
     _check_any(tables, found)
     write_items(items, tables.items)

@@ -7,7 +7,7 @@ from jaxtyping import Float32
 from rich.console import Console
 
 from routoo.cli.fitting_options import FittingOptions
-from routoo.cli.progress import counted
+from routoo.console.progress import counted
 from routoo.predictor.backbone import find_backbone
 from routoo.predictor.cache import EmbeddingCache
 from routoo.predictor.dataset import OutcomeMatrix

@@ -6,14 +6,10 @@ from typing import Annotated
 import orjson
 import typer
 
-from routoo.output import messages
+from routoo.console.commands import CommandGroup
+from routoo.console.output import messages
 
-outcomes = typer.Typer(no_args_is_help=True, help="Use the graded answers of batches and runs.")
-
-
-@outcomes.callback()
-def _keep_names() -> None:
-    """Use the graded answers of batches and runs."""
+outcomes = CommandGroup("Use the graded answers of batches and runs.")
 
 
 @outcomes.command()
@@ -41,7 +37,7 @@ def export(
         routoo outcomes export --items items.parquet --outcomes outcomes.parquet
     """
     # Arrow takes half a second to load: not for --help
-    from routoo.cli.exporting import export_tables  # noqa: PLC0415
+    from routoo.cli.exporting import export_tables
 
     facts = export_tables(items, out, with_evaluation=with_evaluation)
     if json_out:

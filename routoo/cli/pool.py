@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 
 from routoo.cli.choose_options import AsJson, ChooseOptions
-from routoo.cli.flat_options import with_options
+from routoo.console.commands import CommandGroup
+from routoo.console.options import with_options
+from routoo.console.output import console, report_table
 from routoo.domain.pool_file import load_pool
-from routoo.output import console, report_table
 
-app = pool = typer.Typer(no_args_is_help=True, help="Choose, look at and check pools of models.")
+app = pool = CommandGroup("Choose, look at and check pools of models.")
 
 PoolFile = Annotated[Path, typer.Argument(help="Pool file (YAML).")]
 
@@ -21,7 +22,7 @@ PoolFile = Annotated[Path, typer.Argument(help="Pool file (YAML).")]
 def choose(options: ChooseOptions) -> None:
     """Choose the models that complement each other best on graded answers."""
     # Arrow takes half a second to load: not for --help
-    from routoo.cli.choosing import choose_pool  # noqa: PLC0415
+    from routoo.cli.choosing import choose_pool
 
     choose_pool(options)
 
@@ -50,8 +51,8 @@ def show(pool_file: PoolFile, *, as_json: AsJson = False) -> None:
 @app.command()
 def check(pool_file: PoolFile) -> None:
     """Check a pool file: readable, priced, keys and tokenizers there; exit status 2 where not."""
-    from routoo.client.access import check_variables  # noqa: PLC0415 - loads aiohttp
-    from routoo.client.token_counts import TokenCounters  # noqa: PLC0415 - loads a library
+    from routoo.client.access import check_variables
+    from routoo.client.token_counts import TokenCounters
 
     found = load_pool(pool_file)
     check_variables(found.models, os.environ)

@@ -6,7 +6,7 @@ from typing import Annotated
 import orjson
 import typer
 
-EXIT_BAD_ROWS = 5
+from routoo.console.exit_codes import INCOMPLETE
 
 
 def predict(
@@ -29,10 +29,10 @@ def predict(
     routoo predict --checkpoint DIR --items batch.jsonl --out P.jsonl --model small --model large
     """
     # torch takes seconds to load: not for --help
-    from routoo.cli.predicting import write_predictions  # noqa: PLC0415
+    from routoo.cli.predicting import write_predictions
 
     facts = write_predictions(checkpoint, items, out, model, device)
     if json:
         typer.echo(orjson.dumps(facts).decode())
     if facts["bad_rows"]:
-        raise typer.Exit(EXIT_BAD_ROWS)
+        raise typer.Exit(INCOMPLETE)

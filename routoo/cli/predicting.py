@@ -10,13 +10,13 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from routoo.cli.progress import counted
+from routoo.console.output import messages
+from routoo.console.progress import counted
 from routoo.domain.items import Item
 from routoo.domain.prediction import Predictions
 from routoo.domain.tables import read_items
 from routoo.errors import InputError
 from routoo.files import check_suffix, replacing
-from routoo.output import messages
 from routoo.predictor.encoder import Progress
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 

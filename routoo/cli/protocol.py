@@ -4,11 +4,11 @@ from rich.console import Console
 
 from routoo.cli.fitting import fit_options, load_encoder, read_prompts, tune_options
 from routoo.cli.fitting_options import FittingOptions
-from routoo.cli.progress import counted
 from routoo.cli.tuned import tune_encoder
+from routoo.console.output import messages
+from routoo.console.progress import counted
 from routoo.evaluation.protocol_names import Protocol
 from routoo.evaluation.protocols import Quality, Reader, Readout, cross_fit, deal
-from routoo.output import messages
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256
 from routoo.predictor.text import string_sha256
 from routoo.settings import load_settings

@@ -6,10 +6,10 @@ from typing import Annotated
 import orjson
 import typer
 
-from routoo.cli.database import with_database
 from routoo.cli.promoting import put_into_use, register_folder
+from routoo.console.output import console, report_table
+from routoo.console.run import run_with_database
 from routoo.errors import CheckpointError, InputError
-from routoo.output import console, report_table
 from routoo.predictor.manifest import read_manifest
 from routoo.settings import load_settings
 from routoo.store import checkpoints
@@ -33,7 +33,7 @@ def register(
         async with database.transaction() as conn:
             return await register_folder(conn, folder)
 
-    found = with_database(load_settings(), save)
+    found = run_with_database(load_settings(), save)
     typer.echo(found.weights_sha256[:12])
 
 
@@ -46,7 +46,7 @@ def list_registered(*, as_json: AsJson = False) -> None:
         async with database.transaction() as conn:
             return await checkpoints.list_all(conn), await checkpoints.promoted(conn)
 
-    found, promoted = with_database(load_settings(), load)
+    found, promoted = run_with_database(load_settings(), load)
     if as_json:
         for one in found:
             facts: dict[str, object] = {
@@ -81,7 +81,7 @@ def promote(which: Which, *, reason: Reason = "promoted by hand") -> None:
             await put_into_use(conn, found, reason, settings.checkpoint)
             return found
 
-    typer.echo(f"in use: {with_database(settings, put).weights_sha256[:12]}")
+    typer.echo(f"in use: {run_with_database(settings, put).weights_sha256[:12]}")
 
 
 def rollback(*, reason: Reason = "rolled back by hand") -> None:
@@ -91,7 +91,7 @@ def rollback(*, reason: Reason = "rolled back by hand") -> None:
         async with database.transaction() as conn:
             return await checkpoints.roll_back(conn, reason)
 
-    found = with_database(load_settings(), back)
+    found = run_with_database(load_settings(), back)
     if found is None:
         raise InputError(
             "there is no earlier checkpoint to go back to", remedy="Promote another one"
@@ -106,7 +106,7 @@ def history(*, as_json: AsJson = False) -> None:
         async with database.transaction() as conn:
             return await checkpoints.promotions(conn)
 
-    found = with_database(load_settings(), load)
+    found = run_with_database(load_settings(), load)
     if as_json:
         for one in found:
             typer.echo(orjson.dumps(one).decode())

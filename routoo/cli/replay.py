@@ -28,7 +28,7 @@ def replay(
         routoo replay --items mmlu_items.parquet --outcomes mmlu_outcomes.parquet --port 8080
     """
     # Arrow, aiohttp and the graders take a second to load: not for --help
-    from routoo.cli.replaying import serve_recorded  # noqa: PLC0415
+    from routoo.cli.replaying import serve_recorded
 
     serve_recorded(
         outcomes, items or [], port, latency_scale=latency_scale, until_stdin_ends=until_stdin_ends

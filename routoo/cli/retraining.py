@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from routoo.cli.database import with_database
 from routoo.cli.promoting import put_into_use, register_folder
+from routoo.console.run import run_with_database
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import MeanInterval, mean_interval
@@ -56,7 +56,7 @@ def training_tables(
             kept, taken = await without_evaluation_items(conn, files)
             return join([kept, found.training]), taken + len(found.evaluation.items)
 
-    tables, left_out = with_database(load_settings(), load)
+    tables, left_out = run_with_database(load_settings(), load)
     console.print(f"{left_out} evaluation items are kept out of the fit")
     if not tables.items:
         raise InputError(
@@ -81,7 +81,7 @@ def refuse_folder_in_use(folder: Path) -> None:
         async with database.transaction() as conn:
             return await checkpoints.list_all(conn)
 
-    kept = {Path(one.path) for one in with_database(settings, load)}
+    kept = {Path(one.path) for one in run_with_database(settings, load)}
     if folder.resolve() in {*kept, settings.checkpoint.resolve()}:
         raise InputError(
             "the folder holds a checkpoint that is registered or in use",
@@ -107,7 +107,7 @@ def promote_if_not_worse(folder: Path, device: str, console: Console) -> bool:
         async with database.transaction() as conn:
             return (await harvest(conn)).evaluation, await checkpoints.promoted(conn)
 
-    tables, promoted = with_database(settings, held_out)
+    tables, promoted = run_with_database(settings, held_out)
     present = settings.checkpoint if promoted is None else Path(promoted.path)
     rise = compare_checkpoints(tables, present, folder, device)
     why = f"Brier score on evaluation items: {_shown(rise)}"
@@ -159,7 +159,7 @@ def _record(settings: Settings, folder: Path, reason: str | None) -> None:
             if reason is not None:
                 await put_into_use(conn, found, reason, settings.checkpoint)
 
-    with_database(settings, write)
+    run_with_database(settings, write)
 
 
 def _shown(rise: MeanInterval | None) -> str:

@@ -1,7 +1,7 @@
 """`routoo train`: fit a predictor from outcome tables."""
 
-from routoo.cli.flat_options import with_options
 from routoo.cli.train_options import TrainOptions
+from routoo.console.options import with_options
 
 
 @with_options(TrainOptions)
@@ -15,6 +15,6 @@ def train(options: TrainOptions) -> None:
     routoo train --backbone models/qwen --tune --items I.parquet --outcomes O.parquet --out DIR
     """
     # torch takes seconds to load: not for --help
-    from routoo.cli.training import fit_checkpoint  # noqa: PLC0415
+    from routoo.cli.training import fit_checkpoint
 
     fit_checkpoint(options)

@@ -13,17 +13,17 @@ from jaxtyping import Int64
 from rich.console import Console
 
 from routoo.cli.fitting import fit_options, load_encoder, read_prompts, tune_options
-from routoo.cli.progress import counted
 from routoo.cli.retraining import promote_if_not_worse, refuse_folder_in_use, training_tables
 from routoo.cli.train_options import TrainOptions
 from routoo.cli.tuned import TUNING_STATE, tune_encoder
+from routoo.console.output import messages
+from routoo.console.progress import counted
 from routoo.evaluation.plots import PLOT_FORMATS, plot_learning_curve
 from routoo.evaluation.quality_floors import floor_margins
 from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.report.number_format import fixed
 from routoo.evaluation_runs.export_graded import Tables
 from routoo.files import check_suffix
-from routoo.output import messages
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.encoder import Encoder

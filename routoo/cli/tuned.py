@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool
 from rich.console import Console
 
-from routoo.cli.progress import counted
+from routoo.console.progress import counted
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.encoder import Encoder
 from routoo.predictor.fitting import FitOptions, check_enough

@@ -18,7 +18,7 @@ from transformers import (
 )
 from typer.testing import CliRunner
 
-from routoo.cli.main import build_app
+from routoo.cli.main import app
 from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_items, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
@@ -66,7 +66,7 @@ def _save_model(kind: str, folder: Path) -> None:
 
 
 def _run(*arguments: str) -> str:
-    result = CliRunner().invoke(build_app((arguments[0],)), arguments, catch_exceptions=False)
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from routoo.cli.main import build_app
+from routoo.cli.main import app
 from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
@@ -96,7 +96,7 @@ def _tables(folder: Path) -> tuple[str, ...]:
 
 
 def _run(*arguments: str) -> str:
-    result = CliRunner().invoke(build_app((arguments[0],)), arguments, catch_exceptions=False)
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
 
@@ -157,7 +157,7 @@ def test_a_bad_row_does_not_block_the_others(checkpoint: Path, tmp_path: Path) -
     items, out = tmp_path / "i.jsonl", tmp_path / "p.jsonl"
     items.write_text('{"prompt": "What is 2 + 2?"}\n{"prompt": 5}\n{"prompt": "Who?"}\n')
     files = ("--checkpoint", str(checkpoint), "--items", str(items), "--out", str(out))
-    result = CliRunner().invoke(build_app(("predict",)), ("predict", *files, "--json"))
+    result = CliRunner().invoke(app, ("predict", *files, "--json"))
     assert result.exit_code == 5
     facts = json.loads(result.stdout)
     assert (facts["items"], facts["models"], facts["truncated"]) == (2, ["strong", "weak"], 0)

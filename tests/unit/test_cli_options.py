@@ -7,13 +7,13 @@ from typer.testing import CliRunner
 
 from routoo.cli.evaluate import evaluate
 from routoo.cli.fitting_options import FittingOptions
-from routoo.cli.main import build_app
+from routoo.cli.main import app
 from routoo.cli.train import train
 
 
 @pytest.mark.parametrize(("name", "own"), [("train", "--out"), ("evaluate", "--items")])
 def test_help_shows_a_commands_own_options_before_those_of_every_fit(name: str, own: str) -> None:
-    shown = CliRunner().invoke(build_app((name,)), [name, "--help"], terminal_width=200).output
+    shown = CliRunner().invoke(app, [name, "--help"], terminal_width=200).output
     assert 0 < shown.index(own) < shown.index("how it is fitted") < shown.index("--model")
 
 

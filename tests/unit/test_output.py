@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from routoo.console.output import console, messages, report_table, write_it_whole
 from routoo.files import replacing
-from routoo.output import console, messages, report_table, write_it_whole
 
 AT_MOST = 65_536
 

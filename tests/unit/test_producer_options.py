@@ -11,7 +11,7 @@ from producer.commands.plan import plan_command
 from producer.commands.run_options import RunOptions
 from producer.commands.schedule import add_command
 from producer.commands.submit import submit_command
-from producer.screen import words
+from routoo.console import formatting
 from routoo.domain.batch_options import Objective
 from routoo.errors import InputError
 from tests.batch_factory import pool_of
@@ -87,4 +87,4 @@ def test_a_shared_record_of_options_stands_between_arguments_and_own_options(
 def test_the_price_of_money_is_told_of_an_amount_small_beside_the_cost(
     answers_per_usd: float, cost_usd: float, said: str
 ) -> None:
-    assert words.price_of_money(answers_per_usd, cost_usd) == said
+    assert formatting.price_of_money(answers_per_usd, cost_usd) == said

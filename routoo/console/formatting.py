@@ -1,9 +1,11 @@
-"""Numbers and durations as people read them."""
+"""Amounts, shares, times and rates as people read them."""
 
 import math
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
-from routoo.domain.batch_options import Objective
+if TYPE_CHECKING:
+    from routoo.domain.batch_options import Objective
 
 _MINUTE_S = 60
 _HOUR_S = 3600
@@ -62,7 +64,7 @@ def small_amount(cost_usd: float) -> Decimal:
     return Decimal(10) ** math.floor(math.log10(cost_usd / 10 or 1.0))
 
 
-def aim(objective: Objective, budget_usd: Decimal | None) -> str:
+def aim(objective: "Objective", budget_usd: Decimal | None) -> str:
     """Return what a batch aims at."""
     within = "" if budget_usd is None else f" within {usd(budget_usd)}"
     caution = f", counted {objective.risk:g} standard deviations low" if objective.risk else ""

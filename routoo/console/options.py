@@ -1,4 +1,4 @@
-"""Lets several commands share a record of options."""
+"""Options as a record: several commands share them, and a function takes them as one value."""
 
 import functools
 import inspect
@@ -8,10 +8,11 @@ from typing import Any, get_type_hints
 
 
 def with_options(record: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator that puts a record's fields among a command's options.
+    """Return a decorator that adds a record's fields to a command's options.
 
-    typer reads options off a signature and knows no records; so the decorated command shows the
-    fields as parameters of its own, and gets them back as one record named `options`.
+    typer reads options from a function's signature and knows no records. So the decorated command
+    has the fields as parameters of its own, and the function receives them as one record, its
+    parameter `options`.
 
     Args:
         record: A dataclass whose fields are annotated as typer wants parameters to be.
@@ -34,7 +35,7 @@ def with_options(record: type) -> Callable[[Callable[..., None]], Callable[..., 
         after = [part for part in own if part.kind is inspect.Parameter.KEYWORD_ONLY]
 
         @functools.wraps(command)
-        def flat(*args: Any, **values: Any) -> None:  # noqa: ANN401 - typer's own values
+        def flat(*args: Any, **values: Any) -> None:
             options = record(**{part.name: values.pop(part.name) for part in shared})
             command(*args, options=options, **values)
 

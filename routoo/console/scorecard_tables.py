@@ -1,4 +1,4 @@
-"""A scorecard on a terminal."""
+"""Prints a scorecard, or a calibration report, as tables on a terminal."""
 
 import math
 from collections.abc import Mapping
@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+from routoo.console.output import report_table
 from routoo.evaluation.bootstrap import Interval
 from routoo.evaluation.operating_point import Operating
 from routoo.evaluation.report.number_format import fixed, percent, signed, usd, with_interval
 from routoo.evaluation.scorecard import Pool, Scorecard
-from routoo.output import report_table
 
 
 def print_scorecard(console: Console, card: Scorecard) -> None:

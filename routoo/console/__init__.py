@@ -1,0 +1,6 @@
+"""What the command lines share: lazy commands, running, exit codes, output and its formats.
+
+Both `routoo` and `routoo-producer` stand on it, and `routoo-worker` where it needs to. It is the
+only room of the library, beside `routoo.cli`, that knows the command-line library (typer). Its
+modules import nothing heavy, so that a help page appears at once.
+"""

@@ -1,0 +1,111 @@
+"""Command groups whose commands are imported only when they run or show their own help.
+
+A program lists its commands with a summary each, and the list appears without importing any:
+
+    app = CommandGroup("Fit and measure predictors.")
+    app.add_lazy("train", "routoo.cli.train:train", "Fit a predictor from outcome tables.")
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import typer
+from typer.core import TyperCommand
+from typer.main import get_command, get_group
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Command(TyperCommand):
+    """A command whose help page is plain text: panels of options, then the examples.
+
+    The section "Example:" or "Examples:" of the function's docstring is printed last, line by line
+    as it stands. Options with a `rich_help_panel` form a section of that title.
+    """
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        text, *examples = re.split(r"\n\nExamples?:\n", self.help or "")
+        self.help = text
+        # Whole: typer would cut a summary at 45 characters in a group's list.
+        self.short_help = self.short_help or text.partition("\n\n")[0].replace("\n", " ")
+        if examples and not self.epilog:
+            lines = [line for line in inspect.cleandoc(examples[0]).splitlines() if line.strip()]
+            # \b keeps the lines of a paragraph as they are.
+            self.epilog = "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write arguments, options and each panel of options as a section of its own."""
+        sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                kind = "Arguments" if param.param_type_name == "argument" else "Options"
+                title = getattr(param, "rich_help_panel", None) or kind
+                sections.setdefault(title, []).append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+
+class CommandGroup(typer.Typer):
+    """A group of commands without boxes and traces of local variables.
+
+    Args:
+        description: Help text of the group.
+        settings: Other settings of `typer.Typer`.
+    """
+
+    def __init__(self, description: str, **settings: Any) -> None:
+        super().__init__(
+            help=description,
+            no_args_is_help=True,
+            rich_markup_mode=None,  # boxes break commands that people copy; rich loads slowly
+            pretty_exceptions_enable=False,  # it would print local variables, secrets too
+            **settings,
+        )
+        # Without a callback typer would make a lone command the program itself.
+        self.callback()(_do_nothing)
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
+        """Return a decorator that adds a function as a command, as `typer.Typer.command` does."""
+        return super().command(name, **{"cls": Command, **settings})
+
+    def add_lazy(self, name: str, target: str, summary: str) -> None:
+        """Add a command or group that is imported when it is run or its own help is shown.
+
+        Args:
+            name: As it is typed.
+            target: `package.module:attribute` of the function, or of a group's `CommandGroup`.
+            summary: Its line in the list of commands.
+        """
+        unloaded = type("Unloaded", (_Unloaded,), {"target": target})
+        self.command(name, cls=unloaded, short_help=summary)(_do_nothing)
+
+
+class _Unloaded(TyperCommand):
+    """Stands for a command in its group's list, and gives way to it when it is named."""
+
+    target = ""
+
+    def make_context(self, info_name: str | None, *args: Any, **settings: Any) -> Any:
+        """Import the command and return its context: from here on only the command is used."""
+        return _load(self.target).make_context(info_name, *args, **settings)
+
+
+def _load(target: str) -> Any:
+    module, _, attribute = target.partition(":")
+    found = getattr(importlib.import_module(module), attribute)
+    if isinstance(found, typer.Typer):
+        return get_group(found)
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone.command(cls=Command)(found)
+    return get_command(alone)
+
+
+def _do_nothing() -> None:
+    pass

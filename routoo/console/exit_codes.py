@@ -1,0 +1,8 @@
+"""Exit statuses of the commands; every `RoutooError` names its own in `exit_code`."""
+
+SYSTEM_ERROR = 4
+"""The operating system refused: a full disk, a folder that may not be written (`OSError`)."""
+INCOMPLETE = 5
+"""The command came to its end, and some calls failed, some jobs or rows have no answer."""
+INTERRUPTED = 130
+"""Ctrl-C, as shells give it (128 + SIGINT)."""

@@ -1,0 +1,113 @@
+"""Runs a program or a command: errors and Ctrl-C become messages and exit statuses."""
+
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, TypeVar
+
+import typer
+
+from routoo.console.exit_codes import INTERRUPTED, SYSTEM_ERROR
+from routoo.console.output import note, write_it_whole
+from routoo.errors import RoutooError
+
+if TYPE_CHECKING:
+    from routoo.settings import Settings
+    from routoo.store.database import Database
+
+_CONNECTIONS = 2
+"""Database connections of a command: one to stream from and one to write with."""
+
+Result = TypeVar("Result")
+
+
+def run_program(app: Callable[[], object]) -> None:
+    """Run a command line; an expected error ends it with a message and a status, not a trace.
+
+    Raises:
+        SystemExit: The command failed: with the error's `exit_code` for an error of ours, with
+            `SYSTEM_ERROR` where the operating system refused, with `INTERRUPTED` after Ctrl-C.
+    """
+    write_it_whole()
+    try:
+        app()
+    except RoutooError as error:
+        note(f"error: {error}")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        note(f"error: {where}{error.strerror or error}")
+        sys.exit(SYSTEM_ERROR)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def run_with_database(
+    settings: "Settings",
+    command: "Callable[[Database], Awaitable[Result]]",
+    *,
+    on_interrupt: str = "Interrupted.",
+) -> Result:
+    """Run a coroutine with an open database, the one that the settings name.
+
+    Args:
+        settings: Read at the entry point.
+        command: What to do with the open database.
+        on_interrupt: Text for standard error after Ctrl-C.
+
+    Raises:
+        Exit: After Ctrl-C, with status 130.
+        RoutooError: What the command raised, or the database can't be used.
+    """
+    import asyncio
+
+    # asyncio would replace Python's own handler by one that can't end a blocking read.
+    previous = signal.signal(signal.SIGINT, _raise_interrupt)
+    try:
+        with usable_database(settings) as url:
+            return asyncio.run(_with_database(url, command))
+    except KeyboardInterrupt:
+        note(f"\n{on_interrupt}")
+        raise typer.Exit(INTERRUPTED) from None
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def usable_database(settings: "Settings") -> Iterator[str]:
+    """Keep a usable database for as long as the block runs.
+
+    An embedded server is started where it doesn't run, migrated, and stopped in the end unless
+    workers or other commands use it. A server named by URL is left as it is. This blocks: enter
+    it before an event loop runs.
+
+    Yields:
+        The database's URL.
+
+    Raises:
+        EmbeddedStackError: The embedded server can't be started.
+        StoreError: The database can't be migrated.
+    """
+    from routoo.embedded.stack import embedded_stack
+
+    with embedded_stack(settings, broker=False) as (url, _):
+        if settings.embedded_database:
+            from routoo.store.migrate import upgrade
+
+            upgrade(url)
+        yield url
+
+
+async def _with_database(url: str, command: "Callable[[Database], Awaitable[Result]]") -> Result:
+    from routoo.store.database import Database
+
+    async with Database(url, max_size=_CONNECTIONS) as database:
+        return await command(database)
+
+
+def _raise_interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
