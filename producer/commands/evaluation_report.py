@@ -47,6 +47,8 @@ def report_command(
     What needs every model's answers is measured on the sample of a run with --full.
     """
     # The metrics take 0.5 s to load: not for the other commands
+    from routoo.console.scorecard_tables import print_scorecard  # noqa: PLC0415
+    from routoo.evaluation.report.page import render_page  # noqa: PLC0415
     from routoo.evaluation.run_scorecard import run_scorecard  # noqa: PLC0415 - the same
 
     async def load(database: Database) -> "tuple[EvaluationRun, list[EvaluationRun]]":

@@ -19,7 +19,6 @@ from routoo.evaluation.baselines import domain_quality, knn_quality, mean_qualit
 from routoo.evaluation.build_scorecard import Evidence, compile_scorecard
 from routoo.evaluation.pool_comparison import Quality, calibration_report
 from routoo.evaluation.report.page import render_page
-from routoo.evaluation.report.terminal import print_calibration, print_scorecard
 from routoo.evaluation.scorecard import Scorecard
 from routoo.evaluation.trials import cost_matrix, latency_matrix
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix

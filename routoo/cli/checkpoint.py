@@ -37,6 +37,7 @@ def show(
         typer.echo((folder / MANIFEST_FILE).read_text(encoding="utf-8").rstrip())
         return
     # numpy takes a moment to load: not for --help
+    from routoo.evaluation.report.number_format import fixed
 
     screen = console()
     screen.print(f"backbone {manifest.backbone} ({manifest.backbone_sha256[:12]})")
@@ -68,6 +69,7 @@ def add_model(
     """
     # Looking at a manifest takes no torch.
     from routoo.cli.addition import write_addition
+    from routoo.evaluation.report.number_format import fixed
 
     added = write_addition(folder, model, (items, outcomes), out, device)
     if json:
