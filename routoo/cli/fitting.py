@@ -14,8 +14,8 @@ from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.encoder import Encoder
 from routoo.predictor.features import prompt_features
 from routoo.predictor.fitting import FitOptions
+from routoo.predictor.options import TuneOptions
 from routoo.predictor.predictor import choose_device
-from routoo.predictor.tuning import TuneOptions
 from routoo.settings import load_settings
 
 

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from routoo.predictor.backbone import DEFAULT_BACKBONE, Pooling, Precision, Reading
-from routoo.predictor.class_weights import ClassWeight
+from routoo.predictor.options import DEFAULT_BACKBONE, ClassWeight, Pooling, Precision, Reading
 
 _option = partial(typer.Option, rich_help_panel="The predictor, and how it is fitted")
 _ANYWHERE = {"model", "seed", "device", "cache"}

@@ -10,7 +10,8 @@ from routoo.console.progress import counted
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.encoder import Encoder
 from routoo.predictor.fitting import FitOptions, check_enough
-from routoo.predictor.tuning import TuneOptions, tune
+from routoo.predictor.options import TuneOptions
+from routoo.predictor.tuning import tune
 
 TUNING_STATE = "tuning.safetensors"
 """File in the checkpoint's folder that an interrupted tuning goes on from."""

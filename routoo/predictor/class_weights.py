@@ -5,21 +5,11 @@ whose levels mean nothing; what turns views into probabilities (stack, calibrati
 held-out outcome alike.
 """
 
-from enum import StrEnum
-
 import numpy as np
 from jaxtyping import Float32
 
 from routoo.predictor.holes import known_mean
-
-
-class ClassWeight(StrEnum):
-    """How outcomes are weighed."""
-
-    NONE = "none"
-    """All alike."""
-    BALANCED = "balanced"
-    """A model's rarer outcomes count for more, as scikit-learn's `class_weight="balanced"`."""
+from routoo.predictor.options import ClassWeight
 
 
 def outcome_weights(

@@ -9,7 +9,6 @@ from jaxtyping import Bool, Float32, Int64
 from routoo.errors import InputError
 from routoo.predictor.adopted import Adopted
 from routoo.predictor.calibration import Calibration, fit_calibration
-from routoo.predictor.class_weights import ClassWeight
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.domains import number_domains
 from routoo.predictor.estimator import Estimator
@@ -18,6 +17,7 @@ from routoo.predictor.linear import Ridge
 from routoo.predictor.member import ALL_VIEWS, Member
 from routoo.predictor.neighbours import NEIGHBOURS, Neighbours
 from routoo.predictor.novelty import Novelty
+from routoo.predictor.options import ClassWeight
 from routoo.predictor.projection import Projection
 from routoo.predictor.stack import Stack
 from routoo.predictor.tokens import TokenHead

@@ -13,8 +13,9 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from routoo.errors import CheckpointError
-from routoo.predictor.backbone import Backbone, Precision
+from routoo.predictor.backbone import Backbone
 from routoo.predictor.memory import keep_freed_memory
+from routoo.predictor.options import Precision
 
 
 def load_language_model(

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from routoo.predictor.backbone import Pooling
+from routoo.predictor.options import Pooling
 
 States = Float[Tensor, "batch tokens width"]
 Mask = Int[Tensor, "batch tokens"]

@@ -15,7 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from routoo.files import replacing
 from routoo.predictor.batching import micro_batches
-from routoo.predictor.class_weights import ClassWeight, outcome_weights
+from routoo.predictor.class_weights import outcome_weights
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, grouped_folds, text_groups
 from routoo.predictor.encoder import Encoder
 from routoo.predictor.lora import adapter_tensors, add_adapters, drop_adapters
@@ -28,22 +28,6 @@ _STOP_PARTS = 10
 """One part in so many is kept to tell when to stop."""
 _PARAMETER, _MOMENT, _BEST = "parameter.", "moment.", "best."
 """What the tensors of a saved state are named by."""
-
-
-@dataclass(frozen=True, slots=True)
-class TuneOptions:
-    """How a backbone is tuned."""
-
-    rank: int = 8
-    epochs: int = 5
-    """Most passes over the items."""
-    patience: int = 1
-    """Passes without a lower loss on the items kept back before it stops."""
-    learning_rate: float = 3e-4
-    """Of the adapters; the head learns three times as fast."""
-    seed: int = 0
-    class_weight: ClassWeight = ClassWeight.NONE
-    """What outcomes count for in the loss, also in the one that tells when to stop."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,17 +25,24 @@ from routoo.errors import CheckpointError, InputError
 from routoo.evaluation.protocol_names import Protocol
 from routoo.evaluation.protocols import Readout, cross_fit, deal
 from routoo.evaluation.quality_metrics import metrics_by_model
-from routoo.predictor.backbone import DEFAULT_BACKBONE, Pooling, Precision, Reading, find_backbone
+from routoo.predictor.backbone import find_backbone
 from routoo.predictor.checkpoint import read_checkpoint
-from routoo.predictor.class_weights import ClassWeight
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
 from routoo.predictor.encoder import Encoder
 from routoo.predictor.features import prompt_features
 from routoo.predictor.fitting import FitOptions
 from routoo.predictor.language_model import is_decoder
 from routoo.predictor.manifest import read_manifest
+from routoo.predictor.options import (
+    DEFAULT_BACKBONE,
+    ClassWeight,
+    Pooling,
+    Precision,
+    Reading,
+    TuneOptions,
+)
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
-from routoo.predictor.tuning import TuneOptions, _Run, tune
+from routoo.predictor.tuning import _Run, tune
 
 SMALL = {
     "hidden_size": 16,

@@ -9,11 +9,12 @@ from hypothesis.extra import numpy as arrays
 from routoo.domain.items import Item
 from routoo.evaluation.quality_metrics import auc
 from routoo.predictor import holes
-from routoo.predictor.class_weights import ClassWeight, outcome_weights
+from routoo.predictor.class_weights import outcome_weights
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
 from routoo.predictor.linear import Ridge, fit_logistic
 from routoo.predictor.logistic import sigmoid
+from routoo.predictor.options import ClassWeight
 
 HIDDEN = 12
 SHAPE = st.tuples(st.integers(1, 30), st.integers(1, 3))
