@@ -18,16 +18,16 @@ from routoo.client.formats.openai import (
     request_to_send,
     usage_of,
 )
-from routoo.client.limiter.limit_sync import Keeper
-from routoo.client.model_endpoints import Place, Places
-from routoo.client.permit import Permit
+from routoo.client.limiter.limit_sync import LimitSync
+from routoo.client.model_endpoints import ModelEndpoint, ModelEndpoints
+from routoo.client.permit import EndpointPermit
 from routoo.client.post import Poster, Reply
-from routoo.client.ratelimit_headers import learn_limits
+from routoo.client.ratelimit_headers import read_rate_limits
 from routoo.client.token_counts import TokenCounters
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
 from routoo.errors import EndpointError
-from routoo.limits.memory import MemoryLimits
+from routoo.limits.account import MemoryLimits
 from routoo.ports import SharedLimits
 
 
@@ -63,13 +63,13 @@ class ChatEndpoints:
         counters.load(models)
         self._poster: Poster | None = None
         self._deadlines = Deadlines()
-        self._keeper = Keeper(limits or MemoryLimits(), lambda: self._places.gates)
-        self._places = Places(environ, counters, self._keeper.wake)
-        self._keeping: asyncio.Task[None] | None = None
+        self._sync = LimitSync(limits or MemoryLimits(), lambda: self._endpoints.limiters)
+        self._endpoints = ModelEndpoints(environ, counters, self._sync.wake)
+        self._syncing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
         self._poster = Poster()
-        self._keeping = asyncio.create_task(self._keeper.run())
+        self._syncing = asyncio.create_task(self._sync.run())
         return self
 
     async def __aexit__(
@@ -78,21 +78,21 @@ class ChatEndpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._keeping is not None:
-            self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
-            await self._keeper.close()
+        if self._syncing is not None:
+            self._syncing.cancel()
+            await asyncio.gather(self._syncing, return_exceptions=True)
+            await self._sync.close()
         if self._poster is not None:
             await self._poster.close()
             self._poster = None
 
-    def admit(self, model: CandidateModel, tokens: int, *, retry: bool = False) -> Permit:
+    def admit(self, model: CandidateModel, tokens: int, *, retry: bool = False) -> EndpointPermit:
         """Wait until a call is near the front of the queue, and hold the permit to make it."""
-        return Permit(self._places.of(model), tokens, retry=retry)
+        return EndpointPermit(self._endpoints.of(model), tokens, retry=retry)
 
     def outage_s(self, model: CandidateModel) -> float:
         """Return how long all endpoints of a model have kept failing; 0 if one works."""
-        return min([gate.outage_s for gate in self._places.of(model)])
+        return min([limiter.outage_s for limiter in self._endpoints.of(model)])
 
     async def complete(
         self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None
@@ -109,39 +109,39 @@ class ChatEndpoints:
             EndpointError: The call failed; its class says whether a retry may help.
             ConfigError: The variable that should hold the API key or the proxy is not set.
         """
-        (place,) = islice(self._places.of(model).values(), 1)
+        (endpoint,) = islice(self._endpoints.of(model).values(), 1)
         try:
-            completion = await self._ask(place, body, timeout_s)
+            completion = await self._ask(endpoint, body, timeout_s)
         except EndpointError as error:
-            place.gate.failed(error)
+            endpoint.limiter.note_failure(error)
             raise
-        place.gate.answered()
+        endpoint.limiter.note_answer()
         return completion
 
     async def _ask(
-        self, place: Place, body: Mapping[str, Any], timeout_s: float | None
+        self, endpoint: ModelEndpoint, body: Mapping[str, Any], timeout_s: float | None
     ) -> Completion:
-        model, path = place.model, path_of(body)
-        where = place.where[path]
+        model, path = endpoint.model, path_of(body)
+        where = endpoint.where[path]
         data = encode_request(request_to_send(model, body), where=where)
         limit_s = min(timeout_s or model.endpoint.timeout_s, model.endpoint.timeout_s)
         started = time.perf_counter()
         try:
-            status, headers, raw = await self._post(place, path, data, limit_s)
+            status, headers, raw = await self._post(endpoint, path, data, limit_s)
         except CALL_ERRORS as error:
             raise error_of_exception(error, where=where) from error
         latency_s = time.perf_counter() - started
-        learned = learn_limits(headers)
-        if learned is not None:
-            place.gate.learn(learned)
+        rate_limits = read_rate_limits(headers)
+        if rate_limits is not None:
+            endpoint.limiter.note_headers(rate_limits)
         if not 200 <= status < 300:  # noqa: PLR2004 - the range of successes
-            raise error_of_response(status, headers, raw, where=where, secret=place.access.key)
+            raise error_of_response(status, headers, raw, where=where, secret=endpoint.access.key)
         answer, text = decode_answer(raw, where=where, http_status=status)
-        usage = usage_of(answer, body, model, place.counter)
+        usage = usage_of(answer, body, model, endpoint.counter)
         return Completion(text, answer, usage, status, latency_s)
 
-    async def _post(self, place: Place, path: str, data: bytes, limit_s: float) -> Reply:
+    async def _post(self, endpoint: ModelEndpoint, path: str, data: bytes, limit_s: float) -> Reply:
         if self._poster is None:
             raise RuntimeError("ChatEndpoints must be entered with `async with` before a call")
         with self._deadlines.within(limit_s):
-            return await self._poster.post(place.routes[path], data)
+            return await self._poster.post(endpoint.routes[path], data)

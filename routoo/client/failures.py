@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import aiohttp
 import orjson
 
-from routoo.client.retry_after import retry_after_s
+from routoo.client.ratelimit_headers import retry_after_s
 from routoo.errors import (
     ContentFilterError,
     ContextLengthError,

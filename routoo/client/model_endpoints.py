@@ -1,4 +1,4 @@
-"""Where a candidate model can be asked: its endpoints, with what is fixed about each."""
+"""The endpoints of candidate models, each with its limiter, key, URLs and tokenizer."""
 
 import os
 import socket
@@ -10,22 +10,24 @@ from yarl import URL
 
 from routoo.client.access import Access, find_access
 from routoo.client.formats.openai import CHAT_PATH, PLAIN_PATH
-from routoo.client.limiter.endpoint_limiter import Gate
+from routoo.client.limiter.endpoint_limiter import EndpointLimiter
 from routoo.client.post import Route
 from routoo.client.token_counts import TokenCounter, TokenCounters
 from routoo.domain.pool import CandidateModel, Endpoint
-from routoo.limits.records import Caps
+from routoo.limits.records import EndpointLimits
 
 _MOST_CACHED = 1_000
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ModelEndpoint:
     """One endpoint of one candidate model."""
 
     model: CandidateModel
     """The model with this endpoint as its only one."""
-    gate: Gate
+    limiter: EndpointLimiter
+    limits: EndpointLimits
+    """What the model's pool says of the endpoint; pools may differ."""
     access: Access
     routes: Mapping[str, Route]
     """Where requests go, by their path."""
@@ -35,8 +37,8 @@ class Place:
     """Counts tokens where an answer reports none."""
 
 
-class Places:
-    """Finds the places of models; the gates outlive the batches whose pools name them.
+class ModelEndpoints:
+    """Finds the endpoints of models; their limiters outlive the batches whose pools name them.
 
     Args:
         environ: Where API keys and proxies are looked up.
@@ -49,49 +51,52 @@ class Places:
     ) -> None:
         self._environ, self._counters, self._wake = environ, counters, wake
         self._owner = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
-        self._gates: dict[str, Gate] = {}
-        # By identity: hashing a model costs more than all else here. Values keep the keys alive.
-        self._found: dict[int, tuple[CandidateModel, dict[Gate, Place]]] = {}
+        self._limiters: dict[str, EndpointLimiter] = {}
+        self._found: dict[CandidateModel, dict[EndpointLimiter, ModelEndpoint]] = {}
 
     @property
-    def gates(self) -> Collection[Gate]:
-        """Every gate there is."""
-        return self._gates.values()
+    def limiters(self) -> Collection[EndpointLimiter]:
+        """Every limiter there is."""
+        return self._limiters.values()
 
-    def of(self, model: CandidateModel) -> Mapping[Gate, Place]:
-        """Return a model's places by their gates.
+    def of(self, model: CandidateModel) -> Mapping[EndpointLimiter, ModelEndpoint]:
+        """Return a model's endpoints by their limiters.
 
         Raises:
             ConfigError: A variable that an endpoint names is not set, or a tokenizer not there.
         """
-        found = self._found.get(id(model))
+        found = self._found.get(model)
         if found is None:
-            places = [self._place(model.at(endpoint)) for endpoint in model.all_endpoints]
+            endpoints = [self._endpoint(model.at(endpoint)) for endpoint in model.all_endpoints]
             if len(self._found) >= _MOST_CACHED:
                 self._found.clear()
-            found = self._found[id(model)] = (model, {place.gate: place for place in places})
-            for place in places:
-                self._found[id(place.model)] = (place.model, {place.gate: place})
-        return found[1]
+            found = self._found[model] = {endpoint.limiter: endpoint for endpoint in endpoints}
+            for endpoint in endpoints:
+                self._found[endpoint.model] = {endpoint.limiter: endpoint}
+        return found
 
-    def _place(self, model: CandidateModel) -> Place:
+    def _endpoint(self, model: CandidateModel) -> ModelEndpoint:
         urls = {path: url_of(model.endpoint, path) for path in (CHAT_PATH, PLAIN_PATH)}
         where = {path: str(url.with_query(None)) for path, url in urls.items()}
         access = find_access(model, self._environ)
         routes = {path: Route(url, access) for path, url in urls.items()}
         counter = self._counters.of(model)
-        return Place(model, self._gate(model), access, routes, where, counter)
+        limits = limits_of(model.endpoint)
+        limiter = self._limiter(model.endpoint_key, limits)
+        return ModelEndpoint(model, limiter, limits, access, routes, where, counter)
 
-    def _gate(self, model: CandidateModel) -> Gate:
-        endpoint, key = model.endpoint, model.endpoint_key
-        caps = Caps(
-            endpoint.max_concurrency, endpoint.requests_per_minute, endpoint.tokens_per_minute
-        )
-        gate = self._gates.get(key)
-        if gate is None:
-            gate = self._gates[key] = Gate(key, self._owner, caps, self._wake)
-        gate.caps = caps  # the latest pool's word holds
-        return gate
+    def _limiter(self, key: str, limits: EndpointLimits) -> EndpointLimiter:
+        limiter = self._limiters.get(key)
+        if limiter is None:
+            limiter = self._limiters[key] = EndpointLimiter(key, self._owner, limits, self._wake)
+        return limiter
+
+
+def limits_of(endpoint: Endpoint) -> EndpointLimits:
+    """Return the limits that the pool file gives an endpoint."""
+    return EndpointLimits(
+        endpoint.max_concurrency, endpoint.requests_per_minute, endpoint.tokens_per_minute
+    )
 
 
 def url_of(endpoint: Endpoint, path: str) -> URL:

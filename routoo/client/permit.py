@@ -1,34 +1,35 @@
 """Permission to make one call, at one of a candidate model's endpoints."""
 
-import asyncio
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
-from routoo.client.limiter.endpoint_limiter import Gate
-from routoo.client.model_endpoints import Place
+from routoo.client.limiter.endpoint_limiter import EndpointLimiter, admit_to_any
+from routoo.client.model_endpoints import ModelEndpoint
 from routoo.domain.pool import CandidateModel
 
 
-class Permit:
+class EndpointPermit:
     """Implements `routoo.ports.Permit`; an async context manager.
 
     Args:
-        places: The model's endpoints by their gates.
+        endpoints: The model's endpoints by their limiters.
         tokens: What the call will probably take, prompt and completion together.
         retry: Whether an earlier call for the same job failed.
     """
 
-    def __init__(self, places: Mapping[Gate, Place], tokens: int, *, retry: bool) -> None:
-        self._places, self._tokens, self._retry = places, tokens, retry
+    def __init__(
+        self, endpoints: Mapping[EndpointLimiter, ModelEndpoint], tokens: int, *, retry: bool
+    ) -> None:
+        self._endpoints, self._tokens, self._retry = endpoints, tokens, retry
         self._bucket_no: int | None = None
         self._started_at_s: float | None = None
 
     async def __aenter__(self) -> Self:
-        for gate in self._places:
-            gate.expect(self._tokens)
-        self._gate = await pass_first_door(self._places.keys(), retry=self._retry)
-        self._entered_at_s = self._gate.now_s()
+        for limiter, endpoint in self._endpoints.items():
+            limiter.expect(self._tokens, endpoint.limits)
+        self._limiter = await admit_to_any(self._endpoints.keys(), retry=self._retry)
+        self._admitted_at_s = self._limiter.now_s()
         return self
 
     async def __aexit__(
@@ -38,48 +39,26 @@ class Permit:
         trace: TracebackType | None,
     ) -> None:
         if self._started_at_s is not None:
-            self._gate.lead.called(self._gate.now_s() - self._started_at_s)
-        self._gate.leave(started=self._started_at_s is not None)
+            self._limiter.prefetch.note_call(self._limiter.now_s() - self._started_at_s)
+        self._limiter.release(started=self._started_at_s is not None)
 
     @property
     def model(self) -> CandidateModel:
-        """The model to ask, placed at the endpoint that has room."""
-        return self._places[self._gate].model
+        """The model to ask, with the endpoint that admitted the call as its only one."""
+        return self._endpoints[self._limiter].model
 
     async def start(self) -> None:
         """Wait until the call may be sent.
 
         Raises:
-            EndpointClosedError: The endpoint's breaker opened meanwhile.
+            EndpointClosedError: The endpoint asked for a pause or its breaker opened meanwhile.
         """
-        self._gate.lead.readied(self._gate.now_s() - self._entered_at_s)
-        self._bucket_no = await self._gate.start(self._tokens)
-        self._started_at_s = self._gate.now_s()
+        self._limiter.prefetch.note_ready(self._limiter.now_s() - self._admitted_at_s)
+        self._bucket_no = await self._limiter.start(self._tokens)
+        self._started_at_s = self._limiter.now_s()
 
     def used(self, tokens: int) -> None:
-        """Tell how many tokens the call really took, prompt and completion together."""
-        self._gate.correct(self._bucket_no, tokens - self._tokens)
+        """Report how many tokens the call took, prompt and completion together."""
+        self._limiter.correct_tokens(self._bucket_no, tokens - self._tokens)
         if self._retry:
-            self._gate.repay()
-
-
-async def pass_first_door(gates: Collection[Gate], *, retry: bool) -> Gate:
-    """Wait until one of an endpoint's equals lets a call in: the one with most room.
-
-    Raises:
-        EndpointClosedError: A breaker opened meanwhile; another endpoint may be open.
-    """
-    first, *equals = gates
-    roomiest = max(gates, key=lambda gate: gate.room) if equals else first
-    if roomiest.may_enter(retry=retry):
-        roomiest.enter(retry=retry)
-        return roomiest
-    turn: asyncio.Future[Gate] = asyncio.get_running_loop().create_future()
-    for gate in gates:
-        gate.queue(turn, retry=retry)
-    try:
-        return await turn
-    except asyncio.CancelledError:
-        if turn.done() and not turn.cancelled() and turn.exception() is None:
-            turn.result().leave(started=False)
-        raise
+            self._limiter.note_answered_retry()

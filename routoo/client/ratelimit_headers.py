@@ -1,33 +1,39 @@
-"""What an endpoint's `x-ratelimit-*` headers say of its limits."""
+"""What the headers of an answer say of an endpoint's limits.
+
+Two kinds are read: `Retry-After` (RFC 9110, section 10.2.3), and OpenAI's `x-ratelimit-*`, which
+many compatible servers send.
+"""
 
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 from multidict import istr
 
 _LIMIT, _REMAINING, _RESET = (f"x-ratelimit-{what}-" for what in ("limit", "remaining", "reset"))
 _REQUEST_LIMIT, _TOKEN_LIMIT = istr(f"{_LIMIT}requests"), istr(f"{_LIMIT}tokens")
-"""Ready for a look into the headers of every answer."""
+"""Made once, because they are looked up in the headers of every answer."""
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s|d)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST_PERIOD_S = 90.0
-"""Limits of an hour or a day are not paced by the minute: only their exhaustion counts."""
+"""A limit whose period is longer is not one per minute; only its exhaustion counts."""
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
-    """Limits of one kind; None where the headers don't tell."""
+class RateLimitHeaders:
+    """The limits that an answer's `x-ratelimit-*` headers name; None where they name none."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     pause_s: float = 0.0
-    """Until what is exhausted is there again."""
+    """How long until an exhausted limit is free again, in seconds."""
 
 
-def learn_limits(headers: Mapping[str, str]) -> Learned | None:
-    """Return what the headers of an answer say, None where they say nothing.
+def read_rate_limits(headers: Mapping[str, str]) -> RateLimitHeaders | None:
+    """Return the limits that an answer's headers name; None where they name none.
 
     Args:
         headers: Of any answer; names in any case, as aiohttp gives them.
@@ -35,14 +41,16 @@ def learn_limits(headers: Mapping[str, str]) -> Learned | None:
     if _REQUEST_LIMIT not in headers and _TOKEN_LIMIT not in headers:
         return None
     pause_s = max(_pause_s(headers, "requests"), _pause_s(headers, "tokens"))
-    return Learned(_per_minute(headers, "requests"), _per_minute(headers, "tokens"), pause_s)
+    return RateLimitHeaders(
+        _per_minute(headers, "requests"), _per_minute(headers, "tokens"), pause_s
+    )
 
 
 def _per_minute(headers: Mapping[str, str], kind: str) -> int | None:
-    """Return a limit per minute.
+    """Return a limit per minute; None where the headers name none, or one of a longer period.
 
-    The headers don't name the period. What was taken comes back in the time that `reset` says, so
-    the whole limit comes back in proportion.
+    The headers don't name the period, so it is inferred: what was used is free again after `reset`,
+    and the whole limit in proportion.
     """
     limit = _number(headers.get(_LIMIT + kind))
     remaining = _number(headers.get(_REMAINING + kind))
@@ -80,3 +88,45 @@ def _number(text: str | None) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) and number >= 0 else None
+
+
+def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float | None:
+    """Return the wait that a response's headers ask for, in seconds; None where they ask for none.
+
+    Args:
+        headers: The response's headers; `retry-after-ms`, where a server sends it, is finer.
+        now: The current time, with time zone: `Retry-After` may be a date.
+    """
+    milliseconds = _seconds(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    return parse_retry_after(headers.get("Retry-After"), now)
+
+
+def parse_retry_after(value: str | None, now: datetime) -> float | None:
+    """Return the seconds that a `Retry-After` value asks for, at least 0, None if it can't be read.
+
+    Args:
+        value: Seconds ("30"), or an HTTP date ("Sun, 06 Nov 1994 08:49:37 GMT").
+        now: The current time, with time zone.
+    """
+    if value is None:
+        return None
+    seconds = _seconds(value)
+    if seconds is not None:
+        return seconds
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    if moment.tzinfo is None:  # "-0000": the date is UTC, RFC 5322 says only its origin is unknown
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - now).total_seconds())
+
+
+def _seconds(value: str | None) -> float | None:
+    try:
+        seconds = float(value or "")
+    except ValueError:
+        return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None

@@ -174,6 +174,11 @@ class CandidateModel(_Record):
             return {**values, "endpoint": given[0]}
         return values
 
+    def __hash__(self) -> int:
+        """Return a hash of what tells models apart, which is fast: clients look models up by it."""
+        endpoint = self.endpoint
+        return hash((self.name, endpoint.base_url, endpoint.model, endpoint.api_key_env))
+
     @property
     def all_endpoints(self) -> tuple[Endpoint, ...]:
         """Every endpoint once, `endpoint` first."""

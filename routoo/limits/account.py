@@ -1,69 +1,77 @@
-"""The account of one endpoint: places, rates, breaker, over all processes that call it.
+"""The account of one endpoint: slots, rates and breaker, over all processes that call it.
 
-Whoever keeps accounts (memory for one process, the database for many) loads one, lets it answer a
-report, and stores it: nothing here waits or knows a clock.
+A process reports what it did and wants; the account answers with a grant. Whoever keeps accounts
+loads one, lets it answer a report and stores it: `MemoryLimits` here for a single process,
+`routoo.store.endpoint_limits` in the database for many. An `Account` itself reads no clock and does
+no I/O.
 """
 
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from routoo.limits.breaker import Breaker
 from routoo.limits.records import Grant, Report
-from routoo.limits.shares import fair_shares
-from routoo.limits.window import Window
+from routoo.limits.sliding_window import SlidingWindow
 
 WINDOW_S = 60.0
-"""Requests and tokens are limited per minute."""
+"""Length of the window that rates are counted in, in seconds: they are limits per minute."""
 LEASE_S = 10.0
-"""A process that has been silent so long has lost its places, in seconds."""
-_ASK_FOR_CALLS_S = 0.1
-_ASK_FOR_PLACES_S = 0.25
+"""A process that has not reported for so long loses its slots, in seconds."""
 LONGEST_PAUSE_S = 300.0
-"""An endpoint that asks for more is asked again after so long, in seconds."""
-_BACK_OFF = 0.7
-"""What is left of the places after an overload."""
+"""Longest pause an endpoint can ask for, in seconds; after it, it is called again."""
+_REPORT_FOR_CALLS_S = 0.1
+_REPORT_FOR_SLOTS_S = 0.25
+_DECREASE = 0.7
+"""Share of the slots that is left after an overload."""
 _REFUSED_SHARE = 0.05
-"""Fewer refusals than this show an endpoint that is busy now and then, not one that is full."""
-_GROWTH = 0.05
-_BACK_OFF_EVERY_S = 1.0
-"""Calls that were refused together count once."""
+"""Share of calls refused as too many below which an endpoint does not count as overloaded."""
+_INCREASE = 0.05
+_DECREASE_INTERVAL_S = 1.0
+"""Refusals within this time of a decrease cause no second one, in seconds."""
 
 
 @dataclass(slots=True)
-class Seat:
-    """What one process holds."""
+class SlotLease:
+    """The slots that one process holds, until it reports again or the lease expires."""
 
-    places: int
+    slots: int
     wanted: int
-    """Places it could use."""
+    """Slots that the process could use."""
     expires_at_s: float
 
 
 @dataclass(slots=True)
 class Account:
-    """What all processes together did at an endpoint lately, and what it bears."""
+    """What all processes together did at an endpoint lately, and what they may do next."""
 
     span_s: float = WINDOW_S
-    seats: dict[str, Seat] = field(default_factory=dict)
-    """Places held, by process."""
-    bearable: float | None = None
-    """Places the endpoint bore lately (AIMD); None until it was overloaded once."""
+    leases: dict[str, SlotLease] = field(default_factory=dict)
+    """Slots held, by process."""
+    aimd_limit: float | None = None
+    """Slots that the endpoint can serve, by additive increase and multiplicative decrease (Chiu and
+    Jain, 1989); None while it has not been overloaded, and then the pool's limit holds alone."""
     refused: float = 0.0
-    """Calls lately refused as too many, those longer ago counting less."""
-    backed_off_at_s: float = 0.0
+    """Calls that were lately refused as too many, older ones weighing less."""
+    decreased_at_s: float = 0.0
+    """When `aimd_limit` was last decreased."""
     paused_until_s: float = 0.0
-    """The endpoint asked to be left alone until then."""
-    learnt_requests_per_minute: int | None = None
-    learnt_tokens_per_minute: int | None = None
+    """The endpoint asked for no calls until then."""
+    header_requests_per_minute: int | None = None
+    """Limit that the endpoint's `x-ratelimit-*` headers name."""
+    header_tokens_per_minute: int | None = None
+    """The same, of tokens."""
     breaker: Breaker = field(default_factory=Breaker)
-    requests: Window = field(init=False)
-    tokens: Window = field(init=False)
+    requests: SlidingWindow = field(init=False)
+    tokens: SlidingWindow = field(init=False)
 
     def __post_init__(self) -> None:
-        """Begin with empty windows."""
-        self.requests, self.tokens = Window(self.span_s), Window(self.span_s)
+        """Start with empty windows."""
+        self.requests, self.tokens = SlidingWindow(self.span_s), SlidingWindow(self.span_s)
 
     def answer(self, report: Report, now_s: float) -> Grant:
-        """Take a report in, and say what its process may do next.
+        """Take a report in, and return what its process may do until its next one.
 
         Args:
             report: What the process did and wants.
@@ -74,75 +82,79 @@ class Account:
         for correction in report.corrections:
             self.requests.add(correction.bucket_no, correction.requests)
             self.tokens.add(correction.bucket_no, correction.tokens)
-        self._learn(report, now_s)
-        places = self._seat(report, now_s)
+        self._count_outcomes(report, now_s)
+        slots = self._lease_slots(report, now_s)
         closed_s = self._closed_s(report.owner, now_s)
         if self.breaker.is_open:
-            places = min(places, 1)
-        # Leave for more calls than there are places: a place serves several before the next report.
+            slots = min(slots, 1)
+        # More calls may start than there are slots: a slot serves several before the next report.
         most = 1 if self.breaker.is_open else len(report.wanted_tokens)
-        calls = self._calls(report, bucket_no, most if places and closed_s <= 0 else 0)
-        again_s = self._ask_again_s(calls, closed_s)
-        return Grant(places, calls, bucket_no, closed_s, self.breaker.outage_s(now_s), again_s)
+        calls = self._grant_calls(report, bucket_no, most if slots and closed_s <= 0 else 0)
+        report_again_s = self._report_again_s(calls, closed_s)
+        outage_s = self.breaker.outage_s(now_s)
+        return Grant(slots, calls, bucket_no, closed_s, outage_s, report_again_s)
 
-    def _learn(self, report: Report, now_s: float) -> None:
+    def _count_outcomes(self, report: Report, now_s: float) -> None:
         seen = report.outcomes
         self.refused = self.refused * self.breaker.weight(now_s) + seen.overloaded
         self.breaker.count(seen.answered, seen.failed, now_s)
         pause_s = min(seen.pause_s, LONGEST_PAUSE_S)
         self.paused_until_s = max(self.paused_until_s, now_s + pause_s)
-        if seen.learnt_requests_per_minute is not None:
-            self.learnt_requests_per_minute = seen.learnt_requests_per_minute
-        if seen.learnt_tokens_per_minute is not None:
-            self.learnt_tokens_per_minute = seen.learnt_tokens_per_minute
+        if seen.header_requests_per_minute is not None:
+            self.header_requests_per_minute = seen.header_requests_per_minute
+        if seen.header_tokens_per_minute is not None:
+            self.header_tokens_per_minute = seen.header_tokens_per_minute
         too_many = self.refused > _REFUSED_SHARE * (self.refused + self.breaker.answered)
         if seen.overloaded and too_many:
-            self._back_off(report, now_s)
-        elif self.bearable is not None:
-            self._grow(report, seen.answered)
+            self._decrease(report, now_s)
+        elif self.aimd_limit is not None:
+            self.aimd_limit = self._increased(self.aimd_limit, report, seen.answered)
 
-    def _back_off(self, report: Report, now_s: float) -> None:
-        if now_s - self.backed_off_at_s >= _BACK_OFF_EVERY_S:
-            most = report.caps.concurrency if self.bearable is None else self.bearable
-            self.bearable, self.backed_off_at_s = max(1.0, most * _BACK_OFF), now_s
+    def _decrease(self, report: Report, now_s: float) -> None:
+        if now_s - self.decreased_at_s >= _DECREASE_INTERVAL_S:
+            most = report.limits.concurrency if self.aimd_limit is None else self.aimd_limit
+            self.aimd_limit, self.decreased_at_s = max(1.0, most * _DECREASE), now_s
 
-    def _grow(self, report: Report, answered: int) -> None:
-        """Add a place, or a twentieth, a round of answers, up to what the pool allows."""
-        assert self.bearable is not None  # noqa: S101 - the caller checked
-        self.bearable += answered * max(1.0 / self.bearable, _GROWTH)
-        if self.bearable >= report.caps.concurrency:
-            self.bearable = None
+    @staticmethod
+    def _increased(aimd_limit: float, report: Report, answered: int) -> float | None:
+        """Return the limit after some answers; None where the pool's limit is reached.
 
-    def _seat(self, report: Report, now_s: float) -> int:
-        self.seats = {
-            owner: seat for owner, seat in self.seats.items() if seat.expires_at_s > now_s
+        It grows by one slot, or a twentieth, for as many answers as there are slots.
+        """
+        aimd_limit += answered * max(1.0 / aimd_limit, _INCREASE)
+        return None if aimd_limit >= report.limits.concurrency else aimd_limit
+
+    def _lease_slots(self, report: Report, now_s: float) -> int:
+        self.leases = {
+            owner: lease for owner, lease in self.leases.items() if lease.expires_at_s > now_s
         }
         wanted = report.in_flight + report.waiting
-        most = report.caps.concurrency
-        if self.bearable is not None:
-            most = min(most, max(1, int(self.bearable)))
-        others = {name: seat for name, seat in self.seats.items() if name != report.owner}
+        most = report.limits.concurrency
+        if self.aimd_limit is not None:
+            most = min(most, max(1, int(self.aimd_limit)))
+        others = {name: lease for name, lease in self.leases.items() if name != report.owner}
         if wanted == 0:
-            self.seats = others
+            self.leases = others
             return 0
-        wants = {name: max(seat.wanted, 1) for name, seat in others.items()}
+        wants = {name: max(lease.wanted, 1) for name, lease in others.items()}
         share = fair_shares(most, {**wants, report.owner: wanted})[report.owner]
-        # What the others hold is theirs until they give it back.
-        free = most - sum(seat.places for seat in others.values())
-        places = max(0, min(share, free))
-        held = max(places, report.in_flight)
-        self.seats[report.owner] = Seat(held, wanted, now_s + LEASE_S)
-        return places
+        # Slots that other processes hold are theirs until they give them back.
+        free = most - sum(lease.slots for lease in others.values())
+        slots = max(0, min(share, free))
+        held = max(slots, report.in_flight)
+        self.leases[report.owner] = SlotLease(held, wanted, now_s + LEASE_S)
+        return slots
 
     def _closed_s(self, owner: str, now_s: float) -> float:
         closed_s = max(0.0, self.paused_until_s - now_s)
         if self.breaker.is_open and not self.breaker.may_probe(owner, now_s):
-            closed_s = max(closed_s, self.breaker.open_until_s - now_s, _ASK_FOR_PLACES_S)
+            closed_s = max(closed_s, self.breaker.open_until_s - now_s, _REPORT_FOR_SLOTS_S)
         return closed_s
 
-    def _calls(self, report: Report, bucket_no: int, most_calls: int) -> int | None:
-        requests = self._scaled(report.caps.requests_per_minute, self.learnt_requests_per_minute)
-        most = self._scaled(report.caps.tokens_per_minute, self.learnt_tokens_per_minute)
+    def _grant_calls(self, report: Report, bucket_no: int, most_calls: int) -> int | None:
+        limits = report.limits
+        requests = self._window_limit(limits.requests_per_minute, self.header_requests_per_minute)
+        most = self._window_limit(limits.tokens_per_minute, self.header_tokens_per_minute)
         if requests is None and most is None:
             return None
         granted = 0
@@ -154,8 +166,9 @@ class Account:
             granted += 1
         return granted
 
-    def _scaled(self, declared: float | None, learnt: int | None) -> int | None:
-        known = [limit for limit in (declared, learnt) if limit is not None]
+    def _window_limit(self, of_pool: float | None, of_headers: int | None) -> int | None:
+        """Return the lower of two limits per minute as one of the window; None without any."""
+        known = [limit for limit in (of_pool, of_headers) if limit is not None]
         return max(1, int(min(known) * self.span_s / WINDOW_S)) if known else None
 
     def _fits(self, requests: int | None, most: int | None, tokens: int) -> bool:
@@ -165,6 +178,105 @@ class Account:
         return most is None or self.tokens.room(most) >= min(tokens, most)
 
     @staticmethod
-    def _ask_again_s(calls: int | None, closed_s: float) -> float:
-        wait_s = _ASK_FOR_PLACES_S if calls is None else _ASK_FOR_CALLS_S
+    def _report_again_s(calls: int | None, closed_s: float) -> float:
+        wait_s = _REPORT_FOR_SLOTS_S if calls is None else _REPORT_FOR_CALLS_S
         return max(wait_s, min(closed_s, 1.0))
+
+
+def fair_shares(slots: int, wanted: Mapping[str, int]) -> dict[str, int]:
+    """Divide a whole number of slots max-min fairly.
+
+    Whoever wants less than an even share gets what it wants; the rest is divided evenly among the
+    others.
+
+    Args:
+        slots: How many there are.
+        wanted: How many each process could use.
+
+    Returns:
+        A share for each process; all shares together are at most `slots`.
+    """
+    shares: dict[str, int] = {}
+    left = slots
+    for served, name in enumerate(sorted(wanted, key=lambda name: (wanted[name], name))):
+        shares[name] = min(wanted[name], left // (len(wanted) - served))
+        left -= shares[name]
+    return shares
+
+
+# The JSON's keys are older than the fields' names. They stay, so that processes of two versions can
+# share an account while one replaces the other.
+_JSON_KEYS = {
+    "aimd_limit": "bearable",
+    "decreased_at_s": "backed_off_at_s",
+    "header_requests_per_minute": "learnt_requests_per_minute",
+    "header_tokens_per_minute": "learnt_tokens_per_minute",
+}
+_PLAIN_FIELDS = ("refused", "paused_until_s")
+
+
+def account_to_json(account: Account) -> dict[str, Any]:
+    """Return an account as the JSON object that the column `endpoints.account` holds."""
+    return {
+        "span_s": account.span_s,
+        "seats": {
+            owner: {
+                "places": lease.slots,
+                "wanted": lease.wanted,
+                "expires_at_s": lease.expires_at_s,
+            }
+            for owner, lease in account.leases.items()
+        },
+        **{key: getattr(account, name) for name, key in _JSON_KEYS.items()},
+        **{name: getattr(account, name) for name in _PLAIN_FIELDS},
+        "breaker": asdict(account.breaker),
+        "requests": asdict(account.requests),
+        "tokens": asdict(account.tokens),
+    }
+
+
+def account_of_json(stored: Mapping[str, Any], span_s: float) -> Account:
+    """Return the account that `account_to_json` gave.
+
+    Args:
+        stored: The JSON object.
+        span_s: Length of the window in seconds; windows stored with another one start empty.
+    """
+    account = Account(
+        span_s,
+        leases={
+            owner: SlotLease(lease["places"], lease["wanted"], lease["expires_at_s"])
+            for owner, lease in stored["seats"].items()
+        },
+        breaker=Breaker(**stored["breaker"]),
+        **{name: stored[key] for name, key in _JSON_KEYS.items()},
+        **{name: stored[name] for name in _PLAIN_FIELDS},
+    )
+    requests, tokens = SlidingWindow(**stored["requests"]), SlidingWindow(**stored["tokens"])
+    if requests.span_s == span_s:
+        account.requests, account.tokens = requests, tokens
+    return account
+
+
+class MemoryLimits:
+    """Implements `routoo.ports.SharedLimits` for a process that shares its endpoints with no other.
+
+    Args:
+        span_s: Length of the window that the rates hold in, in seconds.
+        now_s: The clock.
+    """
+
+    def __init__(
+        self, *, span_s: float = WINDOW_S, now_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._span_s, self._now_s = span_s, now_s
+        self._accounts: dict[str, Account] = {}
+
+    async def exchange(self, reports: Sequence[Report]) -> list[Grant]:
+        """Return a grant for each report, in order."""
+        return [
+            self._accounts.setdefault(report.endpoint, Account(self._span_s)).answer(
+                report, self._now_s()
+            )
+            for report in reports
+        ]

@@ -1,49 +1,50 @@
-"""A breaker: an endpoint that keeps failing is left alone, then tried with one call at a time."""
+"""A circuit breaker: an endpoint that keeps failing gets no calls, then single ones as probes."""
 
 from dataclasses import dataclass
 
 FAILURES_TO_OPEN = 10
 _HALF_LIFE_S = 10.0
-"""Outcomes count half after this time, in seconds."""
+"""CallOutcomes count half after this time, in seconds."""
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 _UNWATCHED_S = 300.0
-"""An outage that nobody has looked at for so long begins anew, in seconds: it may have ended."""
+"""After so long without a report an outage is timed anew, in seconds: it may have ended."""
 _PROBE_S = 30.0
-"""A probe that is not heard of for so long is given to another process, in seconds."""
+"""A process that has not reported its probe's outcome after so long loses it, in seconds."""
 
 
 @dataclass(slots=True)
 class Breaker:
-    """Its state, for all processes."""
+    """State of a breaker, shared by all processes."""
 
     answered: float = 0.0
-    """Calls lately dealt with, those longer ago counting less."""
+    """Calls that were lately answered, older ones weighing less."""
     failed: float = 0.0
-    """Calls lately failed, the same."""
+    """Calls that lately failed, weighed the same way."""
     counted_at_s: float = 0.0
     opened_at_s: float = 0.0
-    """Since when it is open, as far as anybody looked."""
+    """Since when it has been open, as far as reports tell."""
     open_until_s: float = 0.0
-    """While open: when one call may try."""
+    """While open: when one call may be sent as a probe."""
     pause_s: float = 0.0
     """Length of the latest pause; 0 while closed."""
     prober: str | None = None
-    """The process whose call tries."""
+    """The process that sends the probe."""
 
     @property
     def is_open(self) -> bool:
-        """Whether calls are held back."""
+        """Whether no calls may start, but for a probe."""
         return self.pause_s > 0
 
     def outage_s(self, now_s: float) -> float:
-        """Return how long it has been open; 0 while it is not."""
+        """Return how long it has been open, in seconds; 0 while it is closed."""
         return max(0.001, now_s - self.opened_at_s) if self.is_open else 0.0
 
     def count(self, answered: int, failed: int, now_s: float) -> None:
-        """Take outcomes in, and open or close.
+        """Count outcomes, and open or close the breaker.
 
-        Any answer closes it: the endpoint is alive. It opens when most calls fail.
+        It opens when most calls fail, at least `FAILURES_TO_OPEN` of them lately. Any answer closes
+        it; a failed probe doubles the pause.
         """
         if self.is_open and now_s - self.counted_at_s > _UNWATCHED_S:
             self.opened_at_s = now_s
@@ -61,16 +62,16 @@ class Breaker:
             self._open(_FIRST_PAUSE_S, now_s)
 
     def weight(self, now_s: float) -> float:
-        """Return what the outcomes counted so far still count."""
+        """Return the weight, up to 1, that the outcomes counted so far have now."""
         return float(0.5 ** (max(0.0, now_s - self.counted_at_s) / _HALF_LIFE_S))
 
     def close(self) -> None:
-        """Let calls through, and forget the failures."""
+        """Let calls start again, and reset the counts."""
         self.answered = self.failed = self.pause_s = self.open_until_s = 0.0
         self.prober = None
 
     def may_probe(self, owner: str, now_s: float) -> bool:
-        """Return whether this process may try one call now, and note that it does."""
+        """Return whether this process may send a probe now; if so, it is the prober from now on."""
         if now_s < self.open_until_s:
             return False
         lost = now_s >= self.open_until_s + _PROBE_S

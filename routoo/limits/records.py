@@ -1,11 +1,11 @@
-"""What a process and the account of an endpoint tell each other."""
+"""Messages between a process and the shared account of an endpoint."""
 
 from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Caps:
-    """Limits of one endpoint; None means none is known."""
+class EndpointLimits:
+    """Limits of one endpoint, as the pool file gives them; None where it gives none."""
 
     concurrency: int
     """Calls in flight at once, of all processes together."""
@@ -15,64 +15,66 @@ class Caps:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What was let through in a bucket of the shared windows and turned out otherwise."""
+    """A change to what was counted in one bucket of the account's sliding windows."""
 
     bucket_no: int
     requests: int
-    """Change of the count: -1 for a call that was not sent after all."""
+    """Change of the count: -1 for a call that was granted and not sent."""
     tokens: int
-    """Change of the count: what a call took less what was estimated."""
+    """Change of the count: what a call took, less what was estimated for it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Outcomes:
-    """How the calls went that ended since the last report."""
+class CallOutcomes:
+    """How the calls went that ended since a process's last report."""
 
     answered: int = 0
-    """Calls the endpoint dealt with: answers, and refusals that are the request's own fault."""
+    """Calls that the endpoint handled: answers, and refusals that are the request's own fault."""
     failed: int = 0
-    """Calls that the endpoint failed: 5xx, silence, a lost connection, half an answer."""
+    """Calls that failed at the endpoint: 5xx, no answer, a lost connection, half an answer."""
     overloaded: int = 0
-    """Calls it refused because it has too much to do (429)."""
+    """Calls that the endpoint refused as too many (429)."""
     pause_s: float = 0.0
-    """Longest pause it asked for."""
-    learnt_requests_per_minute: int | None = None
-    """What its headers said."""
-    learnt_tokens_per_minute: int | None = None
+    """Longest pause that the endpoint asked for, in seconds."""
+    header_requests_per_minute: int | None = None
+    """Limit that the endpoint's `x-ratelimit-*` headers name."""
+    header_tokens_per_minute: int | None = None
+    """The same, of tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a process has done at an endpoint, and what it would like to do next."""
+    """What a process did at an endpoint since its last report, and what it wants to do next."""
 
     endpoint: str
-    """The endpoint's key: base URL, model and name of the key."""
+    """The endpoint's key: base URL, model and name of the key's variable."""
     owner: str
-    """The process, unique among those alive."""
-    caps: Caps
-    """What the process's pool says."""
+    """The process; unique among those that run."""
+    limits: EndpointLimits
+    """What the process's pool file says."""
     in_flight: int = 0
     waiting: int = 0
-    """Calls that wait for a place or for leave to start."""
+    """Calls that wait for a slot or for the rates."""
     wanted_tokens: tuple[int, ...] = ()
     """Estimated tokens of the next calls, in order, as many as may start before the next report."""
     corrections: tuple[Correction, ...] = ()
-    outcomes: Outcomes = field(default_factory=Outcomes)
+    outcomes: CallOutcomes = field(default_factory=CallOutcomes)
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What a process may do at an endpoint until its next report."""
 
-    places: int
-    """Calls in flight at once; those above it may end, none may start."""
+    slots: int
+    """Calls that may be in flight at once; where more already are, they may end and none start."""
     calls: int | None
-    """How many of the wanted calls may start, None where no rate limits them."""
+    """How many of the wanted calls may start; None where no rate limits them."""
     bucket_no: int
-    """Where they were counted."""
+    """Bucket of the sliding windows in which these calls were counted."""
     closed_s: float
-    """No call may start for so long: the endpoint asked for a pause, or its breaker is open."""
+    """No call may start for so long, in seconds: the endpoint asked for a pause, or its breaker is
+    open."""
     outage_s: float
-    """How long the endpoint has kept failing, 0 while it works: its breaker is open."""
-    ask_again_s: float
-    """When another report may bring more."""
+    """How long the breaker has been open, in seconds; 0 while it is closed."""
+    report_again_s: float
+    """When the next report may bring more, in seconds from this one."""

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import orjson
 from psycopg import AsyncConnection
 
-from routoo.limits.account import WINDOW_S, Account
-from routoo.limits.account_json import account_of_json, account_to_json
+from routoo.limits.account import WINDOW_S, Account, account_of_json, account_to_json
 from routoo.limits.records import Grant, Report
 from routoo.store.database import Database
 from routoo.store.json_rows import json_rows

@@ -7,7 +7,7 @@ import pytest
 from aiohttp import client_exceptions
 
 from routoo.client.failures import CALL_ERRORS, error_of_exception, error_of_response, meaning_of
-from routoo.client.retry_after import parse_retry_after, retry_after_s
+from routoo.client.ratelimit_headers import parse_retry_after, retry_after_s
 from routoo.errors import (
     ContextLengthError,
     EndpointError,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from routoo.client.ratelimit_headers import Learned, duration_s, learn_limits
+from routoo.client.ratelimit_headers import RateLimitHeaders, duration_s, read_rate_limits
 
 
 def headers(kind: str, limit: str, remaining: str, reset: str) -> dict[str, str]:
@@ -27,22 +27,22 @@ def test_what_is_no_duration_is_none(text: str | None) -> None:
 
 
 def test_a_limit_a_minute_is_learnt() -> None:
-    found = learn_limits(
+    found = read_rate_limits(
         headers("requests", "60", "59", "1s") | headers("tokens", "150000", "149984", "6ms")
     )
-    assert found == Learned(60, 150_000, 0.0)
+    assert found == RateLimitHeaders(60, 150_000, 0.0)
 
 
 def test_a_limit_a_day_is_not_taken_for_one_a_minute() -> None:
-    found = learn_limits(headers("requests", "14400", "14370", "2m59.56s"))
-    assert found == Learned(None, None, 0.0)
+    found = read_rate_limits(headers("requests", "14400", "14370", "2m59.56s"))
+    assert found == RateLimitHeaders(None, None, 0.0)
 
 
 def test_what_is_exhausted_is_waited_for() -> None:
-    found = learn_limits(headers("tokens", "1000", "0", "30s"))
+    found = read_rate_limits(headers("tokens", "1000", "0", "30s"))
     assert found is not None
     assert found.pause_s == 30
 
 
 def test_an_answer_without_such_headers_says_nothing() -> None:
-    assert learn_limits({"Content-Type": "application/json"}) is None
+    assert read_rate_limits({"Content-Type": "application/json"}) is None

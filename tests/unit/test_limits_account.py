@@ -1,4 +1,4 @@
-"""The account of an endpoint: places, rates, back-off and breaker over several processes."""
+"""The account of an endpoint: slots, rates, back-off and breaker over several processes."""
 
 from dataclasses import replace
 
@@ -6,24 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.limits.account import LEASE_S, Account
-from routoo.limits.account_json import account_of_json, account_to_json
-from routoo.limits.records import Caps, Correction, Outcomes, Report
-from routoo.limits.shares import fair_shares
+from routoo.limits.account import LEASE_S, Account, account_of_json, account_to_json, fair_shares
+from routoo.limits.records import CallOutcomes, Correction, EndpointLimits, Report
 
-CAPS = Caps(concurrency=8)
+LIMITS = EndpointLimits(concurrency=8)
 
 
 def report(owner: str = "a", in_flight: int = 0, waiting: int = 0, **more: object) -> Report:
-    return replace(Report("e", owner, CAPS, in_flight, waiting), **more)
+    return replace(Report("e", owner, LIMITS, in_flight, waiting), **more)
 
 
 @given(st.integers(0, 40), st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 30)))
 def test_shares_are_whole_and_no_more_than_there_is_and_nothing_wanted_is_left(
-    places: int, wanted: dict[str, int]
+    slots: int, wanted: dict[str, int]
 ) -> None:
-    shares = fair_shares(places, wanted)
-    assert sum(shares.values()) == min(places, sum(wanted.values()))
+    shares = fair_shares(slots, wanted)
+    assert sum(shares.values()) == min(slots, sum(wanted.values()))
     assert all(0 <= shares[name] <= wanted[name] for name in wanted)
 
 
@@ -39,31 +37,31 @@ def test_processes_together_never_fly_more_calls_than_the_endpoint_bears(
         now_s += pause_s
         # A process that was silent for the length of a lease has seen its calls end.
         for name in set(in_flight) - {owner}:
-            if name not in account.seats or account.seats[name].expires_at_s <= now_s:
+            if name not in account.leases or account.leases[name].expires_at_s <= now_s:
                 in_flight[name] = 0
         grant = account.answer(report(owner, in_flight[owner], waiting), now_s)
-        in_flight[owner] = max(in_flight[owner] // 2, min(in_flight[owner] + waiting, grant.places))
-        assert sum(in_flight.values()) <= CAPS.concurrency
+        in_flight[owner] = max(in_flight[owner] // 2, min(in_flight[owner] + waiting, grant.slots))
+        assert sum(in_flight.values()) <= LIMITS.concurrency
 
 
 def test_a_second_process_gets_its_half_as_the_first_ones_calls_end() -> None:
     account = Account()
-    assert account.answer(report("a", waiting=50), 0.0).places == 8
-    assert account.answer(report("b", waiting=50), 0.1).places == 0
-    assert account.answer(report("a", in_flight=8, waiting=50), 0.2).places <= 4
-    assert account.answer(report("a", in_flight=4, waiting=50), 0.5).places == 4
-    assert account.answer(report("b", waiting=50), 0.6).places == 4
+    assert account.answer(report("a", waiting=50), 0.0).slots == 8
+    assert account.answer(report("b", waiting=50), 0.1).slots == 0
+    assert account.answer(report("a", in_flight=8, waiting=50), 0.2).slots <= 4
+    assert account.answer(report("a", in_flight=4, waiting=50), 0.5).slots == 4
+    assert account.answer(report("b", waiting=50), 0.6).slots == 4
 
 
-def test_the_places_of_a_process_that_died_come_back() -> None:
+def test_the_slots_of_a_process_that_died_come_back() -> None:
     account = Account()
     account.answer(report("a", waiting=50), 0.0)
-    assert account.answer(report("b", waiting=50), LEASE_S + 0.1).places == 8
+    assert account.answer(report("b", waiting=50), LEASE_S + 0.1).slots == 8
 
 
 def test_rates_are_counted_over_all_processes_and_corrected_by_what_calls_took() -> None:
-    account, caps = Account(), Caps(100, tokens_per_minute=400)
-    wanted = {"caps": caps, "waiting": 9, "wanted_tokens": (50,) * 9}
+    account, limits = Account(), EndpointLimits(100, tokens_per_minute=400)
+    wanted = {"limits": limits, "waiting": 9, "wanted_tokens": (50,) * 9}
     first = account.answer(report("a", **wanted), 0.0)
     assert first.calls == 2  # a quarter of a minute's tokens at once
     assert account.answer(report("b", **wanted), 0.1).calls == 0
@@ -72,60 +70,60 @@ def test_rates_are_counted_over_all_processes_and_corrected_by_what_calls_took()
 
 
 def test_a_call_larger_than_the_limit_waits_for_an_empty_window_and_then_goes() -> None:
-    account, caps = Account(), Caps(100, tokens_per_minute=400)
-    one = {"caps": caps, "waiting": 1}
+    account, limits = Account(), EndpointLimits(100, tokens_per_minute=400)
+    one = {"limits": limits, "waiting": 1}
     assert account.answer(report(**one, wanted_tokens=(50,)), 0.0).calls == 1
     assert account.answer(report(**one, wanted_tokens=(500,)), 1.0).calls == 0
     assert account.answer(report(**one, wanted_tokens=(500,)), 70.0).calls == 1
 
 
-def test_an_overload_takes_places_and_answers_bring_them_back() -> None:
+def test_an_overload_takes_slots_and_answers_bring_them_back() -> None:
     account = Account()
-    slow = account.answer(report(waiting=50, outcomes=Outcomes(overloaded=3)), 10.0).places
+    slow = account.answer(report(waiting=50, outcomes=CallOutcomes(overloaded=3)), 10.0).slots
     assert slow == 5
-    again = account.answer(report(waiting=50, outcomes=Outcomes(overloaded=3)), 10.2).places
+    again = account.answer(report(waiting=50, outcomes=CallOutcomes(overloaded=3)), 10.2).slots
     assert again == slow  # refused together, counted once
     for tick in range(20):
-        last = account.answer(report(waiting=50, outcomes=Outcomes(answered=5)), 11.0 + tick)
-    assert last.places == 8
+        last = account.answer(report(waiting=50, outcomes=CallOutcomes(answered=5)), 11.0 + tick)
+    assert last.slots == 8
 
 
-def test_a_refusal_now_and_then_takes_no_places() -> None:
+def test_a_refusal_now_and_then_takes_no_slots() -> None:
     account = Account()
     for tick in range(50):
-        seen = Outcomes(answered=60, overloaded=1)
-        assert account.answer(report(waiting=50, outcomes=seen), tick).places == 8
+        seen = CallOutcomes(answered=60, overloaded=1)
+        assert account.answer(report(waiting=50, outcomes=seen), tick).slots == 8
 
 
 def test_a_pause_that_one_process_was_asked_for_holds_for_all() -> None:
     account = Account()
-    account.answer(report("a", outcomes=Outcomes(overloaded=1, pause_s=5.0)), 0.0)
+    account.answer(report("a", outcomes=CallOutcomes(overloaded=1, pause_s=5.0)), 0.0)
     assert 3.9 <= account.answer(report("b", waiting=1), 1.0).closed_s <= 4.0
     assert account.answer(report("b", waiting=1), 5.1).closed_s == 0
 
 
 def test_a_breaker_opens_lets_one_call_try_and_closes_with_its_answer() -> None:
-    account, down = Account(), Outcomes(failed=12)
+    account, down = Account(), CallOutcomes(failed=12)
     assert account.answer(report("a", waiting=9, outcomes=down), 0.0).closed_s >= 1.0
     probe = account.answer(report("a", waiting=9), 1.1)
-    assert (probe.places, probe.closed_s) == (1, 0.0)
+    assert (probe.slots, probe.closed_s) == (1, 0.0)
     assert account.answer(report("b", waiting=9), 1.2).closed_s > 0  # one at a time
-    failed = account.answer(report("a", waiting=9, outcomes=Outcomes(failed=1)), 1.3)
+    failed = account.answer(report("a", waiting=9, outcomes=CallOutcomes(failed=1)), 1.3)
     assert failed.closed_s > 1.9  # twice as long
     account.answer(report("b", waiting=9), 4.0)
-    healed = account.answer(report("b", waiting=9, outcomes=Outcomes(answered=1)), 4.1)
+    healed = account.answer(report("b", waiting=9, outcomes=CallOutcomes(answered=1)), 4.1)
     assert (healed.closed_s, healed.outage_s) == (0.0, 0.0)
-    assert healed.places > 1
+    assert healed.slots > 1
 
 
 def test_an_outage_that_nobody_looked_at_for_long_begins_anew() -> None:
     account = Account()
-    account.answer(report("a", outcomes=Outcomes(failed=12)), 0.0)
+    account.answer(report("a", outcomes=CallOutcomes(failed=12)), 0.0)
     for tick in range(1, 5):
         watched = account.answer(report("a", waiting=9), tick * 200.0)
         assert watched.outage_s == tick * 200.0
     account.answer(report("a", waiting=9), 7200.0)
-    failed = account.answer(report("a", waiting=9, outcomes=Outcomes(failed=1)), 7201.0)
+    failed = account.answer(report("a", waiting=9, outcomes=CallOutcomes(failed=1)), 7201.0)
     assert failed.closed_s > 0
     assert failed.outage_s == pytest.approx(1.0)
 
@@ -133,13 +131,13 @@ def test_an_outage_that_nobody_looked_at_for_long_begins_anew() -> None:
 def test_now_and_then_a_failure_opens_no_breaker() -> None:
     account = Account()
     for tick in range(100):
-        grant = account.answer(report(waiting=9, outcomes=Outcomes(answered=4, failed=3)), tick)
+        grant = account.answer(report(waiting=9, outcomes=CallOutcomes(answered=4, failed=3)), tick)
         assert grant.outage_s == 0
 
 
 def test_an_account_survives_being_stored() -> None:
     account = Account()
-    caps = Caps(100, requests_per_minute=40)
-    account.answer(report(caps=caps, waiting=3, wanted_tokens=(1, 2, 3)), 50.0)
-    account.answer(report(outcomes=Outcomes(failed=20, overloaded=1, pause_s=1.0)), 51.0)
+    limits = EndpointLimits(100, requests_per_minute=40)
+    account.answer(report(limits=limits, waiting=3, wanted_tokens=(1, 2, 3)), 50.0)
+    account.answer(report(outcomes=CallOutcomes(failed=20, overloaded=1, pause_s=1.0)), 51.0)
     assert account_of_json(account_to_json(account), account.span_s) == account

@@ -1,293 +1,315 @@
-"""The queue before one endpoint: who may get ready, and who may be sent.
+"""Limits the calls of this process to one endpoint: how many get ready, and how many are sent.
 
-A call passes two doors. The first lets in a few more calls than the endpoint has places; behind it
-money is reserved, which takes a commit. The second opens when a place is free and the rates allow
-it. So a place never waits for a commit, and a crash hides little more than the calls in flight:
-money is reserved for no more than those and the few that are ready.
+A call passes two stages. It is admitted when there is room: a few more calls than the endpoint has
+slots; an admitted call reserves its money, which takes a commit. It starts when a slot is free and
+the limits per minute allow it. So no slot waits for a commit, and a crash loses sight of little
+more than the calls in flight: money is reserved only for those and the few that are ready.
 
-Places and rates are leased from the endpoint's shared account; `report` and `accept` are the two
-halves of the exchange, which a `Keeper` makes.
+Slots and rates are leased from the endpoint's shared account: `report` and `accept` are the two
+halves of that exchange, which `LimitSync` makes.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from routoo.client.limiter.outcome_counts import OutcomeTally
-from routoo.client.limiter.prefetch import Lead
-from routoo.client.limiter.rate_grants import Credit
+from routoo.client.limiter.account_exchange import AccountExchange, SlotUse
+from routoo.client.limiter.admission_queue import AdmissionQueue
+from routoo.client.limiter.prefetch import Prefetch
 from routoo.client.limiter.retry_budget import RetryBudget
-from routoo.client.ratelimit_headers import Learned
+from routoo.client.ratelimit_headers import RateLimitHeaders
 from routoo.errors import EndpointClosedError, EndpointError, RateLimitedError
 from routoo.limits.account import LEASE_S, LONGEST_PAUSE_S
 from routoo.limits.breaker import FAILURES_TO_OPEN
-from routoo.limits.records import Caps, Grant, Report
+from routoo.limits.records import EndpointLimits, Grant, Report
 
-_MEAN_WEIGHT = 0.05
-_IDLE_S = 2.0
-"""Places that nobody needs are given back after so long, in seconds."""
-_WAIT_INSIDE_S = 1.0
-"""Calls that are ready wait out a shorter pause where they are, in seconds."""
+_WAIT_READY_S = 1.0
+"""Ready calls wait for the end of a pause that is shorter than this, in seconds."""
 _CLOSED = "the endpoint asked for a pause or keeps failing, and is left alone for the moment"
-_SUSPECTED_S = 0.001
+_SUSPECTED_OUTAGE_S = 0.001
 _SUSPECT_FOR_S = 1.0
-"""Calls that failed in a row close the gate for this long, or until the account has its say."""
-_START_AHEAD = 2
-"""Calls asked leave for, as a multiple of those started since the last report."""
+"""After many failures in a row no call starts for so long, or until the account answers."""
 
 
 @dataclass(slots=True)
-class _Waiting:
+class Closure:
+    """Whether the endpoint gets no calls for now: for a pause, or because it keeps failing."""
+
+    open_at_s: float = 0.0
+    """No call starts before this time, by the loop's clock; 0 if none is closed out."""
+    outage_s: float = 0.0
+    """How long the account's breaker has been open, in seconds; 0 while it is closed."""
+    failures_in_a_row: int = 0
+
+    def is_closed(self, now_s: float) -> bool:
+        """Return whether no call may start now."""
+        return now_s < self.open_at_s
+
+    def close_for(self, pause_s: float, now_s: float) -> None:
+        """Let no call start for so long at least, in seconds."""
+        self.open_at_s = max(self.open_at_s, now_s + pause_s)
+
+    def suspect(self, now_s: float) -> bool:
+        """Count a failure; return whether there were so many that the endpoint is closed for it.
+
+        The account's breaker opens with the next report; until then jobs would use up their
+        attempts.
+        """
+        self.failures_in_a_row += 1
+        if self.failures_in_a_row < FAILURES_TO_OPEN:
+            return False
+        self.outage_s = self.outage_s or _SUSPECTED_OUTAGE_S
+        self.close_for(_SUSPECT_FOR_S, now_s)
+        return True
+
+    def accept(self, grant: Grant, now_s: float) -> None:
+        """Take over what the account says."""
+        self.open_at_s = now_s + grant.closed_s if grant.closed_s > 0 else 0.0
+        self.outage_s = grant.outage_s
+
+
+@dataclass(slots=True)
+class _ReadyCall:
     turn: "asyncio.Future[int | None]"
+    """Gets the bucket that the call is counted in."""
     tokens: int
 
 
-class Gate:
-    """The calls of this process to one endpoint; first come, first served.
+class EndpointLimiter:
+    """Admits and starts the calls of this process to one endpoint; first come, first served.
 
     Args:
         endpoint: The endpoint's key in the shared accounts.
         owner: This process.
-        caps: What the pool says of the endpoint.
-        wake: Called when a call begins to wait.
+        limits: What the pool file says of the endpoint; those of later calls replace them.
+        wake: Called when a call begins to wait, so that a report is made when it is due.
     """
 
-    def __init__(self, endpoint: str, owner: str, caps: Caps, wake: Callable[[], None]) -> None:
-        self._endpoint, self._owner, self.caps, self._wake = endpoint, owner, caps, wake
+    def __init__(
+        self, endpoint: str, owner: str, limits: EndpointLimits, wake: Callable[[], None]
+    ) -> None:
+        self._limits, self._wake = limits, wake
         self.now_s = asyncio.get_running_loop().time
-        self._failed_in_a_row = 0
-        self._places = self._near = self._in_flight = self._started = 0
-        self._mean_tokens = 0.0
-        self._outside: deque[asyncio.Future[Gate]] = deque()
-        self._retries: deque[asyncio.Future[Gate]] = deque()
-        self._ready: deque[_Waiting] = deque()
-        self._credit = Credit()
-        self.lead = Lead()
-        self._budget = RetryBudget(caps.concurrency)
-        self._tally = OutcomeTally()
-        self._expires_at_s = self._open_at_s = self._ask_at_s = self._asked_at_s = 0.0
-        self._outage_s = 0.0
-        self._seated = self._called = False
-        self._wanted: tuple[int, ...] = ()
-
-    # Doors
+        self.prefetch = Prefetch()
+        self._budget = RetryBudget(limits.concurrency)
+        self._queue: AdmissionQueue[EndpointLimiter] = AdmissionQueue(self._budget)
+        self._ready: deque[_ReadyCall] = deque()
+        self._use = SlotUse()
+        self._closure = Closure()
+        self._exchange = AccountExchange(endpoint, owner)
+        self._woken = False
 
     @property
     def room(self) -> float:
-        """How many more calls may get ready, as a share of the places; none where 0 or below."""
-        if self._is_closed:
+        """How many more calls may be admitted, as a share of the slots; none where 0 or below."""
+        if self._closure.is_closed(self.now_s()):
             return 0.0
-        # A breaker's probe goes alone.
-        ahead = 0 if self._outage_s else self.lead.calls(self._places)
-        return (self._places + ahead - self._near - self._in_flight) / max(1, self._places)
-
-    @property
-    def _is_closed(self) -> bool:
-        return self._open_at_s > 0.0 and self.now_s() < self._open_at_s
+        use = self._use
+        # While the breaker is open one call is sent alone, as a probe.
+        ahead = 0 if self._closure.outage_s else self.prefetch.calls(use.slots)
+        return (use.slots + ahead - use.admitted - use.in_flight) / max(1, use.slots)
 
     @property
     def outage_s(self) -> float:
-        """How long the endpoint has kept failing; 0 while it works, or while a call may try."""
-        return self._outage_s if self._is_closed else 0.0
+        """How long the endpoint has kept failing, in seconds; 0 while a call may be tried."""
+        return self._closure.outage_s if self._closure.is_closed(self.now_s()) else 0.0
 
-    def expect(self, tokens: int) -> None:
-        """Learn what calls take, to ask leave for those that are not ready yet."""
-        weight = _MEAN_WEIGHT if self._mean_tokens else 1.0
-        self._mean_tokens += (tokens - self._mean_tokens) * weight
+    def expect(self, tokens: int, limits: EndpointLimits) -> None:
+        """Prepare for a call that is about to wait.
 
-    def may_enter(self, *, retry: bool) -> bool:
-        """Return whether a call may pass the first door at once."""
-        if retry:
-            return not self._retries and self._budget.suffices and self.room > 0
-        return not self._outside and self.room > 0
+        Args:
+            tokens: Its estimate: rates are asked for before calls are ready, by the mean.
+            limits: What the call's pool file says; the latest call's limits hold.
+        """
+        self._exchange.expect(tokens)
+        self._limits = limits
 
-    def enter(self, *, retry: bool) -> None:
-        """Pass the first door."""
-        self._near += 1
+    def may_admit(self, *, retry: bool) -> bool:
+        """Return whether a call can be admitted at once."""
+        return self._queue.may_skip(retry=retry) and self.room > 0
+
+    def admit(self, *, retry: bool) -> None:
+        """Admit a call; `release` must follow."""
+        self._use.admitted += 1
         if retry:
             self._budget.spend()
 
-    def queue(self, turn: "asyncio.Future[Gate]", *, retry: bool) -> None:
-        """Wait outside: the future gets the gate that let the call in."""
-        (self._retries if retry else self._outside).append(turn)
-        self._call()
+    def enqueue(self, turn: "asyncio.Future[EndpointLimiter]", *, retry: bool) -> None:
+        """Let a call wait to be admitted; its future gets the limiter that admits it."""
+        self._queue.add(turn, retry=retry)
+        self._request_report()
 
     async def start(self, tokens: int) -> int | None:
-        """Wait for a place and for the rates, and take them; a call that was let in, once.
+        """Wait until an admitted call may be sent, and take a slot for it; once per call.
 
         Returns:
             The bucket that the call was counted in; None where no rate limits it.
 
         Raises:
-            EndpointClosedError: The breaker opened meanwhile.
+            EndpointClosedError: The endpoint asked for a pause or its breaker opened meanwhile.
         """
         if not self._ready:
-            taken, bucket_no = self._take(tokens)
-            if taken:
+            started, bucket_no = self._try_start(tokens)
+            if started:
                 return bucket_no
-        waiting = _Waiting(asyncio.get_running_loop().create_future(), tokens)
-        self._ready.append(waiting)
-        self._call()
+        call = _ReadyCall(asyncio.get_running_loop().create_future(), tokens)
+        self._ready.append(call)
+        self._request_report()
         try:
-            return await waiting.turn
+            return await call.turn
         except asyncio.CancelledError:
-            turn = waiting.turn
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._in_flight, self._near = self._in_flight - 1, self._near + 1
+            if _has_result(call.turn):  # it got a slot in the same moment, and won't use it
+                self._use.in_flight -= 1
+                self._use.admitted += 1
             raise
 
-    def _take(self, tokens: int) -> tuple[bool, int | None]:
-        now_s = self.now_s()
-        if self._in_flight >= self._places or not self._open_at_s <= now_s < self._expires_at_s:
+    def _try_start(self, tokens: int) -> tuple[bool, int | None]:
+        now_s, grants = self.now_s(), self._exchange.grants
+        if not self._use.has_free_slot(now_s) or self._closure.is_closed(now_s):
             return False, None
-        bucket_no = self._credit.take(tokens, now_s) if self._credit.limited else None
-        if self._credit.limited and bucket_no is None:
+        bucket_no = grants.take(tokens, now_s) if grants.limited else None
+        if grants.limited and bucket_no is None:
             return False, None
-        self._near, self._in_flight, self._started = (
-            self._near - 1, self._in_flight + 1, self._started + 1,
-        )  # fmt: skip
+        self._use.start()
         return True, bucket_no
 
-    def leave(self, *, started: bool) -> None:
-        """Go, with the answer or without having been sent."""
+    def release(self, *, started: bool) -> None:
+        """Take back an admitted call's slot, or its admission where it never started."""
         if started:
-            self._in_flight -= 1
+            self._use.in_flight -= 1
         else:
-            self._near -= 1
-        self._admit()
+            self._use.admitted -= 1
+        self._serve_waiting()
 
-    def correct(self, bucket_no: int | None, tokens: int) -> None:
-        """Note that a call took so many tokens more than was estimated."""
-        if bucket_no is not None:
-            self._credit.correct(bucket_no, 0, tokens)
-
-    def repay(self) -> None:
-        """Note that a retry was answered."""
-        self._budget.repay()
-
-    def answered(self) -> None:
-        """Note an answer."""
-        self._tally.answered()
-        self._failed_in_a_row = 0
-
-    def failed(self, error: EndpointError) -> None:
-        """Note a failed call."""
-        self._tally.failed(error)
-        self.pause(error.retry_after_s or 0.0)
-        if not error.retryable:
-            self._failed_in_a_row = 0  # the request's own fault: the endpoint works
-        elif not isinstance(error, RateLimitedError):
-            self._failed_in_a_row += 1
-            self._suspect()
-
-    def _suspect(self) -> None:
-        if self._failed_in_a_row >= FAILURES_TO_OPEN:
-            # The account's breaker opens with the next report; jobs would use up their attempts.
-            self._outage_s = self._outage_s or _SUSPECTED_S
-            self._open_at_s = max(self._open_at_s, self.now_s() + _SUSPECT_FOR_S)
-            self._ask_at_s = 0.0
-            self._called = True
-            self._wake()
-
-    def learn(self, learned: Learned) -> None:
-        """Note what the endpoint's headers say."""
-        self._tally.learn(learned.requests_per_minute, learned.tokens_per_minute)
-        self.pause(learned.pause_s)
-
-    def pause(self, pause_s: float) -> None:
-        """Start nothing for so long, and soon tell the other processes."""
-        if pause_s > 0:
-            self._tally.pause(pause_s)
-            pause_s = min(pause_s, LONGEST_PAUSE_S)
-            self._open_at_s = max(self._open_at_s, self.now_s() + pause_s)
-
-    def _call(self) -> None:
-        """Have the keeper look when the next report is due; once is enough."""
-        if not self._called:
-            self._called = True
-            self._wake()
-
-    def _admit(self) -> None:
+    def _serve_waiting(self) -> None:
+        """Start and admit as many of the waiting calls as may be."""
         while self._ready:
-            head = self._ready[0]
-            if not head.turn.done():
-                taken, bucket_no = self._take(head.tokens)
-                if not taken:
+            call = self._ready[0]
+            if not call.turn.done():
+                started, bucket_no = self._try_start(call.tokens)
+                if not started:
                     break
-                head.turn.set_result(bucket_no)
+                call.turn.set_result(bucket_no)
             self._ready.popleft()
-        while self._retries and self._budget.suffices and self.room > 0:
-            self._let_in(self._retries.popleft(), retry=True)
-        while self._outside and self.room > 0:
-            self._let_in(self._outside.popleft(), retry=False)
+        while self._queue and self.room > 0:
+            waiting = self._queue.next()
+            if waiting is None:
+                break
+            turn, retry = waiting
+            if not turn.done():
+                self.admit(retry=retry)
+                turn.set_result(self)
 
-    def _let_in(self, turn: "asyncio.Future[Gate]", *, retry: bool) -> None:
-        if not turn.done():
-            self.enter(retry=retry)
-            turn.set_result(self)
+    def correct_tokens(self, bucket_no: int | None, tokens: int) -> None:
+        """Note that a call took so many tokens more than was estimated for it."""
+        if bucket_no is not None:
+            self._exchange.grants.correct(bucket_no, 0, tokens)
 
-    # The exchange with the shared account
+    def note_answered_retry(self) -> None:
+        """Give a retry's cost back to the budget: it was answered."""
+        self._budget.refund()
+
+    def note_answer(self) -> None:
+        """Count an answer."""
+        self._exchange.outcomes.answered()
+        self._closure.failures_in_a_row = 0
+
+    def note_failure(self, error: EndpointError) -> None:
+        """Count a failed call; close the endpoint if it asks for that, or keeps failing."""
+        self._exchange.outcomes.failed(error)
+        self._pause(error.retry_after_s or 0.0)
+        if not error.retryable:
+            self._closure.failures_in_a_row = 0  # the request's own fault: the endpoint works
+        elif not isinstance(error, RateLimitedError) and self._closure.suspect(self.now_s()):
+            self._exchange.report_at_s = 0.0
+            self._woken = True
+            self._wake()
+
+    def note_headers(self, headers: RateLimitHeaders) -> None:
+        """Note the limits that an answer's headers name."""
+        outcomes = self._exchange.outcomes
+        outcomes.note_limits(headers.requests_per_minute, headers.tokens_per_minute)
+        self._pause(headers.pause_s)
+
+    def _pause(self, pause_s: float) -> None:
+        """Start no call for so long, and report it, so that the other processes don't either."""
+        if pause_s > 0:
+            self._exchange.outcomes.note_pause(pause_s)
+            self._closure.close_for(min(pause_s, LONGEST_PAUSE_S), self.now_s())
+
+    def _request_report(self) -> None:
+        """Wake whoever makes the reports, once until the next report."""
+        if not self._woken:
+            self._woken = True
+            self._wake()
 
     @property
     def due_at_s(self) -> float | None:
         """When to report next, by the loop's clock; None where there is nothing to report."""
-        if self._busy:
-            return self._ask_at_s
-        return self._asked_at_s + _IDLE_S if self._seated else None
-
-    @property
-    def _busy(self) -> bool:
-        return bool(self._near or self._in_flight or self._outside or self._retries)
+        busy = bool(self._use.admitted or self._use.in_flight or self._queue)
+        return self._exchange.due_at_s(busy=busy)
 
     def report(self) -> Report:
         """Return what happened since the last report, and what is wanted next."""
         now_s = self.now_s()
-        outcomes = self._tally.take()
-        self._budget.earn(outcomes.answered, min(1.0, now_s - self._asked_at_s))
-        self._asked_at_s = now_s
-        waiting = self._near + len(self._outside) + len(self._retries)
-        self._wanted = self._wanted_tokens(waiting)
-        return Report(
-            self._endpoint, self._owner, self.caps,
-            in_flight=self._in_flight, waiting=waiting, wanted_tokens=self._wanted,
-            corrections=self._credit.corrections(now_s), outcomes=outcomes,
-        )  # fmt: skip
-
-    def _wanted_tokens(self, waiting: int) -> tuple[int, ...]:
-        free = max(0, (self._places or self.caps.concurrency) - self._in_flight)
-        count = min(waiting, _START_AHEAD * self._started + free)
-        # Leave in hand counts, unless it is too small for the call at the head.
-        count -= 0 if self._ready and self._in_flight < self._places else self._credit.calls
-        self._started = 0
-        known = [waiting.tokens for waiting in self._ready]
-        known += [round(self._mean_tokens)] * (count - len(known))
-        return tuple(known[: max(0, count)])
+        elapsed_s = now_s - self._exchange.reported_at_s
+        ready = [call.tokens for call in self._ready]
+        report = self._exchange.report(
+            self._limits, self._use, ready, queued=len(self._queue), now_s=now_s
+        )
+        self._budget.earn(report.outcomes.answered, min(1.0, elapsed_s))
+        return report
 
     def accept(self, grant: Grant) -> None:
-        """Take in what the account said to the latest report."""
-        asked_at_s, self._places = self._asked_at_s, grant.places
-        self._expires_at_s = asked_at_s + LEASE_S
-        self._open_at_s = self.now_s() + grant.closed_s if grant.closed_s > 0 else 0.0
-        self._ask_at_s = asked_at_s + grant.ask_again_s
-        self._seated, self._called = grant.places > 0, False
-        self._credit.accept(grant, self._wanted, asked_at_s)
-        self._outage_s = grant.outage_s
-        if grant.closed_s >= _WAIT_INSIDE_S or (grant.outage_s and grant.closed_s > 0):
-            self._send_away()
-        self._admit()
+        """Take in what the account answered to the latest report."""
+        self._use.slots = grant.slots
+        self._use.expires_at_s = self._exchange.reported_at_s + LEASE_S
+        self._closure.accept(grant, self.now_s())
+        self._exchange.accept(grant)
+        self._woken = False
+        if grant.closed_s >= _WAIT_READY_S or (grant.outage_s and grant.closed_s > 0):
+            self._reject_waiting()
+        self._serve_waiting()
 
-    def _send_away(self) -> None:
-        """Let nobody wait here with money set aside.
+    def _reject_waiting(self) -> None:
+        """End the wait of all calls, so that none waits here with money reserved.
 
-        They may find another endpoint or model, and else come back and wait outside, looking up at
-        every report: their shard may close and their deadline pass meanwhile.
+        They may find another endpoint or model; those that come back wait to be admitted and are
+        rejected at every report, so that their shard may end or their deadline pass meanwhile.
         """
-        turns: list[asyncio.Future[int | None] | asyncio.Future[Gate]] = [
-            *(waiting.turn for waiting in self._ready), *self._outside, *self._retries,
-        ]  # fmt: skip
-        for queue in (self._ready, self._outside, self._retries):
-            queue.clear()
+        where = self._exchange.endpoint.split()[0]
+        turns: list[asyncio.Future[int | None] | asyncio.Future[EndpointLimiter]] = [
+            *(call.turn for call in self._ready),
+            *self._queue.clear(),
+        ]
+        self._ready.clear()
         for turn in turns:
             if not turn.done():
-                turn.set_exception(EndpointClosedError(_CLOSED, where=self._endpoint.split()[0]))
+                turn.set_exception(EndpointClosedError(_CLOSED, where=where))
+
+
+async def admit_to_any(limiters: Collection[EndpointLimiter], *, retry: bool) -> EndpointLimiter:
+    """Wait until one of a model's endpoints admits a call; of several, the one with most room.
+
+    Raises:
+        EndpointClosedError: An endpoint was closed meanwhile; another one may be open.
+    """
+    first, *others = limiters
+    roomiest = max(limiters, key=lambda limiter: limiter.room) if others else first
+    if roomiest.may_admit(retry=retry):
+        roomiest.admit(retry=retry)
+        return roomiest
+    turn: asyncio.Future[EndpointLimiter] = asyncio.get_running_loop().create_future()
+    for limiter in limiters:
+        limiter.enqueue(turn, retry=retry)
+    try:
+        return await turn
+    except asyncio.CancelledError:
+        if _has_result(turn):  # it was admitted in the same moment, and won't be sent
+            turn.result().release(started=False)
+        raise
+
+
+def _has_result(turn: "asyncio.Future[int | None] | asyncio.Future[EndpointLimiter]") -> bool:
+    return turn.done() and not turn.cancelled() and turn.exception() is None

@@ -1,39 +1,39 @@
-"""A budget of retries: answers earn it, retries spend it, so retries can't storm."""
+"""A retry budget: answers add to it and retries draw on it, so that retries stay few."""
 
-_EARNED_BY_ANSWER = 0.2
-_EARNED_A_SECOND = 1.0
-"""So that the last calls of a batch are tried again, too."""
-_LEAST_CAP = 10.0
+_PER_ANSWER = 0.2
+_PER_SECOND = 1.0
+"""Lets the last calls of a batch be retried, too, when few answers come any more."""
+_START = 10.0
 
 
 class RetryBudget:
-    """Of one endpoint in this process.
+    """Retries that one endpoint may get from this process.
 
     In steady state retries are at most a fifth of the answers; while an endpoint answers nothing,
-    one a second.
+    one per second is possible.
 
     Args:
-        cap: Most that can be saved; at least 10, which is also where it starts.
+        capacity: Most retries that can be saved up; at least 10, which is also where it starts.
     """
 
-    def __init__(self, cap: float) -> None:
-        self._cap = max(_LEAST_CAP, cap)
-        self._saved = _LEAST_CAP
+    def __init__(self, capacity: float) -> None:
+        self._capacity = max(_START, capacity)
+        self._saved = _START
 
     def earn(self, answers: int, elapsed_s: float) -> None:
-        """Take in answers, and the time that has passed."""
-        earned = answers * _EARNED_BY_ANSWER + elapsed_s * _EARNED_A_SECOND
-        self._saved = min(self._cap, self._saved + earned)
+        """Add what answers, and the time since the last call of this method, are worth."""
+        earned = answers * _PER_ANSWER + elapsed_s * _PER_SECOND
+        self._saved = min(self._capacity, self._saved + earned)
 
-    def repay(self) -> None:
-        """Take in that a retry was answered: it was worth its price."""
-        self._saved = min(self._cap, self._saved + 1.0)
+    def refund(self) -> None:
+        """Give back what a retry cost, because it was answered."""
+        self._saved = min(self._capacity, self._saved + 1.0)
 
     @property
     def suffices(self) -> bool:
-        """Whether a retry can be paid."""
+        """Whether one more retry is possible."""
         return self._saved >= 1.0
 
     def spend(self) -> None:
-        """Pay for a retry."""
+        """Take a retry's cost."""
         self._saved -= 1.0

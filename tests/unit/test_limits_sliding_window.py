@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.limits.window import SLACK_S, USE_WITHIN_S, Window
+from routoo.limits.sliding_window import SLACK_S, USE_WITHIN_S, SlidingWindow
 
 SPAN_S = 6.0
 LIMIT = 50
@@ -20,7 +20,7 @@ LIMIT = 50
 def test_no_window_sees_more_than_the_limit_at_the_endpoint(
     asked: list[tuple[float, int, float, float]],
 ) -> None:
-    window, now_s = Window(SPAN_S), 1_000_000.0
+    window, now_s = SlidingWindow(SPAN_S), 1_000_000.0
     seen: list[tuple[float, int]] = []
     for pause_s, amount, used_after_s, way_s in asked:
         now_s += pause_s
@@ -33,7 +33,7 @@ def test_no_window_sees_more_than_the_limit_at_the_endpoint(
 
 
 def test_a_limit_is_used_almost_in_full() -> None:
-    window, now_s, granted = Window(60.0), 0.0, 0
+    window, now_s, granted = SlidingWindow(60.0), 0.0, 0
     while now_s < 600:
         bucket_no = window.advance(now_s)
         if window.room(100) >= 1:
@@ -44,7 +44,7 @@ def test_a_limit_is_used_almost_in_full() -> None:
 
 
 def test_a_limit_is_not_used_up_at_once() -> None:
-    window = Window(60.0)
+    window = SlidingWindow(60.0)
     bucket_no = window.advance(1000.0)
     granted = 0
     while window.room(100) >= 1:
@@ -54,7 +54,7 @@ def test_a_limit_is_not_used_up_at_once() -> None:
 
 
 def test_what_was_estimated_too_high_is_given_back_where_it_was_counted() -> None:
-    window = Window(60.0)
+    window = SlidingWindow(60.0)
     bucket_no = window.advance(1000.0)
     window.add(bucket_no, 90)
     window.advance(1030.0)
@@ -63,7 +63,7 @@ def test_what_was_estimated_too_high_is_given_back_where_it_was_counted() -> Non
 
 
 def test_a_clock_that_goes_back_gives_nothing_back() -> None:
-    window = Window(60.0)
+    window = SlidingWindow(60.0)
     window.add(window.advance(1000.0), 100)
     window.advance(900.0)
     assert window.room(100) == 0

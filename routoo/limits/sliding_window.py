@@ -1,26 +1,27 @@
-"""A sliding window, kept in buckets, in which no stretch of time holds more than its limit.
+"""A sliding window in buckets: no stretch of its length ever holds more than the limit.
 
-A token bucket lets twice its size through within one window: the full bucket, then what refills.
-Here whatever was granted is counted for as long as any window can still see it: the window itself,
-the bucket's own length, the time a grant may be used in, and some slack until the endpoint sees it.
+A token bucket lets twice its size through within one window: the full bucket, then its refill.
+Here whatever was granted counts for as long as any window can still see it: the window's own
+length, a bucket's length, the time in which a grant may be used, and the time until the endpoint
+sees the call.
 """
 
 import math
 from dataclasses import dataclass, field
 
 USE_WITHIN_S = 0.5
-"""A grant that is not used within this time is lost, in seconds."""
+"""A grant that is not used within this time expires, in seconds."""
 SLACK_S = 0.5
-"""Longest way of a call from its start here to the endpoint's own clock, in seconds."""
-_BUCKETS_A_WINDOW = 120
+"""Longest time from a call's start here until the endpoint counts it, in seconds."""
+_BUCKETS_PER_WINDOW = 120
 _SHORT = 6
-"""A short window is this fraction of the whole; ..."""
+"""A short window is this fraction of the whole one, and ..."""
 _SHORT_SHARE = 4
-"""... and may hold this fraction of the limit: endpoints meter by the second, too."""
+"""... may hold this fraction of the limit, because endpoints count by the second, too."""
 
 
 @dataclass(slots=True)
-class Window:
+class SlidingWindow:
     """Counts of the latest buckets, the newest last."""
 
     span_s: float
@@ -32,12 +33,12 @@ class Window:
     @property
     def bucket_s(self) -> float:
         """Length of a bucket, in seconds."""
-        return self.span_s / _BUCKETS_A_WINDOW
+        return self.span_s / _BUCKETS_PER_WINDOW
 
     def advance(self, now_s: float) -> int:
-        """Move on to the bucket of this instant, forget what no window sees, return its number.
+        """Move on to the bucket of this instant and return its number.
 
-        A clock that went back moves nothing.
+        Buckets that no window can see any more are dropped. A clock that went back changes nothing.
         """
         size = self._size(self.span_s)
         self.counts = ([0] * size + self.counts)[-size:]
@@ -49,16 +50,16 @@ class Window:
     def room(self, limit: int) -> int:
         """Return how much more may be granted now."""
         lately = sum(self.counts[-self._size(self.span_s / _SHORT) :])
-        # One call at a time may be larger than a short window's share.
+        # A single call may be larger than a short window's share.
         short = math.ceil(limit / _SHORT_SHARE) - lately if lately else limit
         return max(0, min(limit - sum(self.counts), short))
 
     def add(self, bucket_no: int, amount: int) -> None:
-        """Count in a bucket; one that is forgotten takes nothing, and none falls below zero."""
+        """Add to a bucket's count, which stays at least 0; a dropped bucket is ignored."""
         index = bucket_no - self.newest - 1
         if -len(self.counts) <= index < 0:
             self.counts[index] = max(0, self.counts[index] + amount)
 
     def _size(self, span_s: float) -> int:
-        # Two more: neither the window's start nor its end need fall on a bucket's edge.
+        # Two more buckets, because neither end of the window need fall on a bucket's edge.
         return math.ceil((span_s + USE_WITHIN_S + SLACK_S) / self.bucket_s) + 2

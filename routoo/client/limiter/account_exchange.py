@@ -1,0 +1,166 @@
+"""What a limiter reports to its endpoint's shared account, and when the next report is due."""
+
+from dataclasses import dataclass, replace
+
+from routoo.client.limiter.rate_grants import RateGrants
+from routoo.errors import EndpointError, RateLimitedError
+from routoo.limits.records import CallOutcomes, EndpointLimits, Grant, Report
+
+_NO_OUTCOMES = CallOutcomes()
+_IDLE_S = 2.0
+"""Slots that no call needs are given back after so long, in seconds."""
+_START_AHEAD = 2
+"""Calls asked for, as a multiple of those that started since the last report."""
+_MEAN_WEIGHT = 0.05
+
+
+class OutcomeCounts:
+    """Counts how calls ended until the next report."""
+
+    def __init__(self) -> None:
+        self._answered = self._failed = self._overloaded = 0
+        self._pause_s = 0.0
+        self._headers = _NO_OUTCOMES
+
+    def answered(self) -> None:
+        """Count an answer."""
+        self._answered += 1
+
+    def failed(self, error: EndpointError) -> None:
+        """Count a failed call; a refusal that is the request's own fault counts as an answer."""
+        self._pause_s = max(self._pause_s, error.retry_after_s or 0.0)
+        if isinstance(error, RateLimitedError):
+            self._overloaded += 1
+        elif error.retryable:
+            self._failed += 1
+        else:
+            self._answered += 1
+
+    def note_limits(self, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
+        """Record limits that the endpoint's headers name; None keeps what is known."""
+        known = self._headers
+        self._headers = replace(
+            known,
+            header_requests_per_minute=requests_per_minute or known.header_requests_per_minute,
+            header_tokens_per_minute=tokens_per_minute or known.header_tokens_per_minute,
+        )
+
+    def note_pause(self, pause_s: float) -> None:
+        """Record that the endpoint asked for a pause, in seconds."""
+        self._pause_s = max(self._pause_s, pause_s)
+
+    def take(self) -> CallOutcomes:
+        """Return the counts, and start again from 0."""
+        found = replace(
+            self._headers,
+            answered=self._answered,
+            failed=self._failed,
+            overloaded=self._overloaded,
+            pause_s=self._pause_s,
+        )
+        self._answered = self._failed = self._overloaded = 0
+        self._pause_s, self._headers = 0.0, _NO_OUTCOMES
+        return found
+
+
+@dataclass(slots=True)
+class SlotUse:
+    """The slots that this process may use at an endpoint, and its calls there."""
+
+    slots: int = 0
+    """Calls that may be in flight at once, as the account granted last."""
+    expires_at_s: float = 0.0
+    """When that grant ends, by the loop's clock."""
+    admitted: int = 0
+    """Calls that get ready or wait to start."""
+    in_flight: int = 0
+    started: int = 0
+    """Calls that started since the last report."""
+
+    def has_free_slot(self, now_s: float) -> bool:
+        """Return whether a call may take a slot."""
+        return self.in_flight < self.slots and now_s < self.expires_at_s
+
+    def start(self) -> None:
+        """Move an admitted call into a slot."""
+        self.admitted -= 1
+        self.in_flight += 1
+        self.started += 1
+
+
+class AccountExchange:
+    """The exchange of reports for grants, of one endpoint in this process.
+
+    Args:
+        endpoint: The endpoint's key in the shared accounts.
+        owner: This process.
+    """
+
+    def __init__(self, endpoint: str, owner: str) -> None:
+        self.endpoint, self._owner = endpoint, owner
+        self.grants = RateGrants()
+        self.outcomes = OutcomeCounts()
+        self.reported_at_s = 0.0
+        self.report_at_s = 0.0
+        """When the next report may bring something, by the loop's clock."""
+        self._mean_tokens = 0.0
+        self._wanted: tuple[int, ...] = ()
+        self._holds_slots = False
+
+    def expect(self, tokens: int) -> None:
+        """Include a call's estimate in the mean, which stands for calls that are not ready yet."""
+        weight = _MEAN_WEIGHT if self._mean_tokens else 1.0
+        self._mean_tokens += (tokens - self._mean_tokens) * weight
+
+    def due_at_s(self, *, busy: bool) -> float | None:
+        """Return when to report next, by the loop's clock; None where nothing is to be reported.
+
+        Args:
+            busy: Whether any call waits or is in flight.
+        """
+        if busy:
+            return self.report_at_s
+        return self.reported_at_s + _IDLE_S if self._holds_slots else None
+
+    def report(
+        self, limits: EndpointLimits, use: SlotUse, ready: list[int], *, queued: int, now_s: float
+    ) -> Report:
+        """Return the next report.
+
+        Args:
+            limits: What the pool file says.
+            use: The calls that are admitted or in flight.
+            ready: Estimated tokens of the calls that wait to start, in order.
+            queued: Calls that wait to be admitted.
+            now_s: By the loop's clock.
+        """
+        waiting = use.admitted + queued
+        self._wanted = self._wanted_tokens(limits, use, ready, waiting)
+        self.reported_at_s, use.started = now_s, 0
+        return Report(
+            self.endpoint,
+            self._owner,
+            limits,
+            in_flight=use.in_flight,
+            waiting=waiting,
+            wanted_tokens=self._wanted,
+            corrections=self.grants.take_corrections(now_s),
+            outcomes=self.outcomes.take(),
+        )
+
+    def _wanted_tokens(
+        self, limits: EndpointLimits, use: SlotUse, ready: list[int], waiting: int
+    ) -> tuple[int, ...]:
+        """Return the estimated tokens of the calls that may start before the next report."""
+        free = max(0, (use.slots or limits.concurrency) - use.in_flight)
+        count = min(waiting, _START_AHEAD * use.started + free)
+        # Grants in hand count, unless they are too small for the first call that is ready.
+        count -= 0 if ready and use.in_flight < use.slots else self.grants.calls
+        known = ready + [round(self._mean_tokens)] * (count - len(ready))
+        return tuple(known[: max(0, count)])
+
+    def accept(self, grant: Grant) -> None:
+        """Take in what the account answered to the latest report."""
+        self.report_at_s = self.reported_at_s + grant.report_again_s
+        self._holds_slots = grant.slots > 0
+        self.grants.add(grant, self._wanted, self.reported_at_s)
