@@ -32,32 +32,32 @@ class SharedLimits(Protocol):
     """Keeps the accounts of endpoints for all processes that call them."""
 
     async def exchange(self, reports: Sequence[Report]) -> list[Grant]:
-        """Take reports in, and say for each what its process may do next.
+        """Take reports in, and return for each what its process may do next, in order.
 
         Raises:
-            StoreError: The accounts can't be reached; places that were granted run out.
+            StoreError: The accounts can't be reached; slots that were granted expire.
         """
         ...
 
 
 class Permit(Protocol):
-    """Permission for one call, near the front of its endpoint's queue."""
+    """Permission for one call: it was admitted to an endpoint, and may soon start."""
 
     @property
     def model(self) -> CandidateModel:
-        """The model to ask, placed at the one of its endpoints that has most room."""
+        """The model to ask, with the endpoint that admitted the call as its only one."""
         ...
 
     async def start(self) -> None:
-        """Wait until the call may be sent within the endpoint's limits; call it once.
+        """Wait until the call may be sent within the endpoint's limits; to be called once.
 
         Raises:
-            EndpointClosedError: The endpoint is left alone for the moment.
+            EndpointClosedError: The endpoint asked for a pause, or keeps failing.
         """
         ...
 
     def used(self, tokens: int) -> None:
-        """Tell how many tokens the call really took, prompt and completion together."""
+        """Report how many tokens the call took, prompt and completion together."""
         ...
 
 
@@ -67,11 +67,11 @@ class ChatClient(Protocol):
     def admit(
         self, model: CandidateModel, tokens: int, *, retry: bool = False
     ) -> AbstractAsyncContextManager[Permit]:
-        """Wait until a call is near the front of the queue, and hold the permit to make it.
+        """Wait until an endpoint of the model admits a call, and hold the permit to make it.
 
-        Reserve money once admitted, then `start` the permit, then call `complete` with the
-        permit's model: so money is set aside only for calls that are about to be sent, and an
-        endpoint's place doesn't wait for a commit.
+        The order is: reserve the money once admitted, `start` the permit, call `complete` with the
+        permit's model. So money is reserved only for calls that are about to be sent, and no slot
+        of an endpoint waits for a commit.
 
         Args:
             model: The candidate model to ask.
@@ -79,14 +79,14 @@ class ChatClient(Protocol):
             retry: Whether an earlier call for the same purpose failed: retries have a budget.
 
         Raises:
-            EndpointClosedError: On entry; an endpoint is left alone for the moment.
+            EndpointClosedError: On entry: an endpoint asked for a pause, or keeps failing.
         """
         ...
 
     def outage_s(self, model: CandidateModel) -> float:
         """Return how long all endpoints of a model have kept failing, in seconds; 0 if one works.
 
-        While it is not 0 no call is let through, but one now and then that tries.
+        While it is above 0 no call is admitted, but for a probe now and then.
         """
         ...
 
