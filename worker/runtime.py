@@ -20,6 +20,7 @@ from routoo.pipeline.provider_channel import ProviderChannel
 from routoo.pipeline.provider_visit import ChannelOptions, Visitor
 from routoo.pipeline.replan import decide_batch
 from routoo.pipeline.score import score_shard
+from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.ports import BatchProvider, ChatClient
 from routoo.settings import Settings
 from routoo.store.batches import BatchRecord
@@ -29,7 +30,6 @@ from worker.collector import calm_collector
 from worker.loop import LoopThread
 from worker.predictors import Predictors
 from worker.roles import Role, concurrency
-from worker.shard import ShardWorker, StageWork
 
 T = TypeVar("T")
 

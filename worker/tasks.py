@@ -7,6 +7,7 @@ from celery.exceptions import Reject
 
 from routoo.domain.job import ShardKey, Stage
 from routoo.pipeline.drift import ReplanOptions
+from routoo.pipeline.shard_work import ShardWorker
 from routoo.store.database import Database
 from worker.announce import announce
 from worker.app import RECOVER_TASK, REPLAN_TASK
@@ -14,7 +15,6 @@ from worker.broker import task_name
 from worker.loop import LoopThread
 from worker.recovery import recover
 from worker.replanning import replan
-from worker.shard import ShardWorker
 
 
 def register_stages(app: Celery, loop: LoopThread, worker: ShardWorker) -> None:

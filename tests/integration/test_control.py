@@ -8,6 +8,7 @@ import pytest
 
 from routoo.domain.job import BatchStatus, Lease, ShardKey, Stage
 from routoo.errors import InputError, StaleLeaseError
+from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.settings import Settings
 from routoo.store import batches, ledger, predictions, shards
 from routoo.store.batches import BatchRecord, control
@@ -15,7 +16,6 @@ from routoo.store.database import Database
 from tests import batch_factory
 from tests.dispatch_factory import billed_usd, claim, dispatch, pool_of, prepare, requests_at, rows
 from tests.fakes.openai_server import FakeServer
-from worker.shard import ShardWorker, StageWork
 
 pytestmark = pytest.mark.anyio
 

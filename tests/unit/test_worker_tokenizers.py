@@ -9,9 +9,9 @@ from routoo.client.token_counts import TokenCounters
 from routoo.domain.job import Lease
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.errors import ConfigError
+from routoo.pipeline.shard_work import StageWork
 from routoo.store.batches import BatchRecord
 from worker.runtime import _with_tokenizers
-from worker.shard import StageWork
 
 pytestmark = pytest.mark.anyio
 

@@ -9,11 +9,11 @@ import pytest
 
 from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.errors import CheckpointError, DatabaseUnavailableError, StoreError
+from routoo.pipeline.shard_work import ShardOutcome, ShardWorker, StageWork
 from routoo.settings import Settings
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
 from tests import batch_factory
-from worker.shard import ShardOutcome, ShardWorker, StageWork
 
 pytestmark = pytest.mark.anyio
 

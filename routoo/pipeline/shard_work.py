@@ -18,11 +18,11 @@ from routoo.errors import (
     StaleLeaseError,
     StoreError,
 )
+from routoo.pipeline.lease import Renewal, work_under_lease
 from routoo.settings import Settings
 from routoo.store import batches, shards
 from routoo.store.batches import BatchRecord, control
 from routoo.store.database import Database
-from worker.lease import Renewal, work_under_lease
 
 Work = Callable[[Lease, BatchRecord], Awaitable[bool]]
 """A stage: True when the shard is done, False when a part of it was left for later."""

@@ -10,8 +10,8 @@ import pytest
 
 from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.errors import DatabaseUnavailableError, StaleLeaseError
-from worker import lease as lease_module
-from worker.lease import Renewal, work_under_lease
+from routoo.pipeline import lease as lease_module
+from routoo.pipeline.lease import Renewal, work_under_lease
 
 LEASE = Lease(ShardKey(UUID(int=1), Stage.SCORE, 0), "me", 1, 0, 10)
 
