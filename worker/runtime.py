@@ -68,7 +68,15 @@ def open_runtime(role: Role, settings: Settings) -> Iterator[Runtime]:
         db = _enter(stack, loop, Database(url, max_size=most))
         stop = asyncio.Event()
         stages = _stages(role, settings, stack, loop, db, stop)
-        yield Runtime(loop, db, ShardWorker(db, settings, _owner(role), stages, stop))
+        worker = ShardWorker(
+            db,
+            _owner(role),
+            stages,
+            lease_s=settings.lease_s,
+            max_failures=settings.max_shard_attempts,
+            stop=stop,
+        )
+        yield Runtime(loop, db, worker)
 
 
 def required_url(url: SecretStr | None, variable: str) -> str:

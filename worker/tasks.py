@@ -26,7 +26,7 @@ def register_stages(app: Celery, loop: LoopThread, worker: ShardWorker) -> None:
 def _register_stage(app: Celery, loop: LoopThread, worker: ShardWorker, stage: Stage) -> None:
     def work(batch_id: str, shard_no: int) -> None:
         outcome = loop.run(worker.handle(ShardKey(UUID(batch_id), stage, shard_no)))
-        announce(app, outcome.announce)
+        announce(app, outcome.publish)
         if outcome.requeue:
             raise Reject("the worker stops", requeue=True)
 

@@ -1,8 +1,11 @@
-"""One shard, from its message to its hand-over: claim, work, complete."""
+"""Works on one shard: claims it, runs its stage while the lease is renewed, and ends the lease."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -18,28 +21,27 @@ from routoo.errors import (
     StaleLeaseError,
     StoreError,
 )
-from routoo.pipeline.lease import Renewal, work_under_lease
-from routoo.settings import Settings
 from routoo.store import batches, shards
 from routoo.store.batches import BatchRecord, control
 from routoo.store.database import Database
 
-Work = Callable[[Lease, BatchRecord], Awaitable[bool]]
-"""A stage: True when the shard is done, False when a part of it was left for later."""
+Work = Callable[[Lease, BatchRecord], Coroutine[Any, Any, bool]]
+"""A stage: returns True when the shard is done, False when a part of it was left for later."""
 _NEXT = {Stage.SCORE: Stage.SELECT, Stage.SELECT: Stage.DISPATCH}
 _PERMANENT = (CheckpointError, ConfigError, InfeasibleError, InputError)
 """Errors that a retry can't help: the batch fails at once."""
+_RENEWALS_PER_LEASE = 3
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ShardOutcome:
-    """What is left to do once a shard was looked at."""
+    """What the caller has to do with the task queue once a message was handled."""
 
-    announce: Sequence[ShardKey] = ()
-    """Shards that became ready."""
+    publish: Sequence[ShardKey] = ()
+    """Shards that became ready: each needs a message."""
     requeue: bool = False
-    """The worker stops with the shard unfinished: the message goes back to the broker."""
+    """The worker stops with the shard unfinished: its message goes back to the broker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,20 +55,27 @@ class StageWork:
 
 @dataclass(frozen=True, slots=True)
 class ShardWorker:
-    """Works on one shard after the other; any number at once."""
+    """Handles messages that name a shard; any number of them at once."""
 
     db: Database
-    settings: Settings
     owner: str
     """Name of this worker in leases, unique among all workers."""
     stages: Mapping[Stage, StageWork]
+    lease_s: float
+    """How long a lease holds without a renewal, in seconds."""
+    max_failures: int
+    """Failures of a shard after which it is parked."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the worker is asked to stop."""
 
     async def handle(self, key: ShardKey) -> ShardOutcome:
-        """Do a shard's stage if it is due, and say what follows.
+        """Do a shard's stage if it is due.
 
-        Every failure ends here: it is logged, and the shard is left to the recovery tick, retried
-        or parked.
+        Every failure ends here: it is logged, and the shard is retried, parked, or left to the
+        recovery task.
+
+        Returns:
+            What is left to do with the task queue.
         """
         if self.stop.is_set():
             return ShardOutcome(requeue=True)
@@ -74,7 +83,7 @@ class ShardWorker:
             claimed = await self._claim(key)
             return await self._work(*claimed) if claimed else ShardOutcome()
         except DatabaseUnavailableError as error:
-            # The lease runs out by itself and the recovery tick announces the shard again.
+            # The lease expires by itself, and the recovery task publishes the shard again.
             _log.warning("shard.left", **_fields(key), reason=str(error))
             return ShardOutcome()
 
@@ -84,22 +93,19 @@ class ShardWorker:
                 batch = await batches.get(conn, key.batch_id)
                 if batch.status.is_over:
                     return None
-                lease = await shards.claim(conn, key, self.owner, self.settings.lease_s)
+                lease = await shards.claim(conn, key, self.owner, self.lease_s)
         except NotFoundError:
             _log.warning("shard.unknown", **_fields(key))
             return None
         return (lease, batch) if lease else None
 
     async def _work(self, lease: Lease, batch: BatchRecord) -> ShardOutcome:
-        stage = self.stages[lease.key.stage]
-        renewal = Renewal(self.db, self.settings.lease_s, self.stop)
         log = _log.bind(**_fields(lease.key), epoch=lease.epoch)
         log.info("shard.started", jobs=lease.job_count)
         try:
-            work = _as_coroutine(stage.work, lease, batch)
-            done = await work_under_lease(renewal, lease, work, grace_s=stage.grace_s)
-            outcome = await self._complete(lease) if done else await self._hand_back(lease)
-            log.info("shard.done" if done else "shard.handed_back")
+            done = await self._run_stage(lease, batch)
+            outcome = await self._complete(lease) if done else await self._release(lease)
+            log.info("shard.done" if done else "shard.released")
         except StaleLeaseError:
             log.warning("shard.lost")
             return ShardOutcome()
@@ -110,6 +116,13 @@ class ShardWorker:
             return ShardOutcome()
         return outcome
 
+    async def _run_stage(self, lease: Lease, batch: BatchRecord) -> bool:
+        stage = self.stages[lease.key.stage]
+        work = stage.work(lease, batch)
+        return await work_under_lease(
+            self.db, lease, work, lease_s=self.lease_s, stop=self.stop, grace_s=stage.grace_s
+        )
+
     async def _complete(self, lease: Lease) -> ShardOutcome:
         key = lease.key
         async with self.db.transaction() as conn:
@@ -118,34 +131,96 @@ class ShardWorker:
         await self._settle_cancelled(key.batch_id)
         return ShardOutcome([other for other in ready if other.stage is _NEXT.get(key.stage)])
 
-    async def _hand_back(self, lease: Lease) -> ShardOutcome:
+    async def _release(self, lease: Lease) -> ShardOutcome:
         async with self.db.transaction() as conn:
             await shards.release(conn, lease, count_attempt=False)
         await self._settle_cancelled(lease.key.batch_id)
         stopping = self.stop.is_set()
-        return ShardOutcome(announce=() if stopping else (lease.key,), requeue=stopping)
+        return ShardOutcome(publish=() if stopping else (lease.key,), requeue=stopping)
 
     async def _settle_cancelled(self, batch_id: UUID) -> None:
-        """End the batch where it was cancelled and this was its last shard at work."""
+        """End the batch if it is being cancelled and no other shard of it is worked on."""
         async with self.db.transaction() as conn:
             await control.settle_cancelled(conn, batch_id)
 
     async def _fail(self, lease: Lease, error: Exception) -> None:
         permanent = isinstance(error, _PERMANENT)
-        tries = 0 if permanent else self.settings.max_shard_attempts
         _log.error(
             "shard.failed", **_fields(lease.key), permanent=permanent, error=_text(error),
             exc_info=not isinstance(error, (*_PERMANENT, StoreError)),
         )  # fmt: skip
         try:
             async with self.db.transaction() as conn:
-                await shards.fail(conn, lease, _text(error), tries)
+                max_failures = 0 if permanent else self.max_failures
+                await shards.fail(conn, lease, _text(error), max_failures)
         except StaleLeaseError:
             _log.warning("shard.lost", **_fields(lease.key))
 
 
-async def _as_coroutine(work: Work, lease: Lease, batch: BatchRecord) -> bool:
-    return await work(lease, batch)
+async def work_under_lease(
+    db: Database,
+    lease: Lease,
+    work: Coroutine[Any, Any, bool],
+    *,
+    lease_s: float,
+    stop: asyncio.Event,
+    grace_s: float,
+) -> bool:
+    """Await the work while its lease is renewed.
+
+    Args:
+        db: Where the lease is.
+        lease: The lease, just claimed.
+        work: The stage; cancelled when the lease is lost or the grace of a stop is over.
+        lease_s: How long the lease holds without a renewal, in seconds.
+        stop: Set when the worker is asked to stop.
+        grace_s: How long the work may go on after that, in seconds.
+
+    Returns:
+        What the work returned, or False when it was cancelled because the worker stops.
+
+    Raises:
+        StaleLeaseError: Another worker may own the shard now.
+    """
+    task = asyncio.create_task(work)
+    renewing = asyncio.create_task(_renew_until_lost(db, lease, lease_s))
+    stopped = asyncio.create_task(_grace_after_stop(stop, grace_s))
+    try:
+        await asyncio.wait({task, renewing, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            return task.result()
+        if renewing.done():
+            renewing.result()
+        return False
+    finally:
+        await _cancel(task, renewing, stopped)
+
+
+async def _renew_until_lost(db: Database, lease: Lease, lease_s: float) -> None:
+    renewed_at = time.monotonic()
+    while True:
+        await asyncio.sleep(lease_s / _RENEWALS_PER_LEASE)
+        try:
+            async with db.transaction() as conn:
+                await shards.renew(conn, lease, lease_s)
+            renewed_at = time.monotonic()
+        except DatabaseUnavailableError as error:
+            if time.monotonic() - renewed_at > lease_s:
+                raise StaleLeaseError("the lease ran out while the database was away") from error
+            _log.warning("lease.not_renewed", shard=lease.key.shard_no, reason=str(error))
+
+
+async def _grace_after_stop(stop: asyncio.Event, grace_s: float) -> None:
+    await stop.wait()
+    await asyncio.sleep(grace_s)
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    for task in tasks:
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
 
 
 def _fields(key: ShardKey) -> dict[str, object]:

@@ -9,7 +9,6 @@ import pytest
 from routoo.domain.job import BatchStatus, Lease, ShardKey, Stage
 from routoo.errors import InputError, StaleLeaseError
 from routoo.pipeline.shard_work import ShardWorker, StageWork
-from routoo.settings import Settings
 from routoo.store import batches, ledger, predictions, shards
 from routoo.store.batches import BatchRecord, control
 from routoo.store.database import Database
@@ -79,7 +78,9 @@ async def test_a_cancelled_batch_ends_with_the_last_worker_that_hands_its_shard_
         async def work(lease: Lease, _: BatchRecord) -> bool:
             return await dispatch(db, lease)
 
-        worker = ShardWorker(db, Settings(), "me", {Stage.DISPATCH: StageWork(work)})
+        worker = ShardWorker(
+            db, "me", {Stage.DISPATCH: StageWork(work)}, lease_s=60.0, max_failures=3
+        )
         handling = asyncio.create_task(worker.handle(lease.key))
         await requests_at(server, 8)
         await change(db, lease.key.batch_id, "cancel")

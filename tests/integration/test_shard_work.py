@@ -1,7 +1,6 @@
-"""What a worker makes of one message, against a real database."""
+"""How a worker handles one message, against a real database."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -9,16 +8,14 @@ import pytest
 
 from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.errors import CheckpointError, DatabaseUnavailableError, StoreError
-from routoo.pipeline.shard_work import ShardOutcome, ShardWorker, StageWork
-from routoo.settings import Settings
+from routoo.pipeline.shard_work import ShardOutcome, ShardWorker, StageWork, Work
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
 from tests import batch_factory
 
 pytestmark = pytest.mark.anyio
 
-Behaviour = Callable[[Lease, BatchRecord], Awaitable[bool]]
-SETTINGS = Settings(lease_s=0.3, max_shard_attempts=2)
+LEASE_S = 0.3
 
 
 async def succeed(lease: Lease, batch: BatchRecord) -> bool:
@@ -26,16 +23,16 @@ async def succeed(lease: Lease, batch: BatchRecord) -> bool:
     return True
 
 
-def raising(error: Exception) -> Behaviour:
+def raising(error: Exception) -> Work:
     async def work(_: Lease, __: BatchRecord) -> bool:
         raise error
 
     return work
 
 
-def worker(db: Database, work: Behaviour, **options: Any) -> ShardWorker:
+def worker(db: Database, work: Work, **options: Any) -> ShardWorker:
     stages = {stage: StageWork(work, **options) for stage in Stage}
-    return ShardWorker(db, SETTINGS, "me", stages)
+    return ShardWorker(db, "me", stages, lease_s=LEASE_S, max_failures=2)
 
 
 async def shard(db: Database, key: ShardKey) -> tuple[str, int]:
@@ -59,7 +56,7 @@ async def batch_end(db: Database, batch_id: UUID) -> tuple[str, str | None]:
     return row[0], row[1]
 
 
-async def test_the_last_scored_shard_announces_the_selection(db: Database) -> None:
+async def test_the_last_scored_shard_publishes_the_selection(db: Database) -> None:
     batch_id = await batch_factory.submit(db, 4)
     me = worker(db, succeed)
     first = await me.handle(ShardKey(batch_id, Stage.SCORE, 0))
@@ -68,11 +65,11 @@ async def test_the_last_scored_shard_announces_the_selection(db: Database) -> No
     assert last == ShardOutcome([ShardKey(batch_id, Stage.SELECT, 0)])
 
 
-async def test_the_selection_announces_every_dispatch_shard(db: Database) -> None:
+async def test_the_selection_publishes_every_dispatch_shard(db: Database) -> None:
     batch_id = await batch_factory.submit(db, 4)
     await batch_factory.score(db, batch_id)
     outcome = await worker(db, succeed).handle(ShardKey(batch_id, Stage.SELECT, 0))
-    assert outcome.announce == [ShardKey(batch_id, Stage.DISPATCH, number) for number in (0, 1)]
+    assert outcome.publish == [ShardKey(batch_id, Stage.DISPATCH, number) for number in (0, 1)]
 
 
 async def test_a_duplicate_message_does_nothing(db: Database) -> None:
@@ -110,7 +107,7 @@ async def test_an_error_that_stays_fails_the_batch_at_once(db: Database) -> None
     assert (await batch_end(db, key.batch_id))[0] == "failed"
 
 
-async def test_an_absent_database_leaves_the_shard_to_the_recovery_tick(db: Database) -> None:
+async def test_an_absent_database_leaves_the_shard_to_the_recovery_task(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
     away = raising(DatabaseUnavailableError("away"))
     assert await worker(db, away).handle(key) == ShardOutcome()
@@ -123,7 +120,7 @@ async def test_a_refusing_database_counts_as_a_failure(db: Database) -> None:
     assert await shard(db, key) == ("ready", 1)
 
 
-async def test_a_stop_hands_the_shard_back_and_does_not_blame_it(db: Database) -> None:
+async def test_a_stop_releases_the_shard_and_counts_no_failure(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
     started = asyncio.Event()
 
@@ -148,7 +145,7 @@ async def test_a_stopping_worker_takes_no_new_shard(db: Database) -> None:
     assert await shard(db, key) == ("ready", 0)
 
 
-async def test_a_shard_left_half_done_is_announced_again(db: Database) -> None:
+async def test_a_shard_left_half_done_is_published_again(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
 
     async def half(_: Lease, __: BatchRecord) -> bool:
@@ -162,13 +159,13 @@ async def test_work_that_outlasts_its_lease_keeps_it(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
 
     async def slow(_: Lease, __: BatchRecord) -> bool:
-        await asyncio.sleep(SETTINGS.lease_s * 3)
+        await asyncio.sleep(LEASE_S * 3)
         return True
 
     working = asyncio.create_task(worker(db, slow).handle(key))
-    await asyncio.sleep(SETTINGS.lease_s * 2)
+    await asyncio.sleep(LEASE_S * 2)
     assert await worker(db, succeed).handle(key) == ShardOutcome()
-    assert (await working).announce
+    assert (await working).publish
     assert await shard(db, key) == ("done", 1)
 
 

@@ -10,8 +10,8 @@ import pytest
 
 from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.errors import DatabaseUnavailableError, StaleLeaseError
-from routoo.pipeline import lease as lease_module
-from routoo.pipeline.lease import Renewal, work_under_lease
+from routoo.pipeline import shard_work
+from routoo.pipeline.shard_work import work_under_lease
 
 LEASE = Lease(ShardKey(UUID(int=1), Stage.SCORE, 0), "me", 1, 0, 10)
 
@@ -34,7 +34,7 @@ def renewals(monkeypatch: pytest.MonkeyPatch) -> list[Exception | None]:
         if outcome is not None:
             raise outcome
 
-    monkeypatch.setattr(lease_module.shards, "renew", renew)
+    monkeypatch.setattr(shard_work.shards, "renew", renew)
     return outcomes
 
 
@@ -48,8 +48,9 @@ async def forever(cancelled: asyncio.Event) -> bool:
 
 
 async def work(coroutine: Any, *, stop: asyncio.Event | None = None, grace_s: float = 0) -> bool:
-    renewal = Renewal(NoDatabase(), 0.03, stop or asyncio.Event())  # type: ignore[arg-type]
-    return await work_under_lease(renewal, LEASE, coroutine, grace_s=grace_s)
+    db: Any = NoDatabase()
+    stop = stop or asyncio.Event()
+    return await work_under_lease(db, LEASE, coroutine, lease_s=0.03, stop=stop, grace_s=grace_s)
 
 
 def test_finished_work_returns_its_answer(renewals: list[Exception | None]) -> None:
