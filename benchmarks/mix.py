@@ -19,7 +19,6 @@ from paper_settings import SETTINGS
 from rich.console import Console
 from rich.table import Table
 
-from routoo.cli.fitting import load_encoder, read_prompts
 from routoo.cli.fitting_options import FittingOptions
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
@@ -31,6 +30,7 @@ from routoo.evaluation.routing import Trial, route
 from routoo.evaluation.trials import complete_trial, cost_matrix, priced_columns
 from routoo.predictor.dataset import outcome_matrix
 from routoo.predictor.fitting import FitOptions
+from routoo.training.predictor_settings import load_encoder, read_prompts
 
 _HELM = "@helm"
 _ROUNDING = 1e-6

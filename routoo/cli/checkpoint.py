@@ -68,8 +68,8 @@ def add_model(
     routoo checkpoint add-model ck --model new --items i.parquet --outcomes o.parquet --out ck2
     """
     # Looking at a manifest takes no torch.
-    from routoo.cli.addition import write_addition
     from routoo.evaluation.report.number_format import fixed
+    from routoo.training.add_model import write_addition
 
     added = write_addition(folder, model, (items, outcomes), out, device)
     if json:

@@ -20,6 +20,6 @@ def evaluate(options: EvaluateOptions) -> None:
         --suffix '\nAnswer:' --items I.parquet --outcomes O.parquet
     """
     # torch takes seconds to load: not for --help
-    from routoo.cli.assessing import assess
+    from routoo.evaluation.assess import assess
 
     assess(options)

@@ -37,7 +37,7 @@ def export(
         routoo outcomes export --items items.parquet --outcomes outcomes.parquet
     """
     # Arrow takes half a second to load: not for --help
-    from routoo.cli.exporting import export_tables
+    from routoo.training.tables import export_tables
 
     facts = export_tables(items, out, with_evaluation=with_evaluation)
     if json_out:

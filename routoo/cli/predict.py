@@ -29,7 +29,7 @@ def predict(
     routoo predict --checkpoint DIR --items batch.jsonl --out P.jsonl --model small --model large
     """
     # torch takes seconds to load: not for --help
-    from routoo.cli.predicting import write_predictions
+    from routoo.predictor.predict_table import write_predictions
 
     facts = write_predictions(checkpoint, items, out, model, device)
     if json:

@@ -6,7 +6,6 @@ from typing import Annotated
 import orjson
 import typer
 
-from routoo.cli.promoting import put_into_use, register_folder
 from routoo.console.output import console, report_table
 from routoo.console.run import run_with_database
 from routoo.errors import CheckpointError, InputError
@@ -15,6 +14,7 @@ from routoo.settings import load_settings
 from routoo.store import checkpoints
 from routoo.store.checkpoints import CheckpointRecord
 from routoo.store.database import Database
+from routoo.training.promote import put_into_use, register_folder
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
 Which = Annotated[

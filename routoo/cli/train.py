@@ -15,6 +15,6 @@ def train(options: TrainOptions) -> None:
     routoo train --backbone models/qwen --tune --items I.parquet --outcomes O.parquet --out DIR
     """
     # torch takes seconds to load: not for --help
-    from routoo.cli.training import fit_checkpoint
+    from routoo.training.train import fit_checkpoint
 
     fit_checkpoint(options)

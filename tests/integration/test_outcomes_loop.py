@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from routoo.cli import retraining
 from routoo.domain.items import Item
 from routoo.domain.tables import read_items
 from routoo.evaluation.bootstrap import MeanInterval
@@ -20,6 +19,7 @@ from routoo.store import checkpoints
 from routoo.store.database import Database
 from routoo.store.evaluation import eval_runs, eval_sets
 from routoo.store.evaluation.eval_sets import Purpose
+from routoo.training import retrain
 from tests.run_factory import SHARD, begin, complete, questions
 
 pytestmark = pytest.mark.anyio
@@ -124,6 +124,6 @@ def test_only_a_checkpoint_that_is_not_worse_is_put_into_use(
     database_url: str, monkeypatch: pytest.MonkeyPatch, rise: Any, in_use: Any
 ) -> None:
     monkeypatch.setenv("ROUTOO_DATABASE_URL", database_url)
-    monkeypatch.setattr(retraining, "compare_checkpoints", lambda *_: rise)
+    monkeypatch.setattr(retrain, "compare_checkpoints", lambda *_: rise)
     example = Path(__file__).parents[2] / "examples" / "checkpoint"
-    assert retraining.promote_if_not_worse(example, "cpu", Console(quiet=True)) is in_use
+    assert retrain.promote_if_not_worse(example, "cpu", Console(quiet=True)) is in_use

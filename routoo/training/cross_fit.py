@@ -2,9 +2,7 @@
 
 from rich.console import Console
 
-from routoo.cli.fitting import fit_options, load_encoder, read_prompts, tune_options
 from routoo.cli.fitting_options import FittingOptions
-from routoo.cli.tuned import tune_encoder
 from routoo.console.output import messages
 from routoo.console.progress import counted
 from routoo.evaluation.protocol_names import Protocol
@@ -12,6 +10,8 @@ from routoo.evaluation.protocols import Quality, Reader, Readout, cross_fit, dea
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256
 from routoo.predictor.text import string_sha256
 from routoo.settings import load_settings
+from routoo.training.predictor_settings import fit_options, load_encoder, read_prompts, tune_options
+from routoo.training.tune import tune_encoder
 
 
 def cross_estimates(

@@ -8,8 +8,6 @@ import orjson
 import typer
 
 from routoo.cli.evaluate_options import EvaluateOptions
-from routoo.cli.fitting import cache_folder
-from routoo.cli.protocol import cross_estimates
 from routoo.console.output import console, messages
 from routoo.console.progress import counted
 from routoo.console.scorecard_tables import print_calibration, print_scorecard
@@ -24,6 +22,8 @@ from routoo.evaluation.trials import cost_matrix, latency_matrix
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
+from routoo.training.cross_fit import cross_estimates
+from routoo.training.predictor_settings import cache_folder
 
 
 def assess(options: EvaluateOptions) -> None:

@@ -12,10 +12,7 @@ import typer
 from jaxtyping import Int64
 from rich.console import Console
 
-from routoo.cli.fitting import fit_options, load_encoder, read_prompts, tune_options
-from routoo.cli.retraining import promote_if_not_worse, refuse_folder_in_use, training_tables
 from routoo.cli.train_options import TrainOptions
-from routoo.cli.tuned import TUNING_STATE, tune_encoder
 from routoo.console.output import messages
 from routoo.console.progress import counted
 from routoo.evaluation.plots import PLOT_FORMATS, plot_learning_curve
@@ -32,6 +29,9 @@ from routoo.predictor.learning import learning_curve
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.manifest import Manifest
 from routoo.predictor.tokens import UNKNOWN_TOKENS
+from routoo.training.predictor_settings import fit_options, load_encoder, read_prompts, tune_options
+from routoo.training.retrain import promote_if_not_worse, refuse_folder_in_use, training_tables
+from routoo.training.tune import TUNING_STATE, tune_encoder
 
 FEW_OUTCOMES = 50
 """With fewer of a model it is said that little is known of it."""

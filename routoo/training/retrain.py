@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from routoo.cli.promoting import put_into_use, register_folder
 from routoo.console.run import run_with_database
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
@@ -19,6 +18,7 @@ from routoo.settings import Settings, load_settings
 from routoo.store import checkpoints
 from routoo.store.checkpoints import CheckpointRecord
 from routoo.store.database import Database
+from routoo.training.promote import put_into_use, register_folder
 
 MIN_ITEMS = 20
 """Held-out items without which nothing can be said of a new checkpoint."""
