@@ -19,6 +19,7 @@ from routoo.predictor.class_weights import outcome_weights
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, grouped_folds, text_groups
 from routoo.predictor.encoder import Encoder
 from routoo.predictor.lora import adapter_tensors, add_adapters, drop_adapters
+from routoo.predictor.options import TuneOptions
 
 _BATCH_TOKENS = 2048
 """Padded tokens of one step."""
