@@ -22,12 +22,17 @@ from rich.table import Table
 from routoo.cli.fitting_options import FittingOptions
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
-from routoo.evaluation.protocol_names import Protocol
-from routoo.evaluation.protocols import Quality, Readout, cross_fit, deal
-from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
+from routoo.evaluation.cross_fitting import Readout, cross_fit, deal
+from routoo.evaluation.protocol import Protocol
+from routoo.evaluation.quality_metrics import Quality, mean_metrics, metrics_by_model
 from routoo.evaluation.report.number_format import fixed, with_interval
-from routoo.evaluation.routing import Trial, route
-from routoo.evaluation.trials import complete_trial, cost_matrix, priced_columns
+from routoo.evaluation.routing import (
+    CompleteOutcomes,
+    complete_outcomes,
+    cost_matrix,
+    priced_columns,
+    route,
+)
 from routoo.predictor.dataset import outcome_matrix
 from routoo.predictor.fitting import FitOptions
 from routoo.training.predictor_settings import load_encoder, read_prompts
@@ -133,7 +138,7 @@ def _measure(pool: Pool, folder: Path, seed: int) -> Verdict:
     parts = deal(matrix, Protocol.RANDOM, seed)
     estimates = cross_fit(matrix, lambda _: read, parts, FitOptions(seed=seed))
     costs = cost_matrix(matrix, outcomes)
-    rows, trial = complete_trial(matrix, costs, list(range(len(matrix.models))))
+    rows, trial = complete_outcomes(matrix, costs, list(range(len(matrix.models))))
     quality = {name: one[rows] for name, one in estimates.items()}
     metrics = mean_metrics(metrics_by_model(matrix.score, estimates["predictor"], matrix.models))
     gain, lead, least, below = _judge(trial, quality, seed)
@@ -142,7 +147,7 @@ def _measure(pool: Pool, folder: Path, seed: int) -> Verdict:
 
 
 def _judge(
-    trial: Trial, quality: dict[str, Quality], seed: int
+    trial: CompleteOutcomes, quality: dict[str, Quality], seed: int
 ) -> tuple[Interval, Interval, Interval, int]:
     weights = bootstrap_weights(len(trial.score), seed)
     mixes = trial.mixes(weights)

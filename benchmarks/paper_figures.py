@@ -9,12 +9,15 @@ from figures import Figure
 from paper_settings import Setting, Table
 
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
-from routoo.evaluation.build_scorecard import Evidence, compare_pool, compile_scorecard
+from routoo.evaluation.build_scorecard import EvaluationData, build_scorecard
 from routoo.evaluation.report.page import render_page
-from routoo.evaluation.routing import Trial
-from routoo.evaluation.scorecard import Pool, Single
-from routoo.evaluation.trials import complete_trial, cost_matrix, latency_matrix
-from routoo.evaluation.weak_strong import pair_figures
+from routoo.evaluation.routing import (
+    CompleteOutcomes,
+    complete_outcomes,
+    cost_matrix,
+    latency_matrix,
+)
+from routoo.evaluation.weak_strong import weak_strong_figures
 from routoo.predictor.dataset import outcome_matrix
 
 ROUTER, MIX = "router", "random_mix"
@@ -61,12 +64,12 @@ class Case:
         """Prefix of the figures' names."""
         return f"{self.setting.dataset}/{self.protocol}/{self.pool}".replace(" ", "_")
 
-    def trial(self) -> tuple[np.ndarray, Trial]:
+    def trial(self) -> tuple[np.ndarray, CompleteOutcomes]:
         """Return the items that all models answered, and what the answers scored and cost."""
         matrix = outcome_matrix(self.held.items, self.held.outcomes, self.models)
         position = {item.item_id: row for row, item in enumerate(self.held.items)}
         costs = cost_matrix(matrix, self.held.outcomes)
-        rows, trial = complete_trial(matrix, costs, list(range(len(self.models))))
+        rows, trial = complete_outcomes(matrix, costs, list(range(len(self.models))))
         return np.array([position[matrix.items[row].item_id] for row in rows]), trial
 
 
@@ -89,7 +92,7 @@ def write_page(case: Case, folder: Path, seed: int) -> None:
     matrix = outcome_matrix(case.held.items, case.held.outcomes, case.models)
     position = {item.item_id: row for row, item in enumerate(case.held.items)}
     rows = [position[item.item_id] for item in matrix.items]
-    evidence = Evidence(
+    evidence = EvaluationData(
         matrix,
         cost_matrix(matrix, case.held.outcomes),
         latency_matrix(matrix, case.held.outcomes),
@@ -98,13 +101,13 @@ def write_page(case: Case, folder: Path, seed: int) -> None:
     facts = {"data set": case.setting.dataset, "pool": case.pool, "protocol": case.protocol}
     # The last reference that is there: GPT-4 where it is in the pool.
     reference = [name for name in case.setting.references if name in case.models][-1]
-    card = compile_scorecard("The paper's table", facts, evidence, seed, reference=reference)
+    card = build_scorecard("The paper's table", facts, evidence, seed, reference=reference)
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / f"{case.name.replace('/', '-')}.html"
     page.write_text(render_page(card), encoding="utf-8", errors="replace")
 
 
-def _beside(case: Case, pool: Pool, number: int) -> list[Measured]:
+def _beside(case: Case, pool: PoolComparison, number: int) -> list[Measured]:
     own, mix, oracle = (pool.comparisons[name] for name in (ROUTER, MIX, "oracle"))
     single = next(one for one in pool.singles if one.name == pool.reference)
     units = (("match", "cost_ratio", "x"), ("gain", "gain", "quality"))
@@ -131,7 +134,7 @@ def _beside(case: Case, pool: Pool, number: int) -> list[Measured]:
     return rows
 
 
-def _gain(case: Case, pool: Pool) -> Measured:
+def _gain(case: Case, pool: PoolComparison) -> Measured:
     own, oracle = pool.frontiers[ROUTER], pool.frontiers["oracle"]
     return Measured(
         f"{case.name}/mean_gain",
@@ -147,7 +150,7 @@ def _gain(case: Case, pool: Pool) -> Measured:
     )
 
 
-def _best_single(figure: str, singles: Sequence[Single], reference: Single) -> float:
+def _best_single(figure: str, singles: Sequence[SingleModel], reference: SingleModel) -> float:
     if figure == "match":
         good = [one.cost_usd for one in singles if one.quality.value >= reference.quality.value]
         return min(good) / reference.cost_usd
@@ -156,14 +159,14 @@ def _best_single(figure: str, singles: Sequence[Single], reference: Single) -> f
     return max(near) - reference.quality.value if near else float("nan")
 
 
-def _pair(case: Case, trial: Trial, quality: np.ndarray, seed: int) -> list[Measured]:
+def _pair(case: Case, trial: CompleteOutcomes, quality: np.ndarray, seed: int) -> list[Measured]:
     """Return APGR and CPT of Mixtral and GPT-4, in RouteLLM's settings alone."""
     if not case.setting.dataset.endswith(("mmlu", "gsm8k")):
         return []
     if not set(case.setting.references) <= set(case.models):
         return []
     weak, strong = (case.models.index(name) for name in case.setting.references)
-    figures = pair_figures(
+    figures = weak_strong_figures(
         quality[:, strong] - quality[:, weak],
         trial.score[:, weak],
         trial.score[:, strong],

@@ -7,7 +7,7 @@ import numpy as np
 
 from routoo.domain.items import Item
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.build_scorecard import Evidence, compile_scorecard
+from routoo.evaluation.build_scorecard import EvaluationData, build_scorecard
 from routoo.evaluation.scorecard import PastRun, Scorecard
 from routoo.predictor.dataset import OutcomeMatrix
 
@@ -31,8 +31,8 @@ def make_scorecard(model: str = MODELS[0], items: int = 240) -> Scorecard:
     matrix = OutcomeMatrix(rows, names, score, np.ones_like(score))
     latency = rng.lognormal(0, 0.4, quality.shape).astype(np.float32)
     blurred = np.clip(quality + rng.normal(0, 0.2, quality.shape), 0, 1).astype(np.float32)
-    evidence = Evidence(matrix, cost, latency, {"predictor": quality, "knn": blurred})
-    card = compile_scorecard("Nightly: example", {"items": str(items), "seed": "0"}, evidence, 0)
+    evidence = EvaluationData(matrix, cost, latency, {"predictor": quality, "knn": blurred})
+    card = build_scorecard("Nightly: example", {"items": str(items), "seed": "0"}, evidence, 0)
     past = [
         PastRun(f"2026-11-{day:02}", Interval(0.7, 0.66, 0.74), Interval(2e-3, 1e-3, 3e-3), 0.03)
         for day in range(1, 8)

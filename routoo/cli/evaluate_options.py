@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from routoo.cli.fitting_options import FittingOptions
-from routoo.evaluation.protocol_names import Protocol
+from routoo.evaluation.protocol import Protocol
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,9 +8,10 @@ from rich.table import Table
 
 from routoo.console.output import report_table
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.operating_point import Operating
+from routoo.evaluation.operating_point import OperatingPoint
+from routoo.evaluation.pool_comparison import PoolComparison
 from routoo.evaluation.report.number_format import fixed, percent, signed, usd, with_interval
-from routoo.evaluation.scorecard import Pool, Scorecard
+from routoo.evaluation.scorecard import Scorecard
 
 
 def print_scorecard(console: Console, card: Scorecard) -> None:
@@ -56,7 +57,7 @@ def _add_mean(table: Table, mean: Mapping[str, Interval]) -> None:
         table.add_row("mean", *(with_interval(mean[name]) for name in ("auc", "brier", "ece")))
 
 
-def _frontiers(pool: Pool) -> Table:
+def _frontiers(pool: PoolComparison) -> Table:
     table = report_table("routed by", "mean gain over the mix", "least gain", "AIQ", "headroom")
     for name, row in pool.frontiers.items():
         figures = (row.gain, row.least_gain, row.aiq, row.headroom)
@@ -64,7 +65,7 @@ def _frontiers(pool: Pool) -> Table:
     return table
 
 
-def _beside(pool: Pool) -> Table:
+def _beside(pool: PoolComparison) -> Table:
     table = report_table(
         f"beside {pool.reference}", "cost of its quality", "quality at its cost", "at 0.75 of it"
     )
@@ -74,14 +75,14 @@ def _beside(pool: Pool) -> Table:
     return table
 
 
-def _pairs(pool: Pool) -> Table:
+def _pairs(pool: PoolComparison) -> Table:
     table = report_table(f"{pool.weak} or {pool.strong}", "APGR", "CPT(50%)", "CPT(80%)")
     for name, row in pool.pairs.items():
         table.add_row(name, *(with_interval(one) for one in (row.apgr, row.cpt50, row.cpt80)))
     return table
 
 
-def _print_operating(console: Console, figures: Operating) -> None:
+def _print_operating(console: Console, figures: OperatingPoint) -> None:
     console.print(
         f"operating point: quality {with_interval(figures.quality)}, "
         f"{fixed(figures.expected_quality)} expected; cost {usd(figures.cost_usd.value)} USD per "

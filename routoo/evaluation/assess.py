@@ -13,12 +13,12 @@ from routoo.console.progress import counted
 from routoo.console.scorecard_tables import print_calibration, print_scorecard
 from routoo.domain.tables import Outcomes, read_items, read_outcomes
 from routoo.errors import InputError
-from routoo.evaluation.baselines import domain_quality, knn_quality, mean_quality
-from routoo.evaluation.build_scorecard import Evidence, compile_scorecard
-from routoo.evaluation.pool_comparison import Quality, calibration_report
+from routoo.evaluation.build_scorecard import EvaluationData, build_scorecard
+from routoo.evaluation.cross_fitting import domain_quality, knn_quality, mean_quality
+from routoo.evaluation.quality_metrics import Quality, calibration_report
 from routoo.evaluation.report.page import render_page
+from routoo.evaluation.routing import cost_matrix, latency_matrix
 from routoo.evaluation.scorecard import Scorecard
-from routoo.evaluation.trials import cost_matrix, latency_matrix
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
@@ -37,7 +37,7 @@ def assess(options: EvaluateOptions) -> None:
     matrix, estimates = _estimates(options, table)
     evidence = _evidence(matrix, table, estimates)
     try:
-        card = compile_scorecard(
+        card = build_scorecard(
             "Router evaluation",
             _facts(options, matrix),
             evidence,
@@ -139,8 +139,12 @@ def _of_checkpoint(
     return {"predictor": quality} | _baselines(predictor, train, matrix)
 
 
-def _evidence(matrix: OutcomeMatrix, table: Outcomes, estimates: dict[str, Quality]) -> Evidence:
-    return Evidence(matrix, cost_matrix(matrix, table), latency_matrix(matrix, table), estimates)
+def _evidence(
+    matrix: OutcomeMatrix, table: Outcomes, estimates: dict[str, Quality]
+) -> EvaluationData:
+    return EvaluationData(
+        matrix, cost_matrix(matrix, table), latency_matrix(matrix, table), estimates
+    )
 
 
 def _baselines(

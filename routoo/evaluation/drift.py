@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from routoo.evaluation.bootstrap import mean_interval
-from routoo.evaluation.evaluation_run import EvaluationRun
-from routoo.evaluation.headline import chosen_quality
+from routoo.evaluation.evaluation_run import EvaluationRun, chosen_quality
 from routoo.statistics import share_interval
 
 LEVEL = 0.99

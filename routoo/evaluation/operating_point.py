@@ -1,4 +1,4 @@
-"""One routing as it was carried out: what was expected of it and what came."""
+"""One operating point of a router: what was expected of its choices, and what came of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ COST_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class RoutedAnswers:
     """Items with the answer of the one model that was asked; NaN where a figure is not known."""
 
     models: tuple[str, ...]
@@ -29,7 +29,7 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Operating:
+class OperatingPoint:
     """Figures of one routing; means over the items that have them."""
 
     items: int
@@ -58,7 +58,7 @@ class CostBin:
 
 
 @dataclass(frozen=True, slots=True)
-class Domain:
+class DomainFigures:
     """One domain's items."""
 
     name: str
@@ -69,14 +69,14 @@ class Domain:
     """Mean cost of an answer, in USD."""
 
 
-def operating_figures(answers: Answers, weights: Weights) -> Operating:
+def operating_figures(answers: RoutedAnswers, weights: Weights) -> OperatingPoint:
     """Return what the routing brought beside what was expected of it."""
     served = answers.choice >= 0
     graded, priced = ~np.isnan(answers.score), ~np.isnan(answers.cost_usd) & served
     cost = weighted_mean(answers.cost_usd, weights, priced)
     expected = weighted_mean(answers.expected_cost_usd, weights, priced)
     p50, p95 = latency_quantiles(answers.latency_s)
-    return Operating(
+    return OperatingPoint(
         items=len(answers.choice),
         answered=int(served.sum()),
         graded=int(graded.sum()),
@@ -108,7 +108,7 @@ def latency_quantiles(latency_s: Float[np.ndarray, " items"]) -> tuple[float, fl
     return float(p50), float(p95)
 
 
-def cost_bins(answers: Answers) -> tuple[CostBin, ...]:
+def cost_bins(answers: RoutedAnswers) -> tuple[CostBin, ...]:
     """Return mean actual cost over up to ten groups of rising expected cost.
 
     The groups are equally large, save that items expected to cost the same stand together.
@@ -130,7 +130,7 @@ def cost_bins(answers: Answers) -> tuple[CostBin, ...]:
     )
 
 
-def by_domain(answers: Answers, weights: Weights) -> tuple[Domain, ...]:
+def by_domain(answers: RoutedAnswers, weights: Weights) -> tuple[DomainFigures, ...]:
     """Return figures of each named domain, the largest first."""
     names = np.array([name or "" for name in answers.domains])
     graded = ~np.isnan(answers.score)
@@ -142,10 +142,10 @@ def by_domain(answers: Answers, weights: Weights) -> tuple[Domain, ...]:
     return tuple(sorted(rows, key=lambda row: (-row.items, row.name)))
 
 
-def _domain(name: str, answers: Answers, weights: Weights, keep: np.ndarray) -> Domain:
+def _domain(name: str, answers: RoutedAnswers, weights: Weights, keep: np.ndarray) -> DomainFigures:
     cost = answers.cost_usd[keep]
     known = cost[~np.isnan(cost)]
-    return Domain(
+    return DomainFigures(
         name,
         int(keep.sum()),
         Interval.of(weighted_mean(answers.score, weights, keep)),

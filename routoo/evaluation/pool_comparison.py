@@ -1,19 +1,17 @@
-"""Figures of a predictor on held-out items, with bootstrap intervals."""
+"""Routers beside the models of a pool: at every budget, beside one model, and between two."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 
-from routoo.evaluation.bootstrap import Interval, Weights, bootstrap_weights, resample
-from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
-from routoo.evaluation.reference import Comparison, compare
-from routoo.evaluation.routing import Spread, Trial, matched_round_robin, route
-from routoo.predictor.dataset import OutcomeMatrix
+from routoo.errors import InputError
+from routoo.evaluation.bootstrap import Interval, Weights, bootstrap_weights
+from routoo.evaluation.quality_metrics import Quality
+from routoo.evaluation.routing import CompleteOutcomes, RoutingCurve, matched_round_robin, route
+from routoo.evaluation.weak_strong import WeakStrongFigures, weak_strong_figures
 from routoo.statistics import Hull
-
-Quality = Float32[np.ndarray, "items models"]
 
 ROUND_ROBIN = "round_robin"
 """The first router's shares of the models, dealt out blindly."""
@@ -21,7 +19,10 @@ ORACLE = "oracle"
 """Routes by the outcomes themselves: no router does better on these items."""
 RANDOM_MIX = "random_mix"
 """The best mix of single models at each cost."""
-_INTERVALS = {"ece": Interval.around}
+LESS = 0.75
+"""Share of the reference's cost at which the quality is asked for too."""
+_NO_HEADROOM = 1e-9
+_ROUNDING = 1 + 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +46,27 @@ class Frontier:
 
 
 @dataclass(frozen=True, slots=True)
+class ReferenceComparison:
+    """A cost-quality curve beside a reference model that answers everything."""
+
+    cost_ratio: Interval
+    """Least cost of the reference's quality, over the reference's cost; infinite out of reach."""
+    gain: Interval
+    """Quality at the reference's cost, less the reference's."""
+    gain_for_less: Interval
+    """Quality at 0.75 of the reference's cost, less the reference's; NaN where nothing is as
+    cheap."""
+    headroom: Interval
+    """The gain's share of the oracle's at that cost; NaN where the oracle gains nothing."""
+
+
+@dataclass(frozen=True, slots=True)
 class RoutingReport:
-    """Routers on one trial."""
+    """Routers on one set of complete outcomes."""
 
     frontiers: dict[str, Frontier]
     """By name; the estimates' own, then ROUND_ROBIN and ORACLE."""
-    comparisons: dict[str, Comparison]
+    comparisons: dict[str, ReferenceComparison]
     """The same beside the reference model, and RANDOM_MIX."""
     reference: int
     """Column of the reference model."""
@@ -58,69 +74,177 @@ class RoutingReport:
     """Mean costs of the cheapest and the dearest model: AIQ's range, in USD."""
 
 
-def calibration_report(
-    matrix: OutcomeMatrix, quality: Quality, seed: int
-) -> tuple[dict[str, dict[str, float]], dict[str, Interval]]:
-    """Return AUC, Brier and ECE of each model, and their means over models with intervals."""
-    by_model = metrics_by_model(matrix.score, quality, matrix.models)
-    draws = [
-        mean_metrics(metrics_by_model(matrix.score[rows], quality[rows], matrix.models))
-        for rows in resample(len(matrix.items), seed)
-    ]
-    return by_model, {
-        name: _INTERVALS.get(name, Interval.of)(np.array([value, *(draw[name] for draw in draws)]))
-        for name, value in mean_metrics(by_model).items()
+@dataclass(frozen=True, slots=True)
+class SingleModel:
+    """One model of the pool on the items that every model answered."""
+
+    name: str
+    cost_usd: float
+    """Mean cost of an answer, in USD."""
+    quality: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class PoolComparison:
+    """Routers beside the pool's models, on items that every model answered."""
+
+    items: int
+    singles: tuple[SingleModel, ...]
+    reference: str
+    """Model that the comparisons name."""
+    weak: str
+    strong: str
+    """The pair of APGR and CPT."""
+    cost_range_usd: tuple[float, float]
+    """Range of mean cost that AIQ covers, in USD."""
+    frontiers: dict[str, Frontier]
+    comparisons: dict[str, ReferenceComparison]
+    pairs: dict[str, WeakStrongFigures]
+
+
+def compare_pool(
+    outcomes: CompleteOutcomes,
+    models: tuple[str, ...],
+    estimates: Mapping[str, Quality],
+    seed: int,
+    reference: str | None = None,
+) -> PoolComparison:
+    """Route by each set of estimates and compare the routers with the pool's models.
+
+    The pair of APGR and CPT is the cheapest model and the best single one.
+
+    Args:
+        outcomes: What every model scored and cost on the items.
+        models: Names of the columns.
+        estimates: Quality by name of router; the one that matters first.
+        seed: Of the bootstrap.
+        reference: Model to compare with; None for the best single one.
+
+    Raises:
+        InputError: The reference is not in the pool.
+    """
+    if reference is not None and reference not in models:
+        raise InputError(
+            "the reference model is not among those with scores and costs",
+            value=reference,
+            remedy=f"Name one of {', '.join(models[:50])}",
+        )
+    column = None if reference is None else models.index(reference)
+    report = routing_report(outcomes, estimates, seed, column)
+    weights = bootstrap_weights(len(outcomes.score), seed)
+    weak, strong = int(outcomes.cost_usd.mean(axis=0).argmin()), best_single(outcomes)[0]
+    known = {**estimates, ORACLE: outcomes.score.astype(np.float32)}
+    pairs = {
+        name: weak_strong_figures(
+            quality[:, strong] - quality[:, weak],
+            outcomes.score[:, weak],
+            outcomes.score[:, strong],
+            weights,
+        )
+        for name, quality in known.items()
+        if weak != strong
     }
+    return PoolComparison(
+        len(outcomes.score),
+        _singles(outcomes, models, weights),
+        models[report.reference],
+        models[weak],
+        models[strong],
+        report.cost_range_usd,
+        report.frontiers,
+        report.comparisons,
+        pairs,
+    )
 
 
 def routing_report(
-    trial: Trial, estimates: Mapping[str, Quality], seed: int, reference: int | None = None
+    outcomes: CompleteOutcomes,
+    estimates: Mapping[str, Quality],
+    seed: int,
+    reference: int | None = None,
 ) -> RoutingReport:
     """Route by each set of estimates, beside the round-robin of the first one's shares and oracle.
 
     Args:
-        trial: The items.
+        outcomes: What every model scored and cost on the items.
         estimates: Quality by name of router; the one that matters first.
         seed: Of the bootstrap.
         reference: Column of the model to compare with; None for the best single model.
     """
-    weights = bootstrap_weights(len(trial.score), seed)
-    routed = {name: route(trial, one) for name, one in estimates.items()}
-    blind = matched_round_robin(trial, next(iter(routed.values())))
-    known = route(trial, trial.score.astype(np.float32))
-    spreads: dict[str, Spread] = {**routed, ROUND_ROBIN: blind, ORACLE: known}
-    mixes = trial.mixes(weights)
-    hulls = {name: spread.hulls(weights) for name, spread in spreads.items()}
+    weights = bootstrap_weights(len(outcomes.score), seed)
+    routed = {name: route(outcomes, one) for name, one in estimates.items()}
+    blind = matched_round_robin(outcomes, next(iter(routed.values())))
+    known = route(outcomes, outcomes.score.astype(np.float32))
+    curves: dict[str, RoutingCurve] = {**routed, ROUND_ROBIN: blind, ORACLE: known}
+    mixes = outcomes.mixes(weights)
+    hulls = {name: curve.hulls(weights) for name, curve in curves.items()}
     most = np.maximum(known.gain(mixes, weights).mean(axis=1), 1e-9)
-    column = best_single(trial)[0] if reference is None else reference
-    costs = trial.cost_usd.mean(axis=0)
+    column = best_single(outcomes)[0] if reference is None else reference
+    costs = outcomes.cost_usd.mean(axis=0)
     return RoutingReport(
-        {name: _frontier(trial, one, mixes, most, weights) for name, one in spreads.items()},
+        {name: _frontier(outcomes, one, mixes, most, weights) for name, one in curves.items()},
         {
-            name: compare(trial, curves, hulls[ORACLE], column, weights)
-            for name, curves in {**hulls, RANDOM_MIX: mixes}.items()
+            name: compare_with_reference(outcomes, own, hulls[ORACLE], column, weights)
+            for name, own in {**hulls, RANDOM_MIX: mixes}.items()
         },
         column,
         (float(costs.min()), float(costs.max())),
     )
 
 
-def best_single(trial: Trial) -> tuple[int, float]:
+def best_single(outcomes: CompleteOutcomes) -> tuple[int, float]:
     """Return the column and mean score of the model that scores best alone."""
-    means = trial.score.mean(axis=0)
+    means = outcomes.score.mean(axis=0)
     return int(means.argmax()), float(means.max())
 
 
+def compare_with_reference(
+    outcomes: CompleteOutcomes,
+    hulls: Sequence[Hull],
+    oracle: Sequence[Hull],
+    reference: int,
+    weights: Weights,
+) -> ReferenceComparison:
+    """Compare a cost-quality curve with one model, draw by draw.
+
+    Args:
+        outcomes: The items.
+        hulls: The curve in each draw.
+        oracle: The oracle's curve in each draw.
+        reference: Column of the reference model.
+        weights: Of the items in each draw.
+    """
+    cost = weights @ outcomes.cost_usd[:, reference]
+    quality = weights @ outcomes.score[:, reference]
+    gain, less = _heights(hulls, cost) - quality, _heights(hulls, LESS * cost) - quality
+    most = _heights(oracle, cost) - quality
+    needed = np.array([hull.cost_at(value) for hull, value in zip(hulls, quality, strict=True)])
+    ratio = needed / np.maximum(cost, 1e-12)
+    headroom = gain / np.where(most > _NO_HEADROOM, most, np.nan)
+    return ReferenceComparison(*(Interval.of(draws) for draws in (ratio, gain, less, headroom)))
+
+
+def _singles(
+    outcomes: CompleteOutcomes, models: tuple[str, ...], weights: Weights
+) -> tuple[SingleModel, ...]:
+    """Return what each model alone costs and scores."""
+    costs, qualities = outcomes.cost_usd.mean(axis=0), (weights @ outcomes.score).T
+    return tuple(
+        SingleModel(name, float(cost), Interval.of(quality))
+        for name, cost, quality in zip(models, costs, qualities, strict=True)
+    )
+
+
 def _frontier(
-    trial: Trial,
-    spread: Spread,
+    outcomes: CompleteOutcomes,
+    curve: RoutingCurve,
     mixes: list[Hull],
     most: Float64[np.ndarray, " draws"],
     weights: Weights,
 ) -> Frontier:
-    gain, quality = spread.gain(mixes, weights), spread.quality(weights)
-    costs = weights @ trial.cost_usd
-    ranges = zip(spread.hulls(weights), costs.min(axis=1), costs.max(axis=1), strict=True)
+    gain, quality = curve.gain(mixes, weights), curve.quality(weights)
+    costs = weights @ outcomes.cost_usd
+    ranges = zip(curve.hulls(weights), costs.min(axis=1), costs.max(axis=1), strict=True)
     areas = np.array([hull.aiq(float(low), float(high)) for hull, low, high in ranges])
     low, high = np.quantile(quality[1:], [0.025, 0.975], axis=0)
     return Frontier(
@@ -128,8 +252,17 @@ def _frontier(
         least_gain=Interval.of(gain.min(axis=1)),
         aiq=Interval.of(areas),
         headroom=Interval.of(gain.mean(axis=1) / most),
-        cost_usd=spread.spent_usd(weights)[0],
+        cost_usd=curve.spent_usd(weights)[0],
         quality=quality[0],
         low=low,
         high=high,
     )
+
+
+def _heights(hulls: Sequence[Hull], cost_usd: np.ndarray) -> np.ndarray:
+    """Return each curve's height at a cost; NaN where nothing on it is as cheap."""
+    heights = np.array(
+        [hull.quality_at(np.array([cost]))[0] for hull, cost in zip(hulls, cost_usd, strict=True)]
+    )
+    cheapest = np.array([hull.cost_usd[0] for hull in hulls])
+    return np.where(cost_usd * _ROUNDING < cheapest, np.nan, heights)

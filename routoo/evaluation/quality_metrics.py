@@ -1,10 +1,52 @@
-"""How good quality estimates are: ranking, calibration, error. Per model, holes left out."""
+"""How good estimates of quality are: ranking (AUC), calibration (ECE), error (Brier).
+
+All figures are of one model at a time, over the items that it answered and that were graded.
+"""
+
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 from scipy.stats import rankdata
 
+from routoo.evaluation.bootstrap import Interval, resample
+from routoo.predictor.dataset import OutcomeMatrix
+from routoo.statistics import share_interval
+
+Quality = Float32[np.ndarray, "items models"]
+"""Estimated quality of each model's answer to each item, in [0, 1]."""
+
 ECE_BINS = 15
+_NORMAL_95 = 1.959964
+"""Normal quantile of a 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReliabilityBin:
+    """Answers with similar expected qualities."""
+
+    expected: float
+    """Mean expected quality."""
+    actual: Interval
+    """Mean score, with Wilson's 95 % interval (Wilson 1927)."""
+    answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """How far one model's expected qualities agree with its scores."""
+
+    model: str
+    auc: float
+    """Chance that a better-scored item was expected to score better; NaN where all scored alike."""
+    ece: float
+    """Expected calibration error."""
+    brier: float
+    """Mean squared error."""
+    answers: int
+    """Graded answers they are measured on."""
+    bins: tuple[ReliabilityBin, ...]
+    """By rising expected quality; empty bins are left out."""
 
 
 def auc(score: Float32[np.ndarray, " items"], quality: Float32[np.ndarray, " items"]) -> float:
@@ -35,14 +77,14 @@ def ece(score: Float32[np.ndarray, " items"], quality: Float32[np.ndarray, " ite
     """
     if not len(score):
         return float("nan")
-    bins = np.minimum((quality * ECE_BINS).astype(int), ECE_BINS - 1)
+    bins = _bin_numbers(quality)
     gaps = np.bincount(bins, weights=score.astype(np.float64) - quality, minlength=ECE_BINS)
     return float(np.abs(gaps).sum() / len(score))
 
 
 def metrics_by_model(
     score: Float32[np.ndarray, "items models"],
-    quality: Float32[np.ndarray, "items models"],
+    quality: Quality,
     models: tuple[str, ...],
 ) -> dict[str, dict[str, float]]:
     """Return AUC, Brier score, ECE, mean score and number of outcomes of each model."""
@@ -59,6 +101,64 @@ def mean_metrics(by_model: dict[str, dict[str, float]]) -> dict[str, float]:
     count = np.where(known.any(axis=0), known.sum(axis=0), np.nan)
     means = np.where(known, rows, 0).sum(axis=0) / count
     return dict(zip(names, map(float, means), strict=True))
+
+
+def calibration_report(
+    matrix: OutcomeMatrix, quality: Quality, seed: int
+) -> tuple[dict[str, dict[str, float]], dict[str, Interval]]:
+    """Return AUC, Brier and ECE of each model, and their means over models with intervals.
+
+    Drawing items with replacement raises ECE, so its interval is moved back (`Interval.around`).
+    """
+    by_model = metrics_by_model(matrix.score, quality, matrix.models)
+    draws = [
+        mean_metrics(metrics_by_model(matrix.score[rows], quality[rows], matrix.models))
+        for rows in resample(len(matrix.items), seed)
+    ]
+    intervals = {"ece": Interval.around}
+    return by_model, {
+        name: intervals.get(name, Interval.of)(np.array([value, *(draw[name] for draw in draws)]))
+        for name, value in mean_metrics(by_model).items()
+    }
+
+
+def reliability(
+    model: str, quality: Float[np.ndarray, " items"], score: Float[np.ndarray, " items"]
+) -> Reliability:
+    """Compare one model's expected qualities with its scores, in the bins of ECE.
+
+    Args:
+        model: Its name.
+        quality: Expected qualities.
+        score: Scores; NaN where there is no graded answer.
+    """
+    known = ~np.isnan(score)
+    expected, actual = quality[known].astype(np.float32), score[known].astype(np.float32)
+    count = int(known.sum())
+    if not count:
+        return Reliability(model, np.nan, np.nan, np.nan, 0, ())
+    numbers = _bin_numbers(expected)
+    bins = [
+        _bin(expected[numbers == number], actual[numbers == number])
+        for number in np.unique(numbers)
+    ]
+    figures = (auc(actual, expected), ece(actual, expected), brier(actual, expected))
+    return Reliability(model, *figures, count, tuple(bins))
+
+
+def wilson(mean: float, count: int) -> Interval:
+    """Return a share with Wilson's 95 % score interval, which holds for few answers too."""
+    return Interval(mean, *share_interval(mean, count, _NORMAL_95))
+
+
+def _bin(expected: np.ndarray, actual: np.ndarray) -> ReliabilityBin:
+    mean = float(actual.mean(dtype=np.float64))
+    count = len(actual)
+    return ReliabilityBin(float(expected.mean(dtype=np.float64)), wilson(mean, count), count)
+
+
+def _bin_numbers(quality: Float32[np.ndarray, " items"]) -> np.ndarray:
+    return np.asarray(np.minimum((quality * ECE_BINS).astype(int), ECE_BINS - 1))
 
 
 def _metrics(

@@ -8,13 +8,18 @@ from jaxtyping import Float32, Float64
 from routoo.domain.items import Item
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import bootstrap_weights
-from routoo.evaluation.build_scorecard import Evidence, compare_pool, model_rows
+from routoo.evaluation.build_scorecard import EvaluationData, model_rows
 from routoo.evaluation.evaluation_run import NO_MODEL, EvaluationRun
-from routoo.evaluation.operating_point import Answers, by_domain, cost_bins, operating_figures
-from routoo.evaluation.pool_comparison import calibration_report
-from routoo.evaluation.reliability import reliability
-from routoo.evaluation.scorecard import PastRun, Pool, Scorecard
-from routoo.evaluation.trials import complete_trial, priced_columns
+from routoo.evaluation.operating_point import (
+    RoutedAnswers,
+    by_domain,
+    cost_bins,
+    operating_figures,
+)
+from routoo.evaluation.pool_comparison import PoolComparison, compare_pool
+from routoo.evaluation.quality_metrics import calibration_report, reliability
+from routoo.evaluation.routing import complete_outcomes, priced_columns
+from routoo.evaluation.scorecard import PastRun, Scorecard
 from routoo.predictor.dataset import OutcomeMatrix
 
 ROUTER = "router"
@@ -30,7 +35,7 @@ def run_scorecard(
     """Return a run's figures.
 
     Without a sample that every model answered there is nothing to compare the router with; each
-    model's expectations are then judged by the answers it was chosen for alone.
+    model's expectations are then judged by the answers that it was chosen for.
 
     Args:
         run: The run.
@@ -43,19 +48,19 @@ def run_scorecard(
     """
     answers = _answers(run)
     weights = bootstrap_weights(len(run.item_ids), seed)
-    evidence = _evidence(run)
+    data = _data(run)
     every = list(range(len(run.models)))
     return Scorecard(
         f"Evaluation of {run.facts.eval_set}",
         _facts(run),
-        model_rows(evidence, answers.choice, every, seed),
+        model_rows(data, answers.choice, every, seed),
         operating_figures(answers, weights),
         _pool(run, seed, reference),
         tuple(
-            reliability(name, run.predicted_quality[:, column], evidence.matrix.score[:, column])
+            reliability(name, run.predicted_quality[:, column], data.matrix.score[:, column])
             for column, name in enumerate(run.models)
         ),
-        calibration_report(evidence.matrix, run.predicted_quality, seed)[1],
+        calibration_report(data.matrix, run.predicted_quality, seed)[1],
         by_domain(answers, weights),
         cost_bins(answers),
         tuple(past_run(one, seed) for one in (*past, run)) if past else (),
@@ -87,14 +92,14 @@ def _facts(run: EvaluationRun) -> dict[str, str]:
     }
 
 
-def _answers(run: EvaluationRun) -> Answers:
+def _answers(run: EvaluationRun) -> RoutedAnswers:
     at = np.arange(len(run.item_ids))
     # An item that nobody answered was still planned for a model: that was expected of it.
     column = np.where(run.answered, run.answered_by, run.chosen)
     expected = np.where(column == NO_MODEL, 0.0, run.predicted_quality[at, column])
     planned = run.expected_cost_usd[at, run.chosen]
     cost = np.where(run.chosen == NO_MODEL, 0.0, planned)
-    return Answers(
+    return RoutedAnswers(
         run.models,
         run.answered_by,
         expected,
@@ -106,12 +111,12 @@ def _answers(run: EvaluationRun) -> Answers:
     )
 
 
-def _evidence(run: EvaluationRun) -> Evidence:
+def _data(run: EvaluationRun) -> EvaluationData:
     """Return each model's known answers: of the sample where there are, else of the routed jobs."""
-    routed = np.full(run.predicted_quality.shape, np.nan)
+    nothing = np.full(run.predicted_quality.shape, np.nan)
     rows = np.flatnonzero(run.answered)
     score, cost, latency = (
-        _filled(routed, sample, rows, run.answered_by[rows], own[rows])
+        _filled(nothing, sample, rows, run.answered_by[rows], own[rows])
         for sample, own in (
             (run.sample_quality, run.quality),
             (run.sample_cost_usd, run.cost_usd),
@@ -119,7 +124,7 @@ def _evidence(run: EvaluationRun) -> Evidence:
         )
     )
     matrix = _matrix(run, score.astype(np.float32), np.arange(len(run.item_ids)))
-    return Evidence(
+    return EvaluationData(
         matrix,
         cost,
         latency.astype(np.float32),
@@ -129,13 +134,13 @@ def _evidence(run: EvaluationRun) -> Evidence:
 
 
 def _filled(
-    holes: Float64[np.ndarray, "items models"],
+    nothing: Float64[np.ndarray, "items models"],
     sample: np.ndarray,
     rows: np.ndarray,
     columns: np.ndarray,
     own: np.ndarray,
 ) -> Float64[np.ndarray, "items models"]:
-    known = holes.copy()
+    known = nothing.copy()
     known[rows, columns] = own
     return np.where(np.isnan(sample), known, sample)
 
@@ -149,15 +154,15 @@ def _matrix(
     return OutcomeMatrix(items, run.models, score, np.full(score.shape, np.nan, np.float32))
 
 
-def _pool(run: EvaluationRun, seed: int, reference: str | None) -> Pool | None:
+def _pool(run: EvaluationRun, seed: int, reference: str | None) -> PoolComparison | None:
     rows = run.sampled
     matrix = _matrix(run, run.sample_quality[rows], rows)
     costs = run.sample_cost_usd[rows]
     columns = priced_columns(costs)
     try:
-        kept, trial = complete_trial(matrix, costs, columns, run.expected_cost_usd[rows])
+        kept, outcomes = complete_outcomes(matrix, costs, columns, run.expected_cost_usd[rows])
     except InputError:
         return None
     names = tuple(run.models[column] for column in columns)
     quality = run.predicted_quality[rows][kept][:, columns]
-    return compare_pool(trial, names, {ROUTER: quality}, seed, reference)
+    return compare_pool(outcomes, names, {ROUTER: quality}, seed, reference)

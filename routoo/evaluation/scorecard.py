@@ -3,11 +3,9 @@
 from dataclasses import dataclass, field
 
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.operating_point import CostBin, Domain, Operating
-from routoo.evaluation.pool_comparison import Frontier
-from routoo.evaluation.reference import Comparison
-from routoo.evaluation.reliability import Reliability
-from routoo.evaluation.weak_strong import PairFigures
+from routoo.evaluation.operating_point import CostBin, DomainFigures, OperatingPoint
+from routoo.evaluation.pool_comparison import PoolComparison
+from routoo.evaluation.quality_metrics import Reliability
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,34 +23,6 @@ class ModelRow:
     latency_p95_s: float
     answers: int
     """Graded answers that its quality is measured on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Single:
-    """One model of the pool on the items that every model answered."""
-
-    name: str
-    cost_usd: float
-    """Mean cost of an answer, in USD."""
-    quality: Interval
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """Routers beside the pool's models, on items that every model answered."""
-
-    items: int
-    singles: tuple[Single, ...]
-    reference: str
-    """Model that the comparisons name."""
-    weak: str
-    strong: str
-    """The pair of APGR and CPT."""
-    cost_range_usd: tuple[float, float]
-    """Range of mean cost that AIQ covers, in USD."""
-    frontiers: dict[str, Frontier]
-    comparisons: dict[str, Comparison]
-    pairs: dict[str, PairFigures]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +45,12 @@ class Scorecard:
     facts: dict[str, str]
     """What it was measured on: data, checkpoint, protocol, seed."""
     models: tuple[ModelRow, ...]
-    operating: Operating | None = None
-    pool: Pool | None = None
+    operating: OperatingPoint | None = None
+    pool: PoolComparison | None = None
     reliability: tuple[Reliability, ...] = ()
     mean: dict[str, Interval] = field(default_factory=dict)
     """AUC, Brier score and ECE, mean over the models."""
-    domains: tuple[Domain, ...] = ()
+    domains: tuple[DomainFigures, ...] = ()
     cost_bins: tuple[CostBin, ...] = ()
     history: tuple[PastRun, ...] = ()
     """Oldest first."""

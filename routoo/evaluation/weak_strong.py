@@ -14,7 +14,7 @@ from routoo.evaluation.bootstrap import Interval, Weights
 
 
 @dataclass(frozen=True, slots=True)
-class PairFigures:
+class WeakStrongFigures:
     """What a router makes of one weak and one strong model."""
 
     apgr: Interval
@@ -26,12 +26,12 @@ class PairFigures:
     """Least share of strong calls that recovers 80 % of it."""
 
 
-def pair_figures(
+def weak_strong_figures(
     advantage: Float[np.ndarray, " items"],
     weak: Float[np.ndarray, " items"],
     strong: Float[np.ndarray, " items"],
     weights: Weights,
-) -> PairFigures:
+) -> WeakStrongFigures:
     """Rank items by expected advantage and read off what each share of strong calls brings.
 
     Args:
@@ -46,7 +46,7 @@ def pair_figures(
     order = np.argsort(-advantage, kind="stable")
     gains = (strong.astype(np.float64) - weak)[order]
     draws = np.array([_figures(gains, row[order]) for row in weights])
-    return PairFigures(*(Interval.of(column) for column in draws.T))
+    return WeakStrongFigures(*(Interval.of(column) for column in draws.T))
 
 
 def _figures(

@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus
 from routoo.errors import DatabaseUnavailableError, StoreError
-from routoo.evaluation.headline import headline
+from routoo.evaluation.evaluation_run import run_figures
 from routoo.evaluation_runs.compare import compare_run
 from routoo.evaluation_runs.grade import grade_run
 from routoo.evaluation_runs.judging import ask_judge, grade_judged
@@ -80,7 +80,7 @@ async def _step(conn: AsyncConnection, run: RunRecord, shard_size: int) -> bool:
     elif run.judge_batch_id is not None:
         await grade_judged(conn, run.judge_batch_id, comparisons)
     measured = await load_run(conn, run.id)
-    figures = headline(measured)
+    figures = run_figures(measured)
     await eval_runs.finish(conn, run.id, figures)
     await compare_run(conn, run, measured)
     _log.info(

@@ -8,7 +8,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from routoo.domain.items import Item
-from routoo.evaluation.graders.judge import JUDGE, Comparison
+from routoo.evaluation.graders.judge import JUDGE, JudgedAnswer
 from routoo.evaluation.graders.recorded import grade_recorded
 from routoo.evaluation.item_grading import grade_item
 from routoo.store import run_results
@@ -25,10 +25,10 @@ class _Graded:
     """Grades of one batch, and what a judge must say before the rest can be graded."""
 
     grades: list[Grade] = field(default_factory=list)
-    comparisons: list[Comparison] = field(default_factory=list)
+    comparisons: list[JudgedAnswer] = field(default_factory=list)
 
 
-async def grade_run(conn: AsyncConnection, run: RunRecord) -> list[Comparison]:
+async def grade_run(conn: AsyncConnection, run: RunRecord) -> list[JudgedAnswer]:
     """Grade both batches of a run; grading again replaces earlier grades.
 
     Every grade says how it came about. An answer that can be read in more than one way is kept
@@ -48,7 +48,7 @@ async def grade_run(conn: AsyncConnection, run: RunRecord) -> list[Comparison]:
     asked: list[tuple[UUID, Sequence[int]]] = [(run.batch_id, range(len(items)))]
     if run.sample_batch_id is not None:
         asked.append((run.sample_batch_id, run.sample_items))
-    comparisons: list[Comparison] = []
+    comparisons: list[JudgedAnswer] = []
     for batch_id, positions in asked:
         found = await run_results.load(conn, batch_id)
         models = len(found) // len(positions)
@@ -74,7 +74,7 @@ def _grade_all(pairs: Sequence[tuple[RunResult, Item]], run: RunRecord, batch_id
             given = grade_recorded(row.answer)
             graded.grades.append(Grade(row.job_no, given.score, "recorded", given.detail))
         elif item.grader == JUDGE and item.answer is not None:
-            graded.comparisons.append(Comparison(batch_id, row.job_no, item, row.answer))
+            graded.comparisons.append(JudgedAnswer(batch_id, row.job_no, item, row.answer))
         else:
             given = grade_item(item, row.answer)
             name = item.grader or "default"

@@ -7,7 +7,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from routoo.domain.pool import CandidateModel, Pool
-from routoo.evaluation.graders.judge import JUDGE, MAX_TOKENS, Comparison, judge_request, settle
+from routoo.evaluation.graders.judge import JUDGE, MAX_TOKENS, JudgedAnswer, judge_request, settle
 from routoo.evaluation_runs.write import write_batch
 from routoo.store import batches, prescored, run_results
 from routoo.store.evaluation import grades
@@ -20,7 +20,7 @@ NO_JUDGE = "no judge was named: pass --judge"
 
 
 async def ask_judge(
-    conn: AsyncConnection, run: RunRecord, comparisons: Sequence[Comparison], shard_size: int
+    conn: AsyncConnection, run: RunRecord, comparisons: Sequence[JudgedAnswer], shard_size: int
 ) -> UUID | None:
     """Write the judge's batch, two jobs a comparison; None where the run names no judge.
 
@@ -44,14 +44,14 @@ async def ask_judge(
     return batch_id
 
 
-def _requests(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, dict[str, object]]]:
+def _requests(comparisons: Sequence[JudgedAnswer]) -> Iterator[tuple[str, dict[str, object]]]:
     for number, one in enumerate(comparisons):
         yield f"{number}:reference-first", judge_request(one, reference_first=True)
         yield f"{number}:answer-first", judge_request(one, reference_first=False)
 
 
 async def grade_judged(
-    conn: AsyncConnection, judge_batch_id: UUID, comparisons: Sequence[Comparison]
+    conn: AsyncConnection, judge_batch_id: UUID, comparisons: Sequence[JudgedAnswer]
 ) -> None:
     """Grade the answers by what the judge said of them.
 

@@ -10,12 +10,19 @@ Distribution-free predictive inference for regression, JASA 113 (2018), section 
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64
 
 from routoo.errors import InputError
+
+CONFIDENCES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975, 0.99)
+"""A confidence between two of these is served by the higher one, which promises more."""
+WORST_MARGIN = 1.0
+"""Takes every estimate to 0: too few answers were graded for the confidence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,26 @@ def fit_floor(
     excess = np.asarray(quality, np.float64) - score
     margins = [_quantile(column[np.isfinite(column)], confidence) for column in excess.T]
     return ConformalFloor(np.array(margins), confidence)
+
+
+def floor_margins(
+    quality: Float[np.ndarray, "items models"],
+    score: Float[np.ndarray, "items models"],
+    models: Sequence[str],
+) -> dict[str, Any]:
+    """Return each model's margin at several confidences, as a manifest's `floor_margins`.
+
+    Args:
+        quality: Estimates of items that the parts which made them were not fitted on.
+        score: Grades in [0, 1]; NaN where there is none.
+        models: Names of the columns.
+    """
+    table = [fit_floor(quality, score, confidence).margin for confidence in CONFIDENCES]
+    margins = np.minimum(np.array(table), WORST_MARGIN)
+    return {
+        "confidences": list(CONFIDENCES),
+        "models": {name: margins[:, column].tolist() for column, name in enumerate(models)},
+    }
 
 
 def _quantile(excess: Float64[np.ndarray, " answers"], confidence: float) -> float:

@@ -11,7 +11,6 @@ from jaxtyping import Float32
 
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
-from routoo.evaluation.quality_floors import floor_margins
 from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.predictor.adopting import adopt, held_out_quality
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
@@ -24,6 +23,7 @@ from routoo.predictor.dataset import (
 )
 from routoo.predictor.manifest import Manifest, read_manifest
 from routoo.predictor.predictor import load_predictor
+from routoo.selector.conformal import floor_margins
 from routoo.settings import load_settings
 
 FOLDS = 5

@@ -5,8 +5,9 @@ from rich.console import Console
 from routoo.cli.fitting_options import FittingOptions
 from routoo.console.output import messages
 from routoo.console.progress import counted
-from routoo.evaluation.protocol_names import Protocol
-from routoo.evaluation.protocols import Quality, Reader, Readout, cross_fit, deal
+from routoo.evaluation.cross_fitting import Reader, Readout, cross_fit, deal
+from routoo.evaluation.protocol import Protocol
+from routoo.evaluation.quality_metrics import Quality
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256
 from routoo.predictor.text import string_sha256
 from routoo.settings import load_settings

@@ -16,7 +16,6 @@ from routoo.cli.train_options import TrainOptions
 from routoo.console.output import messages
 from routoo.console.progress import counted
 from routoo.evaluation.plots import PLOT_FORMATS, plot_learning_curve
-from routoo.evaluation.quality_floors import floor_margins
 from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.report.number_format import fixed
 from routoo.evaluation_runs.export_graded import Tables
@@ -29,6 +28,7 @@ from routoo.predictor.learning import learning_curve
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.manifest import Manifest
 from routoo.predictor.tokens import UNKNOWN_TOKENS
+from routoo.selector.conformal import floor_margins
 from routoo.training.predictor_settings import fit_options, load_encoder, read_prompts, tune_options
 from routoo.training.retrain import promote_if_not_worse, refuse_folder_in_use, training_tables
 from routoo.training.tune import TUNING_STATE, tune_encoder

@@ -22,8 +22,8 @@ from routoo.cli.main import app
 from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_items, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
-from routoo.evaluation.protocol_names import Protocol
-from routoo.evaluation.protocols import Readout, cross_fit, deal
+from routoo.evaluation.cross_fitting import Readout, cross_fit, deal
+from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.predictor.backbone import find_backbone
 from routoo.predictor.checkpoint import read_checkpoint

@@ -6,11 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
-from routoo.evaluation.operating_point import Answers, by_domain, cost_bins, operating_figures
-from routoo.evaluation.reference import compare
-from routoo.evaluation.reliability import reliability, wilson
-from routoo.evaluation.routing import Trial, matched_round_robin, route
-from routoo.evaluation.weak_strong import pair_figures
+from routoo.evaluation.operating_point import RoutedAnswers, by_domain, cost_bins, operating_figures
+from routoo.evaluation.pool_comparison import compare_with_reference
+from routoo.evaluation.quality_metrics import reliability, wilson
+from routoo.evaluation.routing import CompleteOutcomes, matched_round_robin, route
+from routoo.evaluation.weak_strong import weak_strong_figures
 from routoo.statistics import Hull
 
 ONCE = np.full((2, 4), 0.25)
@@ -49,55 +49,59 @@ def test_no_point_lies_above_its_hull(points: list[tuple[float, float]]) -> None
 def test_apgr_and_cpt_of_four_items_worked_out_by_hand() -> None:
     weak, strong = np.array([0, 0, 1, 1.0]), np.array([1, 1, 1, 1.0])
     # Ranked best: half of the gap after one call, all of it after two.
-    best = pair_figures(np.array([4, 3, 2, 1.0]), weak, strong, ONCE)
+    best = weak_strong_figures(np.array([4, 3, 2, 1.0]), weak, strong, ONCE)
     assert best.apgr.value == pytest.approx(0.75)
     assert (best.cpt50.value, best.cpt80.value) == pytest.approx((0.25, 0.40))
-    worst = pair_figures(np.array([1, 2, 3, 4.0]), weak, strong, ONCE)
+    worst = weak_strong_figures(np.array([1, 2, 3, 4.0]), weak, strong, ONCE)
     assert worst.apgr.value == pytest.approx(0.25)
     assert (worst.cpt50.value, worst.cpt80.value) == pytest.approx((0.75, 0.90))
 
 
 def test_a_pair_without_a_gap_has_no_figures() -> None:
     same = np.array([0, 1, 1, 0.0])
-    assert np.isnan(pair_figures(same, same, same, ONCE).apgr.value)
+    assert np.isnan(weak_strong_figures(same, same, same, ONCE).apgr.value)
 
 
-def _trial() -> Trial:
+def _outcomes() -> CompleteOutcomes:
     """The cheap model fails on half of the items, the strong one on none."""
     score = np.array([[0, 1], [0, 1], [1, 1], [1, 1.0]])
     cost = np.tile([1.0, 3.0], (4, 1))
-    return Trial(score, cost, cost)
+    return CompleteOutcomes(score, cost, cost)
 
 
 def test_a_reference_is_matched_at_two_thirds_of_its_cost_by_who_knows_whom_to_ask() -> None:
-    trial = _trial()
-    oracle = route(trial, trial.score.astype(np.float32)).hulls(ONCE)
-    beside = compare(trial, oracle, oracle, 1, ONCE)
+    outcomes = _outcomes()
+    oracle = route(outcomes, outcomes.score.astype(np.float32)).hulls(ONCE)
+    beside = compare_with_reference(outcomes, oracle, oracle, 1, ONCE)
     # Cheap answers to half of the items: (2 x 1 + 2 x 3) / 4 = 2 of the reference's 3.
     assert beside.cost_ratio.value == pytest.approx(2 / 3)
     assert beside.gain.value == pytest.approx(0)
-    mix = compare(trial, trial.mixes(ONCE), oracle, 1, ONCE)
+    mix = compare_with_reference(outcomes, outcomes.mixes(ONCE), oracle, 1, ONCE)
     assert mix.cost_ratio.value == pytest.approx(1)
     # At 2.25 the mix asks the strong model in 5 of 8 cases: 0.5 + 0.5 x 0.625 = 0.8125.
     assert mix.gain_for_less.value == pytest.approx(-0.1875)
     # Nothing costs three quarters of the cheapest model.
-    assert np.isnan(compare(trial, oracle, oracle, 0, ONCE).gain_for_less.value)
+    assert np.isnan(compare_with_reference(outcomes, oracle, oracle, 0, ONCE).gain_for_less.value)
 
 
 def test_headroom_is_the_share_of_what_the_oracle_gains_at_the_references_cost() -> None:
     score = np.array([[0, 1, 1], [0, 0, 1], [1, 0, 1], [1, 1, 1.0]])
     cost = np.tile([1.0, 2.0, 3.0], (4, 1))
-    trial = Trial(score, cost, cost)
-    oracle = route(trial, trial.score.astype(np.float32)).hulls(ONCE)
+    outcomes = CompleteOutcomes(score, cost, cost)
+    oracle = route(outcomes, outcomes.score.astype(np.float32)).hulls(ONCE)
     # At 2 the oracle is always right, the reference in half of the cases, the mix in 0.75.
-    assert compare(trial, oracle, oracle, 1, ONCE).headroom.value == pytest.approx(1)
-    assert compare(trial, trial.mixes(ONCE), oracle, 1, ONCE).headroom.value == pytest.approx(0.5)
+    assert compare_with_reference(
+        outcomes, oracle, oracle, 1, ONCE
+    ).headroom.value == pytest.approx(1)
+    assert compare_with_reference(
+        outcomes, outcomes.mixes(ONCE), oracle, 1, ONCE
+    ).headroom.value == pytest.approx(0.5)
 
 
 def test_the_round_robin_deals_the_routers_shares_out_blindly() -> None:
-    trial = _trial()
-    routed = route(trial, trial.score.astype(np.float32))
-    blind = matched_round_robin(trial, routed)
+    outcomes = _outcomes()
+    routed = route(outcomes, outcomes.score.astype(np.float32))
+    blind = matched_round_robin(outcomes, routed)
     last = routed.choice[-1]
     share = (last == 1).mean()
     assert blind.quality(ONCE)[0, -1] == pytest.approx(0.5 * (1 - share) + share)
@@ -134,7 +138,7 @@ def test_reliability_bins_hold_the_share_of_right_answers_with_wilsons_interval(
 
 
 def test_an_operating_point_sets_what_came_beside_what_was_expected() -> None:
-    answers = Answers(
+    answers = RoutedAnswers(
         ("a", "b"),
         np.array([0, 1, 1, -1]),
         np.array([0.5, 0.9, 0.7, 0.0]),

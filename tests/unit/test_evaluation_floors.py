@@ -8,9 +8,9 @@ import pytest
 
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import CheckpointError
-from routoo.evaluation.quality_floors import CONFIDENCES, floor_margins
 from routoo.predictor.dataset import outcome_matrix
 from routoo.predictor.manifest import Manifest
+from routoo.selector.conformal import CONFIDENCES, floor_margins
 from tests.unit.test_selector_real_tables import DATA
 
 MANIFEST = Manifest((), "", "", (), "", "", "", {}, {})

@@ -5,7 +5,7 @@ import pytest
 
 from routoo.evaluation.pool_comparison import routing_report
 from routoo.evaluation.quality_metrics import auc, brier, ece, mean_metrics, metrics_by_model
-from routoo.evaluation.routing import Trial, route
+from routoo.evaluation.routing import CompleteOutcomes, route
 from routoo.statistics import log_budgets, mix_quality
 
 SCORE = np.array([0, 0, 1, 1], np.float32)
@@ -50,29 +50,29 @@ def test_the_mix_lies_on_the_upper_hull_of_the_pool() -> None:
     np.testing.assert_allclose(mixed, [0.5, 0.5, 0.7, 0.9, 0.9])
 
 
-def _trial(items: int = 400) -> Trial:
+def _outcomes(items: int = 400) -> CompleteOutcomes:
     generator = np.random.default_rng(0)
     strong = generator.random(items) < 0.5
     score = np.stack([strong, np.ones(items)], axis=1).astype(np.float64)
     cost = np.repeat([[1.0, 10.0]], items, axis=0)
-    return Trial(score, cost, cost)
+    return CompleteOutcomes(score, cost, cost)
 
 
 def test_perfect_estimates_reach_full_quality_for_half_of_the_money() -> None:
-    trial = _trial()
-    routed = route(trial, trial.score.astype(np.float32))
+    outcomes = _outcomes()
+    routed = route(outcomes, outcomes.score.astype(np.float32))
     whole = np.full((1, 400), 1 / 400)
     quality = routed.quality(whole)[0]
     spent = (whole @ routed.cost_usd.T)[0]
-    assert quality[0] == pytest.approx(trial.score[:, 0].mean())
+    assert quality[0] == pytest.approx(outcomes.score[:, 0].mean())
     assert quality[spent > 5.7].min() == pytest.approx(1)
-    assert (spent <= trial.budgets_usd * (1 + 1e-9)).all()
+    assert (spent <= outcomes.budgets_usd * (1 + 1e-9)).all()
 
 
 def test_the_report_gives_the_oracle_all_the_headroom_and_a_blind_router_none() -> None:
-    trial = _trial()
+    outcomes = _outcomes()
     blind = np.repeat([[0.5, 1.0]], 400, axis=0).astype(np.float32)
-    report = routing_report(trial, {"blind": blind}, seed=0).frontiers
+    report = routing_report(outcomes, {"blind": blind}, seed=0).frontiers
     assert report["oracle"].headroom.value == pytest.approx(1)
     assert report["oracle"].gain.low > 0.1
     assert abs(report["blind"].headroom.value) < 0.15

@@ -5,8 +5,8 @@ import pytest
 
 from routoo.domain.items import Item
 from routoo.errors import InputError
-from routoo.evaluation.protocol_names import Protocol
-from routoo.evaluation.protocols import Readout, cross_fit, deal
+from routoo.evaluation.cross_fitting import Readout, cross_fit, deal
+from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import auc
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.fitting import FitOptions

@@ -27,8 +27,7 @@ from routoo.evaluation.graders.contains import grade_contains
 from routoo.evaluation.graders.grade import Grade
 from routoo.evaluation.graders.json_value import grade_json, grade_json_schema
 from routoo.evaluation.graders.numeric import grade_numeric
-from routoo.evaluation.graders.pattern import grade_regex
-from routoo.evaluation.graders.text import grade_exact, grade_normalized
+from routoo.evaluation.graders.text import grade_exact, grade_normalized, grade_regex
 
 __all__ = ["GRADERS", "Grade", "default_grader", "grade", "listed_choices"]
 

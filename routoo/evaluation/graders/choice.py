@@ -21,11 +21,11 @@ from typing import Any
 from routoo.evaluation.graders.grade import (
     Grade,
     first_and_last,
+    normalise,
     readable,
     right_or_wrong,
     ungraded,
 )
-from routoo.evaluation.graders.normalise import normalise
 
 _MOST_JOINED = 16
 

@@ -9,8 +9,14 @@ such sentences name the reference, a denial is wrong and a hedge is ungraded.
 import itertools
 import re
 
-from routoo.evaluation.graders.grade import Grade, readable, right_or_wrong, ungraded
-from routoo.evaluation.graders.normalise import alternatives, normalise
+from routoo.evaluation.graders.grade import (
+    Grade,
+    alternatives,
+    normalise,
+    readable,
+    right_or_wrong,
+    ungraded,
+)
 
 WORDS_READ = 60
 """Words of an answer that count: a model that names everything names the right thing too."""

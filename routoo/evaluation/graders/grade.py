@@ -1,6 +1,7 @@
-"""What a grader says of an answer."""
+"""What every grader shares: the grade it returns, and how it reads an answer's text."""
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 
@@ -18,8 +19,7 @@ CHARACTERS_READ = 2000
 """Of a long answer, this much of its start and of its end is searched for a choice or a number."""
 
 _THOUGHT = re.compile(r"<(think|thinking|reasoning)>.*?(?:</\1>|\Z)", re.DOTALL | re.IGNORECASE)
-
-
+_ARTICLES = {"a", "an", "the"}
 _TYPOGRAPHY = str.maketrans(
     {"\u2018": "'", "\u2019": "'", "\u201c": '"', "\u201d": '"', "\u00b4": "'"}
     | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-")
@@ -53,3 +53,36 @@ def right_or_wrong(*, right: bool, detail: str) -> Grade:
 def ungraded(detail: str) -> Grade:
     """Return no score, and why."""
     return Grade(None, detail)
+
+
+def normalise(text: str) -> str:
+    """Return text without case, punctuation, articles, markup and superfluous space.
+
+    Unicode is folded by NFKC. Kept are decimal points, fractions and signs of numbers, and the
+    marks in names such as `C#`, `C++` and `snake_case`; thousands separators go.
+    """
+    text = unicodedata.normalize("NFKC", readable(text)).casefold()
+    text = re.sub(r"(?<=\d),(?=\d{3}(?:\D|\Z))", "", text)
+    text = re.sub(r"(?<=\w)'(?=\w)", "", text)
+    # A minus sign is one only before a number and after nothing that it could join to that number.
+    text = re.sub(r"(?<![\w)\]])-(?=[.\d])", " \x00", text)
+    text = re.sub(r"(?<=\d)\.(?=\d)", "\x01", text)
+    text = re.sub(r"(?<=\d)/(?=\d)", "\x02", text)
+    text = re.sub(r"(?<=\w)#", "\x03", text)
+    text = re.sub(r"(?<=\w)_(?=\w)", "\x04", text)
+    text = "".join(" " if _is_mark(character) else character for character in text)
+    text = text.translate({0: "-", 1: ".", 2: "/", 3: "#", 4: "_"})
+    words = text.split()
+    kept = [word for word in words if word not in _ARTICLES]
+    return " ".join(kept or words)
+
+
+def _is_mark(character: str) -> bool:
+    category = unicodedata.category(character)
+    return category.startswith("P") or category in {"Sk", "Sc"} or character == "\\"
+
+
+def alternatives(reference: str) -> list[str]:
+    """Return the accepted answers that a reference lists, separated by `|`, normalised."""
+    parts = [normalise(part) for part in reference.split("|")]
+    return [part for part in parts if part] or [normalise(reference)]

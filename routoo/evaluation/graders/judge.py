@@ -47,8 +47,8 @@ line: "Verdict: A" if answer A meets the rubric better, "Verdict: B" if answer B
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """One answer to be compared with its reference."""
+class JudgedAnswer:
+    """One answer that the judge compares with its reference."""
 
     batch_id: UUID
     job_no: int
@@ -56,12 +56,12 @@ class Comparison:
     answer: str
 
 
-def judge_request(comparison: Comparison, *, reference_first: bool) -> dict[str, Any]:
+def judge_request(judged: JudgedAnswer, *, reference_first: bool) -> dict[str, Any]:
     """Return the chat request that asks for one comparison; temperature 0."""
-    reference, answer = comparison.item.answer or "", readable(comparison.answer)
-    options: Mapping[str, Any] = orjson.loads(comparison.item.grader_options or b"{}")
+    reference, answer = judged.item.answer or "", readable(judged.answer)
+    options: Mapping[str, Any] = orjson.loads(judged.item.grader_options or b"{}")
     text = _PROMPT.format(
-        question=comparison.item.prompt,
+        question=judged.item.prompt,
         rubric=options.get("rubric", DEFAULT_RUBRIC),
         first=reference if reference_first else answer,
         second=answer if reference_first else reference,

@@ -4,7 +4,7 @@ import math
 from xml.etree.ElementTree import Element
 
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.operating_point import Domain
+from routoo.evaluation.operating_point import DomainFigures
 from routoo.evaluation.report.canvas import Canvas, plot_area, shortened
 from routoo.evaluation.report.number_format import between, fixed, usd, with_interval
 from routoo.evaluation.report.panel import Table, both_widths, key, panel
@@ -21,7 +21,7 @@ _FEW = 15
 """Runs whose dots have room."""
 
 
-def domains_panel(domains: tuple[Domain, ...]) -> Element:
+def domains_panel(domains: tuple[DomainFigures, ...]) -> Element:
     """Return bars of quality by domain."""
     shown = domains[:_MOST]
     more = f" The {_MOST} largest of {len(domains)} are drawn." if domains[_MOST:] else ""
@@ -50,7 +50,7 @@ def domains_panel(domains: tuple[Domain, ...]) -> Element:
     )
 
 
-def _draw(domains: tuple[Domain, ...], width: int) -> Element:
+def _draw(domains: tuple[DomainFigures, ...], width: int) -> Element:
     height = _ROW_PX * len(domains) + 26
     x = Scale(0.0, 1.0, 0, width - 46)
     canvas = Canvas(width, height, x, Scale(0, 1, 0, height), "Quality by domain")

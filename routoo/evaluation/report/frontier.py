@@ -5,7 +5,13 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
-from routoo.evaluation.pool_comparison import ORACLE, RANDOM_MIX, ROUND_ROBIN, Frontier
+from routoo.evaluation.pool_comparison import (
+    ORACLE,
+    RANDOM_MIX,
+    ROUND_ROBIN,
+    Frontier,
+    PoolComparison,
+)
 from routoo.evaluation.report.canvas import Canvas, Corner, plot_area
 from routoo.evaluation.report.number_format import (
     MISSING,
@@ -16,7 +22,7 @@ from routoo.evaluation.report.number_format import (
     with_interval,
 )
 from routoo.evaluation.report.panel import Table, both_widths, key, panel
-from routoo.evaluation.scorecard import Pool, Scorecard
+from routoo.evaluation.scorecard import Scorecard
 from routoo.statistics import Hull
 
 _MIX_POINTS = 80
@@ -31,7 +37,7 @@ class _Line:
     points: list[Corner]
 
 
-def frontier_panel(card: Scorecard, pool: Pool) -> Element:
+def frontier_panel(card: Scorecard, pool: PoolComparison) -> Element:
     """Return the plot of quality over cost with its table."""
     lines = _lines(pool)
     return panel(
@@ -52,7 +58,7 @@ def label_of(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _lines(pool: Pool) -> list[_Line]:
+def _lines(pool: PoolComparison) -> list[_Line]:
     others = iter(_OTHERS)
     lines = [_Line(RANDOM_MIX, _KINDS[RANDOM_MIX], _mix(pool))]
     for number, (name, frontier) in enumerate(pool.frontiers.items()):
@@ -66,7 +72,7 @@ def _points(frontier: Frontier) -> list[Corner]:
     return sorted(pairs)
 
 
-def _mix(pool: Pool) -> list[Corner]:
+def _mix(pool: PoolComparison) -> list[Corner]:
     costs = np.array([single.cost_usd for single in pool.singles])
     hull = Hull.over(costs, np.array([single.quality.value for single in pool.singles]))
     at = np.linspace(hull.cost_usd[0], hull.cost_usd[-1], _MIX_POINTS)
@@ -75,7 +81,7 @@ def _mix(pool: Pool) -> list[Corner]:
     return list(zip(at.tolist(), hull.quality_at(at).tolist(), strict=True))
 
 
-def _draw(card: Scorecard, pool: Pool, lines: list[_Line], width: int) -> Element:
+def _draw(card: Scorecard, pool: PoolComparison, lines: list[_Line], width: int) -> Element:
     canvas = _canvas(pool, lines, width)
     canvas.axes("USD per 1,000 calls", "quality", _usd_tick, lambda value: f"{value:.2g}")
     frontier = next(iter(pool.frontiers.values()))
@@ -102,7 +108,7 @@ def _operating_point(card: Scorecard, canvas: Canvas) -> Corner | None:
     return at if np.isfinite(at).all() and canvas.x.low <= at[0] <= canvas.x.high else None
 
 
-def _canvas(pool: Pool, lines: list[_Line], width: int) -> Canvas:
+def _canvas(pool: PoolComparison, lines: list[_Line], width: int) -> Canvas:
     costs = [single.cost_usd for single in pool.singles]
     heights = [high for line in lines for _, high in line.points]
     heights += [single.quality.value for single in pool.singles]
@@ -117,14 +123,14 @@ def _canvas(pool: Pool, lines: list[_Line], width: int) -> Canvas:
     return Canvas(width, height, *plot_area(width, height, x, y, log=log), label)
 
 
-def _draw_singles(canvas: Canvas, pool: Pool) -> None:
+def _draw_singles(canvas: Canvas, pool: PoolComparison) -> None:
     for single in pool.singles:
         at = (single.cost_usd, single.quality.value)
         kind = "dot s1" if single.name == pool.reference else "open s1"
         canvas.dot(at, kind, f"{single.name}: {fixed(single.quality.value)}")
 
 
-def _name_singles(canvas: Canvas, pool: Pool) -> None:
+def _name_singles(canvas: Canvas, pool: PoolComparison) -> None:
     known = {pool.reference: 0, pool.strong: 1, pool.weak: 2}
     ranked = sorted(pool.singles, key=lambda one: (known.get(one.name, 3), -one.quality.value))
     for single in ranked:
@@ -143,7 +149,7 @@ def _legend(lines: list[_Line]) -> Element:
     return key([*shown, ("open s1", "a single model"), ("dot s1", "the reference model")])
 
 
-def _table(pool: Pool) -> Table:
+def _table(pool: PoolComparison) -> Table:
     columns = ("routed by", "gain over the mix", "least gain", "headroom", "AIQ")
     beside = ("cost of its quality", "quality at its cost", "at 0.75 of its cost")
     rows = []

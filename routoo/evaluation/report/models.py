@@ -2,12 +2,13 @@
 
 from xml.etree.ElementTree import Element
 
+from routoo.evaluation.pool_comparison import PoolComparison
 from routoo.evaluation.report.canvas import Canvas, plot_area, shortened
 from routoo.evaluation.report.frontier import label_of
 from routoo.evaluation.report.number_format import percent, seconds, usd, with_interval
 from routoo.evaluation.report.panel import Table, both_widths, panel
 from routoo.evaluation.report.tags import tag
-from routoo.evaluation.scorecard import ModelRow, Pool, Scorecard
+from routoo.evaluation.scorecard import ModelRow, Scorecard
 
 _ROW_PX, _NAME_PX, _SHARE_PX = 34, 18, 56
 _MOST = 20
@@ -30,7 +31,7 @@ def models_panel(card: Scorecard) -> Element:
     )
 
 
-def pairs_panel(pool: Pool) -> Element:
+def pairs_panel(pool: PoolComparison) -> Element:
     """Return the table of APGR and CPT; three figures a router need no plot."""
     rows = [
         (

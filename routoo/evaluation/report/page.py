@@ -3,7 +3,8 @@
 import math
 from xml.etree.ElementTree import Element
 
-from routoo.evaluation.operating_point import Operating
+from routoo.evaluation.operating_point import OperatingPoint
+from routoo.evaluation.pool_comparison import PoolComparison
 from routoo.evaluation.report.breakdown import domains_panel, drift_panel
 from routoo.evaluation.report.frontier import frontier_panel
 from routoo.evaluation.report.models import models_panel, pairs_panel
@@ -11,7 +12,7 @@ from routoo.evaluation.report.number_format import between, fixed, percent, seco
 from routoo.evaluation.report.style import style_sheet
 from routoo.evaluation.report.tags import document, tag
 from routoo.evaluation.report.trust import cost_panel, reliability_panel
-from routoo.evaluation.scorecard import Pool, Scorecard
+from routoo.evaluation.scorecard import Scorecard
 
 _MOST_RUNS = 60
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -68,7 +69,7 @@ def _tiles(card: Scorecard) -> list[Element]:
     return tiles
 
 
-def _operating_tiles(figures: Operating) -> list[Element]:
+def _operating_tiles(figures: OperatingPoint) -> list[Element]:
     ungraded = figures.items - figures.graded
     tiles = [
         _tile(
@@ -92,7 +93,7 @@ def _operating_tiles(figures: Operating) -> list[Element]:
     return tiles
 
 
-def _pool_tiles(pool: Pool) -> list[Element]:
+def _pool_tiles(pool: PoolComparison) -> list[Element]:
     first = next(iter(pool.comparisons))
     beside, frontier = pool.comparisons[first], pool.frontiers[first]
     return [

@@ -3,7 +3,7 @@
 from xml.etree.ElementTree import Element
 
 from routoo.evaluation.operating_point import CostBin
-from routoo.evaluation.reliability import Reliability
+from routoo.evaluation.quality_metrics import Reliability
 from routoo.evaluation.report.canvas import Canvas, Corner, plot_area
 from routoo.evaluation.report.number_format import fixed, usd, with_interval
 from routoo.evaluation.report.panel import Table, both_widths, key, panel

@@ -1,22 +1,28 @@
-"""Protocols: which items a predictor is fitted on, and which it is then asked about."""
+"""Fits a predictor and its baselines on some items and asks them about the others.
+
+A protocol says which items are held out. The baselines, fitted on the same items, are what a
+predictor must beat.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
+from sklearn.neighbors import NearestNeighbors
 
 from routoo.errors import InputError
-from routoo.evaluation.baselines import domain_quality, knn_quality, mean_quality
-from routoo.evaluation.protocol_names import Protocol
+from routoo.evaluation.protocol import Protocol
+from routoo.evaluation.quality_metrics import Quality
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
-from routoo.predictor.domains import number_domains
+from routoo.predictor.domains import domain_means, number_domains
 from routoo.predictor.fitting import FitOptions, fit_estimator
+from routoo.predictor.holes import known_mean
 
 SPLITS = 5
 """Parts that items or domains are dealt into."""
-
-Quality = Float32[np.ndarray, "items models"]
+KNN = 40
+"""Neighbours that the baseline `knn` averages over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +122,38 @@ def _trainings(
                 remedy="Name models with --model that answered items of several parts",
             )
         yield inside, held
+
+
+def knn_quality(
+    known_features: Float32[np.ndarray, "train features"],
+    known_score: Float32[np.ndarray, "train models"],
+    features: Float32[np.ndarray, "items features"],
+) -> Quality:
+    """Return mean scores of the 40 nearest training items by cosine, each counting alike."""
+    index = NearestNeighbors(n_neighbors=min(KNN, len(known_features)), metric="cosine")
+    rows = index.fit(known_features).kneighbors(features, return_distance=False)
+    means = known_mean(known_score, axis=0)
+    filled = np.where(np.isnan(known_score), means, known_score)
+    return np.asarray(filled[rows].mean(axis=1), np.float32)
+
+
+def mean_quality(train: OutcomeMatrix, held: OutcomeMatrix) -> Float32[np.ndarray, "items models"]:
+    """Return each model's training mean for every item: routed by it, the mix that could be bought.
+
+    The hull of the held-out means is a mix chosen with hindsight: the more models and the fewer
+    items, the more of its height is luck. This one was chosen before, as a user would have to.
+    """
+    return np.repeat(known_mean(train.score, axis=0)[None], len(held.items), axis=0)
+
+
+def domain_quality(
+    train: OutcomeMatrix, held: OutcomeMatrix
+) -> Float32[np.ndarray, "items models"]:
+    """Return each model's training mean on the item's true domain: an informed baseline.
+
+    It is told the domain, which a router is not.
+    """
+    names = [item.subject for item in (*train.items, *held.items)]
+    numbers = number_domains(names)
+    means = domain_means(train.score, numbers[: len(train.items)], int(numbers.max()) + 1)
+    return np.asarray(means[numbers[len(train.items) :]])
