@@ -10,7 +10,12 @@ from routoo.console.run import run_with_database
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import MeanInterval, mean_interval
-from routoo.evaluation_runs.export_graded import Tables, harvest, join, without_evaluation_items
+from routoo.evaluation_runs.graded_outcomes import (
+    OutcomeTables,
+    join_tables,
+    load_graded_outcomes,
+    without_evaluation_items,
+)
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.predictor import load_predictor
@@ -26,7 +31,7 @@ MIN_ITEMS = 20
 
 def training_tables(
     items: Sequence[Path], outcomes: Sequence[Path], console: Console, *, from_runs: bool
-) -> Tables:
+) -> OutcomeTables:
     """Return what to fit on: files, and with `from_runs` the graded answers of the store.
 
     With `from_runs` the items of evaluation sets are taken out of the files too.
@@ -40,7 +45,7 @@ def training_tables(
             "items and outcomes go together", remedy="Give both --items and --outcomes"
         )
     if items or outcomes:
-        files = Tables(tuple(read_items(*items)), read_outcomes(*outcomes))
+        files = OutcomeTables(tuple(read_items(*items)), read_outcomes(*outcomes))
     if not from_runs:
         if files is None:
             raise InputError(
@@ -48,13 +53,13 @@ def training_tables(
             )
         return files
 
-    async def load(database: Database) -> tuple[Tables, int]:
+    async def load(database: Database) -> tuple[OutcomeTables, int]:
         async with database.transaction() as conn:
-            found = await harvest(conn)
+            found = await load_graded_outcomes(conn)
             if files is None:
                 return found.training, len(found.evaluation.items)
             kept, taken = await without_evaluation_items(conn, files)
-            return join([kept, found.training]), taken + len(found.evaluation.items)
+            return join_tables([kept, found.training]), taken + len(found.evaluation.items)
 
     tables, left_out = run_with_database(load_settings(), load)
     console.print(f"{left_out} evaluation items are kept out of the fit")
@@ -103,9 +108,9 @@ def promote_if_not_worse(folder: Path, device: str, console: Console) -> bool:
     """
     settings = load_settings()
 
-    async def held_out(database: Database) -> tuple[Tables, CheckpointRecord | None]:
+    async def held_out(database: Database) -> tuple[OutcomeTables, CheckpointRecord | None]:
         async with database.transaction() as conn:
-            return (await harvest(conn)).evaluation, await checkpoints.promoted(conn)
+            return (await load_graded_outcomes(conn)).evaluation, await checkpoints.promoted(conn)
 
     tables, promoted = run_with_database(settings, held_out)
     present = settings.checkpoint if promoted is None else Path(promoted.path)
@@ -123,7 +128,7 @@ def promote_if_not_worse(folder: Path, device: str, console: Console) -> bool:
 
 
 def compare_checkpoints(
-    tables: Tables, present: Path, new: Path, device: str
+    tables: OutcomeTables, present: Path, new: Path, device: str
 ) -> MeanInterval | None:
     """Return how much the new checkpoint's squared error is above the present one's, an item.
 
@@ -138,9 +143,9 @@ def compare_checkpoints(
     return mean_interval(errors[0] - errors[1])
 
 
-def _only(tables: Tables, models: set[str]) -> Tables:
+def _only(tables: OutcomeTables, models: set[str]) -> OutcomeTables:
     keep = np.array([name in models for name in tables.outcomes.models], np.bool_)
-    return Tables(tables.items, tables.outcomes.select(keep))
+    return OutcomeTables(tables.items, tables.outcomes.select(keep))
 
 
 def _squared_error(folder: Path, matrix: OutcomeMatrix, device: str) -> np.ndarray:

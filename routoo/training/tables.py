@@ -5,7 +5,12 @@ from pathlib import Path
 from routoo.console.run import run_with_database
 from routoo.domain.tables import write_items, write_outcomes
 from routoo.errors import NotFoundError
-from routoo.evaluation_runs.export_graded import Harvest, Tables, harvest, join
+from routoo.evaluation_runs.graded_outcomes import (
+    GradedOutcomes,
+    OutcomeTables,
+    join_tables,
+    load_graded_outcomes,
+)
 from routoo.settings import load_settings
 from routoo.store.database import Database
 
@@ -20,12 +25,12 @@ def export_tables(items: Path, outcomes: Path, *, with_evaluation: bool) -> dict
         NotFoundError: There is nothing that may be written.
     """
 
-    async def load(database: Database) -> Harvest:
+    async def load(database: Database) -> GradedOutcomes:
         async with database.transaction() as conn:
-            return await harvest(conn)
+            return await load_graded_outcomes(conn)
 
     found = run_with_database(load_settings(), load)
-    tables = join([found.training, found.evaluation]) if with_evaluation else found.training
+    tables = join_tables([found.training, found.evaluation]) if with_evaluation else found.training
     _check_any(tables, found)
     write_items(items, tables.items)
     write_outcomes(outcomes, tables.outcomes)
@@ -36,7 +41,7 @@ def export_tables(items: Path, outcomes: Path, *, with_evaluation: bool) -> dict
     }
 
 
-def _check_any(tables: Tables, found: Harvest) -> None:
+def _check_any(tables: OutcomeTables, found: GradedOutcomes) -> None:
     if not tables.items:
         raise NotFoundError(
             "no batch has graded answers that may be written",

@@ -18,7 +18,7 @@ from routoo.console.progress import counted
 from routoo.evaluation.plots import PLOT_FORMATS, plot_learning_curve
 from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.report.number_format import fixed
-from routoo.evaluation_runs.export_graded import Tables
+from routoo.evaluation_runs.graded_outcomes import OutcomeTables
 from routoo.files import check_suffix
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
@@ -104,7 +104,7 @@ def _tell(out: Path, matrix: OutcomeMatrix, mean: dict[str, float], console: Con
     )
 
 
-def _remarks(tables: Tables, matrix: OutcomeMatrix) -> Iterator[str]:
+def _remarks(tables: OutcomeTables, matrix: OutcomeMatrix) -> Iterator[str]:
     """Yield what people should know of the tables before they rely on a fit to them."""
     counts = (~np.isnan(matrix.score)).sum(axis=0)
     given = sum(name in matrix.models for name in tables.outcomes.models)

@@ -13,8 +13,8 @@ from rich.console import Console
 from routoo.domain.items import Item
 from routoo.domain.tables import read_items
 from routoo.evaluation.bootstrap import MeanInterval
-from routoo.evaluation_runs.export_graded import Harvest, harvest
 from routoo.evaluation_runs.finish import finish_due
+from routoo.evaluation_runs.graded_outcomes import GradedOutcomes, load_graded_outcomes
 from routoo.store import checkpoints
 from routoo.store.database import Database
 from routoo.store.evaluation import eval_runs, eval_sets
@@ -42,17 +42,17 @@ async def graded(db: Database, name: str, purpose: Purpose, items: list[Item]) -
     assert await finish_due(db, shard_size=SHARD) == [run_id]
 
 
-async def harvested(db: Database) -> Harvest:
+async def loaded(db: Database) -> GradedOutcomes:
     async with db.transaction() as conn:
-        return await harvest(conn)
+        return await load_graded_outcomes(conn)
 
 
 async def test_graded_answers_are_outcomes_and_evaluation_items_stand_apart(db: Database) -> None:
     await graded(db, "practice", Purpose.TRAINING, [*questions(2), SECRET])
-    assert len((await harvested(db)).training.items) == 3
+    assert len((await loaded(db)).training.items) == 3
     # The same words in other clothes: the item is held out from now on, whoever asked it.
     await graded(db, "exam", Purpose.EVALUATION, [Item("e", "WHAT is it", answer="7")])
-    found = await harvested(db)
+    found = await loaded(db)
     assert {item.prompt for item in found.training.items} == {"Say 0.", "Say 1."}
     assert len(found.evaluation.items) == 1
     outcomes = found.training.outcomes

@@ -22,7 +22,7 @@ EVERY_MINUTE = "* * * * *"
 NOW = Scheduler("tester", SHARD)
 DYING = """
 import asyncio, sys, time
-from routoo.evaluation_runs import fire
+from routoo.evaluation_runs import scheduler
 from routoo.store.database import Database
 
 async def die(*_):
@@ -31,8 +31,8 @@ async def die(*_):
 
 async def main():
     async with Database(sys.argv[1]) as db:
-        fire.schedules.move = die
-        await fire.Scheduler("dying", 100).fire_due(db)
+        scheduler.schedules.move = die
+        await scheduler.Scheduler("dying", 100).fire_due(db)
 
 asyncio.run(main())
 """

@@ -16,7 +16,7 @@ from routoo.store.graded_answers import GradedAnswer
 
 
 @dataclass(frozen=True, slots=True)
-class Tables:
+class OutcomeTables:
     """Items and outcomes that belong together."""
 
     items: tuple[Item, ...]
@@ -24,14 +24,14 @@ class Tables:
 
 
 @dataclass(frozen=True, slots=True)
-class Harvest:
+class GradedOutcomes:
     """All graded answers, those of evaluation items apart."""
 
-    training: Tables
-    evaluation: Tables
+    training: OutcomeTables
+    evaluation: OutcomeTables
 
 
-async def harvest(conn: AsyncConnection) -> Harvest:
+async def load_graded_outcomes(conn: AsyncConnection) -> GradedOutcomes:
     """Collect the graded answers of all batches.
 
     The same question is one item, whatever batch it came in: its id is the hash of its words. Of
@@ -49,13 +49,15 @@ async def harvest(conn: AsyncConnection) -> Harvest:
         items[key] = Item(key, prompt, dataset=answer.source, subject=answer.subject)
         rows[key, answer.model] = answer
     held_out = await eval_sets.held_out(conn, list(items))
-    return Harvest(
+    return GradedOutcomes(
         training=_tables(items, rows, lambda key: key not in held_out),
         evaluation=_tables(items, rows, lambda key: key in held_out),
     )
 
 
-async def without_evaluation_items(conn: AsyncConnection, tables: Tables) -> tuple[Tables, int]:
+async def without_evaluation_items(
+    conn: AsyncConnection, tables: OutcomeTables
+) -> tuple[OutcomeTables, int]:
     """Take the items of evaluation sets out of tables that came from elsewhere.
 
     Returns:
@@ -66,26 +68,26 @@ async def without_evaluation_items(conn: AsyncConnection, tables: Tables) -> tup
     kept = [item for item in tables.items if hashes[item.item_id] not in held_out]
     known = {item.item_id for item in kept}
     keep = np.array([item_id in known for item_id in tables.outcomes.item_ids], np.bool_)
-    left = Tables(tuple(kept), tables.outcomes.select(keep))
+    left = OutcomeTables(tuple(kept), tables.outcomes.select(keep))
     return left, len(tables.items) - len(kept)
 
 
-def join(tables: Sequence[Tables]) -> Tables:
+def join_tables(tables: Sequence[OutcomeTables]) -> OutcomeTables:
     """Return several tables as one; of an item that comes twice the first counts."""
     items: dict[str, Item] = {}
     for one in tables:
         for item in one.items:
             items.setdefault(item.item_id, item)
-    return Tables(tuple(items.values()), Outcomes.joined([one.outcomes for one in tables]))
+    return OutcomeTables(tuple(items.values()), Outcomes.joined([one.outcomes for one in tables]))
 
 
 def _tables(
     items: dict[str, Item],
     rows: dict[tuple[str, str], GradedAnswer],
     wanted: Callable[[str], bool],
-) -> Tables:
+) -> OutcomeTables:
     found = [(key, model, row) for (key, model), row in rows.items() if wanted(key)]
-    return Tables(
+    return OutcomeTables(
         tuple(item for key, item in items.items() if wanted(key)),
         Outcomes(
             [key for key, _, _ in found],
