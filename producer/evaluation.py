@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 
 from producer.notice import note
 from routoo.domain.batch_options import Objective
-from routoo.evaluation_runs.begin import RunOrder, begin_run
+from routoo.evaluation_runs.begin import RunRequest, begin_run
 from routoo.evaluation_runs.finish import finish_run
 from routoo.store import batches
 from routoo.store.database import Database
@@ -68,17 +68,17 @@ class RunView:
 
 
 async def begin(
-    database: Database, eval_set: str, order: RunOrder, *, shard_size: int
+    database: Database, eval_set: str, request: RunRequest, *, shard_size: int
 ) -> RunRecord:
     """Begin a run of a set's newest version.
 
     Raises:
         NotFoundError: There is no such set.
-        InputError: The order makes no sense.
+        InputError: The request makes no sense.
     """
     async with database.transaction() as conn:
         found = await eval_sets.find(conn, eval_set)
-        run_id = await begin_run(conn, found, order, shard_size=shard_size)
+        run_id = await begin_run(conn, found, request, shard_size=shard_size)
         return await eval_runs.get(conn, run_id)
 
 

@@ -7,7 +7,7 @@ from uuid import UUID
 from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
 from routoo.domain.items import Item
 from routoo.domain.job import ResultStatus, Stage
-from routoo.evaluation_runs.begin import RunOrder, begin_run
+from routoo.evaluation_runs.begin import RunRequest, begin_run
 from routoo.pipeline.select import select_batch
 from routoo.store import batches, jobs, ledger, predictions, results, shards
 from routoo.store.database import Database
@@ -35,10 +35,10 @@ async def add_set(
         return (await eval_sets.add(conn, "example", items, purpose))[0]
 
 
-async def begin(db: Database, eval_set: EvalSetRecord, **order: object) -> UUID:
+async def begin(db: Database, eval_set: EvalSetRecord, **request: object) -> UUID:
     """Begin a run over the models `small` and `large`."""
     async with db.transaction() as conn:
-        wanted = RunOrder(pool_of("small", "large"), **order)
+        wanted = RunRequest(pool_of("small", "large"), **request)
         return await begin_run(conn, eval_set, wanted, shard_size=SHARD)
 
 

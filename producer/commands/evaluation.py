@@ -21,7 +21,7 @@ from routoo.store.evaluation import eval_runs
 
 if TYPE_CHECKING:
     from producer.evaluation import RunView
-    from routoo.evaluation_runs.begin import RunOrder
+    from routoo.evaluation_runs.begin import RunRequest
 
 RUN_EXAMPLES = (
     "\b\nFor example:\n"
@@ -63,13 +63,13 @@ def run_command(
 
     settings = load_settings()
     with ExitStack() as stack:
-        order = _order(settings, options)
+        request = _run_request(settings, options)
         if options.recorded:
-            served = replaying(order.pool, options.recorded, options.latency_scale)
-            order = replace(order, pool=stack.enter_context(served))
+            served = replaying(request.pool, options.recorded, options.latency_scale)
+            request = replace(request, pool=stack.enter_context(served))
 
         async def measure(database: Database) -> "RunView | None":
-            begun = await begin(database, eval_set, order, shard_size=settings.shard_size)
+            begun = await begin(database, eval_set, request, shard_size=settings.shard_size)
             note(f"begun: run {begun.id}")
             for batch_id, jobs in await batches_of(database, begun):
                 wake_workers(settings, Stage.SCORE, batch_id, -(-jobs // settings.shard_size))
@@ -131,11 +131,11 @@ def _show(view: "RunView", *, as_json: bool) -> None:
         raise typer.Exit(ALERTED)
 
 
-def _order(settings: Settings, options: EvalRunOptions) -> "RunOrder":
-    from routoo.evaluation_runs.begin import RunOrder, check_order  # noqa: PLC0415 - as above
+def _run_request(settings: Settings, options: EvalRunOptions) -> "RunRequest":
+    from routoo.evaluation_runs.begin import RunRequest, check_budgets  # noqa: PLC0415 - as above
 
     pool = options.candidates(settings)
-    order = RunOrder(
+    request = RunRequest(
         pool,
         name=options.name,
         budget_usd=options.budget(),
@@ -145,5 +145,5 @@ def _order(settings: Settings, options: EvalRunOptions) -> "RunOrder":
         recorded=bool(options.recorded),
         judge=options.judge_facts(pool),
     )
-    check_order(order)
-    return order
+    check_budgets(request)
+    return request

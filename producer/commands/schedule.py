@@ -182,7 +182,7 @@ def history_command(
 
 
 def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> NewSchedule:
-    from routoo.evaluation_runs.begin import RunOrder, check_order  # noqa: PLC0415 - aiohttp, 0.2 s
+    from routoo.evaluation_runs.begin import RunRequest, check_budgets  # noqa: PLC0415 - aiohttp, 0.2 s
 
     pool = options.candidates(load_settings())
     objective = options.objective(pool)
@@ -201,8 +201,8 @@ def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> NewSc
         judge=options.judge_facts(pool),
         rollback=options.rollback,
     )
-    check_order(
-        RunOrder(
+    check_budgets(
+        RunRequest(
             pool,
             budget_usd=new.budget_usd,
             sample_size=new.sample_size,

@@ -1,1 +1,1 @@
-"""Evaluation runs: begun as ordinary batches, graded when those have ended, compared."""
+"""Evaluation runs: they begin as ordinary batches, and are graded and compared when those end."""

@@ -1,4 +1,4 @@
-"""Compares a graded run with the runs before it, keeps the alerts, and rolls back where asked."""
+"""Compares a graded run with earlier ones, saves alerts, and rolls a checkpoint back if asked."""
 
 from datetime import timedelta
 
@@ -13,24 +13,24 @@ from routoo.store.evaluation import alerts, eval_runs
 from routoo.store.evaluation.eval_runs import RunRecord
 
 RUNS_COMPARED = 5
-"""Earlier runs that make up the history: enough to average a night's noise."""
+"""Number of earlier runs that a run is compared with; five average the noise of single runs."""
 _FIRST_WINDOW = timedelta(days=1)
-"""Users' prompts looked at by a schedule's first run."""
+"""How far back the first run of a schedule looks at users' prompts."""
 _log = structlog.get_logger(__name__)
 
 
 async def compare_run(
     conn: AsyncConnection, run: RunRecord, measured: EvaluationRun
 ) -> list[Alert]:
-    """Find what is worse than before, and keep it.
+    """Find what is worse than before, and save it as alerts.
 
     Args:
         conn: The transaction that finishes the run.
         run: The run.
-        measured: Its arrays.
+        measured: Its measurements as arrays.
 
     Returns:
-        The alerts, also saved and logged.
+        The alerts; they are also saved and logged.
     """
     earlier = await eval_runs.history(conn, run, RUNS_COMPARED)
     since = earlier[0].created_at if earlier else run.created_at - _FIRST_WINDOW
@@ -48,9 +48,9 @@ async def compare_run(
 
 
 async def _roll_back(conn: AsyncConnection, run: RunRecord, before: RunRecord) -> list[Alert]:
-    """Bring the earlier checkpoint back where the schedule says so and a new one may be at fault.
+    """Restore the earlier checkpoint if the schedule says so and the present one may be the cause.
 
-    With the same checkpoint as in the run before, an endpoint changed, and nothing is rolled back.
+    Where both runs used the same checkpoint, an endpoint must have changed: nothing is rolled back.
     """
     changed = run.checkpoint_sha256 not in {None, before.checkpoint_sha256}
     if run.schedule_id is None or not changed:

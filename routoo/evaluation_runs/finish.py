@@ -1,4 +1,4 @@
-"""Finishes runs whose batches have ended: grades, figures, comparison with earlier runs."""
+"""Finishes runs whose batches have ended: grades them and compares them with earlier runs."""
 
 from collections.abc import Sequence
 from uuid import UUID
@@ -10,8 +10,7 @@ from routoo.domain.job import BatchStatus
 from routoo.errors import DatabaseUnavailableError, StoreError
 from routoo.evaluation.evaluation_run import run_figures
 from routoo.evaluation_runs.compare import compare_run
-from routoo.evaluation_runs.grade import grade_run
-from routoo.evaluation_runs.judging import ask_judge, grade_judged
+from routoo.evaluation_runs.grade import ask_judge, grade_judged, grade_run
 from routoo.evaluation_runs.load import load_run
 from routoo.store import batches
 from routoo.store.database import Database
@@ -22,17 +21,17 @@ _log = structlog.get_logger(__name__)
 
 
 async def finish_due(db: Database, *, shard_size: int) -> list[UUID]:
-    """Take every run whose batches have ended one step on.
+    """Advance every run whose batches have ended by one step.
 
-    Any number of processes may do so at once: a run is locked by the one that works on it, and a
-    step is one transaction, so that a crash leaves it undone.
+    Any number of processes may do so at once: each locks the run that it works on. A step is one
+    transaction, so that a crash undoes it.
 
     Args:
         db: The store.
-        shard_size: Most jobs in a shard of a judge's batch.
+        shard_size: Maximum number of jobs in a shard of a judge's batch.
 
     Returns:
-        Runs that are over now.
+        The ids of the runs that ended.
     """
     async with db.transaction() as conn:
         waiting = await eval_runs.due(conn)
@@ -40,13 +39,13 @@ async def finish_due(db: Database, *, shard_size: int) -> list[UUID]:
 
 
 async def finish_run(db: Database, run_id: UUID, *, shard_size: int) -> bool:
-    """Take one run a step on; an error of its own ends it as failed.
+    """Advance one run by one step; an error of the run itself ends it as failed.
 
     Returns:
-        Whether it is over now, by this call.
+        True if this call ended the run.
 
     Raises:
-        DatabaseUnavailableError: The database is away; the step is taken later.
+        DatabaseUnavailableError: The database can't be reached; another call takes the step.
     """
     try:
         async with db.transaction() as conn:
@@ -65,10 +64,10 @@ async def finish_run(db: Database, run_id: UUID, *, shard_size: int) -> bool:
 
 
 async def _step(conn: AsyncConnection, run: RunRecord, shard_size: int) -> bool:
-    broken = await _broken(conn, [run.batch_id, run.sample_batch_id])
-    if broken is not None:
-        _log.error("run.failed", run=str(run.id), error=broken)
-        await _fail(conn, run.id, broken)
+    reason = await _incomplete_reason(conn, [run.batch_id, run.sample_batch_id])
+    if reason is not None:
+        _log.error("run.failed", run=str(run.id), error=reason)
+        await _fail(conn, run.id, reason)
         return True
     comparisons = await grade_run(conn, run)
     if comparisons and run.judge_batch_id is None:
@@ -92,13 +91,13 @@ async def _step(conn: AsyncConnection, run: RunRecord, shard_size: int) -> bool:
 
 
 async def _fail(conn: AsyncConnection, run_id: UUID, error: str) -> None:
-    """End a run that came to nothing, and warn: nobody may be watching."""
+    """End a run as failed, and save an alert, since nobody may be watching it."""
     await eval_runs.fail(conn, run_id, error)
     await alerts.save(conn, run_id, "failed", "", f"the run failed: {error}", {})
 
 
-async def _broken(conn: AsyncConnection, batch_ids: Sequence[UUID | None]) -> str | None:
-    """Return why a batch came to nothing, None where all are complete."""
+async def _incomplete_reason(conn: AsyncConnection, batch_ids: Sequence[UUID | None]) -> str | None:
+    """Return why a batch did not complete; None where all did."""
     for batch_id in batch_ids:
         if batch_id is None:
             continue

@@ -1,4 +1,4 @@
-"""Turns graded answers into outcome tables, and keeps evaluation items out of training."""
+"""Exports graded answers as outcome tables, and keeps evaluation items out of training data."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from routoo.store.graded_answers import GradedAnswer
 
 @dataclass(frozen=True, slots=True)
 class OutcomeTables:
-    """Items and outcomes that belong together."""
+    """Items and the outcomes of candidate models on them."""
 
     items: tuple[Item, ...]
     outcomes: Outcomes
@@ -25,18 +25,18 @@ class OutcomeTables:
 
 @dataclass(frozen=True, slots=True)
 class GradedOutcomes:
-    """All graded answers, those of evaluation items apart."""
+    """All graded answers, those to evaluation items in tables of their own."""
 
     training: OutcomeTables
     evaluation: OutcomeTables
 
 
 async def load_graded_outcomes(conn: AsyncConnection) -> GradedOutcomes:
-    """Collect the graded answers of all batches.
+    """Load the graded answers of all batches as tables.
 
-    The same question is one item, whatever batch it came in: its id is the hash of its words. Of
-    several answers of a model to it the latest counts. An item that stands in any version of an
-    evaluation set is kept apart, also where users sent the same words.
+    An item's id is the hash of its prompt's words, so that the same question in two batches is one
+    item; of several answers of a model to it the latest counts. A question that is part of any
+    version of an evaluation set is an evaluation item, also where a user sent it.
 
     Args:
         conn: A transaction.
@@ -58,10 +58,10 @@ async def load_graded_outcomes(conn: AsyncConnection) -> GradedOutcomes:
 async def without_evaluation_items(
     conn: AsyncConnection, tables: OutcomeTables
 ) -> tuple[OutcomeTables, int]:
-    """Take the items of evaluation sets out of tables that came from elsewhere.
+    """Remove the items of evaluation sets from tables that were read from files.
 
     Returns:
-        What may be trained on, and how many items were taken out.
+        The tables that may be trained on, and how many items were removed.
     """
     hashes = {item.item_id: text_sha256(item.prompt) for item in tables.items}
     held_out = await eval_sets.held_out(conn, list(hashes.values()))
@@ -73,7 +73,7 @@ async def without_evaluation_items(
 
 
 def join_tables(tables: Sequence[OutcomeTables]) -> OutcomeTables:
-    """Return several tables as one; of an item that comes twice the first counts."""
+    """Concatenate tables; of an item that is in several of them the first counts."""
     items: dict[str, Item] = {}
     for one in tables:
         for item in one.items:

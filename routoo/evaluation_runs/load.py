@@ -16,10 +16,10 @@ from routoo.store.run_results import RunResult
 
 
 async def load_run(conn: AsyncConnection, run_id: UUID) -> EvaluationRun:
-    """Load a run, graded or not yet.
+    """Load a run, whether it is graded yet or not.
 
     Args:
-        conn: A transaction: what is loaded is one state.
+        conn: A transaction, so that all parts come from one snapshot.
         run_id: The run.
 
     Raises:
@@ -31,10 +31,7 @@ async def load_run(conn: AsyncConnection, run_id: UUID) -> EvaluationRun:
     items = await eval_sets.load_items(conn, run.eval_set_id)
     matrix = await load_matrix(conn, batch)
     found = await run_results.load(conn, run.batch_id)
-    shape = matrix.quality.shape
-    sample = np.full((3, *shape), np.nan)
-    if run.sample_batch_id is not None:
-        _fill_sample(sample, run, await run_results.load(conn, run.sample_batch_id))
+    sample = await _load_sample(conn, run, matrix.quality.shape)
     return EvaluationRun(
         facts=await _facts(conn, run, batch),
         models=batch.pool.names,
@@ -56,6 +53,14 @@ async def load_run(conn: AsyncConnection, run_id: UUID) -> EvaluationRun:
         sample_cost_usd=sample[1],
         sample_latency_s=sample[2].astype(np.float32),
     )
+
+
+async def _load_sample(conn: AsyncConnection, run: RunRecord, shape: tuple[int, ...]) -> np.ndarray:
+    """Return quality, cost and latency of the sample's answers; NaN where there is none."""
+    sample = np.full((3, *shape), np.nan)
+    if run.sample_batch_id is not None:
+        _fill_sample(sample, run, await run_results.load(conn, run.sample_batch_id))
+    return sample
 
 
 async def _facts(conn: AsyncConnection, run: RunRecord, batch: BatchRecord) -> RunFacts:
@@ -82,7 +87,7 @@ async def _facts(conn: AsyncConnection, run: RunRecord, batch: BatchRecord) -> R
 
 
 def _expected_cost(matrix: BatchMatrix, pool: Pool, found: list[RunResult]) -> np.ndarray:
-    """Return the costs as estimated, those of the chosen models as the plan had them."""
+    """Return estimated costs; for chosen models they are the plan's own estimates."""
     costs = matrix.cost_usd.copy()
     for row in found:
         if row.chosen is not None and row.expected_cost_usd is not None:
@@ -91,17 +96,17 @@ def _expected_cost(matrix: BatchMatrix, pool: Pool, found: list[RunResult]) -> n
 
 
 def _fill_sample(sample: np.ndarray, run: RunRecord, found: list[RunResult]) -> None:
-    """Put the sample's jobs, items by models, where their items stand."""
+    """Fill in the results of the sample's jobs, which are ordered by item and then by model."""
     models = sample.shape[2]
     for row in found:
         if row.status is None:
             continue
-        place = run.sample_items[row.job_no // models], row.job_no % models
-        # A model that failed alone would have answered nothing; a refusal says nothing of it.
+        cell = run.sample_items[row.job_no // models], row.job_no % models
+        # A failed job measures the model's quality as 0; a job that was refused measures nothing.
         known = row.graded or row.status == "failed"
-        sample[0][place] = _quality(row) if known else np.nan
-        sample[1][place] = row.cost_usd
-        sample[2][place] = _or_nan(row.latency_s)
+        sample[0][cell] = _quality(row) if known else np.nan
+        sample[1][cell] = row.cost_usd
+        sample[2][cell] = _or_nan(row.latency_s)
 
 
 def _quality(row: RunResult) -> float:

@@ -1,7 +1,8 @@
-"""Fires schedules: each due instant begins one run, whoever is first.
+"""Fires schedules: each due time of a schedule begins one evaluation run.
 
-A firing, its run and the schedule's next instant are written in one transaction under a lock on the
-schedule. So of many schedulers one fires, and one that dies in between has fired nothing.
+Any number of schedulers may run. A firing, its run and the schedule's next due time are written in
+one transaction under a lock on the schedule: so exactly one scheduler fires, and one that dies in
+between has fired nothing.
 """
 
 import asyncio
@@ -16,31 +17,31 @@ from routoo.domain.batch_options import Objective
 from routoo.domain.calendar import Calendar
 from routoo.domain.pool import Pool
 from routoo.errors import DatabaseUnavailableError, RoutooError
-from routoo.evaluation_runs.begin import RunOrder, begin_run
+from routoo.evaluation_runs.begin import RunRequest, begin_run
 from routoo.store import schedules
 from routoo.store.database import Database
 from routoo.store.evaluation import eval_sets
 from routoo.store.schedules import Firing, Missed, ScheduleRecord
 
 ON_TIME = timedelta(minutes=5)
-"""A firing that is no later than this was not missed."""
+"""A firing that is later than this was missed."""
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Scheduler:
-    """One of any number of processes that fire schedules."""
+    """Fires the schedules that are due; several processes may have one each."""
 
     owner: str
-    """Its name in the history."""
+    """Name of this scheduler in the history of firings."""
     shard_size: int
-    """Most jobs in a shard of the runs it begins."""
+    """Maximum number of jobs in a shard of the runs it begins."""
 
     async def fire_due(self, db: Database) -> list[UUID]:
-        """Fire every schedule that is due and that no other process fires now.
+        """Fire every schedule that is due and that no other process is firing.
 
         Returns:
-            The runs begun.
+            The ids of the runs that it began.
         """
         async with db.transaction() as conn:
             now = await schedules.now(conn)
@@ -72,13 +73,15 @@ class Scheduler:
         self, conn: AsyncConnection, schedule: ScheduleRecord, now: datetime
     ) -> Firing:
         calendar = Calendar(schedule.cron, schedule.time_zone)
-        # A year of minutes takes seconds to count: not on the event loop.
+        # Counting the minutes of a year takes seconds, so a thread does it.
         due_at, missed = await asyncio.to_thread(calendar.latest_due, schedule.next_due_at, now)
         if now - due_at > ON_TIME and schedule.missed is Missed.SKIP:
             text = f"nobody was there until {now:%Y-%m-%d %H:%M:%S} UTC"
             return Firing(schedule.id, due_at, "skipped", self.owner, missed, detail=text)
         try:
-            async with conn.transaction():  # a savepoint: the firing is kept, the run is not
+            async with (
+                conn.transaction()
+            ):  # a savepoint: if the run fails to begin, the firing is still saved
                 run_id = await begin_scheduled(conn, schedule, due_at, self.shard_size)
         except DatabaseUnavailableError:
             raise
@@ -90,12 +93,12 @@ class Scheduler:
 async def begin_scheduled(
     conn: AsyncConnection, schedule: ScheduleRecord, due_at: datetime, shard_size: int
 ) -> UUID:
-    """Begin a schedule's run of the newest version of its set.
+    """Begin a schedule's run of the newest version of its evaluation set.
 
     Raises:
-        NotFoundError: The set is gone.
+        NotFoundError: The set does not exist any more.
     """
-    order = RunOrder(
+    request = RunRequest(
         Pool.model_validate(schedule.pool),
         name=f"{schedule.name} {due_at:%Y-%m-%d %H:%M}",
         budget_usd=schedule.budget_usd,
@@ -106,11 +109,11 @@ async def begin_scheduled(
         schedule_id=schedule.id,
     )
     eval_set = await eval_sets.find(conn, schedule.eval_set)
-    return await begin_run(conn, eval_set, order, shard_size=shard_size)
+    return await begin_run(conn, eval_set, request, shard_size=shard_size)
 
 
 def _is_due(schedule: ScheduleRecord, now: datetime) -> bool:
-    """Whether a schedule must fire, or waits too long since the clock was put back."""
+    """Return whether a schedule is due, or its due time is too late since the clock went back."""
     if schedule.next_due_at <= now:
         return True
     return Calendar(schedule.cron, schedule.time_zone).next_after(now) < schedule.next_due_at
@@ -119,7 +122,7 @@ def _is_due(schedule: ScheduleRecord, now: datetime) -> bool:
 async def _next_unfired(
     conn: AsyncConnection, schedule: ScheduleRecord, after: datetime
 ) -> datetime:
-    """Return the next due instant that was not fired already, before the clock was put back."""
+    """Return the next due time; one that fired before the clock was put back is skipped."""
     calendar = Calendar(schedule.cron, schedule.time_zone)
     fired = await schedules.fired_after(conn, schedule.id, after)
     following = calendar.next_after(after)
