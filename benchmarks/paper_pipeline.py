@@ -26,7 +26,7 @@ from figures import Figure
 from paper_figures import Case
 from paper_settings import Table
 
-from producer.replaying import replaying
+from producer.evaluation.replay import replaying
 from routoo.domain.job import Job
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.tables import Outcomes, write_outcomes

@@ -13,9 +13,9 @@ from psycopg import AsyncConnection
 
 from producer.rows.body import BodyCheck
 from producer.rows.check import RowCheck
-from producer.rows.error_file import ErrorFile
 from producer.rows.intake import Intake
 from producer.rows.problems import BadInputError, ProblemReport, RawRow
+from producer.rows.report import ErrorFile
 from producer.rows.source import Source
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from producer.snapshot import Snapshot, find_batch, take_snapshot
+from producer.progress import Snapshot, find_batch, take_snapshot
 from routoo.domain.tables import read_outcomes
 from routoo.store.database import Database
 from routoo.store.evaluation.grades import load_scores

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from producer.notice import note
-from producer.snapshot import Snapshot, take_snapshot
+from producer.progress import Snapshot, take_snapshot
 from routoo.errors import DatabaseUnavailableError
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database

@@ -8,8 +8,8 @@ import typer
 from producer.commands.options import JsonOption, NamedBatch
 from producer.json_text import json_line
 from producer.notice import note
+from producer.progress import Snapshot, find_batch, take_snapshot
 from producer.running import run
-from producer.snapshot import Snapshot, find_batch, take_snapshot
 from routoo.domain.job import BatchStatus, ResultStatus
 from routoo.settings import load_settings
 from routoo.store.batches import control

@@ -20,7 +20,7 @@ from routoo.store.evaluation import eval_sets
 from routoo.store.evaluation.eval_sets import EvalSetRecord, Purpose
 
 if TYPE_CHECKING:
-    from producer.eval_items import ItemFile
+    from producer.evaluation.items import ItemFile
 
 ADD_EXAMPLES = (
     "\b\nFor example:\n"
@@ -86,7 +86,7 @@ def add_command(
     changes nothing.
     """
     # pyarrow and the graders take 0.4 s to load: not for the other commands
-    from producer.eval_items import read_item_file  # noqa: PLC0415
+    from producer.evaluation.items import read_item_file  # noqa: PLC0415
 
     _check_name(name)
     found = read_item_file(options.items, references=not options.no_references)

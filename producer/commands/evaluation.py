@@ -20,8 +20,8 @@ from routoo.store.database import Database
 from routoo.store.evaluation import eval_runs
 
 if TYPE_CHECKING:
-    from producer.evaluation import RunView
     from routoo.evaluation_runs.begin import RunRequest
+    from producer.evaluation.runs import RunView
 
 RUN_EXAMPLES = (
     "\b\nFor example:\n"
@@ -58,8 +58,8 @@ def run_command(
     once graded: 0 fine, 1 the run failed, 6 it is worse than the runs before it.
     """
     # The selector takes 0.3 s to load: not for the other commands
-    from producer.evaluation import batches_of, begin, follow  # noqa: PLC0415
-    from producer.replaying import replaying  # noqa: PLC0415
+    from producer.evaluation.replay import replaying  # noqa: PLC0415
+    from producer.evaluation.runs import batches_of, begin, follow  # noqa: PLC0415
 
     settings = load_settings()
     with ExitStack() as stack:
@@ -90,7 +90,7 @@ def list_command(
     as_json: JsonOption = False,
 ) -> None:
     """List the newest runs; with --json one object a line."""
-    from producer.evaluation import view_run  # noqa: PLC0415 - as above
+    from producer.evaluation.runs import view_run  # noqa: PLC0415 - as above
     from producer.screen.evaluation import run_table  # noqa: PLC0415 - the same
 
     async def recent(database: Database) -> "list[RunView]":
@@ -109,7 +109,7 @@ def list_command(
 @evaluation.command("show")
 def show_command(which: RunArgument = None, *, as_json: JsonOption = False) -> None:
     """Show a run's headline figures and alerts; exit status as for `eval run`."""
-    from producer.evaluation import view_run  # noqa: PLC0415 - as above
+    from producer.evaluation.runs import view_run  # noqa: PLC0415 - as above
 
     async def load(database: Database) -> "RunView":
         async with database.transaction() as conn:

@@ -7,14 +7,14 @@ import typer
 
 from producer.commands.options import BatchArgument, JsonOption
 from producer.json_text import json_line
+from producer.progress import find_batch
 from producer.running import run
-from producer.snapshot import find_batch
 from routoo.console import formatting
 from routoo.settings import load_settings
 from routoo.store.database import Database
 
 if TYPE_CHECKING:
-    from producer.grading import GradeCounts
+    from producer.evaluation.grading import GradeCounts
 
 GRADE_EXAMPLES = (
     "\b\nFor example:\n"
@@ -43,7 +43,7 @@ def grade_command(
     way stay without a grade and are counted.
     """
     # pyarrow and the graders take 0.4 s to load: not for the other commands
-    from producer.grading import grade_batch  # noqa: PLC0415
+    from producer.evaluation.grading import grade_batch  # noqa: PLC0415
     from producer.references import read_references  # noqa: PLC0415
 
     known = read_references(references)

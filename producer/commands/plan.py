@@ -15,13 +15,13 @@ from producer.commands.options import JsonOption, MaybeFileArgument
 from producer.commands.order_options import OrderOptions
 from producer.json_text import json_line
 from producer.notice import note
-from producer.planning import await_plan, plan_again
+from producer.plans import await_plan, plan_again
 from producer.plotting import check_format, plot_plan
+from producer.progress import Snapshot
 from producer.rows.source import Source
 from producer.running import run
 from producer.sending import send_order, wake_for
 from producer.session import wake_workers
-from producer.snapshot import Snapshot
 from routoo.console.options import with_options
 from routoo.console.output import console
 from routoo.domain.job import Stage

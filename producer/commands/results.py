@@ -11,11 +11,11 @@ from psycopg import AsyncConnection
 from producer.commands.options import BatchArgument, JsonOption
 from producer.json_text import json_line
 from producer.notice import note
+from producer.progress import find_batch
 from producer.results.columns import as_row
 from producer.results.export import Export, Exported, ResultFormat, export
 from producer.running import run
 from producer.screen.results import results_table
-from producer.snapshot import find_batch
 from routoo.console.output import console
 from routoo.errors import InputError
 from routoo.settings import load_settings

@@ -11,9 +11,9 @@ from producer.commands.control import tell
 from producer.commands.options import JsonOption, NamedBatch
 from producer.commands.reading_options import read_option
 from producer.notice import note
+from producer.progress import Snapshot, find_batch, take_snapshot
 from producer.rows.limits import read_usd
 from producer.running import run
-from producer.snapshot import Snapshot, find_batch, take_snapshot
 from routoo.domain.job import BatchStatus, ResultStatus
 from routoo.errors import InputError
 from routoo.settings import load_settings

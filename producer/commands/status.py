@@ -7,9 +7,9 @@ from rich.table import Table
 
 from producer.commands.options import BatchArgument, JsonOption
 from producer.json_text import json_line
+from producer.progress import Snapshot, find_batch, take_snapshot
 from producer.running import run
 from producer.screen.progress import progress_view
-from producer.snapshot import Snapshot, find_batch, take_snapshot
 from routoo.console import formatting
 from routoo.console.output import console
 from routoo.settings import load_settings

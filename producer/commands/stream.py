@@ -15,13 +15,13 @@ from producer.commands.options import JsonOption
 from producer.commands.reading_options import read_option
 from producer.json_text import json_line
 from producer.notice import note
-from producer.rows.error_file import error_record
 from producer.rows.limits import read_quality, read_usd
 from producer.rows.line_feed import LineFeed
 from producer.rows.problems import BadRow
+from producer.rows.report import error_record
 from producer.running import run
 from producer.session import wake_workers
-from producer.streaming import Group, Streamer, StreamOrder
+from producer.stream import Group, Streamer, StreamOrder
 from producer.submit import Order
 from routoo.console.options import with_options
 from routoo.domain.job import SLA, Stage

@@ -10,7 +10,7 @@ from producer.commands.order_options import OrderOptions
 from producer.commands.watch import watch_batch
 from producer.json_text import json_line
 from producer.notice import note
-from producer.planning import submit_plan
+from producer.plans import submit_plan
 from producer.rows.source import Source
 from producer.running import run
 from producer.sending import send_order, wake_for

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from psycopg import AsyncConnection
 
-from producer.results.writers import CsvWriter, JsonlWriter, Writer
+from producer.results.csv_writer import CsvWriter, JsonlWriter, Writer
 from routoo.domain.job import ResultStatus
 from routoo.files import replacing
 from routoo.store import results

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
 from producer.rows import text
-from producer.rows.chunks import in_chunks
+from producer.rows.formats import in_chunks
 from producer.rows.problems import Kind, Problem, RawRow
 from routoo.errors import InputError
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from producer.rows.check import RowCheck
-from producer.rows.duplicates import SeenIds
 from producer.rows.problems import BadRow, Kind, Problem, ProblemReport, RawRow
+from producer.rows.seen_ids import SeenIds
 from routoo.store.jobs import JobInput
 
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from producer.rows import text
-from producer.rows.chunks import CHUNK_ROWS, in_chunks
+from producer.rows.formats import CHUNK_ROWS, in_chunks
 from producer.rows.problems import RawRow
 from producer.rows.schema import PLAIN_FIELDS
 from routoo.errors import InputError

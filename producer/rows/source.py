@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import BinaryIO
 
-from producer.rows import csv_rows, jsonl
+from producer.rows import csv_rows, jsonl_rows
 from producer.rows.problems import RawRow
 from routoo.errors import InputError, NotFoundError
 
@@ -87,7 +87,7 @@ class Source:
             yield parquet_rows.read(self.path), lambda: 0
             return
         with self._open() as stream:
-            rows = jsonl.read(stream) if self.format is Format.JSONL else self._csv(stream)
+            rows = jsonl_rows.read(stream) if self.format is Format.JSONL else self._csv(stream)
             yield rows, lambda: stream.tell() if stream.seekable() else 0
 
     def _csv(self, stream: BinaryIO) -> Iterator[list[RawRow]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from rich.table import Table
 
-from producer.evaluation import RunView
+from producer.evaluation.runs import RunView
 from routoo.console import formatting
 from routoo.console.output import console
 

@@ -5,7 +5,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from producer.snapshot import Snapshot
+from producer.progress import Snapshot
 from routoo.console import formatting
 
 _BAR_WIDTH = 40

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from producer.snapshot import Snapshot
+from producer.progress import Snapshot
 from routoo.console.output import messages
 
 

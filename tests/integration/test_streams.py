@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 
 from producer.rows.line_feed import Line, LineFeed
 from producer.rows.problems import BadRow
-from producer.streaming import Group, Streamer, StreamOrder
+from producer.stream import Group, Streamer, StreamOrder
 from producer.submit import Order
 from routoo.domain.job import Stage
 from routoo.pipeline.score import score_shard

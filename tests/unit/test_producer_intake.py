@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.rows import csv_rows, jsonl
+from producer.rows import csv_rows, jsonl_rows
 from producer.rows.body import BodyCheck
 from producer.rows.check import RowCheck
-from producer.rows.duplicates import SeenIds
 from producer.rows.intake import Intake
 from producer.rows.limits import LimitError, read_deadline
 from producer.rows.problems import ProblemReport
+from producer.rows.seen_ids import SeenIds
 from producer.watching import Pace
 from routoo.domain.job import SLA
 from routoo.files import replacing
@@ -56,7 +56,7 @@ def test_any_line_is_a_job_or_a_problem(lines: list[bytes]) -> None:
     check = RowCheck(BodyCheck(pool_of("small")), SLA(), NOW)
     intake = Intake(check, ProblemReport("in"))
     data = b"\n".join(lines)
-    jobs = [job for chunk in intake.jobs(jsonl.read(io.BytesIO(data))) for job in chunk]
+    jobs = [job for chunk in intake.jobs(jsonl_rows.read(io.BytesIO(data))) for job in chunk]
     assert len(jobs) + intake.report.bad_rows == intake.row_count
 
 

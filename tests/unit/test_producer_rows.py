@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer.rows import csv_rows, jsonl, parquet_rows
+from producer.rows import csv_rows, jsonl_rows, parquet_rows
 from producer.rows.body import BodyCheck
 from producer.rows.check import RowCheck
 from producer.rows.intake import Intake
@@ -51,7 +51,7 @@ def take(
 
 
 def from_lines(*lines: bytes, **options: Any) -> tuple[list[JobInput], ProblemReport]:
-    return take(jsonl.read(io.BytesIO(b"\n".join(lines))), **options)
+    return take(jsonl_rows.read(io.BytesIO(b"\n".join(lines))), **options)
 
 
 def request(custom_id: Any = "a", **body: Any) -> bytes:

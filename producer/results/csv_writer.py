@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 
 from producer.results.columns import COLUMNS, values
-from producer.results.openai_lines import output_line
+from producer.results.jsonl_writer import output_line
 from routoo.domain.job import ResultStatus
 from routoo.files import replacing
 from routoo.store.results import ResultRecord

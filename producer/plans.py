@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
 
-from producer.snapshot import Snapshot
+from producer.progress import Snapshot
 from producer.watching import follow
 from routoo.domain.batch_options import Objective
 from routoo.domain.job import BatchStatus, Stage

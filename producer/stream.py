@@ -11,7 +11,7 @@ from uuid import UUID
 import orjson
 from psycopg import AsyncConnection
 
-from producer.rows import jsonl
+from producer.rows import jsonl_rows
 from producer.rows.body import BodyCheck
 from producer.rows.check import RowCheck
 from producer.rows.intake import Intake
@@ -119,7 +119,7 @@ class Streamer:
         intake = Intake(check, ProblemReport(self._asked.source), self._on_bad_row)
         jobs = []
         for number, text in lines:
-            row = RawRow(number, text, {} if text.isspace() else jsonl.parse_line(text))
+            row = RawRow(number, text, {} if text.isspace() else jsonl_rows.parse_line(text))
             found = [] if text.isspace() else next(intake.jobs([[row]]))
             for job in found:
                 least_usd, most_usd = _bounds_usd(job, order.pool)

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 import orjson
 
 from producer.rows import text
-from producer.rows.chunks import CHUNK_BYTES
+from producer.rows.formats import CHUNK_BYTES
 from producer.rows.problems import Kind, Problem, RawRow
 
 

@@ -1,0 +1,1 @@
+"""Evaluation from the command line: sets, runs, replays, grading."""
