@@ -26,7 +26,7 @@ import psycopg
 from figures import Figure, show
 
 from producer.rows.source import Source
-from producer.submit import Order, submit
+from producer.submit import BatchRequest, submit
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.store.database import Database
@@ -114,7 +114,9 @@ def _submit_s(url: str, path: Path) -> float:
     async def run() -> float:
         async with Database(url) as database:
             start_s = time.perf_counter()
-            await submit(database, Source.of(str(path)), Order(_pool()), shard_size=SHARD_SIZE)
+            await submit(
+                database, Source.of(str(path)), BatchRequest(_pool()), shard_size=SHARD_SIZE
+            )
             return time.perf_counter() - start_s
 
     return asyncio.run(run())

@@ -2,7 +2,7 @@
 
 import sys
 
-from producer.rows.problems import ProblemReport
+from producer.rows.report import ProblemReport
 
 
 def note(text: str) -> None:

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from uuid import UUID
 
-from producer.progress import Snapshot
-from producer.watching import follow
+from producer.progress import Snapshot, follow
 from routoo.domain.batch_options import Objective
 from routoo.domain.job import BatchStatus, Stage
 from routoo.domain.pool import Pool

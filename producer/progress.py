@@ -1,24 +1,34 @@
-"""How a batch stands at one moment, for screens and scripts."""
+"""The progress of a batch: a snapshot of it, and snapshots until it is over."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 from psycopg import AsyncConnection
 
+from producer.notice import note
 from routoo.domain.job import ResultStatus, ShardState, Stage
-from routoo.errors import NotFoundError
+from routoo.errors import DatabaseUnavailableError, NotFoundError
 from routoo.store import batches
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.progress import Progress, progress
 from routoo.store.batches.replans import Replan
+from routoo.store.database import Database
+
+_POLL_S = 0.5
+_DATABASE_AWAY_S = 60.0
+"""How long `follow` waits for a database that restarts."""
+_WINDOW_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A batch and its progress at an instant."""
+    """A batch and its progress at one moment."""
 
     batch: BatchRecord
     progress: Progress
@@ -28,7 +38,7 @@ class Snapshot:
 
     @property
     def selected(self) -> int:
-        """Jobs that the selection has dealt with."""
+        """Jobs that have been through the selection."""
         # A batch that is being planned anew was selected before.
         done = self.progress.shards[Stage.SELECT].get(ShardState.DONE, 0) or self.replans
         return self.progress.jobs if done else 0
@@ -45,7 +55,7 @@ class Snapshot:
 
     @property
     def spent_usd(self) -> Decimal:
-        """What the calls so far cost, beyond the budget too."""
+        """Cost of the calls so far, above the budget too."""
         return self.progress.balance.spent_usd + self.progress.balance.overrun_usd
 
     @property
@@ -109,7 +119,7 @@ class Snapshot:
 
 
 async def find_batch(conn: AsyncConnection, text: str | None) -> BatchRecord:
-    """Return the batch that a person means; the latest where they name none.
+    """Return the batch that a person names; the latest where they name none.
 
     Raises:
         NotFoundError: There is no such batch, or none at all.
@@ -123,8 +133,61 @@ async def find_batch(conn: AsyncConnection, text: str | None) -> BatchRecord:
 
 
 async def take_snapshot(conn: AsyncConnection, batch: BatchRecord) -> Snapshot:
-    """Return how a batch stands now."""
+    """Return a snapshot of a batch, now."""
     now = await progress(conn, batch.id)
     if now.status is not batch.status:
         batch = await batches.get(conn, batch.id)
     return Snapshot(batch, now, datetime.now(UTC), await replans.history(conn, batch.id))
+
+
+@dataclass(slots=True)
+class Rate:
+    """Estimates the time left from the jobs that ended in the last half minute."""
+
+    _points: deque[tuple[float, int]] = field(default_factory=deque)
+
+    def eta_s(self, now_s: float, ended: int, jobs: int) -> float | None:
+        """Add a measurement and return the seconds until all jobs have ended.
+
+        Args:
+            now_s: Time of the measurement on a monotonic clock.
+            ended: Jobs that have ended by then.
+            jobs: Jobs of the batch.
+
+        Returns:
+            None while no job has ended in the last half minute.
+        """
+        self._points.append((now_s, ended))
+        while len(self._points) > 1 and now_s - self._points[0][0] > _WINDOW_S:
+            self._points.popleft()
+        first_s, first_ended = self._points[0]
+        if ended <= first_ended:
+            return None
+        return (jobs - ended) * (now_s - first_s) / (ended - first_ended)
+
+
+async def follow(
+    database: Database, batch: BatchRecord
+) -> AsyncIterator[tuple[Snapshot, float | None]]:
+    """Yield snapshots of a batch with the seconds left, twice a second, until the batch is over.
+
+    Raises:
+        DatabaseUnavailableError: The database was away for a minute.
+    """
+    rate = Rate()
+    last_answer_s = time.monotonic()
+    while True:
+        try:
+            async with database.transaction() as conn:
+                snapshot = await take_snapshot(conn, batch)
+        except DatabaseUnavailableError as error:
+            if time.monotonic() - last_answer_s > _DATABASE_AWAY_S:
+                raise
+            note(f"trying again: {error}")
+        else:
+            last_answer_s = time.monotonic()
+            now = snapshot.progress
+            yield snapshot, rate.eta_s(last_answer_s, now.ended, now.jobs)
+            if snapshot.is_over:
+                return
+        await asyncio.sleep(_POLL_S)

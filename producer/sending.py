@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from producer.notice import note, print_problems
-from producer.rows.problems import BadInputError
+from producer.rows.report import BadInputError
 from producer.rows.source import Source
 from producer.running import run
 from producer.session import wake_workers
-from producer.submit import Order, Pace, Submission, submit
+from producer.submit import BatchRequest, ReadProgress, Submission, submit
 from routoo.domain.job import Stage
 from routoo.settings import Settings
 from routoo.store.database import Database
@@ -20,15 +20,15 @@ _ON_INTERRUPT = (
 )
 
 
-def send_order(settings: Settings, source: Source, order: Order) -> Submission:
+def send_request(settings: Settings, source: Source, request: BatchRequest) -> Submission:
     """Submit a batch and say on standard error what became of it.
 
     Raises:
         BadInputError: Rows have problems and are not to be skipped; they are listed by then.
         RoutooError: As `producer.submit.submit` raises.
     """
-    submission = _submit(settings, source, order)
-    _tell(submission, "planning" if order.draft else "submitted")
+    submission = _submit(settings, source, request)
+    _tell(submission, "planning" if request.plan_only else "submitted")
     return submission
 
 
@@ -39,11 +39,11 @@ def wake_for(settings: Settings, submission: Submission) -> None:
         wake_workers(settings, Stage.SCORE, submission.batch_id, shard_count)
 
 
-def _submit(settings: Settings, source: Source, order: Order) -> Submission:
+def _submit(settings: Settings, source: Source, request: BatchRequest) -> Submission:
     async def submit_rows(database: Database) -> Submission:
         with _progress(source) as on_progress:
             return await submit(
-                database, source, order, shard_size=settings.shard_size, on_progress=on_progress
+                database, source, request, shard_size=settings.shard_size, on_progress=on_progress
             )
 
     try:
@@ -67,7 +67,7 @@ def _tell(submission: Submission, done: str) -> None:
 
 
 @contextmanager
-def _progress(source: Source) -> Iterator[Callable[[Pace], None] | None]:
+def _progress(source: Source) -> Iterator[Callable[[ReadProgress], None] | None]:
     """Show rows read, as they are, where standard error is a terminal."""
     if not sys.stderr.isatty():
         yield None

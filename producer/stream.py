@@ -1,4 +1,4 @@
-"""Endless submission: lines become small batches, paced so that no hour exceeds its budget."""
+"""Submits lines as they come, in small batches, so that no clock hour exceeds its budget."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,11 +13,12 @@ from psycopg import AsyncConnection
 
 from producer.rows import jsonl_rows
 from producer.rows.body import BodyCheck
-from producer.rows.check import RowCheck
-from producer.rows.intake import Intake
+from producer.rows.check import InputCheck, RowCheck
+from producer.rows.formats import RawRow
 from producer.rows.line_feed import Line
-from producer.rows.problems import BadRow, Kind, Problem, ProblemReport, RawRow
-from producer.submit import Order
+from producer.rows.problems import ProblemKind, RowProblem
+from producer.rows.report import BadRow, ProblemReport
+from producer.submit import BatchRequest
 from routoo.domain.job import Job
 from routoo.domain.pool import Pool
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
@@ -34,42 +35,42 @@ _HOUR = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True)
-class StreamOrder:
-    """What is asked of a stream."""
+class StreamRequest:
+    """A stream to open or to go on with."""
 
-    order: Order
-    """Pool and limits of every batch; its budget and its aim are the stream's to set."""
+    batch: BatchRequest
+    """Pool and limits of every batch; the stream sets each one's budget and aim."""
     budget_usd_per_hour: Decimal
     """Most that the calls of any clock hour may cost, in USD."""
     source: str
-    """What its lines come from; lines of the same source are taken once."""
+    """Where its lines come from; lines of the same source are taken once."""
     shard_size: int
     """Most jobs in a shard."""
 
 
-class Group(NamedTuple):
-    """A batch that was submitted."""
+class StreamBatch(NamedTuple):
+    """A batch of a stream that was submitted."""
 
     batch_id: UUID
     job_count: int
     price_per_usd: float
-    """Quality that a dollar had to buy; 0 where money was plenty."""
+    """Quality that a dollar had to buy; 0 where money was no limit."""
     budget_usd: Decimal
-    """What was allotted to it: the worst case of its calls."""
+    """Its budget: the worst case of its calls."""
     free_usd: Decimal
-    """What is left of the hour's budget."""
+    """The part of the hour's budget that is left."""
 
 
 class _StreamJob(NamedTuple):
-    """A job on its way in."""
+    """A job that waits to be submitted."""
 
     job: JobInput
     line: int
-    """Where it stood in the source."""
+    """Its line in the source."""
     least_usd: Decimal
-    """Worst case of a call to the cheapest model that may answer it."""
+    """Worst-case cost of a call to the cheapest model that may answer it."""
     most_usd: Decimal
-    """The same of the dearest."""
+    """The same for the dearest model."""
 
 
 class Streamer:
@@ -77,25 +78,25 @@ class Streamer:
 
     Args:
         database: The store; migrated.
-        asked: What is asked of the stream.
-        on_bad_row: Told each row that can't become a job.
+        request: The stream, its budget and its source.
+        on_bad_row: Called for each row that can't become a job.
     """
 
     def __init__(
-        self, database: Database, asked: StreamOrder, on_bad_row: Callable[[BadRow], None]
+        self, database: Database, request: StreamRequest, on_bad_row: Callable[[BadRow], None]
     ) -> None:
-        self._database, self._asked, self._on_bad_row = database, asked, on_bad_row
+        self._database, self._request, self._on_bad_row = database, request, on_bad_row
 
     async def open(self) -> Stream:
-        """Make the stream or go on with it; its `lines_taken` are not to be read again."""
+        """Create the stream or find it; its first `lines_taken` lines are submitted already."""
         async with self._database.transaction() as conn:
-            name = self._asked.order.name or self._asked.source
+            name = self._request.batch.name or self._request.source
             return await streams.open_stream(
-                conn, name, self._asked.source, self._asked.budget_usd_per_hour
+                conn, name, self._request.source, self._request.budget_usd_per_hour
             )
 
-    async def send(self, stream: Stream, lines: Sequence[Line]) -> AsyncIterator[Group]:
-        """Submit lines as money comes free, each batch once the one before is planned.
+    async def send(self, stream: Stream, lines: Sequence[Line]) -> AsyncIterator[StreamBatch]:
+        """Submit lines as money becomes available, each batch once the one before is planned.
 
         Yields:
             The batches; several where the hour's budget has no room for all lines at once.
@@ -109,28 +110,28 @@ class Streamer:
             yield group
             jobs = jobs[group.job_count :]
             await self._planned(group.batch_id)
-        async with self._database.transaction() as conn:  # bad rows at the end are done with, too
+        async with self._database.transaction() as conn:  # bad rows at the end are dealt with, too
             await streams.advance(conn, stream, lines[-1].number)
 
     def _read(self, lines: Sequence[Line]) -> list[_StreamJob]:
-        order = self._asked.order
-        body_check = BodyCheck(order.pool, ignore_model=order.ignore_model)
-        check = RowCheck(body_check, order.sla, datetime.now(UTC))
-        intake = Intake(check, ProblemReport(self._asked.source), self._on_bad_row)
+        batch = self._request.batch
+        body_check = BodyCheck(batch.pool, ignore_model=batch.ignore_model)
+        check = RowCheck(body_check, batch.sla, datetime.now(UTC))
+        input_check = InputCheck(check, ProblemReport(self._request.source), self._on_bad_row)
         jobs = []
         for number, text in lines:
             row = RawRow(number, text, {} if text.isspace() else jsonl_rows.parse_line(text))
-            found = [] if text.isspace() else next(intake.jobs([[row]]))
+            found = [] if text.isspace() else next(input_check.jobs([[row]]))
             for job in found:
-                least_usd, most_usd = _bounds_usd(job, order.pool)
-                if least_usd > self._asked.budget_usd_per_hour:
+                least_usd, most_usd = _bounds_usd(job, batch.pool)
+                if least_usd > self._request.budget_usd_per_hour:
                     self._on_bad_row(BadRow(row, (_too_dear(least_usd),)))
                 else:
                     jobs.append(_StreamJob(job, number, least_usd, most_usd))
         return jobs
 
-    async def _submit(self, stream: Stream, jobs: Sequence[_StreamJob]) -> Group | None:
-        """Submit as many jobs as the hour's money has room for; None where it has for none."""
+    async def _submit(self, stream: Stream, jobs: Sequence[_StreamJob]) -> StreamBatch | None:
+        """Submit as many jobs as the hour's money covers; None where it covers none."""
         async with self._database.transaction() as conn:
             stream, now = await streams.lock(conn, stream.id)
             hour = now.replace(minute=0, second=0, microsecond=0)
@@ -139,7 +140,7 @@ class Streamer:
             fitting = _fitting(jobs, free_usd)
             if not fitting:
                 return None
-            price = await _paced(conn, stream)
+            price = await _move_price(conn, stream)
             budget_usd = min(free_usd, sum((job.most_usd for job in fitting), Decimal(0)))
             batch_id = await self._create(conn, fitting, price, budget_usd)
             target_usd = share_usd(
@@ -150,7 +151,7 @@ class Streamer:
             )
             await streams.add_batch(conn, stream, batch_id, target_usd)
             await streams.advance(conn, stream, fitting[-1].line)
-        return Group(batch_id, len(fitting), price, budget_usd, free_usd - budget_usd)
+        return StreamBatch(batch_id, len(fitting), price, budget_usd, free_usd - budget_usd)
 
     async def _create(
         self,
@@ -159,24 +160,24 @@ class Streamer:
         price_per_usd: float,
         budget_usd: Decimal,
     ) -> UUID:
-        order = self._asked.order
+        batch = self._request.batch
         worth_usd = 1.0 / price_per_usd if price_per_usd > 0 else None
         new = batches.NewBatch(
-            name=f"{order.name or self._asked.source}:{jobs[0].line}",
-            pool=order.pool,
+            name=f"{batch.name or self._request.source}:{jobs[0].line}",
+            pool=batch.pool,
             kind=_KIND,
             budget_usd=budget_usd,
-            min_quality=order.sla.min_quality,
-            max_cost_usd=order.sla.max_cost_usd,
-            deadline=order.sla.deadline,
-            objective=replace(order.objective, willingness_to_pay_usd=worth_usd),
+            min_quality=batch.sla.min_quality,
+            max_cost_usd=batch.sla.max_cost_usd,
+            deadline=batch.sla.deadline,
+            objective=replace(batch.objective, willingness_to_pay_usd=worth_usd),
         )
         batch_id, _ = await batches.create(conn, new)
         for number, one in enumerate(jobs):
             one.job.job_no = number
         async with copy_jobs(conn, batch_id) as copy:
             await copy.write([one.job for one in jobs])
-        await batches.seal(conn, batch_id, len(jobs), self._asked.shard_size)
+        await batches.seal(conn, batch_id, len(jobs), self._request.shard_size)
         return batch_id
 
     async def _planned(self, batch_id: UUID) -> None:
@@ -200,7 +201,7 @@ async def _paced(conn: AsyncConnection, stream: Stream) -> float:
 
 
 def _fitting(jobs: Sequence[_StreamJob], free_usd: Decimal) -> list[_StreamJob]:
-    """Return the first jobs that the money suffices for at the cheapest models' worst case."""
+    """Return the first jobs that the money covers, each at its cheapest model's worst case."""
     fitting, needed_usd = [], Decimal(0)
     for job in jobs:
         needed_usd += job.least_usd
@@ -222,9 +223,9 @@ def _bounds_usd(job: JobInput, pool: Pool) -> tuple[Decimal, Decimal]:
     return min(costs_usd, default=Decimal(0)), max(costs_usd, default=Decimal(0))
 
 
-def _too_dear(least_usd: Decimal) -> Problem:
-    return Problem(
-        Kind.LIMIT_OUT_OF_RANGE,
+def _too_dear(least_usd: Decimal) -> RowProblem:
+    return RowProblem(
+        ProblemKind.LIMIT_OUT_OF_RANGE,
         f"even the cheapest model's call may cost {least_usd} USD, more than a whole hour's budget",
         "Lower max_tokens, or raise --budget-usd-per-hour",
     )

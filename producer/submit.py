@@ -12,10 +12,9 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from producer.rows.body import BodyCheck
-from producer.rows.check import RowCheck
-from producer.rows.intake import Intake
-from producer.rows.problems import BadInputError, ProblemReport, RawRow
-from producer.rows.report import ErrorFile
+from producer.rows.check import InputCheck, RowCheck
+from producer.rows.formats import RawRow
+from producer.rows.report import BadInputError, ErrorFile, ProblemReport
 from producer.rows.source import Source
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus
@@ -28,12 +27,12 @@ from routoo.store.jobs import copy_jobs
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is asked of a batch; None means no limit."""
+class BatchRequest:
+    """A batch to submit or to plan; None means no limit."""
 
     pool: Pool
     name: str | None = None
-    """What its owner calls it; the file's name where unset."""
+    """Its owner's name for it; the file's name where unset."""
     idempotency_key: str | None = None
     """Two submissions with the same key are one batch."""
     budget_usd: Decimal | None = None
@@ -42,12 +41,12 @@ class Order:
     """What the selection aims at."""
     call_options: CallOptions = field(default_factory=CallOptions)
     """How its calls are made."""
-    draft: bool = False
-    """Score and select it only; no call is made until its plan is submitted."""
+    plan_only: bool = False
+    """Score and select its jobs; no call is made until the plan is submitted."""
     sla: SLA = field(default_factory=SLA)
-    """Limits of every job that names no own."""
+    """Limits of every job whose row sets none of its own."""
     ignore_model: bool = False
-    """Route every job, whatever model its request names."""
+    """Choose a model for every job, whatever model its request names."""
     skip_invalid: bool = False
     """Submit the good rows of an input that has bad ones too."""
     error_file: Path | None = None
@@ -56,7 +55,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What became of an order."""
+    """The outcome of a submission."""
 
     batch_id: UUID
     created: bool
@@ -65,34 +64,34 @@ class Submission:
     report: ProblemReport
     """Bad rows, left out."""
     error_file: Path | None = None
-    """Where they are, if there are any."""
+    """The file that holds the bad rows, if there are any."""
     ignored_fields: tuple[str, ...] = ()
     """Names of fields in the input that mean nothing here."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
-    """How far a submission has come."""
+class ReadProgress:
+    """How much of an input has been read."""
 
     rows: int
     bytes_read: int
-    """0 where the input does not tell."""
+    """0 where it is not known."""
 
 
 async def submit(
     database: Database,
     source: Source,
-    order: Order,
+    request: BatchRequest,
     *,
     shard_size: int,
-    on_progress: Callable[[Pace], None] | None = None,
+    on_progress: Callable[[ReadProgress], None] | None = None,
 ) -> Submission:
     """Submit a batch: after it returns, all its jobs are committed; if it raises, none are.
 
     Args:
         database: Where the batch goes; migrated.
         source: The input rows.
-        order: What is asked of the batch.
+        request: The batch, its limits and its aim.
         shard_size: Most jobs in a shard.
         on_progress: Called after each chunk of rows.
 
@@ -101,50 +100,53 @@ async def submit(
         InputError: The input has no rows or can't be read.
         StoreError: The database failed.
     """
-    name = order.name or (source.path.stem if source.path is not None else source.name)
-    new = batches.NewBatch(
-        name=name,
-        pool=order.pool,
-        idempotency_key=order.idempotency_key,
-        budget_usd=order.budget_usd,
-        min_quality=order.sla.min_quality,
-        max_cost_usd=order.sla.max_cost_usd,
-        deadline=order.sla.deadline,
-        objective=order.objective,
-        draft=order.draft,
-        call_options=order.call_options,
-    )
     async with database.transaction() as conn:
-        batch_id, created = await batches.create(conn, new)
+        batch_id, created = await batches.create(conn, _new_batch(source, request))
         if not created:
             known = await batches.get(conn, batch_id)
-            _check_same_kind(known, order)
+            _check_same_kind(known, request)
             return Submission(
                 batch_id,
                 created=False,
                 job_count=known.job_count,
                 report=ProblemReport(source.name),
             )
-        with _reading(source, order) as reading, _collector_paused():
+        with _reading(source, request) as reading, _collector_paused():
             await _copy(conn, batch_id, reading, on_progress)
-            await batches.seal(conn, batch_id, reading.intake.job_count, shard_size)
+            await batches.seal(conn, batch_id, reading.check.job_count, shard_size)
     return reading.submission(batch_id)
 
 
-def _check_same_kind(known: BatchRecord, order: Order) -> None:
-    """Refuse to take a plan that makes no call for the batch that was to be submitted."""
+def _new_batch(source: Source, request: BatchRequest) -> batches.NewBatch:
+    name = request.name or (source.path.stem if source.path is not None else source.name)
+    return batches.NewBatch(
+        name=name,
+        pool=request.pool,
+        idempotency_key=request.idempotency_key,
+        budget_usd=request.budget_usd,
+        min_quality=request.sla.min_quality,
+        max_cost_usd=request.sla.max_cost_usd,
+        deadline=request.sla.deadline,
+        objective=request.objective,
+        draft=request.plan_only,
+        call_options=request.call_options,
+    )
+
+
+def _check_same_kind(known: BatchRecord, request: BatchRequest) -> None:
+    """Refuse a key under which a plan waits, where a batch was to be submitted."""
     waits = known.status in {BatchStatus.PLANNING, BatchStatus.PLANNED}
-    if waits and not order.draft:
+    if waits and not request.plan_only:
         raise InputError(
             "under this idempotency key there is a plan that waits",
-            value=order.idempotency_key,
+            value=request.idempotency_key,
             remedy=f"Submit it with `routoo-producer submit --plan {known.id}`, or use another key",
         )
 
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Keep the garbage collector from the rows: they hold no cycles, and it costs a sixth."""
+    """Pause the garbage collector: rows hold no cycles, and it would take a sixth of the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -158,7 +160,7 @@ def _collector_paused() -> Iterator[None]:
 class _Reading:
     """An input being read."""
 
-    intake: Intake
+    check: InputCheck
     chunks: Iterator[list[RawRow]]
     bytes_read: Callable[[], int]
     errors: ErrorFile | None
@@ -166,20 +168,20 @@ class _Reading:
 
     def check_complete(self) -> None:
         """Raise what keeps the batch from being submitted."""
-        report = self.intake.report
-        if report.bad_rows and not (self.skip_invalid and self.intake.job_count):
-            raise BadInputError(report, row_count=self.intake.row_count)
-        if not self.intake.job_count:
+        report = self.check.report
+        if report.bad_rows and not (self.skip_invalid and self.check.job_count):
+            raise BadInputError(report, row_count=self.check.row_count)
+        if not self.check.job_count:
             raise InputError("the input has no rows", where=report.source, remedy="Give at least 1")
 
     def submission(self, batch_id: UUID) -> Submission:
         error_file = self.errors.path if self.errors is not None and self.errors.rows else None
-        ignored = tuple(sorted(self.intake.check.ignored))
-        report = self.intake.report
+        ignored = tuple(sorted(self.check.row_check.ignored))
+        report = self.check.report
         return Submission(
             batch_id,
             created=True,
-            job_count=self.intake.job_count,
+            job_count=self.check.job_count,
             report=report,
             error_file=error_file,
             ignored_fields=ignored,
@@ -187,32 +189,32 @@ class _Reading:
 
 
 @contextmanager
-def _reading(source: Source, order: Order) -> Iterator[_Reading]:
+def _reading(source: Source, request: BatchRequest) -> Iterator[_Reading]:
     with ExitStack() as stack:
         errors = None
-        if order.error_file is not None or order.skip_invalid:
-            path = order.error_file or Path(f"{source.name}.errors.jsonl")
+        if request.error_file is not None or request.skip_invalid:
+            path = request.error_file or Path(f"{source.name}.errors.jsonl")
             errors = stack.enter_context(ErrorFile(path))
         chunks, bytes_read = stack.enter_context(source.rows())
-        body_check = BodyCheck(order.pool, ignore_model=order.ignore_model)
-        row_check = RowCheck(body_check, order.sla, datetime.now(UTC))
+        body_check = BodyCheck(request.pool, ignore_model=request.ignore_model)
+        row_check = RowCheck(body_check, request.sla, datetime.now(UTC))
         report = ProblemReport(source.name)
-        intake = Intake(row_check, report, errors.add if errors is not None else None)
-        yield _Reading(intake, chunks, bytes_read, errors, order.skip_invalid)
+        check = InputCheck(row_check, report, errors.add if errors is not None else None)
+        yield _Reading(check, chunks, bytes_read, errors, request.skip_invalid)
 
 
 async def _copy(
     conn: AsyncConnection,
     batch_id: UUID,
     reading: _Reading,
-    on_progress: Callable[[Pace], None] | None,
+    on_progress: Callable[[ReadProgress], None] | None,
 ) -> None:
-    report = reading.intake.report
+    report = reading.check.report
     async with copy_jobs(conn, batch_id) as copy:
-        for jobs in reading.intake.jobs(reading.chunks):
+        for jobs in reading.check.jobs(reading.chunks):
             # Once the batch is lost the rest is only read to list every problem.
             if jobs and (reading.skip_invalid or not report.bad_rows):
                 await copy.write(jobs)
             if on_progress is not None:
-                on_progress(Pace(reading.intake.row_count, reading.bytes_read()))
+                on_progress(ReadProgress(reading.check.row_count, reading.bytes_read()))
         reading.check_complete()

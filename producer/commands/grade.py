@@ -43,8 +43,7 @@ def grade_command(
     way stay without a grade and are counted.
     """
     # pyarrow and the graders take 0.4 s to load: not for the other commands
-    from producer.evaluation.grading import grade_batch  # noqa: PLC0415
-    from producer.references import read_references  # noqa: PLC0415
+    from producer.evaluation.grading import grade_batch, read_references  # noqa: PLC0415
 
     known = read_references(references)
 

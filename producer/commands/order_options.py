@@ -14,12 +14,12 @@ from producer.commands.reading_options import read_option
 from producer.rows.limits import (
     read_deadline,
     read_max_latency_s,
+    read_models,
     read_quality,
     read_usd,
 )
-from producer.rows.model_lists import read_models
 from producer.rows.source import Format
-from producer.submit import Order
+from producer.submit import BatchRequest
 from routoo.domain.job import SLA
 from routoo.domain.pool_file import load_pool
 from routoo.errors import InputError
@@ -80,21 +80,21 @@ class OrderOptions(CallFlags):
         bool, typer.Option("--ignore-model", help="Route every job, whatever its model field says.")
     ] = False
 
-    def order(self, settings: Settings, *, draft: bool = False) -> Order:
-        """Return what is asked, checked; a draft is planned only.
+    def request(self, settings: Settings, *, plan_only: bool = False) -> BatchRequest:
+        """Return the batch that the options ask for, checked.
 
         Raises:
             InputError: An option has no usable value; the message names it.
             ConfigError: The pool file can't be used.
         """
         pool = load_pool(self.pool or settings.pool).with_batch_channels()
-        return Order(
+        return BatchRequest(
             pool=pool,
             name=_checked_text("--name", self.name),
             idempotency_key=_checked_text("--idempotency-key", self.idempotency_key),
             budget_usd=self.budget(),
             objective=self.objective(pool),
-            draft=draft,
+            plan_only=plan_only,
             call_options=self.call_options(),
             sla=self._sla(pool.names),
             ignore_model=self.ignore_model,

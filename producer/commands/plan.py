@@ -20,7 +20,7 @@ from producer.plotting import check_format, plot_plan
 from producer.progress import Snapshot
 from producer.rows.source import Source
 from producer.running import run
-from producer.sending import send_order, wake_for
+from producer.sending import send_request, wake_for
 from producer.session import wake_workers
 from routoo.console.options import with_options
 from routoo.console.output import console
@@ -108,8 +108,8 @@ def _check_choice(
 
 
 def _plan_file(settings: Settings, file: str, options: OrderOptions) -> UUID:
-    order = options.order(settings, draft=True)
-    submission = send_order(settings, Source.of(file, options.row_format), order)
+    request = options.request(settings, plan_only=True)
+    submission = send_request(settings, Source.of(file, options.row_format), request)
     note(f"plan {submission.batch_id}")
     wake_for(settings, submission)
     return submission.batch_id

@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, BinaryIO
 
-import orjson
 import typer
 
 from producer.commands.options import JsonOption
@@ -17,12 +16,11 @@ from producer.json_text import json_line
 from producer.notice import note
 from producer.rows.limits import read_quality, read_usd
 from producer.rows.line_feed import LineFeed
-from producer.rows.problems import BadRow
-from producer.rows.report import error_record
+from producer.rows.report import BadRow, error_line
 from producer.running import run
 from producer.session import wake_workers
-from producer.stream import Group, Streamer, StreamOrder
-from producer.submit import Order
+from producer.stream import StreamBatch, Streamer, StreamRequest
+from producer.submit import BatchRequest
 from routoo.console.options import with_options
 from routoo.domain.job import SLA, Stage
 from routoo.domain.pool_file import load_pool
@@ -74,7 +72,7 @@ class StreamOptions:
         typer.Option(metavar="FILE", help="Bad rows are added here. (default: NAME.errors.jsonl)"),
     ] = None
 
-    def asked(self, file: str, settings: Settings) -> StreamOrder:
+    def asked(self, file: str, settings: Settings) -> StreamRequest:
         """Return what is asked of the stream, checked.
 
         Raises:
@@ -92,9 +90,9 @@ class StreamOptions:
         read_floor = partial(read_quality, "min_quality")
         sla = SLA(min_quality=read_option("--min-quality", read_floor, self.min_quality))
         name = self.name or ("stdin" if file == "-" else Path(file).name)
-        order = Order(pool=load_pool(self.pool or settings.pool), name=name, sla=sla)
+        batch = BatchRequest(pool=load_pool(self.pool or settings.pool), name=name, sla=sla)
         source = "-" if file == "-" else str(Path(file).resolve())
-        return StreamOrder(order, budget_usd, source, settings.shard_size)
+        return StreamRequest(batch, budget_usd, source, settings.shard_size)
 
 
 @with_options(StreamOptions)
@@ -115,7 +113,7 @@ def stream_command(
     """
     settings = load_settings()
     asked = options.asked(file, settings)
-    bad_rows = options.errors or Path(f"{asked.order.name}.errors.jsonl")
+    bad_rows = options.errors or Path(f"{asked.batch.name}.errors.jsonl")
 
     async def stream(database: Database) -> None:
         with _opened(file) as lines:
@@ -144,7 +142,7 @@ def _opened(file: str) -> Iterator[BinaryIO]:
         raise InputError("the file can't be read", value=error.strerror, where=file) from error
 
 
-def _tell(settings: Settings, group: Group, *, as_json: bool) -> None:
+def _tell(settings: Settings, group: StreamBatch, *, as_json: bool) -> None:
     facts = {
         "batch_id": str(group.batch_id),
         "job_count": group.job_count,
@@ -158,5 +156,5 @@ def _tell(settings: Settings, group: Group, *, as_json: bool) -> None:
 
 def _set_aside(path: Path, bad: BadRow) -> None:
     with path.open("ab") as errors:
-        errors.write(orjson.dumps(error_record(bad), default=str, option=orjson.OPT_APPEND_NEWLINE))
+        errors.write(error_line(bad))
     note(f"line {bad.row.line} was set aside in {path}: {bad.problems[0]}")

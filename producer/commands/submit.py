@@ -13,7 +13,7 @@ from producer.notice import note
 from producer.plans import submit_plan
 from producer.rows.source import Source
 from producer.running import run
-from producer.sending import send_order, wake_for
+from producer.sending import send_request, wake_for
 from producer.session import wake_workers
 from producer.submit import Submission
 from routoo.console.options import with_options
@@ -71,7 +71,9 @@ def submit_command(
 
 
 def _submit_file(settings: Settings, file: str, options: OrderOptions, *, as_json: bool) -> UUID:
-    submission = send_order(settings, Source.of(file, options.row_format), options.order(settings))
+    submission = send_request(
+        settings, Source.of(file, options.row_format), options.request(settings)
+    )
     typer.echo(_json(submission) if as_json else str(submission.batch_id))
     wake_for(settings, submission)
     return submission.batch_id

@@ -8,10 +8,9 @@ from rich.live import Live
 
 from producer.commands.options import BatchArgument, JsonOption
 from producer.json_text import json_line
-from producer.progress import Snapshot, find_batch
+from producer.progress import Snapshot, find_batch, follow
 from producer.running import run
 from producer.screen.progress import progress_line, progress_view
-from producer.watching import follow
 from routoo.console.output import console
 from routoo.domain.job import BatchStatus
 from routoo.settings import Settings, load_settings

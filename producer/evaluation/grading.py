@@ -1,13 +1,14 @@
-"""Grades a batch's answers against references."""
+"""Reads reference answers and grades a batch's answers against them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import orjson
 
-from producer.references import Reference
 from routoo.domain.items import Item
 from routoo.domain.prompt import prompt_text
+from routoo.errors import InputError
 from routoo.evaluation.item_grading import check_gradable, grade_item
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
@@ -15,11 +16,66 @@ from routoo.store.evaluation import grades
 from routoo.store.evaluation.grades import Gradable, Grade
 
 _CHUNK = 1_000
+_REFERENCE_LINE = '{"custom_id": ..., "answer": ..., "grader": ...}'
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The right answer to one job."""
+
+    answer: str
+    grader: str | None = None
+    """Name of a grader; the one that fits the answer where unset."""
+    grader_options: str | None = None
+    """The grader's options as a JSON object."""
+
+
+def read_references(path: Path) -> dict[str, Reference]:
+    """Read a JSONL file of references.
+
+    Raises:
+        InputError: The file can't be read, or a line is no reference; names file and line.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(
+            "the references can't be read", value=error.strerror, where=str(path)
+        ) from error
+    references: dict[str, Reference] = {}
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            custom_id, reference = _parse_reference(line, f"{path}:{number}")
+            if custom_id in references:
+                raise InputError(
+                    "the custom_id has two references",
+                    value=custom_id,
+                    where=f"{path}:{number}",
+                    remedy="Keep one; alternatives of an answer are separated by |",
+                )
+            references[custom_id] = reference
+    return references
+
+
+def _parse_reference(line: bytes, where: str) -> tuple[str, Reference]:
+    try:
+        row = orjson.loads(line)
+        options = row.get("grader_options")
+        reference = Reference(
+            str(row["answer"]),
+            row.get("grader"),
+            None if options is None else orjson.dumps(options).decode(),
+        )
+        return str(row["custom_id"]), reference
+    except (orjson.JSONDecodeError, AttributeError, KeyError) as error:
+        raise InputError(
+            "the line is no reference", where=where, remedy=f"Write {_REFERENCE_LINE} on one line"
+        ) from error
 
 
 @dataclass(slots=True)
 class GradeCounts:
-    """What became of a batch's answers."""
+    """How many of a batch's answers were graded, and how well."""
 
     graded: int = 0
     """Jobs with a grade, those without an answer among them: they count as wrong."""
@@ -37,7 +93,7 @@ class GradeCounts:
 async def grade_batch(
     database: Database, batch: BatchRecord, references: Mapping[str, Reference]
 ) -> GradeCounts:
-    """Grade every job that has ended, and keep the grades.
+    """Grade every job that has ended, and save the grades.
 
     Grading again replaces earlier grades.
 

@@ -10,7 +10,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from producer.rows.text import unstorable
+from producer.rows.problems import find_unstorable_text
 from routoo.domain.items import Item, item_of
 from routoo.errors import InputError, NotFoundError
 from routoo.evaluation.item_grading import check_reference
@@ -74,7 +74,7 @@ def _checked(
 ) -> Item:
     if isinstance(row, InputError):
         raise row
-    bad = unstorable(dict(row))
+    bad = find_unstorable_text(dict(row))
     if bad is not None:
         raise InputError(bad.what, where=where, remedy=bad.remedy)
     item = item_of(row, number, where)

@@ -1,1 +1,1 @@
-"""Writes a batch's results: JSONL as OpenAI's Batch API does, CSV, Parquet."""
+"""Writes a batch's results: JSONL like OpenAI's Batch API, CSV, Parquet."""

@@ -1,15 +1,20 @@
-"""Streams a batch's results into a file, whole or not at all."""
+"""Streams a batch's results into a file, whole or not at all.
+
+A format is one module of this package whose class is a `ResultWriter`; `_writer` chooses it.
+"""
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from psycopg import AsyncConnection
 
-from producer.results.csv_writer import CsvWriter, JsonlWriter, Writer
+from producer.results.csv_writer import CsvWriter
+from producer.results.jsonl_writer import JsonlWriter
 from routoo.domain.job import ResultStatus
 from routoo.files import replacing
 from routoo.store import results
@@ -28,12 +33,24 @@ class ResultFormat(StrEnum):
     PARQUET = "parquet"
 
 
+class ResultWriter(Protocol):
+    """Writes results in one format, a chunk at a time; it holds no more than a chunk."""
+
+    def write(self, records: Sequence[ResultRecord]) -> None:
+        """Write some results, in input order."""
+        ...
+
+    def close(self) -> None:
+        """Write the end of the file, where the format has one; the stream stays open."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Export:
-    """Where results go."""
+    """The format and the files of an export."""
 
     format: ResultFormat
-    """Not `TABLE`: that one is for people."""
+    """Not `TABLE`: that one is for the screen."""
     out: Path | None = None
     """None is standard output."""
     errors: Path | None = None
@@ -42,7 +59,7 @@ class Export:
 
 @dataclass(slots=True)
 class Exported:
-    """What was written."""
+    """The results that an export has written."""
 
     counts: Counter[ResultStatus] = field(default_factory=Counter)
     """Results by how their job ended."""
@@ -79,12 +96,11 @@ async def export(conn: AsyncConnection, batch: BatchRecord, wanted: Export) -> E
     return exported
 
 
-def _writer(batch: BatchRecord, wanted: Export, stream: BinaryIO, files: ExitStack) -> Writer:
+def _writer(batch: BatchRecord, wanted: Export, stream: BinaryIO, files: ExitStack) -> ResultWriter:
     if wanted.format is ResultFormat.CSV:
         return CsvWriter(stream)
     if wanted.format is ResultFormat.PARQUET:
-        # pyarrow takes 40 MB and 0.1 s: only where it is wanted
-        from producer.results.parquet_writer import ParquetWriter  # noqa: PLC0415
+        from producer.results.parquet_writer import ParquetWriter  # noqa: PLC0415 - 40 MB, 0.1 s
 
         return ParquetWriter(stream)
     return JsonlWriter(batch.id, stream, wanted.errors, files)

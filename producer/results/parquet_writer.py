@@ -24,7 +24,7 @@ _ROWS_A_GROUP = 50_000
 
 
 class ParquetWriter:
-    """The columns of `batch_results`, typed; written a row group at a time."""
+    """Writes the columns of `batch_results`, typed, a row group at a time."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._writer = pq.ParquetWriter(stream, SCHEMA, compression="zstd")

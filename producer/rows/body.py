@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
-from producer.rows.problems import Kind, Problem
-from producer.rows.schema import ROUTED_NAMES
+from producer.rows.problems import ProblemKind, RowProblem
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.domain.prompt import (
     TEMPLATE_TOKENS,
@@ -13,40 +12,42 @@ from routoo.domain.prompt import (
     requested_completion_tokens,
 )
 
+ROUTED_NAMES = frozenset({"auto", "routoo"})
+"""Values of `model` that leave the choice to Routoo, as no value does."""
 _COUNTS = ("max_tokens", "max_completion_tokens", "n", "best_of")
 _MOST = 2**31 - 1
 _NAMES_SHOWN = 10
 
-_NO_MESSAGES = Problem(
-    Kind.MISSING_FIELD,
+_NO_MESSAGES = RowProblem(
+    ProblemKind.MISSING_FIELD,
     "the body has neither a list of messages nor a prompt",
     'Write "messages": [{"role": "user", "content": ...}]',
 )
-_BAD_MESSAGE = Problem(
-    Kind.WRONG_TYPE,
+_BAD_MESSAGE = RowProblem(
+    ProblemKind.WRONG_TYPE,
     "a message is not an object with a role and a content",
     'Write {"role": "user", "content": ...} with the content as text or as a list of parts',
 )
-_EMPTY_PROMPT = Problem(
-    Kind.EMPTY_PROMPT, "the prompt is empty", "Give it text, or leave the row out"
+_EMPTY_PROMPT = RowProblem(
+    ProblemKind.EMPTY_PROMPT, "the prompt is empty", "Give it text, or leave the row out"
 )
-_BAD_PROMPT = Problem(
-    Kind.WRONG_TYPE, "the prompt is not one text", "Write one row for each prompt"
+_BAD_PROMPT = RowProblem(
+    ProblemKind.WRONG_TYPE, "the prompt is not one text", "Write one row for each prompt"
 )
-_UNPRICED_IMAGES = Problem(
-    Kind.UNSUPPORTED_REQUEST,
+_UNPRICED_IMAGES = RowProblem(
+    ProblemKind.UNSUPPORTED_REQUEST,
     "the request shows images, and no model that may answer says what it bills for one",
     "Set image_prompt_tokens in the pool for the models that take images",
 )
-_STREAMED = Problem(
-    Kind.UNSUPPORTED_REQUEST,
+_STREAMED = RowProblem(
+    ProblemKind.UNSUPPORTED_REQUEST,
     "stream is true, and a batch has nobody to stream to",
     "Remove stream",
 )
 
 
-class _Room(NamedTuple):
-    """Tokens that fit a model, or the best of a pool."""
+class _ContextWindow(NamedTuple):
+    """Tokens that fit a model, or the widest of a pool."""
 
     tokens: int
     """Prompt and answer together."""
@@ -56,9 +57,9 @@ class _Room(NamedTuple):
 
     @classmethod
     def of(cls, model: CandidateModel) -> Self:
-        window = model.context_window_tokens
+        tokens = model.context_window_tokens
         takes_images = model.image_prompt_tokens is not None
-        return cls(window, window - model.max_completion_tokens, takes_images)
+        return cls(tokens, tokens - model.max_completion_tokens, takes_images)
 
 
 class BodyCheck:
@@ -73,57 +74,57 @@ class BodyCheck:
     """
 
     def __init__(self, pool: Pool, *, ignore_model: bool = False) -> None:
-        self._room = {model.name: _Room.of(model) for model in pool.models}
-        rooms = self._room.values()
-        self._most_room = _Room(
-            max(room.tokens for room in rooms),
-            max(room.prompt_tokens for room in rooms),
-            any(room.takes_images for room in rooms),
+        self._windows = {model.name: _ContextWindow.of(model) for model in pool.models}
+        windows = self._windows.values()
+        self._widest = _ContextWindow(
+            max(window.tokens for window in windows),
+            max(window.prompt_tokens for window in windows),
+            any(window.takes_images for window in windows),
         )
         self._ignore_model = ignore_model
         self.models = pool.names
 
-    def check(self, body: dict[str, Any], size_bytes: int, problems: list[Problem]) -> None:
-        """Add what is wrong with a body to the problems; drop a `model` that pins the job to none.
+    def check(self, body: dict[str, Any], size_bytes: int, problems: list[RowProblem]) -> None:
+        """Add what is wrong with a body to the problems; remove a `model` that names no one model.
 
         Args:
             body: The request; `model` is removed in place where Routoo is to choose.
-            size_bytes: At least the UTF-8 bytes of its text: spares counting it where it is short.
+            size_bytes: An upper bound of its text's UTF-8 bytes; short texts need no counting then.
             problems: Those of the row so far.
         """
-        room = self._most_room
+        window = self._widest
         if "model" in body:
-            room, problem = self._take_model(body)
+            window, problem = self._take_model(body)
             problems += [] if problem is None else [problem]
         if body.get("stream"):
             problems.append(_STREAMED)
         _counts(body, problems)
         problem = (
             _check_prompt(body)
-            or _check_images(body, room)
-            or _check_length(body, size_bytes, room)
+            or _check_images(body, window)
+            or _check_length(body, size_bytes, window)
         )
         if problem is not None:
             problems.append(problem)
 
-    def _take_model(self, body: dict[str, Any]) -> tuple[_Room, Problem | None]:
+    def _take_model(self, body: dict[str, Any]) -> tuple[_ContextWindow, RowProblem | None]:
         name = body.get("model")
         if name is None or self._ignore_model or _is_routed(name):
             body.pop("model", None)
-            return self._most_room, None
-        room = self._room.get(name) if isinstance(name, str) else None
-        if room is not None:
-            return room, None
-        names = ", ".join(list(self._room)[:_NAMES_SHOWN])
+            return self._widest, None
+        window = self._windows.get(name) if isinstance(name, str) else None
+        if window is not None:
+            return window, None
+        names = ", ".join(list(self._windows)[:_NAMES_SHOWN])
         remedy = (
             f"Leave model out or write auto to have it chosen, name one of {names}, "
             "add it to the pool with its price, or pass --ignore-model"
         )
         what = "the model is not in the pool, so it has no endpoint and no price"
-        return self._most_room, Problem(Kind.UNKNOWN_MODEL, what, remedy, name)
+        return self._widest, RowProblem(ProblemKind.UNKNOWN_MODEL, what, remedy, name)
 
 
-def _check_prompt(body: Mapping[str, Any]) -> Problem | None:
+def _check_prompt(body: Mapping[str, Any]) -> RowProblem | None:
     if "messages" in body or "prompt" not in body:
         return _check_messages(body.get("messages"))
     prompt = body["prompt"]
@@ -132,7 +133,7 @@ def _check_prompt(body: Mapping[str, Any]) -> Problem | None:
     return None if prompt and not prompt.isspace() else _EMPTY_PROMPT
 
 
-def _check_messages(messages: object) -> Problem | None:
+def _check_messages(messages: object) -> RowProblem | None:
     if type(messages) is not list or not messages:
         return _NO_MESSAGES
     has_text = False
@@ -151,8 +152,8 @@ def _check_messages(messages: object) -> Problem | None:
     return None if has_text else _EMPTY_PROMPT
 
 
-def _check_images(body: Mapping[str, Any], room: _Room) -> Problem | None:
-    return _UNPRICED_IMAGES if not room.takes_images and image_count(body) else None
+def _check_images(body: Mapping[str, Any], window: _ContextWindow) -> RowProblem | None:
+    return _UNPRICED_IMAGES if not window.takes_images and image_count(body) else None
 
 
 def _part_has_text(part: Mapping[str, Any]) -> bool:
@@ -160,30 +161,32 @@ def _part_has_text(part: Mapping[str, Any]) -> bool:
     return isinstance(text, str) and bool(text.strip())
 
 
-def _counts(body: Mapping[str, Any], problems: list[Problem]) -> None:
+def _counts(body: Mapping[str, Any], problems: list[RowProblem]) -> None:
     for name in _COUNTS:
         if name in body:
             value = body[name]
             if value is not None and not (type(value) is int and 1 <= value <= _MOST):
                 what = f"{name} is not a whole number from 1"
-                problems.append(Problem(Kind.WRONG_TYPE, what, "Give one, as 256", value))
+                problems.append(RowProblem(ProblemKind.WRONG_TYPE, what, "Give one, as 256", value))
 
 
 def _is_routed(name: object) -> bool:
     return isinstance(name, str) and name in ROUTED_NAMES
 
 
-def _check_length(body: Mapping[str, Any], size_bytes: int, room: _Room) -> Problem | None:
+def _check_length(
+    body: Mapping[str, Any], size_bytes: int, window: _ContextWindow
+) -> RowProblem | None:
     limit = requested_completion_tokens(body)
-    most = room.prompt_tokens if limit is None else room.tokens - limit
+    most = window.prompt_tokens if limit is None else window.tokens - limit
     # A message's JSON has more bytes than its template has tokens, so this can't pass by mistake.
     if size_bytes + TEMPLATE_TOKENS <= most:
         return None
     needed = estimate_text_tokens(body)
     if needed <= most:
         return None
-    return Problem(
-        Kind.PROMPT_TOO_LONG,
+    return RowProblem(
+        ProblemKind.PROMPT_TOO_LONG,
         f"the prompt has about {needed:,} tokens, and the widest window of the models that "
         f"may answer leaves {max(most, 0):,} for it beside the answer",
         "Shorten it, set a lower max_tokens, or add a model with a wider window to the pool",

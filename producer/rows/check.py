@@ -1,51 +1,60 @@
-"""Turns a raw row into a job, or says everything that is wrong with it."""
+"""Turns raw rows into jobs, or says everything that is wrong with them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
 import orjson
 
 from producer.rows.body import BodyCheck
-from producer.rows.limits import read_sla, sla_readers
-from producer.rows.problems import BadRow, Kind, Problem, RawRow
-from producer.rows.schema import (
-    CHAT_URL,
-    LIMIT_FIELDS,
-    LONGEST_CUSTOM_ID,
-    PLAIN_FIELDS,
-    PLAIN_URL,
-    REQUEST_FIELDS,
-)
+from producer.rows.formats import RawRow
+from producer.rows.limits import LIMIT_FIELDS, read_sla, sla_readers
+from producer.rows.problems import ProblemKind, RowProblem
+from producer.rows.report import BadRow, ProblemReport
+from producer.rows.seen_ids import SeenIds
 from routoo.domain.job import SLA
 from routoo.store.jobs import JobInput
 
+PLAIN_FIELDS = LIMIT_FIELDS | {"prompt", "custom_id", "item_id", "max_tokens", "model"}
+"""Fields of a plain row; `item_id` is read where there is no `custom_id`."""
+REQUEST_FIELDS = LIMIT_FIELDS | {"custom_id", "method", "url", "body"}
+"""Fields of an OpenAI Batch request, and the limits on top."""
+CHAT_URL = "/v1/chat/completions"
+PLAIN_URL = "/v1/completions"
+"""The endpoints that requests may name: messages go to the first, a prompt to the second."""
+LONGEST_CUSTOM_ID = 512
+"""Characters: the database's index takes no more than 2,700 bytes."""
 UNNUMBERED = -1
 """A job's number before it is known which rows of its chunk are good."""
 _MOST_IGNORED_NAMES = 20
-_NO_CUSTOM_ID = Problem(
-    Kind.MISSING_FIELD, "the row has no custom_id", 'Add "custom_id", unique in the file'
+_NO_CUSTOM_ID = RowProblem(
+    ProblemKind.MISSING_FIELD, "the row has no custom_id", 'Add "custom_id", unique in the file'
 )
-_BAD_CUSTOM_ID = Problem(
-    Kind.WRONG_TYPE, "custom_id is not a text of at least one character", "Quote it"
+_BAD_CUSTOM_ID = RowProblem(
+    ProblemKind.WRONG_TYPE, "custom_id is not a text of at least one character", "Quote it"
 )
-_LONG_CUSTOM_ID = Problem(
-    Kind.CUSTOM_ID_TOO_LONG,
+_LONG_CUSTOM_ID = RowProblem(
+    ProblemKind.CUSTOM_ID_TOO_LONG,
     f"custom_id has more than {LONGEST_CUSTOM_ID} characters",
     "Use a shorter key, such as a hash of it",
 )
-_NO_BODY = Problem(
-    Kind.MISSING_FIELD,
+_NO_BODY = RowProblem(
+    ProblemKind.MISSING_FIELD,
     "the row has neither a prompt nor a request body",
     'Write {"prompt": ...} or an OpenAI Batch request with custom_id, method, url and body',
 )
-_PROMPT_TYPE = Problem(Kind.WRONG_TYPE, "prompt is not text", "Quote it")
-_BODY_TYPE = Problem(Kind.WRONG_TYPE, "body is not an object", 'Write "body": {"messages": [...]}')
-_TOO_DEEP = Problem(Kind.MALFORMED_LINE, "the body is nested deeper than 250 levels", "Flatten it")
+_PROMPT_TYPE = RowProblem(ProblemKind.WRONG_TYPE, "prompt is not text", "Quote it")
+_BODY_TYPE = RowProblem(
+    ProblemKind.WRONG_TYPE, "body is not an object", 'Write "body": {"messages": [...]}'
+)
+_TOO_DEEP = RowProblem(
+    ProblemKind.MALFORMED_LINE, "the body is nested deeper than 250 levels", "Flatten it"
+)
 
 
 class RowCheck:
-    """Checks rows one by one; what spans rows, such as repeated ids, is checked elsewhere.
+    """Checks rows one by one; `InputCheck` checks what spans rows, such as repeated ids.
 
     Args:
         body_check: Checks the requests.
@@ -64,17 +73,17 @@ class RowCheck:
     def check(self, row: RawRow) -> JobInput | BadRow:
         """Return the row's job, not numbered yet, or the row with its problems."""
         fields = row.fields
-        if type(fields) is not dict:
-            return BadRow(row, (fields,))  # type: ignore[arg-type]  # then it is a Problem
-        problems: list[Problem] = []
+        if not isinstance(fields, dict):
+            return BadRow(row, (fields,))
+        problems: list[RowProblem] = []
         is_request = "body" in fields or "method" in fields or "url" in fields
         known = REQUEST_FIELDS if is_request else PLAIN_FIELDS
         if not fields.keys() <= known and len(self.ignored) < _MOST_IGNORED_NAMES:
             self.ignored |= fields.keys() - known
-        custom_id = _custom_id(row, is_request, problems)
+        custom_id = _custom_id(fields, None if is_request else f"row-{row.line}", problems)
         body = _request_body(fields, problems) if is_request else _plain_body(fields, problems)
-        bounded = not LIMIT_FIELDS.isdisjoint(fields)
-        sla = self._sla(fields, problems) if bounded else self._defaults
+        limited = not LIMIT_FIELDS.isdisjoint(fields)
+        sla = self._sla(fields, problems) if limited else self._defaults
         if body is not None:
             size_bytes = len(row.raw) if type(row.raw) is bytes else 4 * len(fields["prompt"])
             self._body_check.check(body, size_bytes, problems)
@@ -83,19 +92,73 @@ class RowCheck:
             return BadRow(row, tuple(problems))
         return JobInput(UNNUMBERED, custom_id, body_json, sla)
 
-    def _sla(self, fields: Mapping[str, Any], problems: list[Problem]) -> SLA:
+    def _sla(self, fields: Mapping[str, Any], problems: list[RowProblem]) -> SLA:
         sla, found = read_sla(fields, self._defaults, self._readers)
         problems.extend(found)
         return sla
 
 
-def _custom_id(row: RawRow, is_request: bool, problems: list[Problem]) -> str:  # noqa: FBT001 - private
-    fields = row.fields
-    assert isinstance(fields, dict)  # noqa: S101 - for the type checker; the caller looked
+@dataclass(slots=True)
+class InputCheck:
+    """Checks the rows of one input, chunk by chunk, and counts what it found so far."""
+
+    row_check: RowCheck
+    report: ProblemReport
+    on_bad_row: Callable[[BadRow], None] | None = None
+    """Called for each bad row, in input order."""
+    row_count: int = 0
+    """Rows read so far, bad ones included."""
+    job_count: int = 0
+    """Good rows among them."""
+    _seen: SeenIds = field(default_factory=SeenIds)
+
+    def jobs(self, chunks: Iterable[Sequence[RawRow]]) -> Iterator[list[JobInput]]:
+        """Yield the jobs of each chunk's good rows, numbered in input order."""
+        for chunk in chunks:
+            self.row_count += len(chunk)
+            jobs = self._take(chunk)
+            for number, job in enumerate(jobs, self.job_count):
+                job.job_no = number
+            self.job_count += len(jobs)
+            yield jobs
+
+    def _take(self, chunk: Sequence[RawRow]) -> list[JobInput]:
+        checked = [self.row_check.check(row) for row in chunk]
+        pairs = zip(chunk, checked, strict=True)
+        good = {row.line: one for row, one in pairs if isinstance(one, JobInput)}
+        bad = [one for one in checked if isinstance(one, BadRow)]
+        earlier = self._seen.add([job.custom_id for job in good.values()], list(good))
+        if earlier.any():
+            by_line = {row.line: row for row in chunk}
+            for line, at in zip(list(good), earlier.tolist(), strict=True):
+                if at:
+                    bad.append(_repeat(by_line[line], good.pop(line), at))
+        self._report(bad)
+        return list(good.values())
+
+    def _report(self, bad: list[BadRow]) -> None:
+        for one in sorted(bad, key=lambda one: one.row.line):
+            self.report.add(one)
+            if self.on_bad_row is not None:
+                self.on_bad_row(one)
+
+
+def _repeat(row: RawRow, job: JobInput, earlier_line: int) -> BadRow:
+    problem = RowProblem(
+        ProblemKind.DUPLICATE_CUSTOM_ID,
+        f"custom_id repeats the one of line {earlier_line}",
+        "Give every row its own",
+        job.custom_id,
+    )
+    return BadRow(row, (problem,))
+
+
+def _custom_id(fields: Mapping[str, Any], default: str | None, problems: list[RowProblem]) -> str:
+    """Return a row's custom_id; a plain row, which has a default, may name it `item_id`."""
     value = fields.get("custom_id")
-    if value is None and not is_request:
+    if value is None and default is not None:
         value = fields.get("item_id")
-        value = f"row-{row.line}" if value is None else value
+        value = default if value is None else value
     if type(value) is str and value and len(value) <= LONGEST_CUSTOM_ID:
         return value
     if value is None:
@@ -105,24 +168,27 @@ def _custom_id(row: RawRow, is_request: bool, problems: list[Problem]) -> str:  
     return ""
 
 
-def _request_body(fields: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any] | None:
+def _request_body(fields: Mapping[str, Any], problems: list[RowProblem]) -> dict[str, Any] | None:
     if fields.get("method", "POST") != "POST":
-        remedy = "Write POST, or leave it out"
-        what = "the method is not POST"
-        problems.append(Problem(Kind.UNSUPPORTED_REQUEST, what, remedy, fields["method"]))
+        problems.append(
+            _unsupported("the method is not POST", "Write POST, or leave it out", fields["method"])
+        )
     body = fields.get("body")
     if type(body) is dict:
         url = CHAT_URL if "messages" in body or "prompt" not in body else PLAIN_URL
         if fields.get("url", url) != url:
             what = "the url is not the one that serves such a body"
-            remedy = f"Write {url}, or leave it out"
-            problems.append(Problem(Kind.UNSUPPORTED_REQUEST, what, remedy, fields["url"]))
+            problems.append(_unsupported(what, f"Write {url}, or leave it out", fields["url"]))
         return body
     problems.append(_NO_BODY if body is None else _BODY_TYPE)
     return None
 
 
-def _plain_body(fields: Mapping[str, Any], problems: list[Problem]) -> dict[str, Any] | None:
+def _unsupported(what: str, remedy: str, value: object) -> RowProblem:
+    return RowProblem(ProblemKind.UNSUPPORTED_REQUEST, what, remedy, value)
+
+
+def _plain_body(fields: Mapping[str, Any], problems: list[RowProblem]) -> dict[str, Any] | None:
     prompt = fields.get("prompt")
     if type(prompt) is not str:
         problems.append(_NO_BODY if prompt is None else _PROMPT_TYPE)
@@ -136,7 +202,7 @@ def _plain_body(fields: Mapping[str, Any], problems: list[Problem]) -> dict[str,
     return body
 
 
-def _dump(body: Mapping[str, Any], problems: list[Problem]) -> str:
+def _dump(body: Mapping[str, Any], problems: list[RowProblem]) -> str:
     try:
         return orjson.dumps(body).decode()
     except orjson.JSONEncodeError:

@@ -1,20 +1,28 @@
-"""Reads CSV with a header: the columns `prompt`, and as wanted `custom_id` and the limits."""
+"""Reads CSV with a header: the column `prompt` and, as wanted, `custom_id` and the limits."""
 
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
-from producer.rows import text
-from producer.rows.formats import in_chunks
-from producer.rows.problems import Kind, Problem, RawRow
+from producer.rows import problems
+from producer.rows.formats import RawRow, in_chunks
+from producer.rows.problems import ProblemKind, RowProblem
 from routoo.errors import InputError
 
 _LONGEST_FIELD = 2**31 - 1
 
 
+class _CsvReader(Protocol):
+    """What `csv.reader` returns."""
+
+    @property
+    def line_num(self) -> int: ...
+    def __next__(self) -> list[str]: ...
+
+
 def read(stream: BinaryIO, source: str) -> Iterator[list[RawRow]]:
-    """Yield the rows of a binary stream in chunks; an empty field means that it is not given.
+    """Yield the rows of a stream in chunks; an empty field means that it is not given.
 
     Raises:
         InputError: There is no header, or it names no `prompt` column.
@@ -42,35 +50,35 @@ def _header(names: Sequence[str], source: str) -> list[str]:
     return header
 
 
-def _rows(reader: Iterator[list[str]], header: list[str]) -> Iterator[RawRow]:
-    line = reader.line_num + 1  # type: ignore[attr-defined]  # _csv.reader's own attribute
+def _rows(reader: _CsvReader, header: list[str]) -> Iterator[RawRow]:
+    line = reader.line_num + 1
     while True:
         try:
             values = next(reader)
         except StopIteration:
             return
         except csv.Error as error:
-            problem = Problem(Kind.MALFORMED_LINE, f"the row is not CSV: {error}", "Correct it")
-            yield RawRow(line, {}, problem)
+            what = f"the row is not CSV: {error}"
+            yield RawRow(line, {}, RowProblem(ProblemKind.MALFORMED_LINE, what, "Correct it"))
         else:
             if values:
                 yield _row(line, values, header)
-        line = reader.line_num + 1  # type: ignore[attr-defined]  # the same
+        line = reader.line_num + 1
 
 
 def _row(line: int, values: list[str], header: list[str]) -> RawRow:
     shown = {name: _printable(value) for name, value in zip(header, values, strict=False)}
     if len(values) != len(header):
-        problem = Problem(
-            Kind.MALFORMED_LINE,
+        problem = RowProblem(
+            ProblemKind.MALFORMED_LINE,
             f"the row has {len(values)} fields and the header {len(header)}",
             "Quote fields that hold commas or line breaks",
         )
         return RawRow(line, shown, problem)
-    unstorable = text.unstorable(values)
+    unstorable = problems.find_unstorable_text(values)
     if unstorable is not None:
-        problem = text.INVALID_ENCODING if unstorable is text.LONE_SURROGATE else unstorable
-        return RawRow(line, shown, problem)
+        undecoded = unstorable is problems.LONE_SURROGATE
+        return RawRow(line, shown, problems.INVALID_ENCODING if undecoded else unstorable)
     fields = {name: value for name, value in zip(header, values, strict=True) if value != ""}
     return RawRow(line, shown, dict(fields))
 

@@ -7,13 +7,13 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from producer.rows import text
-from producer.rows.formats import CHUNK_BYTES
-from producer.rows.problems import Kind, Problem, RawRow
+from producer.rows import problems
+from producer.rows.formats import CHUNK_BYTES, RawRow
+from producer.rows.problems import ProblemKind, RowProblem
 
 
-def read(stream: BinaryIO) -> Iterator[list[RawRow]]:
-    """Yield the rows of a binary stream in chunks, without blank lines and a byte order mark."""
+def read(stream: BinaryIO, _source: str) -> Iterator[list[RawRow]]:
+    """Yield the rows of a stream in chunks, without blank lines and a byte order mark."""
     first = 1
     while lines := stream.readlines(CHUNK_BYTES):
         if first == 1:
@@ -26,34 +26,34 @@ def read(stream: BinaryIO) -> Iterator[list[RawRow]]:
         first += len(lines)
 
 
-def parse_line(line: bytes) -> dict[str, Any] | Problem:
+def parse_line(line: bytes) -> dict[str, Any] | RowProblem:
     """Return a line's object, or what is wrong with it."""
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         return _explain(line, error)
     if type(row) is not dict:
-        return Problem(
-            Kind.MALFORMED_LINE,
+        return RowProblem(
+            ProblemKind.MALFORMED_LINE,
             "the line is not a JSON object",
             'Write {"prompt": ...} or an OpenAI Batch request',
         )
-    if b"\\u0000" in line and text.unstorable(row) is not None:
-        return text.NUL_CHARACTER
+    if b"\\u0000" in line and problems.find_unstorable_text(row) is not None:
+        return problems.NUL_CHARACTER
     return row
 
 
-def _explain(line: bytes, error: orjson.JSONDecodeError) -> Problem:
-    """Tell broken encoding and lone surrogates, which orjson calls syntax errors, from the rest."""
+def _explain(line: bytes, error: orjson.JSONDecodeError) -> RowProblem:
+    """Return why a line is no JSON: orjson calls bad encoding and lone surrogates syntax errors."""
     try:
-        if text.unstorable(json.loads(line.decode())) is text.LONE_SURROGATE:
-            return text.LONE_SURROGATE
+        if problems.find_unstorable_text(json.loads(line.decode())) is problems.LONE_SURROGATE:
+            return problems.LONE_SURROGATE
     except UnicodeDecodeError:
-        return text.INVALID_ENCODING
+        return problems.INVALID_ENCODING
     except (ValueError, RecursionError):
         pass  # a real syntax error: orjson's message below says where
-    return Problem(
-        Kind.MALFORMED_LINE,
+    return RowProblem(
+        ProblemKind.MALFORMED_LINE,
         f"the line is not JSON: {error.msg} at byte {error.pos + 1}",
         "Write one JSON object a line",
     )

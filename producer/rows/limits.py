@@ -1,4 +1,4 @@
-"""Reads limits (quality, cost, latency, deadline) from what a row or an option says."""
+"""Reads the limits of jobs (quality, cost, latency, deadline, models) from rows and options."""
 
 import math
 import re
@@ -8,10 +8,21 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 
-from producer.rows.model_lists import read_models
-from producer.rows.problems import Kind, LimitError, Problem
+from producer.rows.problems import LimitError, ProblemKind, RowProblem
 from routoo.domain.job import SLA
 
+LIMIT_FIELDS = frozenset(
+    {
+        "min_quality",
+        "max_cost_usd",
+        "max_latency_s",
+        "deadline",
+        "allowed_models",
+        "denied_models",
+    }
+)
+"""A row's own limits; each overrides the batch-wide one."""
+_NAMES_SHOWN = 10
 _MOST_USD = Decimal(10) ** 9
 _MOST_NUMBER = 1e9
 _LONGEST_LATENCY_S = 1e9
@@ -42,7 +53,7 @@ def read_number(
     least: float = -math.inf,
     most: float = _MOST_NUMBER,
 ) -> float:
-    """Return a number above one bound, or from another, to a third.
+    """Return a number that is above `above` and from `least` to `most`.
 
     Raises:
         LimitError: It is no number or outside the range.
@@ -93,10 +104,9 @@ def read_deadline(value: object, now: datetime) -> datetime:
     Raises:
         LimitError: It is neither, has no zone, or is over.
     """
-    try:
-        instant = value if isinstance(value, datetime) else _instant(value, now)
-    except (ValueError, OverflowError):
-        raise _out_of_range("the deadline is unreadable", value, _DEADLINE_REMEDY) from None
+    instant = value if isinstance(value, datetime) else _instant(value, now)
+    if instant is None:
+        raise _out_of_range("the deadline is unreadable", value, _DEADLINE_REMEDY)
     if instant.tzinfo is None:
         raise _out_of_range("the deadline has no time zone", value, _DEADLINE_REMEDY)
     if instant <= now:
@@ -104,11 +114,35 @@ def read_deadline(value: object, now: datetime) -> datetime:
     return instant.astimezone(UTC)
 
 
+def read_models(name: str, value: object, known: Collection[str]) -> tuple[str, ...] | None:
+    """Return names of candidate models, None where the list says nothing.
+
+    Args:
+        name: What the list is called in messages.
+        value: A list of texts, or one text with commas, as CSV and options have it.
+        known: Names in the pool.
+
+    Raises:
+        LimitError: It is no such list, or names a model that is not in the pool.
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    if not isinstance(parts, list) or not all(isinstance(part, str) for part in parts):
+        what, remedy = f"{name} is no list of models", 'Write ["a", "b"], or in CSV a,b in quotes'
+        raise LimitError(RowProblem(ProblemKind.WRONG_TYPE, what, remedy, value))
+    models = tuple(dict.fromkeys(part.strip() for part in parts if part.strip()))
+    for model in models:
+        if model not in known:
+            what = f"{name} has a model that is not in the pool"
+            remedy = f"Name some of {', '.join(list(known)[:_NAMES_SHOWN])}"
+            raise LimitError(RowProblem(ProblemKind.UNKNOWN_MODEL, what, remedy, model))
+    return models or None
+
+
 Reader = Callable[[object], object]
 
 
 def sla_readers(now: datetime, models: Collection[str]) -> dict[str, Reader]:
-    """Return how each limit of a job is read, by its name.
+    """Return the function that reads each limit of a job, by the limit's name.
 
     Args:
         now: The present instant, which deadlines are compared with.
@@ -126,9 +160,9 @@ def sla_readers(now: datetime, models: Collection[str]) -> dict[str, Reader]:
 
 def read_sla(
     row: Mapping[str, Any], defaults: SLA, readers: Mapping[str, Reader]
-) -> tuple[SLA, list[Problem]]:
-    """Return a row's limits, batch-wide ones where it has none, and what is wrong with them."""
-    problems: list[Problem] = []
+) -> tuple[SLA, list[RowProblem]]:
+    """Return a row's limits (`defaults` where it has none) and the problems of those it has."""
+    problems: list[RowProblem] = []
     limits: dict[str, Any] = {name: getattr(defaults, name) for name in readers}
     for name, read in readers.items():
         if row.get(name) is None:
@@ -149,17 +183,24 @@ def _number(name: str, value: object) -> float:
         else:
             if math.isfinite(number):
                 return number
-    raise LimitError(Problem(Kind.WRONG_TYPE, f"{name} is not a number", "Give a number", value))
+    raise LimitError(
+        RowProblem(ProblemKind.WRONG_TYPE, f"{name} is not a number", "Give a number", value)
+    )
 
 
-def _instant(value: object, now: datetime) -> datetime:
+def _instant(value: object, now: datetime) -> datetime | None:
+    """Return the instant that a text names, None where it names none."""
     if not isinstance(value, str):
-        raise ValueError  # noqa: TRY004 - the caller words both cases
-    parts = _DURATION.findall(value.strip())
-    if parts and "".join(number + unit for number, unit in parts) == value.strip():
-        return now + timedelta(seconds=sum(float(n) * _UNIT_S[unit] for n, unit in parts))
-    return datetime.fromisoformat(value.strip())
+        return None
+    text = value.strip()
+    parts = _DURATION.findall(text)
+    try:
+        if parts and "".join(number + unit for number, unit in parts) == text:
+            return now + timedelta(seconds=sum(float(n) * _UNIT_S[unit] for n, unit in parts))
+        return datetime.fromisoformat(text)
+    except (ValueError, OverflowError):
+        return None
 
 
 def _out_of_range(what: str, value: object, remedy: str) -> LimitError:
-    return LimitError(Problem(Kind.LIMIT_OUT_OF_RANGE, what, remedy, value))
+    return LimitError(RowProblem(ProblemKind.LIMIT_OUT_OF_RANGE, what, remedy, value))

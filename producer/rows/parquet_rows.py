@@ -1,43 +1,45 @@
-"""Reads Parquet tables of rows; items tables (`item_id`, `prompt`) fit as they are."""
+"""Reads Parquet tables of rows; a table of items (`item_id`, `prompt`) is an input as it is."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from producer.rows import text
-from producer.rows.formats import CHUNK_ROWS, in_chunks
-from producer.rows.problems import RawRow
-from producer.rows.schema import PLAIN_FIELDS
+from producer.rows import problems
+from producer.rows.check import PLAIN_FIELDS
+from producer.rows.formats import CHUNK_ROWS, RawRow, in_chunks
 from routoo.errors import InputError
 
 
-def read(path: Path) -> Iterator[list[RawRow]]:
+def read(stream: BinaryIO, source: str) -> Iterator[list[RawRow]]:
     """Yield the rows of a file in chunks, numbered from 1; null means that a field is not given.
+
+    Args:
+        stream: A file; a pipe can't be read backwards.
+        source: Its name, for messages.
 
     Raises:
         InputError: The file is no Parquet file, is damaged, or has no `prompt` column.
     """
     try:
-        with pq.ParquetFile(path, pre_buffer=False) as file:
-            columns = _columns(file.schema_arrow.names, path)
+        with pq.ParquetFile(stream, pre_buffer=False) as file:
+            columns = _columns(file.schema_arrow.names, source)
             batches = file.iter_batches(batch_size=CHUNK_ROWS, columns=columns)
             records = (record for batch in batches for record in _records(batch))
             yield from in_chunks(_row(number, record) for number, record in enumerate(records, 1))
     except (OSError, pa.ArrowException) as error:
         raise InputError(
-            "the Parquet file can't be read", value=str(error)[:200], where=str(path)
+            "the Parquet file can't be read", value=str(error)[:200], where=source
         ) from error
 
 
-def _columns(names: list[str], path: Path) -> list[str]:
+def _columns(names: list[str], source: str) -> list[str]:
     if "prompt" not in names:
         raise InputError(
             "the table has no column prompt",
             value=", ".join(names)[:200],
-            where=str(path),
+            where=source,
             remedy="Name the column of the prompts prompt",
         )
     return [name for name in names if name in PLAIN_FIELDS]
@@ -61,14 +63,16 @@ def _values(column: pa.Array) -> list[Any]:
 
 def _row(number: int, values: Mapping[str, Any]) -> RawRow:
     given = {name: _plain(name, value) for name, value in values.items() if value is not None}
-    problem = text.unstorable([value for value in given.values() if isinstance(value, str)])
+    strings = [value for value in given.values() if isinstance(value, str)]
+    problem = problems.find_unstorable_text(strings)
     if problem is not None:
-        problem = text.INVALID_ENCODING if problem is text.LONE_SURROGATE else problem
-        return RawRow(number, {name: ascii(value) for name, value in given.items()}, problem)
+        undecoded = problem is problems.LONE_SURROGATE
+        shown = {name: ascii(value) for name, value in given.items()}
+        return RawRow(number, shown, problems.INVALID_ENCODING if undecoded else problem)
     return RawRow(number, given, given)
 
 
-def _plain(name: str, value: Any) -> Any:  # noqa: ANN401 - any Parquet value
-    """Return ids that are numbers as text: a table's keys often are."""
+def _plain(name: str, value: object) -> object:
+    """Return a value as a row has it; a table's keys are often numbers, and an id is text."""
     is_key = name in {"custom_id", "item_id"} and isinstance(value, int)
     return str(value) if is_key else value

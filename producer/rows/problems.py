@@ -1,20 +1,15 @@
-"""What can be wrong with an input row, and the report that lists it all at once."""
+"""What can be wrong with an input row, and the check of its text."""
 
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
 
-from routoo.errors import InputError
-
-LISTED_IN_FULL = 50
-"""Problems printed one by one; the rest is counted by kind."""
 _LONGEST_VALUE = 80
+"""Characters of an offending value that a message shows."""
 
 
-class Kind(StrEnum):
-    """Kinds of problems, the words that the counts and the error file use."""
+class ProblemKind(StrEnum):
+    """Kinds of problems, under the names that counts and the error file use."""
 
     MALFORMED_LINE = "malformed_line"
     INVALID_ENCODING = "invalid_encoding"
@@ -32,10 +27,10 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class RowProblem:
     """One thing that is wrong with a row."""
 
-    kind: Kind
+    kind: ProblemKind
     what: str
     """A sentence without its full stop."""
     remedy: str
@@ -50,68 +45,58 @@ class Problem:
 
 
 class LimitError(ValueError):
-    """A limit's value is unusable; carries the problem."""
+    """The value of a limit can't be used; carries the problem."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: RowProblem) -> None:
         self.problem = problem
         super().__init__(str(problem))
 
 
-class RawRow(NamedTuple):
-    """A row as it was read: its fields, or why they could not be read."""
-
-    line: int
-    """From 1; the line where the row starts, or the row of a Parquet file."""
-    raw: bytes | Mapping[str, Any]
-    """The row itself, for the error file."""
-    fields: dict[str, Any] | Problem
-
-
-@dataclass(frozen=True, slots=True)
-class BadRow:
-    """A row that can't become a job, with everything that is wrong with it."""
-
-    row: RawRow
-    problems: tuple[Problem, ...]
+LONE_SURROGATE = RowProblem(
+    ProblemKind.LONE_SURROGATE,
+    "a string holds half of a surrogate pair, which is no character",
+    "Write the whole pair or U+FFFD in its place",
+)
+NUL_CHARACTER = RowProblem(
+    ProblemKind.NUL_CHARACTER,
+    "a string holds the NUL character U+0000, which PostgreSQL can't store",
+    "Remove it",
+)
+INVALID_ENCODING = RowProblem(
+    ProblemKind.INVALID_ENCODING, "the line is not UTF-8", "Convert the file to UTF-8"
+)
 
 
-@dataclass(slots=True)
-class ProblemReport:
-    """Collects problems: the first ones in full, all of them by kind, in bounded memory."""
-
-    source: str
-    """Name of the input, as messages show it."""
-    bad_rows: int = 0
-    counts: Counter[Kind] = field(default_factory=Counter)
-    listed: list[str] = field(default_factory=list)
-
-    def add(self, bad: BadRow) -> None:
-        """Count a bad row's problems and list them while there is room."""
-        self.bad_rows += 1
-        for problem in bad.problems:
-            self.counts[problem.kind] += 1
-            if len(self.listed) < LISTED_IN_FULL:
-                self.listed.append(f"{self.source}:{bad.row.line}: {problem}")
-
-    def lines(self) -> Iterator[str]:
-        """Yield what a person should read: the first problems, then the counts."""
-        yield from self.listed
-        total = self.counts.total()
-        if total > len(self.listed):
-            counts = ", ".join(f"{kind} {count:,}" for kind, count in self.counts.most_common())
-            yield f"... and {total - len(self.listed):,} more; all by kind: {counts}"
+def find_unstorable_text(value: object) -> RowProblem | None:
+    """Return why PostgreSQL or UTF-8 could not store a JSON value's strings, None if they can."""
+    for text in _strings(value):
+        if "\0" in text:
+            return NUL_CHARACTER
+        if not text.isascii() and _has_surrogate(text):
+            return LONE_SURROGATE
+    return None
 
 
-class BadInputError(InputError):
-    """Some rows can't become jobs, and nothing was submitted; carries the report."""
+def _strings(value: object) -> Iterator[str]:
+    """Yield every string of a JSON value, keys too, without recursion."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, str):
+            yield item
+        elif isinstance(item, dict):
+            stack.extend(item.keys())
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
 
-    def __init__(self, report: ProblemReport, *, row_count: int) -> None:
-        self.report = report
-        super().__init__(
-            f"{report.bad_rows:,} of {row_count:,} rows have problems: nothing was submitted",
-            where=report.source,
-            remedy="Correct them, or submit the others with --skip-invalid",
-        )
+
+def _has_surrogate(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _cut(value: object) -> str:

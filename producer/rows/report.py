@@ -1,18 +1,77 @@
-"""Writes bad rows to a file, to be corrected and submitted again."""
+"""Tells people which rows are bad and why: a list for the screen, and a file of the rows."""
 
+from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Self
 
 import orjson
 
-from producer.rows.problems import BadRow
+from producer.rows.formats import RawRow
+from producer.rows.problems import ProblemKind, RowProblem
+from routoo.errors import InputError
 from routoo.files import replacing
+
+LISTED_IN_FULL = 50
+"""Problems printed one by one; the rest is counted by kind."""
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow:
+    """A row that can't become a job, with everything that is wrong with it."""
+
+    row: RawRow
+    problems: tuple[RowProblem, ...]
+
+
+@dataclass(slots=True)
+class ProblemReport:
+    """Collects problems: the first ones in full, all of them by kind, in bounded memory."""
+
+    source: str
+    """Name of the input, as messages show it."""
+    bad_rows: int = 0
+    counts: Counter[ProblemKind] = field(default_factory=Counter)
+    listed: list[str] = field(default_factory=list)
+
+    def add(self, bad: BadRow) -> None:
+        """Count a bad row's problems and list them while there is room."""
+        self.bad_rows += 1
+        for problem in bad.problems:
+            self.counts[problem.kind] += 1
+            if len(self.listed) < LISTED_IN_FULL:
+                self.listed.append(f"{self.source}:{bad.row.line}: {problem}")
+
+    def lines(self) -> Iterator[str]:
+        """Yield the lines that a person should read: the first problems, then the counts."""
+        yield from self.listed
+        total = self.counts.total()
+        if total > len(self.listed):
+            counts = ", ".join(f"{kind} {count:,}" for kind, count in self.counts.most_common())
+            yield f"... and {total - len(self.listed):,} more; all by kind: {counts}"
+
+
+class BadInputError(InputError):
+    """Some rows can't become jobs, and nothing was submitted; carries the report."""
+
+    def __init__(self, report: ProblemReport, *, row_count: int) -> None:
+        self.report = report
+        super().__init__(
+            f"{report.bad_rows:,} of {row_count:,} rows have problems: nothing was submitted",
+            where=report.source,
+            remedy="Correct them, or submit the others with --skip-invalid",
+        )
 
 
 class ErrorFile:
-    """A JSONL file of bad rows, made when the first comes: line, problems, the row as it was."""
+    """A JSONL file of bad rows, to be corrected and submitted again.
+
+    Each line holds the line number, the problems and the row as it was. The file is made when the
+    first bad row comes.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,18 +95,18 @@ class ErrorFile:
         """Append a bad row."""
         if self._stream is None:
             self._stream = self._stack.enter_context(replacing(self.path))
-        line = orjson.dumps(error_record(bad), default=str, option=orjson.OPT_APPEND_NEWLINE)
-        self._stream.write(line)
+        self._stream.write(error_line(bad))
         self.rows += 1
 
 
-def error_record(bad: BadRow) -> dict[str, Any]:
-    """Return what is written of a bad row."""
+def error_line(bad: BadRow) -> bytes:
+    """Return the line of an error file that describes a bad row."""
     raw = bad.row.raw
-    return {
+    record: dict[str, Any] = {
         "line": bad.row.line,
         "problems": [{"kind": str(one.kind), "message": str(one)} for one in bad.problems],
         "raw": raw.decode(errors="backslashreplace").rstrip("\r\n")
         if isinstance(raw, bytes)
         else raw,
     }
+    return orjson.dumps(record, default=str, option=orjson.OPT_APPEND_NEWLINE)

@@ -9,18 +9,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from producer.rows import csv_rows, jsonl_rows
-from producer.rows.problems import RawRow
+from producer.rows.formats import RawRow, RowReader
 from routoo.errors import InputError, NotFoundError
 
 _BUFFER_BYTES = 1 << 18
-_BY_SUFFIX = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".json": "jsonl",
-    ".csv": "csv",
-    ".parquet": "parquet",
-    ".pq": "parquet",
-}
 
 
 class Format(StrEnum):
@@ -31,13 +23,23 @@ class Format(StrEnum):
     PARQUET = "parquet"
 
 
+_BY_SUFFIX = {
+    ".jsonl": Format.JSONL,
+    ".ndjson": Format.JSONL,
+    ".json": Format.JSONL,
+    ".csv": Format.CSV,
+    ".parquet": Format.PARQUET,
+    ".pq": Format.PARQUET,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where rows come from.
+    """An input of rows.
 
     Attributes:
         path: A file; None is standard input.
-        format: How its rows are written.
+        format: The format of its rows.
     """
 
     path: Path | None
@@ -48,7 +50,7 @@ class Source:
         """Return the source that an argument names: a path, or `-` for standard input.
 
         Raises:
-            InputError: The format can't be told from the name, or Parquet is to come from a pipe.
+            InputError: The name does not tell the format, or Parquet is to come from a pipe.
             NotFoundError: There is no such file.
         """
         path = None if name == "-" else Path(name)
@@ -65,7 +67,7 @@ class Source:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The name that messages use."""
         return "stdin" if self.path is None else str(self.path)
 
     @property
@@ -75,23 +77,17 @@ class Source:
 
     @contextmanager
     def rows(self) -> Iterator[tuple[Iterator[list[RawRow]], Callable[[], int]]]:
-        """Open the source; yields its rows in chunks, and what says how many bytes were read.
+        """Open the source; yields its rows in chunks, and a function that counts the bytes read.
+
+        The count is 0 where it says nothing: in a pipe, and in Parquet, which is not read in order.
 
         Raises:
             InputError: The file can't be read, or its header is unusable.
         """
-        if self.format is Format.PARQUET and self.path is not None:
-            # pyarrow takes 40 MB and 0.1 s: only where a Parquet file is read
-            from producer.rows import parquet_rows  # noqa: PLC0415
-
-            yield parquet_rows.read(self.path), lambda: 0
-            return
         with self._open() as stream:
-            rows = jsonl_rows.read(stream) if self.format is Format.JSONL else self._csv(stream)
-            yield rows, lambda: stream.tell() if stream.seekable() else 0
-
-    def _csv(self, stream: BinaryIO) -> Iterator[list[RawRow]]:
-        return csv_rows.read(stream, self.name)
+            counts = stream.seekable() and self.format is not Format.PARQUET
+            rows = _reader_of(self.format)(stream, self.name)
+            yield rows, stream.tell if counts else lambda: 0
 
     @contextmanager
     def _open(self) -> Iterator[BinaryIO]:
@@ -107,11 +103,19 @@ class Source:
             ) from error
 
 
+def _reader_of(row_format: Format) -> RowReader:
+    if row_format is Format.PARQUET:
+        from producer.rows import parquet_rows  # noqa: PLC0415 - pyarrow takes 40 MB and 0.1 s
+
+        return parquet_rows.read
+    return csv_rows.read if row_format is Format.CSV else jsonl_rows.read
+
+
 def _format_of(path: Path | None) -> Format:
     if path is None:
         return Format.JSONL
     try:
-        return Format(_BY_SUFFIX[path.suffix.lower()])
+        return _BY_SUFFIX[path.suffix.lower()]
     except KeyError:
         raise InputError(
             "the format can't be told from the file's name",

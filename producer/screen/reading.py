@@ -5,15 +5,15 @@ from contextlib import contextmanager
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from producer.submit import Pace
+from producer.submit import ReadProgress
 from routoo.console.output import messages
 
 _PER_S = 5
 
 
 @contextmanager
-def reading_progress(size_bytes: int | None) -> Iterator[Callable[[Pace], None]]:
-    """Show a bar on standard error; yields where to report the pace.
+def reading_progress(size_bytes: int | None) -> Iterator[Callable[[ReadProgress], None]]:
+    """Show a bar on standard error; yields where to report the read.
 
     Args:
         size_bytes: Size of the input, None where it is not known: then the bar only pulses.
@@ -30,8 +30,8 @@ def reading_progress(size_bytes: int | None) -> Iterator[Callable[[Pace], None]]
     )
     task = progress.add_task("submit", total=size_bytes, rows=0)
 
-    def show(pace: Pace) -> None:
-        progress.update(task, completed=pace.bytes_read, rows=pace.rows)
+    def show(read: ReadProgress) -> None:
+        progress.update(task, completed=read.bytes_read, rows=read.rows)
 
     with progress:
         yield show

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from producer.rows.source import Source
 from producer.screen.plan import plan_view
-from producer.submit import Order, submit
+from producer.submit import BatchRequest, submit
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus, Stage
 from routoo.errors import InfeasibleError, InputError, NotFoundError
@@ -208,9 +208,9 @@ async def test_a_batch_that_is_not_scored_gives_no_plan(db: Database) -> None:
 async def test_a_plans_key_is_not_taken_for_a_submission(db: Database, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Why?"}\n')
-    order = Order(factory.pool_of("small"), idempotency_key="monday", draft=True)
-    plan = await submit(db, Source.of(str(rows)), order, shard_size=10)
-    again = await submit(db, Source.of(str(rows)), order, shard_size=10)
+    request = BatchRequest(factory.pool_of("small"), idempotency_key="monday", plan_only=True)
+    plan = await submit(db, Source.of(str(rows)), request, shard_size=10)
+    again = await submit(db, Source.of(str(rows)), request, shard_size=10)
     assert (again.batch_id, again.created) == (plan.batch_id, False)
     with pytest.raises(InputError, match=f"submit --plan {plan.batch_id}"):
-        await submit(db, Source.of(str(rows)), replace(order, draft=False), shard_size=10)
+        await submit(db, Source.of(str(rows)), replace(request, plan_only=False), shard_size=10)

@@ -14,9 +14,9 @@ import pytest
 from psycopg import AsyncConnection
 
 from producer.rows.line_feed import Line, LineFeed
-from producer.rows.problems import BadRow
-from producer.stream import Group, Streamer, StreamOrder
-from producer.submit import Order
+from producer.rows.report import BadRow
+from producer.stream import StreamBatch, Streamer, StreamRequest
+from producer.submit import BatchRequest
 from routoo.domain.job import Stage
 from routoo.pipeline.score import score_shard
 from routoo.store import batches, shards, streams
@@ -38,9 +38,12 @@ def lines(count: int, first: int = 1) -> list[Line]:
     ]
 
 
-def order(server: FakeServer, budget_usd: str, source: str = "-") -> StreamOrder:
-    return StreamOrder(
-        Order(pool=pool_of(server), name="inbox"), Decimal(budget_usd), source, shard_size=1000
+def request_of(server: FakeServer, budget_usd: str, source: str = "-") -> StreamRequest:
+    return StreamRequest(
+        BatchRequest(pool=pool_of(server), name="inbox"),
+        Decimal(budget_usd),
+        source,
+        shard_size=1000,
     )
 
 
@@ -67,7 +70,7 @@ async def work(db: Database) -> None:
         await asyncio.sleep(0.05)
 
 
-async def send(streamer: Streamer, taken: Sequence[Line]) -> list[Group]:
+async def send(streamer: Streamer, taken: Sequence[Line]) -> list[StreamBatch]:
     return [group async for group in streamer.send(await streamer.open(), taken)]
 
 
@@ -81,7 +84,7 @@ async def test_every_line_is_answered_once_and_bad_ones_are_set_aside(db: Databa
     bad: list[BadRow] = []
     async with FakeServer() as server:
         working = asyncio.create_task(work(db))
-        streamer = Streamer(db, order(server, "1"), bad.append)
+        streamer = Streamer(db, request_of(server, "1"), bad.append)
         broken = [Line(21, b"{oops\n"), Line(22, b"\n")]
         groups = await send(streamer, [*lines(20), *broken, *lines(20, 23)])
         groups += await send(streamer, lines(5, 43))
@@ -103,7 +106,7 @@ async def test_scarce_money_gets_a_price_waits_for_room_and_is_never_overspent(
     budget_usd = Decimal("0.0015")
     async with FakeServer() as server:
         working = asyncio.create_task(work(db))
-        streamer = Streamer(db, order(server, str(budget_usd)), lambda _: None)
+        streamer = Streamer(db, request_of(server, str(budget_usd)), lambda _: None)
         groups = await send(streamer, lines(40))
         await answered(db, 40)
         working.cancel()
@@ -125,7 +128,7 @@ async def test_a_stream_out_of_money_goes_on_when_the_next_hour_begins(
     budget_usd, count = Decimal("0.0015"), 60
     async with FakeServer({"models": {"*": {"completion_tokens": 20}}}) as server:
         working = asyncio.create_task(work(db))
-        streamer = Streamer(db, order(server, str(budget_usd)), lambda _: None)
+        streamer = Streamer(db, request_of(server, str(budget_usd)), lambda _: None)
         sending = asyncio.create_task(send(streamer, lines(count)))
         await clock.out_of_money(db, sending)
         first = len(server.requests)
@@ -155,7 +158,7 @@ class Clock:
         self._looks += 1
         return stream, now + self.ahead
 
-    async def out_of_money(self, db: Database, sending: "asyncio.Task[list[Group]]") -> None:
+    async def out_of_money(self, db: Database, sending: "asyncio.Task[list[StreamBatch]]") -> None:
         """Wait until every batch has ended, and the stream has looked for money since."""
         open_batches = "SELECT count(*) FROM stream_batches WHERE ended_at IS NULL"
         async with asyncio.timeout(60):
@@ -174,7 +177,7 @@ async def test_a_job_dearer_than_a_whole_hour_is_set_aside_and_blocks_nobody(db:
     async with FakeServer() as server:
         working = asyncio.create_task(work(db))
         dear = orjson.dumps({"prompt": "Long?", "max_tokens": 4000})
-        streamer = Streamer(db, order(server, "0.0005"), bad.append)
+        streamer = Streamer(db, request_of(server, "0.0005"), bad.append)
         await send(streamer, [Line(1, dear), *lines(1, 2)])
         await answered(db, 1)
         working.cancel()

@@ -10,14 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from producer.progress import Rate
 from producer.rows import csv_rows, jsonl_rows
 from producer.rows.body import BodyCheck
-from producer.rows.check import RowCheck
-from producer.rows.intake import Intake
+from producer.rows.check import InputCheck, RowCheck
 from producer.rows.limits import LimitError, read_deadline
-from producer.rows.problems import ProblemReport
+from producer.rows.report import ProblemReport
 from producer.rows.seen_ids import SeenIds
-from producer.watching import Pace
 from routoo.domain.job import SLA
 from routoo.files import replacing
 from tests.batch_factory import pool_of
@@ -54,19 +53,19 @@ LINES = st.lists(
 @given(LINES)
 def test_any_line_is_a_job_or_a_problem(lines: list[bytes]) -> None:
     check = RowCheck(BodyCheck(pool_of("small")), SLA(), NOW)
-    intake = Intake(check, ProblemReport("in"))
+    checked = InputCheck(check, ProblemReport("in"))
     data = b"\n".join(lines)
-    jobs = [job for chunk in intake.jobs(jsonl_rows.read(io.BytesIO(data))) for job in chunk]
-    assert len(jobs) + intake.report.bad_rows == intake.row_count
+    jobs = [job for chunk in checked.jobs(jsonl_rows.read(io.BytesIO(data), "in")) for job in chunk]
+    assert len(jobs) + checked.report.bad_rows == checked.row_count
 
 
 @given(LINES)
 def test_any_csv_row_is_a_job_or_a_problem(lines: list[bytes]) -> None:
     check = RowCheck(BodyCheck(pool_of("small")), SLA(), NOW)
-    intake = Intake(check, ProblemReport("in"))
+    checked = InputCheck(check, ProblemReport("in"))
     data = b"\n".join([b"custom_id,prompt,max_tokens", *lines])
-    jobs = [job for chunk in intake.jobs(csv_rows.read(io.BytesIO(data), "in")) for job in chunk]
-    assert len(jobs) + intake.report.bad_rows == intake.row_count
+    jobs = [job for chunk in checked.jobs(csv_rows.read(io.BytesIO(data), "in")) for job in chunk]
+    assert len(jobs) + checked.report.bad_rows == checked.row_count
 
 
 @pytest.mark.parametrize(
@@ -102,11 +101,11 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_the_time_left_follows_the_last_half_minute() -> None:
-    pace = Pace()
-    assert pace.eta_s(0.0, 0, 100) is None
-    assert pace.eta_s(10.0, 10, 100) == 90.0
-    assert pace.eta_s(100.0, 10, 100) is None
-    assert pace.eta_s(110.0, 60, 100) == 8.0
+    rate = Rate()
+    assert rate.eta_s(0.0, 0, 100) is None
+    assert rate.eta_s(10.0, 10, 100) == 90.0
+    assert rate.eta_s(100.0, 10, 100) is None
+    assert rate.eta_s(110.0, 60, 100) == 8.0
 
 
 def test_the_producer_loads_no_machine_learning() -> None:

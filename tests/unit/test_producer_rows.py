@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from producer.rows import csv_rows, jsonl_rows, parquet_rows
+from producer.rows import csv_rows, jsonl_rows
 from producer.rows.body import BodyCheck
-from producer.rows.check import RowCheck
-from producer.rows.intake import Intake
-from producer.rows.problems import Kind, ProblemReport
+from producer.rows.check import InputCheck, RowCheck
+from producer.rows.formats import RawRow
+from producer.rows.problems import ProblemKind
+from producer.rows.report import ProblemReport
+from producer.rows.source import Source
 from routoo.domain.job import SLA
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.errors import InputError
@@ -45,13 +47,18 @@ def take(
     rows: Any, *, sla: SLA | None = None, ignore_model: bool = False, pool: Pool = POOL
 ) -> tuple[list[JobInput], ProblemReport]:
     check = RowCheck(BodyCheck(pool, ignore_model=ignore_model), sla or SLA(), NOW)
-    intake = Intake(check, ProblemReport("in"))
-    jobs = [job for chunk in intake.jobs(rows) for job in chunk]
-    return jobs, intake.report
+    checked = InputCheck(check, ProblemReport("in"))
+    jobs = [job for chunk in checked.jobs(rows) for job in chunk]
+    return jobs, checked.report
 
 
 def from_lines(*lines: bytes, **options: Any) -> tuple[list[JobInput], ProblemReport]:
-    return take(jsonl_rows.read(io.BytesIO(b"\n".join(lines))), **options)
+    return take(jsonl_rows.read(io.BytesIO(b"\n".join(lines)), "in"), **options)
+
+
+def rows_of(path: Path) -> list[list[RawRow]]:
+    with Source.of(str(path)).rows() as (rows, _):
+        return list(rows)
 
 
 def request(custom_id: Any = "a", **body: Any) -> bytes:
@@ -60,7 +67,7 @@ def request(custom_id: Any = "a", **body: Any) -> bytes:
     return orjson.dumps(row if custom_id is None else row | {"custom_id": custom_id})
 
 
-def kind_of(line: bytes, **options: Any) -> Kind:
+def kind_of(line: bytes, **options: Any) -> ProblemKind:
     jobs, report = from_lines(line, **options)
     assert not jobs
     ((kind, count),) = report.counts.items()
@@ -135,61 +142,61 @@ def test_a_rows_limits_override_the_batch_wide_ones() -> None:
 @pytest.mark.parametrize(
     ("line", "kind"),
     [
-        (b"{", Kind.MALFORMED_LINE),
-        (b"[1]", Kind.MALFORMED_LINE),
-        (b'{"prompt": NaN}', Kind.MALFORMED_LINE),
-        (b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}", Kind.MALFORMED_LINE),
-        (b'{"prompt": "\xff\xfe"}', Kind.INVALID_ENCODING),
-        (b'{"prompt": "x\\ud800y"}', Kind.LONE_SURROGATE),
-        (b'{"prompt": "x", "more": {"\\udfff": 1}}', Kind.LONE_SURROGATE),
-        (b'{"prompt": "x\\u0000y"}', Kind.NUL_CHARACTER),
-        (b'{"text": "x"}', Kind.MISSING_FIELD),
-        (b'{"prompt": 7}', Kind.WRONG_TYPE),
-        (b'{"prompt": " \\n"}', Kind.EMPTY_PROMPT),
-        (b'{"prompt": "x", "custom_id": 7}', Kind.WRONG_TYPE),
-        (b'{"prompt": "x", "custom_id": ""}', Kind.WRONG_TYPE),
-        (b'{"prompt": "x", "custom_id": "' + b"i" * 513 + b'"}', Kind.CUSTOM_ID_TOO_LONG),
-        (b'{"prompt": "' + b"long " * 2000 + b'"}', Kind.PROMPT_TOO_LONG),
-        (b'{"prompt": "x", "max_tokens": 1000}', Kind.PROMPT_TOO_LONG),
-        (b'{"prompt": "x", "max_tokens": 0}', Kind.WRONG_TYPE),
-        (b'{"prompt": "x", "max_tokens": 1.5}', Kind.WRONG_TYPE),
-        (b'{"prompt": "x", "min_quality": 1.1}', Kind.LIMIT_OUT_OF_RANGE),
-        (b'{"prompt": "x", "denied_models": ["smal"]}', Kind.UNKNOWN_MODEL),
-        (b'{"prompt": "x", "allowed_models": {"small": 1}}', Kind.WRONG_TYPE),
-        (b'{"prompt": "x", "min_quality": true}', Kind.WRONG_TYPE),
-        (b'{"prompt": "x", "max_cost_usd": -1}', Kind.LIMIT_OUT_OF_RANGE),
-        (b'{"prompt": "x", "max_latency_s": 0}', Kind.LIMIT_OUT_OF_RANGE),
-        (b'{"prompt": "x", "deadline": "2026-12-01T00:00:00"}', Kind.LIMIT_OUT_OF_RANGE),
-        (b'{"prompt": "x", "deadline": "2020-01-01T00:00:00Z"}', Kind.LIMIT_OUT_OF_RANGE),
-        (b'{"prompt": "x", "deadline": "soon"}', Kind.LIMIT_OUT_OF_RANGE),
-        (b'{"prompt": "x", "model": "gpt-none"}', Kind.UNKNOWN_MODEL),
-        (b'{"prompt": "x", "model": ["small"]}', Kind.UNKNOWN_MODEL),
-        (request(None), Kind.MISSING_FIELD),
-        (request(stream=True), Kind.UNSUPPORTED_REQUEST),
-        (request(n=0), Kind.WRONG_TYPE),
-        (request(messages=[]), Kind.MISSING_FIELD),
-        (request(messages="Why?"), Kind.MISSING_FIELD),
-        (request(messages=[{"content": "no role"}]), Kind.WRONG_TYPE),
-        (request(messages=[{"role": "user", "content": 7}]), Kind.WRONG_TYPE),
-        (request(messages=[{"role": "user", "content": ["x"]}]), Kind.WRONG_TYPE),
-        (request(messages=[{"role": "user", "content": None}]), Kind.EMPTY_PROMPT),
-        (b'{"custom_id": "a", "body": "x"}', Kind.WRONG_TYPE),
-        (b'{"custom_id": "a", "method": "POST"}', Kind.MISSING_FIELD),
-        (request().replace(b"POST", b"GET"), Kind.UNSUPPORTED_REQUEST),
-        (request().replace(b"/chat/completions", b"/embeddings"), Kind.UNSUPPORTED_REQUEST),
-        (request().replace(b"/chat/completions", b"/completions"), Kind.UNSUPPORTED_REQUEST),
-        (request(messages=[{"role": "user", "content": SHOWN}]), Kind.UNSUPPORTED_REQUEST),
-        (b'{"custom_id": "a", "body": {"prompt": ["x", "y"]}}', Kind.WRONG_TYPE),
-        (b'{"custom_id": "a", "body": {"prompt": " "}}', Kind.EMPTY_PROMPT),
+        (b"{", ProblemKind.MALFORMED_LINE),
+        (b"[1]", ProblemKind.MALFORMED_LINE),
+        (b'{"prompt": NaN}', ProblemKind.MALFORMED_LINE),
+        (b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}", ProblemKind.MALFORMED_LINE),
+        (b'{"prompt": "\xff\xfe"}', ProblemKind.INVALID_ENCODING),
+        (b'{"prompt": "x\\ud800y"}', ProblemKind.LONE_SURROGATE),
+        (b'{"prompt": "x", "more": {"\\udfff": 1}}', ProblemKind.LONE_SURROGATE),
+        (b'{"prompt": "x\\u0000y"}', ProblemKind.NUL_CHARACTER),
+        (b'{"text": "x"}', ProblemKind.MISSING_FIELD),
+        (b'{"prompt": 7}', ProblemKind.WRONG_TYPE),
+        (b'{"prompt": " \\n"}', ProblemKind.EMPTY_PROMPT),
+        (b'{"prompt": "x", "custom_id": 7}', ProblemKind.WRONG_TYPE),
+        (b'{"prompt": "x", "custom_id": ""}', ProblemKind.WRONG_TYPE),
+        (b'{"prompt": "x", "custom_id": "' + b"i" * 513 + b'"}', ProblemKind.CUSTOM_ID_TOO_LONG),
+        (b'{"prompt": "' + b"long " * 2000 + b'"}', ProblemKind.PROMPT_TOO_LONG),
+        (b'{"prompt": "x", "max_tokens": 1000}', ProblemKind.PROMPT_TOO_LONG),
+        (b'{"prompt": "x", "max_tokens": 0}', ProblemKind.WRONG_TYPE),
+        (b'{"prompt": "x", "max_tokens": 1.5}', ProblemKind.WRONG_TYPE),
+        (b'{"prompt": "x", "min_quality": 1.1}', ProblemKind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "denied_models": ["smal"]}', ProblemKind.UNKNOWN_MODEL),
+        (b'{"prompt": "x", "allowed_models": {"small": 1}}', ProblemKind.WRONG_TYPE),
+        (b'{"prompt": "x", "min_quality": true}', ProblemKind.WRONG_TYPE),
+        (b'{"prompt": "x", "max_cost_usd": -1}', ProblemKind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "max_latency_s": 0}', ProblemKind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "deadline": "2026-12-01T00:00:00"}', ProblemKind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "deadline": "2020-01-01T00:00:00Z"}', ProblemKind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "deadline": "soon"}', ProblemKind.LIMIT_OUT_OF_RANGE),
+        (b'{"prompt": "x", "model": "gpt-none"}', ProblemKind.UNKNOWN_MODEL),
+        (b'{"prompt": "x", "model": ["small"]}', ProblemKind.UNKNOWN_MODEL),
+        (request(None), ProblemKind.MISSING_FIELD),
+        (request(stream=True), ProblemKind.UNSUPPORTED_REQUEST),
+        (request(n=0), ProblemKind.WRONG_TYPE),
+        (request(messages=[]), ProblemKind.MISSING_FIELD),
+        (request(messages="Why?"), ProblemKind.MISSING_FIELD),
+        (request(messages=[{"content": "no role"}]), ProblemKind.WRONG_TYPE),
+        (request(messages=[{"role": "user", "content": 7}]), ProblemKind.WRONG_TYPE),
+        (request(messages=[{"role": "user", "content": ["x"]}]), ProblemKind.WRONG_TYPE),
+        (request(messages=[{"role": "user", "content": None}]), ProblemKind.EMPTY_PROMPT),
+        (b'{"custom_id": "a", "body": "x"}', ProblemKind.WRONG_TYPE),
+        (b'{"custom_id": "a", "method": "POST"}', ProblemKind.MISSING_FIELD),
+        (request().replace(b"POST", b"GET"), ProblemKind.UNSUPPORTED_REQUEST),
+        (request().replace(b"/chat/completions", b"/embeddings"), ProblemKind.UNSUPPORTED_REQUEST),
+        (request().replace(b"/chat/completions", b"/completions"), ProblemKind.UNSUPPORTED_REQUEST),
+        (request(messages=[{"role": "user", "content": SHOWN}]), ProblemKind.UNSUPPORTED_REQUEST),
+        (b'{"custom_id": "a", "body": {"prompt": ["x", "y"]}}', ProblemKind.WRONG_TYPE),
+        (b'{"custom_id": "a", "body": {"prompt": " "}}', ProblemKind.EMPTY_PROMPT),
     ],
 )
-def test_a_bad_row_is_told_by_its_kind(line: bytes, kind: Kind) -> None:
+def test_a_bad_row_is_told_by_its_kind(line: bytes, kind: ProblemKind) -> None:
     assert kind_of(line) is kind
 
 
 def test_a_body_nested_too_deep_is_a_bad_row() -> None:
     deep = b'{"custom_id":"a","body":{"messages":[{"role":"user","content":"x"}],"x":'
-    assert kind_of(deep + b"[" * 400 + b"]" * 400 + b"}}") is Kind.MALFORMED_LINE
+    assert kind_of(deep + b"[" * 400 + b"]" * 400 + b"}}") is ProblemKind.MALFORMED_LINE
 
 
 def test_an_escaped_backslash_before_u0000_is_no_nul_character() -> None:
@@ -217,7 +224,7 @@ def test_a_pool_members_name_pins_the_job_to_it_and_to_its_window() -> None:
     )
     assert [job.custom_id for job in jobs] == ["a", "c"]
     assert orjson.loads(jobs[0].body_json)["model"] == "small"
-    assert report.counts == {Kind.PROMPT_TOO_LONG: 1}
+    assert report.counts == {ProblemKind.PROMPT_TOO_LONG: 1}
 
 
 def test_model_names_can_be_ignored() -> None:
@@ -229,7 +236,9 @@ def test_a_prompt_is_measured_with_the_answer_it_asks_for() -> None:
     prompt = "x" * 3000  # about 780 tokens; the default answer leaves 900 for it
     assert from_lines(orjson.dumps({"prompt": prompt}))[0]
     assert from_lines(orjson.dumps({"prompt": prompt, "max_tokens": 200}))[0]
-    assert kind_of(orjson.dumps({"prompt": prompt, "max_tokens": 300})) is Kind.PROMPT_TOO_LONG
+    assert (
+        kind_of(orjson.dumps({"prompt": prompt, "max_tokens": 300})) is ProblemKind.PROMPT_TOO_LONG
+    )
 
 
 def test_every_problem_of_a_row_is_reported_with_line_and_remedy() -> None:
@@ -262,7 +271,7 @@ def test_repeated_ids_name_the_line_of_the_first_in_a_chunk_and_across_chunks() 
 
 def test_a_generated_id_that_a_row_already_has_is_a_repeat() -> None:
     _, report = from_lines(b'{"prompt": "x", "custom_id": "row-2"}', b'{"prompt": "y"}')
-    assert report.counts == {Kind.DUPLICATE_CUSTOM_ID: 1}
+    assert report.counts == {ProblemKind.DUPLICATE_CUSTOM_ID: 1}
 
 
 def test_csv_rows_have_the_same_fields_and_checks() -> None:
@@ -284,7 +293,7 @@ def test_csv_rows_have_the_same_fields_and_checks() -> None:
 def test_csv_bytes_that_are_not_utf8_are_a_bad_row() -> None:
     jobs, report = take(csv_rows.read(io.BytesIO(b"prompt\nfine\nb\xe9d\n"), "in"))
     assert len(jobs) == 1
-    assert report.counts == {Kind.INVALID_ENCODING: 1}
+    assert report.counts == {ProblemKind.INVALID_ENCODING: 1}
 
 
 def test_csv_without_a_prompt_column_is_refused_whole() -> None:
@@ -302,25 +311,25 @@ def test_a_parquet_items_table_is_an_input(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "items.parquet")
-    jobs, report = take(parquet_rows.read(tmp_path / "items.parquet"))
+    jobs, report = take(rows_of(tmp_path / "items.parquet"))
     assert [job.custom_id for job in jobs] == ["a", "c"]
     assert jobs[0].sla.max_cost_usd == Decimal("0.5")
-    assert report.counts == {Kind.MISSING_FIELD: 1}
+    assert report.counts == {ProblemKind.MISSING_FIELD: 1}
 
 
 def test_parquet_strings_that_are_not_utf8_are_bad_rows(tmp_path: Path) -> None:
     raw = pa.array([b"fine", b"b\xe9d"], pa.binary())
     column = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
     pq.write_table(pa.table({"prompt": column}), tmp_path / "bad.parquet")
-    jobs, report = take(parquet_rows.read(tmp_path / "bad.parquet"))
+    jobs, report = take(rows_of(tmp_path / "bad.parquet"))
     assert len(jobs) == 1
-    assert report.counts == {Kind.INVALID_ENCODING: 1}
+    assert report.counts == {ProblemKind.INVALID_ENCODING: 1}
 
 
 def test_a_damaged_parquet_file_is_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 and nothing more")
     with pytest.raises(InputError, match="can't be read"):
-        list(parquet_rows.read(tmp_path / "x.parquet"))
+        list(rows_of(tmp_path / "x.parquet"))
 
 
 def test_a_line_of_many_megabytes_is_one_row() -> None:

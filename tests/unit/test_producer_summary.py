@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from producer.references import Reference, read_references
+from producer.evaluation.grading import Reference, read_references
 from producer.summary import mix_quality
 from routoo.errors import InputError
 
