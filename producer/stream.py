@@ -189,7 +189,7 @@ class Streamer:
             await asyncio.sleep(_POLL_S)
 
 
-async def _paced(conn: AsyncConnection, stream: Stream) -> float:
+async def _move_price(conn: AsyncConnection, stream: Stream) -> float:
     """Move the stream's price by the plans that were made at it, and return it."""
     price = stream.price_per_usd
     for plan in await streams.take_plans(conn, stream):
