@@ -20,8 +20,8 @@ from routoo.store.database import Database
 from routoo.store.evaluation import eval_runs
 
 if TYPE_CHECKING:
-    from routoo.evaluation_runs.begin import RunRequest
     from producer.evaluation.runs import RunView
+    from routoo.evaluation_runs.begin import RunRequest
 
 RUN_EXAMPLES = (
     "\b\nFor example:\n"
