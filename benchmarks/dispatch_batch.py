@@ -12,7 +12,7 @@ from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
-from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
+from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.store import assignments, batches, jobs, predictions, shards
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits

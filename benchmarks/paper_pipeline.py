@@ -32,7 +32,7 @@ from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.tables import Outcomes, write_outcomes
 from routoo.evaluation.collect import RequestForm
 from routoo.evaluation.graders.recorded import ITEM_KEY, recorded_answer
-from routoo.pipeline.estimates import estimate
+from routoo.pipeline.select.estimates import estimate
 from routoo.predictor.predictor import load_predictor
 from routoo.selector import Problem, solve
 

@@ -22,7 +22,7 @@ from producer.submit import BatchRequest
 from routoo.domain.job import Job
 from routoo.domain.pool import Pool
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
-from routoo.pipeline import eligible
+from routoo.pipeline.select import eligibility
 from routoo.selector.pacing import PlannedGroup, next_price, share_usd
 from routoo.store import batches, streams
 from routoo.store.database import Database
@@ -214,7 +214,7 @@ def _fitting(jobs: Sequence[_StreamJob], free_usd: Decimal) -> list[_StreamJob]:
 def _bounds_usd(job: JobInput, pool: Pool) -> tuple[Decimal, Decimal]:
     """Return the worst case of a call to the cheapest and the dearest model that may answer."""
     body = orjson.loads(job.body_json)
-    (admitted,) = eligible.usable([Job(0, job.custom_id, body, job.sla)], pool)
+    (admitted,) = eligibility.usable([Job(0, job.custom_id, body, job.sla)], pool)
     models = [model for model, may in zip(pool.models, admitted, strict=True) if may]
     costs_usd = [
         model.cost_usd(bound_prompt_tokens(body, model), bound_completion_tokens(body, model))

@@ -13,8 +13,8 @@ from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.job import SLA, Lease, ShardKey, Stage
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
-from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
-from routoo.pipeline.replan import decide_batch
+from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
+from routoo.pipeline.select.replan import decide_batch
 from routoo.store import assignments, batches, jobs, predictions, shards
 from routoo.store.database import Database
 from tests.fakes.openai_server import FakeServer

@@ -8,7 +8,7 @@ from routoo.domain.completion import Attempt, Completion, Reservation, Result, U
 from routoo.domain.items import Item
 from routoo.domain.job import ResultStatus, Stage
 from routoo.evaluation_runs.begin import RunRequest, begin_run
-from routoo.pipeline.select import select_batch
+from routoo.pipeline.select.shard import select_batch
 from routoo.store import batches, jobs, ledger, predictions, results, shards
 from routoo.store.database import Database
 from routoo.store.evaluation import eval_sets

@@ -13,7 +13,7 @@ from celery.apps.worker import Worker
 from celery.beat import EmbeddedService
 from celery.platforms import SecurityWarning
 
-from routoo.pipeline.drift import ReplanOptions
+from routoo.pipeline.select.drift import ReplanOptions
 from routoo.settings import Settings
 from worker.app import RECOVER_TASK, create_app
 from worker.evaluations import ticking

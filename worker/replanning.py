@@ -5,7 +5,7 @@ from celery import Celery
 
 from routoo.domain.job import ShardKey, Stage
 from routoo.errors import DatabaseUnavailableError, RoutooError
-from routoo.pipeline.drift import ReplanOptions, request_if_adrift
+from routoo.pipeline.select.drift import ReplanOptions, request_if_adrift
 from routoo.store.batches import replans
 from routoo.store.database import Database
 from worker.announce import announce

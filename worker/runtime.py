@@ -15,11 +15,11 @@ from routoo.client.provider_batches import ProviderBatches
 from routoo.client.token_counts import TokenCounters
 from routoo.domain.job import Lease, Stage
 from routoo.errors import ConfigError
-from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
-from routoo.pipeline.provider_channel import ProviderChannel
-from routoo.pipeline.provider_visit import ChannelOptions, Visitor
-from routoo.pipeline.replan import decide_batch
+from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
+from routoo.pipeline.provider_batch.channel import ProviderChannel
+from routoo.pipeline.provider_batch.tracker import ChannelOptions, Visitor
 from routoo.pipeline.score import score_shard
+from routoo.pipeline.select.replan import decide_batch
 from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.ports import BatchProvider, ChatClient
 from routoo.settings import Settings

@@ -6,7 +6,7 @@ from celery import Celery
 from celery.exceptions import Reject
 
 from routoo.domain.job import ShardKey, Stage
-from routoo.pipeline.drift import ReplanOptions
+from routoo.pipeline.select.drift import ReplanOptions
 from routoo.pipeline.shard_work import ShardWorker
 from routoo.store.database import Database
 from worker.announce import announce

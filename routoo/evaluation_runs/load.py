@@ -7,7 +7,7 @@ from psycopg import AsyncConnection
 
 from routoo.domain.pool import Pool
 from routoo.evaluation.evaluation_run import NO_MODEL, EvaluationRun, RunFacts, RunMode
-from routoo.pipeline.matrix import BatchMatrix, load_matrix
+from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
 from routoo.store import batches, predictions, run_results, schedules
 from routoo.store.batches import BatchRecord
 from routoo.store.evaluation import eval_runs, eval_sets

@@ -10,9 +10,9 @@ from psycopg import AsyncConnection
 from routoo.domain.job import Job
 from routoo.domain.prediction import experience_from_json
 from routoo.errors import InputError
-from routoo.pipeline.choose import pose_problem
-from routoo.pipeline.estimates import estimate
-from routoo.pipeline.matrix import BatchMatrix, load_matrix
+from routoo.pipeline.select.estimates import estimate
+from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
+from routoo.pipeline.select.problem import pose_problem
 from routoo.selector.explain import Explanation, explain
 from routoo.store import jobs, predictions
 from routoo.store.batches import BatchRecord

@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 
 from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.job import ShardKey, Stage
-from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
+from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.store import batches, shards
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits

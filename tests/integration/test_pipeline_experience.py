@@ -8,8 +8,8 @@ import pytest
 
 from routoo.domain.job import SLA, Stage
 from routoo.domain.pool import Pool
-from routoo.pipeline.experience import load_experience
-from routoo.pipeline.select import select_batch
+from routoo.pipeline.select.experience import load_experience
+from routoo.pipeline.select.shard import select_batch
 from routoo.store import batches
 from routoo.store.database import Database
 from tests import batch_factory

@@ -17,8 +17,8 @@ from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus, Stage
 from routoo.errors import InfeasibleError, InputError, NotFoundError
 from routoo.pipeline.explanation import JobExplanation, explain_job
-from routoo.pipeline.replan import decide_batch
-from routoo.pipeline.select import select_batch
+from routoo.pipeline.select.replan import decide_batch
+from routoo.pipeline.select.shard import select_batch
 from routoo.store import batches, jobs, shards
 from routoo.store.batches import BatchRecord, plans, replans
 from routoo.store.batches.progress import progress

@@ -14,7 +14,7 @@ from routoo.domain.job import SLA, Stage
 from routoo.domain.prediction import Predictions
 from routoo.errors import InfeasibleError
 from routoo.pipeline.score import score_shard
-from routoo.pipeline.select import select_batch
+from routoo.pipeline.select.shard import select_batch
 from routoo.store import batches, jobs, predictions, shards
 from routoo.store.database import Database
 from tests import batch_factory

@@ -13,9 +13,9 @@ from routoo.domain.batch_options import OnContentFilter
 from routoo.domain.job import BatchStatus, Lease, ShardKey, Stage
 from routoo.domain.pool import BatchChannel, CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import Assignment
-from routoo.pipeline.dispatch import DispatchOptions, dispatch_shard
-from routoo.pipeline.provider_channel import ProviderChannel
-from routoo.pipeline.provider_visit import ChannelOptions, Visitor
+from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
+from routoo.pipeline.provider_batch.channel import ProviderChannel
+from routoo.pipeline.provider_batch.tracker import ChannelOptions, Visitor
 from routoo.store import assignments, batches, graded_answers, jobs, ledger, predictions, shards
 from routoo.store.batches import control
 from routoo.store.batches.progress import progress

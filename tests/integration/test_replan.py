@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from routoo.pipeline import replan
-from routoo.pipeline.drift import ReplanOptions, request_if_adrift
+from routoo.pipeline.select import replan
+from routoo.pipeline.select.drift import ReplanOptions, request_if_adrift
 from routoo.store import batches, shards
 from routoo.store.batches import replans
 from routoo.store.database import Database

@@ -9,7 +9,7 @@ from routoo.domain.batch_options import Objective
 from routoo.domain.completion import Reservation
 from routoo.domain.job import Lease
 from routoo.domain.pool import BatchChannel, Pool, Tariff
-from routoo.pipeline.drift import ReplanOptions, request_if_adrift
+from routoo.pipeline.select.drift import ReplanOptions, request_if_adrift
 from routoo.store import batches, ledger, provider_batches
 from routoo.store.batches import replans
 from routoo.store.database import Database

@@ -9,7 +9,7 @@ from routoo.domain.job import SLA, Job
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import ModelExperience
 from routoo.domain.prompt import estimate_text_tokens
-from routoo.pipeline.estimates import estimate
+from routoo.pipeline.select.estimates import estimate
 
 
 def candidate(name: str, price: str, window: int = 4096) -> CandidateModel:

@@ -19,8 +19,8 @@ from routoo.errors import (
     RateLimitedError,
     RequestRejectedError,
 )
-from routoo.pipeline.answer import Answerer
-from routoo.pipeline.books import Grant
+from routoo.pipeline.dispatch.answer import Answerer
+from routoo.pipeline.dispatch.group_commit import Grant
 from tests.fakes.permit import OpenPermit
 
 BODY = {"messages": [{"role": "user", "content": "What is two plus two?"}], "max_tokens": 10}

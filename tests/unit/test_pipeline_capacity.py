@@ -9,8 +9,8 @@ import pytest
 
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import ModelExperience
-from routoo.pipeline.capacity import USABLE_SHARE, Demand, endpoint_capacities
-from routoo.pipeline.choose import choose
+from routoo.pipeline.select.capacity import USABLE_SHARE, Demand, endpoint_capacities
+from routoo.pipeline.select.problem import choose
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Status
 

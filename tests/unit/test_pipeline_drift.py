@@ -3,8 +3,8 @@
 import pytest
 
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience
-from routoo.pipeline.drift import Bill, bill_of
-from routoo.pipeline.experience import MIN_CALLS, RECENT_CALLS, fit_experience
+from routoo.pipeline.select.drift import Bill, bill_of
+from routoo.pipeline.select.experience import MIN_CALLS, RECENT_CALLS, fit_experience
 from tests.unit.test_pipeline_experience import calls, candidate
 
 

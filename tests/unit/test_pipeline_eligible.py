@@ -8,7 +8,7 @@ import pytest
 from routoo.domain.job import SLA, Job
 from routoo.domain.pool import Capability, Pool
 from routoo.domain.prompt import required_capabilities
-from routoo.pipeline.eligible import capable, usable
+from routoo.pipeline.select.eligibility import capable, usable
 from tests.batch_factory import pool_of
 
 POOL = pool_of("small", "middle", "large")

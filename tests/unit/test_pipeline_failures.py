@@ -3,8 +3,8 @@
 import pytest
 
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience
-from routoo.pipeline.experience import MIN_CALLS
-from routoo.pipeline.failures import drift_reason, learn, sure_shares
+from routoo.pipeline.select.experience import MIN_CALLS
+from routoo.pipeline.select.failures import drift_reason, learn, sure_shares
 from routoo.store.failures import NO_CALLS, CallOutcomes
 
 MOST = 0.25

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 from routoo.domain.job import SLA, Job, PendingJob
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
-from routoo.pipeline.hedge import Latencies
+from routoo.pipeline.dispatch.hedge import Latencies
 
 MODEL = CandidateModel(
     name="small",

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from routoo.domain.job import SLA, Job
-from routoo.pipeline.choose import _weigh, choose
-from routoo.pipeline.twins import Digests, Twins
+from routoo.pipeline.select.dedupe import Digests, Twins
+from routoo.pipeline.select.problem import _weigh, choose
 from routoo.selector.problem import Problem
 
 JOBS, MODELS = 6, 2

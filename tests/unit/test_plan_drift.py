@@ -2,8 +2,8 @@
 
 import pytest
 
-from routoo.pipeline.drift import Bill
-from routoo.pipeline.experience import MIN_CALLS
+from routoo.pipeline.select.drift import Bill
+from routoo.pipeline.select.experience import MIN_CALLS
 
 
 @pytest.mark.parametrize(

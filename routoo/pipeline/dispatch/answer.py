@@ -20,10 +20,10 @@ from routoo.domain.prompt import (
     estimate_call_tokens,
 )
 from routoo.errors import EndpointClosedError, EndpointError
-from routoo.pipeline.books import Books, Grant
-from routoo.pipeline.hedge import Answer, Call, Latencies, race
-from routoo.pipeline.settling import settle
-from routoo.pipeline.tally import Tally, expiry, failure
+from routoo.pipeline.dispatch.accounting import Tally, expiry, failure
+from routoo.pipeline.dispatch.group_commit import Books, Grant
+from routoo.pipeline.dispatch.hedge import Answer, Call, Latencies, race
+from routoo.pipeline.dispatch.settling import settle
 from routoo.ports import ChatClient, Permit
 
 _OUTAGE_PUT_OFF_S = 10.0

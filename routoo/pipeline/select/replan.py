@@ -13,12 +13,12 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import Lease
 from routoo.domain.prediction import NO_EXPERIENCE, Assignment, ModelExperience, experience_to_json
-from routoo.pipeline.choose import choose, is_met, pose_problem
-from routoo.pipeline.experience import batch_experience
-from routoo.pipeline.failures import answered_shares, failures_of, learn, load_outcomes
-from routoo.pipeline.matrix import BatchMatrix, load_matrix
-from routoo.pipeline.refusals import refusals
-from routoo.pipeline.select import select_batch
+from routoo.pipeline.select.experience import batch_experience
+from routoo.pipeline.select.failures import answered_shares, failures_of, learn, load_outcomes
+from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
+from routoo.pipeline.select.problem import choose, is_met, pose_problem
+from routoo.pipeline.select.refusals import refusals
+from routoo.pipeline.select.shard import select_batch
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
 from routoo.store import assignments, batches, ledger, results

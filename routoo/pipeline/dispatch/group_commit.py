@@ -16,7 +16,7 @@ from psycopg import AsyncConnection
 from routoo.domain.completion import Attempt, Reservation, Result
 from routoo.domain.job import Lease
 from routoo.errors import DatabaseUnavailableError, StoreError
-from routoo.pipeline.response_cache import ShardCache
+from routoo.pipeline.dispatch.response_cache import ShardCache
 from routoo.store import in_flight, ledger, response_cache, results, shards
 from routoo.store.database import Database
 

@@ -8,7 +8,7 @@ from jaxtyping import Float32
 
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import NO_EXPERIENCE, Experience
-from routoo.pipeline.endpoint_groups import EndpointGroup, endpoint_groups
+from routoo.pipeline.select.endpoint_groups import EndpointGroup, endpoint_groups
 from routoo.selector.problem import Capacity
 
 USABLE_SHARE = 0.9

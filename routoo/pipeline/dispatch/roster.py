@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
-from routoo.pipeline.answer import Answerer
+from routoo.pipeline.dispatch.answer import Answerer
 
 
 class Roster:

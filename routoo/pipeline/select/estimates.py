@@ -21,7 +21,7 @@ from routoo.domain.prompt import (
     image_count,
     requested_completion_tokens,
 )
-from routoo.pipeline import eligible
+from routoo.pipeline.select import eligibility
 from routoo.selector import limits
 
 NOTHING_KNOWN: Experience = {}
@@ -105,9 +105,9 @@ def _limits_of(
     """Return the jobs' own limits, and which models could answer them at all by now."""
     return replace(
         limits.JobLimits.of([job.sla for job in jobs]),
-        usable=eligible.usable(jobs, pool),
-        capable=eligible.capable(jobs, images, pool),
-        in_time=eligible.in_time(jobs, pool, datetime.now(UTC)),
+        usable=eligibility.usable(jobs, pool),
+        capable=eligibility.capable(jobs, images, pool),
+        in_time=eligibility.in_time(jobs, pool, datetime.now(UTC)),
     )
 
 

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Int
 
 from routoo.domain.prediction import Experience
-from routoo.pipeline.finish_time import endpoint_times, finish_time_s
-from routoo.pipeline.matrix import BatchMatrix
+from routoo.pipeline.select.finish_time import endpoint_times, finish_time_s
+from routoo.pipeline.select.matrix import BatchMatrix
 from routoo.selector.frontier import frontier
 from routoo.selector.problem import Problem
 from routoo.selector.risk import quality_interval

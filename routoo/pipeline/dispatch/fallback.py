@@ -7,8 +7,8 @@ import numpy as np
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import experience_from_json
-from routoo.pipeline.estimates import estimate
-from routoo.pipeline.failures import answered_shares
+from routoo.pipeline.select.estimates import estimate
+from routoo.pipeline.select.failures import answered_shares
 from routoo.store.batches import BatchRecord
 
 

@@ -9,11 +9,11 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, Job
 from routoo.domain.prediction import Experience
-from routoo.pipeline.bounds import Bounds
-from routoo.pipeline.capacity import Demand
-from routoo.pipeline.estimates import NOTHING_KNOWN, Estimates, estimate
-from routoo.pipeline.misfit import describe_misfit
-from routoo.pipeline.twins import Digests, Twins
+from routoo.pipeline.select.bounds import Bounds
+from routoo.pipeline.select.capacity import Demand
+from routoo.pipeline.select.dedupe import Digests, Twins
+from routoo.pipeline.select.estimates import NOTHING_KNOWN, Estimates, estimate
+from routoo.pipeline.select.misfit import describe_misfit
 from routoo.store import jobs, predictions
 from routoo.store.batches import BatchRecord
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from routoo.domain.completion import Result
 from routoo.domain.job import ResultStatus
-from routoo.pipeline.matrix import BatchMatrix
+from routoo.pipeline.select.matrix import BatchMatrix
 
 _NO_MONEY = "the budget does not cover a call for this job"
 

@@ -9,8 +9,8 @@ from psycopg import AsyncConnection
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience, experience_from_json
 from routoo.domain.prompt import estimate_prompt_tokens
-from routoo.pipeline.experience import MIN_CALLS, RECENT_CALLS, foreseen_completion_tokens
-from routoo.pipeline.failures import drift_reason, failures_of, load_outcomes
+from routoo.pipeline.select.experience import MIN_CALLS, RECENT_CALLS, foreseen_completion_tokens
+from routoo.pipeline.select.failures import drift_reason, failures_of, load_outcomes
 from routoo.store import batches
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import Replan

@@ -11,7 +11,7 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
 from routoo.domain.provider_batch import ProviderRow
 from routoo.errors import ContentFilterError, EndpointError
-from routoo.pipeline.tally import filtered
+from routoo.pipeline.dispatch.accounting import filtered
 
 _BYTES_PER_MB = 1_000_000
 

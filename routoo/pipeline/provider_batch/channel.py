@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 
 from routoo.domain.job import BatchStatus, Lease
 from routoo.domain.provider_batch import OpenProviderBatch, ProviderState
-from routoo.pipeline.content_filter import final_filters
-from routoo.pipeline.eligible import can_wait
-from routoo.pipeline.provider_rows import reservation_of, row_of, split
-from routoo.pipeline.provider_visit import Visit, Visitor
+from routoo.pipeline.dispatch.content_filter import final_filters
+from routoo.pipeline.provider_batch.rows import reservation_of, row_of, split
+from routoo.pipeline.provider_batch.tracker import Visit, Visitor
+from routoo.pipeline.select.eligibility import can_wait
 from routoo.store import jobs, ledger, provider_batches, shards
 from routoo.store.batches import BatchRecord
 from routoo.store.write_off import write_off

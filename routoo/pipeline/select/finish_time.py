@@ -13,8 +13,8 @@ from jaxtyping import Float, Float32, Int32
 
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import NO_EXPERIENCE, Experience
-from routoo.pipeline.capacity import Demand
-from routoo.pipeline.endpoint_groups import EndpointGroup, endpoint_groups, separate_groups
+from routoo.pipeline.select.capacity import Demand
+from routoo.pipeline.select.endpoint_groups import EndpointGroup, endpoint_groups, separate_groups
 
 _S_PER_MINUTE = 60.0
 _S_PER_HOUR = 3600.0

@@ -12,12 +12,12 @@ from routoo.domain.job import BatchStatus, Lease
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import Assignment
 from routoo.errors import InfeasibleError
-from routoo.pipeline.choose import choose, is_met, pose_problem
-from routoo.pipeline.experience import batch_experience
-from routoo.pipeline.forecast import describe_forecast
-from routoo.pipeline.matrix import BatchMatrix, load_matrix
-from routoo.pipeline.plan import describe_plan
-from routoo.pipeline.refusals import refusals
+from routoo.pipeline.select.experience import batch_experience
+from routoo.pipeline.select.forecast import describe_forecast
+from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
+from routoo.pipeline.select.plan import describe_plan
+from routoo.pipeline.select.problem import choose, is_met, pose_problem
+from routoo.pipeline.select.refusals import refusals
 from routoo.selector.solution import Solution
 from routoo.store import assignments, batches, followers, results
 from routoo.store.batches import BatchRecord

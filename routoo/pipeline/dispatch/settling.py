@@ -7,9 +7,9 @@ from routoo.domain.completion import Completion
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
 from routoo.errors import EndpointError, HedgeLostError
-from routoo.pipeline.books import Books
-from routoo.pipeline.hedge import Call
-from routoo.pipeline.tally import Tally, failed, filtered, succeeded, success
+from routoo.pipeline.dispatch.accounting import Tally, failed, filtered, succeeded, success
+from routoo.pipeline.dispatch.group_commit import Books
+from routoo.pipeline.dispatch.hedge import Call
 
 
 def settle(

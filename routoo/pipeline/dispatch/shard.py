@@ -8,15 +8,15 @@ from functools import partial
 from psycopg import AsyncConnection
 
 from routoo.domain.job import Lease, PendingJob
-from routoo.pipeline.answer import Answerer
-from routoo.pipeline.books import Books
-from routoo.pipeline.content_filter import final_filters
-from routoo.pipeline.control import Control, follow_batch, warn_of_budget
-from routoo.pipeline.experience import load_experience
-from routoo.pipeline.fallback import rank_candidates
-from routoo.pipeline.hedge import Latencies
-from routoo.pipeline.response_cache import ShardCache, serve
-from routoo.pipeline.roster import Roster
+from routoo.pipeline.dispatch.answer import Answerer
+from routoo.pipeline.dispatch.content_filter import final_filters
+from routoo.pipeline.dispatch.fallback import rank_candidates
+from routoo.pipeline.dispatch.follow_batch import Control, follow_batch, warn_of_budget
+from routoo.pipeline.dispatch.group_commit import Books
+from routoo.pipeline.dispatch.hedge import Latencies
+from routoo.pipeline.dispatch.response_cache import ShardCache, serve
+from routoo.pipeline.dispatch.roster import Roster
+from routoo.pipeline.select.experience import load_experience
 from routoo.ports import ChatClient
 from routoo.store import batches, followers, jobs, shards
 from routoo.store.batches import BatchRecord, replans

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float, Float32
 
 from routoo.domain.prediction import Experience
-from routoo.pipeline.capacity import endpoint_capacities
-from routoo.pipeline.failures import answered_shares
-from routoo.pipeline.matrix import BatchMatrix
+from routoo.pipeline.select.capacity import endpoint_capacities
+from routoo.pipeline.select.failures import answered_shares
+from routoo.pipeline.select.matrix import BatchMatrix
 from routoo.selector.problem import Capacity, Problem, match_model
 from routoo.selector.risk import lower_quality
 from routoo.selector.solution import Solution, Status

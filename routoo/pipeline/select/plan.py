@@ -7,8 +7,8 @@ import numpy as np
 
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import Experience, experience_to_json
-from routoo.pipeline.estimates import NOTHING_KNOWN
-from routoo.pipeline.matrix import BatchMatrix
+from routoo.pipeline.select.estimates import NOTHING_KNOWN
+from routoo.pipeline.select.matrix import BatchMatrix
 from routoo.selector.solution import Solution
 from routoo.statistics import mix_quality
 

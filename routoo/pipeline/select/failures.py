@@ -18,7 +18,7 @@ from routoo.domain.prediction import (
     ModelExperience,
     experience_from_json,
 )
-from routoo.pipeline.experience import MIN_CALLS
+from routoo.pipeline.select.experience import MIN_CALLS
 from routoo.statistics import share_interval
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.failures import CallOutcomes, outcomes_since

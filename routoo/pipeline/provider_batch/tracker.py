@@ -16,7 +16,7 @@ from routoo.domain.job import Lease
 from routoo.domain.pool import CandidateModel
 from routoo.domain.provider_batch import OpenProviderBatch, ProviderBatch, ProviderState
 from routoo.errors import ConfigError, EndpointError, InvalidResponseError, RequestRejectedError
-from routoo.pipeline.provider_rows import input_file, settlement
+from routoo.pipeline.provider_batch.rows import input_file, settlement
 from routoo.ports import BatchProvider
 from routoo.store import ledger, provider_batches, results
 from routoo.store.database import Database

@@ -1,0 +1,1 @@
+"""The dispatch stage: calls the chosen models, accounts for every call and records results."""

@@ -1,0 +1,1 @@
+"""Jobs that providers answer through their batch APIs."""
