@@ -22,7 +22,7 @@ from figures import Figure, show
 from predictor_limit import limit_flops_per_s, read_work
 
 from routoo.domain.tables import read_items
-from routoo.predictor.encoder import Encoder
+from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.predictor import load_predictor
 
 Work = Callable[[Sequence[str]], object]

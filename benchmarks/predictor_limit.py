@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from routoo.predictor.encoder import Encoder
-from routoo.predictor.language_model import is_decoder
+from routoo.predictor.backbone.encoder import Encoder
+from routoo.predictor.backbone.language_model import is_decoder
 
 _PRODUCTS = 10
 _WIDTH = {"cpu": 2048, "cuda": 8192}

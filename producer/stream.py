@@ -23,7 +23,7 @@ from routoo.domain.job import Job
 from routoo.domain.pool import Pool
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
 from routoo.pipeline.select import eligibility
-from routoo.selector.pacing import PlannedGroup, next_price, share_usd
+from routoo.selector.budget_pacing import PlannedGroup, next_price, share_usd
 from routoo.store import batches, streams
 from routoo.store.database import Database
 from routoo.store.jobs import JobInput, copy_jobs

@@ -14,9 +14,19 @@ from routoo.domain.pool_file import parse_pool
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
 from routoo.files import replacing
-from routoo.selector.answers import Answers
-from routoo.selector.tariffs import check_priced, derive_prices, price_answers, read_prices
-from routoo.selector.universe import GREEDY_SHARE, Universe, choose_universe, value_answers
+from routoo.selector.pool_choice.answers import Answers
+from routoo.selector.pool_choice.choose import (
+    GREEDY_SHARE,
+    Universe,
+    choose_universe,
+    value_answers,
+)
+from routoo.selector.pool_choice.tariffs import (
+    check_priced,
+    derive_prices,
+    price_answers,
+    read_prices,
+)
 
 
 def choose_pool(options: ChooseOptions) -> None:

@@ -15,9 +15,9 @@ from routoo.errors import InputError
 from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import Quality
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
-from routoo.predictor.domains import domain_means, number_domains
 from routoo.predictor.fitting import FitOptions, fit_estimator
-from routoo.predictor.holes import known_mean
+from routoo.predictor.missing_values import known_mean
+from routoo.predictor.views.domain import domain_means, number_domains
 
 SPLITS = 5
 """Parts that items or domains are dealt into."""

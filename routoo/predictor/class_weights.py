@@ -8,7 +8,7 @@ held-out outcome alike.
 import numpy as np
 from jaxtyping import Float32
 
-from routoo.predictor.holes import known_mean
+from routoo.predictor.missing_values import known_mean
 from routoo.predictor.options import ClassWeight
 
 

@@ -8,13 +8,13 @@ from jaxtyping import Float16, Float32
 
 from routoo.predictor.adopted import Adopted
 from routoo.predictor.calibration import Calibration
+from routoo.predictor.completion_tokens import TokenHead
 from routoo.predictor.logistic import logit, sigmoid
 from routoo.predictor.member import Member
-from routoo.predictor.neighbours import Nearby, Neighbours
 from routoo.predictor.novelty import Novelty
 from routoo.predictor.projection import Projection
-from routoo.predictor.stack import Stack
-from routoo.predictor.tokens import TokenHead
+from routoo.predictor.stacking import Stack
+from routoo.predictor.views.neighbours import Nearby, Neighbours
 
 
 @dataclass(frozen=True, slots=True)

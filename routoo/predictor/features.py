@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from routoo.predictor.encoder import Encoded, Progress
-from routoo.predictor.lexical import LEXICAL_WIDTH, lexical_features
+from routoo.predictor.backbone.encoder import Encoded, Progress
+from routoo.predictor.prompt_features import LEXICAL_WIDTH, lexical_features
 
 
 @runtime_checkable

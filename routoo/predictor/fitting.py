@@ -9,18 +9,18 @@ from jaxtyping import Bool, Float32, Int64
 from routoo.errors import InputError
 from routoo.predictor.adopted import Adopted
 from routoo.predictor.calibration import Calibration, fit_calibration
+from routoo.predictor.completion_tokens import TokenHead
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
-from routoo.predictor.domains import number_domains
 from routoo.predictor.estimator import Estimator
-from routoo.predictor.kernel import choose_landmarks
-from routoo.predictor.linear import Ridge
 from routoo.predictor.member import ALL_VIEWS, Member
-from routoo.predictor.neighbours import NEIGHBOURS, Neighbours
 from routoo.predictor.novelty import Novelty
 from routoo.predictor.options import ClassWeight
 from routoo.predictor.projection import Projection
-from routoo.predictor.stack import Stack
-from routoo.predictor.tokens import TokenHead
+from routoo.predictor.regression import Ridge
+from routoo.predictor.stacking import Stack
+from routoo.predictor.views.domain import number_domains
+from routoo.predictor.views.kernel import choose_landmarks
+from routoo.predictor.views.neighbours import NEIGHBOURS, Neighbours
 
 MIN_ITEMS = 20
 """Fewer can't be dealt into folds that each show every view something."""

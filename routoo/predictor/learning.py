@@ -6,11 +6,11 @@ import numpy as np
 from jaxtyping import Float32
 
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
-from routoo.predictor.domains import number_domains
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.fitting import FitOptions
 from routoo.predictor.member import Member
-from routoo.predictor.neighbours import Neighbours
+from routoo.predictor.views.domain import number_domains
+from routoo.predictor.views.neighbours import Neighbours
 
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 

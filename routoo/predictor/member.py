@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from routoo.predictor.domains import DomainView
-from routoo.predictor.kernel import KernelView
-from routoo.predictor.linear import Linear, Ridge, fit_logistic
 from routoo.predictor.options import ClassWeight
+from routoo.predictor.regression import Linear, Ridge, fit_logistic
+from routoo.predictor.views.domain import DomainView
+from routoo.predictor.views.kernel import KernelView
 
 PARAMETRIC_VIEWS = ("linear", "domain", "kernel")
 ALL_VIEWS = (*PARAMETRIC_VIEWS, "neighbours")

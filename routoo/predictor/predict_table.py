@@ -17,7 +17,7 @@ from routoo.domain.prediction import Predictions
 from routoo.domain.tables import read_items
 from routoo.errors import InputError
 from routoo.files import check_suffix, replacing
-from routoo.predictor.encoder import Progress
+from routoo.predictor.backbone.encoder import Progress
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 
 BAD_ROWS_SHOWN = 10

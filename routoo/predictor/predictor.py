@@ -9,10 +9,10 @@ from jaxtyping import Bool, Float32
 
 from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError, InputError
-from routoo.predictor.backbone import find_backbone
-from routoo.predictor.cache import EmbeddingCache
+from routoo.predictor.backbone.configuration import find_backbone
+from routoo.predictor.backbone.encoder import Encoder, Progress
 from routoo.predictor.checkpoint import Checkpoint, read_checkpoint
-from routoo.predictor.encoder import Encoder, Progress
+from routoo.predictor.embedding_cache import EmbeddingCache
 from routoo.predictor.features import Embeds, prompt_features
 from routoo.predictor.manifest import Manifest
 from routoo.predictor.options import Pooling, Precision, Reading

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float64, UInt8
 
 from routoo.selector.frontier import cost_at_price
-from routoo.selector.hull import climb
-from routoo.selector.limits import describe
+from routoo.selector.job_limits import describe
+from routoo.selector.option_table import Table
 from routoo.selector.problem import Problem
+from routoo.selector.solvers.lagrangian.hull import climb
 from routoo.selector.sweep import choose_at
-from routoo.selector.table import Table
 
 _Move = tuple[int, float]
 """A column and the price, in quality per USD, at which the choice moves to it."""

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routoo.selector.path import Goal, Path, find_path
+from routoo.selector.option_table import Table
 from routoo.selector.problem import Problem
 from routoo.selector.report import servable_jobs
+from routoo.selector.solvers.lagrangian.price_path import Goal, Path, find_path
 from routoo.selector.sweep import Totals, sweep
-from routoo.selector.table import Table
 
 
 @dataclass(frozen=True, slots=True)

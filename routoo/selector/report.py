@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Int
 
 from routoo.selector.accounts import exact_sum
+from routoo.selector.option_table import Table
 from routoo.selector.problem import Problem
 from routoo.selector.solution import OPTIMAL_GAP, Solution, Status
-from routoo.selector.table import Table
 
 ROUNDING = 1e-13
 """Relative room for rounding that a bound computed in floats is given."""

@@ -5,8 +5,8 @@ from typing import Literal
 
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
-from routoo.selector.solvers.dual_ascent import solve_dual_ascent
-from routoo.selector.solvers.lagrangian import solve_lagrangian
+from routoo.selector.solvers.dual_ascent.solver import solve_dual_ascent
+from routoo.selector.solvers.lagrangian.solver import solve_lagrangian
 from routoo.selector.solvers.milp import solve_milp
 
 SolverName = Literal["lagrangian", "milp"]

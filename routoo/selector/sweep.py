@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int16, Int64
 
-from routoo.selector.table import Table
+from routoo.selector.option_table import Table
 
 BLOCK_JOBS = 2048
 """Rows of a block: two buffers of ten models stay in a core's second-level cache."""

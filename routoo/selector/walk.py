@@ -6,9 +6,9 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Int16, Int64
 
-from routoo.selector.path import Path
-from routoo.selector.polish import Exchange, polish
-from routoo.selector.table import Table
+from routoo.selector.option_table import Table
+from routoo.selector.solvers.lagrangian.local_search import Exchange, polish
+from routoo.selector.solvers.lagrangian.price_path import Path
 
 NEIGHBOURS = 256
 """Steps on either side of where the path was left whose jobs are looked at again."""

@@ -12,7 +12,7 @@ from jaxtyping import Float32
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import InputError
 from routoo.evaluation.quality_metrics import metrics_by_model
-from routoo.predictor.adopting import adopt, held_out_quality
+from routoo.predictor.added_models import adopt, held_out_quality
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.dataset import (
     OutcomeMatrix,

@@ -8,10 +8,10 @@ from rich.console import Console
 
 from routoo.cli.fitting_options import FittingOptions
 from routoo.console.progress import counted
-from routoo.predictor.backbone import find_backbone
-from routoo.predictor.cache import EmbeddingCache
+from routoo.predictor.backbone.configuration import find_backbone
+from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.dataset import OutcomeMatrix
-from routoo.predictor.encoder import Encoder
+from routoo.predictor.embedding_cache import EmbeddingCache
 from routoo.predictor.features import prompt_features
 from routoo.predictor.fitting import FitOptions
 from routoo.predictor.options import TuneOptions

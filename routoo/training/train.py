@@ -20,14 +20,14 @@ from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.report.number_format import fixed
 from routoo.evaluation_runs.graded_outcomes import OutcomeTables
 from routoo.files import check_suffix
+from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
+from routoo.predictor.completion_tokens import UNKNOWN_TOKENS
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
-from routoo.predictor.encoder import Encoder
 from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
 from routoo.predictor.learning import learning_curve
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.manifest import Manifest
-from routoo.predictor.tokens import UNKNOWN_TOKENS
 from routoo.selector.conformal import floor_margins
 from routoo.training.predictor_settings import fit_options, load_encoder, read_prompts, tune_options
 from routoo.training.retrain import promote_if_not_worse, refuse_folder_in_use, training_tables

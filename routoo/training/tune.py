@@ -7,11 +7,11 @@ from jaxtyping import Bool
 from rich.console import Console
 
 from routoo.console.progress import counted
+from routoo.predictor.backbone.encoder import Encoder
+from routoo.predictor.backbone.tuning import tune
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
-from routoo.predictor.encoder import Encoder
 from routoo.predictor.fitting import FitOptions, check_enough
 from routoo.predictor.options import TuneOptions
-from routoo.predictor.tuning import tune
 
 TUNING_STATE = "tuning.safetensors"
 """File in the checkpoint's folder that an interrupted tuning goes on from."""

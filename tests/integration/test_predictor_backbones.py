@@ -25,13 +25,14 @@ from routoo.errors import CheckpointError, InputError
 from routoo.evaluation.cross_fitting import Readout, cross_fit, deal
 from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import metrics_by_model
-from routoo.predictor.backbone import find_backbone
+from routoo.predictor.backbone.configuration import find_backbone
+from routoo.predictor.backbone.encoder import Encoder
+from routoo.predictor.backbone.language_model import is_decoder
+from routoo.predictor.backbone.tuning import _Run, tune
 from routoo.predictor.checkpoint import read_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
-from routoo.predictor.encoder import Encoder
 from routoo.predictor.features import prompt_features
 from routoo.predictor.fitting import FitOptions
-from routoo.predictor.language_model import is_decoder
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.options import (
     DEFAULT_BACKBONE,
@@ -42,7 +43,6 @@ from routoo.predictor.options import (
     TuneOptions,
 )
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
-from routoo.predictor.tuning import _Run, tune
 
 SMALL = {
     "hidden_size": 16,

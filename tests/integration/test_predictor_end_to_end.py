@@ -18,15 +18,15 @@ from routoo.cli.main import app
 from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
-from routoo.predictor.backbone import find_backbone
-from routoo.predictor.cache import EmbeddingCache
+from routoo.predictor.backbone.configuration import find_backbone
+from routoo.predictor.backbone.encoder import Encoded, Encoder, Progress
 from routoo.predictor.checkpoint import (
     pack,
     read_checkpoint,
     weights_sha256,
     write_checkpoint,
 )
-from routoo.predictor.encoder import Encoded, Encoder, Progress
+from routoo.predictor.embedding_cache import EmbeddingCache
 from routoo.predictor.manifest import checkpoint_models, manifest_text, read_manifest
 from routoo.predictor.options import DEFAULT_BACKBONE, Reading
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor

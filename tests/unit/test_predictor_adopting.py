@@ -6,7 +6,7 @@ import pytest
 from routoo.domain.items import Item
 from routoo.errors import InputError
 from routoo.evaluation.quality_metrics import auc
-from routoo.predictor.adopting import adopt, held_out_quality
+from routoo.predictor.added_models import adopt, held_out_quality
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.fitting import FitOptions, fit_estimator

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.predictor.batching import Window, micro_batches
+from routoo.predictor.backbone.window import Window, micro_batches
 from routoo.predictor.text import MAX_CHARACTERS, bounded, clean
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from routoo.errors import CheckpointError
-from routoo.predictor.lora import (
+from routoo.predictor.backbone.lora import (
     SCALE,
     LoRALinear,
     adapter_tensors,

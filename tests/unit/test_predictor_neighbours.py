@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from routoo.predictor.logistic import sigmoid
-from routoo.predictor.neighbours import NEIGHBOURS, Neighbours
+from routoo.predictor.views.neighbours import NEIGHBOURS, Neighbours
 
 WIDTH = 16
 

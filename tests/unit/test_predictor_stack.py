@@ -3,7 +3,7 @@
 import numpy as np
 
 from routoo.predictor.logistic import sigmoid
-from routoo.predictor.stack import Stack
+from routoo.predictor.stacking import Stack
 
 ITEMS = 4000
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from routoo.predictor.transfer import (
+from routoo.predictor.backbone.batching import (
     Arrival,
     DirectTransfer,
     Padded,

@@ -8,15 +8,15 @@ import pytest
 from routoo.domain.job import SLA
 from routoo.errors import InputError
 from routoo.selector import Problem, solve
+from routoo.selector.confidence import lower_quality, quality_interval, risk_of_confidence
 from routoo.selector.conformal import fit_floor
 from routoo.selector.explain import explain
-from routoo.selector.limits import (
+from routoo.selector.job_limits import (
     Estimates,
     JobLimits,
     Reason,
     find_reasons,
 )
-from routoo.selector.risk import lower_quality, quality_interval, risk_of_confidence
 
 QUALITY = np.array([[0.5, 0.7, 0.9], [0.5, 0.7, 0.85]], dtype=np.float32)
 COST = np.array([[1.0, 2.0, 6.0]] * 2)

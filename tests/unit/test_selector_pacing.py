@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.selector import Problem, solve
-from routoo.selector.pacing import STEP, PlannedGroup, next_price, share_usd
+from routoo.selector.budget_pacing import STEP, PlannedGroup, next_price, share_usd
 
 GROUPS, ROWS = 200, 25
 

@@ -10,8 +10,9 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from routoo.selector import Capacity, Problem, Status, path, solve
+from routoo.selector import Capacity, Problem, Status, solve
 from routoo.selector.frontier import frontier
+from routoo.selector.solvers.lagrangian import price_path
 from tests.unit.selector_cases import every_choice, exact_cost, problems, served
 
 EPS = 1e-9
@@ -45,7 +46,7 @@ def test_a_budget_is_met_exactly_whenever_it_can_be(problem: Problem) -> None:
 @quick
 @given(problems(max_jobs=7, max_models=3, budget_usd=BUDGETS))
 def test_the_way_by_samples_keeps_the_same_promises(problem: Problem) -> None:
-    with patch.object(path, "DIRECT_JOBS", 1), patch.object(path, "SAMPLE_RATIO", 2):
+    with patch.object(price_path, "DIRECT_JOBS", 1), patch.object(price_path, "SAMPLE_RATIO", 2):
         solution = solve(problem)
     best = _optimum(problem)
     assert solution.feasible == (best is not None)

@@ -11,7 +11,8 @@ import pytest
 from routoo.errors import InputError
 from routoo.selector import Capacity, Problem, Status, match_model, solve
 from routoo.selector.accounts import exact_sum
-from routoo.selector.baselines import (
+from routoo.selector.frontier import cost_at_price
+from tests.unit.selector_baselines import (
     choose_best,
     choose_by_threshold,
     choose_cheapest,
@@ -23,7 +24,6 @@ from routoo.selector.baselines import (
     oracle,
     totals,
 )
-from routoo.selector.frontier import cost_at_price
 
 QUALITY = np.array([[0.5, 0.9], [0.6, 0.7]], dtype=np.float32)
 COST = np.array([[1.0, 3.0], [1.0, 3.0]])
@@ -214,7 +214,7 @@ def test_sums_are_exact_over_many_orders_of_magnitude() -> None:
 
 def test_the_selector_starts_without_scipy_or_torch() -> None:
     code = (
-        "import sys, routoo.selector, routoo.selector.universe, routoo.selector.explain;"
+        "import sys, routoo.selector, routoo.selector.pool_choice.choose, routoo.selector.explain;"
         "sys.exit(any(name in sys.modules for name in ('scipy', 'torch')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

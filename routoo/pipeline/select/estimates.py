@@ -22,7 +22,7 @@ from routoo.domain.prompt import (
     requested_completion_tokens,
 )
 from routoo.pipeline.select import eligibility
-from routoo.selector import limits
+from routoo.selector import job_limits
 
 NOTHING_KNOWN: Experience = {}
 
@@ -80,7 +80,7 @@ def estimate(
     completion_price = _array(float(model.price_usd_per_mtok.completion) for model in pool.models)
     margins = _array(model.quality_margin for model in known)
     sure_quality = np.clip(quality - margins, 0.0, 1.0) if margins.any() else quality
-    pairs = limits.Estimates(
+    pairs = job_limits.Estimates(
         sure_quality,
         # A cap is a promise: it must hold for the worst case of a call.
         _worst_case_usd(jobs, images, pool),
@@ -95,16 +95,16 @@ def estimate(
         tokens=prompt + completion,
         latency_s=latency_s,
         sure_quality=sure_quality,
-        reasons=limits.find_reasons(pairs, _limits_of(jobs, images, pool)),
+        reasons=job_limits.find_reasons(pairs, _limits_of(jobs, images, pool)),
     )
 
 
 def _limits_of(
     jobs: Sequence[Job], images: Int[np.ndarray, " jobs"], pool: Pool
-) -> limits.JobLimits:
+) -> job_limits.JobLimits:
     """Return the jobs' own limits, and which models could answer them at all by now."""
     return replace(
-        limits.JobLimits.of([job.sla for job in jobs]),
+        job_limits.JobLimits.of([job.sla for job in jobs]),
         usable=eligibility.usable(jobs, pool),
         capable=eligibility.capable(jobs, images, pool),
         in_time=eligibility.in_time(jobs, pool, datetime.now(UTC)),

@@ -8,9 +8,9 @@ from jaxtyping import Int
 from routoo.domain.prediction import Experience
 from routoo.pipeline.select.finish_time import endpoint_times, finish_time_s
 from routoo.pipeline.select.matrix import BatchMatrix
+from routoo.selector.confidence import quality_interval
 from routoo.selector.frontier import frontier
 from routoo.selector.problem import Problem
-from routoo.selector.risk import quality_interval
 from routoo.selector.solution import Solution
 from routoo.statistics import mix_quality
 from routoo.store.batches import BatchRecord

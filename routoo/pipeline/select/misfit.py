@@ -5,7 +5,7 @@ from jaxtyping import Float, Float64, UInt8
 
 from routoo.domain.job import Job
 from routoo.domain.prompt import image_count, required_capabilities
-from routoo.selector.limits import Reason
+from routoo.selector.job_limits import Reason
 
 _IN_TURN = (
     Reason.DENIED,

@@ -10,8 +10,8 @@ from routoo.domain.prediction import Experience
 from routoo.pipeline.select.capacity import endpoint_capacities
 from routoo.pipeline.select.failures import answered_shares
 from routoo.pipeline.select.matrix import BatchMatrix
+from routoo.selector.confidence import lower_quality
 from routoo.selector.problem import Capacity, Problem, match_model
-from routoo.selector.risk import lower_quality
 from routoo.selector.solution import Solution, Status
 from routoo.selector.solve import solve
 from routoo.store.batches import BatchRecord

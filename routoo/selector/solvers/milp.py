@@ -14,9 +14,9 @@ from jaxtyping import Float64, Int32, Int64
 from routoo.errors import InputError
 from routoo.selector.problem import Problem
 from routoo.selector.report import Proof, conclude, infeasible
-from routoo.selector.resources import Programme
 from routoo.selector.solution import Solution, Status
-from routoo.selector.solvers.dual_ascent import advise, keeps
+from routoo.selector.solvers.dual_ascent.solver import advise, keeps
+from routoo.selector.solvers.programme import Programme
 
 MAX_PAIRS = 500_000
 """Beyond this many allowed pairs HiGHS takes hours."""

@@ -7,9 +7,9 @@ floats; none of these is meant to spend real money.
 import numpy as np
 from jaxtyping import Float, Float64, Int32
 
+from routoo.selector.option_table import Table
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
-from routoo.selector.table import Table
 
 Choice = Int32[np.ndarray, " jobs"]
 

@@ -10,12 +10,12 @@ from fractions import Fraction
 import numpy as np
 
 from routoo.selector.accounts import exact_sum
-from routoo.selector.path import Goal, Path, find_path
+from routoo.selector.option_table import Table
 from routoo.selector.problem import Problem
 from routoo.selector.report import Proof, advise_budget, conclude, infeasible, servable_jobs
 from routoo.selector.solution import Solution, Status
+from routoo.selector.solvers.lagrangian.price_path import Goal, Path, find_path
 from routoo.selector.sweep import sweep
-from routoo.selector.table import Table
 from routoo.selector.walk import Walk
 
 ENOUGH_GAP = 2e-9

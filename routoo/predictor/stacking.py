@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float32, Float64
 from scipy.optimize import minimize
 
-from routoo.predictor.holes import PRIOR_OUTCOMES, known_mean, with_prior
 from routoo.predictor.logistic import sigmoid
+from routoo.predictor.missing_values import PRIOR_OUTCOMES, known_mean, with_prior
 
 _RIDGE = 10.0
 """Pull of the views' weights towards equal shares, and of a direction's weights towards those of

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, Int64
 
-from routoo.predictor.holes import PRIOR_OUTCOMES, model_levels
 from routoo.predictor.logistic import logit
+from routoo.predictor.missing_values import PRIOR_OUTCOMES, model_levels
 
 NEIGHBOURS = 80
 SHARPNESS = 8.0

@@ -13,10 +13,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
+from routoo.selector.option_table import Table
 from routoo.selector.problem import Problem
 from routoo.selector.report import servable_jobs
 from routoo.selector.sweep import BLOCK_JOBS
-from routoo.selector.table import Table
 
 
 @dataclass(frozen=True, slots=True)

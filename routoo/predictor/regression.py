@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
 from routoo.predictor.class_weights import outcome_weights
-from routoo.predictor.holes import with_prior
+from routoo.predictor.missing_values import with_prior
 from routoo.predictor.options import ClassWeight
 
 MAX_ITERATIONS = 100

@@ -13,7 +13,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging as transformers_logging
 
 from routoo.errors import CheckpointError
-from routoo.predictor.backbone import Backbone
+from routoo.predictor.backbone.configuration import Backbone
 from routoo.predictor.memory import keep_freed_memory
 from routoo.predictor.options import Precision
 

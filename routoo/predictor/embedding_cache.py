@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from routoo.files import replacing
-from routoo.predictor.encoder import Encoded, Encoder, Progress
+from routoo.predictor.backbone.encoder import Encoded, Encoder, Progress
 
 SAVE_EVERY_PROMPTS = 1024
 """A fit that is interrupted loses at most this many embeddings."""

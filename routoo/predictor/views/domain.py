@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from scipy.special import softmax
 
-from routoo.predictor.holes import model_levels
-from routoo.predictor.linear import Linear, fit_softmax
 from routoo.predictor.logistic import logit
+from routoo.predictor.missing_values import model_levels
+from routoo.predictor.regression import Linear, fit_softmax
 
 CLASSIFIER_RIDGE = 100.0
 PRIOR_OUTCOMES = 20.0

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int16, Int64
 
-from routoo.selector.resources import Block
+from routoo.selector.solvers.programme import Block
 
 ROUNDS = 200
 FILL_ROUNDS = 40

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int16
 
-from routoo.selector.resources import Block, Programme
+from routoo.selector.solvers.programme import Block, Programme
 
 SAMPLE_JOBS = 12_000
 SAMPLE_SEED = 20_260_402

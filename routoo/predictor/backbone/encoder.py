@@ -11,14 +11,14 @@ from jaxtyping import Bool, Float, Float32
 from torch import Tensor
 
 from routoo.errors import CheckpointError, InputError
-from routoo.predictor.backbone import Backbone
-from routoo.predictor.batching import Window, micro_batches
-from routoo.predictor.language_model import compile_layers, is_decoder, load_language_model
-from routoo.predictor.lora import arrays_sha256, merge_adapters
+from routoo.predictor.backbone.batching import Tokens, choose_transfer, computed
+from routoo.predictor.backbone.configuration import Backbone
+from routoo.predictor.backbone.language_model import compile_layers, is_decoder, load_language_model
+from routoo.predictor.backbone.lora import arrays_sha256, merge_adapters
+from routoo.predictor.backbone.window import Window, micro_batches
 from routoo.predictor.options import Pooling, Reading
 from routoo.predictor.pooling import pooler
 from routoo.predictor.text import bounded, clean, string_sha256
-from routoo.predictor.transfer import Tokens, choose_transfer, computed
 
 MAX_WINDOW_TOKENS = 512
 """Longest sequence that is scored: attention beyond it costs more than it was seen to tell."""

@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, Int16, Int64
 
-from routoo.selector.hull import Steps, climb
+from routoo.selector.option_table import Table
+from routoo.selector.solvers.lagrangian.hull import Steps, climb
 from routoo.selector.sweep import Sweep, Totals, sweep
-from routoo.selector.table import Table
 
 DIRECT_JOBS = 1000
 """Up to here every job's whole hull is cheaper than a pass with a sample's bracket."""

@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Float64, Int, Int16, Int64
 
 from routoo.selector.accounts import exact_sum
-from routoo.selector.prices import Priced, find_prices, least_gain
 from routoo.selector.problem import Problem
-from routoo.selector.repair import Repair
 from routoo.selector.report import Proof, advise_limits, conclude, infeasible
-from routoo.selector.resources import Programme
 from routoo.selector.solution import Solution, Status
-from routoo.selector.solvers.lagrangian import solve_lagrangian
+from routoo.selector.solvers.dual_ascent.dual_prices import Priced, find_prices, least_gain
+from routoo.selector.solvers.dual_ascent.repair import Repair
+from routoo.selector.solvers.lagrangian.solver import solve_lagrangian
+from routoo.selector.solvers.programme import Programme
 
 MOVABLE_JOBS = 20_000
 """Jobs looked at in a repair: those nearest to changing their mind at the prices."""

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float16, Float32
 from scipy.linalg import solve
 
-from routoo.predictor.holes import known_mean
+from routoo.predictor.missing_values import known_mean
 
 LANDMARKS = 1000
 RIDGE = 0.3

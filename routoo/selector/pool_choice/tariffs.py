@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from routoo.domain.pool import TOKENS_PER_MTOK, Tariff
 from routoo.errors import InputError
-from routoo.selector.answers import Answers
+from routoo.selector.pool_choice.answers import Answers
 
 COLUMNS = ("model", "usd_per_mtok_in", "usd_per_mtok_out")
 EXACT = 1e-3

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32
 
-from routoo.predictor.holes import known_mean
-from routoo.predictor.linear import Linear, Ridge, fit_least_squares
+from routoo.predictor.missing_values import known_mean
+from routoo.predictor.regression import Linear, Ridge, fit_least_squares
 
 UNKNOWN_TOKENS = 256.0
 """Length assumed where no outcome of any model tells one."""

@@ -1,0 +1,1 @@
+"""The backbone: a light language model that turns prompts into feature vectors."""

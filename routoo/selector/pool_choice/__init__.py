@@ -1,0 +1,1 @@
+"""Which candidate models form the best pool, from graded answers and prices."""

@@ -1,0 +1,1 @@
+"""The default solver: Lagrangian relaxation of the multiple-choice knapsack problem."""
