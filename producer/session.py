@@ -43,7 +43,7 @@ def wake_workers(settings: Settings, stage: Stage, batch_id: UUID, shard_count: 
     if settings.embedded_broker and not EmbeddedValkey(settings.home).is_running():
         note(_NO_WORKERS)
         return
-    from producer.wake import wake  # noqa: PLC0415 - kombu takes 0.1 s, wanted only here
+    from producer.queue import wake  # noqa: PLC0415 - kombu takes 0.1 s, wanted only here
 
     try:
         wake(broker_url(settings), stage, batch_id, shard_count)

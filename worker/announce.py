@@ -7,7 +7,7 @@ from celery import Celery
 from kombu.exceptions import OperationalError
 
 from routoo.domain.job import ShardKey, Stage
-from worker.broker import message, task_name
+from routoo.task_queue import message, task_name
 
 _log = structlog.get_logger(__name__)
 

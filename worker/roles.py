@@ -4,7 +4,7 @@ from enum import StrEnum
 
 from routoo.domain.job import Stage
 from routoo.settings import Settings
-from worker.broker import CONTROL_QUEUE
+from routoo.task_queue import CONTROL_QUEUE
 
 
 class Role(StrEnum):

@@ -10,8 +10,8 @@ from routoo.pipeline.select.drift import ReplanOptions
 from routoo.pipeline.shard_work import ShardWorker
 from routoo.store.database import Database
 from worker.announce import announce
-from worker.app import RECOVER_TASK, REPLAN_TASK
-from worker.broker import task_name
+from worker.queue import RECOVER_TASK, REPLAN_TASK
+from routoo.task_queue import task_name
 from worker.loop import LoopThread
 from worker.recovery import recover
 from worker.replanning import replan

@@ -11,7 +11,7 @@ import time
 from celery import signals
 
 from routoo.settings import Settings
-from worker.app import create_app
+from worker.queue import create_app
 
 
 def hold(batch_id: str, shard_no: int) -> None:

@@ -16,12 +16,12 @@ import pytest
 from celery import Celery
 from kombu.entity import Queue
 
-from producer.wake import wake
+from producer.queue import wake
 from routoo.domain.job import ShardKey, Stage
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.settings import Settings
 from worker.announce import announce, waiting
-from worker.app import create_app
+from worker.queue import create_app
 
 CONSUMER = Path(__file__).with_name("broker_consumer.py")
 BATCH = UUID(int=5)

@@ -8,8 +8,8 @@ import pytest
 from routoo.domain.job import ShardKey, Stage
 from routoo.errors import ConfigError
 from routoo.settings import Settings
-from worker.app import RECOVER_TASK, create_app
-from worker.broker import message, queue, task_name, transport_options
+from worker.queue import RECOVER_TASK, create_app
+from routoo.task_queue import message, queue, task_name, transport_options
 
 AMQP = "amqp://guest:guest@localhost:5672//"
 REDIS = "redis://localhost:6379/0"

@@ -4,7 +4,7 @@ from celery import Celery
 
 from routoo.domain.job import Stage
 from routoo.settings import Settings
-from worker.broker import CONTROL_QUEUE, queue, task_name, transport_options
+from routoo.task_queue import CONTROL_QUEUE, queue, task_name, transport_options
 
 RECOVER_TASK = "routoo.recover"
 REPLAN_TASK = "routoo.replan"
