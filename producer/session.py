@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from producer.notice import note
+from producer.queue import publish
 from routoo.domain.job import Stage
 from routoo.embedded.stack import embedded_stack
 from routoo.embedded.urls import broker_url
@@ -43,9 +44,7 @@ def wake_workers(settings: Settings, stage: Stage, batch_id: UUID, shard_count: 
     if settings.embedded_broker and not EmbeddedValkey(settings.home).is_running():
         note(_NO_WORKERS)
         return
-    from producer.queue import wake  # noqa: PLC0415 - kombu takes 0.1 s, wanted only here
-
     try:
-        wake(broker_url(settings), stage, batch_id, shard_count)
+        publish(broker_url(settings), stage, batch_id, shard_count)
     except BrokerUnavailableError as error:
         note(f"note: {error}")

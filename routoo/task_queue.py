@@ -1,37 +1,37 @@
-"""What each kind of broker needs to be told so that no message is lost or blocks others."""
+"""The queues between the programs: their names, their messages, and the settings of both ends.
+
+The producer publishes to these queues and the workers consume them, each with a Celery app of its
+own. What the two apps must agree on is here, as plain data: the library imports no task queue.
+"""
 
 from typing import Any
 from urllib.parse import urlsplit
-
-from kombu.entity import Exchange, Queue
 
 from routoo.domain.job import ShardKey, Stage
 from routoo.errors import ConfigError
 
 CONTROL_QUEUE = "control"
-"""Queue of the recovery tick, apart so that long stages never hold it up."""
+"""Queue of the periodic tasks, apart so that long stages never delay them."""
+_EXCHANGE = "routoo"
 _AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 _REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket"})
-_EXCHANGE = Exchange("routoo", type="direct", durable=True)  # type: ignore[no-untyped-call]
-_REDELIVERY_FACTOR = 2.0
-"""Redis hands a message out again after this many time limits of its task."""
 
 
 def task_name(stage: Stage) -> str:
-    """Return the name of a stage's task; the queue has the stage's own name."""
+    """Return the name of a stage's task; the stage's queue has the stage's own name."""
     return f"routoo.{stage.value}"
 
 
-def message(key: ShardKey) -> tuple[str, int]:
+def task_arguments(key: ShardKey) -> tuple[str, int]:
     """Return a message's whole content: which shard of which batch to look at."""
     return str(key.batch_id), key.shard_no
 
 
 def is_amqp(broker_url: str) -> bool:
-    """Tell RabbitMQ from Redis.
+    """Return whether a broker is RabbitMQ; if not, it is Redis or Valkey.
 
     Raises:
-        ConfigError: The URL is of neither.
+        ConfigError: The URL is of neither kind.
     """
     scheme = urlsplit(broker_url).scheme
     if scheme in _AMQP_SCHEMES:
@@ -46,26 +46,42 @@ def is_amqp(broker_url: str) -> bool:
     )
 
 
-def queue(name: str, broker_url: str) -> Queue:
-    """Return a durable queue, replicated (quorum) on RabbitMQ."""
-    arguments = {"x-queue-type": "quorum"} if is_amqp(broker_url) else None
-    return Queue(  # type: ignore[no-untyped-call]  # kombu has few types
-        name, _EXCHANGE, routing_key=name, durable=True, queue_arguments=arguments
-    )
+def celery_settings(broker_url: str) -> dict[str, Any]:
+    """Return the Celery settings that every app of ours has, whether it publishes or consumes.
 
+    Messages are JSON, results are not kept, and a queue is declared with the same arguments
+    everywhere: RabbitMQ refuses a second declaration that differs.
 
-def transport_options(broker_url: str, *, task_time_limit_s: float) -> dict[str, Any]:
-    """Return kombu's options for a broker.
-
-    RabbitMQ without publisher confirms loses messages silently under a memory or disk alarm
-    (celery#5410). Redis hands a message to a second worker after `visibility_timeout`; the lease
-    makes that harmless, but a task that outlasts it would be started for nothing (celery#5935).
+    Raises:
+        ConfigError: The broker is of an unknown kind.
     """
-    if is_amqp(broker_url):
-        return {"confirm_publish": True}
+    names = [*(stage.value for stage in Stage), CONTROL_QUEUE]
     return {
-        "visibility_timeout": task_time_limit_s * _REDELIVERY_FACTOR,
-        "unacked_restore_interval": 2,
-        "unacked_restore_throttle": 1,
-        "socket_keepalive": True,
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "result_backend": None,
+        "task_ignore_result": True,
+        "task_queues": {name: _queue(name, broker_url) for name in names},
+        "task_create_missing_queues": False,
+        "task_default_queue": CONTROL_QUEUE,
+        "task_routes": {task_name(stage): {"queue": stage.value} for stage in Stage},
+        "broker_transport_options": _publish_options(broker_url),
     }
+
+
+def _queue(name: str, broker_url: str) -> dict[str, Any]:
+    """Return a durable queue as `kombu.Queue.from_dict` takes it; RabbitMQ replicates it."""
+    arguments = {"x-queue-type": "quorum"} if is_amqp(broker_url) else None
+    return {
+        "exchange": _EXCHANGE,
+        "exchange_type": "direct",
+        "routing_key": name,
+        "durable": True,
+        "queue_arguments": arguments,
+    }
+
+
+def _publish_options(broker_url: str) -> dict[str, Any]:
+    # Without publisher confirms RabbitMQ loses messages silently while a memory or disk alarm
+    # blocks publishers (celery#5410).
+    return {"confirm_publish": True} if is_amqp(broker_url) else {}

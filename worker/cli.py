@@ -88,7 +88,7 @@ def _work(role: Role, *, json_logs: bool, supervised: bool) -> None:
     if supervised:
         hold_on_to_supervisor()
     # Here and not above: the supervisor needs neither Celery nor the pipeline.
-    from worker.process import run_role  # noqa: PLC0415
+    from worker.process import run_role
 
     settings = load_settings()
     configure_logs(settings.log_level, as_json=json_logs, role=role.value)

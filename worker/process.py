@@ -15,9 +15,9 @@ from celery.platforms import SecurityWarning
 
 from routoo.pipeline.select.drift import ReplanOptions
 from routoo.settings import Settings
-from worker.queue import RECOVER_TASK, create_app
 from worker.evaluations import ticking
 from worker.metrics_server import serving_metrics
+from worker.queue import RECOVER_TASK, create_app
 from worker.roles import Role, concurrency, queues
 from worker.runtime import Runtime, open_runtime, required_url
 from worker.tasks import register_recovery, register_replanning, register_stages

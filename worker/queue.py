@@ -1,48 +1,49 @@
-"""The Celery app, made at a program's entry point from its settings."""
+"""The workers' Celery app: made from settings, publishes shards, counts the messages that wait.
 
+A message is a hint that a shard is ready. PostgreSQL knows which shards are, so losing every
+message loses no work: the recovery task publishes them again.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
 from celery import Celery
+from kombu.exceptions import OperationalError
 
-from routoo.domain.job import Stage
+from routoo.domain.job import ShardKey, Stage
 from routoo.settings import Settings
-from routoo.task_queue import CONTROL_QUEUE, queue, task_name, transport_options
+from routoo.task_queue import CONTROL_QUEUE, celery_settings, is_amqp, task_arguments, task_name
 
 RECOVER_TASK = "routoo.recover"
 REPLAN_TASK = "routoo.replan"
 _BEAT_SCHEDULER = "celery.beat:Scheduler"
 """In memory: the default scheduler keeps its state with shelve, that is pickle, in the cwd."""
+_REDELIVERY_FACTOR = 2.0
+"""Redis delivers a message again after this many time limits of its task."""
+_log = structlog.get_logger(__name__)
 
 
 def create_app(settings: Settings, broker_url: str) -> Celery:
-    """Return an app that publishes and consumes shard messages.
+    """Return an app that publishes and consumes messages about shards.
 
     Args:
-        settings: Time limits and the recovery interval.
-        broker_url: RabbitMQ or Redis.
+        settings: Time limits and the intervals of the periodic tasks.
+        broker_url: RabbitMQ, Redis or Valkey.
 
     Raises:
         ConfigError: The broker is of an unknown kind.
     """
     app = Celery("routoo", broker=broker_url, set_as_current=False)
-    names = [*(stage.value for stage in Stage), CONTROL_QUEUE]
+    app.conf.update(celery_settings(broker_url))
     app.conf.update(
-        task_serializer="json",
         result_serializer="json",
-        accept_content=["json"],
-        result_backend=None,
-        task_ignore_result=True,
         # A message is done when its shard is; a crash before that brings it back.
         task_acks_late=True,
         worker_prefetch_multiplier=1,
-        task_queues=[queue(name, broker_url) for name in names],
-        task_create_missing_queues=False,
-        task_default_queue=CONTROL_QUEUE,
-        task_routes={task_name(stage): {"queue": stage.value} for stage in Stage},
-        broker_transport_options=transport_options(
-            broker_url, task_time_limit_s=settings.task_time_limit_s
-        ),
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # The lease tells whether a shard is still ours; the broker's connection does not.
+        # The lease decides whether a shard is still ours, not the broker's connection.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
@@ -52,10 +53,49 @@ def create_app(settings: Settings, broker_url: str) -> Celery:
             "replan": _every(settings.replan_interval_s, REPLAN_TASK),
         },
     )
+    if not is_amqp(broker_url):
+        app.conf.broker_transport_options = _redis_options(settings.task_time_limit_s)
     return app
 
 
 def _every(interval_s: float, task: str) -> dict[str, object]:
-    # A tick that waited a whole interval is overtaken by the next one.
+    # A message that waited a whole interval is replaced by the next one.
     options = {"queue": CONTROL_QUEUE, "expires": interval_s}
     return {"task": task, "schedule": interval_s, "options": options}
+
+
+def _redis_options(task_time_limit_s: float) -> dict[str, Any]:
+    """Return kombu's options for consuming from Redis.
+
+    Redis hands a message to a second worker after `visibility_timeout`; the lease makes that
+    harmless, but a task that outlasts it would be started for nothing (celery#5935).
+    """
+    return {
+        "visibility_timeout": task_time_limit_s * _REDELIVERY_FACTOR,
+        "unacked_restore_interval": 2,
+        "unacked_restore_throttle": 1,
+        "socket_keepalive": True,
+    }
+
+
+def publish(app: Celery, keys: Sequence[ShardKey]) -> None:
+    """Publish one message a shard.
+
+    A broker that is away is no error: the recovery task publishes the shards later.
+    """
+    if not keys:
+        return
+    try:
+        with app.producer_or_acquire() as producer:
+            for key in keys:
+                app.send_task(task_name(key.stage), args=task_arguments(key), producer=producer)
+    except OperationalError as error:
+        _log.warning("publish.failed", shards=len(keys), reason=type(error).__name__)
+
+
+def count_waiting(app: Celery, stage: Stage) -> int:
+    """Return how many messages wait in a stage's queue, without those being worked on."""
+    with app.connection_for_write() as connection, connection.channel() as channel:
+        # Not passive: Redis knows no empty queue, and RabbitMQ would close the channel.
+        declared = app.amqp.queues[stage.value].bind(channel).queue_declare()
+        return int(declared.message_count)

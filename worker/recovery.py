@@ -12,8 +12,8 @@ from routoo.errors import DatabaseUnavailableError
 from routoo.store import recovery, response_cache, shards
 from routoo.store.batches import control
 from routoo.store.database import Database
-from worker.announce import announce, waiting
 from worker.loop import LoopThread
+from worker.queue import count_waiting, publish
 
 _MOST_DUE = 2000
 """Shards of one stage announced in one tick: those of two million jobs."""
@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 def missing(due: Sequence[ShardKey], waiting_messages: int) -> list[ShardKey]:
-    """Choose which due shards to announce so that messages and due shards are as many.
+    """Choose which due shards to publish so that messages and due shards are as many.
 
     Which shards the waiting messages name is unknown. Drawing at random reaches every shard sooner
     or later; a message too many costs one look at the database. So duplicates stay bounded by the
@@ -52,8 +52,8 @@ def recover(app: Celery, loop: LoopThread, db: Database, *, max_attempts: int) -
 def _announce(app: Celery, stage: Stage, due: Sequence[ShardKey]) -> int:
     if not due:
         return 0
-    keys = missing(due, waiting(app, stage))
-    announce(app, keys)
+    keys = missing(due, count_waiting(app, stage))
+    publish(app, keys)
     if keys:
         _log.info("recover.announced", stage=stage.value, shards=len(keys))
     return len(keys)

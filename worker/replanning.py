@@ -8,14 +8,14 @@ from routoo.errors import DatabaseUnavailableError, RoutooError
 from routoo.pipeline.select.drift import ReplanOptions, request_if_adrift
 from routoo.store.batches import replans
 from routoo.store.database import Database
-from worker.announce import announce
 from worker.loop import LoopThread
+from worker.queue import publish
 
 _log = structlog.get_logger(__name__)
 
 
 def replan(app: Celery, loop: LoopThread, db: Database, options: ReplanOptions) -> int:
-    """Ask for a new plan of every batch that drifts, and announce its select shard.
+    """Ask for a new plan of every batch that drifts, and publish its select shard.
 
     Returns:
         How many batches are planned anew.
@@ -25,7 +25,7 @@ def replan(app: Celery, loop: LoopThread, db: Database, options: ReplanOptions) 
     except DatabaseUnavailableError as error:
         _log.warning("replan.skipped", reason=type(error).__name__)
         return 0
-    announce(app, asked)
+    publish(app, asked)
     return len(asked)
 
 

@@ -9,10 +9,9 @@ from routoo.domain.job import ShardKey, Stage
 from routoo.pipeline.select.drift import ReplanOptions
 from routoo.pipeline.shard_work import ShardWorker
 from routoo.store.database import Database
-from worker.announce import announce
-from worker.queue import RECOVER_TASK, REPLAN_TASK
 from routoo.task_queue import task_name
 from worker.loop import LoopThread
+from worker.queue import RECOVER_TASK, REPLAN_TASK, publish
 from worker.recovery import recover
 from worker.replanning import replan
 
@@ -26,7 +25,7 @@ def register_stages(app: Celery, loop: LoopThread, worker: ShardWorker) -> None:
 def _register_stage(app: Celery, loop: LoopThread, worker: ShardWorker, stage: Stage) -> None:
     def work(batch_id: str, shard_no: int) -> None:
         outcome = loop.run(worker.handle(ShardKey(UUID(batch_id), stage, shard_no)))
-        announce(app, outcome.publish)
+        publish(app, outcome.publish)
         if outcome.requeue:
             raise Reject("the worker stops", requeue=True)
 

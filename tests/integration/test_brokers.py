@@ -5,8 +5,10 @@ Their queues `score`, `select`, `dispatch` and `control` are emptied.
 """
 
 import os
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +18,12 @@ import pytest
 from celery import Celery
 from kombu.entity import Queue
 
-from producer.queue import wake
+from producer import queue as producer_queue
 from routoo.domain.job import ShardKey, Stage
 from routoo.embedded.valkey import EmbeddedValkey
+from routoo.errors import BrokerUnavailableError
 from routoo.settings import Settings
-from worker.announce import announce, waiting
-from worker.queue import create_app
+from worker.queue import count_waiting, create_app, publish
 
 CONSUMER = Path(__file__).with_name("broker_consumer.py")
 BATCH = UUID(int=5)
@@ -86,12 +88,12 @@ def line(process: "subprocess.Popen[str]") -> str:
 
 
 def test_messages_wait_in_their_stages_queue(app: Celery) -> None:
-    announce(app, keys(3))
-    assert [waiting(app, stage) for stage in Stage] == [3, 0, 0]
+    publish(app, keys(3))
+    assert [count_waiting(app, stage) for stage in Stage] == [3, 0, 0]
 
 
 def test_a_killed_workers_message_comes_back(app: Celery, broker_url: str) -> None:
-    announce(app, keys(1))
+    publish(app, keys(1))
     with consumer(broker_url, task_time_limit_s=1.0) as first:
         assert line(first) == f"got {BATCH} 0"
     with consumer(broker_url, task_time_limit_s=1.0) as second:
@@ -99,19 +101,37 @@ def test_a_killed_workers_message_comes_back(app: Celery, broker_url: str) -> No
 
 
 def test_a_worker_takes_no_message_that_it_can_not_work_on(app: Celery, broker_url: str) -> None:
-    announce(app, keys(3))
+    publish(app, keys(3))
     with consumer(broker_url) as process:
         assert line(process).startswith("got")
-        assert waiting(app, Stage.SCORE) == 2
+        assert count_waiting(app, Stage.SCORE) == 2
 
 
 def test_workers_understand_the_producers_messages(app: Celery, broker_url: str) -> None:
-    wake(broker_url, Stage.SCORE, BATCH, 2)
-    assert waiting(app, Stage.SCORE) == 2
+    producer_queue.publish(broker_url, Stage.SCORE, BATCH, 2)
+    assert count_waiting(app, Stage.SCORE) == 2
     with consumer(broker_url) as process:
         assert line(process) == f"got {BATCH} 0"
 
 
-def test_a_broker_that_is_away_is_no_error_for_whoever_announces() -> None:
+def test_a_broker_that_is_away_is_no_error_for_a_worker_that_publishes() -> None:
     app = create_app(Settings(), "amqp://127.0.0.1:1//")
-    announce(app, keys(1))
+    publish(app, keys(1))
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:{}/0", "amqp://guest:guest@127.0.0.1:{}//"])
+def test_a_broker_that_answers_nothing_delays_a_producer_by_its_time_limit(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer_queue, "_TIMEOUT_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        started = time.monotonic()
+        with pytest.raises(BrokerUnavailableError, match="Nothing is lost"):
+            producer_queue.publish(url.format(silent.getsockname()[1]), Stage.SCORE, BATCH, 1)
+    assert time.monotonic() - started < 3
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "amqp://127.0.0.1:1//"])
+def test_a_broker_that_is_away_is_said_to_be_so_at_once(url: str) -> None:
+    with pytest.raises(BrokerUnavailableError, match="the broker can't be reached"):
+        producer_queue.publish(url, Stage.SCORE, BATCH, 1)

@@ -1,15 +1,17 @@
-"""The Celery app's promises: JSON, late acknowledgements, nothing kept in pickles."""
+"""What the producer's and the workers' Celery apps agree on, and what each adds."""
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
 
+from producer import queue as producer_queue
 from routoo.domain.job import ShardKey, Stage
 from routoo.errors import ConfigError
 from routoo.settings import Settings
+from routoo.task_queue import task_arguments, task_name
 from worker.queue import RECOVER_TASK, create_app
-from routoo.task_queue import message, queue, task_name, transport_options
 
 AMQP = "amqp://guest:guest@localhost:5672//"
 REDIS = "redis://localhost:6379/0"
@@ -25,6 +27,14 @@ def test_an_app_accepts_only_json_and_acknowledges_late(url: str) -> None:
     assert conf.result_backend is None
 
 
+@pytest.mark.parametrize("url", [AMQP, REDIS])
+def test_the_producer_declares_its_queues_as_the_workers_do(url: str) -> None:
+    def queues(app: Any) -> dict[str, Any]:
+        return {name: queue.as_dict(recurse=True) for name, queue in app.amqp.queues.items()}
+
+    assert queues(producer_queue._app(url)) == queues(create_app(Settings(), url))
+
+
 def test_the_schedule_is_kept_in_memory_not_in_a_pickle_file() -> None:
     conf = create_app(Settings(recovery_interval_s=7), REDIS).conf
     assert conf.beat_scheduler == "celery.beat:Scheduler"
@@ -34,14 +44,18 @@ def test_the_schedule_is_kept_in_memory_not_in_a_pickle_file() -> None:
 
 
 def test_rabbitmq_confirms_publishes_and_replicates_queues() -> None:
-    assert transport_options(AMQP, task_time_limit_s=60)["confirm_publish"] is True
-    assert queue("score", AMQP).queue_arguments == {"x-queue-type": "quorum"}
+    for app in (create_app(Settings(), AMQP), producer_queue._app(AMQP)):
+        assert app.conf.broker_transport_options["confirm_publish"] is True
+        queue = app.amqp.queues["score"]
+        assert queue.queue_arguments == {"x-queue-type": "quorum"}
+        assert queue.durable
+        assert (queue.exchange.name, queue.exchange.type) == ("routoo", "direct")
 
 
 def test_redis_gives_a_task_its_whole_time_before_another_worker_gets_the_message() -> None:
-    options = transport_options(REDIS, task_time_limit_s=600)
-    assert options["visibility_timeout"] > 600
-    assert queue("score", REDIS).queue_arguments is None
+    app = create_app(Settings(task_time_limit_s=600), REDIS)
+    assert app.conf.broker_transport_options["visibility_timeout"] > 600
+    assert app.amqp.queues["score"].queue_arguments is None
 
 
 def test_a_broker_of_an_unknown_kind_is_refused_by_name() -> None:
@@ -51,5 +65,5 @@ def test_a_broker_of_an_unknown_kind_is_refused_by_name() -> None:
 
 def test_a_message_names_a_shard_and_nothing_else() -> None:
     key = ShardKey(UUID(int=7), Stage.SCORE, 3)
-    assert message(key) == ("00000000-0000-0000-0000-000000000007", 3)
+    assert task_arguments(key) == ("00000000-0000-0000-0000-000000000007", 3)
     assert task_name(key.stage) == "routoo.score"
