@@ -10,7 +10,13 @@ from routoo.console.output import report_table
 from routoo.evaluation.bootstrap import Interval
 from routoo.evaluation.operating_point import OperatingPoint
 from routoo.evaluation.pool_comparison import PoolComparison
-from routoo.evaluation.report.number_format import fixed, percent, signed, usd, with_interval
+from routoo.evaluation.report.number_format import (
+    fixed,
+    percent,
+    signed,
+    usd_per_thousand,
+    with_interval,
+)
 from routoo.evaluation.scorecard import Scorecard
 
 
@@ -45,7 +51,7 @@ def _models(card: Scorecard) -> Table:
         row = rows[one.model]
         figures = [fixed(value) for value in (one.auc, one.brier, one.ece)]
         share = percent(row.share)
-        cost = usd(row.cost_usd.value)
+        cost = usd_per_thousand(row.cost_usd.value)
         quality = with_interval(row.quality)
         table.add_row(one.model, *figures, quality, cost, share, f"{row.answers}")
     _add_mean(table, card.mean)
@@ -85,8 +91,9 @@ def _pairs(pool: PoolComparison) -> Table:
 def _print_operating(console: Console, figures: OperatingPoint) -> None:
     console.print(
         f"operating point: quality {with_interval(figures.quality)}, "
-        f"{fixed(figures.expected_quality)} expected; cost {usd(figures.cost_usd.value)} USD per "
-        f"1,000 calls, {usd(figures.expected_cost_usd)} expected",
+        f"{fixed(figures.expected_quality)} expected; "
+        f"cost {usd_per_thousand(figures.cost_usd.value)} USD per 1,000 calls, "
+        f"{usd_per_thousand(figures.expected_cost_usd)} expected",
         highlight=False,
     )
     if not math.isnan(figures.latency_p50_s):

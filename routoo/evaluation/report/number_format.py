@@ -1,4 +1,4 @@
-"""How the report writes figures."""
+"""How reports write figures: decimals, signs, intervals, and USD per 1,000 calls."""
 
 import math
 
@@ -35,7 +35,7 @@ def with_interval(interval: Interval, digits: int = 3) -> str:
     return f"{fixed(interval.value, digits)} [{between(interval, digits)}]"
 
 
-def usd(value: float) -> str:
+def usd_per_thousand(value: float) -> str:
     """Return USD for a thousand calls from USD a call, three digits that count."""
     if math.isnan(value):
         return MISSING

@@ -1,116 +1,127 @@
-"""The whole page."""
+"""A scorecard as one HTML page that loads nothing: no script, no font, no picture from elsewhere.
+
+`page.html` is the page's template, `page.css` its style sheet; each kind of plot has a module.
+"""
 
 import math
-from xml.etree.ElementTree import Element
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from routoo.evaluation.operating_point import OperatingPoint
 from routoo.evaluation.pool_comparison import PoolComparison
-from routoo.evaluation.report.breakdown import domains_panel, drift_panel
-from routoo.evaluation.report.frontier import frontier_panel
-from routoo.evaluation.report.models import models_panel, pairs_panel
-from routoo.evaluation.report.number_format import between, fixed, percent, seconds, signed, usd
-from routoo.evaluation.report.style import style_sheet
-from routoo.evaluation.report.tags import document, tag
-from routoo.evaluation.report.trust import cost_panel, reliability_panel
+from routoo.evaluation.report.bars import domains_section, models_section
+from routoo.evaluation.report.expectations import cost_section, reliability_section
+from routoo.evaluation.report.frontier import frontier_section, pairs_section
+from routoo.evaluation.report.history import history_section
+from routoo.evaluation.report.number_format import (
+    between,
+    fixed,
+    percent,
+    seconds,
+    signed,
+    usd_per_thousand,
+)
+from routoo.evaluation.report.palette import colour_rules
+from routoo.evaluation.report.section import Section
 from routoo.evaluation.scorecard import Scorecard
 
 _MOST_RUNS = 60
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-"""The browser itself refuses whatever the page would load."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """One headline figure at the top of the page."""
+
+    name: str
+    value: str
+    under: str
+    """Its interval, or what it stands beside."""
 
 
 def render_page(card: Scorecard) -> str:
     """Return the scorecard as one HTML document that needs nothing but itself."""
-    facts = [tag("li", f"{name} ", tag("b", value)) for name, value in card.facts.items() if value]
-    main = tag(
-        "main",
-        tag("h1", card.title),
-        tag("ul", *facts, class_="facts"),
-        tag("div", *_tiles(card), class_="tiles"),
-        *_panels(card),
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
     )
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name_="viewport", content="width=device-width, initial-scale=1"),
-        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
-        tag("title", card.title),
-        tag("style", style_sheet()),
+    return templates.get_template("page.html").render(
+        card=card, colours=colour_rules(), tiles=_tiles(card), sections=_sections(card)
     )
-    return document(tag("html", head, tag("body", main), lang="en"))
 
 
-def _panels(card: Scorecard) -> list[Element]:
-    panels = []
+def _sections(card: Scorecard) -> list[Section]:
+    sections = []
     if card.pool is not None:
-        panels.append(frontier_panel(card, card.pool))
+        sections.append(frontier_section(card, card.pool))
     if any(row.share for row in card.models):
-        panels.append(models_panel(card))
+        sections.append(models_section(card))
     if any(one.answers for one in card.reliability):
-        panels.append(reliability_panel(card))
+        sections.append(reliability_section(card))
     if card.domains:
-        panels.append(domains_panel(card.domains))
+        sections.append(domains_section(card.domains))
     if card.cost_bins:
-        panels.append(cost_panel(card.cost_bins))
+        sections.append(cost_section(card.cost_bins))
     if card.pool is not None and card.pool.pairs:
-        panels.append(pairs_panel(card.pool))
+        sections.append(pairs_section(card.pool))
     if len(card.history) > 1:
-        panels.append(drift_panel(card.history[-_MOST_RUNS:]))
-    return panels
+        sections.append(history_section(card.history[-_MOST_RUNS:]))
+    return sections
 
 
-def _tiles(card: Scorecard) -> list[Element]:
+def _tiles(card: Scorecard) -> list[Tile]:
     tiles = _operating_tiles(card.operating) if card.operating is not None else []
     if card.pool is not None:
         tiles += _pool_tiles(card.pool)
     if "ece" in card.mean:
         ece = card.mean["ece"]
-        tiles.append(_tile("Calibration error", fixed(ece.value), between(ece)))
+        tiles.append(Tile("Calibration error", fixed(ece.value), between(ece)))
     return tiles
 
 
-def _operating_tiles(figures: OperatingPoint) -> list[Element]:
+def _operating_tiles(figures: OperatingPoint) -> list[Tile]:
     ungraded = figures.items - figures.graded
+    quality, cost = figures.quality, figures.cost_usd
     tiles = [
-        _tile(
+        Tile(
             "Quality",
-            percent(figures.quality.value),
-            f"{percent(figures.quality.low)} to "
-            f"{percent(figures.quality.high)}; {percent(figures.expected_quality)} expected",
+            percent(quality.value),
+            f"{percent(quality.low)} to {percent(quality.high)}; "
+            f"{percent(figures.expected_quality)} expected",
         ),
-        _tile(
+        Tile(
             "USD per 1,000 calls",
-            usd(figures.cost_usd.value),
-            f"{usd(figures.cost_usd.low)} to "
-            f"{usd(figures.cost_usd.high)}; {usd(figures.expected_cost_usd)} expected",
+            usd_per_thousand(cost.value),
+            f"{usd_per_thousand(cost.low)} to {usd_per_thousand(cost.high)}; "
+            f"{usd_per_thousand(figures.expected_cost_usd)} expected",
         ),
     ]
     if ungraded:
-        tiles.append(_tile("Items without a grade", f"{ungraded:,}", f"of {figures.items:,}"))
+        tiles.append(Tile("Items without a grade", f"{ungraded:,}", f"of {figures.items:,}"))
     if not math.isnan(figures.latency_p50_s):
         under = f"95 % within {seconds(figures.latency_p95_s)} s"
-        tiles.append(_tile("Median latency, s", seconds(figures.latency_p50_s), under))
+        tiles.append(Tile("Median latency, s", seconds(figures.latency_p50_s), under))
     return tiles
 
 
-def _pool_tiles(pool: PoolComparison) -> list[Element]:
+def _pool_tiles(pool: PoolComparison) -> list[Tile]:
     first = next(iter(pool.comparisons))
     beside, frontier = pool.comparisons[first], pool.frontiers[first]
     return [
-        _tile(
+        Tile(
             f"Cost of matching {pool.reference}, of its own",
             percent(beside.cost_ratio.value, 0),
             f"{percent(beside.cost_ratio.low, 0)} to {percent(beside.cost_ratio.high, 0)}",
         ),
-        _tile(
+        Tile(
             f"Quality at {pool.reference}'s cost",
             signed(beside.gain.value),
             f"{signed(beside.gain.low)} to {signed(beside.gain.high)}",
         ),
-        _tile("Gain over the random mix", signed(frontier.gain.value), between(frontier.gain)),
+        Tile("Gain over the random mix", signed(frontier.gain.value), between(frontier.gain)),
     ]
-
-
-def _tile(name: str, value: str, under: str) -> Element:
-    parts = [tag("div", name, class_="name"), tag("div", value, class_="value")]
-    return tag("div", *parts, tag("div", under, class_="under"), class_="tile")

@@ -39,23 +39,12 @@ MARKS = ("s0", "s1", "s2", "s3", "s4", "s5")
 """Colours of marks and lines: at least 3 to 1 on a card."""
 
 
-def variables(colours: dict[str, str]) -> str:
-    """Return the colours as CSS custom properties."""
+def colour_rules() -> str:
+    """Return the colours as CSS: light by default, dark where the reader's system asks for it."""
+    series = "".join(f".{name}{{--c:var(--{name})}}" for name in MARKS)
+    light, dark = _properties(LIGHT), _properties(DARK)
+    return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}{series}"
+
+
+def _properties(colours: dict[str, str]) -> str:
     return "".join(f"--{name}:{colour};" for name, colour in colours.items())
-
-
-def contrast(one: str, other: str) -> float:
-    """Return the contrast ratio of two colours (WCAG 2.2, 1 to 21)."""
-    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
-    return (light + 0.05) / (dark + 0.05)
-
-
-def _luminance(colour: str) -> float:
-    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    linear = [_linear(channel) for channel in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _linear(channel: float) -> float:
-    # WCAG's own threshold and constants for sRGB.
-    return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4  # noqa: PLR2004

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.report.breakdown import drift_panel
-from routoo.evaluation.report.number_format import usd, with_interval
+from routoo.evaluation.report.history import history_section
+from routoo.evaluation.report.number_format import usd_per_thousand, with_interval
 from routoo.evaluation.report.page import render_page
-from routoo.evaluation.report.palette import DARK, LIGHT, MARKS, TEXT, contrast
-from routoo.evaluation.report.scale import Scale
-from routoo.evaluation.report.tags import document, tag
+from routoo.evaluation.report.palette import DARK, LIGHT, MARKS, TEXT
+from routoo.evaluation.report.plot import Axis, element
 from routoo.evaluation.scorecard import PastRun, Scorecard
 from tests.scorecard_factory import make_scorecard
 
@@ -34,6 +33,23 @@ class _Reader(HTMLParser):
         self.texts.append(data)
 
 
+def _contrast(one: str, other: str) -> float:
+    """Return the contrast ratio of two colours (WCAG 2.2, 1 to 21)."""
+    light, dark = sorted((_luminance(one), _luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def _luminance(colour: str) -> float:
+    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [_linear(channel) for channel in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _linear(channel: float) -> float:
+    # WCAG's own threshold and constants for sRGB.
+    return channel / 12.92 if channel <= 0.04045 else ((channel + 0.055) / 1.055) ** 2.4
+
+
 def _read(page: str) -> _Reader:
     reader = _Reader()
     reader.feed(page)
@@ -44,15 +60,15 @@ def _read(page: str) -> _Reader:
 @pytest.mark.parametrize("colours", [LIGHT, DARK], ids=["light", "dark"])
 def test_text_and_marks_stand_out_from_what_is_behind_them(colours: dict[str, str]) -> None:
     for name in TEXT:
-        assert contrast(colours[name], colours["card"]) >= 4.5, name
-        assert contrast(colours[name], colours["page"]) >= 4.5, name
+        assert _contrast(colours[name], colours["card"]) >= 4.5, name
+        assert _contrast(colours[name], colours["page"]) >= 4.5, name
     for name in MARKS:
-        assert contrast(colours[name], colours["card"]) >= 3, name
+        assert _contrast(colours[name], colours["card"]) >= 3, name
 
 
 def test_contrast_is_wcags() -> None:
-    assert contrast("#000000", "#ffffff") == pytest.approx(21)
-    assert contrast("#777777", "#ffffff") == pytest.approx(4.478, abs=1e-3)
+    assert _contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert _contrast("#777777", "#ffffff") == pytest.approx(4.478, abs=1e-3)
 
 
 def test_a_plot_has_its_figures_in_a_table_behind_it() -> None:
@@ -87,7 +103,7 @@ def test_the_same_scorecard_gives_the_same_bytes() -> None:
 
 @given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Z")), max_size=40))
 def test_any_text_is_read_back_as_it_was_written(text: str) -> None:
-    read = _read(document(tag("p", text, title=text)))
+    read = _read(element("p", text, title=text))
     assert "".join(read.texts).strip("\n") == text.strip("\n")
     assert read.attributes == [("title", text)]
 
@@ -96,15 +112,15 @@ def test_any_text_is_read_back_as_it_was_written(text: str) -> None:
     low=st.floats(1e-9, 1e6), ratio=st.floats(1.01, 1e6), log=st.booleans(), most=st.integers(2, 9)
 )
 def test_ticks_rise_and_lie_on_the_axis(low: float, ratio: float, log: bool, most: int) -> None:  # noqa: FBT001
-    scale = Scale(low, low * ratio, 40, 300, log=log)
-    ticks = scale.ticks(most)
+    axis = Axis(low, low * ratio, 40, 300, log=log)
+    ticks = axis.ticks(most)
     assert len(ticks) <= most + 1
     assert np.all(np.diff(ticks) > 0)
-    assert all(39.9 <= scale(tick) <= 300.1 for tick in ticks)
+    assert all(39.9 <= axis(tick) <= 300.1 for tick in ticks)
 
 
 def test_figures_are_written_with_the_digits_that_count() -> None:
-    assert [usd(value) for value in (0.0, 0.000411, 0.0123, 1.5, float("nan"))] == [
+    assert [usd_per_thousand(value) for value in (0.0, 0.000411, 0.0123, 1.5, float("nan"))] == [
         "0",
         "0.411",
         "12.3",
@@ -121,10 +137,10 @@ def test_plots_over_time_have_ticks_that_differ_and_are_written_alike(change: fl
         PastRun(day, Interval(value, value, value), Interval(value / 500, 1e-3, 2e-3), 0.1 * value)
         for day, value in (("2026-11-01", 0.7), ("2026-11-02", 0.7 + change))
     ]
-    pictures = list(drift_panel(tuple(runs)).iter("svg"))
+    pictures = [one.svg for one in history_section(tuple(runs)).pictures]
     assert len(pictures) == 3
     for picture in pictures:
-        texts = [text.text or "" for text in picture.iter("text")]
+        texts = re.findall(r"<text[^>]*>(.*?)</text>", picture)
         ticks = texts[: texts.index("2026-11-01")]
         assert len(ticks) == len(set(ticks)) >= 2
         assert len({len(tick.partition(".")[2]) for tick in ticks}) == 1
