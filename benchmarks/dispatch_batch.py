@@ -13,7 +13,7 @@ from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
-from routoo.store import assignments, batches, jobs, predictions, shards
+from routoo.store import assignments, batches, jobs, leases, predictions, shards
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
 from worker.collector import calm_collector
@@ -62,12 +62,12 @@ async def prepare(database_url: str, pool: Pool, count: int) -> UUID:
             lease = await _claim(db, ShardKey(batch_id, Stage.SCORE, shard_no))
             async with db.transaction() as conn:
                 await predictions.save(conn, lease, _predictions(lease.job_count))
-                await shards.complete(conn, lease)
+                await shards.finish(conn, lease, shards.Done())
         lease = await _claim(db, ShardKey(batch_id, Stage.SELECT, 0))
         async with db.transaction() as conn:
             chosen = [Assignment(no, "bench", 0.5, Decimal("0.001")) for no in range(count)]
             await assignments.save(conn, lease, chosen, 1)
-            await shards.complete(conn, lease)
+            await shards.finish(conn, lease, shards.Done())
     return batch_id
 
 
@@ -93,12 +93,12 @@ async def dispatch_all(
             for shard_no in waiting:
                 lease = await _claim(db, ShardKey(key, Stage.DISPATCH, shard_no))
                 options = DispatchOptions()
-                done = await dispatch_shard(
+                outcome = await dispatch_shard(
                     db, client, lease, batch, options=options, stop=asyncio.Event()
                 )
-                assert done
+                assert outcome == shards.Done()
                 async with db.transaction() as conn:
-                    await shards.complete(conn, lease)
+                    await shards.finish(conn, lease, outcome)
 
         taken.start()
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
@@ -113,7 +113,7 @@ async def dispatch_all(
 
 async def _claim(db: Database, key: ShardKey) -> Lease:
     async with db.transaction() as conn:
-        lease = await shards.claim(conn, key, "benchmark", LEASE_S)
+        lease = await leases.claim(conn, key, "benchmark", LEASE_S)
     assert lease is not None
     return lease
 

@@ -12,7 +12,7 @@ from routoo.domain.completion import Attempt, Completion, Reservation, Result, U
 from routoo.domain.job import SLA, Lease, ResultStatus, ShardKey, Stage
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
-from routoo.store import assignments, batches, jobs, ledger, predictions, results, shards
+from routoo.store import assignments, batches, jobs, leases, ledger, predictions, results, shards
 from routoo.store.database import Database
 
 LEASE_S = 60.0
@@ -74,7 +74,7 @@ async def claim(
 ) -> Lease:
     """Claim a shard that is known to be free."""
     async with db.transaction() as conn:
-        lease = await shards.claim(conn, ShardKey(batch_id, stage, shard_no), "worker", lease_s)
+        lease = await leases.claim(conn, ShardKey(batch_id, stage, shard_no), "worker", lease_s)
     assert lease is not None
     return lease
 
@@ -85,7 +85,7 @@ async def score(db: Database, batch_id: UUID) -> None:
         lease = await claim(db, batch_id, Stage.SCORE, shard_no)
         async with db.transaction() as conn:
             await predictions.save(conn, lease, predictions_of(lease))
-            await shards.complete(conn, lease)
+            await shards.finish(conn, lease, shards.Done())
 
 
 async def select(db: Database, batch_id: UUID) -> None:
@@ -94,7 +94,7 @@ async def select(db: Database, batch_id: UUID) -> None:
     async with db.transaction() as conn:
         plan = [Assignment(n, "small", 0.5, Decimal("0.01")) for n in range(lease.job_count)]
         await assignments.save(conn, lease, plan, 1)
-        await shards.complete(conn, lease)
+        await shards.finish(conn, lease, shards.Done())
 
 
 async def dispatch(db: Database, lease: Lease) -> None:
@@ -106,7 +106,7 @@ async def dispatch(db: Database, lease: Lease) -> None:
         paid = [attempt(n, "0.01") for n in calls]
         await ledger.settle(conn, lease, paid)
         await results.save(conn, lease, [result(n) for n in calls])
-        await shards.complete(conn, lease)
+        await shards.finish(conn, lease, shards.Done())
 
 
 def predictions_of(lease: Lease, *, models: int = 2) -> Predictions:

@@ -15,7 +15,7 @@ from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.select.replan import decide_batch
-from routoo.store import assignments, batches, jobs, predictions, shards
+from routoo.store import assignments, batches, jobs, leases, predictions, shards
 from routoo.store.database import Database
 from tests.fakes.openai_server import FakeServer
 
@@ -69,7 +69,7 @@ async def prepare(
     score = await claim(db, ShardKey(batch_id, Stage.SCORE, 0))
     async with db.transaction() as conn:
         await predictions.save(conn, score, predictions_of(count))
-        await shards.complete(conn, score)
+        await shards.finish(conn, score, shards.Done())
     if model is None:
         await select(db, batch_id)
         return await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0))
@@ -77,7 +77,7 @@ async def prepare(
     async with db.transaction() as conn:
         chosen = [Assignment(number, model, 0.5, Decimal("0.0001")) for number in range(count)]
         await assignments.save(conn, lease, chosen, 1)
-        await shards.complete(conn, lease)
+        await shards.finish(conn, lease, shards.Done())
     return await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0))
 
 
@@ -88,7 +88,7 @@ async def select(db: Database, batch_id: UUID) -> None:
         batch = await batches.get(conn, batch_id)
     await decide_batch(db, lease, batch)
     async with db.transaction() as conn:
-        await shards.complete(conn, lease)
+        await shards.finish(conn, lease, shards.Done())
 
 
 def predictions_of(count: int) -> Predictions:
@@ -105,7 +105,7 @@ def predictions_of(count: int) -> Predictions:
 async def claim(db: Database, key: ShardKey, lease_s: float = 60.0) -> Lease:
     """Claim a shard that is known to be free."""
     async with db.transaction() as conn:
-        lease = await shards.claim(conn, key, "worker", lease_s)
+        lease = await leases.claim(conn, key, "worker", lease_s)
     assert lease is not None
     return lease
 
@@ -113,14 +113,15 @@ async def claim(db: Database, key: ShardKey, lease_s: float = 60.0) -> Lease:
 async def dispatch(
     db: Database, lease: Lease, *, stop: asyncio.Event | None = None, **changes: Any
 ) -> bool:
-    """Dispatch a leased shard."""
+    """Dispatch a leased shard, and return whether it is done."""
     async with db.transaction() as conn:
         batch = await batches.get(conn, lease.key.batch_id)
     async with ChatEndpoints(batch.pool.models) as client:
         options = DispatchOptions(**{"max_attempts_per_model": 2, "drain_grace_s": 0.2} | changes)
-        return await dispatch_shard(
+        outcome = await dispatch_shard(
             db, client, lease, batch, options=options, stop=stop or asyncio.Event()
         )
+        return isinstance(outcome, shards.Done)
 
 
 async def rows(db: Database, query: str, *values: object) -> list[tuple[Any, ...]]:

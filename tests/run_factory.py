@@ -55,11 +55,11 @@ async def complete(db: Database, batch_id: UUID, answer: Answer) -> None:
         lease = await claim(db, batch_id, Stage.SCORE, key.shard_no)
         async with db.transaction() as conn:
             await predictions.save(conn, lease, predictions_of(lease, models=models))
-            await shards.complete(conn, lease)
+            await shards.finish(conn, lease, shards.Done())
     lease = await claim(db, batch_id, Stage.SELECT)
     await select_batch(db, lease, batch)
     async with db.transaction() as conn:
-        await shards.complete(conn, lease)
+        await shards.finish(conn, lease, shards.Done())
         ready = await shards.ready_keys(conn, batch_id)
     for key in ready:
         await _dispatch(db, batch_id, key.shard_no, answer)
@@ -87,4 +87,4 @@ async def _dispatch(db: Database, batch_id: UUID, shard_no: int, answer: Answer)
             for n, model, text in said
         ]
         await results.save(conn, lease, ended)
-        await shards.complete(conn, lease)
+        await shards.finish(conn, lease, shards.Done())

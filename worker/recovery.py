@@ -9,7 +9,7 @@ from kombu.exceptions import OperationalError
 
 from routoo.domain.job import ShardKey, Stage
 from routoo.errors import DatabaseUnavailableError
-from routoo.store import recovery, response_cache, shards
+from routoo.store import leases, response_cache, shards
 from routoo.store.batches import control
 from routoo.store.database import Database
 from worker.loop import LoopThread
@@ -61,7 +61,7 @@ def _announce(app: Celery, stage: Stage, due: Sequence[ShardKey]) -> int:
 
 async def _park(db: Database, max_attempts: int) -> None:
     async with db.transaction() as conn:
-        parked = await recovery.park_exhausted(conn, max_attempts)
+        parked = await shards.park_exhausted(conn, max_attempts)
     for key in parked:
         _log.error("shard.parked", batch=str(key.batch_id), shard=key.shard_no)
 
@@ -76,11 +76,11 @@ async def _settle_cancelled(db: Database) -> None:
         waiting_for_their_end = await control.being_cancelled(conn)
     for batch_id in waiting_for_their_end:
         async with db.transaction() as conn:
-            ended = await control.settle_cancelled(conn, batch_id)
+            ended = await control.end_cancelled(conn, batch_id)
         if ended:
             _log.info("batch.cancelled", batch=str(batch_id))
 
 
 async def _due(db: Database, stage: Stage) -> list[ShardKey]:
     async with db.transaction() as conn:
-        return await shards.due(conn, stage, _MOST_DUE)
+        return await leases.due(conn, stage, _MOST_DUE)

@@ -26,6 +26,7 @@ from routoo.settings import Settings
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
+from routoo.store.shards import Done, WorkOutcome
 from worker.collector import calm_collector
 from worker.loop import LoopThread
 from worker.predictors import Predictors
@@ -122,17 +123,17 @@ def _stages(
 
 
 def _score(db: Database, predictors: Predictors) -> StageWork:
-    async def work(lease: Lease, batch: BatchRecord) -> bool:
+    async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
         await score_shard(db, await predictors.of(batch), lease, batch)
-        return True
+        return Done()
 
     return StageWork(work)
 
 
 def _select(db: Database) -> StageWork:
-    async def work(lease: Lease, batch: BatchRecord) -> bool:
+    async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
         await decide_batch(db, lease, batch)
-        return True
+        return Done()
 
     return StageWork(work)
 
@@ -157,8 +158,8 @@ def _dispatch(
         time_limit_s=settings.task_time_limit_s,
     )
 
-    async def work(lease: Lease, batch: BatchRecord) -> bool:
-        async def call() -> bool:
+    async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
+        async def call() -> WorkOutcome:
             return await dispatch_shard(db, client, lease, batch, options=options, stop=stop)
 
         return await channel.dispatch(lease, batch, call)
@@ -169,7 +170,7 @@ def _dispatch(
 def _with_tokenizers(counters: TokenCounters, stage: StageWork) -> StageWork:
     """Return a stage that begins with the tokenizers of the batch's pool, so that none lacks."""
 
-    async def work(lease: Lease, batch: BatchRecord) -> bool:
+    async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
         await asyncio.to_thread(counters.load, batch.pool.models)
         return await stage.work(lease, batch)
 

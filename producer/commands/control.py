@@ -46,7 +46,7 @@ def cancel_command(
             note(f"the batch is {before} already: nothing was cancelled")
         while True:
             async with database.transaction() as conn:
-                await control.settle_cancelled(conn, record.id)
+                await control.end_cancelled(conn, record.id)
             async with database.transaction() as conn:
                 snapshot = await take_snapshot(conn, record)
             if snapshot.is_over or not wait:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from uuid import UUID
 
 import structlog
 
@@ -21,13 +20,13 @@ from routoo.errors import (
     StaleLeaseError,
     StoreError,
 )
-from routoo.store import batches, shards
-from routoo.store.batches import BatchRecord, control
+from routoo.store import batches, leases, shards
+from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
+from routoo.store.shards import Done, Failed, HandedBack, WorkOutcome
 
-Work = Callable[[Lease, BatchRecord], Coroutine[Any, Any, bool]]
-"""A stage: returns True when the shard is done, False when a part of it was left for later."""
-_NEXT = {Stage.SCORE: Stage.SELECT, Stage.SELECT: Stage.DISPATCH}
+Work = Callable[[Lease, BatchRecord], Coroutine[Any, Any, WorkOutcome]]
+"""A stage: returns whether the shard is done, or a part of it was left for later."""
 _PERMANENT = (CheckpointError, ConfigError, InfeasibleError, InputError)
 """Errors that a retry can't help: the batch fails at once."""
 _RENEWALS_PER_LEASE = 3
@@ -93,7 +92,7 @@ class ShardWorker:
                 batch = await batches.get(conn, key.batch_id)
                 if batch.status.is_over:
                     return None
-                lease = await shards.claim(conn, key, self.owner, self.lease_s)
+                lease = await leases.claim(conn, key, self.owner, self.lease_s)
         except NotFoundError:
             _log.warning("shard.unknown", **_fields(key))
             return None
@@ -103,9 +102,9 @@ class ShardWorker:
         log = _log.bind(**_fields(lease.key), epoch=lease.epoch)
         log.info("shard.started", jobs=lease.job_count)
         try:
-            done = await self._run_stage(lease, batch)
-            outcome = await self._complete(lease) if done else await self._release(lease)
-            log.info("shard.done" if done else "shard.released")
+            outcome = await self._run_stage(lease, batch)
+            follows = await self._finish(lease, outcome)
+            log.info("shard.done" if isinstance(outcome, Done) else "shard.released")
         except StaleLeaseError:
             log.warning("shard.lost")
             return ShardOutcome()
@@ -114,34 +113,21 @@ class ShardWorker:
         except Exception as error:  # noqa: BLE001 - the task boundary: a shard's error is its own
             await self._fail(lease, error)
             return ShardOutcome()
-        return outcome
+        return follows
 
-    async def _run_stage(self, lease: Lease, batch: BatchRecord) -> bool:
+    async def _run_stage(self, lease: Lease, batch: BatchRecord) -> WorkOutcome:
         stage = self.stages[lease.key.stage]
         work = stage.work(lease, batch)
         return await work_under_lease(
             self.db, lease, work, lease_s=self.lease_s, stop=self.stop, grace_s=stage.grace_s
         )
 
-    async def _complete(self, lease: Lease) -> ShardOutcome:
-        key = lease.key
+    async def _finish(self, lease: Lease, outcome: WorkOutcome) -> ShardOutcome:
         async with self.db.transaction() as conn:
-            await shards.complete(conn, lease)
-            ready = await shards.ready_keys(conn, key.batch_id)
-        await self._settle_cancelled(key.batch_id)
-        return ShardOutcome([other for other in ready if other.stage is _NEXT.get(key.stage)])
-
-    async def _release(self, lease: Lease) -> ShardOutcome:
-        async with self.db.transaction() as conn:
-            await shards.release(conn, lease, count_attempt=False)
-        await self._settle_cancelled(lease.key.batch_id)
-        stopping = self.stop.is_set()
-        return ShardOutcome(publish=() if stopping else (lease.key,), requeue=stopping)
-
-    async def _settle_cancelled(self, batch_id: UUID) -> None:
-        """End the batch if it is being cancelled and no other shard of it is worked on."""
-        async with self.db.transaction() as conn:
-            await control.settle_cancelled(conn, batch_id)
+            finished = await shards.finish(conn, lease, outcome)
+        if isinstance(outcome, HandedBack) and self.stop.is_set():
+            return ShardOutcome(requeue=True)
+        return ShardOutcome(list(finished.ready))
 
     async def _fail(self, lease: Lease, error: Exception) -> None:
         permanent = isinstance(error, _PERMANENT)
@@ -152,7 +138,7 @@ class ShardWorker:
         try:
             async with self.db.transaction() as conn:
                 max_failures = 0 if permanent else self.max_failures
-                await shards.fail(conn, lease, _text(error), max_failures)
+                await shards.finish(conn, lease, Failed(_text(error), max_failures))
         except StaleLeaseError:
             _log.warning("shard.lost", **_fields(lease.key))
 
@@ -160,12 +146,12 @@ class ShardWorker:
 async def work_under_lease(
     db: Database,
     lease: Lease,
-    work: Coroutine[Any, Any, bool],
+    work: Coroutine[Any, Any, WorkOutcome],
     *,
     lease_s: float,
     stop: asyncio.Event,
     grace_s: float,
-) -> bool:
+) -> WorkOutcome:
     """Await the work while its lease is renewed.
 
     Args:
@@ -177,7 +163,7 @@ async def work_under_lease(
         grace_s: How long the work may go on after that, in seconds.
 
     Returns:
-        What the work returned, or False when it was cancelled because the worker stops.
+        What the work returned; handed back when it was cancelled because the worker stops.
 
     Raises:
         StaleLeaseError: Another worker may own the shard now.
@@ -191,7 +177,7 @@ async def work_under_lease(
             return task.result()
         if renewing.done():
             renewing.result()
-        return False
+        return HandedBack()
     finally:
         await _cancel(task, renewing, stopped)
 
@@ -202,7 +188,7 @@ async def _renew_until_lost(db: Database, lease: Lease, lease_s: float) -> None:
         await asyncio.sleep(lease_s / _RENEWALS_PER_LEASE)
         try:
             async with db.transaction() as conn:
-                await shards.renew(conn, lease, lease_s)
+                await leases.renew(conn, lease, lease_s)
             renewed_at = time.monotonic()
         except DatabaseUnavailableError as error:
             if time.monotonic() - renewed_at > lease_s:

@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import Lease
 from routoo.domain.prediction import Assignment
-from routoo.store import shards
+from routoo.store import leases
 from routoo.store.copy_text import escaped
 
 _BLOCK_ROWS = 5_000
@@ -28,7 +28,7 @@ async def save(
     Raises:
         StaleLeaseError: Another worker owns the shard now.
     """
-    await shards.fence(conn, lease)
+    await leases.fence(conn, lease)
     # COPY can't skip rows that exist, hence the detour; a temporary table writes no log.
     await conn.execute("CREATE TEMPORARY TABLE new_assignments (LIKE assignments) ON COMMIT DROP")
     await _copy(conn, f"{lease.key.batch_id}\t{revision}\t", iter(assignments))

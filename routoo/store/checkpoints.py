@@ -162,5 +162,5 @@ async def promotions(conn: AsyncConnection) -> list[Promotion]:
 
 async def _select(conn: AsyncConnection, condition: str, values: Any) -> list[CheckpointRecord]:  # noqa: ANN401 - by place or by name
     async with conn.cursor(row_factory=class_row(CheckpointRecord)) as cursor:
-        await cursor.execute(f"SELECT {_COLUMNS} FROM checkpoints c {condition}".encode(), values)  # noqa: S608 - a literal of this module
+        await cursor.execute(f"SELECT {_COLUMNS} FROM checkpoints c {condition}".encode(), values)
         return await cursor.fetchall()

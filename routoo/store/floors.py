@@ -6,7 +6,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from routoo.domain.job import Lease
-from routoo.store import shards
+from routoo.store import leases
 
 
 async def save(conn: AsyncConnection, lease: Lease, margins: Sequence[float]) -> None:
@@ -20,7 +20,7 @@ async def save(conn: AsyncConnection, lease: Lease, margins: Sequence[float]) ->
     Raises:
         StaleLeaseError: Another worker owns the shard now.
     """
-    await shards.fence(conn, lease)
+    await leases.fence(conn, lease)
     await conn.execute(
         "INSERT INTO floors (batch_id, margins) VALUES (%s, %s::real[]) ON CONFLICT DO NOTHING",
         [lease.key.batch_id, list(margins)],

@@ -6,7 +6,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from routoo.domain.job import Lease
-from routoo.store import shards
+from routoo.store import leases
 
 
 async def save(conn: AsyncConnection, lease: Lease, pairs: Iterable[tuple[int, int]]) -> None:
@@ -20,7 +20,7 @@ async def save(conn: AsyncConnection, lease: Lease, pairs: Iterable[tuple[int, i
     Raises:
         StaleLeaseError: Another worker owns the shard now.
     """
-    await shards.fence(conn, lease)
+    await leases.fence(conn, lease)
     numbers = list(pairs)
     await conn.execute(
         """

@@ -108,7 +108,7 @@ async def load_slice(
         f"""
         SELECT {_JOB_COLUMNS} FROM jobs j
         WHERE batch_id = %s AND job_no >= %s AND job_no < %s ORDER BY job_no
-        """.encode(),  # noqa: S608 - a literal of this module
+        """.encode(),
         [batch_id, first_job, first_job + job_count],
     )
     return [_job(*row) for row in await cursor.fetchall()]
@@ -121,7 +121,7 @@ async def find(conn: AsyncConnection, batch_id: UUID, custom_id: str) -> Job:
         NotFoundError: The batch has no such job.
     """
     cursor = await conn.execute(
-        f"SELECT {_JOB_COLUMNS} FROM jobs j WHERE batch_id = %s AND custom_id = %s".encode(),  # noqa: S608 - a literal of this module
+        f"SELECT {_JOB_COLUMNS} FROM jobs j WHERE batch_id = %s AND custom_id = %s".encode(),
         [batch_id, custom_id],
     )
     row = await cursor.fetchone()
@@ -167,7 +167,7 @@ async def pending(conn: AsyncConnection, lease: Lease) -> list[PendingJob]:
             SELECT FROM provider_rows m JOIN provider_batches b USING (marker)
             WHERE m.batch_id = j.batch_id AND m.job_no = j.job_no AND b.state <> 'closed')
         ORDER BY j.job_no
-        """.encode(),  # noqa: S608 - as above
+        """.encode(),
         {
             "batch_id": lease.key.batch_id,
             "first": lease.first_job,

@@ -16,7 +16,7 @@ from psycopg.rows import class_row
 from routoo.domain.completion import Attempt, Reservation
 from routoo.domain.job import Lease
 from routoo.errors import NotFoundError
-from routoo.store import shards
+from routoo.store import leases
 from routoo.store.json_rows import json_rows
 from routoo.store.text import storable
 
@@ -80,7 +80,7 @@ async def reserve(
         StaleLeaseError: Another worker owns the shard now.
     """
     if not fenced:
-        await shards.fence(conn, lease)
+        await leases.fence(conn, lease)
     batch_id = lease.key.batch_id
     # Locked before it is read: two dispatchers must not both take the last dollar.
     free_usd = (await balance(conn, batch_id, locked=True)).free_usd
@@ -202,7 +202,7 @@ async def release(
         StaleLeaseError: Another worker owns the shard now.
     """
     if not fenced:
-        await shards.fence(conn, lease)
+        await leases.fence(conn, lease)
     await conn.execute(
         """
         WITH freed AS (
@@ -262,7 +262,7 @@ async def settle(
         StaleLeaseError: Another worker owns the shard now.
     """
     if not fenced:
-        await shards.fence(conn, lease)
+        await leases.fence(conn, lease)
     if not calls:
         return
     await conn.execute(
@@ -277,7 +277,7 @@ async def settle(
                 latency_s real, error_code text, error_message text)
             ON CONFLICT DO NOTHING RETURNING batch_id, job_no, attempt_no, cost_usd
         ) {SETTLE_NEW}
-        """.encode(),  # noqa: S608 - literals of this module
+        """.encode(),
         {"batch_id": lease.key.batch_id, "rows": json_rows(map(_attempt_row, calls))},
     )
 

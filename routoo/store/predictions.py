@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from routoo.domain.job import Lease
 from routoo.domain.prediction import Predictions
 from routoo.errors import StoreError
-from routoo.store import shards
+from routoo.store import leases
 
 _SLICE_JOBS = 10_000
 """Rows fetched at once: a few MB."""
@@ -36,7 +36,7 @@ async def save(conn: AsyncConnection, lease: Lease, predictions: Predictions) ->
     jobs, models = predictions.quality.shape
     if jobs != lease.job_count:
         raise StoreError(f"{jobs} predictions for a shard of {lease.job_count} jobs")
-    await shards.fence(conn, lease)
+    await leases.fence(conn, lease)
     # Arrays over models go flat and are cut into rows by the server.
     await conn.execute(
         """

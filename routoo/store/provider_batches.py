@@ -13,7 +13,7 @@ from psycopg.rows import class_row
 from routoo.domain.completion import Reservation
 from routoo.domain.job import Lease
 from routoo.domain.provider_batch import OpenProviderBatch, ProviderRow, ProviderState
-from routoo.store import shards
+from routoo.store import leases
 from routoo.store.text import storable
 
 
@@ -34,7 +34,7 @@ async def prepare(
     Raises:
         StaleLeaseError: Another worker owns the shard now.
     """
-    await shards.fence(conn, lease)
+    await leases.fence(conn, lease)
     marker = uuid4()
     await conn.execute(
         "INSERT INTO provider_batches (marker, batch_id, shard_no, model) VALUES (%s, %s, %s, %s)",
@@ -182,8 +182,8 @@ async def close(conn: AsyncConnection, lease: Lease, marker: UUID, *, error: str
 async def _update(
     conn: AsyncConnection, lease: Lease, marker: UUID, changes: str, **values: object
 ) -> None:
-    await shards.fence(conn, lease)
+    await leases.fence(conn, lease)
     await conn.execute(
-        f"UPDATE provider_batches SET {changes} WHERE marker = %(marker)s".encode(),  # noqa: S608 - literals of this module
+        f"UPDATE provider_batches SET {changes} WHERE marker = %(marker)s".encode(),
         {"marker": marker, **values},
     )

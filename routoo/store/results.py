@@ -13,7 +13,7 @@ from psycopg.rows import class_row
 
 from routoo.domain.completion import Result, ResultSource
 from routoo.domain.job import Lease, ResultStatus
-from routoo.store import shards
+from routoo.store import leases
 from routoo.store.json_rows import json_rows
 from routoo.store.text import storable
 
@@ -78,7 +78,7 @@ async def save(
         StaleLeaseError: Another worker owns the shard now.
     """
     if not fenced:
-        await shards.fence(conn, lease)
+        await leases.fence(conn, lease)
     if not results:
         return 0
     cursor = await conn.execute(

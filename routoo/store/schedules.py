@@ -109,7 +109,7 @@ async def add(conn: AsyncConnection, new: NewSchedule) -> None:
         values[name] = None if values[name] is None else Jsonb(values[name])
     names, marks = ", ".join(values), ", ".join(f"%({name})s" for name in values)
     cursor = await conn.execute(
-        f"INSERT INTO schedules ({names}) VALUES ({marks}) ON CONFLICT (name) DO NOTHING".encode(),  # noqa: S608 - names of our own
+        f"INSERT INTO schedules ({names}) VALUES ({marks}) ON CONFLICT (name) DO NOTHING".encode(),
         values,
     )
     if not cursor.rowcount:
@@ -218,7 +218,7 @@ async def history(conn: AsyncConnection, schedule_id: UUID, limit: int) -> list[
     names = ", ".join(field.name for field in fields(Firing))
     async with conn.cursor(row_factory=class_row(Firing)) as cursor:
         await cursor.execute(
-            f"SELECT {names} FROM schedule_firings WHERE schedule_id = %s"  # noqa: S608 - names of our own
+            f"SELECT {names} FROM schedule_firings WHERE schedule_id = %s"
             " ORDER BY due_at DESC LIMIT %s".encode(),
             [schedule_id, limit],
         )
@@ -229,5 +229,5 @@ async def _select(
     conn: AsyncConnection, condition: str, values: Sequence[Any]
 ) -> list[ScheduleRecord]:
     async with conn.cursor(row_factory=class_row(ScheduleRecord)) as cursor:
-        await cursor.execute(f"SELECT {_COLUMNS} FROM schedules {condition}".encode(), values)  # noqa: S608 - a literal of this module
+        await cursor.execute(f"SELECT {_COLUMNS} FROM schedules {condition}".encode(), values)
         return await cursor.fetchall()

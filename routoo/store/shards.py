@@ -1,125 +1,113 @@
-"""Shards: hand out, renew, hand back and complete the units of queueing.
+"""Shards: how a shard's work ends, and what that sets going.
 
-A worker that claims a shard holds a lease with an epoch. Whatever it writes for the shard, it first
-proves with `fence`, in the same transaction, that the lease is still its own. The fence locks the
-shard's row FOR SHARE, and taking a shard over updates that row: so a take-over waits for writes
-that were fenced before it, and a write that is fenced after it fails.
-
-Locks are taken in one order: shard (fence), ledger, batch. Write facts first and complete last.
+A shard is a contiguous slice of a batch's jobs in one stage, the unit of queueing. `finish` is the
+one way in which a worker that holds a lease gives it up. Whoever changes the state of a shard here
+locks the batch's row first, so that two workers that end their shards at once see each other.
 """
 
+from dataclasses import dataclass
 from uuid import UUID
 
-from psycopg import AsyncConnection, AsyncCursor
+from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, Lease, ShardKey, ShardState, Stage
-from routoo.errors import StaleLeaseError, StoreError
-from routoo.store import batches
-from routoo.store.batches import plans
+from routoo.errors import StoreError
+from routoo.store import batches, leases
+from routoo.store.batches import control, plans
 
-_OWNED = """
-    batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s
-    AND state = 'leased' AND owner = %(owner)s AND epoch = %(epoch)s
-"""
 _UNOWNED = "owner = NULL, lease_expires_at = NULL"
-_FREE = """
-    ((s.state = 'ready' AND (s.not_before IS NULL OR s.not_before <= clock_timestamp()))
-     OR (s.state = 'leased' AND s.lease_expires_at < clock_timestamp()))
-"""
-# A cancelled batch is worked on for as long as a provider holds rows of it.
-_AT_WORK = """
-    (b.status IN ('planning', 'in_progress') OR (
-        b.status = 'cancelling' AND s.stage = 'dispatch' AND EXISTS (
-            SELECT FROM provider_batches p WHERE p.batch_id = s.batch_id
-              AND p.shard_no = s.shard_no AND p.state <> 'closed')))
-"""
+_NEXT_STAGE = {Stage.SCORE: Stage.SELECT, Stage.SELECT: Stage.DISPATCH}
 
 
-async def claim(conn: AsyncConnection, key: ShardKey, owner: str, lease_s: float) -> Lease | None:
-    """Take a shard that is ready, or whose owner has been silent too long.
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Every job of the shard is done with in this stage."""
+
+
+@dataclass(frozen=True, slots=True)
+class HandedBack:
+    """A part of the shard is left for later; the attempt doesn't count as a failure."""
+
+    wait_s: float | None = None
+    """No worker gets the shard before so many seconds have passed; None = at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The work ended with an error."""
+
+    error: str
+    """What went wrong; kept with the shard."""
+    max_attempts: int
+    """Attempts after which the shard is parked and its batch fails; 0 parks it at once."""
+
+
+WorkOutcome = Done | HandedBack | Failed
+"""How a worker's work on a shard ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedShard:
+    """What the end of a shard's work set going."""
+
+    ready: tuple[ShardKey, ...] = ()
+    """Shards that a worker may take now, to be published on the queue."""
+    parked: bool = False
+    """Whether the shard failed too often, and its batch with it."""
+
+
+async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> FinishedShard:
+    """End a worker's work on a shard and give up its lease, all in one transaction.
+
+    - Done: the last shard of a stage unblocks the next stage, or completes the batch. The selection
+      of a plan unblocks nothing: its calls wait until the plan is submitted.
+    - Handed back: the shard is ready for any worker, at once or after a wait.
+    - Failed: the shard is ready for another attempt; one that failed too often is parked, and its
+      batch fails. It is not published: the recovery tick finds it, some seconds later.
+
+    Where the batch is being cancelled and this was the last shard at work, the batch ends.
 
     Args:
-        conn: A transaction; commit it before the work starts.
-        key: The shard.
-        owner: Name of the worker, unique among those alive.
-        lease_s: How long the lease holds without `renew`, in seconds.
+        conn: A transaction of its own, after the transactions that wrote the shard's facts.
+        lease: The lease to give up.
+        outcome: How the work ended.
 
     Returns:
-        The lease, or None where the shard is done, blocked, parked, another's or waits, or its
-        batch is over.
-    """
-    cursor = await conn.execute(
-        f"""
-        UPDATE shards s SET state = 'leased', owner = %(owner)s, epoch = epoch + 1,
-            attempts = attempts + 1,
-            lease_expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
-        WHERE batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s AND {_FREE}
-          AND EXISTS (SELECT FROM batches b WHERE b.id = s.batch_id AND {_AT_WORK})
-        RETURNING epoch, first_job, job_count
-        """.encode(),  # noqa: S608 - literals of this module
-        {**_key(key), "owner": owner, "lease_s": lease_s},
-    )
-    row = await cursor.fetchone()
-    return None if row is None else Lease(key, owner, *row)
-
-
-async def renew(conn: AsyncConnection, lease: Lease, lease_s: float) -> None:
-    """Let the lease hold for another `lease_s` seconds from now.
+        What follows.
 
     Raises:
-        StaleLeaseError: Another worker owns the shard now.
+        StaleLeaseError: Another worker owns the shard now; nothing was changed.
+        StoreError: A job of a dispatch shard that is said to be done has no result yet.
+        NotFoundError: The batch is gone.
     """
-    changes = "lease_expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)"
-    await _update(conn, lease, changes, lease_s=lease_s)
-
-
-async def fence(conn: AsyncConnection, lease: Lease) -> None:
-    """Prove that the lease holds, and keep the shard from being taken over in this transaction.
-
-    Raises:
-        StaleLeaseError: Another worker owns the shard now; write nothing.
-    """
-    check_fence(await ask_fence(conn, lease), lease)
-
-
-async def ask_fence(conn: AsyncConnection, lease: Lease) -> AsyncCursor:
-    """Ask for the proof without waiting for it, in a pipeline; `check_fence` reads the answer."""
-    return await conn.execute(
-        f"SELECT FROM shards WHERE {_OWNED} FOR SHARE".encode(),
-        _proof(lease),
-    )
-
-
-def check_fence(proof: AsyncCursor, lease: Lease) -> None:
-    """Read the answer to `ask_fence`, once the pipeline has it.
-
-    Raises:
-        StaleLeaseError: Another worker owns the shard now; roll the transaction back.
-    """
-    if proof.rowcount == 0:
-        raise _stale(lease)
-
-
-async def complete(conn: AsyncConnection, lease: Lease) -> None:
-    """Mark a shard as done; the last one of a stage unblocks the next, or completes the batch.
-
-    A draft's selection unblocks nothing: its calls wait until the plan is submitted.
-
-    Raises:
-        StaleLeaseError: Another worker owns the shard now.
-        StoreError: A job of a dispatch shard has no result yet.
-    """
-    # Of two last shards the second sees the first.
     status = await batches.lock(conn, lease.key.batch_id)
-    await _update(conn, lease, f"state = 'done', {_UNOWNED}")
-    if lease.key.stage is Stage.DISPATCH:
+    match outcome:
+        case Done():
+            finished = await _complete(conn, lease, status)
+        case HandedBack(wait_s):
+            finished = await _hand_back(conn, lease, wait_s)
+        case Failed(error, max_attempts):
+            finished = await _fail(conn, lease, error, max_attempts)
+    if status is BatchStatus.CANCELLING:
+        await control.end_cancelled(conn, lease.key.batch_id)
+    return finished
+
+
+async def _complete(conn: AsyncConnection, lease: Lease, status: BatchStatus) -> FinishedShard:
+    await leases.update_owned(conn, lease, f"state = 'done', {_UNOWNED}")
+    batch_id, stage = lease.key.batch_id, lease.key.stage
+    if stage is Stage.DISPATCH:
         await _require_results(conn, lease)
-    elif lease.key.stage is Stage.SELECT and status is BatchStatus.PLANNING:
-        await plans.finish_planning(conn, lease.key.batch_id)
+    elif stage is Stage.SELECT and status is BatchStatus.PLANNING:
+        await plans.finish_planning(conn, batch_id)
     else:
-        await conn.execute(_UNBLOCK[lease.key.stage], _key(lease.key))
-    if lease.key.stage is not Stage.SCORE:  # a re-plan's select shard may be the last one open
-        await batches.finish_if_done(conn, lease.key.batch_id)
+        await conn.execute(_UNBLOCK[stage], {"batch_id": batch_id})
+    if stage is not Stage.SCORE:  # a re-plan's select shard may be the last one open
+        await batches.finish_if_done(conn, batch_id)
+    if stage is Stage.DISPATCH:
+        return FinishedShard()
+    ready = await ready_keys(conn, batch_id)
+    return FinishedShard(tuple(key for key in ready if key.stage is _NEXT_STAGE[stage]))
 
 
 _UNBLOCK = {
@@ -135,78 +123,32 @@ _UNBLOCK = {
 }
 
 
-async def release(conn: AsyncConnection, lease: Lease, *, count_attempt: bool) -> None:
-    """Hand a shard back, ready for any worker.
-
-    Args:
-        conn: A transaction.
-        lease: The lease to give up.
-        count_attempt: False where the shard is not to blame, as in a shutdown.
-
-    Raises:
-        StaleLeaseError: Another worker owns the shard now.
-    """
-    undo = "" if count_attempt else ", attempts = greatest(attempts - 1, 0)"
-    await _update(conn, lease, f"state = 'ready', {_UNOWNED}{undo}")
+async def _hand_back(conn: AsyncConnection, lease: Lease, wait_s: float | None) -> FinishedShard:
+    changes = f"state = 'ready', {_UNOWNED}, attempts = greatest(attempts - 1, 0)"
+    if wait_s is None:
+        await leases.update_owned(conn, lease, changes)
+        return FinishedShard(ready=(lease.key,))
+    changes += ", not_before = clock_timestamp() + make_interval(secs => %(wait_s)s)"
+    await leases.update_owned(conn, lease, changes, wait_s=wait_s)
+    return FinishedShard()
 
 
-async def postpone(conn: AsyncConnection, lease: Lease, wait_s: float) -> None:
-    """Keep a shard, once it is handed back, from being handed out for `wait_s` seconds.
-
-    Raises:
-        StaleLeaseError: Another worker owns the shard now.
-    """
-    changes = "not_before = clock_timestamp() + make_interval(secs => %(wait_s)s)"
-    await _update(conn, lease, changes, wait_s=wait_s)
-
-
-async def fail(conn: AsyncConnection, lease: Lease, error: str, max_attempts: int) -> bool:
-    """Hand a shard back after an error; one that failed too often is parked and fails its batch.
-
-    Args:
-        conn: A transaction.
-        lease: The lease to give up.
-        error: What went wrong; kept with the shard.
-        max_attempts: Attempts after which the shard is parked.
-
-    Returns:
-        Whether it was parked.
-
-    Raises:
-        StaleLeaseError: Another worker owns the shard now.
-    """
-    await batches.lock(conn, lease.key.batch_id)
+async def _fail(
+    conn: AsyncConnection, lease: Lease, error: str, max_attempts: int
+) -> FinishedShard:
     changes = (
         f"{_UNOWNED}, error = %(error)s,"
         " state = CASE WHEN attempts >= %(max_attempts)s THEN 'parked' ELSE 'ready' END"
     )
-    state, attempts = await _update(conn, lease, changes, error=error, max_attempts=max_attempts)
-    if state != ShardState.PARKED:
-        return False
-    await batches.fail(conn, lease.key.batch_id, _parked(lease.key, attempts, error))
-    return True
-
-
-async def due(conn: AsyncConnection, stage: Stage, limit: int) -> list[ShardKey]:
-    """Return shards of running batches that wait for a worker or whose lease has expired.
-
-    Args:
-        conn: A connection.
-        stage: The stage to look at.
-        limit: Most shards to return.
-
-    Returns:
-        Their keys, oldest batch first.
-    """
-    cursor = await conn.execute(
-        f"""
-        SELECT s.batch_id, s.shard_no FROM shards s JOIN batches b ON b.id = s.batch_id
-        WHERE s.stage = %s AND {_FREE} AND {_AT_WORK}
-        ORDER BY b.created_at, s.batch_id, s.shard_no LIMIT %s
-        """.encode(),  # noqa: S608 - as above
-        [str(stage), limit],
+    state, attempts = await leases.update_owned(
+        conn, lease, changes, error=error, max_attempts=max_attempts
     )
-    return [ShardKey(batch_id, stage, shard_no) async for batch_id, shard_no in cursor]
+    if state != ShardState.PARKED:
+        return FinishedShard()
+    stage, shard_no = lease.key.stage, lease.key.shard_no
+    reason = f"{stage} shard {shard_no} failed {attempts} times, last with: {error}"
+    await batches.fail(conn, lease.key.batch_id, reason)
+    return FinishedShard(parked=True)
 
 
 async def ready_keys(conn: AsyncConnection, batch_id: UUID) -> list[ShardKey]:
@@ -221,25 +163,12 @@ async def ready_keys(conn: AsyncConnection, batch_id: UUID) -> list[ShardKey]:
     return [ShardKey(batch_id, Stage(stage), shard_no) async for stage, shard_no in cursor]
 
 
-async def _update(
-    conn: AsyncConnection, lease: Lease, changes: str, **values: object
-) -> tuple[str, int]:
-    cursor = await conn.execute(
-        f"UPDATE shards SET {changes} WHERE {_OWNED} RETURNING state, attempts".encode(),  # noqa: S608 - literals of this module
-        {**_proof(lease), **values},
-    )
-    row = await cursor.fetchone()
-    if row is None:
-        raise _stale(lease)
-    return row[0], row[1]
-
-
 async def _require_results(conn: AsyncConnection, lease: Lease) -> None:
     cursor = await conn.execute(
         """
         SELECT count(*) FROM generate_series(%(first)s::int, %(last)s::int) AS n
         WHERE NOT EXISTS (SELECT FROM results WHERE batch_id = %(id)s AND job_no = n)
-          -- its leader's shard answers for it
+          -- a duplicate gets its result with its original's, which may be in another shard
           AND NOT EXISTS (SELECT FROM followers WHERE batch_id = %(id)s AND job_no = n)
         """,
         {
@@ -253,31 +182,46 @@ async def _require_results(conn: AsyncConnection, lease: Lease) -> None:
     if missing:
         raise StoreError(
             f"{missing} jobs of a dispatch shard have no result",
-            where=_name(lease.key),
-            remedy="Save a result for every job, then complete the shard",
+            where=leases.describe(lease.key),
+            remedy="Save a result for every job, then finish the shard",
         )
 
 
-def _key(key: ShardKey) -> dict[str, object]:
-    return {"batch_id": key.batch_id, "stage": str(key.stage), "shard_no": key.shard_no}
+_EXHAUSTED = """
+    state = 'leased' AND lease_expires_at < clock_timestamp() AND attempts >= %s
+    AND batch_id IN (SELECT id FROM batches WHERE status IN ('planning', 'in_progress'))
+"""
 
 
-def _proof(lease: Lease) -> dict[str, object]:
-    return {**_key(lease.key), "owner": lease.owner, "epoch": lease.epoch}
+async def park_exhausted(conn: AsyncConnection, max_attempts: int) -> list[ShardKey]:
+    """Park shards that killed every worker that took them, and fail their batches.
 
+    A worker that is killed by its shard reports no error: only the expired lease and the count of
+    attempts show it.
 
-def _stale(lease: Lease) -> StaleLeaseError:
-    return StaleLeaseError(
-        "another worker took the shard over",
-        where=_name(lease.key),
-        value=f"epoch {lease.epoch}",
-        remedy="Drop this shard's work; its new owner does it",
+    Args:
+        conn: A transaction.
+        max_attempts: Attempts after which an abandoned shard is parked.
+
+    Returns:
+        Keys of the shards parked now.
+    """
+    # Batches first, as in `finish`, so that the two can't wait for each other.
+    await conn.execute(
+        f"SELECT FROM batches WHERE id IN (SELECT batch_id FROM shards WHERE {_EXHAUSTED})"
+        " ORDER BY id FOR NO KEY UPDATE",
+        [max_attempts],
     )
-
-
-def _name(key: ShardKey) -> str:
-    return f"batch {key.batch_id}, {key.stage} shard {key.shard_no}"
-
-
-def _parked(key: ShardKey, attempts: int, error: str) -> str:
-    return f"{key.stage} shard {key.shard_no} failed {attempts} times, last with: {error}"
+    cursor = await conn.execute(
+        f"""
+        UPDATE shards SET state = 'parked', owner = NULL, lease_expires_at = NULL,
+            error = coalesce(error, 'its worker died')
+        WHERE {_EXHAUSTED} RETURNING batch_id, stage, shard_no
+        """,
+        [max_attempts],
+    )
+    parked = [ShardKey(row[0], Stage(row[1]), row[2]) async for row in cursor]
+    for key in parked:
+        reason = f"{key.stage} shard {key.shard_no} lost its worker {max_attempts} times"
+        await batches.fail(conn, key.batch_id, reason)
+    return parked

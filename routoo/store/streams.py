@@ -73,7 +73,7 @@ async def open_stream(
                 lines_taken = CASE WHEN streams.source = excluded.source
                                    THEN streams.lines_taken ELSE 0 END
             RETURNING {_COLUMNS}
-            """.encode(),  # noqa: S608 - literals of this module
+            """.encode(),
             [uuid4(), name, source, budget_usd_per_hour],
         )
         return await cursor.fetchone()  # type: ignore[return-value]  # RETURNING gives a row
@@ -83,7 +83,7 @@ async def lock(conn: AsyncConnection, stream_id: UUID) -> tuple[Stream, datetime
     """Return a stream and the time; until the transaction ends nobody else allots its money."""
     async with conn.cursor(row_factory=class_row(Stream)) as cursor:
         await cursor.execute(
-            f"SELECT {_COLUMNS} FROM streams WHERE id = %s FOR UPDATE".encode(),  # noqa: S608
+            f"SELECT {_COLUMNS} FROM streams WHERE id = %s FOR UPDATE".encode(),
             [stream_id],
         )
         stream = await cursor.fetchone()

@@ -5,7 +5,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from routoo.domain.job import Lease
-from routoo.store import shards
+from routoo.store import leases
 from routoo.store.ledger import SETTLE_NEW
 
 
@@ -21,7 +21,7 @@ async def write_off(conn: AsyncConnection, lease: Lease) -> int:
     Raises:
         StaleLeaseError: Another worker owns the shard now.
     """
-    await shards.fence(conn, lease)
+    await leases.fence(conn, lease)
     return await _write_off(
         conn, lease.key.batch_id, lease.first_job, lease.first_job + lease.job_count
     )
@@ -63,7 +63,7 @@ async def _write_off(
             ON CONFLICT DO NOTHING RETURNING batch_id, job_no, attempt_no, cost_usd
         ), settled AS ({SETTLE_NEW})
         SELECT count(*) FROM new
-        """.encode(),  # noqa: S608 - literals of the package
+        """.encode(),
         {"batch_id": batch_id, "first": first_job, "end": end_job},
     )
     row = await cursor.fetchone()

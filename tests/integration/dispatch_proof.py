@@ -21,7 +21,7 @@ import psycopg
 from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
-from routoo.store import assignments, batches, jobs, predictions, shards
+from routoo.store import assignments, batches, jobs, leases, predictions, shards
 from routoo.store.database import Database
 from tests.fakes.openai_process import FakeServerProcess
 from tests.services import database_server, databases, short_folder
@@ -116,18 +116,18 @@ async def _prepare(database_url: str, run: Run, base_url: str) -> UUID:
             lease = await _claim(db, ShardKey(batch_id, Stage.SCORE, shard_no))
             async with db.transaction() as conn:
                 await predictions.save(conn, lease, _predictions(lease.job_count))
-                await shards.complete(conn, lease)
+                await shards.finish(conn, lease, shards.Done())
         lease = await _claim(db, ShardKey(batch_id, Stage.SELECT, 0))
         async with db.transaction() as conn:
             chosen = [Assignment(no, "m", 0.5, Decimal("0.0001")) for no in range(run.jobs)]
             await assignments.save(conn, lease, chosen, 1)
-            await shards.complete(conn, lease)
+            await shards.finish(conn, lease, shards.Done())
     return batch_id
 
 
 async def _claim(db: Database, key: ShardKey) -> Lease:
     async with db.transaction() as conn:
-        lease = await shards.claim(conn, key, "prepares", 60.0)
+        lease = await leases.claim(conn, key, "prepares", 60.0)
     assert lease is not None
     return lease
 

@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.job import ShardKey, Stage
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
-from routoo.store import batches, shards
+from routoo.store import batches, leases, shards
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
 
@@ -62,16 +62,15 @@ async def _dispatch(
     """Work on the first shard that can be had; return whether there was one."""
     for key in due:
         async with db.transaction() as conn:
-            lease = await shards.claim(conn, key, f"dispatcher-{os.getpid()}", _LEASE_S)
+            lease = await leases.claim(conn, key, f"dispatcher-{os.getpid()}", _LEASE_S)
         if lease is None:
             continue
         options = DispatchOptions(max_attempts_per_model=ATTEMPTS_A_JOB)
-        done = await dispatch_shard(db, client, lease, batch, options=options, stop=asyncio.Event())
+        stop = asyncio.Event()
+        # Handed back where jobs wait for money or for an endpoint: the shard comes back later.
+        outcome = await dispatch_shard(db, client, lease, batch, options=options, stop=stop)
         async with db.transaction() as conn:
-            if done:
-                await shards.complete(conn, lease)
-            else:  # jobs wait for money or for an endpoint: the shard comes back later
-                await shards.release(conn, lease, count_attempt=False)
+            await shards.finish(conn, lease, outcome)
         return True
     return False
 

@@ -9,7 +9,7 @@ import pytest
 from routoo.domain.job import BatchStatus, Lease, ShardKey, Stage
 from routoo.errors import InputError, StaleLeaseError
 from routoo.pipeline.shard_work import ShardWorker, StageWork
-from routoo.store import batches, ledger, predictions, shards
+from routoo.store import batches, leases, ledger, predictions, shards
 from routoo.store.batches import BatchRecord, control
 from routoo.store.database import Database
 from tests import batch_factory
@@ -29,7 +29,7 @@ async def change(db: Database, batch_id: UUID, wanted: str) -> BatchStatus:
 
 async def settle(db: Database, batch_id: UUID) -> bool:
     async with db.transaction() as conn:
-        return await control.settle_cancelled(conn, batch_id)
+        return await control.end_cancelled(conn, batch_id)
 
 
 async def status(db: Database, batch_id: UUID) -> BatchStatus:
@@ -53,9 +53,8 @@ async def test_a_cancelled_dispatch_keeps_the_answers_in_flight_and_cancels_the_
         assert not await settle(db, batch_id)
         assert not await dispatching
         async with db.transaction() as conn:
-            await shards.release(conn, lease, count_attempt=False)
-        assert await settle(db, batch_id)
-        assert not await settle(db, batch_id)
+            await shards.finish(conn, lease, shards.HandedBack())
+        assert not await settle(db, batch_id)  # the last shard's end was the batch's
         found = await counts(db)
         assert found == {
             "succeeded": len(server.requests),
@@ -73,10 +72,11 @@ async def test_a_cancelled_batch_ends_with_the_last_worker_that_hands_its_shard_
     async with FakeServer(SLOW) as server:
         lease = await prepare(db, pool_of(server), 40)
         async with db.transaction() as conn:
-            await shards.release(conn, lease, count_attempt=False)
+            await shards.finish(conn, lease, shards.HandedBack())
 
-        async def work(lease: Lease, _: BatchRecord) -> bool:
-            return await dispatch(db, lease)
+        async def work(lease: Lease, _: BatchRecord) -> shards.WorkOutcome:
+            assert not await dispatch(db, lease)
+            return shards.HandedBack()
 
         worker = ShardWorker(
             db, "me", {Stage.DISPATCH: StageWork(work)}, lease_s=60.0, max_failures=3
@@ -95,7 +95,7 @@ async def test_a_batch_is_cancelled_before_it_is_scored_with_no_worker_alive(db:
     assert await settle(db, batch_id)
     assert await counts(db) == {"cancelled": 4}
     async with db.transaction() as conn:
-        assert await shards.due(conn, Stage.SCORE, 10) == []
+        assert await leases.due(conn, Stage.SCORE, 10) == []
 
 
 async def test_a_scorer_of_a_cancelled_batch_can_write_no_more(db: Database) -> None:
@@ -139,9 +139,9 @@ async def test_a_paused_batch_hands_its_shard_back_and_goes_on_when_resumed(db: 
         assert answered < 40
         assert await counts(db) == {"succeeded": answered}
         async with db.transaction() as conn:
-            await shards.release(conn, lease, count_attempt=False)
-            assert await shards.claim(conn, lease.key, "worker", 60) is None
-            assert await shards.due(conn, Stage.DISPATCH, 10) == []
+            await shards.finish(conn, lease, shards.HandedBack())
+            assert await leases.claim(conn, lease.key, "worker", 60) is None
+            assert await leases.due(conn, Stage.DISPATCH, 10) == []
         assert await change(db, batch_id, "resume") is BatchStatus.PAUSED
         server.set_script({"models": {"*": {}}})
         assert await dispatch(db, await claim(db, lease.key))

@@ -13,7 +13,7 @@ from routoo.domain.completion import Reservation
 from routoo.domain.job import ShardKey, Stage
 from routoo.domain.pool import Pool
 from routoo.errors import StaleLeaseError
-from routoo.store import ledger, shards
+from routoo.store import leases, ledger, shards
 from routoo.store.database import Database
 from tests.dispatch_factory import (
     billed_usd,
@@ -37,7 +37,7 @@ async def test_every_job_gets_one_result_and_the_ledger_agrees_with_the_endpoint
         assert await dispatch(db, lease)
         async with db.transaction() as conn:
             balance = await ledger.balance(conn, lease.key.batch_id)
-            await shards.complete(conn, lease)
+            await shards.finish(conn, lease, shards.Done())
         assert await rows(db, "SELECT status, count(*) FROM results GROUP BY 1") == [
             ("succeeded", 200)
         ]
@@ -70,7 +70,7 @@ async def test_what_a_crash_left_unsettled_counts_at_its_worst_case(db: Database
         assert reserved > 0
         server.set_script({"models": {"*": {}}})
         async with db.transaction() as conn:
-            await shards.release(conn, lease, count_attempt=True)
+            await shards.finish(conn, lease, shards.HandedBack())
         assert await dispatch(db, await claim(db, lease.key))
         lost = await rows(db, "SELECT sum(cost_usd) FROM attempts WHERE status = 'lost'")
         assert lost == [(reserved,)]
@@ -207,8 +207,8 @@ async def test_a_shard_whose_endpoints_stay_down_frees_its_worker_and_waits(
         lease = await prepare(db, pool_of(server), 40)
         assert not await dispatch(db, lease, max_attempts_per_model=9)
         async with db.transaction() as conn:
-            await shards.release(conn, lease, count_attempt=False)
-            assert await shards.claim(conn, lease.key, "worker", 60.0) is None
+            await shards.finish(conn, lease, shards.HandedBack())
+            assert await leases.claim(conn, lease.key, "worker", 60.0) is None
         assert await rows(db, "SELECT count(*) FROM results") == [(0,)]
         assert await rows(db, "SELECT reserved_usd, spent_usd FROM ledgers") == [(0, 0)]
 
@@ -254,7 +254,7 @@ async def test_a_drained_shard_keeps_what_was_answered_and_leaves_the_rest(db: D
         answered = (await rows(db, "SELECT count(*) FROM results"))[0][0]
         assert 8 <= answered < 40
         async with db.transaction() as conn:
-            await shards.release(conn, lease, count_attempt=False)
+            await shards.finish(conn, lease, shards.HandedBack())
             assert lease.key in await shards.ready_keys(conn, lease.key.batch_id)
         assert await dispatch(db, await claim(db, lease.key))
         assert len(server.requests) == 40

@@ -47,7 +47,7 @@ async def scored(db: Database, server: FakeServer, **changes: Any) -> UUID:
         lease = await claim(db, ShardKey(batch_id, Stage.SCORE, shard_no))
         async with db.transaction() as conn:
             await predictions.save(conn, lease, predictions_of(2))
-            await shards.complete(conn, lease)
+            await shards.finish(conn, lease, shards.Done())
     return batch_id
 
 
@@ -73,7 +73,7 @@ async def dispatch_all(db: Database, batch_id: UUID) -> list[Lease]:
     for lease in leases:
         assert await dispatch(db, lease)
         async with db.transaction() as conn:
-            await shards.complete(conn, lease)
+            await shards.finish(conn, lease, shards.Done())
     return leases
 
 

@@ -26,7 +26,7 @@ async def learn(db: Database, server: FakeServer) -> None:
     lease = await prepare(db, pool_of(server), LEARNED)
     assert await dispatch(db, lease)
     async with db.transaction() as conn:
-        await shards.complete(conn, lease)
+        await shards.finish(conn, lease, shards.Done())
 
 
 async def calls_of(db: Database, lease: Lease) -> list[tuple[Any, ...]]:

@@ -42,7 +42,7 @@ async def selected(db: Database, batch_id: UUID) -> BatchRecord:
     lease = await factory.claim(db, batch_id, Stage.SELECT)
     await select_batch(db, lease, await found(db, batch_id))
     async with db.transaction() as conn:
-        await shards.complete(conn, lease)
+        await shards.finish(conn, lease, shards.Done())
     return await found(db, batch_id)
 
 

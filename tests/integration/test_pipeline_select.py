@@ -56,7 +56,7 @@ async def score(db: Database, batch_id: UUID) -> FixedPredictor:
         lease = await batch_factory.claim(db, batch_id, Stage.SCORE, key.shard_no)
         await score_shard(db, predictor, lease, batch)
         async with db.transaction() as conn:
-            await shards.complete(conn, lease)
+            await shards.finish(conn, lease, shards.Done())
     return predictor
 
 

@@ -59,7 +59,7 @@ async def finished(db: Database) -> UUID:
         answers = ["plain", 'two\nlines, "quoted"', "naïve"]
         done = [factory.result(n, answer) for n, answer in enumerate(answers)]
         await results.save(conn, lease, [*done, failed])
-        await shards.complete(conn, lease)
+        await shards.finish(conn, lease, shards.Done())
     return batch_id
 
 

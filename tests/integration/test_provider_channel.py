@@ -16,7 +16,16 @@ from routoo.domain.prediction import Assignment
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.provider_batch.channel import ProviderChannel
 from routoo.pipeline.provider_batch.tracker import ChannelOptions, Visitor
-from routoo.store import assignments, batches, graded_answers, jobs, ledger, predictions, shards
+from routoo.store import (
+    assignments,
+    batches,
+    graded_answers,
+    jobs,
+    leases,
+    ledger,
+    predictions,
+    shards,
+)
 from routoo.store.batches import control
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
@@ -63,12 +72,12 @@ async def prepare(
     score = await claim(db, ShardKey(batch_id, Stage.SCORE, 0))
     async with db.transaction() as conn:
         await predictions.save(conn, score, predictions_of(len(prompts)))
-        await shards.complete(conn, score)
+        await shards.finish(conn, score, shards.Done())
     select = await claim(db, ShardKey(batch_id, Stage.SELECT, 0))
     async with db.transaction() as conn:
         chosen = [Assignment(n, "m@batch", 0.5, Decimal("0.0001")) for n in range(len(prompts))]
         await assignments.save(conn, select, chosen, 1)
-        await shards.complete(conn, select)
+        await shards.finish(conn, select, shards.Done())
     return await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0))
 
 
@@ -85,19 +94,16 @@ async def visit(
         batch = await batches.get(conn, lease.key.batch_id)
     async with ProviderBatches(timeout_s=timeout_s) as provider, ChatEndpoints() as client:
 
-        async def call() -> bool:
+        async def call() -> shards.WorkOutcome:
             return await dispatch_shard(
                 db, client, lease, batch, options=DispatchOptions(2), stop=asyncio.Event()
             )
 
         channel = ProviderChannel(Visitor(db, provider, options))
-        done = await channel.dispatch(lease, batch, call)
+        outcome = await channel.dispatch(lease, batch, call)
     async with db.transaction() as conn:
-        if done:
-            await shards.complete(conn, lease)
-        else:
-            await shards.release(conn, lease, count_attempt=False)
-    return done
+        await shards.finish(conn, lease, outcome)
+    return isinstance(outcome, shards.Done)
 
 
 async def finish(db: Database, lease: Lease) -> None:
@@ -110,7 +116,7 @@ async def _claim_again(db: Database, lease: Lease) -> Lease:
     async with asyncio.timeout(20):
         while True:
             async with db.transaction() as conn:
-                again = await shards.claim(conn, lease.key, "worker", 60.0)
+                again = await leases.claim(conn, lease.key, "worker", 60.0)
             if again is not None:
                 return again
             await asyncio.sleep(0.01)
@@ -150,8 +156,8 @@ async def test_jobs_go_out_together_wait_without_a_lease_and_are_paid_at_the_dis
         reserved = (await rows(db, "SELECT reserved_usd FROM ledgers"))[0][0]
         assert reserved > 0
         async with db.transaction() as conn:
-            assert await shards.claim(conn, lease.key, "worker", 60.0) is None
-            assert await shards.due(conn, Stage.DISPATCH, 10) == []
+            assert await leases.claim(conn, lease.key, "worker", 60.0) is None
+            assert await leases.due(conn, Stage.DISPATCH, 10) == []
         await finish(db, await _claim_again(db, lease))
         assert await outcome(db) == [(n, "succeeded", "m@batch") for n in range(30)]
         assert len(server.batches.batches) == 1
@@ -270,7 +276,7 @@ async def test_a_worker_that_dies_before_the_creation_is_noted_sends_no_row_twic
         dying.cancel()
         await asyncio.gather(dying, return_exceptions=True)
         async with db.transaction() as conn:
-            await shards.release(conn, lease, count_attempt=True)
+            await shards.finish(conn, lease, shards.HandedBack())
         await finish(db, await claim(db, lease.key))
         assert len(server.batches.batches) == 1
         assert await rows(db, "SELECT count(*) FROM attempts WHERE status = 'lost'") == [(0,)]
@@ -309,13 +315,12 @@ async def test_a_cancelled_batch_cancels_the_providers_and_keeps_what_was_answer
         async with db.transaction() as conn:
             await control.cancel(conn, batch_id)
         async with db.transaction() as conn:
-            assert not await control.settle_cancelled(conn, batch_id)
-            assert await shards.due(conn, Stage.DISPATCH, 10) == [lease.key]
+            assert not await control.end_cancelled(conn, batch_id)
+            assert await leases.due(conn, Stage.DISPATCH, 10) == [lease.key]
         await visit(db, await claim(db, lease.key))
         assert server.batches.batches["batch_1"].status == "cancelling"
         await visit(db, await _claim_again(db, lease))
         async with db.transaction() as conn:
-            assert await control.settle_cancelled(conn, batch_id)
             assert await batches.status(conn, batch_id) is BatchStatus.CANCELLED
         statuses = await rows(db, "SELECT status, count(*) FROM results GROUP BY 1 ORDER BY 1")
         assert statuses == [("cancelled", 3), ("succeeded", 3)]

@@ -65,7 +65,7 @@ async def test_money_left_over_by_cheap_answers_upgrades_later_jobs(db: Database
         assert "calls cost -" in reason
         await select(db, lease.key.batch_id)
         async with db.transaction() as conn:
-            await shards.release(conn, lease, count_attempt=False)
+            await shards.finish(conn, lease, shards.HandedBack())
         assert await dispatch(db, await claim(db, lease.key))
         answered = dict(await rows(db, "SELECT model, count(*) FROM results GROUP BY 1"))
         later = Counter(served.model for served in server.requests[asked_before:])
@@ -172,7 +172,7 @@ async def test_a_batch_waits_for_its_replan_and_ends_with_it(db: Database) -> No
         await ask(db, lease.key.batch_id)
         assert await dispatch(db, lease)
         async with db.transaction() as conn:
-            await shards.complete(conn, lease)
+            await shards.finish(conn, lease, shards.Done())
         assert await rows(db, "SELECT status FROM batches") == [("in_progress",)]
         await select(db, lease.key.batch_id)
         assert await rows(db, "SELECT status FROM batches") == [("completed",)]

@@ -26,7 +26,7 @@ async def run(
     lease = await prepare(db, pool_of(server), JOBS, call_options=options, body=body)
     assert await dispatch(db, lease)
     async with db.transaction() as conn:
-        await shards.complete(conn, lease)
+        await shards.finish(conn, lease, shards.Done())
         balance = await ledger.balance(conn, lease.key.batch_id)
     assert balance.reserved_usd == 0
     assert (balance.spent_usd > 0) == bool(server.requests)

@@ -43,7 +43,7 @@ async def reopen(db: Database, batch_id: UUID, *statuses: ResultStatus) -> Reope
 
 async def finish(db: Database, lease: Lease) -> None:
     async with db.transaction() as conn:
-        await shards.complete(conn, lease)
+        await shards.finish(conn, lease, shards.Done())
 
 
 async def run_again(db: Database, lease: Lease) -> None:
@@ -177,9 +177,8 @@ async def test_a_cancelled_batch_goes_on_where_it_stopped(db: Database) -> None:
             await control.cancel(conn, batch_id)
         assert not await dispatching
         async with db.transaction() as conn:
-            await shards.release(conn, lease, count_attempt=False)
-        async with db.transaction() as conn:
-            assert await control.settle_cancelled(conn, batch_id)
+            await shards.finish(conn, lease, shards.HandedBack())
+            assert await batches.status(conn, batch_id) is BatchStatus.CANCELLED
         answered = (await counts(db))["succeeded"]
         server.set_script(SOUND)
         assert (await reopen(db, batch_id)).jobs == 30 - answered
@@ -194,7 +193,7 @@ async def test_a_batch_cancelled_before_it_was_scored_is_scored_after_a_retry(
     batch_id = await batch_factory.submit(db, 4)
     async with db.transaction() as conn:
         await control.cancel(conn, batch_id)
-        await control.settle_cancelled(conn, batch_id)
+        await control.end_cancelled(conn, batch_id)
     await reopen(db, batch_id)
     await batch_factory.score(db, batch_id)
     await batch_factory.select(db, batch_id)
@@ -208,7 +207,8 @@ async def test_a_failed_batch_tries_its_parked_shard_again(db: Database) -> None
     batch_id = await batch_factory.submit(db, 2)
     lease = await batch_factory.claim(db, batch_id, Stage.SCORE)
     async with db.transaction() as conn:
-        assert await shards.fail(conn, lease, "no such checkpoint", 0)
+        finished = await shards.finish(conn, lease, shards.Failed("no such checkpoint", 0))
+        assert finished.parked
     assert await reopen(db, batch_id) == Reopened(jobs=0, left=0)
     assert await status(db, batch_id) is BatchStatus.IN_PROGRESS
     await batch_factory.score(db, batch_id)
@@ -230,7 +230,7 @@ async def test_a_plan_that_was_cancelled_is_not_run_by_a_retry(db: Database) -> 
             await copy.write([batch_factory.jobs.JobInput(0, "one", batch_factory.BODY)])
         await batches.seal(conn, batch_id, 1, 1)
         await control.cancel(conn, batch_id)
-        await control.settle_cancelled(conn, batch_id)
+        await control.end_cancelled(conn, batch_id)
     with pytest.raises(InputError, match="plan"):
         await reopen(db, batch_id)
 

@@ -11,6 +11,7 @@ from routoo.errors import CheckpointError, DatabaseUnavailableError, StoreError
 from routoo.pipeline.shard_work import ShardOutcome, ShardWorker, StageWork, Work
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
+from routoo.store.shards import Done, HandedBack, WorkOutcome
 from tests import batch_factory
 
 pytestmark = pytest.mark.anyio
@@ -18,13 +19,13 @@ pytestmark = pytest.mark.anyio
 LEASE_S = 0.3
 
 
-async def succeed(lease: Lease, batch: BatchRecord) -> bool:
+async def succeed(lease: Lease, batch: BatchRecord) -> WorkOutcome:
     assert lease.key.batch_id == batch.id
-    return True
+    return Done()
 
 
 def raising(error: Exception) -> Work:
-    async def work(_: Lease, __: BatchRecord) -> bool:
+    async def work(_: Lease, __: BatchRecord) -> WorkOutcome:
         raise error
 
     return work
@@ -124,10 +125,10 @@ async def test_a_stop_releases_the_shard_and_counts_no_failure(db: Database) -> 
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
     started = asyncio.Event()
 
-    async def endless(_: Lease, __: BatchRecord) -> bool:
+    async def endless(_: Lease, __: BatchRecord) -> WorkOutcome:
         started.set()
         await asyncio.sleep(60)
-        return True
+        return Done()
 
     me = worker(db, endless)
     handling = asyncio.create_task(me.handle(key))
@@ -148,19 +149,19 @@ async def test_a_stopping_worker_takes_no_new_shard(db: Database) -> None:
 async def test_a_shard_left_half_done_is_published_again(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
 
-    async def half(_: Lease, __: BatchRecord) -> bool:
-        return False
+    async def half(_: Lease, __: BatchRecord) -> WorkOutcome:
+        return HandedBack()
 
-    assert await worker(db, half).handle(key) == ShardOutcome((key,))
+    assert await worker(db, half).handle(key) == ShardOutcome([key])
     assert await shard(db, key) == ("ready", 0)
 
 
 async def test_work_that_outlasts_its_lease_keeps_it(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
 
-    async def slow(_: Lease, __: BatchRecord) -> bool:
+    async def slow(_: Lease, __: BatchRecord) -> WorkOutcome:
         await asyncio.sleep(LEASE_S * 3)
-        return True
+        return Done()
 
     working = asyncio.create_task(worker(db, slow).handle(key))
     await asyncio.sleep(LEASE_S * 2)
@@ -172,11 +173,11 @@ async def test_work_that_outlasts_its_lease_keeps_it(db: Database) -> None:
 async def test_work_whose_shard_was_taken_over_is_dropped(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
 
-    async def robbed(_: Lease, __: BatchRecord) -> bool:
+    async def robbed(_: Lease, __: BatchRecord) -> WorkOutcome:
         async with db.transaction() as conn:
             await conn.execute("UPDATE shards SET owner = 'other', epoch = epoch + 1")
         await asyncio.sleep(60)
-        return True
+        return Done()
 
     assert await worker(db, robbed).handle(key) == ShardOutcome()
     assert await shard(db, key) == ("leased", 1)

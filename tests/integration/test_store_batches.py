@@ -10,7 +10,7 @@ import pytest
 
 from routoo.domain.job import SLA, BatchStatus, Stage
 from routoo.errors import DatabaseUnavailableError, InputError, NotFoundError, StoreError
-from routoo.store import batches, jobs, shards
+from routoo.store import batches, jobs, leases
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
 from tests.batch_factory import BODY, pool_of, submit
@@ -174,7 +174,7 @@ async def test_a_failed_batch_says_why_and_hands_out_nothing(db: Database) -> No
     async with db.transaction() as conn:
         await batches.fail(conn, batch_id, "it broke")
         batch = await batches.get(conn, batch_id)
-        due = await shards.due(conn, Stage.SCORE, 10)
+        due = await leases.due(conn, Stage.SCORE, 10)
 
     assert (batch.status, batch.error, due) == (BatchStatus.FAILED, "it broke", [])
 

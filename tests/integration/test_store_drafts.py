@@ -7,7 +7,7 @@ import pytest
 
 from routoo.domain.job import BatchStatus, Stage
 from routoo.errors import InputError, NotFoundError
-from routoo.store import batches, shards
+from routoo.store import batches, leases, shards
 from routoo.store.batches import plans
 from routoo.store.database import Database
 from tests import batch_factory as factory
@@ -42,7 +42,7 @@ async def test_a_plan_hands_out_no_calls_until_it_is_submitted(db: Database) -> 
     assert await status(db, batch_id) is BatchStatus.PLANNED
     async with db.transaction() as conn:
         assert await shards.ready_keys(conn, batch_id) == []
-        assert await shards.due(conn, Stage.DISPATCH, 10) == []
+        assert await leases.due(conn, Stage.DISPATCH, 10) == []
     assert await submit_plan(db, batch_id)
     lease = await factory.claim(db, batch_id, Stage.DISPATCH)
     await factory.dispatch(db, lease)

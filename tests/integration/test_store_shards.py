@@ -11,7 +11,7 @@ import pytest
 
 from routoo.domain.job import BatchStatus, Lease, ShardKey, ShardState, Stage
 from routoo.errors import StaleLeaseError, StoreError
-from routoo.store import batches, jobs, predictions, recovery, shards
+from routoo.store import batches, jobs, leases, predictions, shards
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
 from tests.batch_factory import LEASE_S, claim, dispatch, predictions_of, score, select, submit
@@ -22,12 +22,12 @@ EXPIRED_S = -1.0
 
 async def _claim(db: Database, key: ShardKey, owner: str) -> Lease | None:
     async with db.transaction() as conn:
-        return await shards.claim(conn, key, owner, LEASE_S)
+        return await leases.claim(conn, key, owner, LEASE_S)
 
 
 async def _complete(db: Database, lease: Lease) -> None:
     async with db.transaction() as conn:
-        await shards.complete(conn, lease)
+        await shards.finish(conn, lease, shards.Done())
 
 
 async def _states(db: Database, batch_id: UUID, stage: Stage) -> dict[ShardState, int]:
@@ -47,18 +47,18 @@ async def test_of_workers_that_claim_at_once_one_wins(db: Database) -> None:
     batch_id = await submit(db)
     key = ShardKey(batch_id, Stage.SCORE, 0)
 
-    leases = await asyncio.gather(*(_claim(db, key, f"worker-{n}") for n in range(6)))
+    claimed = await asyncio.gather(*(_claim(db, key, f"worker-{n}") for n in range(6)))
 
-    assert [lease.epoch for lease in leases if lease] == [1]
+    assert [lease.epoch for lease in claimed if lease] == [1]
 
 
 async def test_of_workers_that_take_an_abandoned_shard_over_one_wins(db: Database) -> None:
     batch_id = await submit(db)
     lost = await claim(db, batch_id, Stage.SCORE, lease_s=EXPIRED_S)
 
-    leases = await asyncio.gather(*(_claim(db, lost.key, f"worker-{n}") for n in range(6)))
+    claimed = await asyncio.gather(*(_claim(db, lost.key, f"worker-{n}") for n in range(6)))
 
-    assert [lease.epoch for lease in leases if lease] == [2]
+    assert [lease.epoch for lease in claimed if lease] == [2]
 
 
 async def test_a_lease_names_its_slice(db: Database) -> None:
@@ -81,11 +81,11 @@ async def test_a_worker_that_was_presumed_dead_can_write_nothing(db: Database) -
     await _claim(db, stale.key, "worker")  # of the same name: the epoch decides
 
     for write in (
-        lambda conn: shards.fence(conn, stale),
-        lambda conn: shards.renew(conn, stale, LEASE_S),
-        lambda conn: shards.complete(conn, stale),
-        lambda conn: shards.release(conn, stale, count_attempt=True),
-        lambda conn: shards.fail(conn, stale, "late", 1),
+        lambda conn: leases.fence(conn, stale),
+        lambda conn: leases.renew(conn, stale, LEASE_S),
+        lambda conn: shards.finish(conn, stale, shards.Done()),
+        lambda conn: shards.finish(conn, stale, shards.HandedBack()),
+        lambda conn: shards.finish(conn, stale, shards.Failed("late", 1)),
         lambda conn: predictions.save(conn, stale, predictions_of(stale)),
     ):
         with pytest.raises(StaleLeaseError, match="took the shard over"):
@@ -109,7 +109,7 @@ async def test_a_take_over_waits_for_a_write_that_was_fenced_before_it(db: Datab
     lease = await claim(db, await submit(db), Stage.SCORE, lease_s=EXPIRED_S)
 
     async with db.transaction() as conn:
-        await shards.fence(conn, lease)
+        await leases.fence(conn, lease)
         assert await _is_blocked(_claim(db, lease.key, "other"))
 
     assert await _claim(db, lease.key, "other") is not None
@@ -119,8 +119,8 @@ async def test_a_renewed_lease_is_not_taken_over(db: Database) -> None:
     lease = await claim(db, await submit(db), Stage.SCORE, lease_s=EXPIRED_S)
 
     async with db.transaction() as conn:
-        await shards.renew(conn, lease, LEASE_S)
-        due = await shards.due(conn, Stage.SCORE, 10)
+        await leases.renew(conn, lease, LEASE_S)
+        due = await leases.due(conn, Stage.SCORE, 10)
 
     assert lease.key not in due
     assert await _claim(db, lease.key, "other") is None
@@ -132,7 +132,7 @@ async def test_due_shards_are_ready_or_abandoned(db: Database) -> None:
     await claim(db, batch_id, Stage.SCORE, 1, lease_s=EXPIRED_S)
 
     async with db.transaction() as conn:
-        due = await shards.due(conn, Stage.SCORE, 10)
+        due = await leases.due(conn, Stage.SCORE, 10)
         ready = await shards.ready_keys(conn, batch_id)
 
     assert [key.shard_no for key in due] == [1, 2]
@@ -141,9 +141,9 @@ async def test_due_shards_are_ready_or_abandoned(db: Database) -> None:
 
 async def test_score_shards_that_end_at_once_unblock_the_selection(db: Database) -> None:
     batch_id = await submit(db, 8, shard_size=1)
-    leases = [await claim(db, batch_id, Stage.SCORE, n) for n in range(8)]
+    claimed = [await claim(db, batch_id, Stage.SCORE, n) for n in range(8)]
 
-    await asyncio.gather(*(_complete(db, lease) for lease in leases))
+    await asyncio.gather(*(_complete(db, lease) for lease in claimed))
 
     assert await _states(db, batch_id, Stage.SELECT) == {ShardState.READY: 1}
 
@@ -172,9 +172,9 @@ async def test_a_batch_goes_through_its_stages_to_its_end(db: Database) -> None:
     batch_id = await submit(db, 5, shard_size=2)
     await score(db, batch_id)
     await select(db, batch_id)
-    leases = [await claim(db, batch_id, Stage.DISPATCH, n) for n in range(3)]
+    claimed = [await claim(db, batch_id, Stage.DISPATCH, n) for n in range(3)]
 
-    await asyncio.gather(*(dispatch(db, lease) for lease in leases))
+    await asyncio.gather(*(dispatch(db, lease) for lease in claimed))
 
     async with db.transaction() as conn:
         batch = await batches.get(conn, batch_id)
@@ -198,19 +198,29 @@ async def test_a_dispatch_shard_without_all_its_results_is_not_done(db: Database
     }
 
 
-@pytest.mark.parametrize(("count_attempt", "attempts"), [(True, 1), (False, 0)])
-async def test_a_shard_that_is_handed_back_is_ready_again(
-    db: Database, *, count_attempt: bool, attempts: int
-) -> None:
+async def test_a_shard_that_is_handed_back_is_ready_again(db: Database) -> None:
     lease = await claim(db, await submit(db), Stage.SCORE)
 
     async with db.transaction() as conn:
-        await shards.release(conn, lease, count_attempt=count_attempt)
+        finished = await shards.finish(conn, lease, shards.HandedBack())
         cursor = await conn.execute("SELECT max(attempts) FROM shards WHERE state = 'ready'")
-        assert await cursor.fetchone() == (attempts,)
+        assert await cursor.fetchone() == (0,)
+    assert finished.ready == (lease.key,)
 
     again = await _claim(db, lease.key, "other")
     assert again == replace(lease, owner="other", epoch=2)
+
+
+async def test_a_shard_that_is_handed_back_with_a_wait_is_not_claimed_before(db: Database) -> None:
+    lease = await claim(db, await submit(db), Stage.SCORE)
+
+    async with db.transaction() as conn:
+        finished = await shards.finish(conn, lease, shards.HandedBack(0.5))
+
+    assert finished.ready == ()
+    assert await _claim(db, lease.key, "other") is None
+    await asyncio.sleep(0.6)
+    assert await _claim(db, lease.key, "other") == replace(lease, owner="other", epoch=2)
 
 
 async def test_a_shard_that_failed_too_often_is_parked_and_fails_its_batch(db: Database) -> None:
@@ -219,7 +229,9 @@ async def test_a_shard_that_failed_too_often_is_parked_and_fails_its_batch(db: D
     for _ in range(2):
         lease = await claim(db, batch_id, Stage.SCORE)
         async with db.transaction() as conn:
-            parked.append(await shards.fail(conn, lease, "no memory", 2))
+            finished = await shards.finish(conn, lease, shards.Failed("no memory", 2))
+        parked.append(finished.parked)
+        assert finished.ready == ()
 
     assert parked == [False, True]
     async with db.transaction() as conn:
@@ -234,11 +246,11 @@ async def test_a_shard_that_ends_its_workers_is_parked(db: Database) -> None:
     await claim(db, batch_id, Stage.SCORE, 1)  # alive, and left alone
     for _ in range(2):
         async with db.transaction() as conn:
-            assert await recovery.park_exhausted(conn, 2) == []
+            assert await shards.park_exhausted(conn, 2) == []
         await claim(db, batch_id, Stage.SCORE, lease_s=EXPIRED_S)
 
     async with db.transaction() as conn:
-        parked = await recovery.park_exhausted(conn, 2)
+        parked = await shards.park_exhausted(conn, 2)
         batch = await batches.get(conn, batch_id)
 
     assert parked == [ShardKey(batch_id, Stage.SCORE, 0)]

@@ -19,7 +19,7 @@ from producer.stream import StreamBatch, Streamer, StreamRequest
 from producer.submit import BatchRequest
 from routoo.domain.job import Stage
 from routoo.pipeline.score import score_shard
-from routoo.store import batches, shards, streams
+from routoo.store import batches, leases, shards, streams
 from routoo.store.database import Database
 from routoo.store.streams import Stream
 from tests import batch_factory
@@ -53,7 +53,7 @@ async def work(db: Database) -> None:
     while True:
         for stage in Stage:
             async with db.transaction() as conn:
-                due = await shards.due(conn, stage, 10)
+                due = await leases.due(conn, stage, 10)
             for key in due:
                 if stage is Stage.SELECT:
                     await select(db, key.batch_id)
@@ -66,7 +66,7 @@ async def work(db: Database) -> None:
                 else:
                     assert await dispatch(db, lease)
                 async with db.transaction() as conn:
-                    await shards.complete(conn, lease)
+                    await shards.finish(conn, lease, shards.Done())
         await asyncio.sleep(0.05)
 
 

@@ -12,6 +12,7 @@ from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.errors import DatabaseUnavailableError, StaleLeaseError
 from routoo.pipeline import shard_work
 from routoo.pipeline.shard_work import work_under_lease
+from routoo.store.shards import Done, HandedBack, WorkOutcome
 
 LEASE = Lease(ShardKey(UUID(int=1), Stage.SCORE, 0), "me", 1, 0, 10)
 
@@ -34,31 +35,33 @@ def renewals(monkeypatch: pytest.MonkeyPatch) -> list[Exception | None]:
         if outcome is not None:
             raise outcome
 
-    monkeypatch.setattr(shard_work.shards, "renew", renew)
+    monkeypatch.setattr(shard_work.leases, "renew", renew)
     return outcomes
 
 
-async def forever(cancelled: asyncio.Event) -> bool:
+async def forever(cancelled: asyncio.Event) -> WorkOutcome:
     try:
         await asyncio.sleep(60)
     except asyncio.CancelledError:
         cancelled.set()
         raise
-    return True
+    return Done()
 
 
-async def work(coroutine: Any, *, stop: asyncio.Event | None = None, grace_s: float = 0) -> bool:
+async def work(
+    coroutine: Any, *, stop: asyncio.Event | None = None, grace_s: float = 0
+) -> WorkOutcome:
     db: Any = NoDatabase()
     stop = stop or asyncio.Event()
     return await work_under_lease(db, LEASE, coroutine, lease_s=0.03, stop=stop, grace_s=grace_s)
 
 
 def test_finished_work_returns_its_answer(renewals: list[Exception | None]) -> None:
-    async def quick() -> bool:
+    async def quick() -> WorkOutcome:
         await asyncio.sleep(0.05)
-        return True
+        return Done()
 
-    assert asyncio.run(work(quick())) is True
+    assert asyncio.run(work(quick())) == Done()
     assert renewals == [None]
 
 
@@ -89,40 +92,40 @@ def test_a_database_that_stays_away_longer_than_the_lease_costs_the_lease(
 def test_a_short_absence_of_the_database_costs_nothing(renewals: list[Exception | None]) -> None:
     renewals[:] = [DatabaseUnavailableError("away"), None]
 
-    async def slow() -> bool:
+    async def slow() -> WorkOutcome:
         await asyncio.sleep(0.1)
-        return True
+        return Done()
 
-    assert asyncio.run(work(slow())) is True
+    assert asyncio.run(work(slow())) == Done()
 
 
 @pytest.mark.usefixtures("renewals")
 def test_a_stop_cancels_work_after_its_grace() -> None:
-    async def scenario() -> tuple[bool, bool]:
+    async def scenario() -> tuple[WorkOutcome, bool]:
         stop, cancelled = asyncio.Event(), asyncio.Event()
         stop.set()
         done = await work(forever(cancelled), stop=stop, grace_s=0.01)
         return done, cancelled.is_set()
 
-    assert asyncio.run(scenario()) == (False, True)
+    assert asyncio.run(scenario()) == (HandedBack(), True)
 
 
 @pytest.mark.usefixtures("renewals")
 def test_work_that_ends_within_the_grace_of_a_stop_counts() -> None:
-    async def brief() -> bool:
+    async def brief() -> WorkOutcome:
         await asyncio.sleep(0.01)
-        return True
+        return Done()
 
-    async def scenario() -> bool:
+    async def scenario() -> WorkOutcome:
         stop = asyncio.Event()
         stop.set()
         return await work(brief(), stop=stop, grace_s=30)
 
-    assert asyncio.run(scenario()) is True
+    assert asyncio.run(scenario()) == Done()
 
 
 def test_an_error_of_the_work_reaches_the_caller(renewals: list[Exception | None]) -> None:
-    async def broken() -> bool:
+    async def broken() -> WorkOutcome:
         raise ValueError(renewals)
 
     with pytest.raises(ValueError, match="None"):

@@ -11,6 +11,7 @@ from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.errors import ConfigError
 from routoo.pipeline.shard_work import StageWork
 from routoo.store.batches import BatchRecord
+from routoo.store.shards import Done, WorkOutcome
 from worker.runtime import _with_tokenizers
 
 pytestmark = pytest.mark.anyio
@@ -19,9 +20,9 @@ pytestmark = pytest.mark.anyio
 async def test_a_tokenizer_that_lacks_is_refused_before_any_call() -> None:
     worked: list[Any] = []
 
-    async def work(_lease: Lease, batch: BatchRecord) -> bool:
+    async def work(_lease: Lease, batch: BatchRecord) -> WorkOutcome:
         worked.append(batch)
-        return True
+        return Done()
 
     stage = _with_tokenizers(TokenCounters(), StageWork(work, grace_s=3.0))
     assert stage.grace_s == 3.0

@@ -17,7 +17,7 @@ from routoo.domain.completion import Attempt, Reservation, Result
 from routoo.domain.job import Lease
 from routoo.errors import DatabaseUnavailableError, StoreError
 from routoo.pipeline.dispatch.response_cache import ShardCache
-from routoo.store import in_flight, ledger, response_cache, results, shards
+from routoo.store import in_flight, leases, ledger, response_cache, results
 from routoo.store.database import Database
 
 LINGER_S = 0.005
@@ -182,14 +182,14 @@ class Books:
         lease, wanted = self._lease, [reservation for reservation, _ in page.reservations]
         async with self._db.transaction(pipelined=True) as conn:
             async with conn.pipeline():  # a page is one round trip
-                proof = await shards.ask_fence(conn, lease)
+                proof = await leases.ask_fence(conn, lease)
                 # Settled first: the money that comes back may cover this page's reservations.
                 if page.settlements:
                     await ledger.settle(conn, lease, page.settlements, fenced=True)
                 if page.results:
                     await results.save(conn, lease, page.results, fenced=True, alone=self._alone)
                 reserved = await ledger.reserve_all(conn, lease, wanted) if wanted else None
-            shards.check_fence(proof, lease)
+            leases.check_fence(proof, lease)
             if self._cache is not None and (kept := self._cache.answers(page.results)):
                 await response_cache.keep(conn, kept, self._cache.ttl_s)
             grants = [Grant.GRANTED] * len(wanted)

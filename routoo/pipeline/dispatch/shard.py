@@ -18,9 +18,10 @@ from routoo.pipeline.dispatch.response_cache import ShardCache, serve
 from routoo.pipeline.dispatch.roster import Roster
 from routoo.pipeline.select.experience import load_experience
 from routoo.ports import ChatClient
-from routoo.store import batches, followers, jobs, shards
+from routoo.store import batches, followers, jobs
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.database import Database
+from routoo.store.shards import Done, HandedBack, WorkOutcome
 from routoo.store.write_off import write_off
 
 _PUT_OFF_S = 5.0
@@ -46,7 +47,7 @@ async def dispatch_shard(
     *,
     options: DispatchOptions,
     stop: asyncio.Event,
-) -> bool:
+) -> WorkOutcome:
     """Call the chosen models for every pending job of a shard.
 
     Calls that a crashed owner of the shard left unsettled are first written off at their worst
@@ -61,9 +62,9 @@ async def dispatch_shard(
         stop: Set by the caller to drain: no new call starts, those in flight get a grace.
 
     Returns:
-        True when every job of the shard has a result, False when some were left pending: the
+        Done when every job of the shard has a result. Handed back when some were left pending: the
         worker drains, the batch was paused or cancelled, or they wait for endpoints or for money
-        that others must free first; then the shard is not handed out again for a moment.
+        that others must free first; then with a wait of a few seconds.
 
     Raises:
         StaleLeaseError: Another worker owns the shard now.
@@ -102,14 +103,9 @@ async def dispatch_shard(
         except BaseExceptionGroup as group_error:
             raise _first(group_error) from group_error
     await warn_of_budget(db, batch.id)
-    if answerer.put_off and not closing.is_set():
-        await _postpone(db, lease)
-    return roster.all_answered
-
-
-async def _postpone(db: Database, lease: Lease) -> None:
-    async with db.transaction() as conn:
-        await shards.postpone(conn, lease, _PUT_OFF_S)
+    if roster.all_answered:
+        return Done()
+    return HandedBack(_PUT_OFF_S if answerer.put_off and not closing.is_set() else None)
 
 
 async def _latencies(

@@ -16,8 +16,9 @@ from routoo.pipeline.dispatch.content_filter import final_filters
 from routoo.pipeline.provider_batch.rows import reservation_of, row_of, split
 from routoo.pipeline.provider_batch.tracker import Visit, Visitor
 from routoo.pipeline.select.eligibility import can_wait
-from routoo.store import jobs, ledger, provider_batches, shards
+from routoo.store import jobs, ledger, provider_batches
 from routoo.store.batches import BatchRecord
+from routoo.store.shards import Done, HandedBack, WorkOutcome
 from routoo.store.write_off import write_off
 
 
@@ -28,18 +29,18 @@ class ProviderChannel:
     visitor: Visitor
 
     async def dispatch(
-        self, lease: Lease, batch: BatchRecord, call: Callable[[], Awaitable[bool]]
-    ) -> bool:
+        self, lease: Lease, batch: BatchRecord, call: Callable[[], Awaitable[WorkOutcome]]
+    ) -> WorkOutcome:
         """Dispatch a shard: rows through channels first, then every other job by calls.
 
         Args:
             lease: A dispatch shard; renewed by the caller.
             batch: The shard's batch, in progress or being cancelled.
-            call: Answers the jobs that no provider holds; returns whether each has its result.
+            call: Answers the jobs that no provider holds; done when each has its result.
 
         Returns:
-            True when every job of the shard has a result. False when some were left pending: then
-            the shard waits for its providers, if it waits for nothing else.
+            Done when every job of the shard has a result. Handed back when some were left pending:
+            then the shard waits for its providers, if it waits for nothing else.
 
         Raises:
             StaleLeaseError: Another worker owns the shard now.
@@ -47,23 +48,18 @@ class ProviderChannel:
             ConfigError: A provider's key is not set.
         """
         wait_s = await self.advance(lease, batch)
-        cancelling = batch.status is BatchStatus.CANCELLING
-        done = cancelling or await call()
-        wait_s = await self._wait_s(batch, wait_s, done=done)
-        if wait_s is not None:
-            async with self.visitor.db.transaction() as conn:
-                await shards.postpone(conn, lease, wait_s)
-        return done and wait_s is None and not cancelling
+        if batch.status is BatchStatus.CANCELLING:
+            return HandedBack(wait_s)
+        outcome = await call()
+        if isinstance(outcome, Done):
+            return outcome if wait_s is None else HandedBack(wait_s)
+        if _has_channel(batch) and await self._is_any_open(batch):
+            return HandedBack(self.visitor.options.poll_s)  # money of a provider's rows may return
+        return outcome
 
-    async def _wait_s(
-        self, batch: BatchRecord, wait_s: float | None, *, done: bool
-    ) -> float | None:
-        """Return how long the shard waits: other jobs of it soon, if money may come back."""
-        if done or not _has_channel(batch):
-            return wait_s
+    async def _is_any_open(self, batch: BatchRecord) -> bool:
         async with self.visitor.db.transaction() as conn:
-            is_any_open = await provider_batches.is_any_open(conn, batch.id)
-        return self.visitor.options.poll_s if is_any_open else None
+            return await provider_batches.is_any_open(conn, batch.id)
 
     async def advance(self, lease: Lease, batch: BatchRecord) -> float | None:
         """Bring every row of a shard that is, or goes, to a provider as far as it gets now.

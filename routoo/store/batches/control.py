@@ -46,7 +46,7 @@ async def resume(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
 async def cancel(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
     """Let no further work start for good. A batch that is over already stays as it is.
 
-    `settle_cancelled` ends it once nothing is in flight; call it until it says so.
+    `end_cancelled` ends it once nothing is in flight; call it until it says so.
 
     Returns:
         The state before.
@@ -61,7 +61,7 @@ async def cancel(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
     return before
 
 
-async def settle_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
+async def end_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
     """End a batch that is being cancelled, unless workers are still busy with it.
 
     Every job without a result gets one that says `cancelled`. Stages keep their state, so that a
@@ -106,7 +106,7 @@ async def settle_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
 
 
 async def being_cancelled(conn: AsyncConnection) -> list[UUID]:
-    """Return the batches that wait for `settle_cancelled`, oldest first."""
+    """Return the batches that wait for `end_cancelled`, oldest first."""
     cursor = await conn.execute(
         "SELECT id FROM batches WHERE status = 'cancelling' ORDER BY created_at, id"
     )

@@ -81,7 +81,7 @@ async def delete_expired(conn: AsyncConnection, retention_s: float) -> UUID | No
         return None
     batch_id: UUID = row[0]
     for table in _FACTS:
-        await conn.execute(f"DELETE FROM {table} WHERE batch_id = %s".encode(), [batch_id])  # noqa: S608 - our own names
+        await conn.execute(f"DELETE FROM {table} WHERE batch_id = %s".encode(), [batch_id])
     await conn.execute("DELETE FROM batches WHERE id = %s", [batch_id])
     return batch_id
 

@@ -205,7 +205,7 @@ async def list_recent(conn: AsyncConnection, limit: int) -> list[BatchRecord]:
 async def _select(conn: AsyncConnection, condition: str, values: list[Any]) -> list[BatchRecord]:
     async with conn.cursor(row_factory=class_row(BatchRecord)) as cursor:
         # Both parts are literals of this module.
-        await cursor.execute(f"SELECT {_COLUMNS} FROM batches {condition}".encode(), values)  # noqa: S608
+        await cursor.execute(f"SELECT {_COLUMNS} FROM batches {condition}".encode(), values)
         return await cursor.fetchall()
 
 

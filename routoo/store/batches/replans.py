@@ -15,7 +15,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from routoo.domain.job import BatchStatus, Lease
-from routoo.store import batches, shards
+from routoo.store import batches, leases
 
 FIRST_REVISION = 1
 """Of the plan that the batch started with."""
@@ -122,7 +122,7 @@ async def decide(
     Raises:
         StaleLeaseError: Another worker owns the shard now.
     """
-    await shards.fence(conn, lease)
+    await leases.fence(conn, lease)
     before, after = expected
     await conn.execute(
         """
@@ -136,7 +136,7 @@ async def decide(
 async def _select(conn: AsyncConnection, batch_id: UUID, condition: str) -> list[Replan]:
     async with conn.cursor(row_factory=class_row(Replan)) as cursor:
         await cursor.execute(
-            f"SELECT {_COLUMNS} FROM replans WHERE batch_id = %s {condition} ORDER BY revision".encode(),  # noqa: S608, E501 - literals of this module
+            f"SELECT {_COLUMNS} FROM replans WHERE batch_id = %s {condition} ORDER BY revision".encode(),  # noqa: E501 - literals of this module
             [batch_id],
         )
         return await cursor.fetchall()

@@ -114,7 +114,7 @@ async def _supersede(conn: AsyncConnection, batch_id: UUID, statuses: list[Resul
                           WHERE batch_id = %(id)s),
                job_no, status, model, cost_usd, attempts, error_code, error_message, created_at
         FROM gone
-        """.encode(),  # noqa: S608 - as above
+        """.encode(),
         {"id": batch_id, "statuses": [str(status) for status in statuses]},
     )
     return cursor.rowcount
@@ -135,7 +135,7 @@ async def _reopen_shards(conn: AsyncConnection, batch_id: UUID) -> None:
                                   WHERE r.batch_id = shards.batch_id AND r.job_no = n)
                   AND NOT EXISTS (SELECT FROM followers f
                                   WHERE f.batch_id = shards.batch_id AND f.job_no = n)))
-        """.encode(),  # noqa: S608 - as above
+        """.encode(),
         {"id": batch_id},
     )
 

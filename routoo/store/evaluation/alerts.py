@@ -103,5 +103,5 @@ async def _select(
     conn: AsyncConnection, condition: str, values: Sequence[Any]
 ) -> list[AlertRecord]:
     async with conn.cursor(row_factory=class_row(AlertRecord)) as cursor:
-        await cursor.execute(f"SELECT {_COLUMNS} FROM eval_alerts {condition}".encode(), values)  # noqa: S608 - a literal of this module
+        await cursor.execute(f"SELECT {_COLUMNS} FROM eval_alerts {condition}".encode(), values)
         return await cursor.fetchall()

@@ -54,7 +54,7 @@ async def insert(conn: AsyncConnection, run: dict[str, Any]) -> None:
     values = run | {"judge": None if judge is None else Jsonb(judge)}
     names = ", ".join(values)
     marks = ", ".join(f"%({name})s" for name in values)
-    await conn.execute(f"INSERT INTO eval_runs ({names}) VALUES ({marks})".encode(), values)  # noqa: S608 - names of our own
+    await conn.execute(f"INSERT INTO eval_runs ({names}) VALUES ({marks})".encode(), values)
 
 
 async def get(conn: AsyncConnection, run_id: UUID) -> RunRecord:
@@ -172,5 +172,5 @@ async def history(conn: AsyncConnection, run: RunRecord, limit: int) -> list[Run
 
 async def _select(conn: AsyncConnection, condition: str, values: Sequence[Any]) -> list[RunRecord]:
     async with conn.cursor(row_factory=class_row(RunRecord)) as cursor:
-        await cursor.execute(f"SELECT {_COLUMNS} FROM eval_runs {condition}".encode(), values)  # noqa: S608 - a literal of this module
+        await cursor.execute(f"SELECT {_COLUMNS} FROM eval_runs {condition}".encode(), values)
         return await cursor.fetchall()

@@ -139,7 +139,7 @@ async def load_items(conn: AsyncConnection, eval_set_id: UUID) -> list[Item]:
     """Return a version's items in order: `item_no` is the position."""
     async with conn.cursor(row_factory=dict_row) as cursor:
         await cursor.execute(
-            f"SELECT {_ITEM_COLUMNS} FROM eval_items WHERE eval_set_id = %s ORDER BY item_no".encode(),  # noqa: S608, E501 - a literal of this module
+            f"SELECT {_ITEM_COLUMNS} FROM eval_items WHERE eval_set_id = %s ORDER BY item_no".encode(),  # noqa: E501 - a literal of this module
             [eval_set_id],
         )
         return [Item(**row) for row in await cursor.fetchall()]
@@ -162,5 +162,5 @@ async def _select(
 ) -> list[EvalSetRecord]:
     columns = "id, name, content_sha256, purpose, item_count, created_at"
     async with conn.cursor(row_factory=class_row(EvalSetRecord)) as cursor:
-        await cursor.execute(f"SELECT {columns} FROM eval_sets {condition}".encode(), values)  # noqa: S608 - the same
+        await cursor.execute(f"SELECT {columns} FROM eval_sets {condition}".encode(), values)
         return await cursor.fetchall()

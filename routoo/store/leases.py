@@ -1,0 +1,168 @@
+"""Leases: a worker claims a shard, renews its lease, and proves it before every write.
+
+A worker that claims a shard holds a lease with an epoch. Whatever it writes for the shard, it first
+proves with `fence`, in the same transaction, that the lease is still its own. The fence locks the
+shard's row FOR SHARE, and taking a shard over updates that row: so a take-over waits for writes
+that were fenced before it, and a write that is fenced after it fails.
+
+A transaction that writes facts takes its locks in one order: shard (fence), ledger, batch.
+`shards.finish` runs in a transaction of its own, after the facts are written.
+"""
+
+from psycopg import AsyncConnection, AsyncCursor
+
+from routoo.domain.job import Lease, ShardKey, Stage
+from routoo.errors import StaleLeaseError
+
+_OWNED = """
+    batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s
+    AND state = 'leased' AND owner = %(owner)s AND epoch = %(epoch)s
+"""
+_FREE = """
+    ((s.state = 'ready' AND (s.not_before IS NULL OR s.not_before <= clock_timestamp()))
+     OR (s.state = 'leased' AND s.lease_expires_at < clock_timestamp()))
+"""
+# A cancelled batch is worked on for as long as a provider holds rows of it.
+_AT_WORK = """
+    (b.status IN ('planning', 'in_progress') OR (
+        b.status = 'cancelling' AND s.stage = 'dispatch' AND EXISTS (
+            SELECT FROM provider_batches p WHERE p.batch_id = s.batch_id
+              AND p.shard_no = s.shard_no AND p.state <> 'closed')))
+"""
+
+
+async def claim(conn: AsyncConnection, key: ShardKey, owner: str, lease_s: float) -> Lease | None:
+    """Take a shard that is ready, or whose owner has been silent too long.
+
+    Args:
+        conn: A transaction; commit it before the work starts.
+        key: The shard.
+        owner: Name of the worker, unique among those alive.
+        lease_s: How long the lease holds without `renew`, in seconds.
+
+    Returns:
+        The lease, or None where the shard is done, blocked, parked, another's or waits, or its
+        batch is over.
+    """
+    cursor = await conn.execute(
+        f"""
+        UPDATE shards s SET state = 'leased', owner = %(owner)s, epoch = epoch + 1,
+            attempts = attempts + 1,
+            lease_expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
+        WHERE batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s AND {_FREE}
+          AND EXISTS (SELECT FROM batches b WHERE b.id = s.batch_id AND {_AT_WORK})
+        RETURNING epoch, first_job, job_count
+        """.encode(),
+        {**key_values(key), "owner": owner, "lease_s": lease_s},
+    )
+    row = await cursor.fetchone()
+    return None if row is None else Lease(key, owner, *row)
+
+
+async def renew(conn: AsyncConnection, lease: Lease, lease_s: float) -> None:
+    """Let the lease hold for another `lease_s` seconds from now.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+    """
+    changes = "lease_expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)"
+    await update_owned(conn, lease, changes, lease_s=lease_s)
+
+
+async def fence(conn: AsyncConnection, lease: Lease) -> None:
+    """Prove that the lease holds, and keep the shard from being taken over in this transaction.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now; write nothing.
+    """
+    check_fence(await ask_fence(conn, lease), lease)
+
+
+async def ask_fence(conn: AsyncConnection, lease: Lease) -> AsyncCursor:
+    """Ask for the proof without waiting for it, in a pipeline; `check_fence` reads the answer."""
+    return await conn.execute(
+        f"SELECT FROM shards WHERE {_OWNED} FOR SHARE".encode(),
+        _proof(lease),
+    )
+
+
+def check_fence(proof: AsyncCursor, lease: Lease) -> None:
+    """Read the answer to `ask_fence`, once the pipeline has it.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now; roll the transaction back.
+    """
+    if proof.rowcount == 0:
+        raise _stale(lease)
+
+
+async def due(conn: AsyncConnection, stage: Stage, limit: int) -> list[ShardKey]:
+    """Return shards of running batches that wait for a worker or whose lease has expired.
+
+    Args:
+        conn: A connection.
+        stage: The stage to look at.
+        limit: Most shards to return.
+
+    Returns:
+        Their keys, oldest batch first.
+    """
+    cursor = await conn.execute(
+        f"""
+        SELECT s.batch_id, s.shard_no FROM shards s JOIN batches b ON b.id = s.batch_id
+        WHERE s.stage = %s AND {_FREE} AND {_AT_WORK}
+        ORDER BY b.created_at, s.batch_id, s.shard_no LIMIT %s
+        """.encode(),
+        [str(stage), limit],
+    )
+    return [ShardKey(batch_id, stage, shard_no) async for batch_id, shard_no in cursor]
+
+
+async def update_owned(
+    conn: AsyncConnection, lease: Lease, changes: str, **values: object
+) -> tuple[str, int]:
+    """Change the row of a shard whose lease still holds.
+
+    Args:
+        conn: A transaction.
+        lease: The lease.
+        changes: SQL assignments, with `%(name)s` for each of `values`.
+        values: What the assignments refer to.
+
+    Returns:
+        The shard's state and attempts afterwards.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+    """
+    cursor = await conn.execute(
+        f"UPDATE shards SET {changes} WHERE {_OWNED} RETURNING state, attempts".encode(),
+        {**_proof(lease), **values},
+    )
+    row = await cursor.fetchone()
+    if row is None:
+        raise _stale(lease)
+    return row[0], row[1]
+
+
+def key_values(key: ShardKey) -> dict[str, object]:
+    """Return the columns of a shard's key by name, as statements refer to them."""
+    return {"batch_id": key.batch_id, "stage": str(key.stage), "shard_no": key.shard_no}
+
+
+def _proof(lease: Lease) -> dict[str, object]:
+    return {**key_values(lease.key), "owner": lease.owner, "epoch": lease.epoch}
+
+
+def _stale(lease: Lease) -> StaleLeaseError:
+    return StaleLeaseError(
+        "another worker took the shard over",
+        where=describe(lease.key),
+        value=f"epoch {lease.epoch}",
+        remedy="Drop this shard's work; its new owner does it",
+    )
+
+
+def describe(key: ShardKey) -> str:
+    """Return how messages name a shard."""
+    return f"batch {key.batch_id}, {key.stage} shard {key.shard_no}"
