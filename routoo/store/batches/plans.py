@@ -17,7 +17,7 @@ _FACTS = ("jobs", "predictions", "assignments", "followers", "results")
 async def finish_planning(conn: AsyncConnection, batch_id: UUID) -> None:
     """Let a draft whose selection is done wait for its owner.
 
-    `shards.complete` calls this; its dispatch shards stay blocked.
+    `shards.finish` calls this; its dispatch shards stay blocked.
     """
     await conn.execute(
         "UPDATE batches SET status = 'planned' WHERE id = %s AND status = 'planning'", [batch_id]

@@ -243,7 +243,7 @@ async def save_plan(conn: AsyncConnection, batch_id: UUID, plan: dict[str, Any])
 async def finish_if_done(conn: AsyncConnection, batch_id: UUID) -> bool:
     """Complete a batch whose every shard is done and every job has a result.
 
-    `shards.complete` calls this; after it there is nothing left to finish.
+    `shards.finish` calls this; after it there is nothing left to finish.
 
     Returns:
         Whether this call completed it: true once in a batch's life.
