@@ -114,14 +114,20 @@ async def dispatch(
     db: Database, lease: Lease, *, stop: asyncio.Event | None = None, **changes: Any
 ) -> bool:
     """Dispatch a leased shard, and return whether it is done."""
+    return isinstance(await dispatch_to_outcome(db, lease, stop=stop, **changes), shards.Done)
+
+
+async def dispatch_to_outcome(
+    db: Database, lease: Lease, *, stop: asyncio.Event | None = None, **changes: Any
+) -> shards.WorkOutcome:
+    """Dispatch a leased shard, and return how that ended."""
     async with db.transaction() as conn:
         batch = await batches.get(conn, lease.key.batch_id)
     async with ChatEndpoints(batch.pool.models) as client:
         options = DispatchOptions(**{"max_attempts_per_model": 2, "drain_grace_s": 0.2} | changes)
-        outcome = await dispatch_shard(
+        return await dispatch_shard(
             db, client, lease, batch, options=options, stop=stop or asyncio.Event()
         )
-        return isinstance(outcome, shards.Done)
 
 
 async def rows(db: Database, query: str, *values: object) -> list[tuple[Any, ...]]:
