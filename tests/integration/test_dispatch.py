@@ -19,6 +19,7 @@ from tests.dispatch_factory import (
     billed_usd,
     claim,
     dispatch,
+    dispatch_to_outcome,
     pool_of,
     prepare,
     requests_at,
@@ -205,9 +206,9 @@ async def test_a_shard_whose_endpoints_stay_down_frees_its_worker_and_waits(
     fault = {"kind": "status", "status": 503}
     async with FakeServer({"models": {"*": {"faults": [fault]}}}) as server:
         lease = await prepare(db, pool_of(server), 40)
-        assert not await dispatch(db, lease, max_attempts_per_model=9)
+        outcome = await dispatch_to_outcome(db, lease, max_attempts_per_model=9)
         async with db.transaction() as conn:
-            await shards.finish(conn, lease, shards.HandedBack())
+            await shards.finish(conn, lease, outcome)
             assert await leases.claim(conn, lease.key, "worker", 60.0) is None
         assert await rows(db, "SELECT count(*) FROM results") == [(0,)]
         assert await rows(db, "SELECT reserved_usd, spent_usd FROM ledgers") == [(0, 0)]
