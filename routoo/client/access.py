@@ -12,6 +12,8 @@ from routoo.domain.pool import CandidateModel, Endpoint
 from routoo.errors import ConfigError
 
 _BEARER_HEADER = "authorization"
+_FORBIDDEN = frozenset("\r\n\0")
+"""Characters that would end a header (RFC 9110, section 5.5)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +38,14 @@ def find_access(model: CandidateModel, environ: Mapping[str, str]) -> Access:
     no proxy elsewhere could reach (Go's net/http does the same).
 
     Raises:
-        ConfigError: A variable that the pool names is not set, or a proxy's URL is unusable.
+        ConfigError: A variable that the pool names is not set, the key can't be sent in a header,
+            or a proxy's URL is unusable.
     """
     check_variables([model], environ)
     endpoint = model.endpoint
     key = environ[endpoint.api_key_env].strip() if endpoint.api_key_env else None
     headers = {} if key is None else {endpoint.api_key_header: _header_value(endpoint, key)}
+    _check_headers(headers)
     proxy = _proxy(endpoint, environ)
     if proxy is None or proxy.user is None:
         return Access(headers, key, proxy, None)
@@ -75,6 +79,17 @@ def variables_of(model: CandidateModel) -> tuple[str, ...]:
 
 def _header_value(endpoint: Endpoint, key: str) -> str:
     return f"Bearer {key}" if endpoint.api_key_header.lower() == _BEARER_HEADER else key
+
+
+def _check_headers(headers: Mapping[str, str]) -> None:
+    for name, value in headers.items():
+        if _FORBIDDEN.intersection(value):
+            # The value may be a key, so it is not shown.
+            raise ConfigError(
+                "the header holds a line break and can't be sent",
+                where=f"header {name}",
+                remedy="Remove the line break from the environment variable that holds the key",
+            )
 
 
 def _proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> URL | None:

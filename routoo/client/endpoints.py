@@ -1,4 +1,4 @@
-"""Calls to OpenAI-compatible model endpoints: one pool of connections, many endpoints."""
+"""Calls to model endpoints: one pool of connections, many endpoints, shared limits."""
 
 import asyncio
 import os
@@ -9,19 +9,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from routoo.client.access import check_variables
-from routoo.client.deadlines import Deadlines
-from routoo.client.failures import CALL_ERRORS, error_of_exception, error_of_response
-from routoo.client.formats.openai import (
-    decode_answer,
-    encode_request,
-    path_of,
-    request_to_send,
-    usage_of,
-)
+from routoo.client.failures import error_of_response
+from routoo.client.formats.wire_format import SentCall, decode_json, encode_json
+from routoo.client.http import MAX_ANSWER_BYTES, HttpClient, HttpReply
+from routoo.client.limiter.endpoint_limiter import EndpointLimiter, admit_to_any
 from routoo.client.limiter.limit_sync import LimitSync
 from routoo.client.model_endpoints import ModelEndpoint, ModelEndpoints
-from routoo.client.permit import EndpointPermit
-from routoo.client.post import Poster, Reply
 from routoo.client.ratelimit_headers import read_rate_limits
 from routoo.client.token_counts import TokenCounters
 from routoo.domain.completion import Completion
@@ -30,9 +23,11 @@ from routoo.errors import EndpointError
 from routoo.limits.account import MemoryLimits
 from routoo.ports import SharedLimits
 
+_SUCCESSES = range(200, 300)
+
 
 class ChatEndpoints:
-    """Implements `routoo.ports.ChatClient` over aiohttp's connections; an async context manager.
+    """Implements `routoo.ports.ChatClient` over HTTP; an async context manager.
 
     Args:
         models: Candidate models whose keys and tokenizers must be there from the start; others may
@@ -40,8 +35,9 @@ class ChatEndpoints:
         environ: Where API keys and proxies are looked up, by the names in the pool; the process's
             environment if unset.
         limits: The accounts of the endpoints, shared with other processes; where unset, this
-            process takes the endpoints for its own.
+            process is taken to be the only one that calls the endpoints.
         counters: Where models' tokenizers are kept.
+        max_answer_bytes: Largest answer that is read, decompressed, in bytes.
 
     Raises:
         ConfigError: Variables that the models' endpoints name are not set; names them all; or a
@@ -55,20 +51,20 @@ class ChatEndpoints:
         environ: Mapping[str, str] | None = None,
         limits: SharedLimits | None = None,
         counters: TokenCounters | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         environ = os.environ if environ is None else environ
         counters = counters or TokenCounters()
         models = tuple(models)
         check_variables(models, environ)
         counters.load(models)
-        self._poster: Poster | None = None
-        self._deadlines = Deadlines()
+        self._http = HttpClient(max_bytes=max_answer_bytes)
         self._sync = LimitSync(limits or MemoryLimits(), lambda: self._endpoints.limiters)
         self._endpoints = ModelEndpoints(environ, counters, self._sync.wake)
         self._syncing: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        self._poster = Poster()
+        await self._http.__aenter__()
         self._syncing = asyncio.create_task(self._sync.run())
         return self
 
@@ -82,16 +78,14 @@ class ChatEndpoints:
             self._syncing.cancel()
             await asyncio.gather(self._syncing, return_exceptions=True)
             await self._sync.close()
-        if self._poster is not None:
-            await self._poster.close()
-            self._poster = None
+        await self._http.__aexit__(kind, error, trace)
 
-    def admit(self, model: CandidateModel, tokens: int, *, retry: bool = False) -> EndpointPermit:
-        """Wait until a call is near the front of the queue, and hold the permit to make it."""
+    def admit(self, model: CandidateModel, tokens: int, *, retry: bool = False) -> "EndpointPermit":
+        """Wait until an endpoint of the model admits a call, and hold the permit to make it."""
         return EndpointPermit(self._endpoints.of(model), tokens, retry=retry)
 
     def outage_s(self, model: CandidateModel) -> float:
-        """Return how long all endpoints of a model have kept failing; 0 if one works."""
+        """Return how long all of a model's endpoints have failed, in seconds; 0 if one works."""
         return min([limiter.outage_s for limiter in self._endpoints.of(model)])
 
     async def complete(
@@ -101,7 +95,7 @@ class ChatEndpoints:
 
         Args:
             model: The candidate model to ask.
-            body: A chat request (`messages`) or a plain one (`prompt`); passed through untouched
+            body: A chat request (`messages`) or a plain one (`prompt`); passed through unchanged
                 but for `model`, and `max_tokens` where it names no limit.
             timeout_s: Longest wait for the answer, in seconds; the endpoint's own limit holds too.
 
@@ -121,27 +115,82 @@ class ChatEndpoints:
     async def _ask(
         self, endpoint: ModelEndpoint, body: Mapping[str, Any], timeout_s: float | None
     ) -> Completion:
-        model, path = endpoint.model, path_of(body)
-        where = endpoint.where[path]
-        data = encode_request(request_to_send(model, body), where=where)
-        limit_s = min(timeout_s or model.endpoint.timeout_s, model.endpoint.timeout_s)
+        model, format_ = endpoint.model, endpoint.format
+        target = endpoint.targets[format_.path_of(body)]
+        data = encode_json(format_.request(model, body), where=target.where)
+        most_s = model.endpoint.timeout_s
         started = time.perf_counter()
-        try:
-            status, headers, raw = await self._post(endpoint, path, data, limit_s)
-        except CALL_ERRORS as error:
-            raise error_of_exception(error, where=where) from error
+        reply = await self._http.send(target, data, timeout_s=min(timeout_s or most_s, most_s))
         latency_s = time.perf_counter() - started
-        rate_limits = read_rate_limits(headers)
-        if rate_limits is not None:
-            endpoint.limiter.note_headers(rate_limits)
-        if not 200 <= status < 300:  # noqa: PLR2004 - the range of successes
-            raise error_of_response(status, headers, raw, where=where, secret=endpoint.access.key)
-        answer, text = decode_answer(raw, where=where, http_status=status)
-        usage = usage_of(answer, body, model, endpoint.counter)
-        return Completion(text, answer, usage, status, latency_s)
+        call = SentCall(model, body, target.where, endpoint.counter)
+        return _read(endpoint, call, reply, latency_s)
 
-    async def _post(self, endpoint: ModelEndpoint, path: str, data: bytes, limit_s: float) -> Reply:
-        if self._poster is None:
-            raise RuntimeError("ChatEndpoints must be entered with `async with` before a call")
-        with self._deadlines.within(limit_s):
-            return await self._poster.post(endpoint.routes[path], data)
+
+def _read(
+    endpoint: ModelEndpoint, call: SentCall, reply: HttpReply, latency_s: float
+) -> Completion:
+    status, where = reply.status, call.where
+    rate_limits = read_rate_limits(reply.headers)
+    if rate_limits is not None:
+        endpoint.limiter.note_headers(rate_limits)
+    if status not in _SUCCESSES:
+        details = endpoint.format.read_error(status, reply.body)
+        secret = endpoint.access.key
+        raise error_of_response(details, status, reply.headers, where=where, secret=secret)
+    answer = decode_json(reply.body, where=where, http_status=status)
+    return endpoint.format.read_completion(answer, call, http_status=status, latency_s=latency_s)
+
+
+class EndpointPermit:
+    """Implements `routoo.ports.Permit`; an async context manager.
+
+    Args:
+        endpoints: The model's endpoints by their limiters.
+        tokens: What the call will probably take, prompt and completion together.
+        retry: Whether an earlier call for the same job failed.
+    """
+
+    def __init__(
+        self, endpoints: Mapping[EndpointLimiter, ModelEndpoint], tokens: int, *, retry: bool
+    ) -> None:
+        self._endpoints, self._tokens, self._retry = endpoints, tokens, retry
+        self._bucket_no: int | None = None
+        self._started_at_s: float | None = None
+
+    async def __aenter__(self) -> Self:
+        for limiter, endpoint in self._endpoints.items():
+            limiter.expect(self._tokens, endpoint.limits)
+        self._limiter = await admit_to_any(self._endpoints.keys(), retry=self._retry)
+        self._admitted_at_s = self._limiter.now_s()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._started_at_s is not None:
+            self._limiter.prefetch.note_call(self._limiter.now_s() - self._started_at_s)
+        self._limiter.release(started=self._started_at_s is not None)
+
+    @property
+    def model(self) -> CandidateModel:
+        """The model to ask, with the endpoint that admitted the call as its only one."""
+        return self._endpoints[self._limiter].model
+
+    async def start(self) -> None:
+        """Wait until the call may be sent.
+
+        Raises:
+            EndpointClosedError: The endpoint asked for a pause or its breaker opened meanwhile.
+        """
+        self._limiter.prefetch.note_ready(self._limiter.now_s() - self._admitted_at_s)
+        self._bucket_no = await self._limiter.start(self._tokens)
+        self._started_at_s = self._limiter.now_s()
+
+    def used(self, tokens: int) -> None:
+        """Report how many tokens the call took, prompt and completion together."""
+        self._limiter.correct_tokens(self._bucket_no, tokens - self._tokens)
+        if self._retry:
+            self._limiter.note_answered_retry()

@@ -1,4 +1,4 @@
-"""The endpoints of candidate models, each with its limiter, key, URLs and tokenizer."""
+"""The endpoints of candidate models, each with its limiter, key, URLs, format and tokenizer."""
 
 import os
 import socket
@@ -6,12 +6,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
-from yarl import URL
-
 from routoo.client.access import Access, find_access
-from routoo.client.formats.openai import CHAT_PATH, PLAIN_PATH
+from routoo.client.formats.registry import format_of
+from routoo.client.formats.wire_format import WireFormat
+from routoo.client.http import HttpTarget, target_of
 from routoo.client.limiter.endpoint_limiter import EndpointLimiter
-from routoo.client.post import Route
 from routoo.client.token_counts import TokenCounter, TokenCounters
 from routoo.domain.pool import CandidateModel, Endpoint
 from routoo.limits.records import EndpointLimits
@@ -29,10 +28,9 @@ class ModelEndpoint:
     limits: EndpointLimits
     """What the model's pool says of the endpoint; pools may differ."""
     access: Access
-    routes: Mapping[str, Route]
+    format: WireFormat
+    targets: Mapping[str, HttpTarget]
     """Where requests go, by their path."""
-    where: Mapping[str, str]
-    """The same for messages, without the query."""
     counter: TokenCounter | None
     """Counts tokens where an answer reports none."""
 
@@ -76,14 +74,20 @@ class ModelEndpoints:
         return found
 
     def _endpoint(self, model: CandidateModel) -> ModelEndpoint:
-        urls = {path: url_of(model.endpoint, path) for path in (CHAT_PATH, PLAIN_PATH)}
-        where = {path: str(url.with_query(None)) for path, url in urls.items()}
-        access = find_access(model, self._environ)
-        routes = {path: Route(url, access) for path, url in urls.items()}
-        counter = self._counters.of(model)
+        access, format_ = find_access(model, self._environ), format_of(model)
         limits = limits_of(model.endpoint)
-        limiter = self._limiter(model.endpoint_key, limits)
-        return ModelEndpoint(model, limiter, limits, access, routes, where, counter)
+        return ModelEndpoint(
+            model,
+            self._limiter(model.endpoint_key, limits),
+            limits,
+            access,
+            format_,
+            {
+                path: target_of(model.endpoint, path, access, format_.headers)
+                for path in format_.paths
+            },
+            self._counters.of(model),
+        )
 
     def _limiter(self, key: str, limits: EndpointLimits) -> EndpointLimiter:
         limiter = self._limiters.get(key)
@@ -97,9 +101,3 @@ def limits_of(endpoint: Endpoint) -> EndpointLimits:
     return EndpointLimits(
         endpoint.max_concurrency, endpoint.requests_per_minute, endpoint.tokens_per_minute
     )
-
-
-def url_of(endpoint: Endpoint, path: str) -> URL:
-    """Return where a request goes: below the base URL, whose query string is kept."""
-    base = URL(endpoint.base_url)
-    return base.joinpath(*path.split("/")).with_query(base.query)

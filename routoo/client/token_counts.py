@@ -1,7 +1,7 @@
 """Counts tokens with a model's own tokenizer, where an answer does not say what was billed."""
 
 import importlib.util
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,21 +34,21 @@ class TokenCounter:
     tokenizer: Tokenizer
 
     def usage(
-        self, answer: Mapping[str, Any], body: Mapping[str, Any], model: CandidateModel
+        self, written: Iterable[str], body: Mapping[str, Any], model: CandidateModel
     ) -> Usage:
         """Return what a call probably took, marked as estimated.
 
         Tokens that the answer does not show, such as hidden reasoning, are not counted.
 
         Args:
-            answer: The response.
+            written: Every text of the answer that the model wrote.
             body: The request as the caller gave it.
             model: The candidate model that was asked.
         """
         prompt = self._count(prompt_text(body)) + template_tokens(body) + image_tokens(body, model)
         if "tools" in body:
             prompt += self._count(orjson.dumps(body["tools"]).decode())
-        completion = sum(map(self._count, _said(answer)))
+        completion = sum(map(self._count, written))
         return Usage(
             min(prompt, bound_prompt_tokens(body, model)),
             min(completion, bound_completion_tokens(body, model)),
@@ -114,21 +114,3 @@ def _find(named: str) -> Path | None:
     folders = [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
     files = (folder / part / _FILE for folder in folders for part in ("", "model"))
     return next((file for file in files if file.is_file()), None)
-
-
-def _said(answer: Mapping[str, Any]) -> Iterator[str]:
-    """Yield every text of an answer that a model wrote token by token."""
-    for choice in answer.get("choices") or ():
-        message = choice.get("message")
-        if not isinstance(message, Mapping):
-            yield str(choice.get("text") or "")
-            continue
-        for key in ("content", "reasoning_content", "refusal"):
-            yield _text(message.get(key))
-        yield _text(message.get("tool_calls"))
-
-
-def _text(value: object) -> str:
-    if value is None or isinstance(value, str):
-        return value or ""
-    return orjson.dumps(value).decode()

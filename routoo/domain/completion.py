@@ -23,6 +23,19 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
+class FinishReason(StrEnum):
+    """Why a model wrote no more of an answer."""
+
+    STOP = "stop"
+    """The answer is complete."""
+    LENGTH = "length"
+    """A limit of its tokens was reached."""
+    TOOL_CALLS = "tool_calls"
+    """The model asks for tools to be called."""
+    CONTENT_FILTER = "content_filter"
+    """A content filter cut the answer, or withheld it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Completion:
     """A well-formed answer of a model endpoint."""
@@ -34,12 +47,13 @@ class Completion:
     usage: Usage
     http_status: int
     latency_s: float
+    finish_reason: FinishReason | None = None
+    """None where the endpoint gives none, or one that its format doesn't know."""
 
     @property
     def is_filtered(self) -> bool:
-        """Whether a content filter cut the answer, or kept it back."""
-        choices = self.body.get("choices") or [{}]
-        return bool(choices[0].get("finish_reason") == "content_filter")
+        """Whether a content filter cut the answer, or withheld it."""
+        return self.finish_reason is FinishReason.CONTENT_FILTER
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,3 +153,10 @@ def test_a_proxy_of_another_kind_is_refused_without_showing_it(url: str) -> None
     with pytest.raises(ConfigError, match="OUT") as caught:
         find_access(candidate(base_url=ELSEWHERE, proxy_url_env="OUT"), {"OUT": url})
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_key_with_a_line_break_is_refused_and_not_shown() -> None:
+    model = candidate(base_url=ELSEWHERE, api_key_env="KEY")
+    with pytest.raises(ConfigError, match="line break") as caught:
+        find_access(model, {"KEY": "s3cret\r\nX: y"})
+    assert "s3cret" not in str(caught.value)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.client.batch_files import encode_row, read_outcomes, request_url
+from routoo.client.formats.registry import batch_format_of
 from routoo.client.provider_batches import channel_of
 from routoo.domain.completion import Completion
 from routoo.domain.job import SLA, Job
@@ -39,6 +39,7 @@ models:
 """
 POOL = parse_pool(POOL_FILE).with_batch_channels()
 CHANNEL = POOL.models[1]
+FORMAT = batch_format_of(CHANNEL)
 BATCH = ProviderBatch("batch_1", "completed", latency_s=60.0)
 
 
@@ -125,7 +126,7 @@ def test_a_problem_of_a_channel_is_named_with_its_line(old: str, new: str, expec
 
 
 def test_a_row_is_a_line_of_the_protocol_with_the_model_and_a_limit() -> None:
-    line = orjson.loads(encode_row(CHANNEL, channel_of(CHANNEL), row(7)))
+    line = orjson.loads(FORMAT.encode_row(CHANNEL, channel_of(CHANNEL), row(7)))
     assert line == {
         "custom_id": "job-7-1",
         "method": "POST",
@@ -133,7 +134,7 @@ def test_a_row_is_a_line_of_the_protocol_with_the_model_and_a_limit() -> None:
         "body": {**chat(), "model": "large", "max_tokens": 1024},
     }
     azure = BatchChannel(price_usd_per_mtok=CHANNEL.price_usd_per_mtok, url_prefix="")
-    assert request_url(azure, {"prompt": "x"}) == "/completions"
+    assert FORMAT.row_url(azure, {"prompt": "x"}) == "/completions"
 
 
 @given(st.lists(st.tuples(st.integers(0, 600), st.booleans()), max_size=30), st.integers(1, 6))
@@ -149,9 +150,9 @@ def test_every_row_that_fits_goes_out_once_within_the_limits(
     parts = list(split(model, sent))
     for part in parts:
         assert 1 <= len(part) <= most
-        assert len({request_url(channel, one.body) for one in part}) == 1
-        assert sum(len(encode_row(model, channel, one)) for one in part) <= 500
-    fitting = [one.job_no for one in sent if len(encode_row(model, channel, one)) <= 500]
+        assert len({FORMAT.row_url(channel, one.body) for one in part}) == 1
+        assert sum(len(FORMAT.encode_row(model, channel, one)) for one in part) <= 500
+    fitting = [one.job_no for one in sent if len(FORMAT.encode_row(model, channel, one)) <= 500]
     assert sorted(one.job_no for part in parts for one in part) == fitting
 
 
@@ -164,7 +165,7 @@ def test_the_first_line_of_a_row_counts_and_what_is_no_line_of_ours_is_passed_ov
     file = b"\n".join(
         [b"{cut", b"[]", line("other", "no"), line("job-1-1", "yes"), line("job-1-1", "late")]
     )
-    found = read_outcomes([file], CHANNEL, BATCH, [row(1), row(2)])
+    found = FORMAT.read_outcomes([file], CHANNEL, BATCH, [row(1), row(2)])
     assert list(found) == ["job-1-1"]
     answer = found["job-1-1"]
     assert isinstance(answer, Completion)
@@ -188,7 +189,7 @@ def test_a_row_without_an_answer_says_whether_it_may_be_billed(
     billed: bool,  # noqa: FBT001 - a parameter of the test
 ) -> None:
     file = orjson.dumps({"custom_id": "job-1-1", **fields})
-    error = read_outcomes([file], CHANNEL, BATCH, [row(1)])["job-1-1"]
+    error = FORMAT.read_outcomes([file], CHANNEL, BATCH, [row(1)])["job-1-1"]
     assert isinstance(error, EndpointError)
     assert error.maybe_billed is billed
     if fields.get("response", {}).get("status_code") == 200:

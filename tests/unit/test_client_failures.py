@@ -1,5 +1,6 @@
 """What a failed call means: every exception and status has one error of ours."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
 import aiohttp
@@ -7,6 +8,7 @@ import pytest
 from aiohttp import client_exceptions
 
 from routoo.client.failures import CALL_ERRORS, error_of_exception, error_of_response, meaning_of
+from routoo.client.formats.openai import OpenAIFormat
 from routoo.client.ratelimit_headers import parse_retry_after, retry_after_s
 from routoo.errors import (
     ContextLengthError,
@@ -56,6 +58,13 @@ LOST = {
     "RedirectClientError",
     "UploadAbortedError",
 }
+
+
+def error_of(
+    status: int, headers: Mapping[str, str], raw: bytes, *, where: str, secret: str | None = None
+) -> EndpointError:
+    details = OpenAIFormat().read_error(status, raw)
+    return error_of_response(details, status, headers, where=where, secret=secret)
 
 
 def _all_client_errors() -> dict[str, type[BaseException]]:
@@ -127,7 +136,7 @@ STATUSES = [
 
 @pytest.mark.parametrize(("status", "kind"), STATUSES)
 def test_every_status_has_its_meaning(status: int, kind: type[EndpointError]) -> None:
-    error = error_of_response(status, {}, b'{"error": {"message": "no"}}', where=URL)
+    error = error_of(status, {}, b'{"error": {"message": "no"}}', where=URL)
     assert type(error) is kind
     assert error.http_status == status
     assert "no" in str(error)
@@ -147,28 +156,28 @@ CONTEXT = [
 
 @pytest.mark.parametrize(("status", "raw"), CONTEXT)
 def test_a_prompt_too_long_is_told_from_other_refusals(status: int, raw: bytes) -> None:
-    assert type(error_of_response(status, {}, raw, where=URL)) is ContextLengthError
+    assert type(error_of(status, {}, raw, where=URL)) is ContextLengthError
 
 
 def test_no_credit_left_is_not_worth_a_retry() -> None:
     raw = b'{"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}'
-    assert type(error_of_response(429, {}, raw, where=URL)) is RequestRejectedError
+    assert type(error_of(429, {}, raw, where=URL)) is RequestRejectedError
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff\xfe", b"[]", b"null", b'{"error": null}', b'"x"'])
 def test_a_body_of_any_shape_makes_a_message(raw: bytes) -> None:
-    assert "HTTP 500" in str(error_of_response(500, {}, raw, where=URL))
+    assert "HTTP 500" in str(error_of(500, {}, raw, where=URL))
 
 
 def test_a_message_never_holds_the_key() -> None:
     raw = b'{"error": {"message": "key s3cret and sk-abcdefghijkl and Bearer xyz are wrong"}}'
-    text = str(error_of_response(401, {}, raw, where=URL, secret="s3cret"))  # noqa: S106 - fake
+    text = str(error_of(401, {}, raw, where=URL, secret="s3cret"))  # noqa: S106 - fake
     assert not any(part in text for part in ("s3cret", "abcdefghijkl", "xyz"))
     assert "api_key_env" in text
 
 
 def test_a_long_page_is_quoted_in_part() -> None:
-    assert len(str(error_of_response(500, {}, b"x" * 10_000, where=URL))) < 500
+    assert len(str(error_of(500, {}, b"x" * 10_000, where=URL))) < 500
 
 
 def test_retry_after_is_read_as_seconds_and_as_a_date() -> None:
@@ -193,5 +202,5 @@ def test_milliseconds_are_finer_than_seconds() -> None:
 
 
 def test_a_rate_limit_carries_its_wait() -> None:
-    assert error_of_response(429, {"Retry-After": "3"}, b"", where=URL).retry_after_s == 3
-    assert error_of_response(503, {"Retry-After": "3"}, b"", where=URL).retry_after_s == 3
+    assert error_of(429, {"Retry-After": "3"}, b"", where=URL).retry_after_s == 3
+    assert error_of(503, {"Retry-After": "3"}, b"", where=URL).retry_after_s == 3

@@ -6,20 +6,18 @@ from typing import Any
 import orjson
 import pytest
 
+from routoo.client.access import Access
 from routoo.client.endpoints import ChatEndpoints
-from routoo.client.formats.openai import (
-    decode_answer,
-    encode_request,
-    path_of,
-    request_to_send,
-    usage_of,
-)
-from routoo.client.model_endpoints import url_of
+from routoo.client.formats.openai import OpenAIFormat
+from routoo.client.formats.wire_format import SentCall, decode_json, encode_json
+from routoo.client.http import target_of
+from routoo.domain.completion import Completion, FinishReason
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
 from routoo.errors import ConfigError, InvalidResponseError, RequestRejectedError
 
 URL = "http://endpoint.test/v1"
+FORMAT = OpenAIFormat()
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
 
 
@@ -37,16 +35,27 @@ def answer(**fields: Any) -> bytes:
     return orjson.dumps({"choices": [{"message": {"content": "4"}}], **fields})
 
 
+def read(raw: bytes, body: dict[str, Any] = CHAT) -> Completion:
+    decoded = decode_json(raw, where=URL, http_status=200)
+    call = SentCall(candidate(), body, URL)
+    return FORMAT.read_completion(decoded, call, http_status=200, latency_s=0.1)
+
+
+def url_of(base_url: str, body: dict[str, Any]) -> str:
+    endpoint, access = Endpoint(base_url=base_url), Access({}, None, None, None)
+    return str(target_of(endpoint, FORMAT.path_of(body), access, FORMAT.headers).url)
+
+
 def test_a_request_is_untouched_but_for_its_model_and_a_limit() -> None:
     body = {**CHAT, "top_p": 0.5, "vendor_field": {"x": [1]}, "model": "theirs"}
-    sent = request_to_send(candidate(model="tiny-v2"), body)
+    sent = FORMAT.request(candidate(model="tiny-v2"), body)
     assert sent == {**body, "model": "tiny-v2", "max_tokens": 64}
     assert body["model"] == "theirs"
 
 
 @pytest.mark.parametrize("key", ["max_tokens", "max_completion_tokens"])
 def test_a_request_that_names_a_limit_keeps_it(key: str) -> None:
-    assert request_to_send(candidate(), {**CHAT, key: 7}) == {**CHAT, key: 7, "model": "small"}
+    assert FORMAT.request(candidate(), {**CHAT, key: 7}) == {**CHAT, key: 7, "model": "small"}
 
 
 @pytest.mark.parametrize(
@@ -59,17 +68,17 @@ def test_a_request_that_names_a_limit_keeps_it(key: str) -> None:
     ],
 )
 def test_a_base_url_keeps_its_path_and_query(base_url: str, url: str) -> None:
-    assert str(url_of(Endpoint(base_url=base_url), path_of(CHAT))) == url
+    assert url_of(base_url, CHAT) == url
 
 
 def test_a_plain_prompt_goes_to_plain_completions() -> None:
-    assert str(url_of(Endpoint(base_url=URL), path_of({"prompt": "x"}))) == f"{URL}/completions"
+    assert url_of(URL, {"prompt": "x"}) == f"{URL}/completions"
 
 
 @pytest.mark.parametrize("value", ["\ud800", 2**70])
 def test_what_json_cannot_carry_is_refused(value: object) -> None:
     with pytest.raises(RequestRejectedError, match="surrogates"):
-        encode_request({"x": value}, where=URL)
+        encode_json({"x": value}, where=URL)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +92,7 @@ def test_what_json_cannot_carry_is_refused(value: object) -> None:
 )
 def test_the_first_choices_text_is_the_answer(choice: dict[str, Any], text: str) -> None:
     raw = orjson.dumps({"choices": [choice, {"message": {"content": "second"}}]})
-    assert decode_answer(raw, where=URL, http_status=200)[1] == text
+    assert read(raw).answer == text
 
 
 @pytest.mark.parametrize(
@@ -105,13 +114,35 @@ def test_the_first_choices_text_is_the_answer(choice: dict[str, Any], text: str)
 )
 def test_anything_else_is_an_invalid_response(raw: bytes) -> None:
     with pytest.raises(InvalidResponseError) as caught:
-        decode_answer(raw, where=URL, http_status=200)
+        read(raw)
     assert caught.value.http_status == 200
 
 
+@pytest.mark.parametrize(
+    ("reason", "known", "filtered"),
+    [
+        ("stop", FinishReason.STOP, False),
+        ("length", FinishReason.LENGTH, False),
+        ("function_call", FinishReason.TOOL_CALLS, False),
+        ("content_filter", FinishReason.CONTENT_FILTER, True),
+        ("new_reason", None, False),
+        (None, None, False),
+        (["stop"], None, False),
+    ],
+)
+def test_the_first_choices_end_is_read_in_our_own_terms(
+    reason: object,
+    known: FinishReason | None,
+    filtered: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    choice = {"message": {"content": "4"}, "finish_reason": reason}
+    completion = read(orjson.dumps({"choices": [choice]}))
+    assert completion.finish_reason is known
+    assert completion.is_filtered is filtered
+
+
 def test_reported_usage_is_taken() -> None:
-    body = orjson.loads(answer(usage={"prompt_tokens": 3, "completion_tokens": 0}))
-    usage = usage_of(body, CHAT, candidate())
+    usage = read(answer(usage={"prompt_tokens": 3, "completion_tokens": 0})).usage
     assert (usage.prompt_tokens, usage.completion_tokens, usage.estimated) == (3, 0, False)
 
 
@@ -129,7 +160,7 @@ def test_reported_usage_is_taken() -> None:
 )
 def test_missing_usage_counts_at_the_bound_that_was_reserved(usage: object) -> None:
     body = {**CHAT, "n": 3}
-    found = usage_of(orjson.loads(answer(usage=usage)), body, candidate())
+    found = read(answer(usage=usage), body).usage
     assert found.estimated
     assert found.prompt_tokens == bound_prompt_tokens(body, candidate())
     assert found.completion_tokens == bound_completion_tokens(body, candidate()) == 3 * 64

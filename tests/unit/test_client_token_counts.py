@@ -12,8 +12,10 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from typer.testing import CliRunner
 
 from routoo.cli.pool import app
-from routoo.client.formats.openai import usage_of
+from routoo.client.formats.openai import OpenAIFormat
+from routoo.client.formats.wire_format import SentCall
 from routoo.client.token_counts import TokenCounters
+from routoo.domain.completion import Usage
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens, template_tokens
 from routoo.errors import ConfigError
@@ -44,8 +46,13 @@ def words(tmp_path: Path) -> Path:
     return path
 
 
-def usage(model: CandidateModel, body: dict[str, Any], *choices: dict[str, Any]) -> Any:
-    return usage_of({"choices": list(choices)}, body, model, TokenCounters().of(model))
+def read(answer: dict[str, Any], body: dict[str, Any], model: CandidateModel) -> Usage:
+    call = SentCall(model, body, "http://endpoint.test/v1", TokenCounters().of(model))
+    return OpenAIFormat().read_completion(answer, call, http_status=200, latency_s=0.1).usage
+
+
+def usage(model: CandidateModel, body: dict[str, Any], *choices: dict[str, Any]) -> Usage:
+    return read({"choices": list(choices)}, body, model)
 
 
 def test_prompt_and_every_choice_are_counted_and_marked(words: Path) -> None:
@@ -72,9 +79,9 @@ def test_no_count_exceeds_what_was_reserved(words: Path) -> None:
 
 
 def test_reported_usage_is_not_counted_again(words: Path) -> None:
-    answer = {"choices": [], "usage": {"prompt_tokens": 7, "completion_tokens": 9}}
+    answer = {"choices": [{"text": "a"}], "usage": {"prompt_tokens": 7, "completion_tokens": 9}}
     model = candidate(words)
-    found = usage_of(answer, CHAT, model, TokenCounters().of(model))
+    found = read(answer, CHAT, model)
     assert (found.prompt_tokens, found.completion_tokens, found.estimated) == (7, 9, False)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 
-from routoo.client.batch_files import encode_row, request_url
+from routoo.client.formats.registry import batch_format_of
 from routoo.client.provider_batches import channel_of
 from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
 from routoo.domain.job import PendingJob, ResultStatus
@@ -39,12 +39,13 @@ def split(model: CandidateModel, rows: Iterable[ProviderRow]) -> Iterator[list[P
 
     A row that alone exceeds the limit of a file is left out.
     """
-    channel = channel_of(model)
+    channel, batches = channel_of(model), batch_format_of(model)
     most_bytes = channel.max_file_mb * _BYTES_PER_MB
     parts: dict[str, list[ProviderRow]] = {}
     sizes: dict[str, int] = {}
     for row in rows:
-        url, size = request_url(channel, row.body), len(encode_row(model, channel, row))
+        url = batches.row_url(channel, row.body)
+        size = len(batches.encode_row(model, channel, row))
         if size > most_bytes:
             continue
         part = parts.setdefault(url, [])
@@ -63,8 +64,8 @@ def input_file(model: CandidateModel, rows: Sequence[ProviderRow]) -> bytes:
     Raises:
         RequestRejectedError: A request holds something that JSON can't carry.
     """
-    channel = channel_of(model)
-    return b"".join(encode_row(model, channel, row) for row in rows)
+    channel, batches = channel_of(model), batch_format_of(model)
+    return b"".join(batches.encode_row(model, channel, row) for row in rows)
 
 
 def settlement(

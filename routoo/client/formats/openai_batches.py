@@ -1,0 +1,217 @@
+"""OpenAI's Files and Batches API: requests go in as a file, outcomes come back as files."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import aiohttp
+import orjson
+
+from routoo.client.failures import error_of_response
+from routoo.client.formats.wire_format import (
+    BatchPage,
+    BatchRequest,
+    ListedBatch,
+    Outcome,
+    SentCall,
+    WireFormat,
+    encode_json,
+)
+from routoo.client.token_counts import TokenCounter
+from routoo.domain.pool import BatchChannel, CandidateModel
+from routoo.domain.provider_batch import ProviderBatch, ProviderRow
+from routoo.errors import EndpointError, InvalidResponseError, RequestRejectedError
+
+_MARKER_KEY = "routoo"
+"""Key of a batch's metadata that holds our marker."""
+_PAGE_SIZE = 100
+_SUCCESSES = range(200, 300)
+
+
+class OpenAIBatches:
+    """Implements `routoo.client.formats.wire_format.BatchFormat`.
+
+    Args:
+        calls: The format of the requests and answers in the rows.
+    """
+
+    def __init__(self, calls: WireFormat) -> None:
+        self._calls = calls
+
+    def row_url(self, channel: BatchChannel, body: Mapping[str, Any]) -> str:
+        """Return the URL that a row names, and its batch as `endpoint`."""
+        return f"{channel.url_prefix}/{self._calls.path_of(body)}"
+
+    def encode_row(self, model: CandidateModel, channel: BatchChannel, row: ProviderRow) -> bytes:
+        """Return a row's line of the input file, its line break included.
+
+        Raises:
+            RequestRejectedError: The request holds something that JSON can't carry.
+        """
+        line = {
+            "custom_id": row.custom_id,
+            "method": "POST",
+            "url": self.row_url(channel, row.body),
+            "body": self._calls.request(model, row.body),
+        }
+        return encode_json(line, where=f"batch file of {model.name}") + b"\n"
+
+    def upload(self, name: str, content: bytes) -> BatchRequest:
+        """Return the request that uploads an input file."""
+        form = aiohttp.FormData()
+        form.add_field("purpose", "batch")
+        form.add_field("file", content, filename=name, content_type="application/jsonl")
+        return BatchRequest("POST", "files", data=form, moves_file=True)
+
+    def create(
+        self, channel: BatchChannel, file_id: str, marker: str, body: Mapping[str, Any]
+    ) -> BatchRequest:
+        """Return the request that creates a batch; its metadata carry the marker."""
+        wanted = {
+            "input_file_id": file_id,
+            "endpoint": self.row_url(channel, body),
+            "completion_window": f"{channel.window_h}h",
+            "metadata": {_MARKER_KEY: marker},
+        }
+        return BatchRequest("POST", "batches", data=orjson.dumps(wanted))
+
+    def list_page(self, after: str | None) -> BatchRequest:
+        """Return the request for a page of batches, the newest first."""
+        params = {"limit": str(_PAGE_SIZE)} | ({"after": after} if after else {})
+        return BatchRequest("GET", "batches", params=params)
+
+    def get(self, provider_id: str) -> BatchRequest:
+        """Return the request for a batch's state."""
+        return BatchRequest("GET", f"batches/{provider_id}")
+
+    def cancel(self, provider_id: str) -> BatchRequest:
+        """Return the request that cancels a batch."""
+        return BatchRequest("POST", f"batches/{provider_id}/cancel", data=b"{}")
+
+    def result_files(self, batch: ProviderBatch) -> list[BatchRequest]:
+        """Return the requests for the files of answers and of errors, as far as there are any."""
+        ids = filter(None, (batch.output_file_id, batch.error_file_id))
+        return [BatchRequest("GET", f"files/{one}/content", moves_file=True) for one in ids]
+
+    def read_file_id(self, raw: bytes, where: str) -> str:
+        """Read the answer to `upload`.
+
+        Raises:
+            InvalidResponseError: It is not of this API.
+        """
+        return str(_read(raw, where, "id")["id"])
+
+    def read_batch(self, raw: bytes, where: str) -> ProviderBatch:
+        """Read the answer to `create` or `get`.
+
+        Raises:
+            InvalidResponseError: It is not of this API.
+        """
+        return _batch_of(_read(raw, where, "id"))
+
+    def read_page(self, raw: bytes, where: str) -> BatchPage:
+        """Read the answer to `list_page`.
+
+        Raises:
+            InvalidResponseError: It is not of this API.
+        """
+        page = _read(raw, where, "data")
+        rows = [row for row in page.get("data") or () if isinstance(row, dict) and "id" in row]
+        listed = tuple(
+            ListedBatch(
+                _batch_of(row), (row.get("metadata") or {}).get(_MARKER_KEY), _created_at_s(row)
+            )
+            for row in rows
+        )
+        return BatchPage(listed, str(rows[-1]["id"]) if rows and page.get("has_more") else None)
+
+    def read_outcomes(
+        self,
+        files: Iterable[bytes],
+        model: CandidateModel,
+        batch: ProviderBatch,
+        rows: Iterable[ProviderRow],
+        counter: TokenCounter | None = None,
+    ) -> dict[str, Outcome]:
+        """Return what came of each row that the output and error files name, by its custom_id.
+
+        Lines that are not JSON, and rows that were not sent, are ignored. A row that no file names
+        may have been billed, which the caller has to account for.
+        """
+        sent = {row.custom_id: row for row in rows}
+        found: dict[str, Outcome] = {}
+        for line in _lines(files):
+            row = sent.get(str(line.get("custom_id")))
+            if row is not None and row.custom_id not in found:
+                call = SentCall(model, row.body, f"batch {batch.id} of {model.name}", counter)
+                found[row.custom_id] = self._outcome(line, call, batch.latency_s or 0.0)
+        return found
+
+    def _outcome(self, line: Mapping[str, Any], call: SentCall, latency_s: float) -> Outcome:
+        response = line.get("response")
+        if not isinstance(response, Mapping):
+            what = f"the row failed: {_reason(line.get('error'))}"
+            return RequestRejectedError(what, where=call.where)
+        status, body = response.get("status_code"), response.get("body")
+        if not isinstance(status, int) or status not in _SUCCESSES:
+            raw = orjson.dumps(body if body is not None else line.get("error"))
+            status = status if isinstance(status, int) else 500
+            details = self._calls.read_error(status, raw)
+            return error_of_response(details, status, {}, where=call.where)
+        try:
+            return self._calls.read_completion(body, call, http_status=status, latency_s=latency_s)
+        except EndpointError as error:
+            return error
+
+
+def _read(raw: bytes, where: str, needed: str) -> dict[str, Any]:
+    try:
+        answer = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        answer = None
+    if not isinstance(answer, dict) or needed not in answer:
+        raise InvalidResponseError(
+            "the answer is not of the Batch API",
+            where=where,
+            remedy="Check base_url of batch_channel in the pool",
+        )
+    return answer
+
+
+def _created_at_s(row: Mapping[str, Any]) -> float:
+    created = row.get("created_at")
+    return float(created) if isinstance(created, (int, float)) else 0.0
+
+
+def _batch_of(row: Mapping[str, Any]) -> ProviderBatch:
+    created = _created_at_s(row)
+    ends = (row.get(f"{end}_at") for end in ("completed", "expired", "cancelled", "failed"))
+    ended = next((float(end) for end in ends if isinstance(end, (int, float))), None)
+    errors = row.get("errors")
+    listed = errors.get("data") or () if isinstance(errors, dict) else ()
+    messages = [str(error.get("message")) for error in listed if isinstance(error, dict)]
+    return ProviderBatch(
+        id=str(row["id"]),
+        status=str(row.get("status")),
+        output_file_id=row.get("output_file_id") or None,
+        error_file_id=row.get("error_file_id") or None,
+        latency_s=max(0.0, ended - created) if ended is not None and created else None,
+        message="; ".join(messages[:3]) or None,
+    )
+
+
+def _lines(files: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
+    for file in files:
+        for raw in file.splitlines():
+            try:
+                line = orjson.loads(raw)
+            except orjson.JSONDecodeError:
+                continue
+            if isinstance(line, dict):
+                yield line
+
+
+def _reason(error: object) -> str:
+    if isinstance(error, Mapping):
+        code, message = error.get("code"), error.get("message")
+        return ": ".join(str(part) for part in (code, message) if part) or "no reason given"
+    return str(error) if error else "no reason given"

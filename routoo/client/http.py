@@ -1,0 +1,158 @@
+"""HTTP requests over aiohttp: pooled connections, time limits, and bodies read up to a limit."""
+
+import asyncio
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import aiohttp
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from routoo.client.access import Access
+from routoo.client.failures import CALL_ERRORS, error_of_exception
+from routoo.domain.pool import Endpoint
+from routoo.errors import InvalidResponseError
+
+MAX_ANSWER_BYTES = 16 * 2**20
+"""Largest body of an answer, decompressed, unless a caller gives another limit."""
+_CONNECT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
+"""Only connecting is limited here: `total` would include the wait for a connection, and whole
+requests have a limit of their own."""
+_LARGE_REQUEST_BYTES = 2**20
+"""aiohttp writes larger bodies in parts only if they come as a file."""
+
+
+class HttpReply(NamedTuple):
+    """A response, read to its end."""
+
+    status: int
+    headers: CIMultiDictProxy[str]
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class HttpTarget:
+    """What requests to one URL of an endpoint have in common."""
+
+    url: URL
+    headers: CIMultiDict[str]
+    access: Access
+    where: str
+    """The URL for messages, without its query."""
+
+
+def target_of(
+    endpoint: Endpoint, path: str, access: Access, headers: Mapping[str, str]
+) -> HttpTarget:
+    """Return the target of a path below an endpoint's base URL, whose query string is kept.
+
+    Args:
+        endpoint: Where the base URL stands.
+        path: Without a slash before it.
+        access: Key and proxy.
+        headers: Further headers of every request.
+    """
+    base = URL(endpoint.base_url)
+    url = base.joinpath(*path.split("/")).with_query(base.query)
+    all_headers = CIMultiDict({**headers, **access.headers})
+    return HttpTarget(url, all_headers, access, str(url.with_query(None)))
+
+
+class HttpClient:
+    """Sends requests; an async context manager.
+
+    Args:
+        max_bytes: Largest body that is read, decompressed, in bytes.
+    """
+
+    def __init__(self, *, max_bytes: int = MAX_ANSWER_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        # limit=0: limiters bound the calls of each endpoint; aiohttp's default of 100 connections
+        # over all endpoints would let a slow one starve the others.
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=_CONNECT_TIMEOUT,
+            raise_for_status=False,
+            auto_decompress=True,
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def send(
+        self,
+        target: HttpTarget,
+        data: bytes | aiohttp.FormData | None,
+        *,
+        timeout_s: float,
+        method: str = "POST",
+        params: Mapping[str, str] | None = None,
+    ) -> HttpReply:
+        """Send a request and read the whole response, whatever its status.
+
+        Redirects are not followed, because they would carry the key elsewhere. Cancelling closes
+        the connection.
+
+        Raises:
+            EndpointError: The connection failed or broke, the response is not HTTP, it did not end
+                within `timeout_s` seconds, or its body is too large.
+        """
+        if self._session is None:
+            raise RuntimeError("the client must be entered with `async with` before a call")
+        body = io.BytesIO(data) if _is_large(data) else data
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._session.request(
+                    method,
+                    target.url,
+                    data=body,
+                    params=params,
+                    headers=target.headers,
+                    allow_redirects=False,
+                    proxy=target.access.proxy,
+                    proxy_headers=target.access.proxy_headers,
+                ) as response,
+            ):
+                return await self._read(response, target.where)
+        except CALL_ERRORS as error:
+            raise error_of_exception(error, where=target.where) from error
+
+    async def _read(self, response: aiohttp.ClientResponse, where: str) -> HttpReply:
+        if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
+            response.close()
+            raise aiohttp.ClientPayloadError("the server switched to another protocol")
+        chunks: list[bytes] = []
+        size = 0
+        async for chunk in response.content.iter_any():
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise InvalidResponseError(
+                    f"the answer is larger than {self._max_bytes} bytes",
+                    where=where,
+                    remedy="Raise ROUTOO_MAX_ANSWER_BYTES if such answers are expected",
+                    http_status=response.status,
+                )
+            chunks.append(chunk)
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return HttpReply(response.status, response.headers, body)
+
+
+def _is_large(data: bytes | aiohttp.FormData | None) -> bool:
+    return isinstance(data, bytes) and len(data) > _LARGE_REQUEST_BYTES
