@@ -115,14 +115,16 @@ class HttpClient:
         """
         if self._session is None:
             raise RuntimeError("the client must be entered with `async with` before a call")
-        body = io.BytesIO(data) if _is_large(data) else data
+        sent: bytes | io.BytesIO | aiohttp.FormData | None = data
+        if isinstance(data, bytes) and len(data) > _LARGE_REQUEST_BYTES:
+            sent = io.BytesIO(data)
         try:
             async with (
                 asyncio.timeout(timeout_s),
                 self._session.request(
                     method,
                     target.url,
-                    data=body,
+                    data=sent,
                     params=params,
                     headers=target.headers,
                     allow_redirects=False,
@@ -152,7 +154,3 @@ class HttpClient:
             chunks.append(chunk)
         body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
         return HttpReply(response.status, response.headers, body)
-
-
-def _is_large(data: bytes | aiohttp.FormData | None) -> bool:
-    return isinstance(data, bytes) and len(data) > _LARGE_REQUEST_BYTES

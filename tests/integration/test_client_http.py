@@ -115,7 +115,7 @@ async def test_a_server_that_hangs_up_after_an_answer_is_called_on_a_new_connect
         b"",
         PLAIN[:-3],
         b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
         PLAIN.replace(b"Content-Length", b"X: " + b"x" * 1_000_000 + b"\r\nContent-Length"),
         PLAIN.replace(b"Content-Length", b"Content-Encoding: gzip\r\nContent-Length"),
     ],
