@@ -10,10 +10,10 @@ from jaxtyping import Float64, UInt8
 
 from routoo.selector.frontier import cost_at_price
 from routoo.selector.job_limits import describe
-from routoo.selector.option_table import Table
+from routoo.selector.option_table import OptionTable
 from routoo.selector.problem import Problem
 from routoo.selector.solvers.lagrangian.hull import climb
-from routoo.selector.sweep import choose_at
+from routoo.selector.solvers.lagrangian.price_path import choose_at
 
 _Move = tuple[int, float]
 """A column and the price, in quality per USD, at which the choice moves to it."""
@@ -79,10 +79,10 @@ def explain(
         models: Names of the candidate models, in pool order.
         reasons: Codes of `limits.find_reasons` for this job, if there are.
     """
-    table = Table.of(problem).rows(slice(job, job + 1))
+    table = OptionTable.of(problem).rows(slice(job, job + 1))
     quality, cost = (part[:, 0] for part in table.dense())
-    ladder = _Ladder.of(table)
-    standings = _standings(quality - shadow_price_per_usd * cost, chosen, ladder)
+    hull = _Hull.of(table)
+    standings = _standings(quality - shadow_price_per_usd * cost, chosen, hull)
     candidates = tuple(
         Candidate(
             name,
@@ -94,12 +94,12 @@ def explain(
         )
         for at, name in enumerate(models)
     )
-    moves = ladder.around(float(cost[chosen])) if chosen >= 0 else (None, None)
+    moves = hull.around(float(cost[chosen])) if chosen >= 0 else (None, None)
     return Explanation(candidates, *(_change(problem, models, move) for move in moves))
 
 
 @dataclass(frozen=True, slots=True)
-class _Ladder:
+class _Hull:
     """A job's hull: columns of rising cost, and the price at which each is stepped up to."""
 
     columns: tuple[int, ...]
@@ -107,7 +107,7 @@ class _Ladder:
     prices: tuple[float, ...]
 
     @classmethod
-    def of(cls, table: Table) -> "_Ladder":
+    def of(cls, table: OptionTable) -> "_Hull":
         quality, cost = table.dense()
         if np.isneginf(quality).all():
             return cls((), (), ())
@@ -126,7 +126,7 @@ class _Ladder:
 
 
 def _standings(
-    value: Float64[np.ndarray, " models"], chosen: int, ladder: _Ladder
+    value: Float64[np.ndarray, " models"], chosen: int, hull: _Hull
 ) -> list[tuple[Standing, float]]:
     """Return how each model stands, and its regret at the shadow price."""
     best = float(value[chosen]) if chosen >= 0 else float(value.max())
@@ -137,7 +137,7 @@ def _standings(
         if math.isinf(worth):
             standings.append(("ruled out", 0.0))
             continue
-        standing: Standing = "possible" if at in ladder.columns else "dominated"
+        standing: Standing = "possible" if at in hull.columns else "dominated"
         standing = "runner-up" if at == runner_up else standing
         standings.append(("chosen" if at == chosen else standing, best - worth))
     return standings

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routoo.selector.option_table import Table
+from routoo.selector.option_table import OptionTable
 from routoo.selector.problem import Problem
-from routoo.selector.report import servable_jobs
-from routoo.selector.solvers.lagrangian.price_path import Goal, Path, find_path
-from routoo.selector.sweep import Totals, sweep
+from routoo.selector.solvers.lagrangian.price_path import Goal, PricePath, Totals, find_path, sweep
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class FrontierPoint:
     """A choice on the frontier: none that costs as little or less has more quality."""
 
     cost_usd: float
@@ -26,7 +24,7 @@ class Point:
     """Quality that one more dollar buys from here."""
 
 
-def frontier(problem: Problem, points: int = 20) -> list[Point]:
+def frontier(problem: Problem, points: int = 20) -> list[FrontierPoint]:
     """Return points from the cheapest to the best choice, evenly spaced in cost.
 
     Each is an exact optimum for what it costs. Batch limits of the problem are not looked at.
@@ -38,17 +36,17 @@ def frontier(problem: Problem, points: int = 20) -> list[Point]:
     Returns:
         Points of rising cost and rising quality.
     """
-    table = Table.of(problem)
+    table = OptionTable.of(problem)
     ends = sweep(table, math.inf, 0.0)
     wanted = np.linspace(ends.high.cost_usd, ends.low.cost_usd, max(2, points))[1:-1]
-    served = max(1, servable_jobs(problem))
+    served = max(1, problem.servable_jobs)
     found = [(ends.high, math.inf)]
     found += [_at_cost(table, cost) for cost in wanted.tolist()]
     found.append((ends.low, 0.0))
-    line: list[Point] = []
+    line: list[FrontierPoint] = []
     for sums, price in found:
         if not line or (sums.cost_usd > line[-1].cost_usd and sums.quality > line[-1].quality):
-            line.append(Point(sums.cost_usd, sums.quality, sums.quality / served, price))
+            line.append(FrontierPoint(sums.cost_usd, sums.quality, sums.quality / served, price))
     return line
 
 
@@ -59,15 +57,15 @@ def cost_at_price(problem: Problem, price: float) -> float:
         problem: The jobs; batch limits are not looked at.
         price: Quality per USD, above 0.
     """
-    return sweep(Table.of(problem), price, price).high.cost_usd
+    return sweep(OptionTable.of(problem), price, price).high.cost_usd
 
 
-def _at_cost(table: Table, cost_usd: float) -> tuple[Totals, float]:
+def _at_cost(table: OptionTable, cost_usd: float) -> tuple[Totals, float]:
     path = find_path(table, Goal("cost_usd", cost_usd), 0.0)
     return _before(path, cost_usd)
 
 
-def _before(path: Path, cost_usd: float) -> tuple[Totals, float]:
+def _before(path: PricePath, cost_usd: float) -> tuple[Totals, float]:
     """Return the sums at the last point of a path within a cost, and the price there."""
     costs = path.start.cost_usd + np.cumsum(path.steps.cost_usd)
     taken = int(np.searchsorted(costs, cost_usd, side="right"))

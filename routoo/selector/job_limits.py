@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from routoo.domain.job import SLA
 
 
-class Reason(IntFlag):
+class IneligibilityReason(IntFlag):
     """Why a model is ruled out for a job; several may hold."""
 
     NONE = 0
@@ -29,17 +29,17 @@ class Reason(IntFlag):
 
 
 _WORDS = {
-    Reason.QUALITY: "quality below the job's floor",
-    Reason.COST: "cost above the job's cap",
-    Reason.LATENCY: "latency above the job's cap",
-    Reason.WINDOW: "prompt and completion exceed the context window",
-    Reason.DENIED: "not among the models the job may use",
-    Reason.CAPABILITY: "lacks a capability the request needs",
+    IneligibilityReason.QUALITY: "quality below the job's floor",
+    IneligibilityReason.COST: "cost above the job's cap",
+    IneligibilityReason.LATENCY: "latency above the job's cap",
+    IneligibilityReason.WINDOW: "prompt and completion exceed the context window",
+    IneligibilityReason.DENIED: "not among the models the job may use",
+    IneligibilityReason.CAPABILITY: "lacks a capability the request needs",
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Estimates:
+class JobEstimates:
     """What is expected of every pair, and what each model can hold."""
 
     quality: Float[np.ndarray, "jobs models"]
@@ -75,30 +75,34 @@ class JobLimits:
         return cls(table[:, 0], table[:, 1], table[:, 2])
 
 
-def find_reasons(estimates: Estimates, limits: JobLimits) -> UInt8[np.ndarray, "jobs models"]:
+def find_reasons(estimates: JobEstimates, limits: JobLimits) -> UInt8[np.ndarray, "jobs models"]:
     """Return for each pair the reasons against it; 0 where it is allowed.
 
     A limit that is exactly met holds. Comparisons are made in double precision.
     """
     reasons = np.zeros(estimates.quality.shape, dtype=np.uint8)
     # A comparison with NaN is false, so a limit that is not set rules nothing out.
-    _bar(reasons, Reason.QUALITY, estimates.quality < limits.min_quality[:, None])
-    _bar(reasons, Reason.COST, estimates.cost_usd > limits.max_cost_usd[:, None])
+    _bar(reasons, IneligibilityReason.QUALITY, estimates.quality < limits.min_quality[:, None])
+    _bar(reasons, IneligibilityReason.COST, estimates.cost_usd > limits.max_cost_usd[:, None])
     if estimates.latency_s is not None:
-        _bar(reasons, Reason.LATENCY, estimates.latency_s > limits.max_latency_s[:, None])
+        _bar(
+            reasons,
+            IneligibilityReason.LATENCY,
+            estimates.latency_s > limits.max_latency_s[:, None],
+        )
     if limits.in_time is not None:
-        _bar(reasons, Reason.LATENCY, ~limits.in_time)
+        _bar(reasons, IneligibilityReason.LATENCY, ~limits.in_time)
     if (
         estimates.prompt_tokens is not None
         and estimates.completion_tokens is not None
         and estimates.window_tokens is not None
     ):
         needed = estimates.prompt_tokens + estimates.completion_tokens
-        _bar(reasons, Reason.WINDOW, needed > estimates.window_tokens)
+        _bar(reasons, IneligibilityReason.WINDOW, needed > estimates.window_tokens)
     if limits.usable is not None:
-        _bar(reasons, Reason.DENIED, ~limits.usable)
+        _bar(reasons, IneligibilityReason.DENIED, ~limits.usable)
     if limits.capable is not None:
-        _bar(reasons, Reason.CAPABILITY, ~limits.capable)
+        _bar(reasons, IneligibilityReason.CAPABILITY, ~limits.capable)
     return reasons
 
 
@@ -109,7 +113,7 @@ def describe(reason: int) -> list[str]:
 
 def _bar(
     reasons: UInt8[np.ndarray, "jobs models"],
-    reason: Reason,
+    reason: IneligibilityReason,
     against: Bool[np.ndarray, "jobs models"],
 ) -> None:
     np.bitwise_or(reasons, np.uint8(reason), out=reasons, where=against)

@@ -1,15 +1,22 @@
-"""The numbers of a problem as solvers read them: in blocks, models first, in double precision."""
+"""The numbers of a problem as solvers read them: in blocks, models first, in double precision.
+
+Sums of money are made without rounding here: a budget that must hold can't be left to it.
+"""
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int
 
 from routoo.selector.problem import Problem
 
+_MANTISSA_BITS = 53
+_LOW_BITS = 26
+
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class OptionTable:
     """Rows of a problem; pairs that are ruled out read as quality minus infinity at no cost."""
 
     quality: Float[np.ndarray, "jobs models"]
@@ -19,7 +26,7 @@ class Table:
     """Offer one more column: no model, no quality, no cost."""
 
     @classmethod
-    def of(cls, problem: Problem, *, idle: bool = False) -> "Table":
+    def of(cls, problem: Problem, *, idle: bool = False) -> "OptionTable":
         """Return the whole problem without copying it."""
         return cls(problem.quality, problem.cost_usd, problem.allowed, idle)
 
@@ -38,10 +45,10 @@ class Table:
         """Number of options a job has, the idle one with them."""
         return self.models + self.idle
 
-    def rows(self, index: Int[np.ndarray, " rows"] | slice) -> "Table":
+    def rows(self, index: Int[np.ndarray, " rows"] | slice) -> "OptionTable":
         """Return some rows; a slice is not copied."""
         allowed = None if self.allowed is None else self.allowed[index]
-        return Table(self.quality[index], self.cost_usd[index], allowed, self.idle)
+        return OptionTable(self.quality[index], self.cost_usd[index], allowed, self.idle)
 
     def read(
         self,
@@ -78,3 +85,29 @@ class Table:
         column = choice[rows]
         quality = self.quality[rows, column].astype(np.float64)
         return quality, self.cost_usd[rows, column].astype(np.float64)
+
+
+def exact_sum(values: Float[np.ndarray, " values"]) -> Fraction:
+    """Return the sum of the values without any rounding.
+
+    Mantissas are summed as integers, apart for each exponent. Their halves have at most 27 bits, so
+    float64 adds 2**26 of them without error.
+
+    Args:
+        values: Finite floats, at most 2**26 of them.
+
+    Returns:
+        Their exact sum.
+    """
+    if len(values) == 0:
+        return Fraction(0)
+    mantissa, exponent = np.frexp(np.asarray(values, dtype=np.float64))
+    least = int(exponent.min())
+    exponent -= least
+    whole = np.ldexp(mantissa, _MANTISSA_BITS).astype(np.int64)
+    high = np.bincount(exponent, weights=whole >> _LOW_BITS)
+    low = np.bincount(exponent, weights=whole & ((1 << _LOW_BITS) - 1))
+    total = 0
+    for power in range(len(high)):
+        total += ((int(high[power]) << _LOW_BITS) + int(low[power])) << power
+    return Fraction(total) * Fraction(2) ** (least - _MANTISSA_BITS)

@@ -68,6 +68,13 @@ class Problem:
         return int(self.quality.shape[1])
 
     @property
+    def servable_jobs(self) -> int:
+        """Number of jobs that have an allowed model."""
+        if self.allowed is None:
+            return self.jobs
+        return int(np.count_nonzero(self.allowed.any(axis=1)))
+
+    @property
     def floor_price_per_usd(self) -> float:
         """Least quality that a dollar must buy to be worth spending."""
         return 0.0 if self.willingness_to_pay_usd is None else 1.0 / self.willingness_to_pay_usd

@@ -23,7 +23,7 @@ from routoo.predictor.dataset import (
 )
 from routoo.predictor.manifest import Manifest, read_manifest
 from routoo.predictor.predictor import load_predictor
-from routoo.selector.conformal import floor_margins
+from routoo.selector.confidence import floor_margins
 from routoo.settings import load_settings
 
 FOLDS = 5

@@ -28,7 +28,7 @@ from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
 from routoo.predictor.learning import learning_curve
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.manifest import Manifest
-from routoo.selector.conformal import floor_margins
+from routoo.selector.confidence import floor_margins
 from routoo.training.predictor_settings import fit_options, load_encoder, read_prompts, tune_options
 from routoo.training.retrain import promote_if_not_worse, refuse_folder_in_use, training_tables
 from routoo.training.tune import TUNING_STATE, tune_encoder

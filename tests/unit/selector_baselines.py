@@ -7,7 +7,7 @@ floats; none of these is meant to spend real money.
 import numpy as np
 from jaxtyping import Float, Float64, Int32
 
-from routoo.selector.option_table import Table
+from routoo.selector.option_table import OptionTable
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
 
@@ -16,7 +16,7 @@ Choice = Int32[np.ndarray, " jobs"]
 
 def totals(problem: Problem, choice: Choice) -> tuple[float, float]:
     """Return the sums of quality and cost (USD) of a choice."""
-    quality, cost = Table.of(problem).pick(choice)
+    quality, cost = OptionTable.of(problem).pick(choice)
     return float(quality.sum()), float(cost.sum())
 
 
@@ -125,7 +125,7 @@ def oracle(problem: Problem, scores: Float[np.ndarray, "jobs models"]) -> Proble
 def _dense(
     problem: Problem,
 ) -> tuple[Float64[np.ndarray, "jobs models"], Float64[np.ndarray, "jobs models"]]:
-    quality, cost = Table.of(problem).dense()
+    quality, cost = OptionTable.of(problem).dense()
     return quality.T, cost.T
 
 

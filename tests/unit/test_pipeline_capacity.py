@@ -12,7 +12,7 @@ from routoo.domain.prediction import ModelExperience
 from routoo.pipeline.select.capacity import USABLE_SHARE, Demand, endpoint_capacities
 from routoo.pipeline.select.problem import choose
 from routoo.selector.problem import Problem
-from routoo.selector.solution import Status
+from routoo.selector.solution import SolveStatus
 
 JOBS = 100
 TEN_MINUTES_S = 600.0
@@ -103,7 +103,7 @@ def test_jobs_beyond_every_endpoints_reach_are_sent_all_the_same_and_the_plan_sa
             candidate("best", requests_per_minute=5), candidate("other", requests_per_minute=2)
         )
     )
-    assert solution.status is Status.INFEASIBLE
+    assert solution.status is SolveStatus.INFEASIBLE
     assert "requests" in solution.advice
     assert solution.served == JOBS
     assert solution.unaffordable == 0

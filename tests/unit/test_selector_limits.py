@@ -8,13 +8,17 @@ import pytest
 from routoo.domain.job import SLA
 from routoo.errors import InputError
 from routoo.selector import Problem, solve
-from routoo.selector.confidence import lower_quality, quality_interval, risk_of_confidence
-from routoo.selector.conformal import fit_floor
+from routoo.selector.confidence import (
+    fit_floor,
+    lower_quality,
+    quality_interval,
+    risk_of_confidence,
+)
 from routoo.selector.explain import explain
 from routoo.selector.job_limits import (
-    Estimates,
+    IneligibilityReason,
+    JobEstimates,
     JobLimits,
-    Reason,
     find_reasons,
 )
 
@@ -25,14 +29,17 @@ NAMES = ("small", "middle", "large")
 
 def test_each_limit_rules_out_with_its_own_reason() -> None:
     limits = JobLimits.of([SLA(), SLA(0.6, Decimal("2.0"), 1.5)])
-    estimates = Estimates(QUALITY, COST, np.array([[1.0, 2.0, 1.0]] * 2))
+    estimates = JobEstimates(QUALITY, COST, np.array([[1.0, 2.0, 1.0]] * 2))
     reasons = find_reasons(estimates, limits)
     assert reasons.dtype == np.uint8
-    assert reasons.tolist() == [[0, 0, 0], [Reason.QUALITY, Reason.LATENCY, Reason.COST]]
+    assert reasons.tolist() == [
+        [0, 0, 0],
+        [IneligibilityReason.QUALITY, IneligibilityReason.LATENCY, IneligibilityReason.COST],
+    ]
 
 
 def test_a_prompt_that_leaves_no_room_for_its_answer_rules_the_model_out() -> None:
-    estimates = Estimates(
+    estimates = JobEstimates(
         QUALITY,
         COST,
         prompt_tokens=np.array([[100] * 3, [5000] * 3]),
@@ -40,24 +47,26 @@ def test_a_prompt_that_leaves_no_room_for_its_answer_rules_the_model_out() -> No
         window_tokens=np.array([2048, 8192, 6024]),
     )
     reasons = find_reasons(estimates, JobLimits.of([SLA(), SLA()]))
-    assert reasons.tolist() == [[0, 0, 0], [Reason.WINDOW, 0, 0]]
+    assert reasons.tolist() == [[0, 0, 0], [IneligibilityReason.WINDOW, 0, 0]]
 
 
 def test_allow_and_deny_lists_and_capabilities_are_kept_apart() -> None:
     usable = np.array([[False, True, True], [True, False, True]])
     capable = np.array([[True, True, True], [True, True, False]])
     none = np.full(2, np.nan)
-    reasons = find_reasons(Estimates(QUALITY, COST), JobLimits(none, none, none, usable, capable))
+    reasons = find_reasons(
+        JobEstimates(QUALITY, COST), JobLimits(none, none, none, usable, capable)
+    )
     assert reasons.tolist() == [
-        [Reason.DENIED, 0, 0],
-        [0, Reason.DENIED, Reason.CAPABILITY],
+        [IneligibilityReason.DENIED, 0, 0],
+        [0, IneligibilityReason.DENIED, IneligibilityReason.CAPABILITY],
     ]
 
 
 def test_an_explanation_names_the_runner_up_and_where_the_choice_would_change() -> None:
     allowed = np.array([[True, True, True], [True, False, True]])
     problem = Problem(QUALITY, COST, allowed, budget_usd=3.0)
-    reasons = np.where(allowed, 0, int(Reason.LATENCY)).astype(np.uint8)
+    reasons = np.where(allowed, 0, int(IneligibilityReason.LATENCY)).astype(np.uint8)
     solution = solve(problem)
     choice, price = solution.choice.tolist(), solution.shadow_price_per_usd
     told = explain(problem, 0, choice[0], price, NAMES, reasons[0])

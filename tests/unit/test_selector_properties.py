@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from routoo.selector import Capacity, Problem, Status, solve
+from routoo.selector import Capacity, Problem, SolveStatus, solve
 from routoo.selector.frontier import frontier
 from routoo.selector.solvers.lagrangian import price_path
 from tests.unit.selector_cases import every_choice, exact_cost, problems, served
@@ -31,7 +31,7 @@ def _optimum(problem: Problem) -> Fraction | None:
 def test_a_budget_is_met_exactly_whenever_it_can_be(problem: Problem) -> None:
     best, solution = _optimum(problem), solve(problem)
     if best is None:
-        assert solution.status is Status.INFEASIBLE
+        assert solution.status is SolveStatus.INFEASIBLE
         assert "Raise the budget by" in solution.advice
         return
     assert solution.feasible
@@ -39,7 +39,7 @@ def test_a_budget_is_met_exactly_whenever_it_can_be(problem: Problem) -> None:
     assert solution.bound >= float(best) - EPS
     true_gap = (float(best) - solution.quality) / max(solution.quality, 1e-300)
     assert solution.gap >= true_gap - EPS
-    if solution.status in {Status.OPTIMAL, Status.UNCONSTRAINED}:
+    if solution.status in {SolveStatus.OPTIMAL, SolveStatus.UNCONSTRAINED}:
         assert solution.quality >= float(best) - EPS
 
 

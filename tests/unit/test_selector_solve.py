@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from routoo.errors import InputError
-from routoo.selector import Capacity, Problem, Status, match_model, solve
-from routoo.selector.accounts import exact_sum
+from routoo.selector import Capacity, Problem, SolveStatus, match_model, solve
 from routoo.selector.frontier import cost_at_price
+from routoo.selector.option_table import exact_sum
 from tests.unit.selector_baselines import (
     choose_best,
     choose_by_threshold,
@@ -41,13 +41,13 @@ def test_the_next_dollar_goes_where_it_buys_most() -> None:
     solution = solve(Problem(QUALITY, COST, budget_usd=4))
     assert solution.choice.tolist() == [1, 0]
     assert solution.cost_usd == 4
-    assert solution.status is Status.OPTIMAL
+    assert solution.status is SolveStatus.OPTIMAL
 
 
 def test_without_a_binding_limit_every_job_has_its_best_model_and_a_dollar_buys_nothing() -> None:
     solution = solve(Problem(QUALITY, COST, budget_usd=100))
     assert solution.choice.tolist() == [1, 1]
-    assert solution.status is Status.UNCONSTRAINED
+    assert solution.status is SolveStatus.UNCONSTRAINED
     assert solution.gap == solution.shadow_price_per_usd == 0
 
 
@@ -61,11 +61,11 @@ def test_ties_go_to_the_lower_cost_and_then_to_pool_order() -> None:
 def test_a_budget_too_small_says_by_how_much_and_serves_nobody_unless_allowed_to() -> None:
     problem = Problem(QUALITY, COST, budget_usd=Decimal("1.25"))
     solution = solve(problem)
-    assert solution.status is Status.INFEASIBLE
+    assert solution.status is SolveStatus.INFEASIBLE
     assert "Raise the budget by 0.75 USD" in solution.advice
     assert solution.choice.tolist() == [-1, -1]
     partial = solve(problem, allow_partial=True)
-    assert partial.status is Status.INFEASIBLE
+    assert partial.status is SolveStatus.INFEASIBLE
     assert partial.choice.tolist() == [-1, 0]
     assert partial.unaffordable == 1
 
@@ -138,7 +138,7 @@ def test_matching_a_model_costs_less_than_it_does() -> None:
 
 def test_a_target_and_a_budget_that_exclude_each_other_are_infeasible_with_the_price() -> None:
     solution = solve(Problem(QUALITY, COST, min_mean_quality=0.79, budget_usd=5))
-    assert solution.status is Status.INFEASIBLE
+    assert solution.status is SolveStatus.INFEASIBLE
     assert "costs 6 USD" in solution.advice
 
 
@@ -161,7 +161,7 @@ def test_capacities_hold_at_a_small_loss_of_proof() -> None:
 def test_capacities_that_leave_no_room_are_infeasible_with_advice() -> None:
     limits = (Capacity("all calls", (0, 1), 1),)
     solution = solve(Problem(QUALITY, COST, capacities=limits))
-    assert solution.status is Status.INFEASIBLE
+    assert solution.status is SolveStatus.INFEASIBLE
     assert "raise all calls from 1 by 1" in solution.advice
     partial = solve(Problem(QUALITY, COST, capacities=limits), allow_partial=True)
     assert partial.served == 1

@@ -80,7 +80,7 @@ def estimate(
     completion_price = _array(float(model.price_usd_per_mtok.completion) for model in pool.models)
     margins = _array(model.quality_margin for model in known)
     sure_quality = np.clip(quality - margins, 0.0, 1.0) if margins.any() else quality
-    pairs = job_limits.Estimates(
+    pairs = job_limits.JobEstimates(
         sure_quality,
         # A cap is a promise: it must hold for the worst case of a call.
         _worst_case_usd(jobs, images, pool),

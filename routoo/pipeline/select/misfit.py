@@ -5,15 +5,15 @@ from jaxtyping import Float, Float64, UInt8
 
 from routoo.domain.job import Job
 from routoo.domain.prompt import image_count, required_capabilities
-from routoo.selector.job_limits import Reason
+from routoo.selector.job_limits import IneligibilityReason
 
 _IN_TURN = (
-    Reason.DENIED,
-    Reason.CAPABILITY,
-    Reason.WINDOW,
-    Reason.QUALITY,
-    Reason.LATENCY,
-    Reason.COST,
+    IneligibilityReason.DENIED,
+    IneligibilityReason.CAPABILITY,
+    IneligibilityReason.WINDOW,
+    IneligibilityReason.QUALITY,
+    IneligibilityReason.LATENCY,
+    IneligibilityReason.COST,
 )
 
 
@@ -27,7 +27,7 @@ def describe_misfit(
 
     Args:
         job: The job.
-        reasons: Why each model is ruled out, as flags of `Reason`; none is 0.
+        reasons: Why each model is ruled out, as flags of `IneligibilityReason`; none is 0.
         quality: Predicted quality of each model, less what a floor's confidence takes off.
         latency_s: Typical wait for each model's answer; NaN where nothing is known.
     """
@@ -43,24 +43,24 @@ def describe_misfit(
 
 
 def _wanting(
-    reason: Reason,
+    reason: IneligibilityReason,
     job: Job,
     quality: Float[np.ndarray, " left"],
     latency_s: Float64[np.ndarray, " left"],
 ) -> str:
     """Return what none of the models left has; a verb comes first."""
     sla = job.sla
-    if reason is Reason.DENIED:
+    if reason is IneligibilityReason.DENIED:
         return "fits: allowed_models and denied_models leave none"
-    if reason is Reason.CAPABILITY:
+    if reason is IneligibilityReason.CAPABILITY:
         return _incapable(job)
-    if reason is Reason.WINDOW:
+    if reason is IneligibilityReason.WINDOW:
         return "fits: prompt and completion limit exceed the context window"
-    if reason is Reason.QUALITY:
+    if reason is IneligibilityReason.QUALITY:
         floor, best = sla.min_quality or 0.0, float(quality.max())
         less = ", less the margin of its confidence" if best >= floor else ""
         return f"fits: min_quality is {floor:g}, the best predicted is {best:.3f}{less}"
-    if reason is Reason.LATENCY:
+    if reason is IneligibilityReason.LATENCY:
         fastest_s = float(np.nanmin(latency_s))
         return (
             f"fits: max_latency_s is {sla.max_latency_s:g}, the fastest takes about {fastest_s:.1f}"

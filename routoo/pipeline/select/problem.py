@@ -12,8 +12,8 @@ from routoo.pipeline.select.failures import answered_shares
 from routoo.pipeline.select.matrix import BatchMatrix
 from routoo.selector.confidence import lower_quality
 from routoo.selector.problem import Capacity, Problem, match_model
-from routoo.selector.solution import Solution, Status
-from routoo.selector.solve import solve
+from routoo.selector.solution import Solution, SolveStatus
+from routoo.selector.solvers import solve
 from routoo.store.batches import BatchRecord
 
 
@@ -122,5 +122,7 @@ def _attain(problem: Problem) -> Solution:
         return solution
     late = solve(replace(problem, capacities=()))
     return (
-        replace(late, status=Status.INFEASIBLE, advice=solution.advice) if late.feasible else late
+        replace(late, status=SolveStatus.INFEASIBLE, advice=solution.advice)
+        if late.feasible
+        else late
     )

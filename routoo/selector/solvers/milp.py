@@ -13,9 +13,8 @@ from jaxtyping import Float64, Int32, Int64
 
 from routoo.errors import InputError
 from routoo.selector.problem import Problem
-from routoo.selector.report import Proof, conclude, infeasible
-from routoo.selector.solution import Solution, Status
-from routoo.selector.solvers.dual_ascent.solver import advise, keeps
+from routoo.selector.solution import Proof, Solution, SolveStatus, conclude, infeasible
+from routoo.selector.solvers.dual_ascent.solver import advise_limits_to_relax, keeps_limits
 from routoo.selector.solvers.programme import Programme
 
 MAX_PAIRS = 500_000
@@ -53,14 +52,14 @@ def solve_milp(problem: Problem, *, allow_partial: bool = False) -> Solution:
     solution = _solve(problem, Programme.of(problem))
     if allow_partial and not solution.feasible:
         partial = _solve(problem, Programme.of(problem, idle=True))
-        return replace(partial, status=Status.INFEASIBLE, advice=solution.advice)
+        return replace(partial, status=SolveStatus.INFEASIBLE, advice=solution.advice)
     return solution
 
 
 def _solve(problem: Problem, programme: Programme) -> Solution:
     model = _model(programme)
     nobody = np.full(model.jobs, -1, dtype=np.int32)
-    if len(model.job) == 0 and keeps(programme, nobody):
+    if len(model.job) == 0 and keeps_limits(programme, nobody):
         return conclude(problem, programme.table, nobody, Proof(None))
     bound: float | None = None
     retreat = 0.0
@@ -70,11 +69,11 @@ def _solve(problem: Problem, programme: Programme) -> Solution:
             break
         bound = float(answer.mip_dual_bound) if bound is None else bound
         choice = _read(model, answer.x)
-        if keeps(programme, choice):
+        if keeps_limits(programme, choice):
             best = bound if programme.minimise_cost else -bound
             return conclude(problem, programme.table, choice, Proof(best))
         retreat = FIRST_RETREAT * 10.0**attempt
-    return infeasible(problem, advise(problem, programme, proved=bound is None))
+    return infeasible(problem, advise_limits_to_relax(problem, programme, proved=bound is None))
 
 
 def _model(programme: Programme) -> _Model:

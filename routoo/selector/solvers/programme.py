@@ -13,10 +13,11 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float64, Int
 
-from routoo.selector.option_table import Table
+from routoo.selector.option_table import OptionTable
 from routoo.selector.problem import Problem
-from routoo.selector.report import servable_jobs
-from routoo.selector.sweep import BLOCK_JOBS
+
+BLOCK_JOBS = 2048
+"""Rows of a block: its arrays stay in a core's second-level cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class Block:
 class Programme:
     """A problem's jobs, its objective, and everything that is limited."""
 
-    table: Table
+    table: OptionTable
     resources: tuple[Resource, ...]
     floor_price: float
     """Quality per USD that a dollar must buy."""
@@ -70,7 +71,7 @@ class Programme:
     def of(cls, problem: Problem, *, idle: bool = False) -> "Programme":
         """Return the programme of a problem; with `idle`, a job may go without a model."""
         return cls(
-            Table.of(problem, idle=idle),
+            OptionTable.of(problem, idle=idle),
             tuple(_resources(problem)),
             problem.floor_price_per_usd,
             problem.min_mean_quality is not None,
@@ -134,7 +135,7 @@ def _resources(problem: Problem) -> Iterator[Resource]:
     if problem.exact_budget_usd is not None:
         yield Resource("budget_usd", problem.exact_budget_usd, "cost_usd")
     if problem.min_mean_quality is not None:
-        target = Fraction(problem.min_mean_quality) * servable_jobs(problem)
+        target = Fraction(problem.min_mean_quality) * problem.servable_jobs
         yield Resource("min_mean_quality", -target, "quality")
     for item in problem.capacities:
         kind: Literal["calls", "use"] = "calls" if item.use is None else "use"

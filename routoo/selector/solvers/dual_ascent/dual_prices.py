@@ -28,7 +28,7 @@ ARMIJO = 1e-4
 
 
 @dataclass(frozen=True, slots=True)
-class Priced:
+class DualPoint:
     """All jobs' choice at some prices."""
 
     prices: Float64[np.ndarray, " resources"]
@@ -42,29 +42,29 @@ class Priced:
 
 
 @dataclass(frozen=True, slots=True)
-class _Slope:
+class _SmoothedDual:
     value: float
     gradient: Float64[np.ndarray, " resources"]
     curvature: Float64[np.ndarray, "resources resources"]
 
 
-def find_prices(programme: Programme) -> Priced:
+def find_prices(programme: Programme) -> DualPoint:
     """Return the best prices found, and what all jobs choose at them."""
     prices, curvature = _on_sample(programme)
-    best = price_all(programme, prices)
+    best = evaluate_dual(programme, prices)
     at = best
     for _ in range(ALL_JOBS_STEPS):
         gradient = programme.targets - at.drawn
         if float(np.abs(gradient * at.prices).sum()) <= CLOSE * abs(best.bound):
             break
         prices = np.maximum(0.0, at.prices + _newton(gradient, curvature, at.prices))
-        at = price_all(programme, prices)
+        at = evaluate_dual(programme, prices)
         if at.bound < best.bound:
             best = at
     return best
 
 
-def price_all(programme: Programme, prices: Float64[np.ndarray, " resources"]) -> Priced:
+def evaluate_dual(programme: Programme, prices: Float64[np.ndarray, " resources"]) -> DualPoint:
     """Let every job choose at the prices, in one pass."""
     choice = np.empty(programme.table.jobs, dtype=np.int16)
     drawn = np.zeros(len(prices))
@@ -79,7 +79,7 @@ def price_all(programme: Programme, prices: Float64[np.ndarray, " resources"]) -
         drawn += block.draw[:, column, rows].sum(axis=1)
         choice[part] = np.where(served, column, -1)
     bound = total + float(prices @ programme.targets)
-    return Priced(prices, choice, drawn, bound)
+    return DualPoint(prices, choice, drawn, bound)
 
 
 def least_gain(programme: Programme) -> float:
@@ -104,7 +104,7 @@ def _on_sample(
     share = len(rows) / jobs
     spread = float(block.gain[np.isfinite(block.gain)].std()) or 1.0
     prices = np.zeros(len(programme.resources))
-    at = _slope(block, prices, programme.targets * share, spread)
+    at = _smoothed_dual(block, prices, programme.targets * share, spread)
     for width in SMOOTHING:
         prices, at = _descend(block, prices, programme.targets * share, width * spread)
     return prices, at.curvature / share
@@ -115,13 +115,13 @@ def _descend(
     prices: Float64[np.ndarray, " resources"],
     targets: Float64[np.ndarray, " resources"],
     width: float,
-) -> tuple[Float64[np.ndarray, " resources"], _Slope]:
-    at = _slope(block, prices, targets, width)
+) -> tuple[Float64[np.ndarray, " resources"], _SmoothedDual]:
+    at = _smoothed_dual(block, prices, targets, width)
     for _ in range(STEPS):
         step = _newton(at.gradient, at.curvature, prices)
         for shrink in range(STEP_SHRINKS):
             trial = np.maximum(0.0, prices + step * 0.5**shrink)
-            then = _slope(block, trial, targets, width)
+            then = _smoothed_dual(block, trial, targets, width)
             if then.value <= at.value + ARMIJO * float(at.gradient @ (trial - prices)):
                 break
         else:
@@ -133,12 +133,12 @@ def _descend(
     return prices, at
 
 
-def _slope(
+def _smoothed_dual(
     block: Block,
     prices: Float64[np.ndarray, " resources"],
     targets: Float64[np.ndarray, " resources"],
     width: float,
-) -> _Slope:
+) -> _SmoothedDual:
     """Return the smoothed dual with its first and second derivatives."""
     value = block.value(prices)
     top = value.max(axis=0)
@@ -150,7 +150,9 @@ def _slope(
     flat = block.draw.reshape(count, -1)
     second = (flat * weight.ravel()) @ flat.T
     dual = float(prices @ targets + top.sum() + width * np.log(total).sum())
-    return _Slope(dual, targets - expected.sum(axis=1), (second - expected @ expected.T) / width)
+    return _SmoothedDual(
+        dual, targets - expected.sum(axis=1), (second - expected @ expected.T) / width
+    )
 
 
 def _newton(

@@ -6,11 +6,17 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float64, Int, Int16, Int64
 
-from routoo.selector.accounts import exact_sum
+from routoo.selector.option_table import exact_sum
 from routoo.selector.problem import Problem
-from routoo.selector.report import Proof, advise_limits, conclude, infeasible
-from routoo.selector.solution import Solution, Status
-from routoo.selector.solvers.dual_ascent.dual_prices import Priced, find_prices, least_gain
+from routoo.selector.solution import (
+    Proof,
+    Solution,
+    SolveStatus,
+    advise_limits,
+    conclude,
+    infeasible,
+)
+from routoo.selector.solvers.dual_ascent.dual_prices import DualPoint, find_prices, least_gain
 from routoo.selector.solvers.dual_ascent.repair import Repair
 from routoo.selector.solvers.lagrangian.solver import solve_lagrangian
 from routoo.selector.solvers.programme import Programme
@@ -35,21 +41,21 @@ def solve_dual_ascent(problem: Problem, *, allow_partial: bool = False) -> Solut
     """
     programme = Programme.of(problem)
     relaxed = solve_lagrangian(replace(problem, capacities=()))
-    if relaxed.feasible and keeps(programme, relaxed.choice):
+    if relaxed.feasible and keeps_limits(programme, relaxed.choice):
         return relaxed
     solution = _solve(problem, programme) if relaxed.feasible else relaxed
     if allow_partial and not solution.feasible:
         partial = _solve(problem, Programme.of(problem, idle=True))
-        return replace(partial, status=Status.INFEASIBLE, advice=solution.advice)
+        return replace(partial, status=SolveStatus.INFEASIBLE, advice=solution.advice)
     return solution
 
 
-def keeps(programme: Programme, choice: Int[np.ndarray, " jobs"]) -> bool:
+def keeps_limits(programme: Programme, choice: Int[np.ndarray, " jobs"]) -> bool:
     """Return whether a choice keeps every limit of a programme, exactly."""
     return all(left >= 0 for left in _slack(programme, choice))
 
 
-def advise(problem: Problem, programme: Programme, *, proved: bool) -> str:
+def advise_limits_to_relax(problem: Problem, programme: Programme, *, proved: bool) -> str:
     """Say what would have to be relaxed for the best try to keep all limits.
 
     Args:
@@ -57,41 +63,41 @@ def advise(problem: Problem, programme: Programme, *, proved: bool) -> str:
         programme: The same.
         proved: Whether it is known that there is no such choice.
     """
-    priced, choice, _ = _try(programme)
-    proved = proved or priced.bound < least_gain(programme)
+    dual, choice, _ = _try(programme)
+    proved = proved or dual.bound < least_gain(programme)
     return advise_limits(problem, _overdrawn(programme, choice), proved=proved)
 
 
 def _solve(problem: Problem, programme: Programme) -> Solution:
-    priced, choice, kept = _try(programme)
+    dual, choice, kept = _try(programme)
     if kept:
-        return _conclude(problem, programme, priced, choice)
-    return infeasible(problem, advise(problem, programme, proved=False))
+        return _conclude(problem, programme, dual, choice)
+    return infeasible(problem, advise_limits_to_relax(problem, programme, proved=False))
 
 
-def _try(programme: Programme) -> tuple[Priced, Int16[np.ndarray, " jobs"], bool]:
+def _try(programme: Programme) -> tuple[DualPoint, Int16[np.ndarray, " jobs"], bool]:
     """Return prices, the best choice found, and whether it keeps all limits."""
-    priced = find_prices(programme)
-    movable = _movable(programme, priced)
-    choice = _repair(programme, priced, movable, 0.0)
-    if keeps(programme, choice):
-        return priced, choice, True
-    choice = _repair(programme, priced, movable, SAFETY)
-    return priced, choice, keeps(programme, choice)
+    dual = find_prices(programme)
+    movable = _movable(programme, dual)
+    choice = _repair(programme, dual, movable, 0.0)
+    if keeps_limits(programme, choice):
+        return dual, choice, True
+    choice = _repair(programme, dual, movable, SAFETY)
+    return dual, choice, keeps_limits(programme, choice)
 
 
 def _conclude(
-    problem: Problem, programme: Programme, priced: Priced, choice: Int16[np.ndarray, " jobs"]
+    problem: Problem, programme: Programme, dual: DualPoint, choice: Int16[np.ndarray, " jobs"]
 ) -> Solution:
     scales = np.array([item.scale for item in programme.resources])
     names = [item.name for item in programme.resources]
-    prices = dict(zip(names, (priced.prices / scales).tolist(), strict=True))
+    prices = dict(zip(names, (dual.prices / scales).tolist(), strict=True))
     if programme.minimise_cost:
         per_point = prices.pop("min_mean_quality")
-        proof = Proof(-priced.bound, 1 / per_point if per_point else 0.0, prices=prices)
+        proof = Proof(-dual.bound, 1 / per_point if per_point else 0.0, prices=prices)
     else:
         per_usd = prices.pop("budget_usd", 0.0) + programme.floor_price
-        proof = Proof(priced.bound, per_usd, prices=prices)
+        proof = Proof(dual.bound, per_usd, prices=prices)
     return conclude(problem, programme.table, choice, proof)
 
 
@@ -108,38 +114,38 @@ def _overdrawn(
     return {item.name: (item.limit, -left) for item, left in pairs if left < 0}
 
 
-def _movable(programme: Programme, priced: Priced) -> Int64[np.ndarray, " movable"]:
+def _movable(programme: Programme, dual: DualPoint) -> Int64[np.ndarray, " movable"]:
     """Return the served jobs with the smallest regret of their second choice."""
     if programme.table.jobs <= MOVABLE_JOBS:
-        return np.flatnonzero(priced.choice >= 0)
+        return np.flatnonzero(dual.choice >= 0)
     regret = np.empty(programme.table.jobs)
     for part, block in programme.blocks():
-        value = block.value(priced.prices)
-        column = np.maximum(priced.choice[part], 0)
+        value = block.value(dual.prices)
+        column = np.maximum(dual.choice[part], 0)
         rows = np.arange(len(column))
         best = value[column, rows]
         value[column, rows] = -np.inf
         with np.errstate(invalid="ignore"):
             regret[part] = best - value.max(axis=0)
-    regret[priced.choice < 0] = np.inf
+    regret[dual.choice < 0] = np.inf
     near = np.argpartition(regret, MOVABLE_JOBS)[:MOVABLE_JOBS]
     return np.sort(near[np.isfinite(regret[near])])
 
 
 def _repair(
-    programme: Programme, priced: Priced, movable: Int64[np.ndarray, " movable"], safety: float
+    programme: Programme, dual: DualPoint, movable: Int64[np.ndarray, " movable"], safety: float
 ) -> Int16[np.ndarray, " jobs"]:
     """Return the choice at the prices, moved within the limits if such moves were found."""
     block = programme.rows(movable)
-    choice = priced.choice.copy()
+    choice = dual.choice.copy()
     slack: Float64[np.ndarray, " resources"] = np.array(
         [
             float(left) / item.scale - safety
             for item, left in zip(programme.resources, _slack(programme, choice), strict=True)
         ]
     )
-    value = block.value(priced.prices)
-    repair = Repair(block, value, priced.prices, choice[movable], slack)
+    value = block.value(dual.prices)
+    repair = Repair(block, value, dual.prices, choice[movable], slack)
     if repair.relieve():
         repair.fill()
     choice[movable] = repair.column

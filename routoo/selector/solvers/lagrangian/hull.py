@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int, Int16, Int64
 
-from routoo.selector.option_table import Table
+from routoo.selector.option_table import OptionTable
 
 BLOCK_JOBS = 1 << 15
 """Jobs worked on at once, which bounds the memory of intermediate arrays."""
@@ -34,7 +34,7 @@ class Steps:
 
 
 def climb(
-    table: Table, start: Int[np.ndarray, " jobs"], floor_price: float, ceiling_price: float
+    table: OptionTable, start: Int[np.ndarray, " jobs"], floor_price: float, ceiling_price: float
 ) -> Steps:
     """Return all steps from each job's start that buy more than the floor price.
 
@@ -68,7 +68,7 @@ _Part = tuple[
 
 
 def _climb_block(
-    table: Table, start: Int[np.ndarray, " jobs"], prices: tuple[float, float], first: int
+    table: OptionTable, start: Int[np.ndarray, " jobs"], prices: tuple[float, float], first: int
 ) -> list[_Part]:
     quality, cost = table.dense()
     at = start.astype(np.int64)

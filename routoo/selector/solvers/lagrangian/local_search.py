@@ -1,8 +1,10 @@
-"""Puts the slack that the path leaves over to use, by exchanging the models of a few jobs.
+"""The split solution, and how the slack that it leaves is put to use.
 
-The path stops at the first step that no longer fits. What is left then buys the best single change
-that fits, or the best pair of changes, one paying for the other. All decisions about what fits are
-made in exact arithmetic.
+The path of falling prices stops at the first step that no longer fits: the choice there is the
+split solution. What is left then buys the best single change that fits, or the best pair of
+changes, one paying for the other. All decisions about what fits are made in exact arithmetic.
+
+Source: Kellerer, Pferschy and Pisinger, Knapsack Problems (2004), sections 2.2 and 11.2.
 """
 
 from collections.abc import Iterator
@@ -12,7 +14,13 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float64, Int16, Int64
 
+from routoo.selector.option_table import OptionTable
+from routoo.selector.solvers.lagrangian.price_path import PricePath
+
+NEIGHBOURS = 256
+"""Steps on either side of the split whose jobs are looked at again."""
 ROUNDS = 64
+"""Most changes, or pairs of changes, that are applied."""
 TRIES = 8
 """Best pairs looked at in a round before it counts as fruitless."""
 
@@ -35,7 +43,7 @@ _Move = tuple[int, int]
 """A job's position and its new column."""
 
 
-def polish(exchange: Exchange, enough: float) -> float:
+def improve(exchange: Exchange, enough: float) -> float:
     """Apply the best changes that fit until the gain is enough or none is left.
 
     Args:
@@ -79,7 +87,7 @@ def _candidates(exchange: Exchange) -> Iterator[tuple[_Move, ...]]:
 def _running_best(
     gain: Float64[np.ndarray, " moves"],
 ) -> tuple[Float64[np.ndarray, " moves"], Int64[np.ndarray, " moves"]]:
-    """Return the largest gain up to each place, and the place it was first seen at."""
+    """Return the largest gain up to each position, and the position it was first seen at."""
     best = np.maximum.accumulate(gain)
     fresh = np.concatenate(([True], best[1:] > best[:-1]))[: len(gain)]
     return best, np.maximum.accumulate(np.where(fresh, np.arange(len(gain)), 0))
@@ -108,3 +116,50 @@ def _apply(exchange: Exchange, moves: tuple[_Move, ...]) -> float:
         gained += float(exchange.gain[column, job] - exchange.gain[exchange.column[job], job])
         exchange.column[job] = column
     return gained
+
+
+@dataclass(slots=True)
+class SplitSolution:
+    """The choice after the first steps of a path."""
+
+    path: PricePath
+    taken: int
+    choice: Int16[np.ndarray, " jobs"]
+
+    @classmethod
+    def along(cls, path: PricePath, taken: int) -> "SplitSolution":
+        """Take the first steps of a path; of a job's several steps the last one stands."""
+        choice = path.choice.copy()
+        choice[path.steps.job[:taken]] = path.steps.column[:taken]
+        return cls(path, taken, choice)
+
+    def price(self, step: int) -> float:
+        """Return the quality per USD that a step buys; past the last one, where the path ends."""
+        prices = self.path.steps.price
+        return float(prices[step]) if step < len(prices) else self.path.low_price
+
+    def spend(
+        self, table: OptionTable, slack: Fraction, *, floor_price: float, enough: float
+    ) -> None:
+        """Buy more quality with the money left, until that much was gained."""
+        jobs = self._jobs_near_split(table)
+        quality, cost = table.rows(jobs).dense()
+        exchange = Exchange(quality - floor_price * cost, cost, self.choice[jobs], slack)
+        improve(exchange, enough)
+        self.choice[jobs] = exchange.column
+
+    def save(self, table: OptionTable, surplus: Fraction, *, enough: float) -> None:
+        """Save money with the quality that is left over, until that much was saved."""
+        jobs = self._jobs_near_split(table)
+        quality, cost = table.rows(jobs).dense()
+        saving = np.where(np.isneginf(quality), -np.inf, -cost)
+        exchange = Exchange(saving, -quality, self.choice[jobs], surplus)
+        improve(exchange, enough)
+        self.choice[jobs] = exchange.column
+
+    def _jobs_near_split(self, table: OptionTable) -> Int64[np.ndarray, " jobs"]:
+        """Return served jobs whose steps are about worth the price at the split."""
+        if table.jobs <= NEIGHBOURS:
+            return np.flatnonzero(self.choice >= 0)
+        near = slice(max(0, self.taken - NEIGHBOURS), self.taken + NEIGHBOURS)
+        return np.unique(self.path.steps.job[near])

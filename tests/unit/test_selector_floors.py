@@ -10,7 +10,7 @@ from routoo.domain.tables import read_items, read_outcomes
 from routoo.errors import CheckpointError
 from routoo.predictor.dataset import outcome_matrix
 from routoo.predictor.manifest import Manifest
-from routoo.selector.conformal import CONFIDENCES, floor_margins
+from routoo.selector.confidence import CONFIDENCES, floor_margins
 from tests.unit.test_selector_real_tables import DATA
 
 MANIFEST = Manifest((), "", "", (), "", "", "", {}, {})
