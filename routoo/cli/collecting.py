@@ -20,13 +20,13 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.pool_file import load_pool
 from routoo.domain.tables import read_items, write_outcomes
 from routoo.errors import InputError
-from routoo.evaluation.answer_log import Journal
+from routoo.evaluation.answer_log import AnswerLog
 from routoo.evaluation.collect import Collection, Failure, RequestForm
 from routoo.evaluation.item_grading import (
-    GradedAnswer,
+    CollectedOutcome,
     ModelSummary,
     check_gradable,
-    graded_answer,
+    collected_outcome,
     summarise,
     to_outcomes,
 )
@@ -47,7 +47,7 @@ class _Run:
     out: Path
 
     @property
-    def journal(self) -> Path:
+    def log(self) -> Path:
         return self.out.with_name(f"{self.out.name}.journal.jsonl")
 
 
@@ -70,7 +70,7 @@ def collect_outcomes(options: CollectOptions) -> None:
     try:
         rows, failures = asyncio.run(_collect(run))
     except KeyboardInterrupt:
-        messages().print(f"Stopped; answers so far are in {run.journal}. Run again to go on.")
+        messages().print(f"Stopped; answers so far are in {run.log}. Run again to go on.")
         raise typer.Exit(EXIT_INTERRUPTED) from None
     write_outcomes(
         options.out,
@@ -98,10 +98,10 @@ def _candidates(pool: Sequence[CandidateModel], named: str | None) -> Sequence[C
     return [by_name[name] for name in names]
 
 
-async def _collect(run: _Run) -> tuple[list[GradedAnswer], list[Failure]]:
+async def _collect(run: _Run) -> tuple[list[CollectedOutcome], list[Failure]]:
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with (
-        Journal(run.journal) as journal,
+        AnswerLog(run.log) as log,
         Progress(*columns, TimeRemainingColumn(), console=messages()) as bar,
     ):
         async with ChatEndpoints(run.models) as client:
@@ -109,7 +109,7 @@ async def _collect(run: _Run) -> tuple[list[GradedAnswer], list[Failure]]:
                 model.name: bar.add_task(model.name, total=len(run.items)) for model in run.models
             }
             collection = Collection(
-                client, journal, run.form, on_answer=lambda model: bar.advance(tasks[model])
+                client, log, run.form, on_answer=lambda model: bar.advance(tasks[model])
             )
             for item in run.items:
                 for model in run.models:
@@ -118,14 +118,14 @@ async def _collect(run: _Run) -> tuple[list[GradedAnswer], list[Failure]]:
         return list(_graded(run, collection)), failures
 
 
-def _graded(run: _Run, collection: Collection) -> Sequence[GradedAnswer]:
+def _graded(run: _Run, collection: Collection) -> Sequence[CollectedOutcome]:
     pairs = ((item, model) for item in run.items for model in run.models)
     found = ((item, model, collection.answered(item, model)) for item, model in pairs)
-    return [graded_answer(item, model, answer) for item, model, answer in found if answer]
+    return [collected_outcome(item, model, answer) for item, model, answer in found if answer]
 
 
 def _report(
-    run: _Run, rows: Sequence[GradedAnswer], failures: Sequence[Failure], *, as_json: bool
+    run: _Run, rows: Sequence[CollectedOutcome], failures: Sequence[Failure], *, as_json: bool
 ) -> None:
     failed = Counter(failure.model for failure in failures)
     summaries = [

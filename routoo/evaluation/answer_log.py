@@ -1,4 +1,4 @@
-"""Answers collected so far: a JSONL file that a stopped run leaves for the next to go on with.
+"""The answers collected so far, in a JSONL file: a run that was stopped goes on from there.
 
 A row is appended and flushed as each answer comes, so whatever stops the run costs no more than the
 calls in flight. A row is only used again for the same request: another prompt, instruction or limit
@@ -37,11 +37,11 @@ def request_sha256(body: Mapping[str, Any]) -> str:
     return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-class Journal:
+class AnswerLog:
     """The answers of a collection, on disk; a context manager.
 
     Args:
-        path: The journal's file; made where there is none.
+        path: The log's file; made where there is none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,7 +56,7 @@ class Journal:
         except BlockingIOError as error:
             self._file.close()
             raise InputError(
-                "another collection writes to this journal",
+                "another collection writes to this file",
                 where=str(self._path),
                 remedy="Wait for it, or name another --out",
             ) from error

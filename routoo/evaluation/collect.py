@@ -10,7 +10,7 @@ from routoo.client.retry import call_with_retries
 from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel
 from routoo.errors import EndpointError
-from routoo.evaluation.answer_log import CollectedAnswer, Journal, request_sha256
+from routoo.evaluation.answer_log import AnswerLog, CollectedAnswer, request_sha256
 from routoo.ports import ChatClient
 
 MAX_ATTEMPTS = 4
@@ -70,26 +70,26 @@ class Collection:
 
     Args:
         client: Makes the calls.
-        journal: Where answers are kept; items it already answers are not asked again.
+        log: Where answers are kept; items it already answers are not asked again.
         form: How items become requests.
-        on_answer: Told the model's name after each answer or failure.
+        on_answer: Called with the model's name after each answer or failure.
     """
 
     def __init__(
         self,
         client: ChatClient,
-        journal: Journal,
+        log: AnswerLog,
         form: RequestForm,
         *,
         on_answer: Callable[[str], None] = lambda _model: None,
     ) -> None:
-        self._client, self._journal, self._form = client, journal, form
+        self._client, self._log, self._form = client, log, form
         self._on_answer = on_answer
         self._rng = random.Random()  # noqa: S311 - jitter
 
     def answered(self, item: Item, model: CandidateModel) -> CollectedAnswer | None:
-        """Return the answer that the journal holds, None where it holds none."""
-        return self._journal.find(item.item_id, model.name, self._request(item, model))
+        """Return the answer that the log holds, None where it holds none."""
+        return self._log.find(item.item_id, model.name, self._request(item, model))
 
     async def run(self, items: Sequence[Item], models: Sequence[CandidateModel]) -> list[Failure]:
         """Ask what is not answered yet, each endpoint at its own concurrency.
@@ -103,8 +103,8 @@ class Collection:
         queues = [_Queue(model, self._unanswered(items, model)) for model in models]
         async with asyncio.TaskGroup() as group:
             for queue in queues:
-                places = sum(one.max_concurrency for one in queue.model.all_endpoints)
-                for _ in range(min(places, len(items))):
+                slots = sum(one.max_concurrency for one in queue.model.all_endpoints)
+                for _ in range(min(slots, len(items))):
                     group.create_task(self._work(queue))
         return [failure for queue in queues for failure in queue.failures]
 
@@ -137,7 +137,7 @@ class Collection:
             return
         queue.failed_in_a_row = 0
         usage = completion.usage
-        self._journal.add(
+        self._log.add(
             CollectedAnswer(
                 item.item_id,
                 model.name,

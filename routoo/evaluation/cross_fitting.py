@@ -33,12 +33,12 @@ class Readout:
     """Hidden states, then the surface."""
     hidden: int
     """How many of the features are hidden states."""
-    told: Bool[np.ndarray, " train"] | None = None
-    """Which of the items that are fitted on the features know the outcomes of."""
+    tuned_on: Bool[np.ndarray, " train"] | None = None
+    """Which of the training items the backbone was tuned on: the features know their outcomes."""
 
 
 Reader = Callable[[OutcomeMatrix], Readout]
-"""Told what may be fitted on, reads all prompts: a backbone may be tuned on the one first."""
+"""Reads all prompts, given the items that may be fitted on: a backbone may be tuned on these."""
 
 
 def cross_fit(
@@ -55,7 +55,7 @@ def cross_fit(
         reader: Reads the prompts, asked once a part.
         parts: Part of each item, as `deal` returns them.
         options: Of every fit.
-        progress: Told when another part is done.
+        progress: Called when another part is done.
 
     Returns:
         What fits on the other parts said of each part, by the predictor's and baselines' names.
@@ -69,7 +69,7 @@ def cross_fit(
         train, asked = matrix.take(np.flatnonzero(inside)), matrix.take(np.flatnonzero(held))
         read = reader(train)
         known, new = read.features[inside], read.features[held]
-        estimator = fit_estimator(train, known, read.hidden, options, told=read.told).estimator
+        estimator = fit_estimator(train, known, read.hidden, options, told=read.tuned_on).estimator
         seen, unseen = estimator.projection.apply(known), estimator.projection.apply(new)
         estimates["predictor"][held] = estimator(new).quality
         estimates["knn"][held] = knn_quality(seen, train.score, unseen)
@@ -151,7 +151,7 @@ def domain_quality(
 ) -> Float32[np.ndarray, "items models"]:
     """Return each model's training mean on the item's true domain: an informed baseline.
 
-    It is told the domain, which a router is not.
+    It knows the domain, which a router does not.
     """
     names = [item.subject for item in (*train.items, *held.items)]
     numbers = number_domains(names)

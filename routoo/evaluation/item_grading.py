@@ -1,4 +1,4 @@
-"""Collected answers, graded and priced: the rows of an outcome table."""
+"""Grades items' answers by their graders, and turns collected answers into outcome tables."""
 
 import statistics
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from routoo.evaluation.graders.judge import JUDGE
 
 
 @dataclass(frozen=True, slots=True)
-class GradedAnswer:
-    """One row of an outcome table, with its answer."""
+class CollectedOutcome:
+    """One collected answer with its grade and cost: a row of an outcome table."""
 
     answer: CollectedAnswer
     grade: Grade
@@ -84,13 +84,15 @@ def check_reference(item: Item) -> None:
         grade_item(item, "")
 
 
-def graded_answer(item: Item, model: CandidateModel, answer: CollectedAnswer) -> GradedAnswer:
+def collected_outcome(
+    item: Item, model: CandidateModel, answer: CollectedAnswer
+) -> CollectedOutcome:
     """Return an answer with its grade, and its cost at the model's price."""
     cost_usd = model.cost_usd(answer.prompt_tokens, answer.completion_tokens)
-    return GradedAnswer(answer, grade_item(item, answer.answer), float(cost_usd))
+    return CollectedOutcome(answer, grade_item(item, answer.answer), float(cost_usd))
 
 
-def to_outcomes(rows: Sequence[GradedAnswer]) -> Outcomes:
+def to_outcomes(rows: Sequence[CollectedOutcome]) -> Outcomes:
     """Return graded answers as a table; an answer that could not be graded has no score."""
     scores = [np.nan if row.grade.score is None else row.grade.score for row in rows]
     answers = [row.answer for row in rows]
@@ -126,7 +128,7 @@ class ModelSummary:
     """Answers without reported usage; their tokens and cost are upper bounds."""
 
 
-def summarise(model: str, rows: Sequence[GradedAnswer], failed: int) -> ModelSummary:
+def summarise(model: str, rows: Sequence[CollectedOutcome], failed: int) -> ModelSummary:
     """Return the summary of one model's rows."""
     scores = [row.grade.score for row in rows if row.grade.score is not None]
     tokens = [row.answer.completion_tokens for row in rows]

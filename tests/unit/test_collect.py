@@ -17,9 +17,9 @@ from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.domain.tables import read_items, read_outcomes, write_outcomes
 from routoo.errors import EndpointError, InputError, RequestRejectedError
 from routoo.evaluation import collect as collect_module
-from routoo.evaluation.answer_log import Journal
+from routoo.evaluation.answer_log import AnswerLog
 from routoo.evaluation.collect import GIVE_UP_AFTER, Collection, Failure, RequestForm
-from routoo.evaluation.item_grading import check_gradable, graded_answer, summarise, to_outcomes
+from routoo.evaluation.item_grading import check_gradable, collected_outcome, summarise, to_outcomes
 from tests.fakes.permit import OpenPermit
 
 ITEMS = [Item(f"q{n}", f"What is {n} + {n}?", answer=str(2 * n)) for n in range(5)]
@@ -65,8 +65,8 @@ def candidate(name: str, *, max_concurrency: int = 2) -> CandidateModel:
 def collect(
     client: InMemoryClient, path: Path, form: RequestForm | None = None, *models: CandidateModel
 ) -> list[Failure]:
-    with Journal(path) as journal:
-        collection = Collection(client, journal, form or RequestForm())
+    with AnswerLog(path) as log:
+        collection = Collection(client, log, form or RequestForm())
         return asyncio.run(collection.run(ITEMS, models or [candidate("a"), candidate("b")]))
 
 
@@ -138,15 +138,15 @@ def test_a_dead_endpoint_is_given_up_and_the_others_go_on(
     monkeypatch.setattr(collect_module, "call_with_retries", no_retries)
     items = [Item(f"q{n}", f"{n}?") for n in range(50)]
     client = InMemoryClient(answer)
-    with Journal(tmp_path / "j") as journal:
+    with AnswerLog(tmp_path / "j") as log:
         models = [candidate("dead", max_concurrency=1), candidate("alive")]
-        failures = asyncio.run(Collection(client, journal, RequestForm()).run(items, models))
+        failures = asyncio.run(Collection(client, log, RequestForm()).run(items, models))
     assert len(failures) == 50
     assert sum(failure.code == "given_up" for failure in failures) == 50 - GIVE_UP_AFTER
     assert len(client.bodies) == 50 + GIVE_UP_AFTER
 
 
-def test_a_journal_that_a_crash_cut_off_keeps_its_whole_lines(tmp_path: Path) -> None:
+def test_an_answer_log_that_a_crash_cut_off_keeps_its_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "j"
     collect(InMemoryClient(lambda _model, _prompt: "4"), path)
     whole = path.read_bytes()
@@ -157,11 +157,11 @@ def test_a_journal_that_a_crash_cut_off_keeps_its_whole_lines(tmp_path: Path) ->
     assert len(path.read_bytes().splitlines()) == 10
 
 
-def test_a_journal_has_one_writer(tmp_path: Path) -> None:
+def test_an_answer_log_has_one_writer(tmp_path: Path) -> None:
     with (
-        Journal(tmp_path / "j"),
+        AnswerLog(tmp_path / "j"),
         pytest.raises(InputError, match="another collection"),
-        Journal(tmp_path / "j"),
+        AnswerLog(tmp_path / "j"),
     ):
         pass
 
@@ -170,11 +170,11 @@ def test_graded_answers_become_a_table_with_null_for_the_ungraded(tmp_path: Path
     answers = {"0": "0", "1": "3", "2": "4 or 5"}
     client = InMemoryClient(lambda _model, prompt: answers.get(prompt[8], "none"))
     model = candidate("a")
-    with Journal(tmp_path / "j") as journal:
-        collection = Collection(client, journal, RequestForm())
+    with AnswerLog(tmp_path / "j") as log:
+        collection = Collection(client, log, RequestForm())
         asyncio.run(collection.run(ITEMS[:3], [model]))
         found = [(item, collection.answered(item, model)) for item in ITEMS[:3]]
-    rows = [graded_answer(item, model, answer) for item, answer in found if answer]
+    rows = [collected_outcome(item, model, answer) for item, answer in found if answer]
     table = tmp_path / "out.parquet"
     write_outcomes(table, to_outcomes(rows), answers=[row.answer.answer for row in rows])
     assert pq.read_table(table)["score"].to_pylist() == [1, 0, None]
