@@ -10,10 +10,10 @@ from urllib.parse import quote
 
 import psycopg
 
-from routoo.embedded.binaries import program
+from routoo.embedded.folders import site_of
 from routoo.embedded.process import is_serving, run
+from routoo.embedded.programs import program
 from routoo.embedded.server import EmbeddedServer
-from routoo.embedded.site import site_of
 
 _PORT = 5432
 """Part of the socket's name only: nothing listens on TCP."""

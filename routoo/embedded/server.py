@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from routoo.embedded.file_lock import FileLock, exclusively
-from routoo.embedded.site import Site, prepare
+from routoo.embedded.folders import Site, prepare
 from routoo.errors import EmbeddedStackError
 
 _GATE_TIMEOUT_S = 330.0

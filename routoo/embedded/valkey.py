@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from routoo.embedded.binaries import program
+from routoo.embedded.folders import site_of
 from routoo.embedded.process import is_serving, run
+from routoo.embedded.programs import program
 from routoo.embedded.server import EmbeddedServer
-from routoo.embedded.site import site_of
 
 _REPLY_TIMEOUT_S = 5.0
 _START_TIMEOUT_S = 60.0

@@ -7,8 +7,8 @@ import stat
 import tempfile
 from pathlib import Path
 
+from routoo.embedded.folders import Site
 from routoo.embedded.identity import anyone_can_run
-from routoo.embedded.site import Site
 from routoo.errors import EmbeddedStackError
 
 
