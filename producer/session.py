@@ -7,8 +7,7 @@ from uuid import UUID
 from producer.notice import note
 from producer.queue import publish
 from routoo.domain.job import Stage
-from routoo.embedded.stack import embedded_stack
-from routoo.embedded.urls import broker_url
+from routoo.embedded.stack import broker_url, embedded_stack
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.errors import BrokerUnavailableError
 from routoo.settings import Settings

@@ -1,17 +1,16 @@
 """The servers under the workers: embedded where no URL names others, migrated, one owner a home."""
 
 import asyncio
-import fcntl
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
+from filelock import FileLock, Timeout
 
 from routoo.embedded.server import EmbeddedServer
-from routoo.embedded.stack import embedded_servers
-from routoo.embedded.urls import broker_url, database_url
+from routoo.embedded.stack import broker_url, database_url, embedded_servers
 from routoo.errors import EmbeddedStackError
 from routoo.settings import Settings
 from routoo.store.migrate import upgrade
@@ -74,13 +73,14 @@ def _look_after(server: EmbeddedServer) -> None:
 def _home_owned(home: Path) -> Iterator[None]:
     """Hold the home's lock; the kernel lets go of it however this process ends."""
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "up.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            raise EmbeddedStackError(
-                "another `routoo-worker up` runs on this home",
-                where=str(home),
-                remedy="Submit to that one, stop it, or set ROUTOO_HOME to another folder",
-            ) from error
+    lock = FileLock(home / "up.lock", blocking=False)
+    try:
+        held = lock.acquire()
+    except Timeout as error:
+        raise EmbeddedStackError(
+            "another `routoo-worker up` runs on this home",
+            where=str(home),
+            remedy="Submit to that one, stop it, or set ROUTOO_HOME to another folder",
+        ) from error
+    with held:
         yield

@@ -1,6 +1,5 @@
 """Brings model files into the models' folder: once, whole, with the right hash."""
 
-import fcntl
 import hashlib
 import shutil
 import threading
@@ -9,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from examples.local_models.catalogue import LocalModel
@@ -43,20 +43,13 @@ def fetch(models: Sequence[LocalModel], home: Path) -> list[Path]:
     """
     folder = models_folder(home)
     folder.mkdir(parents=True, exist_ok=True)
-    with _exclusive(folder / ".lock"):
+    with FileLock(folder / ".lock"):
         verified = VerifiedFiles(folder)
         for model in models:
             if not verified.matches(model.file_name, model.sha256):
                 _fetch_one(model, folder)
                 verified.remember(model.file_name, model.sha256)
     return [folder / model.file_name for model in models]
-
-
-@contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    with path.open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
 
 
 def _fetch_one(model: LocalModel, folder: Path) -> None:

