@@ -1,10 +1,13 @@
 """The three kinds of worker process, and the queues each listens to."""
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from routoo.domain.job import Stage
-from routoo.settings import Settings
 from routoo.task_queue import CONTROL_QUEUE
+
+if TYPE_CHECKING:
+    from routoo.settings import Settings
 
 
 class Role(StrEnum):
@@ -15,7 +18,7 @@ class Role(StrEnum):
     DISPATCHER = "dispatcher"
     """Selects, and calls the endpoints."""
     BEAT = "beat"
-    """Ticks, and announces what was lost."""
+    """Runs the periodic tasks: recovery, re-planning, schedules."""
 
 
 _QUEUES = {
@@ -30,7 +33,7 @@ def queues(role: Role) -> tuple[str, ...]:
     return _QUEUES[role]
 
 
-def concurrency(role: Role, settings: Settings) -> int:
+def concurrency(role: Role, settings: "Settings") -> int:
     """Return how many tasks a process of this role works on at once.
 
     One for a scorer: the predictor uses all cores, or the device, by itself.

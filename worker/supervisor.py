@@ -1,98 +1,265 @@
-"""Keeps the worker processes of one machine running until it is asked to stop."""
+"""Keeps the worker processes of one machine running until it is asked to stop.
+
+A worker process is connected to its supervisor by two pipes. On its standard output it prints
+`ready` once it consumes messages. Its standard input is held open by the supervisor and never
+written to: when the supervisor is gone, even by kill -9, the worker reads the end of the file and
+stops by itself, on any platform.
+"""
 
 import asyncio
+import contextlib
+import json
 import os
 import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import structlog
 
-from worker.child import Child
-from worker.statusfile import Status, remove_status, write_status
+from routoo.errors import ConfigError, EmbeddedStackError
 
+READY = "ready"
+"""The line on a worker's standard output that says that it consumes messages."""
 _DRAIN_S = 8.0
-"""How long children may take to stop before they are killed."""
+"""How long workers may take to stop before they are killed."""
+_ORPHAN_DRAIN_S = 10.0
+"""How long a worker whose supervisor is gone may take to stop before it ends itself."""
+_FIRST_DELAY_S = 0.5
+_LONGEST_DELAY_S = 30.0
+_SETTLED_S = 30.0
+"""A process that ran this long did not die of its start: the restart delay begins anew."""
+_MAX_FALSE_STARTS = 3
+"""Deaths of a process that was never ready, after which the supervisor gives up."""
+_UNUSABLE = ConfigError.exit_code
+"""Exit status of a process whose settings or checkpoint a restart won't mend."""
 _log = structlog.get_logger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Crew:
-    """Which processes to run."""
+def stop_with_supervisor() -> None:
+    """Stop this process as SIGTERM does once its standard input ends, and kill it 10 s later.
 
-    commands: Mapping[str, Sequence[str]]
-    """Command line of each process, by its name."""
+    To be called in a worker process.
+    """
+    threading.Thread(target=_wait_for_end_of_input, name="supervisor", daemon=True).start()
+
+
+def say_ready() -> None:
+    """Report to the supervisor that this worker process consumes messages."""
+    sys.stdout.write(f"{READY}\n")
+    sys.stdout.flush()
+
+
+def _wait_for_end_of_input() -> None:
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(_ORPHAN_DRAIN_S)
+    os._exit(1)
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorStatus:
+    """Which processes a supervisor runs: a file under its home, for people and tests."""
+
+    supervisor: int
+    """Its process id."""
+    children: Mapping[str, int]
+    """Process ids of the workers that run, by name (scorer-1, dispatcher-1, beat-1)."""
+    ready: bool
+    """Whether every worker consumes messages."""
+
+    def write(self, home: Path) -> None:
+        """Replace the file in one step, so that a reader never sees half of it."""
+        path = status_path(home)
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(asdict(self)))
+        temporary.replace(path)
+
+
+def status_path(home: Path) -> Path:
+    """Return the path of a home's status file, which exists while a supervisor runs."""
+    return home / "worker.json"
+
+
+def remove_status(home: Path) -> None:
+    """Remove the status file of a supervisor that ends or was killed."""
+    status_path(home).unlink(missing_ok=True)
+
+
+@dataclass(slots=True)
+class WorkerProcess:
+    """One worker process, restarted for as long as the supervisor runs."""
+
+    name: str
+    command: Sequence[str]
     environ: Mapping[str, str]
-    """Their whole environment."""
+    """The process's whole environment."""
+    on_change: Callable[[], None]
+    """Called when the process starts, gets ready or ends."""
+    ready: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    _process: asyncio.subprocess.Process | None = None
+    _ever_ready: bool = False
+
+    @property
+    def pid(self) -> int | None:
+        """The process id, None while no process runs."""
+        return self._process.pid if self._process else None
+
+    async def keep_running(self) -> None:
+        """Run the process, again and again, until `stop` is called.
+
+        Raises:
+            ConfigError: Its settings or its checkpoint can't be used.
+            EmbeddedStackError: It died several times before it was ever ready.
+        """
+        delay_s, deaths = _FIRST_DELAY_S, 0
+        while not self.stopping.is_set():
+            started_at = time.monotonic()
+            exit_code = await self._run()
+            if self.stopping.is_set():
+                return
+            deaths += 1
+            if not self._ever_ready:
+                self._give_up_if_hopeless(exit_code, deaths)
+            if time.monotonic() - started_at > _SETTLED_S:
+                delay_s = _FIRST_DELAY_S
+            _log.error("worker.died", worker=self.name, exit_code=exit_code, restart_in_s=delay_s)
+            await self._pause(delay_s)
+            delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
+
+    def _give_up_if_hopeless(self, exit_code: int, deaths: int) -> None:
+        """Raise where another start would end like the last one."""
+        remedy = "Mend what it said above"
+        if exit_code == _UNUSABLE:
+            raise ConfigError(f"{self.name} can't start", remedy=remedy)
+        if deaths >= _MAX_FALSE_STARTS:
+            what = f"{self.name} died {deaths} times before it was ready"
+            raise EmbeddedStackError(what, value=f"exit status {exit_code}", remedy=remedy)
+
+    async def _run(self) -> int:
+        self._process = await asyncio.create_subprocess_exec(
+            *self.command,
+            stdin=asyncio.subprocess.PIPE,  # held open, never written to
+            stdout=asyncio.subprocess.PIPE,
+            env=self.environ,
+            start_new_session=True,  # Ctrl-C reaches the supervisor alone, which stops workers
+        )
+        self.on_change()
+        if self.stopping.is_set():
+            self.send(signal.SIGTERM)
+        try:
+            await self._read_output(self._process)
+            return await self._process.wait()
+        finally:
+            self._process = None
+            self.ready.clear()
+            self.on_change()
+
+    async def _read_output(self, process: asyncio.subprocess.Process) -> None:
+        if process.stdout is None:
+            return
+        async for line in process.stdout:
+            if line.decode().strip() == READY:
+                self._ever_ready = True
+                self.ready.set()
+                _log.info("worker.ready", worker=self.name, pid=process.pid)
+                self.on_change()
+
+    async def _pause(self, delay_s: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.stopping.wait(), delay_s)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send the process a signal, if one runs."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+    def stop(self) -> None:
+        """Ask the process to hand its shards back and end, and don't start it again."""
+        self.stopping.set()
+        self.send(signal.SIGTERM)
 
 
 class Supervisor:
-    """Runs a crew; its state is in the status file under `home`.
+    """Runs worker processes; the status file under `home` says which.
 
     Args:
         home: Folder of the status file.
-        crew: What to run.
-        on_ready: Called once, when every child consumes messages.
+        commands: Command line of each process, by its name.
+        environ: The whole environment of every process.
+        on_ready: Called once, when every worker consumes messages.
     """
 
-    def __init__(self, home: Path, crew: Crew, *, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        home: Path,
+        commands: Mapping[str, Sequence[str]],
+        environ: Mapping[str, str],
+        *,
+        on_ready: Callable[[], None],
+    ) -> None:
         self._home, self._on_ready = home, on_ready
         self._stop = asyncio.Event()
-        self._children = [
-            Child(name, command, crew.environ, self._write_status)
-            for name, command in crew.commands.items()
+        self._workers = [
+            WorkerProcess(name, command, environ, self._write_status)
+            for name, command in commands.items()
         ]
 
     async def run(self) -> None:
-        """Run until SIGTERM or Ctrl-C; a second one kills.
+        """Run until SIGTERM or Ctrl-C; a second one kills the workers.
 
         Raises:
-            ConfigError: A child can't start, and no restart will mend it.
-            EmbeddedStackError: A child died again and again before it was ready.
+            ConfigError: A worker can't start, and no restart will mend it.
+            EmbeddedStackError: A worker died several times before it was ready.
         """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._asked_to_stop)
-        tasks = [asyncio.create_task(child.keep_running()) for child in self._children]
-        announcing = asyncio.create_task(self._announce_ready())
+            loop.add_signal_handler(number, self._request_stop)
+        tasks = [asyncio.create_task(worker.keep_running()) for worker in self._workers]
+        becoming_ready = asyncio.create_task(self._report_ready())
         stopping = asyncio.create_task(self._stop.wait())
         try:
             await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            announcing.cancel()
+            becoming_ready.cancel()
             stopping.cancel()
-            await self._stop_children(tasks)
+            await self._stop_workers(tasks)
             remove_status(self._home)
         for task in tasks:
             task.result()
 
-    def _asked_to_stop(self) -> None:
+    def _request_stop(self) -> None:
         if self._stop.is_set():
             _log.warning("supervisor.kills")
-            for child in self._children:
-                child.send(signal.SIGKILL)
+            for worker in self._workers:
+                worker.send(signal.SIGKILL)
         else:
             _log.info("supervisor.stopping")
         self._stop.set()
 
-    async def _announce_ready(self) -> None:
-        for child in self._children:
-            await child.ready.wait()
+    async def _report_ready(self) -> None:
+        for worker in self._workers:
+            await worker.ready.wait()
         self._on_ready()
 
-    async def _stop_children(self, tasks: Sequence[asyncio.Task[None]]) -> None:
-        for child in self._children:
-            child.stop()
+    async def _stop_workers(self, tasks: Sequence[asyncio.Task[None]]) -> None:
+        for worker in self._workers:
+            worker.stop()
         _, late = await asyncio.wait(tasks, timeout=_DRAIN_S)
         if late:
-            _log.warning("supervisor.kills", children=len(late))
-            for child in self._children:
-                child.send(signal.SIGKILL)
+            _log.warning("supervisor.kills", workers=len(late))
+            for worker in self._workers:
+                worker.send(signal.SIGKILL)
             await asyncio.wait(late)
 
     def _write_status(self) -> None:
-        pids = {child.name: child.pid for child in self._children}
+        pids = {worker.name: worker.pid for worker in self._workers}
         running = {name: pid for name, pid in pids.items() if pid is not None}
-        ready = all(child.ready.is_set() and child.pid for child in self._children)
-        write_status(self._home, Status(os.getpid(), running, ready))
+        ready = all(worker.ready.is_set() and worker.pid for worker in self._workers)
+        SupervisorStatus(os.getpid(), running, ready).write(self._home)

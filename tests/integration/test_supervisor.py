@@ -12,20 +12,19 @@ from pathlib import Path
 import pytest
 
 from routoo.errors import ConfigError, EmbeddedStackError
-from worker.statusfile import status_path
-from worker.supervisor import Crew, Supervisor
+from worker.supervisor import Supervisor, status_path
 
+Commands = dict[str, list[str]]
 READY_THEN_SLEEP = "import time; print('ready', flush=True); time.sleep(60)"
-LIFELINE = """
-from worker.lifeline import hold_on_to_supervisor, say_ready
-hold_on_to_supervisor(); say_ready()
+WORKER = """
+from worker.supervisor import stop_with_supervisor, say_ready
+stop_with_supervisor(); say_ready()
 import signal; signal.pause()
 """
 
 
-def crew(**programs: str) -> Crew:
-    commands = {name: [sys.executable, "-c", program] for name, program in programs.items()}
-    return Crew(commands, os.environ)
+def commands(**programs: str) -> Commands:
+    return {name: [sys.executable, "-c", program] for name, program in programs.items()}
 
 
 def status(home: Path) -> dict[str, object]:
@@ -33,7 +32,7 @@ def status(home: Path) -> dict[str, object]:
     return found
 
 
-def child(home: Path, name: str) -> int:
+def pid_of(home: Path, name: str) -> int:
     children = status(home)["children"]
     assert isinstance(children, dict)
     return int(children.get(name, 0))
@@ -46,13 +45,15 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def supervise(
-    home: Path, members: Crew, scenario: Callable[[], Awaitable[None]] | None = None
+    home: Path, processes: Commands, scenario: Callable[[], Awaitable[None]] | None = None
 ) -> bool:
-    """Run a supervisor through a scenario, then stop it; tell whether it got ready."""
+    """Run a supervisor through a scenario, then stop it; return whether it got ready."""
 
     async def main() -> bool:
         ready = asyncio.Event()
-        running = asyncio.create_task(Supervisor(home, members, on_ready=ready.set).run())
+        running = asyncio.create_task(
+            Supervisor(home, processes, os.environ, on_ready=ready.set).run()
+        )
         if scenario is not None:
             await ready.wait()
             await scenario()
@@ -63,37 +64,37 @@ def supervise(
     return asyncio.run(main())
 
 
-def test_it_is_ready_when_every_child_said_so(tmp_path: Path) -> None:
+def test_it_is_ready_when_every_worker_said_so(tmp_path: Path) -> None:
     async def scenario() -> None:
         assert status(tmp_path)["ready"] is True
         assert status(tmp_path)["supervisor"] == os.getpid()
 
-    assert supervise(tmp_path, crew(a=READY_THEN_SLEEP, b=READY_THEN_SLEEP), scenario)
+    assert supervise(tmp_path, commands(a=READY_THEN_SLEEP, b=READY_THEN_SLEEP), scenario)
     assert not status_path(tmp_path).exists()
 
 
-def test_a_child_that_dies_is_started_again(tmp_path: Path) -> None:
+def test_a_worker_that_dies_is_started_again(tmp_path: Path) -> None:
     async def scenario() -> None:
-        first = child(tmp_path, "a")
+        first = pid_of(tmp_path, "a")
         os.kill(first, signal.SIGKILL)
-        await until(lambda: child(tmp_path, "a") not in {0, first})
+        await until(lambda: pid_of(tmp_path, "a") not in {0, first})
         await until(lambda: status(tmp_path)["ready"] is True)
 
-    supervise(tmp_path, crew(a=READY_THEN_SLEEP), scenario)
+    supervise(tmp_path, commands(a=READY_THEN_SLEEP), scenario)
 
 
-def test_a_child_that_is_unusable_from_the_start_ends_the_supervisor(tmp_path: Path) -> None:
+def test_a_worker_that_is_unusable_from_the_start_ends_the_supervisor(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="a can't start"):
-        supervise(tmp_path, crew(a="raise SystemExit(2)", b=READY_THEN_SLEEP))
+        supervise(tmp_path, commands(a="raise SystemExit(2)", b=READY_THEN_SLEEP))
 
 
-def test_a_child_that_never_gets_ready_ends_the_supervisor(tmp_path: Path) -> None:
+def test_a_worker_that_never_gets_ready_ends_the_supervisor(tmp_path: Path) -> None:
     with pytest.raises(EmbeddedStackError, match="a died 3 times before it was ready"):
-        supervise(tmp_path, crew(a="raise SystemExit(1)", b=READY_THEN_SLEEP))
+        supervise(tmp_path, commands(a="raise SystemExit(1)", b=READY_THEN_SLEEP))
 
 
-def test_a_child_stops_when_its_supervisor_is_killed() -> None:
-    command = [sys.executable, "-c", LIFELINE]
+def test_a_worker_stops_when_its_supervisor_is_killed() -> None:
+    command = [sys.executable, "-c", WORKER]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as orphan:
         assert orphan.stdout is not None
         assert orphan.stdin is not None
