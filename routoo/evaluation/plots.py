@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
-from routoo.predictor.learning import CurvePoint
+from routoo.training.learning_curve import CurvePoint
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 

@@ -25,7 +25,7 @@ from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.completion_tokens import UNKNOWN_TOKENS
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
-from routoo.predictor.learning import learning_curve
+from routoo.training.learning_curve import learning_curve
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.manifest import Manifest
 from routoo.selector.confidence import floor_margins
