@@ -1,10 +1,14 @@
-"""Learning curves: what more outcomes would bring."""
+"""Learning curves: how good a predictor would be with fewer outcomes, and their plot."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32
+from matplotlib.figure import Figure
 
+from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.fitting import FitOptions
@@ -12,6 +16,7 @@ from routoo.predictor.member import Member
 from routoo.predictor.views.domain import number_domains
 from routoo.predictor.views.neighbours import Neighbours
 
+PLOT_FORMATS = (".png", ".svg", ".pdf")
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 
 
@@ -58,3 +63,17 @@ def learning_curve(
         logits = estimator.stack(np.concatenate([member(inputs[held]), around]))
         points.append(CurvePoint(len(rows), matrix.score[held], estimator.calibration(logits)))
     return points
+
+
+def plot_learning_curve(points: Sequence[CurvePoint], models: tuple[str, ...], path: Path) -> None:
+    """Draw mean AUC and Brier score over the number of training items into an image file."""
+    rows = [mean_metrics(metrics_by_model(point.score, point.quality, models)) for point in points]
+    items = np.array([point.items for point in points])
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("auc", "brier"), strict=True):
+        axes.plot(items, [row[name] for row in rows], marker="o")
+        axes.set_xscale("log")
+        axes.set_xlabel("training items")
+        axes.set_ylabel(f"held-out {name}, mean over {len(models)} models")
+        axes.grid(visible=True, alpha=0.3)
+    figure.savefig(path, dpi=120, metadata={"Software": None} if path.suffix == ".png" else None)

@@ -15,7 +15,6 @@ from rich.console import Console
 from routoo.cli.train_options import TrainOptions
 from routoo.console.output import messages
 from routoo.console.progress import counted
-from routoo.evaluation.plots import PLOT_FORMATS, plot_learning_curve
 from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
 from routoo.evaluation.report.number_format import fixed
 from routoo.evaluation_runs.graded_outcomes import OutcomeTables
@@ -25,10 +24,10 @@ from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.completion_tokens import UNKNOWN_TOKENS
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
-from routoo.training.learning_curve import learning_curve
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.manifest import Manifest
 from routoo.selector.confidence import floor_margins
+from routoo.training.learning_curve import PLOT_FORMATS, learning_curve, plot_learning_curve
 from routoo.training.predictor_settings import fit_options, load_encoder, read_prompts, tune_options
 from routoo.training.retrain import promote_if_not_worse, refuse_folder_in_use, training_tables
 from routoo.training.tune import TUNING_STATE, tune_encoder

@@ -9,8 +9,8 @@ from routoo.evaluation.quality_metrics import auc, brier, ece
 from routoo.predictor.checkpoint import pack
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
-from routoo.training.learning_curve import learning_curve
 from routoo.predictor.missing_values import PRIOR_OUTCOMES
+from routoo.training.learning_curve import learning_curve
 
 HIDDEN = 24
 ITEMS = 600
