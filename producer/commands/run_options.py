@@ -11,11 +11,11 @@ import typer
 from producer.commands.objective_options import AimOptions
 from producer.commands.reading_options import read_option
 from producer.rows.limits import read_usd
+from routoo.domain.calendar import Missed
 from routoo.domain.pool import Pool
 from routoo.domain.pool_file import load_pool
 from routoo.errors import InputError
 from routoo.settings import Settings
-from routoo.store.schedules import Missed
 
 DEFAULT_SAMPLE = 200
 

@@ -7,11 +7,21 @@ more often keeps its pace.
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from enum import StrEnum
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
 from routoo.errors import InputError
+
+
+class Missed(StrEnum):
+    """What a scheduler does about instants that passed while no scheduler ran."""
+
+    RUN_ONCE = "run-once"
+    """It runs the latest one and leaves out the earlier ones."""
+    SKIP = "skip"
+    """It runs none of them."""
 
 
 @dataclass(frozen=True, slots=True)

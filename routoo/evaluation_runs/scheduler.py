@@ -14,14 +14,14 @@ import structlog
 from psycopg import AsyncConnection
 
 from routoo.domain.batch_options import Objective
-from routoo.domain.calendar import Calendar
+from routoo.domain.calendar import Calendar, Missed
 from routoo.domain.pool import Pool
 from routoo.errors import DatabaseUnavailableError, RoutooError
 from routoo.evaluation_runs.begin import RunRequest, begin_run
 from routoo.store import schedules
 from routoo.store.database import Database
 from routoo.store.evaluation import eval_sets
-from routoo.store.schedules import Firing, Missed, ScheduleRecord
+from routoo.store.schedules import Firing, ScheduleRecord
 
 ON_TIME = timedelta(minutes=5)
 """A firing that is later than this was missed."""

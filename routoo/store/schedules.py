@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from decimal import Decimal
-from enum import StrEnum
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,16 +15,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from routoo.domain.calendar import Missed
 from routoo.errors import InputError, NotFoundError
-
-
-class Missed(StrEnum):
-    """What becomes of firings that nobody was there for."""
-
-    RUN_ONCE = "run-once"
-    """The latest is run when a scheduler is back, the earlier ones are not."""
-    SKIP = "skip"
-    """None is run."""
 
 
 @dataclass(frozen=True, slots=True)

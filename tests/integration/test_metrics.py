@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from routoo.domain.calendar import Missed
 from routoo.domain.job import Stage
 from routoo.errors import ConfigError
 from routoo.settings import REPOSITORY, Settings
@@ -105,7 +106,7 @@ async def test_a_schedules_last_run_and_alerts_of_every_kind_are_told(
         "example",
         "0 0 1 1 *",
         "UTC",
-        schedules.Missed.SKIP,
+        Missed.SKIP,
         pool_of("small").model_dump(mode="json"),
         now,
     )

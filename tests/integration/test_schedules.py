@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
+from routoo.domain.calendar import Missed
 from routoo.evaluation_runs.scheduler import Scheduler
 from routoo.store import schedules
 from routoo.store.database import Database
-from routoo.store.schedules import Missed, NewSchedule, ScheduleRecord
+from routoo.store.schedules import NewSchedule, ScheduleRecord
 from tests.batch_factory import pool_of
 from tests.run_factory import SHARD, add_set, questions
 
