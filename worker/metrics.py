@@ -1,18 +1,104 @@
-"""What the database knows of all batches, as metric families of Prometheus.
+"""Serves to Prometheus what the database knows of all batches, on /metrics of a port of the beat.
 
-Whatever process serves them, they are the same: nothing is counted in memory. Labels hold names of
-models, schedules and endpoints, never anything of a batch, a job or a prompt.
+Whatever process serves the metrics, they are the same: nothing is counted in memory. Labels hold
+names of models, schedules and endpoints, never anything of a batch, a job or a prompt.
 """
 
+import asyncio
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
-from prometheus_client import Metric
+import structlog
+from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
-from routoo.store.batches.overview import Overview
+from routoo.errors import ConfigError, StoreError
+from routoo.settings import Settings
+from routoo.store.batches.overview import Overview, overview
+from routoo.store.database import Database
+from worker.loop import LoopThread
 
 _Samples = Iterable[tuple[Sequence[str], float]]
 """Values of the labels, and the value."""
+_READ_TIMEOUT_S = 8.0
+"""Prometheus itself waits ten seconds."""
+_FRESH_S = 3.0
+"""Scrapes within this time, in seconds, share one read of the database."""
+_IDLE_FACTOR = 9
+"""After a read the database is not read for this many times as long as the read took."""
+_log = structlog.get_logger(__name__)
+
+
+class DatabaseCollector(Collector):
+    """Reads the database when Prometheus scrapes, for all metric families.
+
+    Args:
+        loop: Runs the queries; each scrape arrives on a thread of its own.
+        db: A database opened on that loop.
+    """
+
+    def __init__(self, loop: LoopThread, db: Database) -> None:
+        self._loop, self._db = loop, db
+        self._lock = threading.Lock()
+        self._seen: list[Metric] = []
+        self._fresh_until_s = 0.0
+
+    def collect(self) -> list[Metric]:
+        """Return all families, or only that the database is away while it is."""
+        with self._lock:
+            started_s = time.monotonic()
+            if started_s >= self._fresh_until_s:
+                self._seen = self._read()
+                ended_s = time.monotonic()
+                rest_s = max(_FRESH_S, _IDLE_FACTOR * (ended_s - started_s))
+                self._fresh_until_s = ended_s + rest_s
+            return self._seen
+
+    def _read(self) -> list[Metric]:
+        try:
+            seen = self._loop.run(self._overview())
+        except (StoreError, TimeoutError) as error:
+            _log.warning("metrics.not_read", reason=type(error).__name__)
+            return [reachable(yes=False)]
+        return [reachable(yes=True), *families(seen)]
+
+    async def _overview(self) -> Overview:
+        async with asyncio.timeout(_READ_TIMEOUT_S), self._db.transaction() as conn:
+            return await overview(conn)
+
+
+@contextmanager
+def serving_metrics(settings: Settings, loop: LoopThread, db: Database) -> Iterator[int | None]:
+    """Serve metrics for as long as the block runs; yield the port, None where none is set.
+
+    Raises:
+        ConfigError: The address can't be listened on.
+    """
+    if settings.metrics_port is None:
+        yield None
+        return
+    registry = CollectorRegistry()
+    registry.register(DatabaseCollector(loop, db))
+    host, port = settings.metrics_host, settings.metrics_port
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise ConfigError(
+            f"metrics can't be served there: {error}",
+            value=f"{host}:{port}",
+            where="ROUTOO_METRICS_PORT",
+            remedy="Choose a free port of this machine, or unset it",
+        ) from error
+    _log.info("metrics.served", host=host, port=server.server_port)
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def families(seen: Overview) -> Iterator[Metric]:

@@ -16,7 +16,7 @@ from celery.platforms import SecurityWarning
 from routoo.pipeline.select.drift import ReplanOptions
 from routoo.settings import Settings
 from worker.background import ticking
-from worker.metrics_server import serving_metrics
+from worker.metrics import serving_metrics
 from worker.queue import RECOVER_TASK, create_app
 from worker.roles import Role, concurrency, queues
 from worker.runtime import Runtime, open_runtime, required_url

@@ -21,10 +21,9 @@ from routoo.store.database import Database
 from routoo.store.evaluation import alerts, eval_runs
 from tests.batch_factory import claim, dispatch, pool_of, score, select, submit
 from tests.run_factory import add_set, begin, questions
-from worker import metrics_server
+from worker import metrics
 from worker.loop import LoopThread
-from worker.metrics import families, reachable
-from worker.metrics_server import serving_metrics
+from worker.metrics import families, reachable, serving_metrics
 
 pytestmark = pytest.mark.anyio
 
@@ -143,8 +142,8 @@ async def test_an_open_breaker_is_told_without_the_addresss_query(
 async def test_while_the_database_is_away_nothing_stale_is_told(
     served: tuple[Database, Scrape], loop: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics_server, "_FRESH_S", 0.0)
-    monkeypatch.setattr(metrics_server, "_REST_FACTOR", 0)
+    monkeypatch.setattr(metrics, "_FRESH_S", 0.0)
+    monkeypatch.setattr(metrics, "_IDLE_FACTOR", 0)
     read, scrape = served
     assert (await scrape())["routoo_database_reachable",] == 1
     loop.run(read.__aexit__(None, None, None))
@@ -154,7 +153,7 @@ async def test_while_the_database_is_away_nothing_stale_is_told(
 async def test_scrapes_close_together_share_one_look(
     db: Database, served: tuple[Database, Scrape], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(metrics_server, "_FRESH_S", 600.0)
+    monkeypatch.setattr(metrics, "_FRESH_S", 600.0)
     before = await served[1]()
     await submit(db, 1)
     assert await served[1]() == before
