@@ -1,7 +1,7 @@
 """Publishes messages to the workers: hints that shards are ready.
 
 PostgreSQL knows which shards are ready, so a message that is lost loses no work: the workers'
-recovery task publishes it again.
+recovery tick publishes it again.
 """
 
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ def publish(broker_url: str, stage: Stage, batch_id: UUID, shard_count: int) -> 
 
     Raises:
         BrokerUnavailableError: The broker can't be reached or takes no messages; the workers'
-            recovery task will find the batch without them.
+            recovery tick will find the batch without them.
         ConfigError: The broker is of an unknown kind.
     """
     # Here and not above: they take 0.2 s of CPU, and most commands publish nothing.
@@ -49,7 +49,7 @@ def publish(broker_url: str, stage: Stage, batch_id: UUID, shard_count: int) -> 
         raise BrokerUnavailableError(
             "the broker can't be reached",
             value=type(error).__name__,
-            remedy="Nothing is lost: workers find the batch by their recovery task",
+            remedy="Nothing is lost: workers find the batch by their recovery tick",
         ) from error
 
 

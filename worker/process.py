@@ -59,7 +59,7 @@ def run_role(role: Role, settings: Settings, *, on_ready: Callable[[], None]) ->
 def _register(app: Celery, role: Role, settings: Settings, runtime: Runtime) -> None:
     if role is Role.BEAT:
         limit = settings.max_shard_attempts
-        register_recovery(app, runtime.loop, runtime.db, max_attempts=limit)
+        register_recovery(app, runtime.loop, runtime.db, max_failures=limit)
         options = ReplanOptions(settings.replan_drift, settings.replan_interval_s)
         register_replanning(app, runtime.loop, runtime.db, options)
     else:

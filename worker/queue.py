@@ -1,7 +1,7 @@
 """The workers' Celery app: made from settings, publishes shards, counts the messages that wait.
 
 A message is a hint that a shard is ready. PostgreSQL knows which shards are, so losing every
-message loses no work: the recovery task publishes them again.
+message loses no work: the recovery tick publishes them again.
 """
 
 from collections.abc import Sequence
@@ -81,7 +81,7 @@ def _redis_options(task_time_limit_s: float) -> dict[str, Any]:
 def publish(app: Celery, keys: Sequence[ShardKey]) -> None:
     """Publish one message a shard.
 
-    A broker that is away is no error: the recovery task publishes the shards later.
+    A broker that is away is no error: the recovery tick publishes the shards later.
     """
     if not keys:
         return

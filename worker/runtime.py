@@ -18,7 +18,7 @@ from routoo.errors import ConfigError
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.provider_batch.channel import ProviderChannel
 from routoo.pipeline.provider_batch.tracker import ChannelOptions, Visitor
-from routoo.pipeline.score import score_shard
+from routoo.pipeline.score import PredictorCache, score_shard
 from routoo.pipeline.select.replan import decide_batch
 from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.ports import BatchProvider, ChatClient
@@ -29,7 +29,6 @@ from routoo.store.endpoint_limits import DatabaseLimits
 from routoo.store.shards import Done, WorkOutcome
 from worker.collector import calm_collector
 from worker.loop import LoopThread
-from worker.predictors import Predictors
 from worker.roles import Role, concurrency
 
 T = TypeVar("T")
@@ -108,7 +107,7 @@ def _stages(
     stop: asyncio.Event,
 ) -> Mapping[Stage, StageWork]:
     if role is Role.SCORER:
-        predictors = Predictors(db, settings.checkpoint)
+        predictors = PredictorCache(db, settings.checkpoint)
         loop.run(predictors.warm_up())
         return {Stage.SCORE: _score(db, predictors)}
     if role is Role.DISPATCHER:
@@ -122,7 +121,7 @@ def _stages(
     return {}
 
 
-def _score(db: Database, predictors: Predictors) -> StageWork:
+def _score(db: Database, predictors: PredictorCache) -> StageWork:
     async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
         await score_shard(db, await predictors.of(batch), lease, batch)
         return Done()

@@ -1,19 +1,28 @@
-"""The Celery tasks: a message in, one call of the runtime, an acknowledgement out."""
+"""The Celery tasks: the stages' tasks, and the beat's recovery and re-planning ticks."""
 
+import random
+from collections.abc import Sequence
 from uuid import UUID
 
+import structlog
 from celery import Celery
 from celery.exceptions import Reject
+from kombu.exceptions import OperationalError
 
 from routoo.domain.job import ShardKey, Stage
-from routoo.pipeline.select.drift import ReplanOptions
+from routoo.errors import DatabaseUnavailableError
+from routoo.pipeline.select.drift import ReplanOptions, request_replans
 from routoo.pipeline.shard_work import ShardWorker
+from routoo.store import leases, response_cache, shards
+from routoo.store.batches import control
 from routoo.store.database import Database
 from routoo.task_queue import task_name
 from worker.loop import LoopThread
-from worker.queue import RECOVER_TASK, REPLAN_TASK, publish
-from worker.recovery import recover
-from worker.replanning import replan
+from worker.queue import RECOVER_TASK, REPLAN_TASK, count_waiting, publish
+
+_MAX_DUE = 2000
+"""Shards of one stage published in one tick: those of two million jobs."""
+_log = structlog.get_logger(__name__)
 
 
 def register_stages(app: Celery, loop: LoopThread, worker: ShardWorker) -> None:
@@ -32,11 +41,18 @@ def _register_stage(app: Celery, loop: LoopThread, worker: ShardWorker, stage: S
     app.task(work, name=task_name(stage))
 
 
-def register_recovery(app: Celery, loop: LoopThread, db: Database, *, max_attempts: int) -> None:
-    """Register the recovery tick."""
+def register_recovery(app: Celery, loop: LoopThread, db: Database, *, max_failures: int) -> None:
+    """Register the recovery tick.
+
+    Args:
+        app: The app that the beat publishes by.
+        loop: Runs the database's work.
+        db: Opened on that loop.
+        max_failures: Failures of a shard after which it is parked.
+    """
 
     def tick() -> None:
-        recover(app, loop, db, max_attempts=max_attempts)
+        recover(app, loop, db, max_failures=max_failures)
 
     app.task(tick, name=RECOVER_TASK)
 
@@ -44,9 +60,74 @@ def register_recovery(app: Celery, loop: LoopThread, db: Database, *, max_attemp
 def register_replanning(
     app: Celery, loop: LoopThread, db: Database, options: ReplanOptions
 ) -> None:
-    """Register the replanning tick."""
+    """Register the re-planning tick, which has batches that drift from their plan planned anew."""
 
     def tick() -> None:
-        replan(app, loop, db, options)
+        try:
+            publish(app, loop.run(request_replans(db, options)))
+        except DatabaseUnavailableError as error:
+            _log.warning("replan.skipped", reason=type(error).__name__)
 
     app.task(tick, name=REPLAN_TASK)
+
+
+def recover(app: Celery, loop: LoopThread, db: Database, *, max_failures: int) -> int:
+    """Publish due shards of every stage again, and park those that killed their worker too often.
+
+    Batches that are being cancelled end here if no worker is left to end them.
+
+    Returns:
+        How many messages were published.
+    """
+    try:
+        loop.run(_tidy_up(db, max_failures))
+        return sum(_publish_due(app, stage, loop.run(_due(db, stage))) for stage in Stage)
+    except (DatabaseUnavailableError, OperationalError) as error:
+        _log.warning("recover.skipped", reason=type(error).__name__)
+        return 0
+
+
+def sample_due(due: Sequence[ShardKey], waiting_messages: int) -> list[ShardKey]:
+    """Choose which due shards to publish so that messages and due shards are as many.
+
+    Which shards the waiting messages name is unknown. Drawing at random reaches every shard sooner
+    or later; a message too many costs one query. So duplicates stay bounded by the number of due
+    shards, however long the queue is.
+    """
+    count = max(0, len(due) - waiting_messages)
+    return random.sample(due, count)
+
+
+def _publish_due(app: Celery, stage: Stage, due: Sequence[ShardKey]) -> int:
+    if not due:
+        return 0
+    keys = sample_due(due, count_waiting(app, stage))
+    publish(app, keys)
+    if keys:
+        _log.info("recover.published", stage=stage.value, shards=len(keys))
+    return len(keys)
+
+
+async def _due(db: Database, stage: Stage) -> list[ShardKey]:
+    async with db.transaction() as conn:
+        return await leases.due(conn, stage, _MAX_DUE)
+
+
+async def _tidy_up(db: Database, max_failures: int) -> None:
+    async with db.transaction() as conn:
+        parked = await shards.park_exhausted(conn, max_failures)
+    for key in parked:
+        _log.error("shard.parked", batch=str(key.batch_id), shard=key.shard_no)
+    await _end_cancelled(db)
+    async with db.transaction() as conn:
+        await response_cache.purge(conn)
+
+
+async def _end_cancelled(db: Database) -> None:
+    async with db.transaction() as conn:
+        being_cancelled = await control.being_cancelled(conn)
+    for batch_id in being_cancelled:
+        async with db.transaction() as conn:
+            ended = await control.end_cancelled(conn, batch_id)
+        if ended:
+            _log.info("batch.cancelled", batch=str(batch_id))

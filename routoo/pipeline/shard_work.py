@@ -71,7 +71,7 @@ class ShardWorker:
         """Do a shard's stage if it is due.
 
         Every failure ends here: it is logged, and the shard is retried, parked, or left to the
-        recovery task.
+        recovery tick.
 
         Returns:
             What is left to do with the task queue.
@@ -82,7 +82,7 @@ class ShardWorker:
             claimed = await self._claim(key)
             return await self._work(*claimed) if claimed else ShardOutcome()
         except DatabaseUnavailableError as error:
-            # The lease expires by itself, and the recovery task publishes the shard again.
+            # The lease expires by itself, and the recovery tick publishes the shard again.
             _log.warning("shard.left", **_fields(key), reason=str(error))
             return ShardOutcome()
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from routoo.errors import CheckpointError
+from routoo.pipeline import score
+from routoo.pipeline.score import PredictorCache
 from routoo.store import batches, checkpoints
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
 from tests import batch_factory
-from worker import predictors
-from worker.predictors import Predictors
 
 pytestmark = pytest.mark.anyio
 
@@ -29,7 +29,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         found.append(path)
         return path.name, SimpleNamespace(name=path.name)
 
-    monkeypatch.setattr(predictors, "_load", load)
+    monkeypatch.setattr(score, "_load", load)
     return found
 
 
@@ -46,7 +46,7 @@ async def submitted(db: Database) -> BatchRecord:
         return await batches.get(conn, batch_id)
 
 
-async def scored_by(used: Predictors, batch: BatchRecord) -> str:
+async def scored_by(used: PredictorCache, batch: BatchRecord) -> str:
     found: Any = await used.of(batch)
     return str(found.name)
 
@@ -54,7 +54,7 @@ async def scored_by(used: Predictors, batch: BatchRecord) -> str:
 async def test_a_batch_is_scored_by_what_was_in_use_when_it_was_submitted(
     db: Database, loads: list[Path]
 ) -> None:
-    used = Predictors(db, DEFAULT)
+    used = PredictorCache(db, DEFAULT)
     before = await submitted(db)
     await promote(db, "first")
     after = await submitted(db)
@@ -65,7 +65,7 @@ async def test_a_batch_is_scored_by_what_was_in_use_when_it_was_submitted(
 
 
 async def test_a_rollback_takes_effect_with_the_next_batch(db: Database, loads: list[Path]) -> None:
-    used = Predictors(db, DEFAULT)
+    used = PredictorCache(db, DEFAULT)
     for name in ("first", "second", "third"):
         await promote(db, name)
     for expected in ("second", "first"):
@@ -100,4 +100,4 @@ async def test_a_rollback_of_what_is_in_use_no_more_does_nothing(db: Database) -
 async def test_a_folder_that_holds_other_weights_is_refused(db: Database) -> None:
     await promote(db, "wanted", "/checkpoints/other")
     with pytest.raises(CheckpointError, match="not hold the checkpoint that was promoted"):
-        await Predictors(db, DEFAULT).of(await submitted(db))
+        await PredictorCache(db, DEFAULT).of(await submitted(db))

@@ -108,7 +108,7 @@ async def test_an_error_that_stays_fails_the_batch_at_once(db: Database) -> None
     assert (await batch_end(db, key.batch_id))[0] == "failed"
 
 
-async def test_an_absent_database_leaves_the_shard_to_the_recovery_task(db: Database) -> None:
+async def test_an_absent_database_leaves_the_shard_to_the_recovery_tick(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
     away = raising(DatabaseUnavailableError("away"))
     assert await worker(db, away).handle(key) == ShardOutcome()

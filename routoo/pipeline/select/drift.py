@@ -4,20 +4,25 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import structlog
 from psycopg import AsyncConnection
 
+from routoo.domain.job import ShardKey, Stage
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience, experience_from_json
 from routoo.domain.prompt import estimate_prompt_tokens
+from routoo.errors import DatabaseUnavailableError, RoutooError
 from routoo.pipeline.select.experience import MIN_CALLS, RECENT_CALLS, foreseen_completion_tokens
 from routoo.pipeline.select.failures import drift_reason, failures_of, load_outcomes
 from routoo.store import batches
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import Replan
+from routoo.store.database import Database
 from routoo.store.experience import MeasuredCall, recent_calls
 from routoo.store.health import is_down
 
 _MOST_DOUBLINGS = 8
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,33 @@ class Bill:
         """
         drift = self.drift()
         return drift > most or (drift < -most and not keeps_savings)
+
+
+async def request_replans(db: Database, options: ReplanOptions) -> list[ShardKey]:
+    """Ask for a new plan of every running batch that goes otherwise than planned.
+
+    Returns:
+        The select shards that make the new plans.
+
+    Raises:
+        DatabaseUnavailableError: The database can't be reached.
+    """
+    async with db.transaction() as conn:
+        running = await replans.running(conn)
+    requested = []
+    for batch_id in running:
+        try:
+            async with db.transaction() as conn:
+                reason = await request_if_adrift(conn, batch_id, options)
+        except DatabaseUnavailableError:
+            raise
+        except RoutooError as error:  # one batch that can't be checked keeps no other from it
+            _log.error("batch.not_checked", batch=str(batch_id), error=str(error))
+            continue
+        if reason is not None:
+            _log.info("batch.replanned", batch=str(batch_id), reason=reason)
+            requested.append(ShardKey(batch_id, Stage.SELECT, 0))
+    return requested
 
 
 async def request_if_adrift(
