@@ -3,7 +3,7 @@
 import re
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import (
     BaseModel,
@@ -168,16 +168,12 @@ class CandidateModel(_Record):
 
     @model_validator(mode="before")
     @classmethod
-    def _take_first_endpoint(cls, values: Any) -> Any:  # noqa: ANN401 - what the file held
-        given = values.get("endpoints") if isinstance(values, dict) else None
-        if isinstance(given, list | tuple) and given and "endpoint" not in values:
-            return {**values, "endpoint": given[0]}
-        return values
-
-    def __hash__(self) -> int:
-        """Return a hash of what tells models apart, which is fast: clients look models up by it."""
-        endpoint = self.endpoint
-        return hash((self.name, endpoint.base_url, endpoint.model, endpoint.api_key_env))
+    def _take_first_endpoint(cls, values: object) -> object:
+        if not isinstance(values, dict) or "endpoint" in values:
+            return values
+        given = values.get("endpoints")
+        first = isinstance(given, list | tuple) and bool(given)
+        return {**values, "endpoint": given[0]} if first else values
 
     @property
     def all_endpoints(self) -> tuple[Endpoint, ...]:

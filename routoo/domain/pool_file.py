@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -134,7 +133,7 @@ _PLAIN_WORDS = {
 }
 
 
-def _shown(value: Any) -> str:  # noqa: ANN401 - whatever the file held
+def _shown(value: object) -> str:
     if isinstance(value, dict | list | tuple):
         return "a mapping" if isinstance(value, dict) else "a list"
     return "nothing" if value is None else repr(str(value))

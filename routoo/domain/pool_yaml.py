@@ -35,18 +35,20 @@ class Document:
 
     def model_name(self, path: YamlPath) -> str:
         """Return how to call the model that a path lies in, empty where it lies in none."""
-        if len(path) < 2 or path[0] != "models" or not isinstance(path[1], int):  # noqa: PLR2004
-            return ""
-        entry = self.data["models"][path[1]]
-        name = entry.get("name") if isinstance(entry, dict) else None
-        return f"model {name!r}" if isinstance(name, str) else f"model {path[1] + 1} of the list"
+        match path:
+            case ("models", int(position), *_):
+                entry = self.data["models"][position]
+                name = entry.get("name") if isinstance(entry, dict) else None
+                known = isinstance(name, str)
+                return f"model {name!r}" if known else f"model {position + 1} of the list"
+        return ""
 
 
 class _Loader(yaml.SafeLoader):
     """A safe loader whose plain numbers are exact decimals or whole numbers."""
 
 
-def _construct_number(loader: _Loader, node: yaml.ScalarNode) -> Any:  # noqa: ANN401 - foreign tree
+def _construct_number(loader: _Loader, node: yaml.ScalarNode) -> object:
     text = str(loader.construct_scalar(node))
     if not text.strip() or not _NUMBER.fullmatch(text):
         return text  # octal, base 60, infinity: left for the validation to refuse as it stands

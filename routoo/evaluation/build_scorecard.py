@@ -1,7 +1,7 @@
 """Builds scorecards from outcomes of a whole pool, recorded or answered for a sample."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
@@ -63,31 +63,51 @@ def build_scorecard(
     Raises:
         InputError: No item was answered by two models at a known cost.
     """
-    matrix = data.matrix
     columns = priced_columns(data.cost_usd)
-    rows, outcomes = complete_outcomes(matrix, data.cost_usd, columns, data.expected_cost_usd)
-    names = tuple(matrix.models[column] for column in columns)
+    rows, outcomes = complete_outcomes(data.matrix, data.cost_usd, columns, data.expected_cost_usd)
+    names = tuple(data.matrix.models[column] for column in columns)
     estimates = {name: quality[rows][:, columns] for name, quality in data.estimates.items()}
     pool = compare_pool(outcomes, names, estimates, seed, reference)
+    if budget_usd is None:
+        budget_usd = float(outcomes.expected_cost_usd[:, names.index(pool.reference)].mean())
     first = next(iter(estimates.values()))
-    mean_usd = outcomes.expected_cost_usd[:, names.index(pool.reference)].mean()
-    choice = choose(outcomes, first, float(mean_usd) if budget_usd is None else budget_usd)
+    choice = choose(outcomes, first, budget_usd)
     answers = _answers(data, outcomes, first, choice, rows, columns)
-    weights = bootstrap_weights(len(rows), seed)
-    whole = next(iter(data.estimates.values()))
+    return replace(measure_answers(title, facts, data, answers, columns, seed), pool=pool)
+
+
+def measure_answers(
+    title: str,
+    facts: Mapping[str, str],
+    data: EvaluationData,
+    answers: RoutedAnswers,
+    columns: list[int],
+    seed: int,
+) -> Scorecard:
+    """Return the figures that need no comparison with the pool: of models, answers, expectations.
+
+    Args:
+        title: What was evaluated.
+        facts: What it was measured on.
+        data: Items, outcomes and estimates.
+        answers: The answers of one operating point.
+        columns: Models that the choices of the answers count from 0.
+        seed: Of the bootstrap.
+    """
+    matrix, quality = data.matrix, next(iter(data.estimates.values()))
+    weights = bootstrap_weights(len(answers.choice), seed)
     return Scorecard(
         title,
         dict(facts),
-        model_rows(data, choice, columns, seed),
+        model_rows(data, answers.choice, columns, seed),
         operating_figures(answers, weights),
-        pool,
-        tuple(
-            reliability(name, whole[:, column], matrix.score[:, column])
+        reliability=tuple(
+            reliability(name, quality[:, column], matrix.score[:, column])
             for column, name in enumerate(matrix.models)
         ),
-        calibration_report(matrix, whole, seed)[1],
-        by_domain(answers, weights),
-        cost_bins(answers),
+        mean=calibration_report(matrix, quality, seed)[1],
+        domains=by_domain(answers, weights),
+        cost_bins=cost_bins(answers),
     )
 
 

@@ -85,7 +85,7 @@ class Collection:
     ) -> None:
         self._client, self._log, self._form = client, log, form
         self._on_answer = on_answer
-        self._rng = random.Random()  # noqa: S311 - jitter
+        self._rng = random.SystemRandom()
 
     def answered(self, item: Item, model: CandidateModel) -> CollectedAnswer | None:
         """Return the answer that the log holds, None where it holds none."""

@@ -94,7 +94,7 @@ def deal(matrix: OutcomeMatrix, protocol: Protocol, seed: int) -> Int64[np.ndarr
     else:
         groups = number_domains([item.dataset for item in matrix.items])
     count = int(groups.max(initial=-1)) + 1
-    if count < 2:  # noqa: PLR2004 - nothing to leave out
+    if count <= 1:
         raise InputError(
             f"the items are of fewer than two {protocol}",
             remedy="Give `subject` or `dataset` in the items table, or use --protocol random",

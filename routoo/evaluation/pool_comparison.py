@@ -123,27 +123,10 @@ def compare_pool(
     Raises:
         InputError: The reference is not in the pool.
     """
-    if reference is not None and reference not in models:
-        raise InputError(
-            "the reference model is not among those with scores and costs",
-            value=reference,
-            remedy=f"Name one of {', '.join(models[:50])}",
-        )
-    column = None if reference is None else models.index(reference)
+    column = None if reference is None else _column(models, reference)
     report = routing_report(outcomes, estimates, seed, column)
     weights = bootstrap_weights(len(outcomes.score), seed)
     weak, strong = int(outcomes.cost_usd.mean(axis=0).argmin()), best_single(outcomes)[0]
-    known = {**estimates, ORACLE: outcomes.score.astype(np.float32)}
-    pairs = {
-        name: weak_strong_figures(
-            quality[:, strong] - quality[:, weak],
-            outcomes.score[:, weak],
-            outcomes.score[:, strong],
-            weights,
-        )
-        for name, quality in known.items()
-        if weak != strong
-    }
     return PoolComparison(
         len(outcomes.score),
         _singles(outcomes, models, weights),
@@ -153,8 +136,38 @@ def compare_pool(
         report.cost_range_usd,
         report.frontiers,
         report.comparisons,
-        pairs,
+        _pairs(outcomes, estimates, weak, strong, weights) if weak != strong else {},
     )
+
+
+def _column(models: tuple[str, ...], reference: str) -> int:
+    if reference not in models:
+        raise InputError(
+            "the reference model is not among those with scores and costs",
+            value=reference,
+            remedy=f"Name one of {', '.join(models[:50])}",
+        )
+    return models.index(reference)
+
+
+def _pairs(
+    outcomes: CompleteOutcomes,
+    estimates: Mapping[str, Quality],
+    weak: int,
+    strong: int,
+    weights: Weights,
+) -> dict[str, WeakStrongFigures]:
+    """Return what each router and the oracle make of one weak and one strong model."""
+    known = {**estimates, ORACLE: outcomes.score.astype(np.float32)}
+    return {
+        name: weak_strong_figures(
+            quality[:, strong] - quality[:, weak],
+            outcomes.score[:, weak],
+            outcomes.score[:, strong],
+            weights,
+        )
+        for name, quality in known.items()
+    }
 
 
 def routing_report(

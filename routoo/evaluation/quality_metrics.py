@@ -17,6 +17,8 @@ Quality = Float32[np.ndarray, "items models"]
 """Estimated quality of each model's answer to each item, in [0, 1]."""
 
 ECE_BINS = 15
+_HALF = 0.5
+"""A higher score counts as right where only right and wrong are known."""
 _NORMAL_95 = 1.959964
 """Normal quantile of a 95 % interval."""
 
@@ -55,7 +57,7 @@ def auc(score: Float32[np.ndarray, " items"], quality: Float32[np.ndarray, " ite
     Ties of the estimate count half. Soft scores are cut at one half. NaN where all items fall on
     one side: there is nothing to rank.
     """
-    good = score > 0.5  # noqa: PLR2004 - right more than wrong
+    good = score > _HALF
     positives, negatives = int(good.sum()), int((~good).sum())
     if not positives or not negatives:
         return float("nan")

@@ -165,7 +165,7 @@ def complete_outcomes(
     """
     score, cost = matrix.score[:, columns].astype(np.float64), costs[:, columns]
     rows = np.flatnonzero(~np.isnan(score).any(axis=1) & ~np.isnan(cost).any(axis=1))
-    if not len(rows) or len(columns) < 2:  # noqa: PLR2004 - nothing to route between
+    if not len(rows) or len(columns) <= 1:
         raise InputError(
             "no item was answered by two or more models at a known cost",
             remedy="Name models with --model that answered the same items and have cost_usd",

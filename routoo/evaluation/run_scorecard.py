@@ -1,6 +1,7 @@
 """The scorecard of an evaluation run: what the pipeline really did, and what the pool could do."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float32, Float64
@@ -8,16 +9,14 @@ from jaxtyping import Float32, Float64
 from routoo.domain.items import Item
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import bootstrap_weights
-from routoo.evaluation.build_scorecard import EvaluationData, model_rows
+from routoo.evaluation.build_scorecard import EvaluationData, measure_answers
 from routoo.evaluation.evaluation_run import NO_MODEL, EvaluationRun
 from routoo.evaluation.operating_point import (
     RoutedAnswers,
-    by_domain,
-    cost_bins,
     operating_figures,
 )
 from routoo.evaluation.pool_comparison import PoolComparison, compare_pool
-from routoo.evaluation.quality_metrics import calibration_report, reliability
+from routoo.evaluation.quality_metrics import reliability
 from routoo.evaluation.routing import complete_outcomes, priced_columns
 from routoo.evaluation.scorecard import PastRun, Scorecard
 from routoo.predictor.dataset import OutcomeMatrix
@@ -46,24 +45,13 @@ def run_scorecard(
     Raises:
         InputError: The reference is no model of the pool that answered the sample.
     """
-    answers = _answers(run)
-    weights = bootstrap_weights(len(run.item_ids), seed)
-    data = _data(run)
     every = list(range(len(run.models)))
-    return Scorecard(
-        f"Evaluation of {run.facts.eval_set}",
-        _facts(run),
-        model_rows(data, answers.choice, every, seed),
-        operating_figures(answers, weights),
-        _pool(run, seed, reference),
-        tuple(
-            reliability(name, run.predicted_quality[:, column], data.matrix.score[:, column])
-            for column, name in enumerate(run.models)
-        ),
-        calibration_report(data.matrix, run.predicted_quality, seed)[1],
-        by_domain(answers, weights),
-        cost_bins(answers),
-        tuple(past_run(one, seed) for one in (*past, run)) if past else (),
+    title = f"Evaluation of {run.facts.eval_set}"
+    card = measure_answers(title, _facts(run), _data(run), _answers(run), every, seed)
+    return replace(
+        card,
+        pool=_pool(run, seed, reference),
+        history=tuple(past_run(one, seed) for one in (*past, run)) if past else (),
     )
 
 

@@ -50,6 +50,8 @@ GRADERS: dict[str, _Grader] = {
     "code_output": _without_options(grade_code_output),
 }
 
+_FEW_WORDS = 6
+"""A longer reference is compared as a whole, not looked for in the answer."""
 _OPTION_LINE = re.compile(r"^[ \t]*\(?([A-P])[.):][ \t]+(\S.*)$", re.MULTILINE)
 
 
@@ -92,4 +94,5 @@ def default_grader(prompt: str, reference: str) -> str:
         return "choice"
     if re.fullmatch(r"\s*-?\d[\d,]*(?:\.\d+)?\s*", reference):
         return "numeric"
-    return "contains" if len(reference.split("|", maxsplit=1)[0].split()) <= 6 else "normalized"  # noqa: PLR2004
+    words = reference.split("|", maxsplit=1)[0].split()
+    return "contains" if len(words) <= _FEW_WORDS else "normalized"

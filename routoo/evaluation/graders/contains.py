@@ -24,6 +24,9 @@ WORDS_READ = 60
 _LINE_WORDS = 3
 """Lines of no more words than this are the entries of a list."""
 
+_APPOSITION = 2
+"""Parts of "Paris, France": a name, and what only says where it is."""
+
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?!\d)|\n+")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d+[.)])\s+", re.MULTILINE)
 _SEPARATOR = re.compile(r"\s*(?:,\s*(?:and|or)\b|,|;|/(?!\d)|\bor\b|\band\b|&)\s*", re.IGNORECASE)
@@ -102,8 +105,8 @@ def _is_hedged(sentence: str, wanted: str) -> bool:
         return ends_there and joined and _are_candidates(rest, most_words=2)
     if _are_candidates(parts, most_words=3):
         # "Paris, France" only says where Paris is; "London, Paris" names two candidates.
-        return joined or len(parts) > 2 or index > 0  # noqa: PLR2004 - an apposition is one part
-    return joined and len(parts) > 2  # noqa: PLR2004 - the same
+        return joined or len(parts) > _APPOSITION or index > 0
+    return joined and len(parts) > _APPOSITION
 
 
 def _are_candidates(parts: list[str], *, most_words: int) -> bool:

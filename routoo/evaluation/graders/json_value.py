@@ -100,7 +100,7 @@ def _first_value(text: str) -> tuple[bool, Any]:
     return False, None
 
 
-def _equal(left: Any, right: Any) -> bool:  # noqa: ANN401 - any JSON value
+def _equal(left: object, right: object) -> bool:
     if isinstance(left, bool) or isinstance(right, bool):
         return left is right  # Python says True == 1, JSON does not
     if isinstance(left, dict) and isinstance(right, dict):

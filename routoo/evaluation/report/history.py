@@ -13,6 +13,8 @@ from routoo.evaluation.scorecard import PastRun
 _SIZE_PX = (328, 180)
 _UNNAMED_PX = 20
 """What a plot without a name under its axis needs less."""
+_LEAST_TICKS = 3
+"""Fewer leave the eye to guess the scale."""
 _FEW = 15
 """Runs whose dots have room."""
 
@@ -90,13 +92,13 @@ def _ticks(y: Axis) -> list[float]:
     found: list[float] = []
     for most in (4, 6, 9):
         found = y.ticks(most)
-        if len(found) > 2:  # noqa: PLR2004 - two leave the eye to guess the scale
+        if len(found) >= _LEAST_TICKS:
             break
     return found
 
 
 def _digits(ticks: list[float]) -> int:
     """Return how many decimals make the ticks differ, the same for all."""
-    if len(ticks) < 2:  # noqa: PLR2004 - no step
+    if len(ticks) <= 1:
         return 3
     return max(0, -math.floor(math.log10(ticks[1] - ticks[0]) + 1e-9))
