@@ -16,7 +16,7 @@ from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.store import assignments, batches, jobs, leases, predictions, shards
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
-from worker.collector import calm_collector
+from worker.runtime import tune_garbage_collector
 
 SHARD_SIZE = 1000
 AT_ONCE = 4
@@ -79,7 +79,7 @@ async def dispatch_all(
     Limited, the endpoint's account is shared with other dispatchers through the database; else it
     is this process's own, and counts the calls in flight only.
     """
-    calm_collector()
+    tune_garbage_collector()
     key, taken = UUID(batch_id), Taken()
     waiting = iter(range(shard_count))
     async with (

@@ -1,1 +1,1 @@
-"""The Celery workers: score, select, dispatch, and the tick that recovers what was lost."""
+"""The Celery workers: scorers, dispatchers, the beat, and the supervisor of a local stack."""

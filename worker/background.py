@@ -1,8 +1,8 @@
-"""What nobody watches: runs are graded, schedules fired, old plans deleted, by the beat's ticks.
+"""What the beat does outside the task queue: fires schedules, grades runs, sends alerts, tidies up.
 
-The ticks have an event loop and connections of their own and are no tasks of the queue: grading ten
-thousand answers takes seconds and must not hold up the recovery of shards. Any number of beats may
-tick at once: the database lets one of them take each step.
+It has an event loop and connections of its own: grading ten thousand answers takes seconds and must
+not delay the recovery of shards. Any number of beats may run at once: the database lets one of them
+take each step.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 
 async def tick(db: Database, settings: Settings) -> None:
-    """Take every step that is due: fire schedules, grade what has ended, tell alerts, tidy up."""
+    """Take every step that is due: fire schedules, grade ended runs, send alerts, delete a plan."""
     owner = f"{socket.gethostname()}:{os.getpid()}"
     await Scheduler(owner, settings.shard_size).fire_due(db)
     await finish_due(db, shard_size=settings.shard_size)
@@ -37,7 +37,7 @@ async def tick(db: Database, settings: Settings) -> None:
 
 
 async def _delete_plan(db: Database, retention_s: float) -> None:
-    """Delete one old plan a tick: the others can wait, and locks are held for less."""
+    """Delete one old plan: the others wait for the next ticks, and locks are held for less time."""
     async with db.transaction() as conn:
         deleted = await plans.delete_expired(conn, retention_s)
     if deleted is not None:
@@ -45,8 +45,8 @@ async def _delete_plan(db: Database, retention_s: float) -> None:
 
 
 @contextmanager
-def ticking(settings: Settings, database_url: str) -> Iterator[None]:
-    """Tick in the background for as long as the block runs.
+def background_ticks(settings: Settings, database_url: str) -> Iterator[None]:
+    """Run `tick` every recovery interval, in a thread, for as long as the block runs.
 
     Raises:
         ConfigError: A webhook has no secret.
@@ -78,7 +78,7 @@ async def _tick_forever(settings: Settings, database_url: str) -> None:
                     await tick(db, settings)
                     await asyncio.sleep(settings.recovery_interval_s)
         except DatabaseUnavailableError as error:
-            _log.warning("evaluations.skipped", reason=str(error))
+            _log.warning("background.skipped", reason=str(error))
         except Exception:  # noqa: BLE001 - a fault of one tick must not end the next ones
-            _log.exception("evaluations.failed")
+            _log.exception("background.failed")
         await asyncio.sleep(settings.recovery_interval_s)

@@ -11,9 +11,9 @@ def configure_logs(level: str, *, as_json: bool, role: str) -> None:
     """Send structlog's and the standard library's events through one pipeline to stderr.
 
     Args:
-        level: Name of the least level shown, as in the standard library.
+        level: Name of the lowest level shown, as in the standard library.
         as_json: One JSON object a line instead of text.
-        role: Which process speaks; a field of every event.
+        role: Which kind of process logs; a field of every event.
     """
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -21,7 +21,7 @@ def configure_logs(level: str, *, as_json: bool, role: str) -> None:
         structlog.stdlib.PositionalArgumentsFormatter(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.StackInfoRenderer(),
-        _names_role(role),
+        _add_role(role),
     ]
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -34,9 +34,9 @@ def configure_logs(level: str, *, as_json: bool, role: str) -> None:
         )
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    # Celery tells of every message at INFO; our own events say it with the shard's name.
-    for chatty in ("celery", "alembic"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # Celery logs every message at INFO; our own events do so with the shard's name.
+    for verbose in ("celery", "alembic"):
+        logging.getLogger(verbose).setLevel(logging.WARNING)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
@@ -51,7 +51,7 @@ def _renderers(*, as_json: bool) -> list[Processor]:
     return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
 
 
-def _names_role(role: str) -> Processor:
+def _add_role(role: str) -> Processor:
     def name(_: object, __: str, event: structlog.types.EventDict) -> structlog.types.EventDict:
         event["role"] = role
         return event

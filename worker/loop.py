@@ -1,7 +1,7 @@
-"""One asyncio event loop in a thread of its own, shared by all tasks of a worker process.
+"""An asyncio event loop in a thread of its own, shared by all tasks of a worker process.
 
-A loop and a session per task cost half the throughput; tasks of Celery's thread pool hand their
-coroutines to this one and wait.
+A loop and a session per task cost half the throughput; tasks of Celery's thread pool give their
+coroutines to this loop and wait.
 """
 
 import asyncio

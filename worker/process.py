@@ -1,4 +1,4 @@
-"""One worker process: a Celery worker of one role, from its start to its last word."""
+"""Runs one worker process: a Celery worker of one role, until it is asked to stop."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from celery.platforms import SecurityWarning
 
 from routoo.pipeline.select.drift import ReplanOptions
 from routoo.settings import Settings
-from worker.background import ticking
+from worker.background import background_ticks
 from worker.metrics import serving_metrics
 from worker.queue import RECOVER_TASK, create_app
 from worker.roles import Role, concurrency, queues
@@ -48,7 +48,7 @@ def run_role(role: Role, settings: Settings, *, on_ready: Callable[[], None]) ->
             stack.enter_context(_signals_connected(runtime, on_ready))
             if role is Role.BEAT:
                 database_url = required_url(settings.database_url, "ROUTOO_DATABASE_URL")
-                stack.enter_context(ticking(settings, database_url))
+                stack.enter_context(background_ticks(settings, database_url))
                 stack.enter_context(serving_metrics(settings, runtime.loop, runtime.db))
                 _start_beat(app)
             worker.start()
@@ -67,7 +67,7 @@ def _register(app: Celery, role: Role, settings: Settings, runtime: Runtime) -> 
 
 
 def _start_beat(app: Celery) -> None:
-    """Tick in a thread of this process, and once at once: what was left waits since long ago."""
+    """Run the schedule in a thread, and recovery at once: shards may have waited for long."""
     app.send_task(RECOVER_TASK)
     EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler).start()
 
@@ -93,7 +93,7 @@ def _worker(app: Celery, role: Role, settings: Settings) -> Worker:
 
 @contextmanager
 def _signals_connected(runtime: Runtime, on_ready: Callable[[], None]) -> Iterator[None]:
-    """Tell Celery's events to the runtime while the worker runs."""
+    """Pass Celery's signals on to the runtime while the worker runs."""
 
     def ready(**_: object) -> None:
         # Celery takes Ctrl-C and SIGQUIT for a cold shutdown, which fails tasks of a thread pool

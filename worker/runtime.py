@@ -1,6 +1,7 @@
 """Composition root of a worker process: one event loop, one pool of connections, one model."""
 
 import asyncio
+import gc
 import os
 import socket
 from collections.abc import Iterator, Mapping
@@ -21,13 +22,12 @@ from routoo.pipeline.provider_batch.tracker import ChannelOptions, Visitor
 from routoo.pipeline.score import PredictorCache, score_shard
 from routoo.pipeline.select.replan import decide_batch
 from routoo.pipeline.shard_work import ShardWorker, StageWork
-from routoo.ports import BatchProvider, ChatClient
+from routoo.ports import BatchProvider
 from routoo.settings import Settings
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
 from routoo.store.shards import Done, WorkOutcome
-from worker.collector import calm_collector
 from worker.loop import LoopThread
 from worker.roles import Role, concurrency
 
@@ -38,9 +38,13 @@ _CONNECTIONS_PER_TASK = 2
 _CONNECTIONS_PER_PROCESS = 2
 """One for the endpoints' accounts, one to spare."""
 _DRAIN_MARGIN_S = 2.0
-"""Time to settle what ended within the dispatcher's own grace."""
+"""Time to account for calls that ended within the dispatcher's own grace."""
 _CREATE_GRACE_FACTOR = 2.0
 """A request to a provider is over for certain after this many of its time limits."""
+_YOUNG_OBJECTS = 100_000
+"""More than the jobs of the shards at work hold: most are freed before a collection."""
+_ROUNDS = 50
+"""Collections of a generation before the next older one is collected too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +58,7 @@ class Runtime:
 
 @contextmanager
 def open_runtime(role: Role, settings: Settings) -> Iterator[Runtime]:
-    """Build what a role needs, once a process, and take it down again.
+    """Build what a role needs, once a process, and close it in the end.
 
     Raises:
         ConfigError: No database is named.
@@ -62,19 +66,18 @@ def open_runtime(role: Role, settings: Settings) -> Iterator[Runtime]:
         DatabaseUnavailableError: The database can't be reached.
     """
     url = required_url(settings.database_url, "ROUTOO_DATABASE_URL")
-    most = concurrency(role, settings) * _CONNECTIONS_PER_TASK + _CONNECTIONS_PER_PROCESS
-    with ExitStack() as stack:
-        loop = stack.enter_context(LoopThread())
-        db = _enter(stack, loop, Database(url, max_size=most))
-        stop = asyncio.Event()
-        stages = _stages(role, settings, stack, loop, db, stop)
+    connections = concurrency(role, settings) * _CONNECTIONS_PER_TASK + _CONNECTIONS_PER_PROCESS
+    with ExitStack() as exits:
+        loop = exits.enter_context(LoopThread())
+        db = _enter(exits, loop, Database(url, max_size=connections))
+        base = _Base(settings, exits, loop, db, asyncio.Event())
         worker = ShardWorker(
             db,
             _owner(role),
-            stages,
+            _stages(role, base),
             lease_s=settings.lease_s,
             max_failures=settings.max_shard_attempts,
-            stop=stop,
+            stop=base.stop,
         )
         yield Runtime(loop, db, worker)
 
@@ -98,32 +101,47 @@ def _owner(role: Role) -> str:
     return f"{role.value}@{socket.gethostname()}:{os.getpid()}"
 
 
-def _stages(
-    role: Role,
-    settings: Settings,
-    stack: ExitStack,
-    loop: LoopThread,
-    db: Database,
-    stop: asyncio.Event,
-) -> Mapping[Stage, StageWork]:
-    if role is Role.SCORER:
-        predictors = PredictorCache(db, settings.checkpoint)
-        loop.run(predictors.warm_up())
-        return {Stage.SCORE: _score(db, predictors)}
-    if role is Role.DISPATCHER:
-        calm_collector()
-        counters = TokenCounters()
-        client = ChatEndpoints(limits=DatabaseLimits(db), counters=counters)
-        provider = ProviderBatches(timeout_s=settings.channel_timeout_s, counters=counters)
-        channel = _channel(db, _enter(stack, loop, provider), settings)
-        dispatch = _dispatch(db, _enter(stack, loop, client), channel, settings, stop)
-        return {Stage.SELECT: _select(db), Stage.DISPATCH: _with_tokenizers(counters, dispatch)}
-    return {}
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """What every stage is built on."""
+
+    settings: Settings
+    exits: ExitStack
+    """Closes what the stages opened when the process ends."""
+    loop: LoopThread
+    db: Database
+    stop: asyncio.Event
+    """Set when the worker is asked to stop."""
 
 
-def _score(db: Database, predictors: PredictorCache) -> StageWork:
+def _stages(role: Role, base: _Base) -> Mapping[Stage, StageWork]:
+    match role:
+        case Role.SCORER:
+            return {Stage.SCORE: _score(base)}
+        case Role.DISPATCHER:
+            tune_garbage_collector()
+            return {Stage.SELECT: _select(base.db), Stage.DISPATCH: _dispatch(base)}
+        case Role.BEAT:
+            return {}
+
+
+def tune_garbage_collector() -> None:
+    """Keep imported modules out of every collection, and collect less often.
+
+    Calls in flight are young objects by the thousand, freed by their reference counts: with
+    Python's defaults a dispatcher spent a fifth of its time examining them and its modules.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_YOUNG_OBJECTS, _ROUNDS, _ROUNDS)
+
+
+def _score(base: _Base) -> StageWork:
+    predictors = PredictorCache(base.db, base.settings.checkpoint)
+    base.loop.run(predictors.warm_up())
+
     async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
-        await score_shard(db, await predictors.of(batch), lease, batch)
+        await score_shard(base.db, await predictors.of(batch), lease, batch)
         return Done()
 
     return StageWork(work)
@@ -137,6 +155,28 @@ def _select(db: Database) -> StageWork:
     return StageWork(work)
 
 
+def _dispatch(base: _Base) -> StageWork:
+    settings, db = base.settings, base.db
+    counters = TokenCounters()
+    provider = ProviderBatches(timeout_s=settings.channel_timeout_s, counters=counters)
+    channel = _channel(db, _enter(base.exits, base.loop, provider), settings)
+    endpoints = ChatEndpoints(limits=DatabaseLimits(db), counters=counters)
+    client = _enter(base.exits, base.loop, endpoints)
+    options = DispatchOptions(
+        max_attempts_per_model=settings.max_attempts_per_model,
+        time_limit_s=settings.task_time_limit_s,
+    )
+
+    async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
+        async def call() -> WorkOutcome:
+            return await dispatch_shard(db, client, lease, batch, options=options, stop=base.stop)
+
+        return await channel.dispatch(lease, batch, call)
+
+    grace_s = options.drain_grace_s + _DRAIN_MARGIN_S
+    return _with_tokenizers(counters, StageWork(work, grace_s=grace_s))
+
+
 def _channel(db: Database, provider: BatchProvider, settings: Settings) -> ProviderChannel:
     options = ChannelOptions(
         poll_s=settings.channel_poll_s,
@@ -145,29 +185,8 @@ def _channel(db: Database, provider: BatchProvider, settings: Settings) -> Provi
     return ProviderChannel(Visitor(db, provider, options))
 
 
-def _dispatch(
-    db: Database,
-    client: ChatClient,
-    channel: ProviderChannel,
-    settings: Settings,
-    stop: asyncio.Event,
-) -> StageWork:
-    options = DispatchOptions(
-        max_attempts_per_model=settings.max_attempts_per_model,
-        time_limit_s=settings.task_time_limit_s,
-    )
-
-    async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
-        async def call() -> WorkOutcome:
-            return await dispatch_shard(db, client, lease, batch, options=options, stop=stop)
-
-        return await channel.dispatch(lease, batch, call)
-
-    return StageWork(work, grace_s=options.drain_grace_s + _DRAIN_MARGIN_S)
-
-
 def _with_tokenizers(counters: TokenCounters, stage: StageWork) -> StageWork:
-    """Return a stage that begins with the tokenizers of the batch's pool, so that none lacks."""
+    """Return a stage that loads the tokenizers of the batch's pool first; a missing one fails it."""
 
     async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
         await asyncio.to_thread(counters.load, batch.pool.models)
@@ -176,8 +195,8 @@ def _with_tokenizers(counters: TokenCounters, stage: StageWork) -> StageWork:
     return replace(stage, work=work)
 
 
-def _enter(stack: ExitStack, loop: LoopThread, manager: AbstractAsyncContextManager[T]) -> T:
-    """Enter an async context manager on the loop, to be left there too."""
+def _enter(exits: ExitStack, loop: LoopThread, manager: AbstractAsyncContextManager[T]) -> T:
+    """Enter an async context manager on the loop, and leave it there in the end."""
 
     async def enter() -> T:
         return await manager.__aenter__()
@@ -186,5 +205,5 @@ def _enter(stack: ExitStack, loop: LoopThread, manager: AbstractAsyncContextMana
         await manager.__aexit__(None, None, None)
 
     value = loop.run(enter())
-    stack.callback(lambda: loop.run(leave()))
+    exits.callback(lambda: loop.run(leave()))
     return value

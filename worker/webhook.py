@@ -1,8 +1,8 @@
-"""Tells alerts to a URL, signed, until it has taken them.
+"""Posts alerts to a webhook, signed, until it has accepted them.
 
 The signature is an HMAC (RFC 2104) with SHA-256 over the timestamp, a full stop and the body, so
-that a receiver can tell ours from others' and an old call from a new one. A crash between a call
-and its note in the database repeats the call: run_id, kind and subject tell a repetition.
+that a receiver can tell our calls from others' and an old call from a new one. A crash between a
+call and its record in the database repeats the call: run_id, kind and subject identify it.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from routoo.store.evaluation.alerts import AlertRecord
 
 SIGNATURE = "X-Routoo-Signature"
 TIMESTAMP = "X-Routoo-Timestamp"
-MOST_CALLS = 10
+MAX_CALLS = 10
 """Calls for one alert, the waits between them doubling, before it is given up."""
 _TIMEOUT_S = 10.0
-_TAKEN = 300
-"""Answers below this status have taken the alert."""
+_ACCEPTED_BELOW = 300
+"""A webhook that answers with a lower status has accepted the alert."""
 _log = structlog.get_logger(__name__)
 
 
@@ -45,17 +45,17 @@ def check_webhook(settings: Settings) -> None:
 
 
 async def deliver_alerts(db: Database, settings: Settings) -> int:
-    """Tell the alerts that are due; without a webhook none is.
+    """Post the alerts that are due; without a webhook none is.
 
     Returns:
-        How many were taken.
+        How many were accepted.
     """
     url, secret = settings.webhook_url, settings.webhook_secret
     if url is None or secret is None:
         return 0
-    taken = 0
+    accepted = 0
     async with db.transaction() as conn:
-        due = await alerts.undelivered(conn, MOST_CALLS)
+        due = await alerts.undelivered(conn, MAX_CALLS)
         if not due:
             return 0
         timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
@@ -63,8 +63,8 @@ async def deliver_alerts(db: Database, settings: Settings) -> int:
             for alert in due:
                 done = await _call(session, url, secret.get_secret_value(), alert)
                 await alerts.count_delivery(conn, alert, taken=done)
-                taken += done
-    return taken
+                accepted += done
+    return accepted
 
 
 async def _call(session: aiohttp.ClientSession, url: str, secret: str, alert: AlertRecord) -> bool:
@@ -80,9 +80,9 @@ async def _call(session: aiohttp.ClientSession, url: str, secret: str, alert: Al
     except (aiohttp.ClientError, TimeoutError) as error:
         _log.warning("webhook.away", reason=type(error).__name__, run=str(alert.run_id))
         return False
-    if status >= _TAKEN:
+    if status >= _ACCEPTED_BELOW:
         _log.warning("webhook.refused", status=status, run=str(alert.run_id))
-    return status < _TAKEN
+    return status < _ACCEPTED_BELOW
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:
