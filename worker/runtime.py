@@ -186,7 +186,7 @@ def _channel(db: Database, provider: BatchProvider, settings: Settings) -> Provi
 
 
 def _with_tokenizers(counters: TokenCounters, stage: StageWork) -> StageWork:
-    """Return a stage that loads the tokenizers of the batch's pool first; a missing one fails it."""
+    """Return a stage that loads the tokenizers of the batch's pool first, or fails without one."""
 
     async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
         await asyncio.to_thread(counters.load, batch.pool.models)
