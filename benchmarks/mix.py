@@ -19,7 +19,7 @@ from paper_settings import SETTINGS
 from rich.console import Console
 from rich.table import Table
 
-from routoo.cli.fitting_options import FittingOptions
+from routoo.console.feedback import ConsoleFeedback
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
 from routoo.evaluation.cross_fitting import Readout, cross_fit, deal
@@ -35,7 +35,8 @@ from routoo.evaluation.routing import (
 )
 from routoo.predictor.dataset import outcome_matrix
 from routoo.predictor.fitting import FitOptions
-from routoo.training.predictor_settings import load_encoder, read_prompts
+from routoo.settings import load_settings
+from routoo.training.predictor_settings import PredictorSettings
 
 _HELM = "@helm"
 _ROUNDING = 1e-6
@@ -132,9 +133,9 @@ def _measure(pool: Pool, folder: Path, seed: int) -> Verdict:
         everything.models[column] for column in priced if pool.takes(everything.models[column])
     ]
     matrix = outcome_matrix(items, outcomes, names)
-    options = FittingOptions()
-    encoder = load_encoder(options)
-    read = Readout(read_prompts(matrix, encoder, options, Console(stderr=True)), encoder.width)
+    settings = PredictorSettings(cache=load_settings().home / "cache" / "embeddings")
+    encoder = settings.load_encoder()
+    read = Readout(settings.read_prompts(matrix, encoder, ConsoleFeedback()), encoder.width)
     parts = deal(matrix, Protocol.RANDOM, seed)
     estimates = cross_fit(matrix, lambda _: read, parts, FitOptions(seed=seed))
     costs = cost_matrix(matrix, outcomes)

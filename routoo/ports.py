@@ -1,7 +1,7 @@
-"""What the pipeline needs of the outside world, as narrow protocols."""
+"""What the library's rooms need of the outside world, as narrow protocols."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol
 
 from routoo.domain.completion import Completion
@@ -156,5 +156,20 @@ class BatchProvider(Protocol):
 
         Raises:
             EndpointError: The answers can't be had.
+        """
+        ...
+
+
+class Feedback(Protocol):
+    """Shows the person who started long work how it goes."""
+
+    def note(self, text: str) -> None:
+        """Show a remark."""
+        ...
+
+    def progress_bar(self, title: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Show a bar while the block runs.
+
+        The block gets a function, and calls it with how many more items are done.
         """
         ...

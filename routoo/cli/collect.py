@@ -1,7 +1,62 @@
 """`routoo collect`: run every candidate model over a prompt file and grade the answers."""
 
-from routoo.cli.collect_options import CollectOptions
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from routoo.console.exit_codes import INCOMPLETE, INTERRUPTED
 from routoo.console.options import with_options
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from routoo.domain.items import Item
+    from routoo.domain.pool import CandidateModel
+    from routoo.evaluation.collect import Collection, Failure, RequestForm
+    from routoo.evaluation.item_grading import CollectedOutcome, ModelSummary
+
+_FAILURES_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectOptions:
+    """Options of `routoo collect`."""
+
+    items: Annotated[
+        list[Path], typer.Option(help="Items table (Parquet or JSONL); may be given again.")
+    ]
+    out: Annotated[Path, typer.Option(help="Outcomes table to write (Parquet).")]
+    pool: Annotated[Path | None, typer.Option(help="Pool file; ROUTOO_POOL if unset.")] = None
+    models: Annotated[
+        str | None, typer.Option(help="Only these candidate models, separated by commas.")
+    ] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N items.")] = None
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of an answer, for items that name none.")
+    ] = None
+    system: Annotated[str | None, typer.Option(help="System message of every request.")] = None
+    instruction: Annotated[
+        str | None, typer.Option(help='Put after each prompt: "Answer with the letter only."')
+    ] = None
+    keep_answers: Annotated[bool, typer.Option(help="Add a column with the answers.")] = False
+    json_out: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Questions:
+    """Which items are put to which models, how, and where the answers go."""
+
+    items: "Sequence[Item]"
+    models: "Sequence[CandidateModel]"
+    form: "RequestForm"
+    out: Path
+
+    @property
+    def log(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.journal.jsonl")
 
 
 @with_options(CollectOptions)
@@ -11,7 +66,168 @@ def collect(options: CollectOptions) -> None:
     Answers are kept beside the table as they arrive: run the same command again after an
     interruption or failures, and only what is missing is asked.
     """
-    # Arrow, aiohttp and the graders take a second to load: not for --help
-    from routoo.cli.collecting import collect_outcomes
+    import asyncio
 
-    collect_outcomes(options)
+    from routoo.console.output import note
+    from routoo.domain.tables import write_outcomes
+    from routoo.evaluation.item_grading import to_outcomes
+
+    questions = _questions(options)
+    try:
+        rows, failures = asyncio.run(_ask(questions))
+    except KeyboardInterrupt:
+        note(f"Stopped; answers so far are in {questions.log}. Run again to go on.")
+        raise typer.Exit(INTERRUPTED) from None
+    answers = [row.answer.answer for row in rows] if options.keep_answers else None
+    write_outcomes(options.out, to_outcomes(rows), answers=answers)
+    summaries = _summarise(questions, rows, failures)
+    if options.json_out:
+        _print_json(questions, summaries, failures)
+    else:
+        _print_summary(questions, summaries, len(rows), failures)
+    if failures:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _questions(options: CollectOptions) -> _Questions:
+    from routoo.domain.pool_file import load_pool
+    from routoo.domain.tables import read_items
+    from routoo.evaluation.collect import RequestForm
+    from routoo.evaluation.item_grading import check_gradable
+    from routoo.settings import load_settings
+
+    items = read_items(*options.items)[: options.limit]
+    check_gradable(items)
+    pool = load_pool(options.pool or load_settings().pool)
+    form = RequestForm(options.system, options.instruction, options.max_tokens)
+    return _Questions(items, _named_models(pool.models, options.models), form, options.out)
+
+
+def _named_models(
+    pool: "Sequence[CandidateModel]", named: str | None
+) -> "Sequence[CandidateModel]":
+    from routoo.errors import InputError
+
+    if named is None:
+        return pool
+    by_name = {model.name: model for model in pool}
+    names = [name.strip() for name in named.split(",") if name.strip()]
+    unknown = [name for name in names if name not in by_name]
+    if unknown or not names:
+        raise InputError(
+            "no such model in the pool",
+            value=", ".join(unknown) or named,
+            where="--models",
+            remedy=f"Choose from {', '.join(by_name)}",
+        )
+    return [by_name[name] for name in names]
+
+
+async def _ask(questions: _Questions) -> "tuple[list[CollectedOutcome], list[Failure]]":
+    """Ask what is not answered yet, a progress bar for each model, and grade all answers."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    from routoo.client.endpoints import ChatEndpoints
+    from routoo.console.output import messages
+    from routoo.evaluation.answer_log import AnswerLog
+    from routoo.evaluation.collect import Collection
+
+    items, models = questions.items, questions.models
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
+    with (
+        AnswerLog(questions.log) as log,
+        Progress(*columns, TimeRemainingColumn(), console=messages()) as bar,
+    ):
+        async with ChatEndpoints(models) as client:
+            tasks = {model.name: bar.add_task(model.name, total=len(items)) for model in models}
+            collection = Collection(
+                client, log, questions.form, on_answer=lambda model: bar.advance(tasks[model])
+            )
+            for item in items:
+                for model in models:
+                    bar.advance(tasks[model.name], collection.answered(item, model) is not None)
+            failures = await collection.run(items, models)
+        return _graded(questions, collection), failures
+
+
+def _graded(questions: _Questions, collection: "Collection") -> "list[CollectedOutcome]":
+    from routoo.evaluation.item_grading import collected_outcome
+
+    pairs = ((item, model) for item in questions.items for model in questions.models)
+    found = ((item, model, collection.answered(item, model)) for item, model in pairs)
+    return [collected_outcome(item, model, answer) for item, model, answer in found if answer]
+
+
+def _summarise(
+    questions: _Questions, rows: "Sequence[CollectedOutcome]", failures: "Sequence[Failure]"
+) -> "list[ModelSummary]":
+    from collections import Counter
+
+    from routoo.evaluation.item_grading import summarise
+
+    failed = Counter(failure.model for failure in failures)
+    return [
+        summarise(name, [row for row in rows if row.answer.model == name], failed[name])
+        for name in (model.name for model in questions.models)
+    ]
+
+
+def _print_json(
+    questions: _Questions, summaries: "Sequence[ModelSummary]", failures: "Sequence[Failure]"
+) -> None:
+    from routoo.console.output import json_line
+
+    summary = {
+        "out": str(questions.out),
+        "items": len(questions.items),
+        "models": [asdict(entry) for entry in summaries],
+        "failures": [asdict(failure) for failure in failures],
+    }
+    typer.echo(json_line(summary))
+
+
+def _print_summary(
+    questions: _Questions,
+    summaries: "Sequence[ModelSummary]",
+    outcomes: int,
+    failures: "Sequence[Failure]",
+) -> None:
+    from routoo.console.output import console, note
+
+    screen = console()
+    screen.print(_table(summaries))
+    screen.print(f"{outcomes} outcomes in {questions.out}")
+    for failure in failures[:_FAILURES_SHOWN]:
+        note(f"failed: {failure.item_id}, {failure.model}: {failure.message}")
+    if len(failures) > _FAILURES_SHOWN:
+        note(f"... and {len(failures) - _FAILURES_SHOWN} more failures")
+
+
+def _table(summaries: "Sequence[ModelSummary]") -> "Table":
+    from routoo.console.output import report_table
+
+    table = report_table(
+        "model", "score", "answers", "ungraded", "failed", "tokens", "USD", "median s"
+    )
+    for entry in summaries:
+        table.add_row(
+            entry.model,
+            _number(entry.score, ".3f"),
+            str(entry.answers),
+            str(entry.ungraded),
+            str(entry.failed),
+            _number(entry.completion_tokens, ".1f"),
+            f"{entry.cost_usd:.6f}",
+            _number(entry.latency_s, ".2f"),
+        )
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

@@ -1,7 +1,48 @@
 """`routoo evaluate`: how good a predictor is on outcomes it was not trained on."""
 
-from routoo.cli.evaluate_options import EvaluateOptions
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from routoo.cli.options import FittingOptions
 from routoo.console.options import with_options
+from routoo.evaluation.protocol import Protocol
+
+if TYPE_CHECKING:
+    from routoo.domain.tables import OutcomeTables
+    from routoo.evaluation.quality_metrics import Quality
+    from routoo.evaluation.scorecard import Scorecard
+    from routoo.predictor.dataset import OutcomeMatrix
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateOptions(FittingOptions):
+    """Options of `routoo evaluate`."""
+
+    items: Annotated[list[Path], typer.Option(help="Held-out items table; repeatable.")]
+    outcomes: Annotated[list[Path], typer.Option(help="Held-out outcomes table; repeatable.")]
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder that `routoo train` wrote; or give --protocol.")
+    ] = None
+    protocol: Annotated[
+        Protocol | None,
+        typer.Option(help="Fit anew on the rest of these tables, a part held out at a time."),
+    ] = None
+    train_items: Annotated[
+        list[Path] | None, typer.Option(help="Items it was trained on: adds kNN and domain means.")
+    ] = None
+    train_outcomes: Annotated[
+        list[Path] | None, typer.Option(help="Outcomes it was trained on.")
+    ] = None
+    reference: Annotated[
+        str | None, typer.Option(help="Model to compare with; the best single one if unset.")
+    ] = None
+    html: Annotated[
+        Path | None, typer.Option(help="Write the whole report to this one HTML file.")
+    ] = None
+    json: Annotated[bool, typer.Option("--json", help="One JSON object instead of tables.")] = False
 
 
 @with_options(EvaluateOptions)
@@ -11,15 +52,179 @@ def evaluate(options: EvaluateOptions) -> None:
     Examples:
         routoo evaluate --checkpoint DIR --items I.parquet --outcomes O.parquet
 
-        routoo evaluate --checkpoint DIR --items I.parquet --outcomes O.parquet
-        --reference mixtral-8x7b-instruct-v0.1 --html report.html
+        routoo evaluate --checkpoint DIR --items I.parquet --outcomes O.parquet \
+            --reference mixtral-8x7b-instruct-v0.1 --html report.html
 
         routoo evaluate --protocol domains --items I.parquet --outcomes O.parquet
 
-        routoo evaluate --protocol random --backbone models/qwen --pooling both
-        --suffix '\nAnswer:' --items I.parquet --outcomes O.parquet
+        routoo evaluate --protocol random --backbone models/qwen --pooling both \
+            --suffix '\nAnswer:' --items I.parquet --outcomes O.parquet
     """
-    # torch takes seconds to load: not for --help
-    from routoo.evaluation.assess import assess
+    from routoo.console.output import note
+    from routoo.errors import InputError
+    from routoo.evaluation.assess import evaluation_data
+    from routoo.evaluation.build_scorecard import build_scorecard
+    from routoo.training.tables import read_tables
 
-    assess(options)
+    tables = read_tables(options.items, options.outcomes)
+    matrix, estimates = _estimate(options, tables)
+    data = evaluation_data(tables, matrix, estimates)
+    facts = _facts(options, matrix)
+    try:
+        card = build_scorecard(
+            "Router evaluation", facts, data, options.seed, reference=options.reference
+        )
+    except InputError as error:
+        if options.html is not None:
+            raise
+        note(f"no routing figures: {error}")
+        _print_calibration(matrix, estimates["predictor"], options.seed, as_json=options.json)
+        return
+    if options.html is not None:
+        _write_html(options.html, card)
+    _print_scorecard(card, as_json=options.json)
+
+
+def _estimate(
+    options: EvaluateOptions, tables: "OutcomeTables"
+) -> "tuple[OutcomeMatrix, dict[str, Quality]]":
+    from routoo.errors import InputError
+
+    if bool(options.train_items) != bool(options.train_outcomes):
+        raise InputError(
+            "one of two tables is missing", remedy="Give --train-items and --train-outcomes"
+        )
+    if options.checkpoint is not None:
+        return _estimate_by_checkpoint(options, options.checkpoint, tables)
+    if options.protocol is not None:
+        return _estimate_by_protocol(options, options.protocol, tables)
+    raise InputError(
+        "there is nothing to evaluate",
+        remedy="Give --checkpoint, or --protocol to fit anew on these tables",
+    )
+
+
+def _estimate_by_checkpoint(
+    options: EvaluateOptions, checkpoint: Path, tables: "OutcomeTables"
+) -> "tuple[OutcomeMatrix, dict[str, Quality]]":
+    from routoo.console.feedback import ConsoleFeedback
+    from routoo.evaluation.assess import estimate_by_checkpoint
+    from routoo.predictor.dataset import outcome_matrix
+    from routoo.predictor.manifest import read_manifest
+    from routoo.training.tables import read_tables
+
+    _check_nothing_is_fitted(options)
+    feedback = ConsoleFeedback()
+    given, known = set(tables.outcomes.models), read_manifest(checkpoint).models
+    models = options.model or [name for name in known if name in given]
+    matrix = outcome_matrix(tables.items, tables.outcomes, models)
+    _check_reference(options, matrix)
+    if left_out := sorted(given - set(known)):
+        feedback.note(f"left out, the checkpoint doesn't know them: {', '.join(left_out)}")
+    trained_on = None
+    if options.train_items and options.train_outcomes:
+        trained_on = read_tables(options.train_items, options.train_outcomes)
+    return matrix, estimate_by_checkpoint(
+        checkpoint, matrix, trained_on, feedback, device=options.device, cache=options.embeddings
+    )
+
+
+def _estimate_by_protocol(
+    options: EvaluateOptions, protocol: Protocol, tables: "OutcomeTables"
+) -> "tuple[OutcomeMatrix, dict[str, Quality]]":
+    from routoo.console.feedback import ConsoleFeedback
+    from routoo.evaluation.assess import estimate_by_protocol
+    from routoo.evaluation.cross_fitting import Reader
+    from routoo.predictor.dataset import outcome_matrix
+    from routoo.settings import load_settings
+    from routoo.training.tune import prompt_reader
+
+    matrix = outcome_matrix(tables.items, tables.outcomes, options.model)
+    _check_reference(options, matrix)
+    settings, feedback = options.predictor_settings(), ConsoleFeedback()
+    tunings = load_settings().home / "cache" / "tuning"
+
+    def make_reader(matrix: "OutcomeMatrix") -> Reader:
+        return prompt_reader(matrix, settings, tunings, feedback)
+
+    return matrix, estimate_by_protocol(matrix, protocol, settings.fit, make_reader, feedback)
+
+
+def _check_nothing_is_fitted(options: EvaluateOptions) -> None:
+    from routoo.errors import InputError
+
+    protocol = ["--protocol"] if options.protocol is not None else []
+    if ignored := protocol + options.changed_fit_options():
+        raise InputError(
+            "a checkpoint is evaluated as it was fitted",
+            value=", ".join(ignored),
+            remedy="Leave these options out, or --checkpoint to fit anew by a protocol",
+        )
+
+
+def _check_reference(options: EvaluateOptions, matrix: "OutcomeMatrix") -> None:
+    from routoo.errors import InputError
+
+    if options.reference is not None and options.reference not in matrix.models:
+        raise InputError(
+            "no such model to compare with",
+            value=options.reference,
+            where="--reference",
+            remedy=f"Choose from {', '.join(matrix.models)}",
+        )
+
+
+def _facts(options: EvaluateOptions, matrix: "OutcomeMatrix") -> dict[str, str]:
+    if options.checkpoint is not None:
+        what = options.checkpoint.name
+    else:
+        what = f"none, protocol {options.protocol}, backbone {Path(options.backbone).name}"
+    return {
+        "checkpoint": what,
+        "items": f"{len(matrix.items):,}",
+        "data": ", ".join(path.name for path in options.outcomes),
+        "seed": str(options.seed),
+    }
+
+
+def _write_html(path: Path, card: "Scorecard") -> None:
+    from routoo.evaluation.report.page import render_page
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render_page(card), encoding="utf-8", errors="replace")
+
+
+def _print_scorecard(card: "Scorecard", *, as_json: bool) -> None:
+    from routoo.console.output import console, note
+    from routoo.console.scorecard_tables import print_scorecard
+
+    if card.pool and card.pool.items < int(card.facts["items"].replace(",", "")):
+        note(
+            f"routed are the {card.pool.items:,} items that all models answered at a known cost, "
+            f"of {card.facts['items']}"
+        )
+    if as_json:
+        _echo_json(asdict(card))
+    else:
+        print_scorecard(console(), card)
+
+
+def _print_calibration(
+    matrix: "OutcomeMatrix", quality: "Quality", seed: int, *, as_json: bool
+) -> None:
+    from routoo.console.output import console
+    from routoo.console.scorecard_tables import print_calibration
+    from routoo.evaluation.quality_metrics import calibration_report
+
+    by_model, mean = calibration_report(matrix, quality, seed)
+    if as_json:
+        _echo_json({"items": len(matrix.items), "models": by_model, "mean": mean})
+    else:
+        print_calibration(console(), by_model, mean)
+
+
+def _echo_json(report: dict[str, Any]) -> None:
+    import orjson
+
+    options = orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY
+    typer.echo(orjson.dumps(report, option=options).decode())

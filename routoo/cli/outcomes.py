@@ -3,11 +3,9 @@
 from pathlib import Path
 from typing import Annotated
 
-import orjson
 import typer
 
 from routoo.console.commands import CommandGroup
-from routoo.console.output import messages
 
 outcomes = CommandGroup("Use the graded answers of batches and runs.")
 
@@ -36,14 +34,19 @@ def export(
     Example:
         routoo outcomes export --items items.parquet --outcomes outcomes.parquet
     """
-    # Arrow takes half a second to load: not for --help
+    from routoo.console.output import json_line, note
+    from routoo.console.run import run_with_database
+    from routoo.settings import load_settings
     from routoo.training.tables import export_tables
 
-    facts = export_tables(items, out, with_evaluation=with_evaluation)
+    facts = run_with_database(
+        load_settings(),
+        lambda database: export_tables(database, items, out, with_evaluation=with_evaluation),
+    )
     if json_out:
-        typer.echo(orjson.dumps(facts).decode())
+        typer.echo(json_line(facts))
         return
-    messages().print(
+    note(
         f"{out}: {facts['outcomes']} outcomes of {facts['items']} items; "
-        f"{facts['evaluation_items_left_out']} evaluation items left out",
+        f"{facts['evaluation_items_left_out']} evaluation items left out"
     )

@@ -1,35 +1,91 @@
 """`routoo pool`: choose, look at and check pools of candidate models."""
 
-import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from routoo.cli.choose_options import AsJson, ChooseOptions
+from routoo.cli.options import OutcomesOption
 from routoo.console.commands import CommandGroup
 from routoo.console.options import with_options
-from routoo.console.output import console, report_table
-from routoo.domain.pool_file import load_pool
 
-app = pool = CommandGroup("Choose, look at and check pools of models.")
+if TYPE_CHECKING:
+    from routoo.domain.pool import Tariff
+    from routoo.selector.pool_choice.answers import Answers
+    from routoo.selector.pool_choice.choose import Universe
 
+pool = CommandGroup("Choose, look at and check pools of models.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 PoolFile = Annotated[Path, typer.Argument(help="Pool file (YAML).")]
 
 
-@app.command()
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChooseOptions:
+    """Options of `routoo pool choose`."""
+
+    items: Annotated[list[Path], typer.Option(help="Items table; repeatable.")]
+    outcomes: OutcomesOption
+    size: Annotated[int, typer.Option(help="Models wanted.", min=1)]
+    price_aware: Annotated[
+        bool, typer.Option("--price-aware", help="Take the cost off each answer's worth.")
+    ] = False
+    usd_per_point: Annotated[
+        float, typer.Option(help="USD that one more good answer is worth, if price-aware.")
+    ] = 0.01
+    prices: Annotated[
+        Path | None, typer.Option(help="CSV: model, usd_per_mtok_in, usd_per_mtok_out.")
+    ] = None
+    exclude: Annotated[list[str] | None, typer.Option(help="Leave this model out; repeatable.")] = (
+        None
+    )
+    out: Annotated[Path | None, typer.Option(help="Pool file to write.")] = None
+    base_url: Annotated[
+        str | None, typer.Option(help="Endpoint of all models in the pool file.")
+    ] = None
+    context_window_tokens: Annotated[
+        int, typer.Option(help="Context window of all models in the pool file.", min=1)
+    ] = 8192
+    as_json: AsJson = False
+
+
+@pool.command()
 @with_options(ChooseOptions)
 def choose(options: ChooseOptions) -> None:
     """Choose the models that complement each other best on graded answers."""
-    # Arrow takes half a second to load: not for --help
-    from routoo.cli.choosing import choose_pool
+    from routoo.console.output import json_line
+    from routoo.domain.tables import read_items, read_outcomes
+    from routoo.selector.pool_choice.answers import Answers
+    from routoo.selector.pool_choice.choose import choose_universe, value_answers
+    from routoo.selector.pool_choice.tariffs import derive_prices, price_answers, read_prices
 
-    choose_pool(options)
+    rows = read_items(*options.items)
+    answers = Answers.of(read_outcomes(*options.outcomes), [item.item_id for item in rows])
+    answers = answers.without(options.exclude or ())
+    datasets = {item.dataset for item in rows}
+    tariffs = read_prices(options.prices, datasets) if options.prices else derive_prices(answers)
+    costs = price_answers(answers, tariffs) if options.price_aware else None
+    usd_per_point = options.usd_per_point if options.price_aware else None
+    worth = value_answers(answers.score, costs, usd_per_point)
+    universe = choose_universe(worth, options.size)
+    if options.out is not None:
+        names = tuple(answers.models[member.model] for member in universe.members)
+        _write_pool(options, options.out, names, tariffs)
+    report = _describe(answers, universe, tariffs)
+    if options.as_json:
+        typer.echo(json_line(report))
+    else:
+        _print_choice(report, universe)
 
 
-@app.command()
+@pool.command()
 def show(pool_file: PoolFile, *, as_json: AsJson = False) -> None:
     """Show a pool's models with their batch channels, prices and endpoints."""
+    from routoo.console.output import console, report_table
+    from routoo.domain.pool_file import load_pool
+
     found = load_pool(pool_file)
     if as_json:
         typer.echo(found.model_dump_json())
@@ -48,11 +104,14 @@ def show(pool_file: PoolFile, *, as_json: AsJson = False) -> None:
     console().print(table)
 
 
-@app.command()
+@pool.command()
 def check(pool_file: PoolFile) -> None:
     """Check a pool file: readable, priced, keys and tokenizers there; exit status 2 where not."""
+    import os
+
     from routoo.client.access import check_variables
     from routoo.client.token_counts import TokenCounters
+    from routoo.domain.pool_file import load_pool
 
     found = load_pool(pool_file)
     check_variables(found.models, os.environ)
@@ -60,3 +119,77 @@ def check(pool_file: PoolFile) -> None:
     typer.echo(
         f"{pool_file}: {len(found.models)} models, all priced, all keys and tokenizers there"
     )
+
+
+def _describe(
+    answers: "Answers", universe: "Universe", tariffs: "Mapping[str, Tariff]"
+) -> dict[str, Any]:
+    members = []
+    for member in universe.members:
+        name = answers.models[member.model]
+        tariff = tariffs.get(name)
+        price = None if tariff is None else {k: float(v) for k, v in tariff.model_dump().items()}
+        members.append({"model": name, "gain": member.gain, "price_usd_per_mtok": price})
+    return {
+        "members": members,
+        "candidates": len(answers.models),
+        "items": len(answers.score),
+        **{k: v for k, v in asdict(universe).items() if k != "members"},
+        "share": universe.share,
+    }
+
+
+def _print_choice(report: dict[str, Any], universe: "Universe") -> None:
+    from routoo.console.output import console, report_table
+    from routoo.selector.pool_choice.choose import GREEDY_SHARE
+
+    table = report_table("#", "model", "gain", "worth so far", "USD/Mtok in", "out")
+    worth = 0.0
+    for rank, member in enumerate(report["members"], 1):
+        worth += member["gain"]
+        price = member["price_usd_per_mtok"] or {"prompt": "unknown", "completion": "unknown"}
+        cells = (f"{member['gain']:.4f}", f"{worth:.4f}", price["prompt"], price["completion"])
+        table.add_row(str(rank), member["model"], *(str(cell) for cell in cells))
+    screen = console()
+    screen.print(table)
+    proof = (
+        "all pools of this size were tried: none is worth more"
+        if universe.exact
+        else f"at least {universe.share:.1%} of the best pool (greedy promises {GREEDY_SHARE:.1%})"
+    )
+    screen.print(f"{report['candidates']} candidates on {report['items']} items; {proof}.")
+
+
+def _write_pool(
+    options: ChooseOptions, out: Path, models: tuple[str, ...], tariffs: "Mapping[str, Tariff]"
+) -> None:
+    """Write a pool file and check that it can be read.
+
+    Raises:
+        InputError: No endpoint is named, or a model has no price.
+    """
+    import orjson
+
+    from routoo.console.output import note
+    from routoo.domain.pool_file import parse_pool
+    from routoo.errors import InputError
+    from routoo.files import replacing
+    from routoo.selector.pool_choice.tariffs import check_priced
+
+    if options.base_url is None:
+        raise InputError("a pool file needs an endpoint", remedy="Give --base-url")
+    check_priced(models, tariffs)
+    text = "# Written by `routoo pool choose`. Check endpoints, windows and prices.\nmodels:\n"
+    for name in models:
+        price = tariffs[name]
+        text += (
+            f"  - name: {orjson.dumps(name).decode()}\n"
+            f"    endpoint: {{base_url: {orjson.dumps(options.base_url).decode()}}}\n"
+            f"    price_usd_per_mtok: "
+            f"{{prompt: {price.prompt:f}, completion: {price.completion:f}}}\n"
+            f"    context_window_tokens: {options.context_window_tokens}\n"
+        )
+    written = parse_pool(text, name=str(out))
+    with replacing(out) as stream:
+        stream.write(text.encode())
+    note(f"{out}: a pool of {len(written.models)} models")

@@ -1,13 +1,20 @@
 """`routoo replay`: an endpoint that answers from recorded outcomes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from routoo.cli.options import OutcomesOption
+
+if TYPE_CHECKING:
+    from routoo.evaluation.replay import Replay
+
+_HOST = "127.0.0.1"
+
 
 def replay(
-    outcomes: Annotated[list[Path], typer.Option(help="Outcomes table (Parquet); repeatable.")],
+    outcomes: OutcomesOption,
     items: Annotated[
         list[Path] | None,
         typer.Option(help="Items table: finds items by their text where a request names none."),
@@ -27,9 +34,46 @@ def replay(
     Example:
         routoo replay --items mmlu_items.parquet --outcomes mmlu_outcomes.parquet --port 8080
     """
-    # Arrow, aiohttp and the graders take a second to load: not for --help
-    from routoo.cli.replaying import serve_recorded
+    import asyncio
+    import contextlib
+    import threading
 
-    serve_recorded(
-        outcomes, items or [], port, latency_scale=latency_scale, until_stdin_ends=until_stdin_ends
-    )
+    from routoo.domain.tables import read_items, read_outcomes
+    from routoo.evaluation.replay import Replay
+
+    recorded, rows = read_outcomes(*outcomes), read_items(*(items or []))
+    server = Replay(recorded, rows, latency_scale=latency_scale)
+    if until_stdin_ends:
+        threading.Thread(target=_end_with_stdin, daemon=True).start()
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_serve(server, port))
+
+
+async def _serve(server: "Replay", port: int) -> None:
+    import asyncio
+    import signal
+
+    from aiohttp import web
+
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stopping.set)
+    runner = web.AppRunner(server.application(), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, _HOST, port, backlog=1024).start()
+        typer.echo(f"http://{_HOST}:{runner.addresses[0][1]}/v1")
+        await stopping.wait()
+    finally:
+        await runner.cleanup()
+
+
+def _end_with_stdin() -> None:
+    """End this process when the one that started it is gone, however that ended."""
+    import os
+    import signal
+
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

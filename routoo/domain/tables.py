@@ -76,6 +76,14 @@ class Outcomes:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class OutcomeTables:
+    """Items and the outcomes of candidate models on them."""
+
+    items: tuple[Item, ...]
+    outcomes: Outcomes
+
+
 def read_items(*paths: Path, on_bad: Callable[[InputError], None] | None = None) -> list[Item]:
     """Read item tables, Parquet or JSONL (also OpenAI Batch input), in order.
 

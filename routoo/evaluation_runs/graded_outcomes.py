@@ -9,18 +9,10 @@ from psycopg import AsyncConnection
 
 from routoo.domain.items import Item
 from routoo.domain.prompt import prompt_text, text_sha256
-from routoo.domain.tables import Outcomes
+from routoo.domain.tables import Outcomes, OutcomeTables
 from routoo.store import graded_answers
 from routoo.store.evaluation import eval_sets
 from routoo.store.graded_answers import GradedAnswer
-
-
-@dataclass(frozen=True, slots=True)
-class OutcomeTables:
-    """Items and the outcomes of candidate models on them."""
-
-    items: tuple[Item, ...]
-    outcomes: Outcomes
 
 
 @dataclass(frozen=True, slots=True)

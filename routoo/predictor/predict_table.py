@@ -1,4 +1,4 @@
-"""Estimates of whole items tables, in chunks."""
+"""Predicts whole items tables, chunk by chunk, and writes a table of estimates."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,28 +10,49 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from routoo.console.output import messages
-from routoo.console.progress import counted
 from routoo.domain.items import Item
 from routoo.domain.prediction import Predictions
 from routoo.domain.tables import read_items
 from routoo.errors import InputError
 from routoo.files import check_suffix, replacing
+from routoo.ports import Feedback
 from routoo.predictor.backbone.encoder import Progress
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 
-BAD_ROWS_SHOWN = 10
 CHUNK_PROMPTS = 8192
 """Prompts estimated and written at once: bounds memory whatever the size of the table."""
 
 
-def write_predictions(
-    checkpoint: Path, items: Sequence[Path], out: Path, models: Sequence[str] | None, device: str
-) -> dict[str, Any]:
-    """Write one row an (item, model) to `out`; of all models that the checkpoint knows if None.
+@dataclass(frozen=True, slots=True)
+class PredictedTable:
+    """What was written."""
 
-    Returns:
-        What was written: counts of items, of rows that were no items, and of prompts that were cut.
+    items: int
+    models: tuple[str, ...]
+    truncated: int
+    """Prompts that were too long for the backbone to read whole."""
+    bad_rows: tuple[str, ...]
+    """Why rows were left out that are no items."""
+
+
+def write_predictions(
+    checkpoint: Path,
+    items: Sequence[Path],
+    out: Path,
+    models: Sequence[str] | None,
+    feedback: Feedback,
+    *,
+    device: str,
+) -> PredictedTable:
+    """Write one row for each item and model.
+
+    Args:
+        checkpoint: Folder of the predictor.
+        items: Items tables.
+        out: Table to write: .parquet, .jsonl or .ndjson.
+        models: Candidate models; None takes all that the checkpoint knows.
+        feedback: Shows how far it is.
+        device: Where the backbone computes: cpu, cuda or auto.
 
     Raises:
         InputError: A table can't be read, or the output's format is not known.
@@ -41,31 +62,20 @@ def write_predictions(
     bad: list[InputError] = []
     rows = read_items(*items, on_bad=bad.append)
     predictor = load_predictor(checkpoint, device=device)
-    asked = _Asked(predictor, rows, tuple(dict.fromkeys(models or predictor.models)))
+    names = tuple(dict.fromkeys(models or predictor.models))
+    chunks = _Chunks(predictor, rows, names)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as stream, counted(messages(), "Predicting", len(rows)) as progress:
-        writer(stream, asked.tables(progress))
-    _complain(bad)
-    return {
-        "out": str(out),
-        "items": len(rows),
-        "models": list(asked.models),
-        "truncated": asked.truncated,
-        "bad_rows": [str(error) for error in bad],
-    }
-
-
-def _complain(bad: Sequence[InputError]) -> None:
-    screen = messages()
-    for error in bad[:BAD_ROWS_SHOWN]:
-        screen.print(str(error), highlight=False)
-    if bad:
-        screen.print(f"{len(bad)} rows were left out; all others are predicted")
+    with (
+        replacing(out) as stream,
+        feedback.progress_bar("Predicting", len(rows)) as progress,
+    ):
+        writer(stream, chunks.tables(progress))
+    return PredictedTable(len(rows), names, chunks.truncated, tuple(map(str, bad)))
 
 
 @dataclass(slots=True)
-class _Asked:
-    """What is asked of a predictor, chunk by chunk."""
+class _Chunks:
+    """Predictions of many items, some thousand prompts at a time."""
 
     predictor: CheckpointPredictor
     items: Sequence[Item]

@@ -1,6 +1,5 @@
-"""A checkpoint with one more model: read, fit the newcomer, write."""
+"""Adds a candidate model to a checkpoint from a few hundred of its graded answers."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from routoo.domain.tables import read_items, read_outcomes
+from routoo.domain.tables import OutcomeTables
 from routoo.errors import InputError
 from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.predictor.added_models import adopt, held_out_quality
@@ -24,24 +23,23 @@ from routoo.predictor.dataset import (
 from routoo.predictor.manifest import Manifest, read_manifest
 from routoo.predictor.predictor import load_predictor
 from routoo.selector.confidence import floor_margins
-from routoo.settings import load_settings
 
 FOLDS = 5
+"""Parts of the graded answers; each is predicted by a fit on the others."""
 
-Tables = tuple[Sequence[Path], Sequence[Path]]
 
-
-def write_addition(
-    folder: Path, model: str, tables: Tables, out: Path, device: str
+def add_model(
+    folder: Path, model: str, tables: OutcomeTables, out: Path, *, device: str, cache: Path
 ) -> dict[str, Any]:
-    """Write a checkpoint that knows one more model.
+    """Write a checkpoint that knows one more model; nothing else is fitted again.
 
     Args:
         folder: The checkpoint to start from.
         model: Name of the new model.
         tables: Items and outcomes with its graded answers.
         out: Folder of the new checkpoint; may be the old one.
-        device: Where the backbone computes.
+        device: Where the backbone computes: cpu, cuda or auto.
+        cache: Folder of cached embeddings.
 
     Returns:
         The new model's figures: on answers held out, and as the checkpoint now estimates it.
@@ -57,9 +55,7 @@ def write_addition(
             where=str(folder),
             remedy="Give another name, or train again with `routoo train`",
         )
-    items, outcomes = tables
-    matrix = outcome_matrix(read_items(*items), read_outcomes(*outcomes), [model])
-    cache = load_settings().home / "cache" / "embeddings"
+    matrix = outcome_matrix(tables.items, tables.outcomes, [model])
     predictor = load_predictor(folder, device=device, cache=cache)
     before = predictor.checkpoint
     inputs = predictor.features(matrix.prompts)

@@ -1,4 +1,4 @@
-"""Puts a checkpoint into use, so that a rollback can undo it."""
+"""Registers checkpoints and puts them into use, so that a rollback can undo it."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -20,21 +20,50 @@ async def register_folder(conn: AsyncConnection, folder: Path) -> CheckpointReco
     Raises:
         CheckpointError: It holds none.
     """
-    return await checkpoints.register(conn, *_described(folder))
+    return await checkpoints.register(conn, *_describe(folder))
 
 
-async def put_into_use(
+async def promote_named(
+    conn: AsyncConnection, name: str, reason: str, default: Path
+) -> CheckpointRecord:
+    """Put the registered checkpoint of a name into use.
+
+    Args:
+        conn: A transaction.
+        name: Start of its weights' hash, or its folder.
+        reason: Why, for the history.
+        default: What scorers use while none is promoted.
+
+    Raises:
+        NotFoundError: No such checkpoint is registered.
+        CheckpointError: The folder holds another checkpoint by now, which scorers would refuse.
+    """
+    found = await checkpoints.find(conn, name)
+    held = read_manifest(Path(found.path)).weights_sha256
+    if held != found.weights_sha256:
+        raise CheckpointError(
+            "the folder holds another checkpoint now",
+            where=found.path,
+            value=held[:12],
+            remedy="Register it anew",
+        )
+    await promote_checkpoint(conn, found, reason, default)
+    return found
+
+
+async def promote_checkpoint(
     conn: AsyncConnection, checkpoint: CheckpointRecord, reason: str, default: Path
 ) -> None:
-    """Promote a checkpoint; before the very first one, the one that scorers have used so far.
+    """Put a checkpoint into use.
 
-    Without it a rollback of the first promotion would have nothing to go back to.
+    The first promotion records the checkpoint that scorers have used so far, too: a rollback would
+    have nothing to go back to otherwise.
 
     Args:
         conn: A transaction.
         checkpoint: The one to use from the next batch on.
         reason: Why, for the history.
-        default: What scorers use while none is promoted; a folder without a checkpoint is let be.
+        default: What scorers use while none is promoted; it may hold no checkpoint.
     """
     if await checkpoints.promoted(conn) is None:
         try:
@@ -46,5 +75,5 @@ async def put_into_use(
     await checkpoints.promote(conn, checkpoint, reason)
 
 
-def _described(folder: Path) -> tuple[str, dict[str, Any]]:
+def _describe(folder: Path) -> tuple[str, dict[str, Any]]:
     return str(folder.resolve()), asdict(read_manifest(folder))

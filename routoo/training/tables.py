@@ -1,51 +1,100 @@
-"""Writing the store's graded answers as tables."""
+"""The tables a predictor is trained on: files, and graded answers of the database."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from routoo.console.run import run_with_database
-from routoo.domain.tables import write_items, write_outcomes
-from routoo.errors import NotFoundError
-from routoo.evaluation_runs.graded_outcomes import (
-    GradedOutcomes,
+from routoo.domain.tables import (
     OutcomeTables,
+    read_items,
+    read_outcomes,
+    write_items,
+    write_outcomes,
+)
+from routoo.errors import InputError, NotFoundError
+from routoo.evaluation_runs.graded_outcomes import (
     join_tables,
     load_graded_outcomes,
+    without_evaluation_items,
 )
-from routoo.settings import load_settings
+from routoo.ports import Feedback
 from routoo.store.database import Database
 
+_HOW_TO_GET_SOME = (
+    "Grade batches with `routoo-producer grade`, or run a set that was added with --for-training"
+)
 
-def export_tables(items: Path, outcomes: Path, *, with_evaluation: bool) -> dict[str, int]:
-    """Write the items and outcomes tables.
+
+def read_tables(items: Sequence[Path], outcomes: Sequence[Path]) -> OutcomeTables:
+    """Read items and outcomes from files.
+
+    Raises:
+        InputError: Only one kind of table is named, or a table can't be read.
+    """
+    if bool(items) != bool(outcomes):
+        raise InputError(
+            "items and outcomes go together", remedy="Give both --items and --outcomes"
+        )
+    return OutcomeTables(tuple(read_items(*items)), read_outcomes(*outcomes))
+
+
+async def add_graded_answers(
+    database: Database, files: OutcomeTables | None, feedback: Feedback
+) -> OutcomeTables:
+    """Return tables from files and the database's graded answers, without evaluation items.
+
+    Items of evaluation sets are left out of the files too: a predictor is measured on them.
+
+    Args:
+        database: Where batches and runs were graded.
+        files: Tables from files; None where there are none.
+        feedback: Is told how many items were left out.
+
+    Raises:
+        InputError: Nothing is left to train on.
+    """
+    async with database.transaction() as conn:
+        graded = await load_graded_outcomes(conn)
+        tables, left_out = graded.training, len(graded.evaluation.items)
+        if files is not None:
+            kept, taken = await without_evaluation_items(conn, files)
+            tables, left_out = join_tables([kept, tables]), left_out + taken
+    feedback.note(f"{left_out} evaluation items are kept out of the fit")
+    if not tables.items:
+        raise InputError("no batch has graded answers to fit on", remedy=_HOW_TO_GET_SOME)
+    return tables
+
+
+async def export_tables(
+    database: Database, items: Path, outcomes: Path, *, with_evaluation: bool
+) -> dict[str, int]:
+    """Write the database's graded answers as an items and an outcomes table.
+
+    Args:
+        database: Where batches and runs were graded.
+        items: Items table to write.
+        outcomes: Outcomes table to write.
+        with_evaluation: Write items of evaluation sets too.
 
     Returns:
-        How many items and outcomes were written, and evaluation items left out.
+        How many items and outcomes were written, and how many evaluation items were left out.
 
     Raises:
         NotFoundError: There is nothing that may be written.
     """
-
-    async def load(database: Database) -> GradedOutcomes:
-        async with database.transaction() as conn:
-            return await load_graded_outcomes(conn)
-
-    found = run_with_database(load_settings(), load)
-    tables = join_tables([found.training, found.evaluation]) if with_evaluation else found.training
-    _check_any(tables, found)
+    async with database.transaction() as conn:
+        graded = await load_graded_outcomes(conn)
+    held_out = graded.evaluation
+    tables = join_tables([graded.training, held_out]) if with_evaluation else graded.training
+    if not tables.items:
+        raise NotFoundError(
+            "no batch has graded answers that may be written",
+            value=f"{len(held_out.items)} evaluation items have some",
+            remedy=_HOW_TO_GET_SOME,
+        )
     write_items(items, tables.items)
     write_outcomes(outcomes, tables.outcomes)
     return {
         "items": len(tables.items),
         "outcomes": len(tables.outcomes.item_ids),
-        "evaluation_items_left_out": 0 if with_evaluation else len(found.evaluation.items),
+        "evaluation_items_left_out": 0 if with_evaluation else len(held_out.items),
     }
-
-
-def _check_any(tables: OutcomeTables, found: GradedOutcomes) -> None:
-    if not tables.items:
-        raise NotFoundError(
-            "no batch has graded answers that may be written",
-            value=f"{len(found.evaluation.items)} evaluation items have some",
-            remedy="Grade batches with `routoo-producer grade`, or run a set that was added with "
-            "--for-training",
-        )

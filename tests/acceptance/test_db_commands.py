@@ -21,7 +21,7 @@ def home() -> Iterator[Path]:
 
 def _db(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ROUTOO_")}
-    code = "from routoo.cli.db import app; app()"
+    code = "from routoo.cli.db import db; db()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env=environment | {"ROUTOO_HOME": str(home)} | variables,

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from rich.console import Console
 
+from routoo.console.feedback import ConsoleFeedback
 from routoo.domain.items import Item
 from routoo.domain.tables import read_items
 from routoo.evaluation.bootstrap import MeanInterval
 from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.graded_outcomes import GradedOutcomes, load_graded_outcomes
+from routoo.settings import load_settings
 from routoo.store import checkpoints
 from routoo.store.database import Database
 from routoo.store.evaluation import eval_runs, eval_sets
@@ -120,10 +121,10 @@ async def test_a_predictor_is_trained_from_runs_without_an_evaluation_item(
         (None, False),
     ],
 )
-def test_only_a_checkpoint_that_is_not_worse_is_put_into_use(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, rise: Any, in_use: Any
+async def test_only_a_checkpoint_that_is_not_worse_is_put_into_use(
+    db: Database, monkeypatch: pytest.MonkeyPatch, rise: Any, in_use: Any
 ) -> None:
-    monkeypatch.setenv("ROUTOO_DATABASE_URL", database_url)
     monkeypatch.setattr(retrain, "compare_checkpoints", lambda *_: rise)
     example = Path(__file__).parents[2] / "examples" / "checkpoint"
-    assert retrain.promote_if_not_worse(example, "cpu", Console(quiet=True)) is in_use
+    arguments = (example, load_settings(), "cpu", ConsoleFeedback())
+    assert await retrain.promote_if_not_worse(db, *arguments) is in_use

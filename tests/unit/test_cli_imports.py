@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 HEAVY = {
-    "torch", "transformers", "sklearn", "scipy", "matplotlib", "pyarrow", "aiohttp", "alembic",
-    "sqlalchemy", "rich",
+    "torch", "transformers", "sklearn", "scipy", "numpy", "matplotlib", "pyarrow", "aiohttp",
+    "alembic", "sqlalchemy", "psycopg", "pydantic_settings", "rich", "asyncio",
 }  # fmt: skip
 COMMANDS = {"checkpoint", "collect", "db", "evaluate", "outcomes", "pool", "predict", "replay"}
 

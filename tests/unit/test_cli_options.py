@@ -6,8 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from routoo.cli.evaluate import evaluate
-from routoo.cli.fitting_options import FittingOptions
 from routoo.cli.main import app
+from routoo.cli.options import FittingOptions
 from routoo.cli.train import train
 
 
@@ -24,9 +24,9 @@ def test_train_and_evaluate_say_alike_how_a_predictor_is_fitted() -> None:
 
 
 def test_only_what_departs_from_the_usual_fit_is_named() -> None:
-    assert FittingOptions(model=["m"], seed=3, device="cpu").departures == []
+    assert FittingOptions(model=["m"], seed=3, device="cpu").changed_fit_options() == []
     told = FittingOptions(layer=[2], suffix="?", compile=True, tune=True)
-    assert told.departures == ["--layer", "--suffix", "--compile", "--tune"]
+    assert told.changed_fit_options() == ["--layer", "--suffix", "--compile", "--tune"]
 
 
 def test_a_suffix_may_name_a_line_break() -> None:

@@ -11,7 +11,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from typer.testing import CliRunner
 
-from routoo.cli.pool import app
+from routoo.cli.pool import pool as pool_command
 from routoo.client.formats.openai import OpenAIFormat
 from routoo.client.formats.wire_format import SentCall
 from routoo.client.token_counts import TokenCounters
@@ -119,7 +119,7 @@ def test_pool_check_looks_for_tokenizers(tmp_path: Path, words: Path) -> None:
     model = candidate("there.json").model_dump(mode="json", exclude_none=True)
     model["price_usd_per_mtok"] = {"prompt": 1, "completion": 1}
     file.write_text(json.dumps({"models": [model]}), encoding="utf-8")
-    refused = CliRunner().invoke(app, ["check", str(file)])
+    refused = CliRunner().invoke(pool_command, ["check", str(file)])
     assert isinstance(refused.exception, ConfigError)
     words.rename(tmp_path / "there.json")
-    assert CliRunner().invoke(app, ["check", str(file)]).exit_code == 0
+    assert CliRunner().invoke(pool_command, ["check", str(file)]).exit_code == 0

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from routoo.cli.pool import app
+from routoo.cli.pool import pool as pool_command
 from routoo.domain.pool_file import load_pool
 from routoo.errors import ConfigError, InputError
 from routoo.selector.pool_choice.choose import GREEDY_SHARE, choose_universe, value_answers
@@ -102,7 +102,7 @@ def _choose(tables: Path, *more: str) -> list[str]:
 def test_pool_choose_prints_gains_and_writes_a_pool_that_loads(tables: Path) -> None:
     written = ["--out", f"{tables}/pool.yaml", "--base-url", "http://localhost:9/v1"]
     priced = ["--prices", f"{tables}/prices.csv"]
-    done = CliRunner().invoke(app, _choose(tables, *priced, *written, "--json"))
+    done = CliRunner().invoke(pool_command, _choose(tables, *priced, *written, "--json"))
     assert done.exit_code == 0, done.output
     report = json.loads(done.stdout)
     assert [member["model"] for member in report["members"]] == ["b", "c"]
@@ -114,20 +114,20 @@ def test_pool_choose_prints_gains_and_writes_a_pool_that_loads(tables: Path) -> 
 
 def test_prices_are_read_off_costs_and_an_unknown_one_is_refused(tables: Path) -> None:
     written = ["--out", f"{tables}/pool.yaml", "--base-url", "http://localhost:9/v1"]
-    refused = CliRunner().invoke(app, _choose(tables, *written))
+    refused = CliRunner().invoke(pool_command, _choose(tables, *written))
     assert isinstance(refused.exception, InputError)
     assert "the price of c is unknown" in str(refused.exception)
-    done = CliRunner().invoke(app, _choose(tables, "--exclude", "c", *written))
+    done = CliRunner().invoke(pool_command, _choose(tables, "--exclude", "c", *written))
     assert done.exit_code == 0, done.output
     tariff = load_pool(tables / "pool.yaml").models[0].price_usd_per_mtok
     assert (float(tariff.prompt), float(tariff.completion)) == (0.5, 2.0)
 
 
 def test_a_price_aware_pool_needs_every_cost(tables: Path) -> None:
-    refused = CliRunner().invoke(app, _choose(tables, "--price-aware"))
+    refused = CliRunner().invoke(pool_command, _choose(tables, "--price-aware"))
     assert "answers of c is unknown" in str(refused.exception)
     priced = ["--prices", f"{tables}/prices.csv", "--price-aware"]
-    assert CliRunner().invoke(app, _choose(tables, *priced)).exit_code == 0
+    assert CliRunner().invoke(pool_command, _choose(tables, *priced)).exit_code == 0
 
 
 def test_pool_show_and_check_read_a_pool_and_miss_unset_keys(
@@ -138,9 +138,9 @@ def test_pool_show_and_check_read_a_pool_and_miss_unset_keys(
         "models:\n- name: m\n  endpoint: {base_url: https://x.test/v1, api_key_env: X_TEST_KEY}\n"
         "  price_usd_per_mtok: {prompt: 1, completion: 2}\n  context_window_tokens: 4096\n"
     )
-    assert "m" in CliRunner().invoke(app, ["show", str(file)]).output
+    assert "m" in CliRunner().invoke(pool_command, ["show", str(file)]).output
     monkeypatch.delenv("X_TEST_KEY", raising=False)
-    failed = CliRunner().invoke(app, ["check", str(file)])
+    failed = CliRunner().invoke(pool_command, ["check", str(file)])
     assert isinstance(failed.exception, ConfigError)
     monkeypatch.setenv("X_TEST_KEY", "set")
-    assert CliRunner().invoke(app, ["check", str(file)]).exit_code == 0
+    assert CliRunner().invoke(pool_command, ["check", str(file)]).exit_code == 0

@@ -1,22 +1,40 @@
-"""Options of commands that fit a predictor: `routoo train`, and `routoo evaluate --protocol`."""
+"""Options that several commands have; those of one command stand in its module."""
 
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from routoo.predictor.options import DEFAULT_BACKBONE, ClassWeight, Pooling, Precision, Reading
+from routoo.predictor.options import (
+    DEFAULT_BACKBONE,
+    ClassWeight,
+    Pooling,
+    Precision,
+    Reading,
+    TuneOptions,
+)
+
+if TYPE_CHECKING:
+    from routoo.training.predictor_settings import PredictorSettings
 
 _option = partial(typer.Option, rich_help_panel="The predictor, and how it is fitted")
-_ANYWHERE = {"model", "seed", "device", "cache"}
-"""Options that say nothing of the fit: they count for a fitted predictor too."""
+_NOT_OF_THE_FIT = {"model", "seed", "device", "cache"}
+"""Options that have a meaning for a predictor that is fitted already, too."""
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
+CheckpointArgument = Annotated[Path, typer.Argument(help="Folder that `routoo train` wrote.")]
+ItemsOption = Annotated[
+    list[Path], typer.Option(help="Items table (Parquet or JSONL); repeatable.")
+]
+OutcomesOption = Annotated[list[Path], typer.Option(help="Outcomes table (Parquet); repeatable.")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittingOptions:
-    """Options as they were typed; their help is each field's documentation."""
+    """How a predictor is fitted, for `routoo train` and `routoo evaluate --protocol`."""
 
     model: Annotated[list[str] | None, _option(help="Only this candidate model; repeatable.")] = (
         None
@@ -64,10 +82,31 @@ class FittingOptions:
         return Reading(layers, self.pooling, suffix, self.precision, self.compile)
 
     @property
-    def departures(self) -> list[str]:
-        """Names of the options by which the fit is not the usual one."""
+    def embeddings(self) -> Path:
+        """Folder of cached embeddings."""
+        from routoo.settings import load_settings
+
+        return self.cache or load_settings().home / "cache" / "embeddings"
+
+    def predictor_settings(self) -> "PredictorSettings":
+        """Return what to make a predictor of, and how to fit it."""
+        from routoo.predictor.fitting import FitOptions
+        from routoo.training.predictor_settings import PredictorSettings
+
+        tuning = TuneOptions(self.rank, self.epochs, seed=self.seed, class_weight=self.class_weight)
+        return PredictorSettings(
+            cache=self.embeddings,
+            backbone=self.backbone,
+            reading=self.reading,
+            device=self.device,
+            fit=FitOptions(seed=self.seed, class_weight=self.class_weight),
+            tuning=tuning if self.tune else None,
+        )
+
+    def changed_fit_options(self) -> list[str]:
+        """Return the names of the options of the fit that are not at their defaults."""
         return [
             f"--{field.name.replace('_', '-')}"
             for field in fields(FittingOptions)
-            if field.name not in _ANYWHERE and getattr(self, field.name) != field.default
+            if field.name not in _NOT_OF_THE_FIT and getattr(self, field.name) != field.default
         ]
