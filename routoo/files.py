@@ -1,4 +1,4 @@
-"""Files to write: what their names may end in, and that they are written whole or not at all."""
+"""Writes files whole or not at all, and checks the suffixes of their names."""
 
 import os
 import sys
@@ -14,15 +14,15 @@ _MODE = 0o666
 
 
 def check_suffix(path: Path, suffixes: Collection[str], what: str) -> str:
-    """Return the end of a file's name in small letters, where it is one of those known.
+    """Return a file name's suffix in lower case, after checking that it is one of those allowed.
 
     Args:
         path: The file.
-        suffixes: What its name may end in, with the full stop.
-        what: What is wrong otherwise.
+        suffixes: Those allowed, each with its full stop.
+        what: What the error says is wrong.
 
     Raises:
-        InputError: It ends in something else.
+        InputError: The suffix is another one.
     """
     suffix = path.suffix.lower()
     if suffix not in suffixes:
@@ -37,9 +37,9 @@ def check_suffix(path: Path, suffixes: Collection[str], what: str) -> str:
 
 @contextmanager
 def replacing(path: Path | None) -> Iterator[BinaryIO]:
-    """Open a file that takes its place only when the block ends well; None is standard output.
+    """Open a temporary file that replaces `path` when the block ends without an error.
 
-    What is no file, such as /dev/null, is written to as it is.
+    None stands for standard output; other than regular files are written directly.
 
     Raises:
         InputError: The folder can't be written.

@@ -39,17 +39,17 @@ class Settings(BaseSettings):
     shard_size: PositiveInt = 1000
     """Most jobs in a shard, the unit of queueing."""
     lease_s: PositiveFloat = 60.0
-    """A shard whose worker has been silent this long is given to another, in seconds."""
+    """How long a shard's lease lasts, in seconds; then another worker may take the shard."""
     recovery_interval_s: PositiveFloat = 5.0
-    """How often ready or abandoned shards are announced again, in seconds."""
+    """How often ready or abandoned shards are published to the queue again, in seconds."""
     replan_interval_s: PositiveFloat = 15.0
-    """How often running batches are held against their plans, in seconds."""
+    """How often running batches are compared with their plans, in seconds."""
     replan_drift: PositiveFloat = 0.25
-    """A batch whose calls cost this share more or less than planned is planned anew."""
+    """A batch whose calls cost this share more or less than planned is planned again."""
     plan_retention_days: PositiveFloat = 30.0
     """A plan that was not submitted within this many days is deleted."""
     max_shard_attempts: PositiveInt = 5
-    """A shard that failed this often is parked for a person to look at."""
+    """A shard that failed this often is parked until a person retries it."""
     max_attempts_per_model: PositiveInt = 4
     """Calls of one job to one model before the next-best model is asked."""
     dispatch_threads: PositiveInt = 4
@@ -59,15 +59,15 @@ class Settings(BaseSettings):
     webhook_url: str | None = None
     """Where alerts of evaluation runs are sent; unset means nowhere."""
     webhook_secret: SecretStr | None = None
-    """Signs them."""
+    """Key that signs those alerts."""
     channel_poll_s: PositiveFloat = 30.0
-    """Shortest wait between two looks at a batch at a provider, in seconds."""
+    """Shortest wait between two polls of a batch at a provider, in seconds."""
     channel_timeout_s: PositiveFloat = 60.0
     """Longest wait for a provider's answer to a short request of its batch API, in seconds."""
     metrics_port: int | None = Field(default=None, ge=0, le=65535)
     """Port on which the beat serves metrics for Prometheus; unset means none, 0 means any."""
     metrics_host: str = "127.0.0.1"
-    """Address it listens on; without a password, so not one that strangers reach."""
+    """Address it listens on; metrics have no password, so it must not be public."""
     log_level: str = "INFO"
 
     @cached_property

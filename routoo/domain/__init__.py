@@ -1,1 +1,1 @@
-"""The records everything else speaks in: frozen, validated, free of any library's rows."""
+"""The frozen, validated records that all other rooms exchange; no library's types are in them."""

@@ -10,7 +10,7 @@ from routoo.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What the selection aims at; with nothing set, the most quality that the budget buys.
+    """What the selection optimises; with nothing set, the most quality that the budget buys.
 
     At most one of a mean quality, a model to match and a willingness to pay.
     """
@@ -29,7 +29,7 @@ class Objective:
     """Share of jobs whose answer shall reach their quality floor; None compares the estimate."""
 
     def __post_init__(self) -> None:
-        """Refuse two aims at once."""
+        """Check that there is at most one goal."""
         aims = (self.min_mean_quality, self.match_model, self.willingness_to_pay_usd)
         if sum(aim is not None for aim in aims) > 1:
             raise InputError(
@@ -39,7 +39,7 @@ class Objective:
 
     @property
     def goal(self) -> str:
-        """What is aimed at, in words; the budget stands beside it."""
+        """The goal in words, without the budget."""
         if self.min_mean_quality is not None:
             return f"a mean quality of {self.min_mean_quality:g} at the least cost"
         if self.match_model is not None:
@@ -51,17 +51,17 @@ class Objective:
         return "the most quality"
 
     def as_json(self) -> dict[str, Any]:
-        """Return the objective as JSON keeps it."""
+        """Return the objective as the value of a JSON column."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> Self:
-        """Return what `as_json` gave; None stands for the plain objective."""
+        """Return the objective that `as_json` wrote; None stands for one with nothing set."""
         return cls(**(value or {}))
 
 
 class OnContentFilter(StrEnum):
-    """What follows a refusal by an endpoint's content filter."""
+    """What happens to a job whose call an endpoint's content filter refused."""
 
     FALLBACK = "fallback"
     """The next-best model is asked."""
@@ -71,24 +71,24 @@ class OnContentFilter(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """Options of a batch's calls."""
+    """How the calls of a batch are made."""
 
     dedupe: bool = True
     """Identical requests with identical limits are called once, and share the answer."""
     cache_ttl_s: float | None = None
     """Answers are taken from and kept in the response cache for so long; None means neither."""
     cache_all: bool = False
-    """Cache requests too that ask for chance: no temperature of 0, no seed."""
+    """Cache also requests whose answers are sampled: no temperature of 0, no seed."""
     on_content_filter: OnContentFilter | None = None
     """None leaves it to what the pool says of each model."""
 
     def as_json(self) -> dict[str, Any]:
-        """Return the options as JSON keeps them."""
+        """Return the options as the value of a JSON column."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any] | None) -> Self:
-        """Return what `as_json` gave; None stands for the defaults."""
+        """Return the options that `as_json` wrote; None stands for the defaults."""
         known = dict(value or {})
         if known.get("on_content_filter") is not None:
             known["on_content_filter"] = OnContentFilter(known["on_content_filter"])

@@ -1,8 +1,8 @@
-"""Cron fields in a time zone: the instants that a schedule is due at.
+"""Finds the instants at which a schedule is due: cron fields in a time zone.
 
-Over a change of the clock Debian's cron is followed: a fixed time that is skipped in spring falls
-due right after the gap, one that comes twice in autumn falls due once, and what runs every hour or
-more often keeps its pace.
+Changes of the clock are handled as by Debian's cron: a fixed time that is skipped in spring is due
+right after the gap, one that comes twice in autumn is due once, and a schedule that is due every
+hour or more often stays so.
 """
 
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Missed(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """When something is due.
+    """Cron fields in a time zone.
 
     Attributes:
         cron: Minute, hour, day of the month, month, day of the week.

@@ -1,4 +1,4 @@
-"""What came back from a call."""
+"""Calls and what came of them: answers, usage, attempts, and how jobs ended."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -58,7 +58,7 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One call that was made for a job, whatever came of it."""
+    """One call that was made for a job, successful or not."""
 
     job_no: int
     attempt_no: int
@@ -97,7 +97,7 @@ class ResultSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """How one job ended: exactly one a job."""
+    """How one job ended; a job has exactly one result."""
 
     job_no: int
     status: ResultStatus

@@ -1,4 +1,4 @@
-"""Items as rows of a file: what a row must have, and what it may."""
+"""Items (questions with references) and how they are read from a row of a file."""
 
 import json
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ def item_of_line(line: bytes, number: int, where: str) -> Item:
 
     Args:
         line: JSON; an escaped lone surrogate becomes U+FFFD.
-        number: Its position, which names it where it has no id.
+        number: Its position, which is its id where it has none.
         where: File and line, for messages.
 
     Raises:
@@ -60,7 +60,7 @@ def item_of(row: Mapping[str, Any], number: int, where: str) -> Item:
 
     Args:
         row: Its fields.
-        number: Its position, which names it where it has no id.
+        number: Its position, which is its id where it has none.
         where: File and line, for messages.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A batch's jobs and what their owner asks of each."""
+"""Batches, their jobs and shards: the states they pass through and the limits of a job."""
 
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -95,12 +95,12 @@ class ShardState(StrEnum):
     """A worker owns it until its lease expires."""
     DONE = "done"
     PARKED = "parked"
-    """Failed too often; a person must look."""
+    """It failed too often and waits for a person."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardKey:
-    """Names one unit of queueing: the whole content of a message."""
+    """The key of a shard in one stage, which is all that a queue message carries."""
 
     batch_id: UUID
     stage: Stage

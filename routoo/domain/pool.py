@@ -28,7 +28,10 @@ Price = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
 
 class Capability(StrEnum):
-    """Abilities that not every model or endpoint has, images aside: those have a price."""
+    """What a request may need that not every model can do.
+
+    Images are left out: a model takes them where the pool gives their price in tokens.
+    """
 
     JSON_MODE = "json_mode"
     """`response_format` of type `json_object`."""
@@ -39,13 +42,13 @@ class Capability(StrEnum):
 
 
 class _Record(BaseModel):
-    """Frozen, and an unknown key is an error, not a silently ignored typo."""
+    """Base of the pool's records: frozen; an unknown key is an error, not an ignored typo."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
 class Tariff(_Record):
-    """A tariff in US dollars per million tokens; free must be said as 0."""
+    """Prices in US dollars per million tokens; a free model says so by 0."""
 
     prompt: Price
     completion: Price
@@ -57,7 +60,7 @@ class Tariff(_Record):
 
 
 class ExpectedLatency(_Record):
-    """How long a call takes where no calls were measured yet: a + b x completion tokens."""
+    """How long a call is expected to take until calls were measured: a + b x completion tokens."""
 
     base_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     """What every call takes, however short its answer, in seconds."""
@@ -81,7 +84,7 @@ def checked_base_url(value: str) -> str:
 
 
 class Endpoint(_Record):
-    """Where a candidate model answers: any OpenAI-compatible server."""
+    """The server where a candidate model answers; it speaks the OpenAI chat API."""
 
     base_url: str
     """URL up to and with the version, for example https://api.openai.com/v1."""
@@ -112,7 +115,7 @@ class Endpoint(_Record):
 
 
 class BatchChannel(_Record):
-    """A provider's batch API as a second, cheaper and slower way to a model."""
+    """A provider's batch API: a second way to a model that is cheaper and slower."""
 
     price_usd_per_mtok: Tariff
     """Tariff of calls through the channel."""
@@ -172,8 +175,9 @@ class CandidateModel(_Record):
         if not isinstance(values, dict) or "endpoint" in values:
             return values
         given = values.get("endpoints")
-        first = isinstance(given, list | tuple) and bool(given)
-        return {**values, "endpoint": given[0]} if first else values
+        if isinstance(given, list | tuple) and given:
+            return {**values, "endpoint": given[0]}
+        return values
 
     @property
     def all_endpoints(self) -> tuple[Endpoint, ...]:
@@ -191,7 +195,7 @@ class CandidateModel(_Record):
 
     @property
     def predicted_as(self) -> str:
-        """Name of the model that answers: what predictors know it by."""
+        """Name of the model that answers, by which checkpoints and outcome tables know it."""
         return self.name.removesuffix(BATCH_SUFFIX) if self.is_batch_channel else self.name
 
     @property
@@ -231,7 +235,7 @@ class Pool(_Record):
         return self
 
     def with_batch_channels(self) -> "Pool":
-        """Return the pool with each model's batch channel as a candidate of its own, behind it."""
+        """Return the pool with each model's batch channel as another candidate, next to it."""
         models: list[CandidateModel] = []
         for model in self.models:
             models.append(model)

@@ -1,4 +1,4 @@
-"""Pool files: YAML in, a validated pool out, and every problem named with its line."""
+"""Reads pool files: YAML becomes a validated pool, and every problem is reported with its line."""
 
 from collections.abc import Iterator
 from pathlib import Path

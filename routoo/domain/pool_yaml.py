@@ -1,4 +1,4 @@
-"""YAML with exact numbers and the line of every value.
+"""Parses YAML with exact numbers, and keeps the line of every value.
 
 PyYAML speaks YAML 1.1, where `0.1` is a binary float, `010` is eight, `1:30` is ninety and a key
 that comes twice silently wins. Here a number is the decimal that the file shows, and a key that
@@ -28,13 +28,13 @@ class Document:
     problems: list[tuple[int, str]] = field(default_factory=list)
 
     def line(self, path: YamlPath) -> int:
-        """Return the line of a value, or of the nearest thing around it that exists."""
+        """Return the line of a value, or of the nearest value around it that exists."""
         while path not in self.lines and path:
             path = path[:-1]
         return self.lines.get(path, 1)
 
     def model_name(self, path: YamlPath) -> str:
-        """Return how to call the model that a path lies in, empty where it lies in none."""
+        """Return what messages call the model that a path lies in, empty where it lies in none."""
         match path:
             case ("models", int(position), *_):
                 entry = self.data["models"][position]

@@ -1,4 +1,4 @@
-"""What is expected of candidate models: predictions, assignments, and what measured calls teach."""
+"""What is expected of candidate models: predictions, assignments, and experience of past calls."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float32
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """What the predictor says of some prompts, models in pool order."""
+    """The predictor's estimates for some prompts, with the models in pool order."""
 
     quality: Float32[np.ndarray, "jobs models"]
     """Calibrated probability of an acceptable answer, or expected score, in [0, 1]."""
@@ -37,7 +37,7 @@ class Assignment:
 
 @dataclass(frozen=True, slots=True)
 class ModelExperience:
-    """What is known of one candidate model at its endpoint; the defaults say that nothing is."""
+    """What past calls show about one candidate model; the defaults stand for no calls at all."""
 
     calls: int = 0
     """Measured calls that this rests on."""
@@ -50,7 +50,7 @@ class ModelExperience:
     per_completion_token_s: float | None = None
     """What each completion token adds, in seconds."""
     tail_factor: float = 1.0
-    """Mean latency over the typical one, at least 1: slow calls hold a place for long."""
+    """Mean latency over the typical one, at least 1: slow calls occupy a slot for long."""
     latency_p95_s: float | None = None
     """Latency that one call in twenty exceeds, in seconds; None where too few were measured."""
     quality_margin: float = 0.0
@@ -70,10 +70,10 @@ NO_EXPERIENCE = ModelExperience()
 
 
 def experience_to_json(experience: Experience) -> dict[str, Any]:
-    """Return experience as a plan keeps it."""
+    """Return experience as the JSON value that a plan stores."""
     return {name: asdict(model) for name, model in experience.items()}
 
 
 def experience_from_json(values: Mapping[str, Any] | None) -> dict[str, ModelExperience]:
-    """Return the experience that a plan was made with; a plan without any knew nothing."""
+    """Return the experience that a plan was made with; empty for a plan that stored none."""
     return {name: ModelExperience(**model) for name, model in (values or {}).items()}

@@ -70,8 +70,8 @@ def _images(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def image_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
     """Return the most prompt tokens that a request's images are billed by a model that takes any.
 
-    It is both what is expected and the bound: what an image really costs depends on its size, by a
-    rule of each vendor's own.
+    It is both the estimate and the bound: what an image really costs depends on its size, by a
+    rule that differs from vendor to vendor.
     """
     return image_count(body) * (model.image_prompt_tokens or 0)
 
@@ -90,7 +90,7 @@ def estimate_prompt_tokens(body: Mapping[str, Any], model: CandidateModel) -> in
 
 
 def bound_text_tokens(body: Mapping[str, Any]) -> int:
-    """Return prompt tokens that no byte-level vocabulary exceeds: a token a byte of the request.
+    """Return an upper bound of the prompt tokens for any byte-level vocabulary: one token a byte.
 
     Images are left out: they are billed by their size and not by their bytes.
     """
@@ -144,7 +144,7 @@ def estimate_call_tokens(
 
 
 def template_tokens(body: Mapping[str, Any]) -> int:
-    """Return room for what a chat template adds to a request's text."""
+    """Return how many tokens a chat template may add to a request's text."""
     return TEMPLATE_TOKENS + TEMPLATE_TOKENS_PER_MESSAGE * len(body.get("messages", ()))
 
 
@@ -166,7 +166,7 @@ def text_sha256(prompt: str) -> str:
 
     Case, punctuation, space and typography don't matter; `eval_items.text_sha256` keeps it.
 
-    A prompt without any word is hashed as it stands.
+    A prompt without any word is hashed as it is.
     """
     words = _NOT_WORDS.sub(" ", unicodedata.normalize("NFKC", prompt).casefold()).strip()
     return hashlib.sha256((words or prompt).encode("utf-8", errors="surrogatepass")).hexdigest()

@@ -1,4 +1,4 @@
-"""A batch at a provider: rows that were handed over together, and how far they have come."""
+"""A batch at a provider: the rows that were submitted together, and the state they are in."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ _OVER = frozenset({"completed", "failed", "expired", "cancelled"})
 
 
 class ProviderState(StrEnum):
-    """How far a provider's batch has come on our side."""
+    """Our own state of a provider's batch."""
 
     PREPARED = "prepared"
-    """Its money is reserved; whether the provider has it is not known yet."""
+    """Its money is reserved, and it is not known yet whether the provider created it."""
     CREATED = "created"
     """The provider works on it."""
     CLOSED = "closed"
@@ -29,13 +29,13 @@ class ProviderBatch:
     id: str
     """The provider's own."""
     status: str
-    """Its word for it: validating, in_progress, finalizing, completed, failed, expired, ..."""
+    """As it reports it: validating, in_progress, finalizing, completed, failed, expired, ..."""
     output_file_id: str | None = None
     """File of the answers, once there are any."""
     error_file_id: str | None = None
     """File of the rows that failed, once there are any."""
     latency_s: float | None = None
-    """From creation to end, in seconds, where the provider tells."""
+    """From creation to end, in seconds, where the provider says so."""
     message: str | None = None
     """Why it failed as a whole."""
 
@@ -70,7 +70,7 @@ class OpenProviderBatch:
     """A batch at a provider whose rows are not all settled."""
 
     marker: UUID
-    """Our key of it, which its metadata carries."""
+    """Our own key, which the batch's metadata carries."""
     model: str
     """Name of the candidate: a model's batch channel."""
     state: ProviderState

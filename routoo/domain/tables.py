@@ -1,4 +1,4 @@
-"""Outcome tables: questions (items) and how each candidate model did on them (outcomes).
+"""Reads and writes tables of items (questions) and outcomes (how each model answered them).
 
 Items are Parquet or JSONL; outcomes are Parquet in long format, one row an (item, model).
 """
@@ -89,7 +89,7 @@ def read_items(*paths: Path, on_bad: Callable[[InputError], None] | None = None)
 
     Args:
         paths: The files.
-        on_bad: Told of each row that is no item, which is then left out; unset, it is an error.
+        on_bad: Called with the error of each unusable row, which is left out; unset, it is raised.
 
     Raises:
         InputError: A file is unreadable, a column is missing, or (unless `on_bad` takes it) a row
@@ -109,7 +109,7 @@ def read_items(*paths: Path, on_bad: Callable[[InputError], None] | None = None)
 def read_outcomes(*paths: Path) -> Outcomes:
     """Read outcome tables and join them, one after the other.
 
-    Rows without a score (answers that could not be graded) say nothing and are left out.
+    Rows without a score (answers that could not be graded) are left out.
 
     Raises:
         InputError: A file is unreadable, a column is missing, or a row's value is unusable.
@@ -161,7 +161,7 @@ def _add(items: dict[str, Item], item: Item, where: str) -> None:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Callable[[], Item]]]:
-    """Yield where each row stands, and what reads it."""
+    """Yield the position of each row, and a function that reads it."""
     if path.suffix.lower() not in _LINES:
         yield from _table_rows(path)
         return
@@ -248,7 +248,7 @@ def _read_table(path: Path, *, required: Sequence[str]) -> pa.Table:
 
 
 def _ids(path: Path, table: pa.Table, column: str) -> list[str | None]:
-    """Return names, whole numbers as their digits; null is None.
+    """Return a column of ids, whole numbers as their digits; null is None.
 
     Raises:
         InputError: The column holds something else.
@@ -259,7 +259,7 @@ def _ids(path: Path, table: pa.Table, column: str) -> list[str | None]:
 
 
 def _texts(path: Path, table: pa.Table, column: str, *, needed: str = "text") -> list[str | None]:
-    """Return texts; null is None.
+    """Return a column of texts; null is None.
 
     Raises:
         InputError: The column holds something else.
@@ -271,7 +271,7 @@ def _texts(path: Path, table: pa.Table, column: str, *, needed: str = "text") ->
 
 
 def _whole_numbers(path: Path, table: pa.Table, column: str) -> list[int | None]:
-    """Return whole numbers; null is None.
+    """Return a column of whole numbers; null is None.
 
     Raises:
         InputError: The column holds something else.
@@ -285,7 +285,7 @@ def _whole_numbers(path: Path, table: pa.Table, column: str) -> list[int | None]
 def _numbers(
     path: Path, table: pa.Table, column: str, dtype: DTypeLike
 ) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return numbers of 0 or more; NaN where there is none, or no such column.
+    """Return a column of numbers of 0 or more; NaN where it is null, or there is no such column.
 
     Raises:
         InputError: The column holds something else.
@@ -301,14 +301,14 @@ def _numbers(
 
 
 def _known(table: pa.Table, column: str) -> Bool[np.ndarray, " rows"]:
-    """Tell which rows have something in a column."""
+    """Return which rows have a value in a column."""
     return np.asarray(pc.is_valid(table[column]).to_numpy(zero_copy_only=False))
 
 
 def _refuse(
     path: Path, column: str, values: Sequence[Any] | np.ndarray, bad: np.ndarray, fault: str
 ) -> None:
-    """Refuse rows whose value has a fault.
+    """Raise an error where a row's value has a fault.
 
     Raises:
         InputError: There are such rows; it names the first.
