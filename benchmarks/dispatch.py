@@ -26,7 +26,7 @@ from dispatch_batch import SHARD_SIZE, pool_of, prepare
 from figures import Figure, show
 
 from routoo.embedded.postgres import EmbeddedPostgres
-from routoo.store.location import libpq_url
+from routoo.store.database import libpq_url
 from routoo.store.migrate import upgrade
 
 HERE = Path(__file__).resolve().parent

@@ -29,8 +29,7 @@ from producer.rows.source import Source
 from producer.submit import BatchRequest, submit
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.embedded.postgres import EmbeddedPostgres
-from routoo.store.database import Database
-from routoo.store.location import libpq_url
+from routoo.store.database import Database, libpq_url
 from routoo.store.migrate import upgrade
 
 SHARD_SIZE = 1000

@@ -10,7 +10,7 @@ from routoo.store.batches import BatchRecord
 
 def explanation_json(batch: BatchRecord, told: JobExplanation) -> dict[str, Any]:
     """Return what `explain --json` prints."""
-    story = told.story
+    history = told.history
     return {
         "batch_id": str(batch.id),
         "custom_id": told.job.custom_id,
@@ -20,9 +20,9 @@ def explanation_json(batch: BatchRecord, told: JobExplanation) -> dict[str, Any]
         "candidates": _candidates(told),
         "with_more_money": _change(told.explanation.with_more_money),
         "with_less_money": _change(told.explanation.with_less_money),
-        "decisions": [asdict(one) for one in story.decisions],
-        "calls": [asdict(one) for one in story.calls],
-        "result": None if story.ending is None else asdict(story.ending),
+        "decisions": [asdict(one) for one in history.decisions],
+        "calls": [asdict(one) for one in history.calls],
+        "result": None if history.ending is None else asdict(history.ending),
     }
 
 

@@ -13,7 +13,7 @@ from routoo.evaluation.item_grading import check_gradable, grade_item
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
 from routoo.store.evaluation import grades
-from routoo.store.evaluation.grades import Gradable, Grade
+from routoo.store.evaluation.grades import Gradable, GradeRecord
 
 _CHUNK = 1_000
 _REFERENCE_LINE = '{"custom_id": ..., "answer": ..., "grader": ...}'
@@ -103,7 +103,7 @@ async def grade_batch(
     check_gradable([_item(custom_id, "", reference) for custom_id, reference in references.items()])
     counts = GradeCounts()
     async with database.transaction() as reading:
-        chunk: list[Grade] = []
+        chunk: list[GradeRecord] = []
         async for job in grades.iterate_gradable(reading, batch.id):
             grade = _grade(job, references.get(job.custom_id), counts)
             if grade is not None:
@@ -115,18 +115,18 @@ async def grade_batch(
     return counts
 
 
-async def _save(database: Database, batch: BatchRecord, chunk: list[Grade]) -> None:
+async def _save(database: Database, batch: BatchRecord, chunk: list[GradeRecord]) -> None:
     async with database.transaction() as conn:
         await grades.save(conn, batch.id, chunk)
 
 
-def _grade(job: Gradable, reference: Reference | None, counts: GradeCounts) -> Grade | None:
+def _grade(job: Gradable, reference: Reference | None, counts: GradeCounts) -> GradeRecord | None:
     if reference is None:
         counts.without_reference += 1
         return None
     if job.answer is None:
         counts.graded += 1
-        return Grade(job.job_no, 0.0, "none", "the job has no answer")
+        return GradeRecord(job.job_no, 0.0, "none", "the job has no answer")
     item = _item(job.custom_id, prompt_text(orjson.loads(job.body_json)), reference)
     given = grade_item(item, job.answer)
     if given.score is None:
@@ -134,7 +134,7 @@ def _grade(job: Gradable, reference: Reference | None, counts: GradeCounts) -> G
     else:
         counts.graded += 1
         counts.score_sum += given.score
-    return Grade(job.job_no, given.score, reference.grader or "default", given.detail)
+    return GradeRecord(job.job_no, given.score, reference.grader or "default", given.detail)
 
 
 def _item(custom_id: str, prompt: str, reference: Reference) -> Item:

@@ -53,11 +53,11 @@ def _sentences(batch: BatchRecord, told: JobExplanation) -> Iterator[str]:
     more, less = told.explanation.with_more_money, told.explanation.with_less_money
     yield from _changed("more", more)
     yield from _changed("less", less)
-    for decision in told.story.decisions:
+    for decision in told.history.decisions:
         quality, cost = decision.expected_quality, decision.expected_cost_usd
         expected = f"expected {formatting.percent(quality)} for {formatting.usd(cost)}"
         yield f"Plan {decision.revision}: {decision.model}, {expected}."
-    for call in told.story.calls:
+    for call in told.history.calls:
         error = f", {call.error_code}: {call.error_message}" if call.error_code else ""
         took = formatting.duration(call.latency_s)
         yield (
@@ -74,7 +74,7 @@ def _changed(way: str, change: Change | None) -> Iterator[str]:
 
 
 def _ending(told: JobExplanation) -> str:
-    ending = told.story.ending
+    ending = told.history.ending
     if ending is None:
         return "It has not ended yet."
     graded = "" if ending.quality is None else f", graded {formatting.percent(ending.quality)}"

@@ -18,7 +18,7 @@ def upgrade() -> None:
     from routoo.embedded.stack import embedded_stack
     from routoo.settings import load_settings
     from routoo.store import migrate
-    from routoo.store.location import redacted
+    from routoo.store.database import redacted
 
     with embedded_stack(load_settings(), broker=False) as (url, _):
         typer.echo(f"{redacted(url)} is at revision {migrate.upgrade(url)}")
@@ -45,7 +45,7 @@ def url() -> None:
     """Print the database's URL, without its password."""
     from routoo.embedded.stack import database_url
     from routoo.settings import load_settings
-    from routoo.store.location import redacted
+    from routoo.store.database import redacted
 
     settings = load_settings()
     # The embedded server has no password, and its socket stands in the URL's query.

@@ -18,11 +18,10 @@ from routoo.evaluation.graders.judge import JUDGE, MAX_TOKENS, JudgedAnswer, jud
 from routoo.evaluation.graders.recorded import grade_recorded
 from routoo.evaluation.item_grading import grade_item
 from routoo.evaluation_runs.begin import write_batch
-from routoo.store import batches, prescored, run_results
-from routoo.store.evaluation import eval_sets, grades
-from routoo.store.evaluation.eval_runs import RunRecord
-from routoo.store.evaluation.grades import Grade
-from routoo.store.run_results import RunResult
+from routoo.store import batches, prescored
+from routoo.store.evaluation import eval_runs, eval_sets, grades
+from routoo.store.evaluation.eval_runs import RunRecord, RunResult
+from routoo.store.evaluation.grades import GradeRecord
 
 _ANSWERS_PER_CALL = 500
 """Answers graded in one call of a thread."""
@@ -34,7 +33,7 @@ _NO_JUDGE = "no judge was named: pass --judge"
 class _Graded:
     """Grades of some answers, and the comparisons that a judge must make for the others."""
 
-    grades: list[Grade] = field(default_factory=list)
+    grades: list[GradeRecord] = field(default_factory=list)
     comparisons: list[JudgedAnswer] = field(default_factory=list)
 
 
@@ -59,7 +58,7 @@ async def grade_run(conn: AsyncConnection, run: RunRecord) -> list[JudgedAnswer]
         asked.append((run.sample_batch_id, run.sample_items))
     comparisons: list[JudgedAnswer] = []
     for batch_id, positions in asked:
-        found = await run_results.load(conn, batch_id)
+        found = await eval_runs.load_results(conn, batch_id)
         models = len(found) // len(positions)
         pairs = [(row, items[positions[row.job_no // models]]) for row in found]
         for start in range(0, len(pairs), _ANSWERS_PER_CALL):
@@ -78,16 +77,16 @@ def _grade_all(pairs: Sequence[tuple[RunResult, Item]], run: RunRecord, batch_id
         if row.answer is None:
             # A sampled job that was never called measures nothing, so it gets no grade.
             if batch_id == run.batch_id or row.status == "failed":
-                graded.grades.append(Grade(row.job_no, 0.0, "none", "the job has no answer"))
+                graded.grades.append(GradeRecord(row.job_no, 0.0, "none", "the job has no answer"))
         elif run.recorded:
             given = grade_recorded(row.answer)
-            graded.grades.append(Grade(row.job_no, given.score, "recorded", given.detail))
+            graded.grades.append(GradeRecord(row.job_no, given.score, "recorded", given.detail))
         elif item.grader == JUDGE and item.answer is not None:
             graded.comparisons.append(JudgedAnswer(batch_id, row.job_no, item, row.answer))
         else:
             given = grade_item(item, row.answer)
             name = item.grader or "default"
-            graded.grades.append(Grade(row.job_no, given.score, name, given.detail))
+            graded.grades.append(GradeRecord(row.job_no, given.score, name, given.detail))
     return graded
 
 
@@ -102,7 +101,7 @@ async def ask_judge(
     """
     if run.judge is None:
         for one in comparisons:
-            await grades.save(conn, one.batch_id, [Grade(one.job_no, None, JUDGE, _NO_JUDGE)])
+            await grades.save(conn, one.batch_id, [GradeRecord(one.job_no, None, JUDGE, _NO_JUDGE)])
         return None
     judge = CandidateModel.model_validate(run.judge["model"])
     budget = run.judge.get("budget_usd")
@@ -134,12 +133,12 @@ async def grade_judged(
         judge_batch_id: The judge's batch, which has ended.
         comparisons: What the judge compared, in the order of `ask_judge`.
     """
-    answers = [row.answer for row in await run_results.load(conn, judge_batch_id)]
-    graded: dict[UUID, list[Grade]] = {}
+    answers = [row.answer for row in await eval_runs.load_results(conn, judge_batch_id)]
+    graded: dict[UUID, list[GradeRecord]] = {}
     for one, first, second in zip(comparisons, answers[::2], answers[1::2], strict=True):
         grade = settle(first, second)
         graded.setdefault(one.batch_id, []).append(
-            Grade(one.job_no, grade.score, JUDGE, grade.detail)
+            GradeRecord(one.job_no, grade.score, JUDGE, grade.detail)
         )
     for batch_id, found in graded.items():
         await grades.save(conn, batch_id, found)

@@ -10,9 +10,8 @@ from psycopg import AsyncConnection
 from routoo.domain.items import Item
 from routoo.domain.prompt import prompt_text, text_sha256
 from routoo.domain.tables import Outcomes, OutcomeTables
-from routoo.store import graded_answers
-from routoo.store.evaluation import eval_sets
-from routoo.store.graded_answers import GradedAnswer
+from routoo.store.evaluation import eval_sets, grades
+from routoo.store.evaluation.grades import ScoredAnswer
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +33,8 @@ async def load_graded_outcomes(conn: AsyncConnection) -> GradedOutcomes:
         conn: A transaction.
     """
     items: dict[str, Item] = {}
-    rows: dict[tuple[str, str], GradedAnswer] = {}
-    async for answer in graded_answers.iterate(conn):
+    rows: dict[tuple[str, str], ScoredAnswer] = {}
+    async for answer in grades.iterate_graded(conn):
         prompt = prompt_text(orjson.loads(answer.body_json))
         key = text_sha256(prompt)
         items[key] = Item(key, prompt, dataset=answer.source, subject=answer.subject)
@@ -75,7 +74,7 @@ def join_tables(tables: Sequence[OutcomeTables]) -> OutcomeTables:
 
 def _tables(
     items: dict[str, Item],
-    rows: dict[tuple[str, str], GradedAnswer],
+    rows: dict[tuple[str, str], ScoredAnswer],
     wanted: Callable[[str], bool],
 ) -> OutcomeTables:
     found = [(key, model, row) for (key, model), row in rows.items() if wanted(key)]

@@ -8,11 +8,10 @@ from psycopg import AsyncConnection
 from routoo.domain.pool import Pool
 from routoo.evaluation.evaluation_run import NO_MODEL, EvaluationRun, RunFacts, RunMode
 from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
-from routoo.store import batches, predictions, run_results, schedules
+from routoo.store import batches, predictions, schedules
 from routoo.store.batches import BatchRecord
 from routoo.store.evaluation import eval_runs, eval_sets
-from routoo.store.evaluation.eval_runs import RunRecord
-from routoo.store.run_results import RunResult
+from routoo.store.evaluation.eval_runs import RunRecord, RunResult
 
 
 async def load_run(conn: AsyncConnection, run_id: UUID) -> EvaluationRun:
@@ -30,7 +29,7 @@ async def load_run(conn: AsyncConnection, run_id: UUID) -> EvaluationRun:
     batch = await batches.get(conn, run.batch_id)
     items = await eval_sets.load_items(conn, run.eval_set_id)
     matrix = await load_matrix(conn, batch)
-    found = await run_results.load(conn, run.batch_id)
+    found = await eval_runs.load_results(conn, run.batch_id)
     sample = await _load_sample(conn, run, matrix.quality.shape)
     return EvaluationRun(
         facts=await _facts(conn, run, batch),
@@ -59,7 +58,7 @@ async def _load_sample(conn: AsyncConnection, run: RunRecord, shape: tuple[int, 
     """Return quality, cost and latency of the sample's answers; NaN where there is none."""
     sample = np.full((3, *shape), np.nan)
     if run.sample_batch_id is not None:
-        _fill_sample(sample, run, await run_results.load(conn, run.sample_batch_id))
+        _fill_sample(sample, run, await eval_runs.load_results(conn, run.sample_batch_id))
     return sample
 
 

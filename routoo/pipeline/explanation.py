@@ -16,7 +16,7 @@ from routoo.pipeline.select.problem import pose_problem
 from routoo.selector.explain import Explanation, explain
 from routoo.store import jobs, predictions
 from routoo.store.batches import BatchRecord
-from routoo.store.job_history import Story, load_story
+from routoo.store.job_history import JobHistory, load_job_history
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class JobExplanation:
     """Typical wait for an answer; None where nothing is known."""
     serves: int
     """Identical jobs of the batch that its call answers, itself included."""
-    story: Story
+    history: JobHistory
 
 
 async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str) -> JobExplanation:
@@ -56,12 +56,12 @@ async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str)
     job, plan = await jobs.find(conn, batch.id, custom_id), _plan_of(batch)
     experience = experience_from_json(plan.get("experience"))
     matrix = await load_matrix(conn, batch, experience)
-    story = await load_story(conn, batch.id, job.job_no)
+    history = await load_job_history(conn, batch.id, job.job_no)
     leader, serves = _leader(matrix, job.job_no)
     row = slice(job.job_no, job.job_no + 1)
     tokens = await predictions.load_completion_tokens(conn, batch.id, job.job_no)
     own = estimate([job], batch.pool, matrix.quality[row], tokens[None, :], experience)
-    chosen = batch.pool.index(story.decisions[-1].model) if story.decisions else -1
+    chosen = batch.pool.index(history.decisions[-1].model) if history.decisions else -1
     told = explain(
         pose_problem(batch, matrix, experience, datetime.now(UTC)),
         leader,
@@ -77,7 +77,7 @@ async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str)
         quality_std=tuple(matrix.quality_std[job.job_no].tolist()),
         latency_s=tuple(None if np.isnan(one) else one for one in own.latency_s[0].tolist()),
         serves=serves,
-        story=story,
+        history=history,
     )
 
 

@@ -11,7 +11,7 @@ from routoo.domain.job import Lease
 from routoo.domain.prompt import prompt_text
 from routoo.errors import CheckpointError
 from routoo.ports import Predictor
-from routoo.store import checkpoints, floors, jobs, predictions
+from routoo.store import checkpoints, jobs, predictions
 from routoo.store.batches import BatchRecord
 from routoo.store.checkpoints import CheckpointRecord
 from routoo.store.database import Database
@@ -47,7 +47,7 @@ async def score_shard(db: Database, predictor: Predictor, lease: Lease, batch: B
     async with db.transaction() as conn:
         if confidence is not None:
             margins = predictor.floor_margins(names, confidence)
-            await floors.save(conn, lease, margins)
+            await predictions.save_margins(conn, lease, margins)
         await predictions.save(conn, lease, predicted)
 
 

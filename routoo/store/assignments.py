@@ -1,4 +1,4 @@
-"""Assignments: the models chosen, one row a job and revision."""
+"""What the selection decided: the model of each job, and which jobs share another's answer."""
 
 from collections.abc import Iterable
 from itertools import islice
@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from routoo.domain.job import Lease
 from routoo.domain.prediction import Assignment
 from routoo.store import leases
-from routoo.store.copy_text import escaped
+from routoo.store.encoding import escaped
 
 _BLOCK_ROWS = 5_000
 
@@ -59,3 +59,33 @@ async def _copy(conn: AsyncConnection, key: str, assignments: Iterable[Assignmen
                 for a in block
             ]
             await copy.write("".join(lines))
+
+
+async def save_duplicates(
+    conn: AsyncConnection, lease: Lease, pairs: Iterable[tuple[int, int]]
+) -> None:
+    """Save which jobs are duplicates and share another's answer; pairs that exist already stay.
+
+    Args:
+        conn: A transaction.
+        lease: The select shard.
+        pairs: Numbers of a duplicate and of its original, which is no duplicate itself.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+    """
+    await leases.fence(conn, lease)
+    numbers = list(pairs)
+    await conn.execute(
+        """
+        INSERT INTO followers (batch_id, job_no, leader_no)
+        SELECT %s, * FROM unnest(%s::int[], %s::int[]) ON CONFLICT DO NOTHING
+        """,
+        [lease.key.batch_id, [job for job, _ in numbers], [original for _, original in numbers]],
+    )
+
+
+async def any_duplicates(conn: AsyncConnection, batch_id: UUID) -> bool:
+    """Return whether any job of a batch that was selected for shares another's answer."""
+    found = await conn.execute("SELECT FROM followers WHERE batch_id = %s LIMIT 1", [batch_id])
+    return await found.fetchone() is not None

@@ -1,10 +1,12 @@
 """The door to PostgreSQL: a pool of connections, and the one map of the driver's errors."""
 
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
+from urllib.parse import urlsplit, urlunsplit
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -12,7 +14,6 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from routoo.errors import DatabaseUnavailableError, StoreError
-from routoo.store.location import libpq_url, redacted
 
 _CONNECT_TIMEOUT_S = 10.0
 _FRESH_S = 0.2
@@ -123,3 +124,16 @@ async def _configure(conn: AsyncConnection) -> None:
 def _said(error: psycopg.Error) -> str:
     # The first line only: DETAIL may repeat whole rows.
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def libpq_url(url: str) -> str:
+    """Return the URL as libpq reads it, without the driver that SQLAlchemy users add."""
+    return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
+
+
+def redacted(url: str) -> str:
+    """Return the URL without its password and query, fit for messages and logs."""
+    parts = urlsplit(url)
+    user, _, host = parts.netloc.rpartition("@")
+    name = user.partition(":")[0]
+    return urlunsplit((parts.scheme, f"{name}@{host}" if name else host, parts.path, "", ""))

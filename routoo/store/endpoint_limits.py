@@ -13,7 +13,7 @@ from psycopg import AsyncConnection
 from routoo.limits.account import WINDOW_S, Account, account_of_json, account_to_json
 from routoo.limits.records import Grant, Report
 from routoo.store.database import Database
-from routoo.store.json_rows import json_rows
+from routoo.store.encoding import json_rows
 
 
 class DatabaseLimits:

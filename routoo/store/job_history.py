@@ -34,7 +34,7 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CallRecord:
     """A call that was made for a job."""
 
     attempt_no: int
@@ -62,23 +62,23 @@ class Ending:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class JobHistory:
     """What was decided for a job, and what became of it."""
 
     decisions: tuple[Decision, ...]
     """By rising revision; the last one counts."""
-    calls: tuple[Call, ...]
+    calls: tuple[CallRecord, ...]
     ending: Ending | None
     """None while it has not ended."""
 
 
-async def load_story(conn: AsyncConnection, batch_id: UUID, job_no: int) -> Story:
+async def load_job_history(conn: AsyncConnection, batch_id: UUID, job_no: int) -> JobHistory:
     """Return what happened to a job so far."""
     key = [batch_id, job_no]
     async with conn.cursor(row_factory=class_row(Decision)) as cursor:
         decisions = await (await cursor.execute(_ASSIGNMENTS, key)).fetchall()
-    async with conn.cursor(row_factory=class_row(Call)) as cursor:
+    async with conn.cursor(row_factory=class_row(CallRecord)) as cursor:
         calls = await (await cursor.execute(_CALLS, key)).fetchall()
     async with conn.cursor(row_factory=class_row(Ending)) as cursor:
         ending = await (await cursor.execute(_ENDING, key)).fetchone()
-    return Story(tuple(decisions), tuple(calls), ending)
+    return JobHistory(tuple(decisions), tuple(calls), ending)

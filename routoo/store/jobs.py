@@ -7,12 +7,14 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+import numpy as np
 import orjson
+from jaxtyping import Bool, Int32
 from psycopg import AsyncConnection, AsyncCopy
 
 from routoo.domain.job import SLA, Job, Lease, PendingJob
 from routoo.errors import InputError, NotFoundError
-from routoo.store import copy_text
+from routoo.store import encoding
 
 NO_LIMITS = SLA()
 
@@ -53,7 +55,7 @@ class JobCopy:
         await self._copy.write(block)
 
     def _block(self, chunk: Sequence[JobInput]) -> str:
-        batch_id, escaped = str(self._batch_id), copy_text.escaped
+        batch_id, escaped = str(self._batch_id), encoding.escaped
         rows = []
         for job in chunk:
             if job.sla is not self._sla:  # rows of a file mostly share one record
@@ -67,9 +69,9 @@ class JobCopy:
 
 def _sla_fields(sla: SLA) -> str:
     deadline = None if sla.deadline is None else sla.deadline.isoformat()
-    lists = (copy_text.array(sla.allowed_models), copy_text.array(sla.denied_models))
+    lists = (encoding.array(sla.allowed_models), encoding.array(sla.denied_models))
     values = (sla.min_quality, sla.max_cost_usd, sla.max_latency_s, deadline, *lists)
-    return "\t".join(map(copy_text.field, values)) + "\n"
+    return "\t".join(map(encoding.field, values)) + "\n"
 
 
 @asynccontextmanager
@@ -196,3 +198,66 @@ def _job(job_no: int, custom_id: str, body: str, *limits: Any) -> Job:  # noqa: 
     *numbers, allowed, denied = limits
     lists = (None if names is None else tuple(names) for names in (allowed, denied))
     return Job(job_no, custom_id, orjson.loads(body), SLA(*numbers, *lists))
+
+
+_SLICE_JOBS = 10_000
+"""Rows fetched at once; only the arrays grow with the batch."""
+
+_OPEN = """
+SELECT j.job_no, coalesce(array_position(%(models)s::text[], a.model), 0) - 1,
+       (EXISTS (
+           SELECT FROM reservations r
+           WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no AND NOT EXISTS (
+               SELECT FROM attempts t WHERE t.batch_id = r.batch_id AND t.job_no = r.job_no
+                 AND t.attempt_no = r.attempt_no)))::int
+FROM jobs j
+LEFT JOIN LATERAL (
+    SELECT model FROM assignments s WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
+    ORDER BY revision DESC LIMIT 1
+) a ON true
+WHERE j.batch_id = %(batch_id)s AND j.job_no >= %(first)s AND j.job_no < %(end)s
+  AND NOT EXISTS (
+    SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
+  AND NOT EXISTS (
+    SELECT FROM followers f WHERE f.batch_id = j.batch_id AND f.job_no = j.job_no)
+ORDER BY j.job_no
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenJobs:
+    """Jobs that are to be called and have no result, in order."""
+
+    job_no: Int32[np.ndarray, " open"]
+    column: Int32[np.ndarray, " open"]
+    """Of the model assigned last, in pool order; -1 where none is."""
+    called: Bool[np.ndarray, " open"]
+    """A call is under way, or was lost in a crash."""
+
+
+async def load_open_jobs(
+    conn: AsyncConnection, batch_id: UUID, job_count: int, models: Sequence[str]
+) -> OpenJobs:
+    """Return a batch's jobs that have no result.
+
+    Args:
+        conn: A connection.
+        batch_id: The batch.
+        job_count: Its jobs, open or not.
+        models: Names of its candidate models, in pool order.
+    """
+    slices = [np.empty((0, 3), np.int32)]
+    for first in range(0, job_count, _SLICE_JOBS):
+        cursor = await conn.execute(
+            _OPEN,
+            {
+                "batch_id": batch_id,
+                "first": first,
+                "end": first + _SLICE_JOBS,
+                "models": list(models),
+            },
+        )
+        rows = await cursor.fetchall()
+        slices.append(np.array(rows, np.int32).reshape(-1, 3))
+    table = np.concatenate(slices)
+    return OpenJobs(table[:, 0], table[:, 1], table[:, 2] > 0)

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from routoo.errors import DatabaseUnavailableError, StoreError
 from routoo.settings import REPOSITORY
-from routoo.store.location import libpq_url, redacted
+from routoo.store.database import libpq_url, redacted
 
 _LOCK_KEY = 0x726F_7574_6F6F
 """Advisory lock of the migrations: the letters of the project's name."""

@@ -143,3 +143,28 @@ def _received(data: bytes, dimensions: int) -> Float32[np.ndarray, " values"]:
     """
     element = np.dtype([("length", ">i4"), ("value", ">f4")])
     return np.frombuffer(data, element, offset=12 + 8 * dimensions)["value"]
+
+
+async def save_margins(conn: AsyncConnection, lease: Lease, margins: Sequence[float]) -> None:
+    """Keep what is taken off each model's estimate; the first scorer's margins stand.
+
+    Args:
+        conn: A transaction.
+        lease: A score shard of the batch.
+        margins: In pool order.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+    """
+    await leases.fence(conn, lease)
+    await conn.execute(
+        "INSERT INTO floors (batch_id, margins) VALUES (%s, %s::real[]) ON CONFLICT DO NOTHING",
+        [lease.key.batch_id, list(margins)],
+    )
+
+
+async def load_margins(conn: AsyncConnection, batch_id: UUID) -> list[float] | None:
+    """Return the margins in pool order; None where the batch asks for no confidence."""
+    cursor = await conn.execute("SELECT margins FROM floors WHERE batch_id = %s", [batch_id])
+    row = await cursor.fetchone()
+    return None if row is None else list(row[0])

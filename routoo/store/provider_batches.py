@@ -14,7 +14,7 @@ from routoo.domain.completion import Reservation
 from routoo.domain.job import Lease
 from routoo.domain.provider_batch import OpenProviderBatch, ProviderRow, ProviderState
 from routoo.store import leases
-from routoo.store.text import storable
+from routoo.store.encoding import storable
 
 
 async def prepare(

@@ -7,8 +7,7 @@ import orjson
 from psycopg import AsyncConnection
 
 from routoo.domain.completion import Completion, Usage
-from routoo.store.json_rows import json_rows
-from routoo.store.text import storable
+from routoo.store.encoding import json_rows, storable
 
 _OK = 200
 

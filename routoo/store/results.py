@@ -14,8 +14,7 @@ from psycopg.rows import class_row
 from routoo.domain.completion import Result, ResultSource
 from routoo.domain.job import Lease, ResultStatus
 from routoo.store import leases
-from routoo.store.json_rows import json_rows
-from routoo.store.text import storable
+from routoo.store.encoding import json_rows, storable
 
 _FETCH_ROWS = 1_000
 

@@ -104,7 +104,7 @@ async def test_a_job_is_explained_with_its_runner_up_and_what_would_change_it(
     assert (small.standing, large.standing) == ("runner-up", "chosen")
     told = await explained(db, batch, "job-1")
     assert told.explanation.candidates[1].reasons == ("not among the models the job may use",)
-    assert [decision.model for decision in told.story.decisions] == ["small"]
+    assert [decision.model for decision in told.history.decisions] == ["small"]
     less = (await explained(db, batch, "job-5")).explanation.with_less_money
     assert less is not None
     assert less.model == "small"
@@ -128,7 +128,7 @@ async def test_a_replan_keeps_the_mean_of_the_whole_batch_and_not_of_what_is_lef
 
 async def models_of(db: Database, batch: BatchRecord) -> list[str]:
     told = [await explained(db, batch, f"job-{number}") for number in range(JOBS)]
-    return [one.story.decisions[-1].model for one in told]
+    return [one.history.decisions[-1].model for one in told]
 
 
 async def test_an_explanation_tells_what_happened(db: Database) -> None:
@@ -136,10 +136,10 @@ async def test_an_explanation_tells_what_happened(db: Database) -> None:
     async with db.transaction() as conn:
         await plans.submit_plan(conn, batch.id)
     await factory.dispatch(db, await factory.claim(db, batch.id, Stage.DISPATCH))
-    story = (await explained(db, batch, "job-0")).story
-    assert [(call.attempt_no, call.status) for call in story.calls] == [(1, "succeeded")]
-    assert story.ending is not None
-    assert (story.ending.status, story.ending.cost_usd) == ("succeeded", Decimal("0.01"))
+    history = (await explained(db, batch, "job-0")).history
+    assert [(call.attempt_no, call.status) for call in history.calls] == [(1, "succeeded")]
+    assert history.ending is not None
+    assert (history.ending.status, history.ending.cost_usd) == ("succeeded", Decimal("0.01"))
 
 
 async def test_identical_jobs_are_forecast_and_explained_by_their_one_call(db: Database) -> None:

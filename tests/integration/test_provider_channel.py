@@ -16,19 +16,11 @@ from routoo.domain.prediction import Assignment
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.provider_batch.channel import ProviderChannel
 from routoo.pipeline.provider_batch.tracker import ChannelOptions, Visitor
-from routoo.store import (
-    assignments,
-    batches,
-    graded_answers,
-    jobs,
-    leases,
-    ledger,
-    predictions,
-    shards,
-)
+from routoo.store import assignments, batches, jobs, leases, ledger, predictions, shards
 from routoo.store.batches import control
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
+from routoo.store.evaluation import grades
 from tests.dispatch_factory import claim, predictions_of, rows
 from tests.fakes.openai_server import FakeServer
 
@@ -352,5 +344,5 @@ async def test_answers_of_a_channel_teach_of_the_model_itself(db: Database) -> N
     )
     await rows(db, f"{graded} FROM results RETURNING 1")
     async with db.transaction() as conn:
-        found = [(one.model, one.latency_s) async for one in graded_answers.iterate(conn)]
+        found = [(one.model, one.latency_s) async for one in grades.iterate_graded(conn)]
     assert found == [("m", None)] * 2

@@ -13,7 +13,7 @@ from routoo.store import batches, jobs, ledger, results
 from routoo.store.batches.progress import ModelShare, progress
 from routoo.store.database import Database
 from routoo.store.evaluation import grades
-from routoo.store.write_off import write_off
+from routoo.store.ledger import write_off
 from tests.batch_factory import (
     attempt,
     claim,
@@ -183,8 +183,8 @@ async def test_results_stream_in_input_order_with_what_was_expected(db: Database
     await dispatch(db, lease)
 
     async with db.transaction() as conn:
-        await grades.save(conn, batch_id, [grades.Grade(1, 0.0, "exact", "first try")])
-        await grades.save(conn, batch_id, [grades.Grade(1, 1.0, "numeric")])
+        await grades.save(conn, batch_id, [grades.GradeRecord(1, 0.0, "exact", "first try")])
+        await grades.save(conn, batch_id, [grades.GradeRecord(1, 1.0, "numeric")])
         found = [record async for record in results.iterate(conn, batch_id)]
 
     assert [record.job_no for record in found] == [0, 1, 2, 3]

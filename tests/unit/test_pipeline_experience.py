@@ -14,7 +14,7 @@ from routoo.domain.pool import CandidateModel, Endpoint, ExpectedLatency, Tariff
 from routoo.domain.prediction import experience_from_json, experience_to_json
 from routoo.domain.prompt import estimate_text_tokens
 from routoo.pipeline.select.experience import MIN_CALLS, RECENT_CALLS, fit_experience, fit_line
-from routoo.store.experience import MeasuredCall
+from routoo.store.model_calls import MeasuredCall
 
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Where is it?" * 10}]}
 OF = (UUID(int=1), datetime(2026, 1, 1, tzinfo=UTC))

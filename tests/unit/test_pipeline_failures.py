@@ -5,13 +5,13 @@ import pytest
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience
 from routoo.pipeline.select.experience import MIN_CALLS
 from routoo.pipeline.select.failures import drift_reason, learn, sure_shares
-from routoo.store.failures import NO_CALLS, CallOutcomes
+from routoo.store.model_calls import NO_CALLS, ModelOutcomes
 
 MOST = 0.25
 
 
-def outcomes(failed: int, calls: int) -> CallOutcomes:
-    return CallOutcomes(calls, failed, 0.001 * failed, calls, failed)
+def outcomes(failed: int, calls: int) -> ModelOutcomes:
+    return ModelOutcomes(calls, failed, 0.001 * failed, calls, failed)
 
 
 def test_sure_shares_are_wilsons_interval() -> None:

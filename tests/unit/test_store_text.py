@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.store.copy_text import escaped, field
-from routoo.store.location import libpq_url, redacted
-from routoo.store.text import storable
+from routoo.store.database import libpq_url, redacted
+from routoo.store.encoding import escaped, field, storable
 
 _UNESCAPED = {"\\": "\\", "n": "\n", "t": "\t", "r": "\r"}
 

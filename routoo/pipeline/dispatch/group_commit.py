@@ -17,7 +17,7 @@ from routoo.domain.completion import Attempt, Reservation, Result
 from routoo.domain.job import Lease
 from routoo.errors import DatabaseUnavailableError, StoreError
 from routoo.pipeline.dispatch.response_cache import ShardCache
-from routoo.store import in_flight, leases, ledger, response_cache, results
+from routoo.store import budget, leases, ledger, response_cache, results
 from routoo.store.database import Database
 
 LINGER_S = 0.005
@@ -204,6 +204,6 @@ class Books:
         balance = await ledger.balance(conn, self._lease.key.batch_id)
         refusal = Grant.REFUSED
         if balance.reserved_usd > 0:
-            waits = await in_flight.may_give_back(conn, self._lease.key.batch_id)
+            waits = await budget.may_give_back(conn, self._lease.key.batch_id)
             refusal = Grant.WAIT if waits else Grant.LATER
         return [Grant.GRANTED if yes else refusal for yes in granted]

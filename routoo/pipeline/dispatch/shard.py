@@ -18,11 +18,11 @@ from routoo.pipeline.dispatch.response_cache import ShardCache, serve
 from routoo.pipeline.dispatch.roster import Roster
 from routoo.pipeline.select.experience import load_experience
 from routoo.ports import ChatClient
-from routoo.store import batches, followers, jobs
+from routoo.store import assignments, batches, jobs
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.database import Database
+from routoo.store.ledger import write_off
 from routoo.store.shards import Done, HandedBack, WorkOutcome
-from routoo.store.write_off import write_off
 
 _PUT_OFF_S = 5.0
 """A shard whose jobs were put off is handed out again after so long, in seconds."""
@@ -74,7 +74,7 @@ async def dispatch_shard(
         await write_off(conn, lease)
         revision = await replans.latest_revision(conn, batch.id)
         pending = await jobs.pending(conn, lease)
-        alone = not await followers.exist(conn, batch.id)
+        alone = not await assignments.any_duplicates(conn, batch.id)
         latencies = await _latencies(conn, batch, pending)
     cache = ShardCache.of(batch.pool, batch.call_options, pending)
     pending = await serve(db, lease, cache, pending)

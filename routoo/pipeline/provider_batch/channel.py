@@ -18,8 +18,8 @@ from routoo.pipeline.provider_batch.tracker import Visit, Visitor
 from routoo.pipeline.select.eligibility import can_wait
 from routoo.store import jobs, ledger, provider_batches
 from routoo.store.batches import BatchRecord
+from routoo.store.ledger import write_off
 from routoo.store.shards import Done, HandedBack, WorkOutcome
-from routoo.store.write_off import write_off
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,9 @@ from routoo.domain.pool import CandidateModel, Pool
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience
 from routoo.domain.prompt import estimate_prompt_tokens, requested_completion_tokens
 from routoo.errors import StoreError
-from routoo.store import floors
+from routoo.store import predictions
 from routoo.store.batches import BatchRecord
-from routoo.store.experience import MeasuredCall, recent_calls
+from routoo.store.model_calls import MeasuredCall, recent_calls
 
 RECENT_CALLS = 200
 """Calls looked at for each model: enough for medians, few enough to follow a change."""
@@ -45,7 +45,7 @@ async def batch_experience(conn: AsyncConnection, batch: BatchRecord) -> dict[st
     known = await load_experience(conn, batch.pool)
     if batch.objective.floor_confidence is None:
         return known
-    margins = await floors.load(conn, batch.id)
+    margins = await predictions.load_margins(conn, batch.id)
     if margins is None:
         raise StoreError("a batch with floor_confidence has no margins", value=str(batch.id))
     return {

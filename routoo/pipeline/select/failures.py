@@ -21,14 +21,14 @@ from routoo.domain.prediction import (
 from routoo.pipeline.select.experience import MIN_CALLS
 from routoo.statistics import share_interval
 from routoo.store.batches import BatchRecord, replans
-from routoo.store.failures import CallOutcomes, outcomes_since
+from routoo.store.model_calls import ModelOutcomes, outcomes_since
 
 _DEVIATIONS = 2.576
 """Of the normal distribution: one look in two hundred finds a share above what is sure."""
 _BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def load_outcomes(conn: AsyncConnection, batch: BatchRecord) -> dict[str, CallOutcomes]:
+async def load_outcomes(conn: AsyncConnection, batch: BatchRecord) -> dict[str, ModelOutcomes]:
     """Return how calls to each candidate went that the batch's plan has not taken in yet.
 
     Candidates that the plan takes for down are left out: it counts on none of their answers.
@@ -55,7 +55,7 @@ def _down(batch: BatchRecord) -> set[str]:
 
 
 def learn(
-    known: ModelExperience, planned: ModelExperience, outcomes: CallOutcomes
+    known: ModelExperience, planned: ModelExperience, outcomes: ModelOutcomes
 ) -> ModelExperience:
     """Return experience with the failures that are to be expected.
 
@@ -76,7 +76,7 @@ def learn(
 
 
 def drift_reason(
-    name: str, planned: ModelExperience, outcomes: CallOutcomes, most: float
+    name: str, planned: ModelExperience, outcomes: ModelOutcomes, most: float
 ) -> str | None:
     """Return why a model's failures ask for another plan; None where they surely don't.
 

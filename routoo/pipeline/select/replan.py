@@ -25,9 +25,8 @@ from routoo.store import assignments, batches, ledger, results
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import Replan
 from routoo.store.database import Database
-from routoo.store.failures import NO_CALLS
-from routoo.store.health import is_down
-from routoo.store.open_jobs import OpenJobs, load_open
+from routoo.store.jobs import OpenJobs, load_open_jobs
+from routoo.store.model_calls import NO_CALLS, is_down
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +115,7 @@ async def _load(conn: AsyncConnection, batch: BatchRecord) -> _State:
     matrix = await load_matrix(conn, batch, experience)
     names = batch.pool.names
     down = tuple([model.name for model in batch.pool.models if await is_down(conn, model)])
-    open_jobs = await load_open(conn, batch.id, batch.job_count, names)
+    open_jobs = await load_open_jobs(conn, batch.id, batch.job_count, names)
     _narrow(matrix, open_jobs.job_no, _sendable(batch, open_jobs))
     _narrow(matrix, open_jobs.job_no, np.array([name not in down for name in names]))
     return _State(

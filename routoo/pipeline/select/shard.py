@@ -19,7 +19,7 @@ from routoo.pipeline.select.plan import describe_plan
 from routoo.pipeline.select.problem import choose, is_met, pose_problem
 from routoo.pipeline.select.refusals import refusals
 from routoo.selector.solution import Solution
-from routoo.store import assignments, batches, followers, results
+from routoo.store import assignments, batches, results
 from routoo.store.batches import BatchRecord
 from routoo.store.batches.replans import FIRST_REVISION
 from routoo.store.database import Database
@@ -69,7 +69,7 @@ async def _save(
     """Keep what was decided for each job: its model, whom it follows, or why it has none."""
     await assignments.save(conn, lease, _assignments(pool, matrix, solution), FIRST_REVISION)
     if matrix.twins is not None:
-        await followers.save(conn, lease, matrix.twins.followers())
+        await assignments.save_duplicates(conn, lease, matrix.twins.followers())
     unserved = np.flatnonzero(solution.choice < 0).tolist()
     await results.save(conn, lease, list(refusals(unserved, matrix, solution.advice)))
 

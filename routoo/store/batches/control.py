@@ -11,7 +11,7 @@ from psycopg import AsyncConnection
 from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
 from routoo.store import batches, provider_batches
-from routoo.store.write_off import write_off_batch
+from routoo.store.ledger import write_off_batch
 
 _RUNNING = {BatchStatus.IN_PROGRESS, BatchStatus.PAUSED}
 _CANCELLABLE = _RUNNING | {BatchStatus.PLANNING, BatchStatus.PLANNED, BatchStatus.FAILED}

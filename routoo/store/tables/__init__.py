@@ -7,17 +7,43 @@ the migrations produce exactly them. `batches`, `shards`, `jobs`, `predictions`,
 
 from sqlmodel import SQLModel
 
-from routoo.store.tables.batch import BatchRow, FloorRow, LedgerRow, ReplanRow, ShardRow
-from routoo.store.tables.cache import CachedAnswerRow
-from routoo.store.tables.endpoint import EndpointRow
-from routoo.store.tables.evaluation import AlertRow, EvalItemRow, EvalRunRow, EvalSetRow
-from routoo.store.tables.fact import AssignmentRow, FollowerRow, JobRow, PredictionRow
-from routoo.store.tables.history import BudgetWarningRow, SupersededResultRow
-from routoo.store.tables.outcome import AttemptRow, GradeRow, ReservationRow, ResultRow
-from routoo.store.tables.provider import ProviderBatchRow, ProviderRowRow
-from routoo.store.tables.registry import CheckpointRow, PromotionRow
-from routoo.store.tables.schedule import FiringRow, ScheduleRow
-from routoo.store.tables.stream import StreamBatchRow, StreamRow
+from routoo.store.tables.batch import (
+    BatchRow,
+    BudgetWarningRow,
+    FloorRow,
+    LedgerRow,
+    ReplanRow,
+    ShardRow,
+    SupersededResultRow,
+)
+from routoo.store.tables.evaluation import (
+    AlertRow,
+    CheckpointRow,
+    EvalItemRow,
+    EvalRunRow,
+    EvalSetRow,
+    FiringRow,
+    PromotionRow,
+    ScheduleRow,
+)
+from routoo.store.tables.facts import (
+    AssignmentRow,
+    AttemptRow,
+    FollowerRow,
+    GradeRow,
+    JobRow,
+    PredictionRow,
+    ReservationRow,
+    ResultRow,
+)
+from routoo.store.tables.operations import (
+    CachedAnswerRow,
+    EndpointRow,
+    ProviderBatchRow,
+    ProviderRowRow,
+    StreamBatchRow,
+    StreamRow,
+)
 
 METADATA = SQLModel.metadata
 

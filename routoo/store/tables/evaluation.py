@@ -1,6 +1,7 @@
-"""Evaluation: sets of items with references, runs over them, and what the runs warn of."""
+"""Tables of evaluation: sets, runs, alerts, schedules, and the checkpoints that runs compare."""
 
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    Identity,
     Index,
     Integer,
     Text,
@@ -19,7 +21,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
-from routoo.store.tables.column import TIMESTAMP, column, created_at, one_of
+from routoo.store.tables.column import TIMESTAMP, USD, column, created_at, one_of
 
 RUN_STATES = ("running", "judging", "finished", "failed")
 RUN_MODES = ("routed", "full")
@@ -144,3 +146,103 @@ class AlertRow(SQLModel, table=True):
     created_at: datetime = created_at()
     deliveries: int = column(Integer(), "Webhook calls tried", default="0")
     delivered_at: datetime | None = column(TIMESTAMP, "When the webhook took it", nullable=True)
+
+
+class CheckpointRow(SQLModel, table=True):
+    """A predictor checkpoint that scorers may load."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (
+        UniqueConstraint("weights_sha256", name="checkpoints_weights"),
+        {"comment": "Predictor checkpoints, with the figures they were registered with"},
+    )
+
+    id: UUID = column(Uuid(), "Key of the checkpoint", primary_key=True)
+    path: str = column(Text(), "Folder, the same on every scorer")
+    weights_sha256: str = column(Text(), "Hash of its weights file")
+    manifest: dict[str, Any] = column(JSONB(), "Backbone, models, training data, figures")
+    registered_at: datetime = created_at()
+
+
+class PromotionRow(SQLModel, table=True):
+    """A checkpoint was put into use; the latest row counts."""
+
+    __tablename__ = "checkpoint_promotions"
+    __table_args__ = ({"comment": "Which checkpoint scorers use: the latest row's"},)
+
+    promotion_no: int = Field(
+        sa_column=Column(
+            Integer(), Identity(always=True), primary_key=True, comment="Order of promotions"
+        )
+    )
+    checkpoint_id: UUID = reference("checkpoints.id", "The checkpoint")
+    reason: str = column(Text(), "Why")
+    is_rollback: bool = column(
+        Boolean(), "Whether it undoes the promotion before it", default="false"
+    )
+    promoted_at: datetime = created_at()
+
+
+MISSED_POLICIES = ("run-once", "skip")
+FIRING_OUTCOMES = ("submitted", "skipped", "failed")
+
+
+class ScheduleRow(SQLModel, table=True):
+    """Evaluation runs to make again and again."""
+
+    __tablename__ = "schedules"
+    __table_args__ = (
+        UniqueConstraint("name", name="schedules_name"),
+        one_of("missed", MISSED_POLICIES, "schedules_missed"),
+        CheckConstraint("budget_usd >= 0", name="schedules_budget"),
+        CheckConstraint("sample_budget_usd >= 0", name="schedules_sample_budget"),
+        CheckConstraint("sample_size >= 0", name="schedules_sample_size"),
+        {"comment": "Evaluation runs to make again and again"},
+    )
+
+    id: UUID = column(Uuid(), "Key of the schedule", primary_key=True)
+    name: str = column(Text(), "What its owner calls it")
+    eval_set: str = column(Text(), "Name of the evaluation set; its newest version is run")
+    cron: str = column(Text(), "Five fields: minute, hour, day, month, weekday")
+    time_zone: str = column(Text(), "IANA name of the zone that the cron fields are meant in")
+    missed: str = column(Text(), "What becomes of firings nobody was there for: run-once or skip")
+    pool: dict[str, Any] = column(JSONB(), "Candidate models with the prices of that day")
+    budget_usd: Decimal | None = column(USD, "Most that a run may cost, in USD", nullable=True)
+    sample_size: int = column(Integer(), "Items that every candidate answers", default="0")
+    sample_budget_usd: Decimal | None = column(
+        USD, "Most that those answers may cost, in USD", nullable=True
+    )
+    judge: dict[str, Any] | None = column(
+        JSONB(), "Model that judges, and the most its calls may cost", nullable=True
+    )
+    rollback: bool = column(
+        Boolean(), "Whether worse quality brings the previous checkpoint back", default="false"
+    )
+    paused: bool = column(Boolean(), "Whether it fires not", default="false")
+    next_due_at: datetime = column(TIMESTAMP, "The next instant to fire at")
+    created_at: datetime = created_at()
+    objective: dict[str, Any] | None = column(
+        JSONB(), "What a run aims at; null = most quality for the budget", nullable=True
+    )
+
+
+class FiringRow(SQLModel, table=True):
+    """One instant at which a schedule was due, and what came of it."""
+
+    __tablename__ = "schedule_firings"
+    __table_args__ = (
+        one_of("outcome", FIRING_OUTCOMES, "schedule_firings_outcome"),
+        CheckConstraint("missed >= 0", name="schedule_firings_missed"),
+        {"comment": "Firings of schedules: one row an instant, whoever fired it"},
+    )
+
+    schedule_id: UUID = reference("schedules.id", "The schedule", primary_key=True)
+    due_at: datetime = column(TIMESTAMP, "When it was due", primary_key=True)
+    fired_at: datetime = column(TIMESTAMP, "When a scheduler took it", default="now()")
+    outcome: str = column(Text(), "submitted, skipped or failed")
+    missed: int = column(
+        Integer(), "Earlier instants that passed unattended and are not run", default="0"
+    )
+    run_id: UUID | None = reference("eval_runs.id", "The run, where one was begun", nullable=True)
+    owner: str = column(Text(), "The scheduler that fired it")
+    detail: str | None = column(Text(), "Why it was skipped or failed", nullable=True)

@@ -3,7 +3,13 @@
 Source: PostgreSQL documentation, COPY, "Text Format".
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from decimal import Decimal
+from typing import overload
+
+import orjson
+
+from routoo.domain.prompt import unicode_text
 
 NULL = r"\N"
 
@@ -36,3 +42,28 @@ def array(values: Sequence[str] | None) -> str | None:
         return None
     quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in values)
     return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+
+
+def json_rows(rows: Iterable[Mapping[str, object]]) -> str:
+    """Return rows for `json_to_recordset`; decimals go as text, exactly.
+
+    Texts must be `storable`: the database refuses JSON that holds a NUL.
+    """
+    return orjson.dumps(list(rows), default=_exact).decode()
+
+
+def _exact(value: object) -> str:
+    if isinstance(value, Decimal):
+        return str(value)
+    raise TypeError(f"no column takes a {type(value).__name__}")
+
+
+@overload
+def storable(text: str) -> str: ...
+@overload
+def storable(text: None) -> None: ...
+def storable(text: str | None) -> str | None:
+    """Replace what the database's UTF-8 can't hold (NUL, lone surrogates) by U+FFFD."""
+    if text is None or (text.isascii() and "\0" not in text):
+        return text
+    return unicode_text(text.replace("\0", "\ufffd"))

@@ -1,0 +1,157 @@
+"""Tables of operations: providers' batches, endpoints' limits, cached answers and streams."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    JSON,
+    REAL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlmodel import Field, SQLModel
+
+from routoo.domain.provider_batch import ProviderState
+from routoo.store.tables.column import TIMESTAMP, USD, batch_key, column, created_at, one_of
+
+
+class ProviderBatchRow(SQLModel, table=True):
+    """Rows of one dispatch shard that were handed over together."""
+
+    __tablename__ = "provider_batches"
+    __table_args__ = (
+        one_of("state", ProviderState, "provider_batches_state"),
+        CheckConstraint(
+            "state <> 'created' OR provider_id IS NOT NULL", name="provider_batches_created"
+        ),
+        Index("provider_batches_shard", "batch_id", "shard_no"),
+        {"comment": "Batches at providers' batch APIs"},
+    )
+
+    marker: UUID = column(Uuid(), "Our key of it, in its metadata there", primary_key=True)
+    batch_id: UUID = column(Uuid(), "The batch")
+    shard_no: int = column(Integer(), "Dispatch shard whose rows these are")
+    model: str = column(Text(), "Candidate: a model's batch channel")
+    state: str = column(Text(), "prepared, created or closed", default="'prepared'")
+    provider_id: str | None = column(Text(), "The provider's key of it", nullable=True)
+    provider_status: str | None = column(Text(), "The provider's word for it", nullable=True)
+    create_tried_at: datetime | None = column(
+        TIMESTAMP, "When the provider was last asked to create it", nullable=True
+    )
+    cancel_asked: bool = column(Boolean(), "The provider was asked to cancel it", default="false")
+    closed_at: datetime | None = column(TIMESTAMP, "When its last row was settled", nullable=True)
+    error: str | None = column(Text(), "What went wrong with it last", nullable=True)
+    created_at: datetime = created_at()
+
+
+class ProviderRowRow(SQLModel, table=True):
+    """One call that goes through a provider's batch; its reservation has the same key."""
+
+    __tablename__ = "provider_rows"
+    __table_args__ = (
+        Index("provider_rows_marker", "marker"),
+        {"comment": "Calls that go through providers' batches"},
+    )
+
+    batch_id: UUID = batch_key()
+    job_no: int = column(Integer(), "The job", primary_key=True)
+    attempt_no: int = column(Integer(), "Call of the job, from 1", primary_key=True)
+    marker: UUID = column(Uuid(), "The provider's batch that holds it")
+
+
+class EndpointRow(SQLModel, table=True):
+    """The account of an endpoint: who holds its places, what was let through lately."""
+
+    __tablename__ = "endpoints"
+    __table_args__ = (
+        {
+            "comment": "Shared limits of endpoints; not public: its content may change any time",
+            "postgresql_with": {"fillfactor": 50},
+        },
+    )
+
+    endpoint: str = column(Text(), "Base URL, model and name of the key", primary_key=True)
+    account: dict[str, Any] = column(JSONB(), "Places, windows, breaker")
+    created_at: datetime = created_at()
+
+
+class CachedAnswerRow(SQLModel, table=True):
+    """An answer to a request, for whoever asks the same model the same."""
+
+    __tablename__ = "response_cache"
+    __table_args__ = (
+        CheckConstraint("octet_length(key) = 32", name="response_cache_key"),
+        Index("response_cache_expiry", "expires_at"),
+        {"comment": "Answers kept for later batches, by model and request"},
+    )
+
+    key: bytes = column(LargeBinary(), "Digest of model and request", primary_key=True)
+    model: str = column(Text(), "Candidate model that answered")
+    answer: str = column(Text(), "Text of its first choice")
+    response: dict[str, Any] = column(JSON(), "The whole response")
+    prompt_tokens: int = column(Integer(), "Of the call that answered")
+    completion_tokens: int = column(Integer(), "Of the call that answered")
+    expires_at: datetime = column(TIMESTAMP, "Not given out after this")
+    created_at: datetime = created_at()
+
+
+class StreamRow(SQLModel, table=True):
+    """An endless submission with its budget and its price of a dollar."""
+
+    __tablename__ = "streams"
+    __table_args__ = (
+        UniqueConstraint("name", name="streams_name"),
+        CheckConstraint("budget_usd_per_hour > 0", name="streams_budget"),
+        CheckConstraint("price_per_usd >= 0", name="streams_price"),
+        CheckConstraint("lines_taken >= 0", name="streams_lines"),
+        {"comment": "Endless submissions, paced by a budget an hour"},
+    )
+
+    id: UUID = column(Uuid(), "Key of the stream", primary_key=True)
+    name: str = column(Text(), "What its owner calls it")
+    budget_usd_per_hour: Decimal = column(USD, "Most that any clock hour may cost, in USD")
+    price_per_usd: float = column(
+        REAL(), "Quality that a dollar must buy now; 0 = money is plenty", default="0"
+    )
+    paced_at: datetime = column(TIMESTAMP, "When the price last moved", default="now()")
+    source: str = column(Text(), "File that its lines were taken from, - for a pipe")
+    lines_taken: int = column(BigInteger(), "Lines of that file that are done with", default="0")
+    created_at: datetime = created_at()
+
+
+class StreamBatchRow(SQLModel, table=True):
+    """A batch that a stream submitted."""
+
+    __tablename__ = "stream_batches"
+    __table_args__ = ({"comment": "Batches of streams; the budget of each was allotted to it"},)
+
+    batch_id: UUID = batch_key(references=True)
+    stream_id: UUID = Field(
+        sa_column=Column(
+            Uuid(),
+            ForeignKey("streams.id", ondelete="CASCADE"),
+            nullable=False,
+            index=True,
+            comment="Its stream",
+        )
+    )
+    submitted_at: datetime = column(TIMESTAMP, "When its budget was allotted", default="now()")
+    target_usd: float = column(REAL(), "Its share of the hour's budget, in USD")
+    priced_at: datetime | None = column(
+        TIMESTAMP, "When its plan moved the stream's price", nullable=True
+    )
+    ended_at: datetime | None = column(
+        TIMESTAMP, "When it was seen to be over and idle", nullable=True
+    )
