@@ -17,6 +17,7 @@ from routoo.pipeline.select.failures import drift_reason, failures_of, load_outc
 from routoo.store import batches
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import Replan
+from routoo.store.database import Database
 from routoo.store.model_calls import MeasuredCall, is_down, recent_calls
 
 _MOST_DOUBLINGS = 8
