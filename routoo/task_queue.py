@@ -23,7 +23,7 @@ def task_name(stage: Stage) -> str:
 
 
 def task_arguments(key: ShardKey) -> tuple[str, int]:
-    """Return a message's whole content: which shard of which batch to look at."""
+    """Return a message's whole content: which shard of which batch is ready."""
     return str(key.batch_id), key.shard_no
 
 
@@ -47,7 +47,7 @@ def is_amqp(broker_url: str) -> bool:
 
 
 def celery_settings(broker_url: str) -> dict[str, Any]:
-    """Return the Celery settings that every app of ours has, whether it publishes or consumes.
+    """Return the Celery settings of every app, whether it publishes or consumes.
 
     Messages are JSON, results are not kept, and a queue is declared with the same arguments
     everywhere: RabbitMQ refuses a second declaration that differs.

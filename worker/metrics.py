@@ -110,7 +110,7 @@ def families(seen: Overview) -> Iterator[Metric]:
 
 
 def reachable(*, yes: bool) -> Metric:
-    """Return the family that says whether the others could be read."""
+    """Return the family that shows whether the database could be read."""
     text = "Whether the database answered in time; without it there are no other metrics."
     return _gauge("routoo_database_reachable", text, (), [((), float(yes))])
 

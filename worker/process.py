@@ -37,7 +37,7 @@ def run_role(role: Role, settings: Settings, *, on_ready: Callable[[], None]) ->
         The process's exit status.
 
     Raises:
-        RoutooError: The worker can't start; its class says why.
+        RoutooError: The worker can't start; the class of the error tells the reason.
     """
     broker_url = required_url(settings.broker_url, "ROUTOO_BROKER_URL")
     app = create_app(settings, broker_url)
@@ -107,7 +107,7 @@ def _signals_connected(runtime: Runtime, on_ready: Callable[[], None]) -> Iterat
         runtime.loop.signal(runtime.worker.stop)
 
     def keep_logging(**_: object) -> None:
-        """Keep Celery from setting up logging: having a receiver here is what tells it."""
+        """Keep Celery from setting up logging: a receiver of this signal prevents it."""
 
     connected = {
         signals.worker_ready: ready,

@@ -43,7 +43,7 @@ def create_app(settings: Settings, broker_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        # The lease decides whether a shard is still ours, not the broker's connection.
+        # Whether a worker still owns a shard depends on its lease, not on the broker's connection.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,
         worker_redirect_stdouts=False,
@@ -67,7 +67,7 @@ def _every(interval_s: float, task: str) -> dict[str, object]:
 def _redis_options(task_time_limit_s: float) -> dict[str, Any]:
     """Return kombu's options for consuming from Redis.
 
-    Redis hands a message to a second worker after `visibility_timeout`; the lease makes that
+    Redis delivers a message to a second worker after `visibility_timeout`; the lease makes that
     harmless, but a task that outlasts it would be started for nothing (celery#5935).
     """
     return {

@@ -127,7 +127,7 @@ def _restart_if_dead(server: EmbeddedServer) -> None:
 
 def _commands(counts: Mapping[Role, int], *, json_logs: bool) -> dict[str, list[str]]:
     options = ["--supervised", *(["--json-logs"] if json_logs else [])]
-    # -P: a folder `worker` where the command was typed is not ours.
+    # -P: don't import from a folder `worker` in the current directory.
     return {
         f"{role.value}-{number}": [sys.executable, "-P", "-m", "worker.cli", role.value, *options]
         for role, count in counts.items()

@@ -23,7 +23,7 @@ import structlog
 from routoo.errors import ConfigError, EmbeddedStackError
 
 READY = "ready"
-"""The line on a worker's standard output that says that it consumes messages."""
+"""The line on a worker's standard output which reports that it consumes messages."""
 _DRAIN_S = 8.0
 """How long workers may take to stop before they are killed."""
 _ORPHAN_DRAIN_S = 10.0
@@ -128,7 +128,7 @@ class WorkerProcess:
                 self._give_up_if_hopeless(exit_code, deaths)
             if time.monotonic() - started_at > _SETTLED_S:
                 delay_s = _FIRST_DELAY_S
-            _log.error("worker.died", worker=self.name, exit_code=exit_code, restart_in_s=delay_s)
+            _log.error("process.died", process=self.name, exit_code=exit_code, restart_in_s=delay_s)
             await self._pause(delay_s)
             delay_s = min(delay_s * 2, _LONGEST_DELAY_S)
 
@@ -167,7 +167,7 @@ class WorkerProcess:
             if line.decode().strip() == READY:
                 self._ever_ready = True
                 self.ready.set()
-                _log.info("worker.ready", worker=self.name, pid=process.pid)
+                _log.info("process.ready", process=self.name, pid=process.pid)
                 self.on_change()
 
     async def _pause(self, delay_s: float) -> None:
@@ -181,13 +181,13 @@ class WorkerProcess:
                 self._process.send_signal(number)
 
     def stop(self) -> None:
-        """Ask the process to hand its shards back and end, and don't start it again."""
+        """Ask the process to release its shards and end, and don't start it again."""
         self.stopping.set()
         self.send(signal.SIGTERM)
 
 
 class Supervisor:
-    """Runs worker processes; the status file under `home` says which.
+    """Runs worker processes and lists them in the status file under `home`.
 
     Args:
         home: Folder of the status file.

@@ -34,7 +34,9 @@ class ServerUser:
 
 
 def server_user() -> ServerUser:
-    """Return whom servers run as: PostgreSQL refuses to run as root.
+    """Return the user that servers run as: ourselves, or `nobody` when we are root.
+
+    PostgreSQL refuses to run as root.
 
     Raises:
         EmbeddedStackError: We are root and there is no user `nobody`.
@@ -59,7 +61,7 @@ def anyone_can_enter(folder: Path) -> bool:
 
 
 def anyone_can_run(program: Path) -> bool:
-    """Return whether every user can run the program where it stands."""
+    """Return whether every user can run the program in its folder."""
     mode = program.stat().st_mode
     return mode & _ANY_MAY_READ_AND_ENTER == _ANY_MAY_READ_AND_ENTER and anyone_can_enter(
         program.parent
@@ -75,15 +77,15 @@ class ServerFolders:
     socket_folder: Path
     """The unix socket; only the server's user and root may enter."""
     user: ServerUser
-    """Whom the server runs as, and who owns the folders."""
+    """The user that the server runs as, and that owns the folders."""
 
 
 def server_folders(home: Path, name: str) -> ServerFolders:
-    """Return where the server `name` of a home folder stands; creates nothing.
+    """Return the folders of the server `name` of a home folder; create nothing.
 
-    The folder is `home/name`, but for two cases: root's servers run as `nobody`, so under a home
-    that others can't enter they stand in `/var/lib/routoo/<hash of home>/name`; and where a
-    socket's path would be too long for the kernel, the socket alone moves to
+    The server's folder is `home/name`, with two exceptions. Root's servers run as `nobody`, so for
+    a home that others can't enter it is `/var/lib/routoo/<hash of home>/name`. Where the socket's
+    path would be too long for the kernel, the socket alone is in
     `/tmp/routoo-<uid>-<hash of the folder>`.
     """
     user = server_user()
@@ -135,8 +137,8 @@ def _make_private(folder: Path, user: ServerUser) -> None:
 def _check_private(folder: Path, user: ServerUser) -> None:
     # Not followed: in /tmp anyone could have laid a link or a folder of their own.
     status = folder.lstat()
-    mine = status.st_uid in {user.uid, os.geteuid()}
-    if not (stat.S_ISDIR(status.st_mode) and mine):
+    is_own = status.st_uid in {user.uid, os.geteuid()}
+    if not (stat.S_ISDIR(status.st_mode) and is_own):
         raise EmbeddedStackError(
             "a folder of the embedded servers belongs to someone else",
             where=str(folder),

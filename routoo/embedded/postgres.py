@@ -1,6 +1,6 @@
 """PostgreSQL from a wheel, under our own launcher.
 
-The package's own launcher trusts pid files and hands out the URL of a dead server after a crash.
+The package's own launcher trusts pid files and returns the URL of a dead server after a crash.
 """
 
 import shutil
@@ -41,8 +41,8 @@ class EmbeddedPostgres(EmbeddedServer):
     """A PostgreSQL cluster under a home folder, reached by a unix socket.
 
     Args:
-        home: The home folder; see `server_folders` for where the cluster stands in it.
-        options: Settings of `postgresql.conf` on top of ours, values as they stand there.
+        home: The home folder; `server_folders` returns where the cluster is in it.
+        options: More settings for `postgresql.conf`, with values as they are written there.
     """
 
     name = "PostgreSQL"
@@ -78,7 +78,7 @@ class EmbeddedPostgres(EmbeddedServer):
         if not self._data.exists():
             self._initialise()
         self._write_configuration()
-        self._clear_remains()
+        self._remove_leftovers()
         if not self._answers():
             self._shorten_log()
             self._wait_until(self._started, _OLD_POSTMASTER_TIMEOUT_S, "did not start")
@@ -108,7 +108,7 @@ class EmbeddedPostgres(EmbeddedServer):
         text = "# Written at every start.\n" + "".join(lines)
         (self._data / "postgresql.conf").write_text(text)
 
-    def _clear_remains(self) -> None:
+    def _remove_leftovers(self) -> None:
         """Wait for a server that starts or stops; remove what one that was killed left."""
         pid_file = self._data / "postmaster.pid"
         if is_serving(pid_file, self._data):
@@ -119,8 +119,8 @@ class EmbeddedPostgres(EmbeddedServer):
             )
         if not is_serving(pid_file, self._data):
             pid_file.unlink(missing_ok=True)
-            for remains in self._folders.socket_folder.glob(".s.PGSQL.*"):
-                remains.unlink(missing_ok=True)
+            for leftover in self._folders.socket_folder.glob(".s.PGSQL.*"):
+                leftover.unlink(missing_ok=True)
 
     def _started(self) -> bool:
         command = ("-D", self._data, "-w", "-t", str(_START_TIMEOUT_S), "-s", "start")

@@ -14,7 +14,7 @@ from routoo.embedded.folders import ServerFolders, ServerUser, anyone_can_run
 from routoo.errors import EmbeddedStackError
 
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
-"""Nothing of the caller's: PGDATA, PGPORT and the like would lead the servers astray."""
+"""Nothing of the caller's environment: PGDATA or PGPORT would mislead the servers."""
 
 
 def program(
@@ -22,7 +22,7 @@ def program(
 ) -> Path:
     """Return a program that the server's user can run.
 
-    A virtual environment may stand where `nobody` can't go; its package is copied once then.
+    If the virtual environment is where `nobody` can't read it, the package is copied once.
 
     Args:
         folders: The server's folders.
@@ -103,7 +103,7 @@ def run(command: Sequence[str | Path], user: ServerUser, folder: Path, timeout_s
 def is_serving(pid_file: Path, folder: Path) -> bool:
     """Return whether the process of a pid file lives and works in the folder.
 
-    A pid alone proves nothing: after a crash it may be a zombie's or a stranger's.
+    A pid alone proves nothing: after a crash it may be that of a zombie or of an unrelated process.
     """
     try:
         pid = int(pid_file.read_text().split()[0])

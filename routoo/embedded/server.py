@@ -1,4 +1,4 @@
-"""What PostgreSQL and Valkey have in common: started on demand, stopped by whoever leaves last."""
+"""The base of the embedded servers: started by the first user, stopped by the last."""
 
 import time
 from abc import ABC, abstractmethod
@@ -141,9 +141,9 @@ class EmbeddedServer(ABC):
             time.sleep(_POLL_S)
 
     def _error(self, what: str) -> EmbeddedStackError:
-        words = self._log_tail()
+        log_tail = self._log_tail()
         return EmbeddedStackError(
-            f"{what}; its log ends with:\n{words}\n" if words else what,
+            f"{what}; its log ends with:\n{log_tail}\n" if log_tail else what,
             where=str(self._folders.folder),
             remedy="Remove the cause, or set the server's URL to one that runs elsewhere",
         )

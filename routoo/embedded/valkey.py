@@ -30,8 +30,8 @@ class EmbeddedValkey(EmbeddedServer):
     """A Valkey server under a home folder, reached by a unix socket.
 
     Args:
-        home: The home folder; see `server_folders` for where the server stands in it.
-        options: Settings of `valkey.conf` on top of ours.
+        home: The home folder; `server_folders` returns where the server is in it.
+        options: More settings for `valkey.conf`.
     """
 
     name = "Valkey"

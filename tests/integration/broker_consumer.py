@@ -15,14 +15,14 @@ from worker.queue import create_app
 
 
 def hold(batch_id: str, shard_no: int) -> None:
-    """Say what came, then work for ever."""
+    """Print what came, then work for ever."""
     print(f"got {batch_id} {shard_no}", flush=True)  # noqa: T201 - read by the test
     while True:
         time.sleep(1)
 
 
 def say_ready(**_: object) -> None:
-    """Tell the test that messages are consumed."""
+    """Report to the test that messages are consumed."""
     print("ready", flush=True)  # noqa: T201 - read by the test
 
 

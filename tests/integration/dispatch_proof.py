@@ -76,7 +76,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Seen:
-    """What came of it, by our tables and by the endpoint's own books."""
+    """The outcome by our tables and by the endpoint's own log."""
 
     taken_s: float
     statuses: dict[str, int]
@@ -90,7 +90,7 @@ class Seen:
 
 
 def dispatch(database_url: str, run: Run) -> Seen:
-    """Dispatch a batch with several processes, and read both sides' books."""
+    """Dispatch a batch with several processes, and read both sides' records."""
     latency_s = {"p50": run.median_latency_s, "p99": 4 * run.median_latency_s}
     script = {"models": {"m": {"latency_s": latency_s, "faults": FAULTS}}}
     with FakeServerProcess(script) as server:

@@ -24,7 +24,7 @@ _LEASE_S = 600.0
 """Nobody renews it: it must outlast a shard."""
 ATTEMPTS_A_JOB = 8
 """About 8 % of the proof's calls fail: with the usual four attempts a job in 30,000 would fail by
-chance alone, with eight one in a billion, so that a job that fails tells of a defect."""
+chance alone, with eight one in a billion, so a job that fails is a defect."""
 
 
 async def run(database_url: str, batch_id: UUID, span_s: float) -> None:

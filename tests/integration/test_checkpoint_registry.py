@@ -22,7 +22,7 @@ DEFAULT = Path("/default")
 
 @pytest.fixture
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Folders loaded so far; a folder's name stands for the weights it holds."""
+    """Folders loaded so far; a folder's name is also the hash of the weights in it."""
     found: list[Path] = []
 
     def load(path: Path) -> tuple[str, Any]:

@@ -57,14 +57,14 @@ class _User:
             text=True,
         )
 
-    def said(self) -> str:
+    def printed(self) -> str:
         assert self._process.stdout is not None
         return self._process.stdout.readline().strip()
 
     def leave(self) -> str:
         assert self._process.stdin is not None
         self._process.stdin.close()
-        return self.said()
+        return self.printed()
 
     def kill(self) -> None:
         self._process.kill()
@@ -104,7 +104,7 @@ def test_programs_that_start_together_share_one_server(
     with ExitStack() as stack:
         users = [stack.enter_context(_User(server, home)) for _ in range(4)]
 
-        assert [user.said() for user in users] == [server.url] * 4
+        assert [user.printed() for user in users] == [server.url] * 4
         assert [user.leave() for user in users] == ["False", "False", "False", "True"]
 
     assert not server.is_running()
@@ -149,7 +149,7 @@ def test_a_user_that_was_killed_does_not_keep_the_server_up(
 ) -> None:
     server = kind(home)
     with _User(server, home) as user:
-        user.said()
+        user.printed()
         server.start()
         user.kill()
 
@@ -177,7 +177,7 @@ def test_a_kept_server_outlives_its_users_until_it_is_shut_down(
     assert server.shut_down()  # again: nothing to do
 
 
-def test_the_pid_of_a_stranger_is_not_believed(home: Path) -> None:
+def test_the_pid_of_another_program_is_not_trusted(home: Path) -> None:
     server = EmbeddedPostgres(home)
     with _used(server):
         pass
@@ -187,7 +187,7 @@ def test_the_pid_of_a_stranger_is_not_believed(home: Path) -> None:
         assert server.is_running()
 
 
-def test_a_server_that_cannot_start_shows_its_last_words(home: Path) -> None:
+def test_a_server_that_cannot_start_shows_the_end_of_its_log(home: Path) -> None:
     server = EmbeddedPostgres(home, {"shared_buffers": "'much'"})
 
     with pytest.raises(EmbeddedStackError, match="invalid value for parameter"):
@@ -196,7 +196,7 @@ def test_a_server_that_cannot_start_shows_its_last_words(home: Path) -> None:
     assert EmbeddedPostgres(home).shut_down()
 
 
-def test_nothing_listens_on_a_network_and_strangers_cannot_enter(home: Path) -> None:
+def test_nothing_listens_on_a_network_and_other_users_cannot_enter(home: Path) -> None:
     server = EmbeddedPostgres(home)
     with _used(server) as url, psycopg.connect(url) as conn:
         assert conn.execute("SHOW listen_addresses").fetchone() == ("",)

@@ -61,7 +61,7 @@ async def served(loop: LoopThread, database_url: str) -> AsyncIterator[tuple[Dat
     loop.run(read.__aexit__(None, None, None))
 
 
-async def test_a_scrape_tells_how_far_open_batches_are_and_what_they_cost(
+async def test_a_scrape_shows_how_far_open_batches_are_and_what_they_cost(
     db: Database, served: tuple[Database, Scrape]
 ) -> None:
     batch_id = await submit(db, 4, shard_size=2, budget_usd="1.5")
@@ -96,7 +96,7 @@ async def test_a_batch_that_is_over_counts_among_the_batches_only(
     assert seen["routoo_calls_last_minute", "small", "succeeded"] == 2
 
 
-async def test_a_schedules_last_run_and_alerts_of_every_kind_are_told(
+async def test_a_schedules_last_run_and_alerts_of_every_kind_are_served(
     db: Database, served: tuple[Database, Scrape]
 ) -> None:
     eval_set, now = await add_set(db, questions(1)), datetime.now(UTC)
@@ -125,7 +125,7 @@ async def test_a_schedules_last_run_and_alerts_of_every_kind_are_told(
     assert seen["routoo_eval_alerts_total", "quality"] == 0  # else its first rise goes unseen
 
 
-async def test_an_open_breaker_is_told_without_the_addresss_query(
+async def test_an_open_breaker_is_served_without_the_addresss_query(
     db: Database, served: tuple[Database, Scrape]
 ) -> None:
     async with db.transaction() as conn:
@@ -139,7 +139,7 @@ async def test_an_open_breaker_is_told_without_the_addresss_query(
     assert seen["routoo_endpoint_breaker_open", "http://b/v1|m|"] == 0
 
 
-async def test_while_the_database_is_away_nothing_stale_is_told(
+async def test_while_the_database_is_away_nothing_stale_is_served(
     served: tuple[Database, Scrape], loop: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "_FRESH_S", 0.0)
@@ -150,7 +150,7 @@ async def test_while_the_database_is_away_nothing_stale_is_told(
     assert await scrape() == {("routoo_database_reachable",): 0}
 
 
-async def test_scrapes_close_together_share_one_look(
+async def test_scrapes_close_together_share_one_read(
     db: Database, served: tuple[Database, Scrape], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(metrics, "_FRESH_S", 600.0)

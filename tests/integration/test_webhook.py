@@ -1,4 +1,4 @@
-"""Alerts told to a receiver over HTTP."""
+"""Alerts posted to a webhook."""
 
 import json
 from collections.abc import AsyncIterator
@@ -51,7 +51,7 @@ def settings(url: str, **changes: Any) -> Settings:
     return Settings(**{"webhook_url": url, "webhook_secret": SECRET} | changes)
 
 
-async def test_an_alert_is_told_once_with_a_signature_that_holds(
+async def test_an_alert_is_posted_once_with_a_signature_that_holds(
     db: Database, receiver: Receiver
 ) -> None:
     await raise_alert(db)
@@ -62,7 +62,7 @@ async def test_an_alert_is_told_once_with_a_signature_that_holds(
     assert json.loads(body)["message"] == "quality fell"
 
 
-async def test_a_refused_alert_is_told_again_later(db: Database, receiver: Receiver) -> None:
+async def test_a_refused_alert_is_posted_again_later(db: Database, receiver: Receiver) -> None:
     await raise_alert(db)
     receiver.status = 500
     assert await deliver_alerts(db, settings(receiver.url)) == 0
