@@ -72,8 +72,14 @@ def _subcommands(command: tuple[str, ...]) -> set[str]:
 @cache
 def _help(command: tuple[str, ...]) -> str | None:
     program = ROOT / ".venv" / "bin" / command[0]
-    environment = {"PATH": "/usr/bin:/bin", "COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"}
-    run = subprocess.run(  # noqa: S603 - our own programs
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+    }
+    run = subprocess.run(
         [program, *command[1:], "--help"],
         capture_output=True,
         text=True,

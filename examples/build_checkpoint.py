@@ -100,7 +100,7 @@ def _train(sets: dict[str, Path]) -> None:
 def _routoo(*arguments: str) -> None:
     print("$ routoo", *arguments, flush=True)
     program = Path(sys.executable).with_name("routoo")
-    subprocess.run([program, *arguments], check=True)  # noqa: S603 - our own program
+    subprocess.run([program, *arguments], check=True)
 
 
 if __name__ == "__main__":

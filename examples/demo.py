@@ -90,7 +90,7 @@ def _stack(home: Path) -> Iterator[None]:
     log.parent.mkdir(parents=True, exist_ok=True)
     _echo("routoo-worker", ["up"], note=f"> {log} &")
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own program
+        process = subprocess.Popen(
             [_program("routoo-worker"), "up"],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -135,7 +135,7 @@ def _produce(
     _echo("routoo-producer", arguments)
     command = [_program("routoo-producer"), *arguments]
     output = subprocess.PIPE if keep_output else None
-    done = subprocess.run(command, stdout=output, text=True, check=False)  # noqa: S603 - our own
+    done = subprocess.run(command, stdout=output, text=True, check=False)
     if done.returncode != 0 and not may_fail:
         raise EmbeddedStackError(f"`routoo-producer {arguments[0]}` ended with {done.returncode}")
     return done

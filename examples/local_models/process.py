@@ -1,4 +1,4 @@
-"""The process of one model's server; lives no longer than the process that started it."""
+"""Serves one model in this process, for no longer than the process that started it lives."""
 
 import os
 import signal

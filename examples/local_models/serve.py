@@ -1,6 +1,9 @@
 """Starts and stops the models' servers, each a process of its own."""
 
+import http.client
+import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -11,12 +14,12 @@ from typing import Self
 
 from examples.local_models.catalogue import LocalModel
 from examples.local_models.fetch import models_folder
-from examples.local_models.health import is_port_free, is_serving
 from routoo.errors import EmbeddedStackError
 from routoo.settings import REPOSITORY
 
 _POLL_S = 0.1
 _STOP_S = 10.0
+_HEALTH_TIMEOUT_S = 2.0
 
 
 class LocalModels:
@@ -105,7 +108,7 @@ class LocalModels:
         path = models_folder(self._home) / model.file_name
         command = [sys.executable, "-m", "examples.local_models", "serve-one"]
         with log.open("wb") as output:
-            self._processes[model] = subprocess.Popen(  # noqa: S603 - our own module
+            self._processes[model] = subprocess.Popen(
                 [*command, model.name, str(path), str(model.port), str(os.getpid())],
                 cwd=REPOSITORY,
                 stdin=subprocess.DEVNULL,
@@ -128,3 +131,37 @@ class LocalModels:
 
     def _log_path(self, model: LocalModel) -> Path:
         return self._home / "logs" / f"model-{model.name}.log"
+
+
+def is_serving(model: LocalModel) -> bool:
+    """Return whether the model's port answers, is healthy and serves this model."""
+    if _get(model.port, "/health") is None:
+        return False
+    listed = _get(model.port, "/v1/models")
+    entries = listed.get("data", []) if isinstance(listed, dict) else []
+    return any(isinstance(entry, dict) and entry.get("id") == model.name for entry in entries)
+
+
+def is_port_free(port: int) -> bool:
+    """Return whether nothing listens on this port of 127.0.0.1."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # As servers do: a port in TIME_WAIT after a restart counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _get(port: int, path: str) -> object:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_HEALTH_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
+        return json.loads(body) if response.status == http.HTTPStatus.OK else None
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
+    finally:
+        connection.close()

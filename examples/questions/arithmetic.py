@@ -73,7 +73,7 @@ def _order(rng: Random) -> tuple[str, int]:
 def _sequence(rng: Random) -> tuple[str, int]:
     start, step = rng.randint(1, 20), rng.randint(2, 12)
     terms = [start + step * index for index in range(5)]
-    if rng.random() < 0.4:  # noqa: PLR2004 - two in five double or triple instead
+    if rng.random() < 0.4:
         factor = rng.choice((2, 3))
         terms = [start * factor**index for index in range(5)]
     return f"Which number continues the row {', '.join(map(str, terms[:4]))}, ...?", terms[4]
@@ -82,7 +82,7 @@ def _sequence(rng: Random) -> tuple[str, int]:
 def _divisor(rng: Random) -> tuple[str, int]:
     common = rng.randint(2, 12)
     a, b = common * rng.randint(2, 7), common * rng.randint(2, 7)
-    if rng.random() < 0.5:  # noqa: PLR2004 - half of each
+    if rng.random() < 0.5:
         return f"What is the greatest common divisor of {a} and {b}?", math.gcd(a, b)
     return f"What is the least common multiple of {a} and {b}?", math.lcm(a, b)
 
@@ -96,7 +96,7 @@ def _mean(rng: Random) -> tuple[str, int]:
 
 def _base(rng: Random) -> tuple[str, int]:
     number = rng.randint(5, 63)
-    if rng.random() < 0.5:  # noqa: PLR2004 - half of each
+    if rng.random() < 0.5:
         return f"Which decimal number is binary {number:b}?", number
     number += rng.randint(0, 190)
     return f"Which decimal number is hexadecimal {number:X}?", number
@@ -105,7 +105,7 @@ def _base(rng: Random) -> tuple[str, int]:
 def _shopping(rng: Random) -> tuple[str, int]:
     price, count, paid = rng.randint(2, 15), rng.randint(2, 9), rng.choice((150, 200))
     item = rng.choice(("notebook", "ticket", "cup", "mango", "battery"))
-    if rng.random() < 0.5:  # noqa: PLR2004 - half of each
+    if rng.random() < 0.5:
         return f"One {item} costs {price} euros. What is the price of {count} in euros?", (
             price * count
         )
@@ -122,7 +122,7 @@ def _stock(rng: Random) -> tuple[str, int]:
 
 def _speed(rng: Random) -> tuple[str, int]:
     hours, speed = rng.randint(2, 6), 5 * rng.randint(4, 24)
-    if rng.random() < 0.5:  # noqa: PLR2004 - half of each
+    if rng.random() < 0.5:
         return f"A bus drives {speed} km per hour for {hours} hours. How many km is that?", (
             speed * hours
         )

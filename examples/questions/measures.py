@@ -30,7 +30,7 @@ def _convert(rng: Random) -> Question:
 
 def _weekday(rng: Random) -> Question:
     today, shift = rng.randrange(7), rng.randint(2, 12)
-    later = rng.random() < 0.6  # noqa: PLR2004 - somewhat more often the easier direction
+    later = rng.random() < 0.6
     answer = _DAYS[(today + (shift if later else -shift)) % 7]
     asked = f"will it be in {shift} days" if later else f"was it {shift} days ago"
     text = f"Today is {_DAYS[today]}. Which day of the week {asked}?"

@@ -61,8 +61,8 @@ def _alphabet(rng: Random) -> Question:
 
 
 def _longest(rng: Random) -> Question:
-    longest = rng.choice([word for word in _WORDS if len(word) > 6])  # noqa: PLR2004 - a long one
-    chosen = [*rng.sample([word for word in _WORDS if len(word) <= 6], 2), longest]  # noqa: PLR2004
+    longest = rng.choice([word for word in _WORDS if len(word) > 6])
+    chosen = [*rng.sample([word for word in _WORDS if len(word) <= 6], 2), longest]
     rng.shuffle(chosen)
     text = f"Which of these words has the most letters: {', '.join(chosen)}?"
     return Question("words", "contains", longest, text)

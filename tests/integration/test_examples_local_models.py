@@ -17,8 +17,7 @@ import pytest
 
 from examples.local_models.catalogue import MODELS, LocalModel
 from examples.local_models.fetch import models_folder
-from examples.local_models.health import is_port_free, is_serving
-from examples.local_models.serve import LocalModels
+from examples.local_models.serve import LocalModels, is_port_free, is_serving
 from routoo.errors import EmbeddedStackError
 from routoo.settings import REPOSITORY, load_settings
 

