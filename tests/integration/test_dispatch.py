@@ -202,7 +202,7 @@ async def test_jobs_wait_out_an_outage_of_all_their_candidates(db: Database) -> 
 async def test_a_shard_whose_endpoints_stay_down_frees_its_worker_and_waits(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("routoo.pipeline.dispatch.answer._OUTAGE_PUT_OFF_S", 0.2)
+    monkeypatch.setattr("routoo.pipeline.dispatch.answer._OUTAGE_POSTPONE_S", 0.2)
     fault = {"kind": "status", "status": 503}
     async with FakeServer({"models": {"*": {"faults": [fault]}}}) as server:
         lease = await prepare(db, pool_of(server), 40)

@@ -1,12 +1,12 @@
 """Jobs opened again, by a retry or by more money, against a real database and a local endpoint."""
 
 import asyncio
-import logging
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import pytest
+from structlog.testing import capture_logs
 
 from routoo.domain.job import BatchStatus, Lease, ResultStatus, ShardKey, Stage
 from routoo.errors import InputError
@@ -244,12 +244,12 @@ async def test_a_paused_batch_is_resumed_and_not_retried(db: Database) -> None:
 
 
 async def test_each_share_of_the_budget_is_warned_of_once(
-    db: Database, caplog: pytest.LogCaptureFixture
+    db: Database,
 ) -> None:
-    caplog.set_level(logging.WARNING, logger="routoo")
     async with FakeServer() as server:
         lease = await prepare(db, pool_of(server), 60, budget_usd=Decimal("0.0007"))
-        assert await dispatch(db, lease)
+        with capture_logs() as logs:
+            assert await dispatch(db, lease)
         await finish(db, lease)
     async with db.transaction() as conn:
         now = await progress(conn, lease.key.batch_id)
@@ -257,5 +257,5 @@ async def test_each_share_of_the_budget_is_warned_of_once(
     expected = tuple(percent for percent in budget.WARN_AT_PERCENT if used * 100 >= percent)
     assert expected
     assert now.budget_warnings == expected
-    told = [record.getMessage() for record in caplog.records if "budget" in record.getMessage()]
-    assert len(told) == len(expected)
+    logged = [entry for entry in logs if entry["event"] == "batch.budget_used"]
+    assert [entry["percent"] for entry in logged] == list(expected)

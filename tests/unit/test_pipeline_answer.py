@@ -20,7 +20,7 @@ from routoo.errors import (
     RequestRejectedError,
 )
 from routoo.pipeline.dispatch.answer import Answerer
-from routoo.pipeline.dispatch.group_commit import Grant
+from routoo.pipeline.dispatch.group_commit import ReservationOutcome
 from tests.fakes.permit import OpenPermit
 
 BODY = {"messages": [{"role": "user", "content": "What is two plus two?"}], "max_tokens": 10}
@@ -81,23 +81,23 @@ class Out(Script):
         return self._outage_s
 
 
-class MemoryBooks:
-    """Books without a database; grants by a script, then always."""
+class MemoryCommit:
+    """A group commit without a database; its outcomes follow a script, then it grants."""
 
-    def __init__(self, *grants: Grant) -> None:
-        self.grants = list(grants)
+    def __init__(self, *outcomes: ReservationOutcome) -> None:
+        self.outcomes = list(outcomes)
         self.reserved: list[Reservation] = []
         self.attempts: list[tuple[Attempt, Decimal]] = []
         self.results: list[Result] = []
         self.released: list[tuple[int, int]] = []
-        self.put_off: set[int] = set()
-        """Jobs left pending for others; kept here because books outlive a run."""
+        self.postponed: set[int] = set()
+        """Jobs left pending for others; kept here because the commit outlives a run."""
 
-    async def reserve(self, reservation: Reservation) -> Grant:
-        grant = self.grants.pop(0) if self.grants else Grant.GRANTED
-        if grant is Grant.GRANTED:
+    async def reserve(self, reservation: Reservation) -> ReservationOutcome:
+        outcome = self.outcomes.pop(0) if self.outcomes else ReservationOutcome.GRANTED
+        if outcome is ReservationOutcome.GRANTED:
             self.reserved.append(reservation)
-        return grant
+        return outcome
 
     def release(self, job_no: int, attempt_no: int) -> None:
         self.released.append((job_no, attempt_no))
@@ -121,7 +121,7 @@ class NoJitter(Random):
 
 def run(
     script: Script,
-    books: MemoryBooks,
+    commit: MemoryCommit,
     models: Sequence[CandidateModel] = (SMALL, LARGE),
     *,
     sla: SLA | None = None,
@@ -132,7 +132,7 @@ def run(
         event = asyncio.Event()
         if closing:
             event.set()
-        answerer = Answerer(script, books, event, 2, rng=NoJitter(0), put_off=books.put_off)
+        answerer = Answerer(script, commit, event, 2, rng=NoJitter(0), postponed=commit.postponed)
         job = Job(7, "seven", BODY, sla or SLA())
         pending = PendingJob(job, models[0].name, (0.5, 0.9), (2.0, 2.0), 0, cost_usd)
         return await answerer.answer(pending, models)
@@ -141,124 +141,127 @@ def run(
 
 
 def test_a_job_leaves_its_place_when_all_its_endpoints_stay_closed() -> None:
-    client, books = Out(11.0), MemoryBooks()
-    assert not run(client, books)
-    assert (client.asked, books.reserved, books.results, books.put_off) == ([], [], [], {7})
+    client, commit = Out(11.0), MemoryCommit()
+    assert not run(client, commit)
+    assert (client.asked, commit.reserved, commit.results, commit.postponed) == ([], [], [], {7})
 
 
 def test_a_job_ends_when_all_its_endpoints_were_closed_for_too_long() -> None:
-    client, books = Out(901.0), MemoryBooks()
-    assert run(client, books)
-    assert (client.asked, books.results[0].status) == ([], ResultStatus.FAILED)
-    assert books.put_off == set()
+    client, commit = Out(901.0), MemoryCommit()
+    assert run(client, commit)
+    assert (client.asked, commit.results[0].status) == ([], ResultStatus.FAILED)
+    assert commit.postponed == set()
 
 
 def test_a_job_leaves_its_place_when_its_money_is_not_to_be_had_soon() -> None:
-    script, books = Script(), MemoryBooks(Grant.LATER)
-    assert not run(script, books)
-    assert (script.asked, books.results, books.put_off) == ([], [], {7})
+    script, commit = Script(), MemoryCommit(ReservationOutcome.RETRY_LATER)
+    assert not run(script, commit)
+    assert (script.asked, commit.results, commit.postponed) == ([], [], {7})
 
 
 def test_an_answer_is_settled_with_its_result_and_its_reported_usage() -> None:
-    script, books = Script(), MemoryBooks()
-    assert run(script, books)
-    (result,) = books.results
+    script, commit = Script(), MemoryCommit()
+    assert run(script, commit)
+    (result,) = commit.results
     assert result.status is ResultStatus.SUCCEEDED
     assert (result.model, result.attempts) == ("small", 1)
     assert result.cost_usd == Decimal(22) / 1_000_000
-    assert books.attempts[0][1] == books.reserved[0].worst_case_usd > result.cost_usd
+    assert commit.attempts[0][1] == commit.reserved[0].worst_case_usd > result.cost_usd
 
 
 def test_a_retryable_error_is_retried_on_the_same_model() -> None:
-    script, books = Script(RateLimitedError("slow down", retry_after_s=0.0)), MemoryBooks()
-    assert run(script, books)
+    script, commit = Script(RateLimitedError("slow down", retry_after_s=0.0)), MemoryCommit()
+    assert run(script, commit)
     assert script.asked == ["small", "small"]
-    assert [attempt.status for attempt, _ in books.attempts] == ["failed", "succeeded"]
-    assert [attempt.attempt_no for attempt, _ in books.attempts] == [1, 2]
+    assert [attempt.status for attempt, _ in commit.attempts] == ["failed", "succeeded"]
+    assert [attempt.attempt_no for attempt, _ in commit.attempts] == [1, 2]
 
 
 def test_the_next_best_model_is_asked_when_a_model_keeps_failing() -> None:
     down = EndpointUnavailableError("down", retry_after_s=0.0)
-    script, books = Script(down, down), MemoryBooks()
-    assert run(script, books)
+    script, commit = Script(down, down), MemoryCommit()
+    assert run(script, commit)
     assert script.asked == ["small", "small", "large"]
-    assert books.results[0].model == "large"
+    assert commit.results[0].model == "large"
 
 
 def test_a_rejected_request_is_not_repeated_to_the_same_model() -> None:
-    script, books = Script(RequestRejectedError("no")), MemoryBooks()
-    run(script, books)
+    script, commit = Script(RequestRejectedError("no")), MemoryCommit()
+    run(script, commit)
     assert script.asked == ["small", "large"]
 
 
 def test_a_prompt_that_outgrew_a_window_goes_only_to_a_wider_one() -> None:
-    script, books = Script(ContextLengthError("too long")), MemoryBooks()
-    run(script, books, [SMALL, candidate("alike"), LARGE])
+    script, commit = Script(ContextLengthError("too long")), MemoryCommit()
+    run(script, commit, [SMALL, candidate("alike"), LARGE])
     assert script.asked == ["small", "large"]
 
 
 def test_the_last_error_is_the_result_when_every_model_failed() -> None:
-    script, books = Script(*[RequestRejectedError("no") for _ in range(2)]), MemoryBooks()
-    assert run(script, books)
-    (result,) = books.results
+    script, commit = Script(*[RequestRejectedError("no") for _ in range(2)]), MemoryCommit()
+    assert run(script, commit)
+    (result,) = commit.results
     assert result.status is ResultStatus.FAILED
     assert (result.model, result.error_code) == ("large", "request_rejected")
 
 
 def test_a_call_that_may_have_been_billed_counts_at_its_worst_case() -> None:
-    script, books = Script(EndpointTimeoutError("silence", retry_after_s=0.0)), MemoryBooks()
-    run(script, books)
-    first, worst = books.attempts[0]
+    script, commit = Script(EndpointTimeoutError("silence", retry_after_s=0.0)), MemoryCommit()
+    run(script, commit)
+    first, worst = commit.attempts[0]
     assert first.cost_usd == worst
-    assert books.results[0].cost_usd == worst + books.attempts[1][0].cost_usd
+    assert commit.results[0].cost_usd == worst + commit.attempts[1][0].cost_usd
 
 
 def test_an_unbilled_failure_costs_nothing() -> None:
-    books = MemoryBooks()
-    run(Script(EndpointUnavailableError("down", retry_after_s=0.0)), books)
-    assert books.attempts[0][0].cost_usd == 0
+    commit = MemoryCommit()
+    run(Script(EndpointUnavailableError("down", retry_after_s=0.0)), commit)
+    assert commit.attempts[0][0].cost_usd == 0
 
 
 def test_money_in_flight_is_waited_for() -> None:
-    script, books = Script(), MemoryBooks(Grant.WAIT, Grant.GRANTED)
-    assert run(script, books)
-    assert books.results[0].status is ResultStatus.SUCCEEDED
+    script, commit = (
+        Script(),
+        MemoryCommit(ReservationOutcome.RETRY_SOON, ReservationOutcome.GRANTED),
+    )
+    assert run(script, commit)
+    assert commit.results[0].status is ResultStatus.SUCCEEDED
 
 
 def test_no_call_is_sent_once_the_money_is_out() -> None:
-    script, books = Script(), MemoryBooks(Grant.REFUSED, Grant.REFUSED)
-    assert run(script, books)
+    script, commit = Script(), MemoryCommit(ReservationOutcome.REFUSED, ReservationOutcome.REFUSED)
+    assert run(script, commit)
     assert script.asked == []
-    assert books.results[0].status is ResultStatus.BUDGET_EXHAUSTED
+    assert commit.results[0].status is ResultStatus.BUDGET_EXHAUSTED
 
 
 def test_a_cheaper_fallback_answers_when_the_chosen_model_is_out_of_reach() -> None:
-    script, books = Script(), MemoryBooks(Grant.REFUSED)
-    assert run(script, books, [LARGE, SMALL])
-    assert books.results[0].model == "small"
+    script, commit = Script(), MemoryCommit(ReservationOutcome.REFUSED)
+    assert run(script, commit, [LARGE, SMALL])
+    assert commit.results[0].model == "small"
 
 
 def test_a_cost_cap_counts_the_worst_case_and_what_was_spent() -> None:
-    script, books = Script(), MemoryBooks()
+    script, commit = Script(), MemoryCommit()
     cap = SLA(max_cost_usd=Decimal("0.001"))
-    assert run(script, books, sla=cap, cost_usd=Decimal("0.00099"))
+    assert run(script, commit, sla=cap, cost_usd=Decimal("0.00099"))
     assert script.asked == []
-    assert books.results[0].error_code == "max_cost_exceeded"
+    assert commit.results[0].error_code == "max_cost_exceeded"
 
 
 def test_no_call_starts_after_the_deadline() -> None:
-    script, books = Script(), MemoryBooks()
+    script, commit = Script(), MemoryCommit()
     past = SLA(deadline=datetime.now(UTC) - timedelta(seconds=1))
-    assert run(script, books, sla=past)
+    assert run(script, commit, sla=past)
     assert script.asked == []
-    assert books.results[0].status is ResultStatus.EXPIRED
+    assert commit.results[0].status is ResultStatus.EXPIRED
 
 
 def test_a_call_waits_no_longer_than_the_latency_limit_or_the_time_left() -> None:
     script = Script()
-    run(script, MemoryBooks(), sla=SLA(max_latency_s=3.0))
+    run(script, MemoryCommit(), sla=SLA(max_latency_s=3.0))
     soon = datetime.now(UTC) + timedelta(seconds=2)
-    run(script, MemoryBooks(), sla=SLA(max_latency_s=3.0, deadline=soon))
+    run(script, MemoryCommit(), sla=SLA(max_latency_s=3.0, deadline=soon))
     first, second = script.timeouts_s
     assert first == 3.0
     assert second is not None
@@ -266,6 +269,6 @@ def test_a_call_waits_no_longer_than_the_latency_limit_or_the_time_left() -> Non
 
 
 def test_a_drained_job_stays_pending() -> None:
-    script, books = Script(), MemoryBooks()
-    assert not run(script, books, closing=True)
-    assert (script.asked, books.results) == ([], [])
+    script, commit = Script(), MemoryCommit()
+    assert not run(script, commit, closing=True)
+    assert (script.asked, commit.results) == ([], [])

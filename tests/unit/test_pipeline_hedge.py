@@ -4,7 +4,7 @@ from decimal import Decimal
 
 from routoo.domain.job import SLA, Job, PendingJob
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
-from routoo.pipeline.dispatch.hedge import Latencies
+from routoo.pipeline.dispatch.hedge import CallLatencies
 
 MODEL = CandidateModel(
     name="small",
@@ -20,14 +20,14 @@ def pending(limit_s: float | None) -> PendingJob:
 
 
 def test_nothing_is_hedged_before_a_percentile_is_known() -> None:
-    latencies = Latencies()
+    latencies = CallLatencies()
     for _ in range(19):
         latencies.note(MODEL, 1.0)
     assert latencies.hedge_after_s(pending(10.0), MODEL) is None
 
 
 def test_the_latest_calls_count_more_than_what_was_known_before() -> None:
-    latencies = Latencies({"small": 5.0})
+    latencies = CallLatencies({"small": 5.0})
     assert latencies.hedge_after_s(pending(10.0), MODEL) == 5.0
     for number in range(20):
         latencies.note(MODEL, 1.0 + number / 100)
@@ -37,6 +37,6 @@ def test_the_latest_calls_count_more_than_what_was_known_before() -> None:
 
 
 def test_a_hedge_that_would_come_too_late_for_the_limit_is_not_due() -> None:
-    latencies = Latencies({"small": 5.0})
+    latencies = CallLatencies({"small": 5.0})
     assert latencies.hedge_after_s(pending(5.0), MODEL) is None
     assert latencies.hedge_after_s(pending(None), MODEL) is None

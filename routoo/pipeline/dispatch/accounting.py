@@ -1,133 +1,209 @@
-"""What happened to a job so far, and the attempts and results that tell of it."""
+"""Accounts for the calls of a job: what they cost, and the attempts and results to record."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
+from typing import Self
 
 from routoo.domain.completion import Attempt, Completion, Result
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel
-from routoo.errors import ContentFilterError, ContextLengthError, EndpointError
+from routoo.errors import ContentFilterError, ContextLengthError, EndpointError, HedgeLostError
+from routoo.pipeline.dispatch.group_commit import GroupCommit
+from routoo.pipeline.dispatch.hedge import Call
 
 
 @dataclass(slots=True)
-class Tally:
-    """What happened to a job so far."""
+class JobAccount:
+    """What happened to a job so far: its calls, their cost, and the last error."""
 
+    pending: PendingJob
     attempts: int
+    """Number of calls that were sent."""
     cost_usd: Decimal
+    """Of all calls that ended, in USD."""
     model: str | None = None
+    """Name of the model that was asked last."""
     error_code: str | None = None
     error_message: str | None = None
     outgrown_tokens: int = 0
-    """The widest context window that proved too small."""
-    told: int | None = None
-    """Number of the call that is being accounted for, where it is not the last one."""
+    """The largest context window that proved too small, in tokens."""
+
+    @classmethod
+    def of(cls, pending: PendingJob) -> Self:
+        """Return the account of a job; it goes on where an earlier dispatch of the job ended."""
+        return cls(pending, pending.attempts, pending.cost_usd)
 
     @property
-    def attempt_no(self) -> int:
-        """Number of the call that is being accounted for."""
-        return self.attempts if self.told is None else self.told
+    def job_no(self) -> int:
+        """Number of the job in its batch."""
+        return self.pending.job.job_no
 
     @property
     def is_filtered(self) -> bool:
-        """Whether the model that was blamed last has a content filter that refused."""
+        """Whether the last error is the refusal of a content filter."""
         return self.error_code == ContentFilterError.code
 
-    def blame(self, model: CandidateModel, code: str, message: str) -> None:
-        """Note why a model gave no answer; the last one told is the job's error."""
+    def note_error(self, model: CandidateModel, code: str, message: str) -> None:
+        """Keep why a model gave no answer; the last such error becomes the job's own."""
         self.model, self.error_code, self.error_message = model.name, code, message
 
-    def spend(
-        self, model: CandidateModel, cost_usd: Decimal, error: EndpointError | None = None
-    ) -> None:
-        """Count a call that ended, and blame the model if it failed."""
+    def add_failure(self, model: CandidateModel, cost_usd: Decimal, error: EndpointError) -> None:
+        """Count a call that ended without an answer that can be used."""
         self.cost_usd += cost_usd
-        self.model = model.name
-        if error is None:
-            return
-        self.blame(model, error.code, str(error))
+        self.note_error(model, error.code, str(error))
         if isinstance(error, ContextLengthError):
             self.outgrown_tokens = max(self.outgrown_tokens, model.context_window_tokens)
 
+    def add_success(self, model: CandidateModel, cost_usd: Decimal) -> None:
+        """Count a call that was answered."""
+        self.cost_usd += cost_usd
+        self.model = model.name
 
-def succeeded(
-    pending: PendingJob, tally: Tally, cost_usd: Decimal, completion: Completion
+    def success(self, completion: Completion) -> Result:
+        """Return the result of the job if the last model's answer is taken."""
+        return Result(
+            job_no=self.job_no,
+            status=ResultStatus.SUCCEEDED,
+            cost_usd=self.cost_usd,
+            attempts=self.attempts,
+            model=self.model,
+            completion=completion,
+        )
+
+    def failure(self) -> Result:
+        """Return the result of the job if no model answers."""
+        exhausted = self.error_code == ResultStatus.BUDGET_EXHAUSTED
+        return Result(
+            job_no=self.job_no,
+            status=ResultStatus.BUDGET_EXHAUSTED if exhausted else ResultStatus.FAILED,
+            cost_usd=self.cost_usd,
+            attempts=self.attempts,
+            model=self.model,
+            error_code=self.error_code or "no_eligible_model",
+            error_message=self.error_message or "no candidate model fits this job's limits",
+        )
+
+    def expiry(self) -> Result:
+        """Return the result of the job if its deadline passes before an answer."""
+        return Result(
+            job_no=self.job_no,
+            status=ResultStatus.EXPIRED,
+            cost_usd=self.cost_usd,
+            attempts=self.attempts,
+            error_code="expired",
+            error_message=(
+                f"the deadline {self.pending.job.sla.deadline} passed before an answer came"
+            ),
+        )
+
+
+def settle_calls(
+    commit: GroupCommit, account: JobAccount, calls: Sequence[Call]
+) -> EndpointError | None:
+    """Settle a call, and its hedge if one was sent.
+
+    Args:
+        commit: Records attempts and the result.
+        account: The job's account; is brought up to date.
+        calls: Calls that have ended or were cancelled; those that were never sent are skipped.
+
+    Returns:
+        Why the job has no answer yet; None where its result is recorded.
+
+    Raises:
+        StoreError: A flush failed, or another worker owns the shard.
+    """
+    sent = [(call, call.model) for call in calls if call.model is not None]
+    account.attempts = max(call.attempt_no for call, _ in sent)
+    # Failures are settled first, since the cost of the job's result includes them.
+    sent.sort(key=lambda pair: isinstance(pair[0].answer, Completion))
+    error: EndpointError | None = None
+    for number, (call, model) in enumerate(sent, start=1):
+        completion = call.answer
+        if not isinstance(completion, Completion):
+            error = _settle_failure(commit, account, call, model)
+        elif completion.is_filtered:
+            error = _settle_filtered(commit, account, call, model, completion)
+        else:
+            error = None
+            attempt = succeeded_attempt(account.job_no, call.attempt_no, model, completion)
+            account.add_success(model, attempt.cost_usd)
+            is_last = number == len(sent)
+            commit.settle(attempt, account.success(completion) if is_last else None)
+    return error
+
+
+def _settle_failure(
+    commit: GroupCommit, account: JobAccount, call: Call, model: CandidateModel
+) -> EndpointError:
+    """Settle a call without a completion, at its worst case if it may have been billed."""
+    error = call.answer
+    if not isinstance(error, EndpointError):
+        error = HedgeLostError(f"another call to {model.name} answered first")
+    cost_usd = call.worst_case_usd if error.maybe_billed else Decimal(0)
+    account.add_failure(model, cost_usd, error)
+    commit.settle(failed_attempt(account.job_no, call.attempt_no, model, error, cost_usd))
+    return error
+
+
+def _settle_filtered(
+    commit: GroupCommit,
+    account: JobAccount,
+    call: Call,
+    model: CandidateModel,
+    completion: Completion,
+) -> EndpointError:
+    """Settle a completion that a content filter cut: it is billed, and it is no answer."""
+    error, cost_usd = (
+        content_filter_error(model, completion),
+        completion_cost_usd(model, completion),
+    )
+    account.add_failure(model, cost_usd, error)
+    attempt = failed_attempt(account.job_no, call.attempt_no, model, error, cost_usd)
+    commit.settle(replace(attempt, usage=completion.usage, latency_s=completion.latency_s))
+    return error
+
+
+def succeeded_attempt(
+    job_no: int, attempt_no: int, model: CandidateModel, completion: Completion
 ) -> Attempt:
-    """Return the attempt that answered."""
+    """Return the record of a call that was answered."""
     return Attempt(
-        job_no=pending.job.job_no,
-        attempt_no=tally.attempt_no,
-        model=str(tally.model),
+        job_no=job_no,
+        attempt_no=attempt_no,
+        model=model.name,
         status="succeeded",
-        cost_usd=cost_usd,
+        cost_usd=completion_cost_usd(model, completion),
         latency_s=completion.latency_s,
         usage=completion.usage,
         http_status=completion.http_status,
     )
 
 
-def failed(
-    pending: PendingJob,
-    tally: Tally,
-    cost_usd: Decimal,
-    error: EndpointError,
-    completion: Completion | None = None,
+def failed_attempt(
+    job_no: int, attempt_no: int, model: CandidateModel, error: EndpointError, cost_usd: Decimal
 ) -> Attempt:
-    """Return an attempt that failed; usage and latency are known where an answer came."""
+    """Return the record of a call that failed."""
     return Attempt(
-        job_no=pending.job.job_no,
-        attempt_no=tally.attempt_no,
-        model=str(tally.model),
+        job_no=job_no,
+        attempt_no=attempt_no,
+        model=model.name,
         status="failed",
         cost_usd=cost_usd,
-        latency_s=completion.latency_s if completion else None,
-        usage=completion.usage if completion else None,
         http_status=error.http_status,
         error_code=error.code,
         error_message=str(error),
     )
 
 
-def success(pending: PendingJob, tally: Tally, completion: Completion) -> Result:
-    """Return the result of a job that was answered."""
-    return Result(
-        job_no=pending.job.job_no,
-        status=ResultStatus.SUCCEEDED,
-        cost_usd=tally.cost_usd,
-        attempts=tally.attempts,
-        model=tally.model,
-        completion=completion,
-    )
+def completion_cost_usd(model: CandidateModel, completion: Completion) -> Decimal:
+    """Return what a completion cost by the usage that came with it, in USD."""
+    return model.cost_usd(completion.usage.prompt_tokens, completion.usage.completion_tokens)
 
 
-def failure(pending: PendingJob, tally: Tally) -> Result:
-    """Return the result of a job that no model answered."""
-    exhausted = tally.error_code == ResultStatus.BUDGET_EXHAUSTED
-    return Result(
-        job_no=pending.job.job_no,
-        status=ResultStatus.BUDGET_EXHAUSTED if exhausted else ResultStatus.FAILED,
-        cost_usd=tally.cost_usd,
-        attempts=tally.attempts,
-        model=tally.model,
-        error_code=tally.error_code or "no_eligible_model",
-        error_message=tally.error_message or "no candidate model fits this job's limits",
-    )
-
-
-def expiry(pending: PendingJob, tally: Tally) -> Result:
-    """Return the result of a job whose deadline passed."""
-    return Result(
-        job_no=pending.job.job_no,
-        status=ResultStatus.EXPIRED,
-        cost_usd=tally.cost_usd,
-        attempts=tally.attempts,
-        error_code="expired",
-        error_message=f"the deadline {pending.job.sla.deadline} passed before an answer came",
-    )
-
-
-def filtered(model: CandidateModel, completion: Completion) -> ContentFilterError:
-    """Return the error that stands for an answer that a content filter cut."""
+def content_filter_error(model: CandidateModel, completion: Completion) -> ContentFilterError:
+    """Return the error that stands for an answer that the model's content filter cut."""
     return ContentFilterError(
         f"the content filter of {model.name} cut the answer",
         remedy="Rephrase the prompt, or let another model answer (--on-content-filter fallback)",

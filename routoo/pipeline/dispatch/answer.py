@@ -1,4 +1,9 @@
-"""One job, from its chosen model to its one result: calls, retries, fallbacks."""
+"""Answers one job: calls the chosen model, retries it, and falls back to other models.
+
+A job is asked of one candidate model after the other. For each model it makes attempts; an attempt
+is admitted to an endpoint, reserves its worst case, is sent, and is settled. `_Next` says what
+follows each step.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -20,49 +25,56 @@ from routoo.domain.prompt import (
     estimate_call_tokens,
 )
 from routoo.errors import EndpointClosedError, EndpointError
-from routoo.pipeline.dispatch.accounting import Tally, expiry, failure
-from routoo.pipeline.dispatch.group_commit import Books, Grant
-from routoo.pipeline.dispatch.hedge import Answer, Call, Latencies, race
-from routoo.pipeline.dispatch.settling import settle
+from routoo.pipeline.dispatch.accounting import JobAccount, settle_calls
+from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
+from routoo.pipeline.dispatch.hedge import Call, CallLatencies, HedgedCaller
 from routoo.ports import ChatClient, Permit
 
-_OUTAGE_PUT_OFF_S = 10.0
-"""A job whose endpoints have all failed for so long leaves its place to others, in seconds."""
-OUTAGE_PATIENCE_S = 900.0
-"""A job whose endpoints have all failed for so long fails with them, in seconds."""
-_MONEY_POLL_S = 0.2
+_OUTAGE_POSTPONE_S = 10.0
+"""A job is postponed when its endpoints have all failed for this long, in seconds."""
+_OUTAGE_PATIENCE_S = 900.0
+"""A job fails when its endpoints have all failed for this long, in seconds."""
+_BUDGET_POLL_S = 0.2
+"""Time between two attempts to reserve money that other calls may free, in seconds."""
 
 
-class _Step(Enum):
-    """What follows an attempt."""
+class _Next(Enum):
+    """What follows a step of a job."""
 
     ENDED = auto()
     """The job has its result."""
-    DRAINED = auto()
-    """No new call may start now; the job stays pending."""
+    LEFT_PENDING = auto()
+    """No call may start now; the job has no result yet."""
     NEXT_MODEL = auto()
-    CLOSED = auto()
-    """The model's endpoints keep failing and are left alone for now."""
+    """This model is not asked again."""
+    UNAVAILABLE = auto()
+    """All endpoints of the model keep failing; it is asked again after the other candidates."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Answerer:
-    """Answers jobs of one shard; shared by all of them."""
+    """Answers the jobs of one shard; all of them share it."""
 
     client: ChatClient
-    books: Books
+    commit: GroupCommit
     closing: asyncio.Event
     """Set when no new call may start."""
     max_attempts_per_model: int
     final_filters: frozenset[str] = frozenset()
     """Names of models after whose content filter no other model is asked."""
-    latencies: Latencies = field(default_factory=Latencies)
+    latencies: CallLatencies = field(default_factory=CallLatencies)
     called: set[int] = field(default_factory=set)
-    """Numbers of the jobs that were ever admitted: their money may be set aside."""
-    put_off: set[int] = field(default_factory=set)
-    """Numbers of the jobs left pending for an endpoint, or for money, that others must free."""
+    """Numbers of the jobs that an endpoint ever admitted: money may be reserved for them."""
+    postponed: set[int] = field(default_factory=set)
+    """Numbers of the jobs left pending until an endpoint works, or others free money."""
     rng: Random = field(default_factory=Random)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    _caller: HedgedCaller = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._caller = HedgedCaller(
+            self.client, self.commit, self.closing, self.latencies, self.now
+        )
 
     async def answer(self, pending: PendingJob, candidates: Sequence[CandidateModel]) -> bool:
         """Ask the candidates in turn until one answers.
@@ -72,204 +84,179 @@ class Answerer:
             candidates: The chosen model first, then the fallbacks in order.
 
         Returns:
-            True when the job has its result, which the books still have to write, False when it was
+            True when the job has a result, which may still wait for its commit; False when it was
             left pending.
 
         Raises:
-            StoreError: The books can't be kept, or another worker owns the shard.
+            StoreError: A flush failed, or another worker owns the shard.
         """
-        tally = Tally(pending.attempts, pending.cost_usd)
-        # Whoever finds an endpoint closed falls back; if nobody else answers, the job waits for it.
-        closed: list[CandidateModel] = []
-        for number, model in enumerate(chain(candidates, closed)):
-            if model.context_window_tokens <= tally.outgrown_tokens:
+        account = JobAccount.of(pending)
+        # An unavailable model is asked again after all others; then the job waits for it.
+        unavailable: list[CandidateModel] = []
+        for number, model in enumerate(chain(candidates, unavailable)):
+            if model.context_window_tokens <= account.outgrown_tokens:
                 continue
-            step = await self._ask(pending, model, tally, patient=number >= len(candidates))
-            if step is _Step.CLOSED:
-                closed.append(model)
-            elif step is not _Step.NEXT_MODEL:
-                return step is _Step.ENDED
-            if tally.is_filtered and tally.model in self.final_filters:
+            step = await self._ask(account, model, waits=number >= len(candidates))
+            if step is _Next.UNAVAILABLE:
+                unavailable.append(model)
+            elif step is not _Next.NEXT_MODEL:
+                return step is _Next.ENDED
+            if account.is_filtered and account.model in self.final_filters:
                 break
-        self.books.record(failure(pending, tally))
+        self.commit.record(account.failure())
         return True
 
-    async def _ask(
-        self, pending: PendingJob, model: CandidateModel, tally: Tally, *, patient: bool
-    ) -> _Step:
-        """Ask one model until it answers or has failed too often."""
+    async def _ask(self, account: JobAccount, model: CandidateModel, *, waits: bool) -> _Next:
+        """Ask one model until it answers or has failed too often.
+
+        Args:
+            account: The job's account.
+            model: The model to ask.
+            waits: Whether the job waits for a model that is unavailable.
+        """
         attempt = 1
         while attempt <= self.max_attempts_per_model:
-            outage_s = self.client.outage_s(model)
-            if outage_s and not patient:
-                return _Step.CLOSED
-            if outage_s > OUTAGE_PATIENCE_S:
-                break
-            if outage_s > _OUTAGE_PUT_OFF_S:
-                return self._put_off(pending)
-            step, error = await self._attempt(pending, model, tally, retry=attempt > 1)
+            step = self._check_outage(account, model, waits=waits)
             if step is not None:
                 return step
-            if error is None:
+            outcome = await self._attempt(account, model, retry=attempt > 1)
+            if isinstance(outcome, _Next):
+                return outcome
+            if outcome is None:
                 continue
-            if not error.retryable:
+            if not outcome.retryable:
                 break
             if self.client.outage_s(model):
-                continue  # a job that finds an outage out is not to blame for it
-            if attempt < self.max_attempts_per_model:
-                await self._pause(
-                    backoff_s(attempt, retry_after_s=error.retry_after_s, rng=self.rng)
-                )
+                continue  # a call that met an outage doesn't use up the job's attempts
+            await self._back_off(attempt, outcome)
             attempt += 1
-        return _Step.NEXT_MODEL
+        return _Next.NEXT_MODEL
+
+    def _check_outage(
+        self, account: JobAccount, model: CandidateModel, *, waits: bool
+    ) -> _Next | None:
+        """Return what to do about a model whose endpoints all fail; None where one works."""
+        outage_s = self.client.outage_s(model)
+        if outage_s and not waits:
+            return _Next.UNAVAILABLE
+        if outage_s > _OUTAGE_PATIENCE_S:
+            return _Next.NEXT_MODEL
+        if outage_s > _OUTAGE_POSTPONE_S:
+            return self._postpone(account)
+        return None
 
     async def _attempt(
-        self, pending: PendingJob, model: CandidateModel, tally: Tally, *, retry: bool
-    ) -> tuple[_Step | None, EndpointError | None]:
-        """Make one call; return what follows, or else its error, None where none was made."""
-        worst_case_usd = _worst_case_usd(pending, model)
-        tokens = estimate_call_tokens(pending.job.body, model)
+        self, account: JobAccount, model: CandidateModel, *, retry: bool
+    ) -> _Next | EndpointError | None:
+        """Make one call, and its hedge if it is slow.
+
+        Returns:
+            What follows, or the error of the call; None where the endpoint admitted no call.
+        """
+        body = account.pending.job.body
+        worst_case_usd = _worst_case_usd(account.pending, model)
+        tokens = estimate_call_tokens(body, model)
         try:
             async with self.client.admit(model, tokens, retry=retry) as permit:
-                self.called.add(pending.job.job_no)
-                step = await self._before_call(pending, permit, tally, worst_case_usd)
+                self.called.add(account.job_no)
+                step = await self._before_call(account, permit, worst_case_usd)
                 if step is not None:
-                    return step, None
-                answer, hedge = await self._call_hedged(pending, permit, tally, worst_case_usd)
+                    return step
+                calls = await self._call(account, permit, worst_case_usd)
         except EndpointClosedError as closed:
-            tally.blame(model, closed.code, str(closed))
-            return self._check(pending, tally), None
-        first = Call(tally.attempts, worst_case_usd, permit.model, answer)
-        error = settle(self.books, pending, tally, [first, hedge])
-        return (None, error) if error else (_Step.ENDED, None)
+            account.note_error(model, closed.code, str(closed))
+            return self._check_time(account)
+        error = settle_calls(self.commit, account, calls)
+        return _Next.ENDED if error is None else error
 
     async def _before_call(
-        self, pending: PendingJob, permit: Permit, tally: Tally, worst_case_usd: Decimal
-    ) -> _Step | None:
-        """Return None when the call may be sent now, its worst case reserved."""
-        step = self._check(pending, tally)
+        self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
+    ) -> _Next | None:
+        """Check the job's limits and reserve its worst case; None where the call may be sent."""
+        step = self._check_time(account)
         if step is not None:
             return step
-        model, cap = permit.model, pending.job.sla.max_cost_usd
-        if cap is not None and tally.cost_usd + worst_case_usd > cap:
-            tally.blame(
+        model = permit.model
+        if _exceeds_job_limit(account, worst_case_usd):
+            account.note_error(
                 model,
                 "max_cost_exceeded",
                 f"{model.name} may cost ${worst_case_usd}, more than is left of max_cost_usd",
             )
-            return _Step.NEXT_MODEL
-        return await self._reserve_and_start(pending, permit, tally, worst_case_usd)
+            return _Next.NEXT_MODEL
+        return await self._reserve_and_start(account, permit, worst_case_usd)
 
-    def _check(self, pending: PendingJob, tally: Tally) -> _Step | None:
-        """Return None while calls may start."""
+    def _check_time(self, account: JobAccount) -> _Next | None:
+        """Return None while the shard is open and the job's deadline has not passed."""
         if self.closing.is_set():
-            return _Step.DRAINED
-        deadline = pending.job.sla.deadline
+            return _Next.LEFT_PENDING
+        deadline = account.pending.job.sla.deadline
         if deadline is not None and self.now() >= deadline:
-            self.books.record(expiry(pending, tally))
-            return _Step.ENDED
+            self.commit.record(account.expiry())
+            return _Next.ENDED
         return None
 
     async def _reserve_and_start(
-        self, pending: PendingJob, permit: Permit, tally: Tally, worst_case_usd: Decimal
-    ) -> _Step | None:
-        """Set the call's money aside and wait for its turn; what is not sent frees its money."""
+        self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
+    ) -> _Next | None:
+        """Reserve the call's worst case and wait for its turn; free the money if it isn't sent."""
         sent = refused = False
         try:
-            step = await self._reserve(pending, permit.model, tally, worst_case_usd)
+            step = await self._reserve(account, permit.model, worst_case_usd)
             refused = step is not None
             if step is None:
                 await permit.start()
-                step = self._check(pending, tally)
+                step = self._check_time(account)
                 sent = step is None
         finally:
             if not sent and not refused:
-                self.books.release(pending.job.job_no, tally.attempts + 1)
-        tally.attempts += sent
+                self.commit.release(account.job_no, account.attempts + 1)
+        account.attempts += sent
         return step
 
     async def _reserve(
-        self, pending: PendingJob, model: CandidateModel, tally: Tally, worst_case_usd: Decimal
-    ) -> _Step | None:
-        reservation = Reservation(
-            pending.job.job_no, tally.attempts + 1, model.name, worst_case_usd
-        )
-        while (grant := await self.books.reserve(reservation)) is Grant.WAIT:
-            await self._pause(_MONEY_POLL_S)
+        self, account: JobAccount, model: CandidateModel, worst_case_usd: Decimal
+    ) -> _Next | None:
+        """Reserve the call's worst case; None where it is granted."""
+        reservation = Reservation(account.job_no, account.attempts + 1, model.name, worst_case_usd)
+        while (outcome := await self.commit.reserve(reservation)) is ReservationOutcome.RETRY_SOON:
+            await self._pause(_BUDGET_POLL_S)
             if self.closing.is_set():
-                return _Step.DRAINED
-        if grant is Grant.GRANTED:
+                return _Next.LEFT_PENDING
+        if outcome is ReservationOutcome.GRANTED:
             return None
-        if grant is Grant.LATER:
-            return self._put_off(pending)
-        tally.blame(
+        if outcome is ReservationOutcome.RETRY_LATER:
+            return self._postpone(account)
+        account.note_error(
             model,
             ResultStatus.BUDGET_EXHAUSTED,
             f"a call to {model.name} may cost ${worst_case_usd}, more than the batch's budget "
             "has left; raise budget_usd or lower max_tokens",
         )
-        return _Step.NEXT_MODEL
+        return _Next.NEXT_MODEL
 
-    def _put_off(self, pending: PendingJob) -> _Step:
-        """Leave a job pending, so that its shard holds no worker while it can't be served."""
-        self.put_off.add(pending.job.job_no)
-        return _Step.DRAINED
+    async def _call(
+        self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
+    ) -> list[Call]:
+        """Make the call, and a hedge if it is slow and the job's own limit covers both."""
+        first = Call(account.attempts, worst_case_usd)
+        hedge = await self._caller.call(
+            account.pending,
+            permit,
+            first,
+            hedge_allowed=not _exceeds_job_limit(account, 2 * worst_case_usd),
+        )
+        return [first] if hedge is None else [first, hedge]
 
-    async def _call(self, pending: PendingJob, permit: Permit) -> Answer:
-        timeout_s = self._timeout_s(pending, permit.model)
-        try:
-            completion = await self.client.complete(
-                permit.model, pending.job.body, timeout_s=timeout_s
-            )
-        except EndpointError as error:
-            return error
-        permit.used(completion.usage.total_tokens)
-        self.latencies.note(permit.model, completion.latency_s)
-        return completion
+    def _postpone(self, account: JobAccount) -> _Next:
+        """Leave a job pending, so that it holds no worker while it can't be answered."""
+        self.postponed.add(account.job_no)
+        return _Next.LEFT_PENDING
 
-    async def _call_hedged(
-        self, pending: PendingJob, permit: Permit, tally: Tally, worst_case_usd: Decimal
-    ) -> tuple[Answer | None, Call | None]:
-        """Make a call, and a second one where it is slow; None stands for what was cancelled."""
-        delay_s = self.latencies.hedge_after_s(pending, permit.model)
-        cap, doubled_usd = pending.job.sla.max_cost_usd, tally.cost_usd + 2 * worst_case_usd
-        if delay_s is None or (cap is not None and doubled_usd > cap):
-            return await self._call(pending, permit), None
-        hedge = Call(tally.attempts + 1, worst_case_usd)
-        second = self._hedge(pending, permit.model, hedge, delay_s)
-        return await race(self._call(pending, permit), second, hedge), hedge
-
-    async def _hedge(
-        self, pending: PendingJob, model: CandidateModel, hedge: Call, delay_s: float
-    ) -> None:
-        """Wait, then make the second call if money, endpoint and batch let it."""
-        await asyncio.sleep(delay_s)
-        job_no, tokens = pending.job.job_no, estimate_call_tokens(pending.job.body, model)
-        wanted = Reservation(job_no, hedge.attempt_no, model.name, hedge.worst_case_usd)
-        set_aside = False
-        try:
-            # As a retry: hedges draw on the same budget, so that a slow endpoint is not stormed.
-            async with self.client.admit(model, tokens, retry=True) as permit:
-                set_aside = True
-                set_aside = await self.books.reserve(wanted) is Grant.GRANTED
-                if set_aside:
-                    await permit.start()
-                    if not self.closing.is_set():
-                        hedge.model = permit.model
-                        hedge.answer = await self._call(pending, permit)
-        except EndpointClosedError:
-            pass  # the first call stands alone
-        finally:
-            if hedge.model is None and set_aside:
-                self.books.release(job_no, hedge.attempt_no)
-
-    def _timeout_s(self, pending: PendingJob, model: CandidateModel) -> float:
-        sla, limits_s = pending.job.sla, [model.endpoint.timeout_s]
-        if sla.max_latency_s is not None:
-            limits_s.append(sla.max_latency_s)
-        if sla.deadline is not None:
-            limits_s.append((sla.deadline - self.now()).total_seconds())
-        return max(0.001, min(limits_s))
+    async def _back_off(self, attempt: int, error: EndpointError) -> None:
+        """Wait before the next attempt, if there is one."""
+        if attempt < self.max_attempts_per_model:
+            await self._pause(backoff_s(attempt, retry_after_s=error.retry_after_s, rng=self.rng))
 
     async def _pause(self, delay_s: float) -> None:
         with suppress(TimeoutError):
@@ -279,3 +266,9 @@ class Answerer:
 def _worst_case_usd(pending: PendingJob, model: CandidateModel) -> Decimal:
     body = pending.job.body
     return model.cost_usd(bound_prompt_tokens(body, model), bound_completion_tokens(body, model))
+
+
+def _exceeds_job_limit(account: JobAccount, more_usd: Decimal) -> bool:
+    """Return whether the job's own limit doesn't cover more money than it has cost."""
+    limit_usd = account.pending.job.sla.max_cost_usd
+    return limit_usd is not None and account.cost_usd + more_usd > limit_usd

@@ -1,9 +1,12 @@
-"""Whom to ask when the chosen model fails: the next-best within the job's limits."""
+"""Which models to ask when the chosen one fails, and after whose refusal a job ends."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 
+from routoo.domain.batch_options import OnContentFilter
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import experience_from_json
@@ -17,35 +20,60 @@ def rank_candidates(
 ) -> list[list[CandidateModel]]:
     """Order each job's candidates: the chosen model, then the others by value for money.
 
-    Value is predicted quality, as far as the model answers, less expected cost at the batch's
-    shadow price, the same trade that the selector made, so that a fallback spends no more eagerly
-    than the plan did.
+    Value is predicted quality, times the share of jobs that the model answers, less expected cost
+    times the batch's shadow price. The selector makes the same trade, so that fallbacks spend no
+    more for quality than the plan does.
 
     Args:
         batch: The batch, its plan included.
         pending: Jobs of one shard.
 
     Returns:
-        For each job, models to ask in turn; those that its limits rule out are left out.
+        For each job the models to ask in turn, without those that its limits rule out.
     """
     if not pending:
         return []
-    models = batch.pool.models
     quality = np.array([job.quality for job in pending], np.float32)
     tokens = np.array([job.completion_tokens for job in pending], np.float32)
     plan = batch.plan or {}
     experience = experience_from_json(plan.get("experience"))
     estimates = estimate([job.job for job in pending], batch.pool, quality, tokens, experience)
-    price = float(plan.get("shadow_price_per_usd") or 0.0)
-    if batch.objective.willingness_to_pay_usd is not None:
-        price = max(price, 1.0 / batch.objective.willingness_to_pay_usd)
-    worth = quality * answered_shares(batch.pool, experience)
-    value = np.where(estimates.allowed, worth - price * estimates.cost_usd, -np.inf)
+    price = _quality_per_usd(batch, plan)
+    answered = quality * answered_shares(batch.pool, experience)
+    value = np.where(estimates.allowed, answered - price * estimates.cost_usd, -np.inf)
     column_of = {name: column for column, name in enumerate(batch.pool.names)}
     chosen = np.array([column_of[job.model] for job in pending])
     value[np.arange(len(pending)), chosen] = np.inf
-    channels = [model.is_batch_channel for model in models]
-    value[:, channels] = -np.inf  # they take batches, not calls: provider_channel sends those
+    channels = [model.is_batch_channel for model in batch.pool.models]
+    value[:, channels] = -np.inf  # provider_batch sends their jobs: they take no single calls
+    return _by_value(value, batch.pool.models)
+
+
+def final_filters(batch: BatchRecord) -> frozenset[str]:
+    """Return the names of the models after whose content filter no other model is asked.
+
+    The batch's option counts for all models; where it has none, the pool's option for each model.
+    """
+    own = batch.call_options.on_content_filter
+    return frozenset(
+        model.name
+        for model in batch.pool.models
+        if (own or model.on_content_filter) is OnContentFilter.FAIL
+    )
+
+
+def _quality_per_usd(batch: BatchRecord, plan: Mapping[str, Any]) -> float:
+    """Return how much quality a dollar must buy, by the plan or by the batch's owner."""
+    price = float(plan.get("shadow_price_per_usd") or 0.0)
+    if batch.objective.willingness_to_pay_usd is not None:
+        price = max(price, 1.0 / batch.objective.willingness_to_pay_usd)
+    return price
+
+
+def _by_value(
+    value: Float64[np.ndarray, "jobs models"], models: Sequence[CandidateModel]
+) -> list[list[CandidateModel]]:
+    """Return each job's models by falling value, without those of value -inf."""
     order = np.argsort(-value, axis=1, kind="stable").tolist()
     counts = np.count_nonzero(value > -np.inf, axis=1).tolist()
     return [

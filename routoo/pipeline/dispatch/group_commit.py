@@ -1,7 +1,7 @@
-"""Group commit of money and results: many calls in flight, few transactions.
+"""Group commit of reservations, settlements and results: many calls in flight, few transactions.
 
-No call is sent before its worst case is reserved in a committed transaction, and every outcome is
-settled together with its result, so that a crash at any moment leaves books that add up.
+No call is sent before its worst case is reserved in a committed transaction, and a call's cost is
+committed together with its job's result. So the ledger is right whenever a process crashes.
 """
 
 import asyncio
@@ -20,62 +20,67 @@ from routoo.pipeline.dispatch.response_cache import ShardCache
 from routoo.store import budget, leases, ledger, response_cache, results
 from routoo.store.database import Database
 
-LINGER_S = 0.005
-"""How long a flush waits for company: a few milliseconds buy hundreds of rows a transaction."""
+_LINGER_S = 0.005
+"""How long a flush waits for more writes, in seconds; so a transaction has hundreds of rows."""
 _FIRST_RETRY_S = 0.1
+_LONGEST_RETRY_S = 2.0
 
 
-class Grant(Enum):
-    """Answer to a reservation."""
+class ReservationOutcome(Enum):
+    """What became of a reservation."""
 
     GRANTED = auto()
-    WAIT = auto()
-    """Refused for now: calls in flight may give money back."""
-    LATER = auto()
-    """Refused for longer: providers, or owners of shards that are to come, may give money back."""
+    RETRY_SOON = auto()
+    """Not granted, but calls that are in flight may soon free money."""
+    RETRY_LATER = auto()
+    """Not granted; only provider batches, or shards that nobody owns now, may free money."""
     REFUSED = auto()
-    """Refused for good: nothing is in flight that could give money back."""
+    """Not granted, and nothing is in flight that could free money."""
 
 
 @dataclass(slots=True)
-class _Page:
-    """What waits for the next flush; a reservation with the future of its author."""
+class _Writes:
+    """The writes that wait for the next flush."""
 
-    reservations: list[tuple[Reservation, asyncio.Future[Grant]]] = field(default_factory=list)
+    reservations: list[tuple[Reservation, asyncio.Future[ReservationOutcome]]] = field(
+        default_factory=list
+    )
+    """Each with the future that its caller awaits."""
     releases: list[tuple[int, int]] = field(default_factory=list)
+    """Job number and attempt number of calls that were not sent."""
     settlements: list[Attempt] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
 
-    def succeed(self, grants: Sequence[Grant]) -> None:
-        """Answer every reservation of the page."""
-        for (_, future), grant in zip(self.reservations, grants, strict=True):
+    def succeed(self, outcomes: Sequence[ReservationOutcome]) -> None:
+        """Give every reservation's caller its outcome."""
+        for (_, future), outcome in zip(self.reservations, outcomes, strict=True):
             if not future.done():
-                future.set_result(grant)
+                future.set_result(outcome)
 
     def fail(self, error: BaseException) -> None:
-        """Raise the error at every reservation of the page."""
+        """Raise an error in every reservation's caller."""
         for _, future in self.reservations:
             if not future.done():
                 future.set_exception(error)
 
 
-class Books:
-    """The money and results of one leased shard; an async context manager.
+class GroupCommit:
+    """Writes the reservations, settlements and results of one leased shard.
 
-    Reservations are awaited: no call goes out before its money is set aside. What calls cost and
-    brought is written soon after it is told, and all of it by the end of the context. Once a flush
-    has failed nothing more is taken.
+    An async context manager. A reservation is awaited until it is committed. Settlements and
+    results are committed a few milliseconds after they were handed in, and all of them by the end
+    of the context. After a failed flush every method raises its error.
 
     Args:
         db: The store.
-        lease: The shard; every flush is fenced by it.
-        cache: Keeps answers for later batches; None where that is not wanted.
-        alone: No job of the batch shares another's answer.
-        patience_s: How long a database that is away is waited for, in seconds.
+        lease: The shard; its epoch fences every flush.
+        cache: Where answers are kept for later batches; None keeps none.
+        alone: True if the batch has no duplicates, that is no jobs that share another's answer.
+        patience_s: How long to retry while the database can't be reached, in seconds.
 
     Raises:
-        StaleLeaseError: From any method and at the end: another worker owns the shard.
-        StoreError: From any method and at the end: the database could not do it.
+        StaleLeaseError: From any method, and at the end: another worker owns the shard.
+        StoreError: From any method, and at the end: the database failed or can't be reached.
     """
 
     def __init__(
@@ -89,11 +94,11 @@ class Books:
     ) -> None:
         self._db, self._lease, self._cache = db, lease, cache
         self._alone, self._patience_s = alone, patience_s
-        self._page = _Page()
-        self._wake = asyncio.Event()
+        self._waiting = _Writes()
+        self._has_writes = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._flusher: asyncio.Task[None] | None = None
-        self._failure: BaseException | None = None
+        self._error: BaseException | None = None
 
     async def __aenter__(self) -> Self:
         self._flusher = asyncio.create_task(self._flush_for_ever())
@@ -114,96 +119,99 @@ class Books:
                 self._flusher.cancel()
                 await asyncio.gather(self._flusher, return_exceptions=True)
 
-    async def reserve(self, reservation: Reservation) -> Grant:
-        """Set the worst case of a call aside, or say why not."""
+    async def reserve(self, reservation: Reservation) -> ReservationOutcome:
+        """Reserve the worst case of a call in the ledger, and return the committed outcome."""
         self._check()
-        future: asyncio.Future[Grant] = asyncio.get_running_loop().create_future()
-        self._page.reservations.append((reservation, future))
-        self._wake.set()
+        future: asyncio.Future[ReservationOutcome] = asyncio.get_running_loop().create_future()
+        self._waiting.reservations.append((reservation, future))
+        self._has_writes.set()
         return await future
 
     def release(self, job_no: int, attempt_no: int) -> None:
-        """Give back what was set aside for a call that was never sent."""
-        self._page.releases.append((job_no, attempt_no))
-        self._wake.set()
+        """Free the reservation of a call that was not sent."""
+        self._waiting.releases.append((job_no, attempt_no))
+        self._has_writes.set()
 
     def settle(self, attempt: Attempt, result: Result | None = None) -> None:
-        """Replace a call's reservation by its cost, and record its job's result if it has one."""
+        """Replace a call's reservation by its cost, and record its job's result if there is one."""
         self._check()
-        self._page.settlements.append(attempt)
+        self._waiting.settlements.append(attempt)
         if result is not None:
-            self._page.results.append(result)
-        self._wake.set()
+            self._waiting.results.append(result)
+        self._has_writes.set()
 
     def record(self, result: Result) -> None:
-        """Record the result of a job that needed no further call."""
+        """Record the result of a job that ends without a further call."""
         self._check()
-        self._page.results.append(result)
-        self._wake.set()
+        self._waiting.results.append(result)
+        self._has_writes.set()
 
     def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        if self._error is not None:
+            raise self._error
 
     async def _flush_for_ever(self) -> None:
         while True:
-            await self._wake.wait()
-            await asyncio.sleep(LINGER_S)
+            await self._has_writes.wait()
+            await asyncio.sleep(_LINGER_S)
             await self._flush()
 
     async def _flush(self) -> None:
         async with self._flushing:
-            page, self._page = self._page, _Page()
-            self._wake.clear()
+            writes, self._waiting = self._waiting, _Writes()
+            self._has_writes.clear()
             try:
                 self._check()
-                page.succeed(await self._commit_patiently(page))
+                writes.succeed(await self._commit_patiently(writes))
             except StoreError as error:
-                self._failure = error
-                page.fail(error)
+                self._error = error
+                writes.fail(error)
             except BaseException as error:
-                self._failure = error
-                page.fail(error)
+                self._error = error
+                writes.fail(error)
                 raise
 
-    async def _commit_patiently(self, page: _Page) -> Sequence[Grant]:
-        """Commit, waiting for a database that is away: the answers in hand were paid for."""
+    async def _commit_patiently(self, writes: _Writes) -> Sequence[ReservationOutcome]:
+        """Commit; retry while the database can't be reached, since the answers are paid for."""
         delay_s, waited_s = _FIRST_RETRY_S, 0.0
         while True:
             try:
-                return await self._commit(page)
+                return await self._commit(writes)
             except DatabaseUnavailableError:
                 if waited_s >= self._patience_s:
                     raise
                 await asyncio.sleep(delay_s)
-                waited_s, delay_s = waited_s + delay_s, min(delay_s * 2, 2.0)
+                waited_s, delay_s = waited_s + delay_s, min(delay_s * 2, _LONGEST_RETRY_S)
 
-    async def _commit(self, page: _Page) -> Sequence[Grant]:
-        lease, wanted = self._lease, [reservation for reservation, _ in page.reservations]
+    async def _commit(self, writes: _Writes) -> Sequence[ReservationOutcome]:
+        lease, wanted = self._lease, [reservation for reservation, _ in writes.reservations]
         async with self._db.transaction(pipelined=True) as conn:
-            async with conn.pipeline():  # a page is one round trip
+            async with conn.pipeline():  # one round trip for the whole flush
                 proof = await leases.ask_fence(conn, lease)
-                # Settled first: the money that comes back may cover this page's reservations.
-                if page.settlements:
-                    await ledger.settle(conn, lease, page.settlements, fenced=True)
-                if page.results:
-                    await results.save(conn, lease, page.results, fenced=True, alone=self._alone)
+                # Settlements come first: the money that they free may cover these reservations.
+                if writes.settlements:
+                    await ledger.settle(conn, lease, writes.settlements, fenced=True)
+                if writes.results:
+                    await results.save(conn, lease, writes.results, fenced=True, alone=self._alone)
                 reserved = await ledger.reserve_all(conn, lease, wanted) if wanted else None
             leases.check_fence(proof, lease)
-            if self._cache is not None and (kept := self._cache.answers(page.results)):
+            if self._cache is not None and (kept := self._cache.answers(writes.results)):
                 await response_cache.keep(conn, kept, self._cache.ttl_s)
-            grants = [Grant.GRANTED] * len(wanted)
+            outcomes = [ReservationOutcome.GRANTED] * len(wanted)
             if reserved is not None and reserved.rowcount == 0:
-                grants = await self._reserve(conn, wanted)
-            if page.releases:  # last: the cancelled author's reservation may stand on this page
-                await ledger.release(conn, lease, page.releases, fenced=True)
-            return grants
+                outcomes = await self._reserve_singly(conn, wanted)
+            if writes.releases:  # last: this flush may hold a cancelled call's reservation
+                await ledger.release(conn, lease, writes.releases, fenced=True)
+            return outcomes
 
-    async def _reserve(self, conn: AsyncConnection, wanted: Sequence[Reservation]) -> list[Grant]:
+    async def _reserve_singly(
+        self, conn: AsyncConnection, wanted: Sequence[Reservation]
+    ) -> list[ReservationOutcome]:
+        """Grant those reservations that the budget still covers, since it doesn't cover all."""
         granted = await ledger.reserve(conn, self._lease, wanted, fenced=True)
         balance = await ledger.balance(conn, self._lease.key.batch_id)
-        refusal = Grant.REFUSED
+        refusal = ReservationOutcome.REFUSED
         if balance.reserved_usd > 0:
             waits = await budget.may_give_back(conn, self._lease.key.batch_id)
-            refusal = Grant.WAIT if waits else Grant.LATER
-        return [Grant.GRANTED if yes else refusal for yes in granted]
+            refusal = ReservationOutcome.RETRY_SOON if waits else ReservationOutcome.RETRY_LATER
+        return [ReservationOutcome.GRANTED if yes else refusal for yes in granted]

@@ -1,4 +1,4 @@
-"""Hedging: a second call for a job whose first one is slow; whichever answers first wins.
+"""Makes a job's call, and hedges it: a slow call gets a second one, and the first answer wins.
 
 Source: Dean and Barroso, "The Tail at Scale", Communications of the ACM 56(2), 2013: a second
 request after the 95th percentile adds about 5 % of calls and takes most of the tail away.
@@ -7,39 +7,44 @@ request after the 95th percentile adds about 5 % of calls and takes most of the 
 import asyncio
 import statistics
 from collections import defaultdict, deque
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 
-from routoo.domain.completion import Completion
+from routoo.domain.completion import Completion, Reservation
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
-from routoo.errors import EndpointError
+from routoo.domain.prompt import estimate_call_tokens
+from routoo.errors import EndpointClosedError, EndpointError
+from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
+from routoo.ports import ChatClient, Permit
 
 Answer = Completion | EndpointError
-"""What a call brought; a completion that a content filter cut is one."""
+"""What a call returned; a completion that a content filter cut is a completion."""
 _RECENT_CALLS = 200
 _FEWEST_CALLS = 20
-"""Fewer say nothing of a 95th percentile."""
+"""With fewer calls their 95th percentile is not known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Latencies:
-    """How long calls take, by model: those of this shard, and before them what is known."""
+class CallLatencies:
+    """Recent latencies of calls by model; says when a call is slow."""
 
     known_p95_s: Mapping[str, float] = field(default_factory=dict)
+    """95th percentile by model, in seconds; holds until this shard has made enough calls."""
     _recent_s: dict[str, deque[float]] = field(
         default_factory=lambda: defaultdict(lambda: deque(maxlen=_RECENT_CALLS))
     )
 
     def note(self, model: CandidateModel, latency_s: float) -> None:
-        """Take the latency of an answer."""
+        """Record the latency of an answer, in seconds."""
         self._recent_s[model.name].append(latency_s)
 
     def hedge_after_s(self, pending: PendingJob, model: CandidateModel) -> float | None:
-        """Return when a call is slow enough for a second one; None where it never is.
+        """Return after how many seconds a call gets a second one; None where it gets none.
 
-        Only jobs with a latency limit are hedged, and only while there is time for the second.
+        Only jobs with a latency limit are hedged, and only if the limit leaves time for it.
         """
         limit_s = pending.job.sla.max_latency_s
         if limit_s is None:
@@ -54,28 +59,108 @@ class Latencies:
 
 @dataclass(slots=True)
 class Call:
-    """One of the calls that may be made for a job at the same time."""
+    """One of the calls that are made for a job at the same time."""
 
     attempt_no: int
     worst_case_usd: Decimal
     model: CandidateModel | None = None
-    """The model asked, where it is placed; None until the call is sent."""
+    """The model asked, with the endpoint that was called; None until the call is sent."""
     answer: Answer | None = None
-    """None where the call was not awaited to its end."""
+    """None where the call was cancelled before its end."""
 
 
-async def race(
+@dataclass(frozen=True, slots=True)
+class HedgedCaller:
+    """Makes calls for the jobs of one shard, each with a hedge if it is slow."""
+
+    client: ChatClient
+    commit: GroupCommit
+    closing: asyncio.Event
+    """Set when no new call may start."""
+    latencies: CallLatencies
+    now: Callable[[], datetime]
+
+    async def call(
+        self, pending: PendingJob, permit: Permit, first: Call, *, hedge_allowed: bool
+    ) -> Call | None:
+        """Make a call whose worst case is reserved and whose permit was started.
+
+        Args:
+            pending: The job.
+            permit: The first call's permit.
+            first: The call; its model and answer are set.
+            hedge_allowed: Whether the job's own cost limit covers a second call.
+
+        Returns:
+            The hedge, whether it was sent or not; None where none was needed.
+        """
+        first.model = permit.model
+        delay_s = self.latencies.hedge_after_s(pending, permit.model)
+        if delay_s is None or not hedge_allowed:
+            first.answer = await self._send(pending, permit)
+            return None
+        hedge = Call(first.attempt_no + 1, first.worst_case_usd)
+        second = self._send_hedge(pending, permit.model, hedge, delay_s)
+        first.answer = await _race(self._send(pending, permit), second, hedge)
+        return hedge
+
+    async def _send(self, pending: PendingJob, permit: Permit) -> Answer:
+        timeout_s = self._timeout_s(pending, permit.model)
+        try:
+            completion = await self.client.complete(
+                permit.model, pending.job.body, timeout_s=timeout_s
+            )
+        except EndpointError as error:
+            return error
+        permit.used(completion.usage.total_tokens)
+        self.latencies.note(permit.model, completion.latency_s)
+        return completion
+
+    async def _send_hedge(
+        self, pending: PendingJob, model: CandidateModel, hedge: Call, delay_s: float
+    ) -> None:
+        """Wait, then make the second call if budget, endpoint and batch allow it."""
+        await asyncio.sleep(delay_s)
+        job_no, tokens = pending.job.job_no, estimate_call_tokens(pending.job.body, model)
+        wanted = Reservation(job_no, hedge.attempt_no, model.name, hedge.worst_case_usd)
+        reserved = False
+        try:
+            # As a retry: hedges use the retry budget, so that they don't flood a slow endpoint.
+            async with self.client.admit(model, tokens, retry=True) as permit:
+                reserved = True  # until it is refused: a cancellation must free it
+                reserved = await self.commit.reserve(wanted) is ReservationOutcome.GRANTED
+                if reserved:
+                    await permit.start()
+                    if not self.closing.is_set():
+                        hedge.model = permit.model
+                        hedge.answer = await self._send(pending, permit)
+        except EndpointClosedError:
+            pass  # the job has its first call only
+        finally:
+            if hedge.model is None and reserved:
+                self.commit.release(job_no, hedge.attempt_no)
+
+    def _timeout_s(self, pending: PendingJob, model: CandidateModel) -> float:
+        sla, limits_s = pending.job.sla, [model.endpoint.timeout_s]
+        if sla.max_latency_s is not None:
+            limits_s.append(sla.max_latency_s)
+        if sla.deadline is not None:
+            limits_s.append((sla.deadline - self.now()).total_seconds())
+        return max(0.001, min(limits_s))
+
+
+async def _race(
     first: Coroutine[None, None, Answer], second: Coroutine[None, None, None], hedge: Call
 ) -> Answer | None:
     """Await a call and its hedge until one of them brings a completion, or both have failed.
 
     Args:
         first: The call that was sent.
-        second: Waits, and then sends the hedge if it may; fills the hedge in.
-        hedge: What the second call fills in.
+        second: Waits, then sends the hedge if it may, and sets its model and answer.
+        hedge: The second call.
 
     Returns:
-        What the first call brought; None where the hedge won and it was cancelled.
+        What the first call returned; None where the hedge won and the first was cancelled.
     """
     tasks = (asyncio.create_task(first), asyncio.create_task(second))
     try:
@@ -93,7 +178,7 @@ async def race(
 
 
 def _is_decided(first: asyncio.Task[Answer], hedge: Call) -> bool:
-    """Return whether waiting on can bring nothing better than what is there."""
+    """Return whether a longer wait can bring nothing better than what is there."""
     if isinstance(hedge.answer, Completion):
         return True
     # A first call that failed before its hedge was sent is retried the usual way.

@@ -1,4 +1,4 @@
-"""What a shard takes from the response cache, and what it puts there."""
+"""Takes answers of a shard's jobs from the response cache, and chooses which ones to keep there."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class ShardCache:
 
     pool: Pool
     ttl_s: float
-    """How old an answer may be, and how long new ones are kept, in seconds."""
+    """Maximum age of an answer, and how long new ones are kept, in seconds."""
     bodies: Mapping[int, dict[str, Any]]
     """Requests that may be cached, by job_no."""
 
@@ -38,7 +38,7 @@ class ShardCache:
         return cls(pool, options.cache_ttl_s, wanted)
 
     def answers(self, ended: Sequence[Result]) -> list[CachedAnswer]:
-        """Return what of some results is worth keeping: answers with the endpoint's own usage."""
+        """Return the answers worth keeping: those that came with the endpoint's own usage."""
         kept = []
         for result in ended:
             body, completion = self.bodies.get(result.job_no), result.completion
@@ -50,10 +50,13 @@ class ShardCache:
         return kept
 
 
-async def serve(
+async def take_cached(
     db: Database, lease: Lease, cache: ShardCache | None, pending: list[PendingJob]
 ) -> list[PendingJob]:
-    """End the jobs whose chosen model has answered the same request before; return the others.
+    """Give jobs the answers that their chosen models gave to the same requests before.
+
+    Returns:
+        The jobs that have no result yet.
 
     Raises:
         StaleLeaseError: Another worker owns the shard now.
@@ -86,7 +89,7 @@ async def serve(
 
 
 def key_of(model: CandidateModel, body: Mapping[str, Any]) -> bytes:
-    """Return the digest of a request to a model: where it goes, and all that is sent."""
+    """Return the digest of a request to a model: its endpoint, and everything that is sent."""
     asked = {
         "model": [model.name, model.endpoint.base_url, model.model_at_endpoint],
         "most_tokens": model.max_completion_tokens,

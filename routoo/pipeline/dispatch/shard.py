@@ -8,14 +8,13 @@ from functools import partial
 from psycopg import AsyncConnection
 
 from routoo.domain.job import Lease, PendingJob
+from routoo.domain.pool import CandidateModel
 from routoo.pipeline.dispatch.answer import Answerer
-from routoo.pipeline.dispatch.content_filter import final_filters
-from routoo.pipeline.dispatch.fallback import rank_candidates
-from routoo.pipeline.dispatch.follow_batch import Control, follow_batch, warn_of_budget
-from routoo.pipeline.dispatch.group_commit import Books
-from routoo.pipeline.dispatch.hedge import Latencies
-from routoo.pipeline.dispatch.response_cache import ShardCache, serve
-from routoo.pipeline.dispatch.roster import Roster
+from routoo.pipeline.dispatch.fallback import final_filters, rank_candidates
+from routoo.pipeline.dispatch.follow_batch import follow_batch, log_budget_used
+from routoo.pipeline.dispatch.group_commit import GroupCommit
+from routoo.pipeline.dispatch.hedge import CallLatencies
+from routoo.pipeline.dispatch.response_cache import ShardCache, take_cached
 from routoo.pipeline.select.experience import load_experience
 from routoo.ports import ChatClient
 from routoo.store import assignments, batches, jobs
@@ -24,19 +23,19 @@ from routoo.store.database import Database
 from routoo.store.ledger import write_off
 from routoo.store.shards import Done, HandedBack, WorkOutcome
 
-_PUT_OFF_S = 5.0
-"""A shard whose jobs were put off is handed out again after so long, in seconds."""
+_POSTPONE_S = 5.0
+"""Time until a shard with postponed jobs is handed out again, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class DispatchOptions:
-    """How patiently a shard is dispatched."""
+    """Limits of a shard's dispatch."""
 
     max_attempts_per_model: int = 4
     time_limit_s: float = 600.0
-    """No new call starts after this long; the shard is handed back."""
+    """No new call starts after this time; then the shard is handed back, in seconds."""
     drain_grace_s: float = 3.0
-    """How long calls in flight may go on once the worker is asked to stop."""
+    """How long calls in flight may go on once the worker is asked to stop, in seconds."""
 
 
 async def dispatch_shard(
@@ -50,95 +49,177 @@ async def dispatch_shard(
 ) -> WorkOutcome:
     """Call the chosen models for every pending job of a shard.
 
-    Calls that a crashed owner of the shard left unsettled are first written off at their worst
-    case: they may have been billed.
-
     Args:
         db: The store.
-        client: The endpoints.
+        client: Calls the endpoints.
         lease: The shard; renewed by the caller.
         batch: The shard's batch.
-        options: Limits of patience.
+        options: Limits of attempts and time.
         stop: Set by the caller to drain: no new call starts, those in flight get a grace.
 
     Returns:
         Done when every job of the shard has a result. Handed back when some were left pending: the
-        worker drains, the batch was paused or cancelled, or they wait for endpoints or for money
-        that others must free first; then with a wait of a few seconds.
+        worker drains, the batch was paused or cancelled, or the jobs wait for endpoints or for money
+        that others must free, then with a wait of a few seconds.
 
     Raises:
         StaleLeaseError: Another worker owns the shard now.
         StoreError: The database can't be reached or refused.
+    """
+    loaded = await _load(db, lease, batch)
+    cache = ShardCache.of(batch.pool, batch.call_options, loaded.pending)
+    pending = await take_cached(db, lease, cache, loaded.pending)
+    closing = asyncio.Event()
+    async with GroupCommit(db, lease, cache=cache, alone=loaded.alone) as commit:
+        attempts, filters = options.max_attempts_per_model, final_filters(batch)
+        answerer = Answerer(client, commit, closing, attempts, filters, loaded.latencies)
+        dispatch = _Dispatch(db, lease, batch, answerer, options, stop)
+        tasks = await dispatch.run(pending, loaded.revision)
+    await log_budget_used(db, batch.id)
+    if tasks.all_answered:
+        return Done()
+    return HandedBack(_POSTPONE_S if answerer.postponed and not closing.is_set() else None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """What a dispatch reads of its shard before the first call."""
+
+    pending: list[PendingJob]
+    revision: int
+    """Number of the batch's plan."""
+    alone: bool
+    """Whether the batch has no duplicates."""
+    latencies: CallLatencies
+
+
+async def _load(db: Database, lease: Lease, batch: BatchRecord) -> _Loaded:
+    """Read a shard; calls that a crashed owner left unsettled are written off first.
+
+    They are booked at their worst case, since they may have been billed.
     """
     async with db.transaction() as conn:
         await write_off(conn, lease)
         revision = await replans.latest_revision(conn, batch.id)
         pending = await jobs.pending(conn, lease)
         alone = not await assignments.any_duplicates(conn, batch.id)
-        latencies = await _latencies(conn, batch, pending)
-    cache = ShardCache.of(batch.pool, batch.call_options, pending)
-    pending = await serve(db, lease, cache, pending)
-    closing = asyncio.Event()
-    async with Books(db, lease, cache=cache, alone=alone) as books:
-        answerer = Answerer(
-            client,
-            books,
-            closing,
-            options.max_attempts_per_model,
-            final_filters=final_filters(batch),
-            latencies=latencies,
-        )
+        return _Loaded(pending, revision, alone, await _latencies(conn, batch, pending))
+
+
+async def _latencies(
+    conn: AsyncConnection, batch: BatchRecord, pending: Sequence[PendingJob]
+) -> CallLatencies:
+    """Return recent latencies of calls, if a job has a latency limit."""
+    if all(job.job.sla.max_latency_s is None for job in pending):
+        return CallLatencies()
+    known = (await load_experience(conn, batch.pool)).items()
+    p95_s = {name: model.latency_p95_s for name, model in known if model.latency_p95_s}
+    return CallLatencies(p95_s)
+
+
+class JobTasks:
+    """The jobs of a shard that are being answered, each in a task of its own.
+
+    Args:
+        answerer: Answers a job, and knows for which jobs it was admitted to an endpoint.
+        group: Owns the tasks: an error of one ends them all, and it ends with the last.
+    """
+
+    def __init__(self, answerer: Answerer, group: asyncio.TaskGroup) -> None:
+        self._answerer, self._group = answerer, group
+        self._tasks: dict[int, asyncio.Task[bool]] = {}
+        self._models: dict[int, str] = {}
+
+    def assign(
+        self, pending: Sequence[PendingJob], ranked: Sequence[Sequence[CandidateModel]]
+    ) -> int:
+        """Start jobs, and restart those that wait for a call to another model than planned now.
+
+        A job that was admitted to an endpoint keeps its model, so that no job is called for twice.
+
+        Args:
+            pending: Jobs without a result.
+            ranked: The candidates of each job in the order in which they are asked.
+
+        Returns:
+            How many jobs were restarted.
+        """
+        moved = 0
+        if self._answerer.closing.is_set():
+            return moved
+        for job, candidates in zip(pending, ranked, strict=True):
+            number, task = job.job.job_no, self._tasks.get(job.job.job_no)
+            if task is not None:
+                settled = task.done() or number in self._answerer.called
+                if settled or self._models[number] == job.model:
+                    continue
+                task.cancel()  # it waits in a queue and has reserved nothing
+                moved += 1
+            self._models[number] = job.model
+            self._tasks[number] = self._group.create_task(self._answerer.answer(job, candidates))
+        return moved
+
+    @property
+    def all_answered(self) -> bool:
+        """Whether every job has its result; to be read once the group has ended."""
+        return all(not task.cancelled() and task.result() for task in self._tasks.values())
+
+    def cancel(self) -> None:
+        """Cancel the tasks that have not ended."""
+        for task in self._tasks.values():
+            task.cancel()
+
+
+@dataclass(frozen=True, slots=True)
+class _Dispatch:
+    """One leased shard while its jobs are being answered."""
+
+    db: Database
+    lease: Lease
+    batch: BatchRecord
+    answerer: Answerer
+    options: DispatchOptions
+    stop: asyncio.Event
+
+    async def run(self, pending: Sequence[PendingJob], revision: int) -> JobTasks:
+        """Answer jobs until each has ended, while the batch and the clock are watched."""
+        closing = self.answerer.closing
         try:
             async with asyncio.TaskGroup() as watchers:
                 async with asyncio.TaskGroup() as group:
-                    roster = Roster(answerer, group)
-                    roster.assign(pending, rank_candidates(batch, pending))
-                    control = Control(closing, revision, partial(_follow_plan, db, lease, roster))
+                    tasks = JobTasks(self.answerer, group)
+                    tasks.assign(pending, rank_candidates(self.batch, pending))
+                    on_revision = partial(self._follow_plan, tasks)
+                    following = follow_batch(self.db, self.batch.id, revision, closing, on_revision)
                     watching = (
-                        watchers.create_task(follow_batch(db, batch.id, control)),
-                        watchers.create_task(_watch(closing, roster, options, stop)),
+                        watchers.create_task(following),
+                        watchers.create_task(self._watch_clock(tasks)),
                     )
                 for watch in watching:
                     watch.cancel()
         except BaseExceptionGroup as group_error:
             raise _first(group_error) from group_error
-    await warn_of_budget(db, batch.id)
-    if roster.all_answered:
-        return Done()
-    return HandedBack(_PUT_OFF_S if answerer.put_off and not closing.is_set() else None)
+        return tasks
 
+    async def _follow_plan(self, tasks: JobTasks) -> None:
+        """Assign the newest plan's models to the jobs that wait for their first call."""
+        async with self.db.transaction() as conn:
+            batch = await batches.get(conn, self.lease.key.batch_id)
+            pending = await jobs.pending(conn, self.lease)
+        tasks.assign(pending, rank_candidates(batch, pending))
 
-async def _latencies(
-    conn: AsyncConnection, batch: BatchRecord, pending: Sequence[PendingJob]
-) -> Latencies:
-    """Return how long calls take, where a job wants to know."""
-    if all(job.job.sla.max_latency_s is None for job in pending):
-        return Latencies()
-    known = (await load_experience(conn, batch.pool)).items()
-    return Latencies({name: model.latency_p95_s for name, model in known if model.latency_p95_s})
-
-
-async def _follow_plan(db: Database, lease: Lease, roster: Roster) -> None:
-    """Give the jobs that still wait the models of the plan that holds now."""
-    async with db.transaction() as conn:
-        batch = await batches.get(conn, lease.key.batch_id)
-        pending = await jobs.pending(conn, lease)
-    roster.assign(pending, rank_candidates(batch, pending))
-
-
-async def _watch(
-    closing: asyncio.Event, roster: Roster, options: DispatchOptions, stop: asyncio.Event
-) -> None:
-    """Close the shard when its time is up, and cancel what outlasts the grace of a drain."""
-    try:
-        async with asyncio.timeout(options.time_limit_s):
-            await stop.wait()
-    except TimeoutError:
+    async def _watch_clock(self, tasks: JobTasks) -> None:
+        """Close the shard when its time is up; cancel calls that outlast the grace of a drain."""
+        closing = self.answerer.closing
+        try:
+            async with asyncio.timeout(self.options.time_limit_s):
+                await self.stop.wait()
+        except TimeoutError:
+            closing.set()
+            await self.stop.wait()
         closing.set()
-        await stop.wait()
-    closing.set()
-    await asyncio.sleep(options.drain_grace_s)
-    roster.cancel()
+        await asyncio.sleep(self.options.drain_grace_s)
+        tasks.cancel()
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 
 from routoo.domain.job import BatchStatus, Lease
 from routoo.domain.provider_batch import OpenProviderBatch, ProviderState
-from routoo.pipeline.dispatch.content_filter import final_filters
+from routoo.pipeline.dispatch.fallback import final_filters
 from routoo.pipeline.provider_batch.rows import reservation_of, row_of, split
 from routoo.pipeline.provider_batch.tracker import Visit, Visitor
 from routoo.pipeline.select.eligibility import can_wait

@@ -1,23 +1,29 @@
-"""Rows of a provider's batch: which jobs go out together, and what becomes of each answer."""
+"""Rows of a provider batch: which jobs go into one input file, and what each answer settles."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 from routoo.client.formats.registry import batch_format_of
 from routoo.client.provider_batches import channel_of
-from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
+from routoo.domain.completion import Attempt, Completion, Reservation, Result
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
 from routoo.domain.provider_batch import ProviderRow
 from routoo.errors import ContentFilterError, EndpointError
-from routoo.pipeline.dispatch.accounting import filtered
+from routoo.pipeline.dispatch.accounting import (
+    completion_cost_usd,
+    content_filter_error,
+    failed_attempt,
+    succeeded_attempt,
+)
 
 _BYTES_PER_MB = 1_000_000
 
 
 def row_of(pending: PendingJob, model: CandidateModel) -> ProviderRow:
-    """Return the row that a job would be in a batch of a model's channel."""
+    """Return the row of a job for a model's batch channel."""
     body = pending.job.body
     prompt, completion = bound_prompt_tokens(body, model), bound_completion_tokens(body, model)
     return ProviderRow(
@@ -35,9 +41,9 @@ def reservation_of(row: ProviderRow, model: CandidateModel) -> Reservation:
 
 
 def split(model: CandidateModel, rows: Iterable[ProviderRow]) -> Iterator[list[ProviderRow]]:
-    """Yield rows that may go out in one file: of one kind, within the provider's limits.
+    """Group rows into input files: one request URL a file, within the provider's limits.
 
-    A row that alone exceeds the limit of a file is left out.
+    A row that exceeds the limit of a file by itself is left out.
     """
     channel, batches = channel_of(model), batch_format_of(model)
     most_bytes = channel.max_file_mb * _BYTES_PER_MB
@@ -75,32 +81,21 @@ def settlement(
     *,
     filter_ends: bool = False,
 ) -> tuple[Attempt, Result | None]:
-    """Return what a row cost, and its job's result where it was answered.
+    """Return the attempt that a row was, and its job's result if it has one.
 
-    A row that failed leaves its job to be called like any other, unless its owner wants no answer
-    but through this channel, or `filter_ends` the job and a content filter refused it.
+    The job of a row that failed is called like any other job, unless its request names this model,
+    or `filter_ends` the job and a content filter refused it.
     """
     if isinstance(outcome, EndpointError) or outcome.is_filtered:
         attempt = _failed(model, row, outcome)
-        pinned = row.body.get("model") == model.name
-        ends = pinned or (filter_ends and attempt.error_code == ContentFilterError.code)
+        names_model = row.body.get("model") == model.name
+        ends = names_model or (filter_ends and attempt.error_code == ContentFilterError.code)
         return attempt, _failure(row, attempt) if ends else None
-    usage = outcome.usage
-    cost_usd = model.cost_usd(usage.prompt_tokens, usage.completion_tokens)
-    attempt = Attempt(
-        job_no=row.job_no,
-        attempt_no=row.attempt_no,
-        model=model.name,
-        status="succeeded",
-        cost_usd=cost_usd,
-        latency_s=outcome.latency_s,
-        usage=usage,
-        http_status=outcome.http_status,
-    )
+    attempt = succeeded_attempt(row.job_no, row.attempt_no, model, outcome)
     result = Result(
         job_no=row.job_no,
         status=ResultStatus.SUCCEEDED,
-        cost_usd=row.spent_usd + cost_usd,
+        cost_usd=row.spent_usd + attempt.cost_usd,
         attempts=row.attempt_no,
         model=model.name,
         completion=outcome,
@@ -111,29 +106,13 @@ def settlement(
 def _failed(
     model: CandidateModel, row: ProviderRow, outcome: Completion | EndpointError
 ) -> Attempt:
-    error, usage, cost_usd = _account(model, row, outcome)
-    return Attempt(
-        job_no=row.job_no,
-        attempt_no=row.attempt_no,
-        model=model.name,
-        status="failed",
-        cost_usd=cost_usd,
-        usage=usage,
-        http_status=error.http_status,
-        error_code=error.code,
-        error_message=str(error),
-    )
-
-
-def _account(
-    model: CandidateModel, row: ProviderRow, outcome: Completion | EndpointError
-) -> tuple[EndpointError, Usage | None, Decimal]:
-    """Return why a row brought no answer, and what it took and cost."""
-    if isinstance(outcome, Completion):  # cut by a filter, it is billed like any other
-        usage = outcome.usage
-        cost_usd = model.cost_usd(usage.prompt_tokens, usage.completion_tokens)
-        return filtered(model, outcome), usage, cost_usd
-    return outcome, None, row.worst_case_usd if outcome.maybe_billed else Decimal(0)
+    """Return the attempt of a row without an answer; one that a filter cut is billed as well."""
+    if isinstance(outcome, Completion):
+        error, cost_usd = content_filter_error(model, outcome), completion_cost_usd(model, outcome)
+        attempt = failed_attempt(row.job_no, row.attempt_no, model, error, cost_usd)
+        return replace(attempt, usage=outcome.usage)
+    cost_usd = row.worst_case_usd if outcome.maybe_billed else Decimal(0)
+    return failed_attempt(row.job_no, row.attempt_no, model, outcome, cost_usd)
 
 
 def _failure(row: ProviderRow, attempt: Attempt) -> Result:
