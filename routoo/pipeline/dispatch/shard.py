@@ -59,7 +59,7 @@ async def dispatch_shard(
 
     Returns:
         Done when every job of the shard has a result. Handed back when some were left pending: the
-        worker drains, the batch was paused or cancelled, or the jobs wait for endpoints or for money
+        worker drains, the batch was paused or cancelled, or jobs wait for endpoints or for money
         that others must free, then with a wait of a few seconds.
 
     Raises:
