@@ -47,21 +47,21 @@ class Bench:
 
     def run(self, client: str, calls: int, concurrency: int) -> dict[str, Any]:
         """Run one client in a process of its own."""
-        order = {"base_url": self.base_url, "calls": calls, "concurrency": concurrency}
+        request = {"base_url": self.base_url, "calls": calls, "concurrency": concurrency}
         python = sys.executable
         if client in OURS:
             limited = client == "routoo"
             pool = pool_of(self.base_url, concurrency, limited=limited)
             batch_id = asyncio.run(prepare(self.database_url, pool, calls))
             shards = -(-calls // SHARD_SIZE)
-            order |= {
+            request |= {
                 "database_url": self.database_url, "batch_id": str(batch_id), "shards": shards,
                 "limited": limited,
             }  # fmt: skip
         elif client == "litellm":
             python = str(self.peers_python)
         done = subprocess.run(
-            [python, HERE / "dispatch_clients.py", client, json.dumps(order)],
+            [python, HERE / "dispatch_clients.py", client, json.dumps(request)],
             stdout=subprocess.PIPE, text=True, check=True,
             env=_environ(),
         )  # fmt: skip
@@ -149,7 +149,7 @@ def _overheads(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:
     """Measure what a client adds to a call's latency while it is not busy with others.
 
     Ours is the latency that it records: from the sending to the whole answer, without the wait for
-    money and a place.
+    money and a slot.
     """
     for client in ("aiohttp", "routoo", *(["litellm"] if options.peers_python else [])):
         found = bench.run(client, SHARD_SIZE, QUIET_CONCURRENCY)["latencies_s"]

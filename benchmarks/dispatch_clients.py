@@ -41,12 +41,12 @@ class Taken:
         self.cpu_s += time.process_time()
 
 
-async def run_aiohttp(order: dict[str, Any]) -> Taken:
+async def run_aiohttp(request: dict[str, Any]) -> Taken:
     """Send, parse, drop: the least that a client can do."""
     import aiohttp  # noqa: PLC0415 - a peer's process lacks it
 
     connector = aiohttp.TCPConnector(limit=0)
-    url = f"{order['base_url']}/chat/completions"
+    url = f"{request['base_url']}/chat/completions"
     sent = {"model": "bench", **BODY}
 
     async with aiohttp.ClientSession(connector=connector) as session:
@@ -56,10 +56,10 @@ async def run_aiohttp(order: dict[str, Any]) -> Taken:
                 assert response.status == 200  # noqa: PLR2004 - success
                 await response.json()
 
-        return await _share_out(call, order)
+        return await _share_out(call, request)
 
 
-async def run_litellm(order: dict[str, Any]) -> Taken:
+async def run_litellm(request: dict[str, Any]) -> Taken:
     """The peer's router with one deployment, retries off."""
     import litellm  # noqa: PLC0415 - only in the peers' environment
 
@@ -68,7 +68,7 @@ async def run_litellm(order: dict[str, Any]) -> Taken:
         "model_name": "bench",
         "litellm_params": {
             "model": "openai/bench",
-            "api_base": order["base_url"],
+            "api_base": request["base_url"],
             "api_key": "none",
         },
     }
@@ -78,22 +78,22 @@ async def run_litellm(order: dict[str, Any]) -> Taken:
         answer = await router.acompletion(model="bench", **BODY)
         assert answer.choices
 
-    return await _share_out(call, order)
+    return await _share_out(call, request)
 
 
-async def run_routoo(order: dict[str, Any]) -> Taken:
+async def run_routoo(request: dict[str, Any]) -> Taken:
     """Dispatch a prepared batch's shards as a worker does, four at a time."""
     from dispatch_batch import dispatch_all  # noqa: PLC0415 - a peer's process lacks it
 
     return await dispatch_all(
-        order["database_url"], order["batch_id"], order["shards"], limited=order["limited"]
+        request["database_url"], request["batch_id"], request["shards"], limited=request["limited"]
     )
 
 
-async def _share_out(call: Callable[[], Awaitable[None]], order: dict[str, Any]) -> Taken:
+async def _share_out(call: Callable[[], Awaitable[None]], request: dict[str, Any]) -> Taken:
     for _ in range(WARM_UP_CALLS):
         await call()
-    turns, taken = iter(range(order["calls"])), Taken()
+    turns, taken = iter(range(request["calls"])), Taken()
 
     async def work(turns: Iterator[int]) -> None:
         for _ in turns:
@@ -102,7 +102,7 @@ async def _share_out(call: Callable[[], Awaitable[None]], order: dict[str, Any])
             taken.latencies_s.append(time.perf_counter() - started)
 
     taken.start()
-    await asyncio.gather(*(work(turns) for _ in range(order["concurrency"])))
+    await asyncio.gather(*(work(turns) for _ in range(request["concurrency"])))
     taken.stop()
     return taken
 
@@ -110,7 +110,7 @@ async def _share_out(call: Callable[[], Awaitable[None]], order: dict[str, Any])
 def main() -> None:
     """Run one client and print what it took."""
     os.sched_setaffinity(0, {0})
-    client, order = sys.argv[1], json.loads(sys.argv[2])
+    client, request = sys.argv[1], json.loads(sys.argv[2])
     try:
         from uvloop import run  # noqa: PLC0415 - a peer's process may lack it
     except ImportError:
@@ -121,7 +121,7 @@ def main() -> None:
         "routoo": run_routoo,
         "routoo_unlimited": run_routoo,
     }
-    print(json.dumps(asdict(run(clients[client](order)))))
+    print(json.dumps(asdict(run(clients[client](request)))))
 
 
 if __name__ == "__main__":

@@ -160,7 +160,9 @@ def _dispatch(base: _Base) -> StageWork:
     counters = TokenCounters()
     provider = ProviderBatches(timeout_s=settings.channel_timeout_s, counters=counters)
     channel = _channel(db, _enter(base.exits, base.loop, provider), settings)
-    endpoints = ChatEndpoints(limits=DatabaseLimits(db), counters=counters)
+    endpoints = ChatEndpoints(
+        limits=DatabaseLimits(db), counters=counters, max_answer_bytes=settings.max_answer_bytes
+    )
     client = _enter(base.exits, base.loop, endpoints)
     options = DispatchOptions(
         max_attempts_per_model=settings.max_attempts_per_model,

@@ -1,1 +1,1 @@
-"""Calls to OpenAI-compatible model endpoints."""
+"""Calls to model endpoints: connections, limits, retries, and formats of their APIs."""

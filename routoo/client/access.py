@@ -1,4 +1,4 @@
-"""How a call gets to an endpoint: the header that carries its key, and the proxy on the way."""
+"""How an endpoint is reached: the header that carries its key, and the proxy to go through."""
 
 import ipaddress
 from collections.abc import Iterable, Mapping
@@ -23,7 +23,7 @@ class Access:
     headers: Mapping[str, str]
     """Headers that carry the key; empty where none is needed."""
     key: str | None
-    """The key itself, so that messages can leave it out."""
+    """The key itself, so that messages can be cleared of it."""
     proxy: URL | None
     """Proxy to go through; None goes straight to the endpoint."""
     proxy_headers: Mapping[str, str] | None
@@ -31,7 +31,7 @@ class Access:
 
 
 def find_access(model: CandidateModel, environ: Mapping[str, str]) -> Access:
-    """Look up an endpoint's key and proxy in the environment.
+    """Look up the key and the proxy of a model's endpoint in the environment.
 
     The proxy is the one that the pool's `proxy_url_env` names, else that of `HTTP_PROXY` or
     `HTTPS_PROXY`. Those two don't hold for hosts in `NO_PROXY`, nor for this machine itself, which

@@ -1,4 +1,4 @@
-"""The one boundary where aiohttp's exceptions and HTTP statuses become Routoo's errors."""
+"""Maps aiohttp's exceptions and error responses to Routoo's errors; the only place that does."""
 
 import asyncio
 import re
@@ -22,7 +22,7 @@ from routoo.errors import (
 )
 
 SNIPPET_CHARACTERS = 300
-"""Most of a response's text that a message quotes."""
+"""Longest quote of a response in a message."""
 
 _TRANSIENT_STATUSES = {408, 409, 425}
 _TIMEOUT_STATUSES = {504, 524}

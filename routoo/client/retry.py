@@ -1,4 +1,4 @@
-"""When to ask an endpoint again."""
+"""When to call an endpoint again after a failure."""
 
 import random
 from collections.abc import Awaitable, Callable, Mapping
@@ -13,17 +13,18 @@ from routoo.ports import ChatClient
 BASE_S = 0.5
 """Longest wait before the second attempt, in seconds; it doubles with each attempt after."""
 CAP_S = 60.0
-"""Longest wait that is not the endpoint's own wish, in seconds."""
+"""Longest wait, in seconds, where the endpoint asked for none."""
 PATIENCE_S = 300.0
-"""An endpoint that asks for a longer pause than this is not waited for, in seconds."""
+"""Longest pause asked for by an endpoint that is waited for, in seconds."""
 
 
 def backoff_s(attempt: int, *, retry_after_s: float | None = None, rng: random.Random) -> float:
     """Return how long to wait after a failed attempt, in seconds.
 
-    Exponential with full jitter, so that callers that failed together don't return together
-    (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). What the endpoint
-    asked for is a floor: it is honoured in full, also beyond the cap, and jittered upwards.
+    The wait grows exponentially with full jitter, so that callers that failed together don't return
+    together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). A pause that
+    the endpoint asked for is a lower bound: it is kept in full, even above `CAP_S`, and jitter is
+    added to it.
 
     Args:
         attempt: Number of the attempt that failed, from 1.
@@ -48,7 +49,8 @@ async def call_with_retries(
 ) -> Completion:
     """Call an endpoint until it answers, fails for good, or has failed `max_attempts` times.
 
-    For callers that keep no books of each attempt; a batch's dispatch reserves money for each.
+    It is for callers that don't account for each attempt; a batch's dispatch does, and reserves
+    money for each.
 
     Raises:
         EndpointError: The last attempt's failure.
@@ -64,7 +66,7 @@ async def call_with_retries(
         except EndpointClosedError:
             if client.outage_s(model):
                 raise
-            continue  # it asked for a pause: the next permit waits that out
+            continue  # it asked for a pause, for which the next permit waits
         except EndpointError as error:
             too_long = (error.retry_after_s or 0.0) > PATIENCE_S
             if not error.retryable or too_long or attempt >= max_attempts:

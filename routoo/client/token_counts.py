@@ -1,4 +1,4 @@
-"""Counts tokens with a model's own tokenizer, where an answer does not say what was billed."""
+"""Counts tokens with a model's own tokenizer, for answers that don't report what was billed."""
 
 import importlib.util
 from collections.abc import Iterable, Mapping
@@ -29,7 +29,7 @@ _REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class TokenCounter:
-    """Counts with one tokenizer; never above the bound that was reserved."""
+    """Counts tokens with one tokenizer; no count is above the bound that was reserved."""
 
     tokenizer: Tokenizer
 

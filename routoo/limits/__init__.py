@@ -1,1 +1,1 @@
-"""What an endpoint may be asked, counted over all processes that ask it."""
+"""Limits of endpoints, kept in accounts that all processes share."""

@@ -1,4 +1,4 @@
-"""The Files and Batches routes of a fake endpoint, as OpenAI documents them, with books.
+"""The Files and Batches routes of a fake endpoint, as OpenAI documents them, with a log.
 
 The script's `batches` says how they behave:
     latency_s       from creation to the end

@@ -18,7 +18,7 @@ BILLED_KINDS = {
     "slow_headers",
     "filtered",
 }
-"""Faults after the model has answered: the endpoint's books count them."""
+"""Faults after the model has answered: the endpoint's log counts them as billed."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Fault:
     """How long `hang`, `slow_headers` and `slow_body` take, in seconds."""
     message: str = "scripted fault"
     billed: bool | None = None
-    """Whether the books count it; by kind where unset."""
+    """Whether the log counts it as billed; by kind where unset."""
 
     def strikes(self, request_no: int, prompt: str, prompt_no: int) -> bool:
         """Return whether this request is hit (numbers of the model and of its prompt, from 1)."""
@@ -57,7 +57,7 @@ class Fault:
 
     @property
     def is_billed(self) -> bool:
-        """Whether the endpoint's books count a request that is hit."""
+        """Whether the endpoint's log counts a request that is hit as billed."""
         return self.kind in BILLED_KINDS if self.billed is None else self.billed
 
 

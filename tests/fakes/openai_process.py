@@ -49,15 +49,15 @@ class FakeServerProcess:
         self._folder.cleanup()
 
     def log(self) -> list[dict[str, Any]]:
-        """Return the server's books, a row a request in order of arrival."""
+        """Return the server's log, a row a request in order of arrival."""
         return list(self._call("GET", "log")["requests"])
 
     def batch_log(self) -> dict[str, Any]:
-        """Return the books of the server's Batch API."""
+        """Return the log of the server's Batch API."""
         return dict(self._call("GET", "log/batches"))
 
     def clear_log(self) -> None:
-        """Begin new books."""
+        """Start a new log."""
         self._call("DELETE", "log")
 
     def set_script(self, script: Mapping[str, Any]) -> None:

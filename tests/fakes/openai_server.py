@@ -1,4 +1,4 @@
-"""A fake OpenAI-compatible endpoint with scripted answers, latencies and faults, and books.
+"""A fake OpenAI-compatible endpoint with scripted answers, latencies and faults, and a log.
 
 In a test's own event loop:
 
@@ -42,7 +42,7 @@ from tests.fakes.fake_script import Fault, ModelScript
 
 @dataclass
 class Served:
-    """One line of the server's books."""
+    """One request in the server's log."""
 
     no: int
     model: str

@@ -52,7 +52,7 @@ def candidate(server: FakeServer, name: str, **endpoint: Any) -> CandidateModel:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for something that the server does."""
-    while not holds():  # noqa: ASYNC110 - the server's books are plain data
+    while not holds():  # noqa: ASYNC110 - the server's records are plain data
         await asyncio.sleep(0.01)
 
 
@@ -80,9 +80,9 @@ async def test_an_answer_brings_its_text_body_usage_and_latency(client: ChatEndp
         completion = await client.complete(candidate(server, "m"), CHAT)
         assert completion.answer == "It is 4"
         assert completion.body["choices"][0]["message"]["content"] == "It is 4"
-        booked = server.requests[0]
-        assert completion.usage.prompt_tokens == booked.prompt_tokens
-        assert completion.usage.completion_tokens == booked.completion_tokens == 3
+        served = server.requests[0]
+        assert completion.usage.prompt_tokens == served.prompt_tokens
+        assert completion.usage.completion_tokens == served.completion_tokens == 3
         assert completion.latency_s >= 0.01
 
 
@@ -104,10 +104,10 @@ async def test_missing_usage_is_billed_at_its_bound_and_marked(client: ChatEndpo
     script = {"models": {"m": {"faults": [{"kind": "missing_usage"}]}}}
     async with FakeServer(script) as server:
         usage = (await client.complete(candidate(server, "m"), CHAT)).usage
-        booked = server.requests[0]
+        served = server.requests[0]
         assert usage.estimated
-        assert usage.prompt_tokens >= booked.prompt_tokens
-        assert usage.completion_tokens >= booked.completion_tokens
+        assert usage.prompt_tokens >= served.prompt_tokens
+        assert usage.completion_tokens >= served.completion_tokens
 
 
 async def test_a_rate_limit_says_how_long_to_wait(client: ChatEndpoints) -> None:
@@ -160,7 +160,7 @@ async def test_a_redirect_is_refused_because_it_would_carry_the_key_away(
             await client.complete(candidate(server, "m"), CHAT)
 
 
-async def test_places_bound_the_calls_in_flight_of_each_endpoint(client: ChatEndpoints) -> None:
+async def test_slots_bound_the_calls_in_flight_of_each_endpoint(client: ChatEndpoints) -> None:
     async with FakeServer({"models": {"*": {"latency_s": 0.01}}}) as server:
         models = [candidate(server, "a", max_concurrency=3), candidate(server, "b")]
 
@@ -178,9 +178,9 @@ async def test_places_bound_the_calls_in_flight_of_each_endpoint(client: ChatEnd
 async def test_equal_endpoints_share_a_models_load_by_their_room(client: ChatEndpoints) -> None:
     slow, fast = {"models": {"*": {"latency_s": 0.2}}}, {"models": {"*": {"latency_s": 0.02}}}
     async with FakeServer(slow) as one, FakeServer(fast) as other:
-        places = [Endpoint(base_url=each.base_url, max_concurrency=4) for each in (one, other)]
+        endpoints = [Endpoint(base_url=each.base_url, max_concurrency=4) for each in (one, other)]
         model = candidate(one, "m").model_copy(
-            update={"endpoint": places[0], "endpoints": tuple(places)}
+            update={"endpoint": endpoints[0], "endpoints": tuple(endpoints)}
         )
 
         async def call() -> None:
@@ -193,7 +193,7 @@ async def test_equal_endpoints_share_a_models_load_by_their_room(client: ChatEnd
         assert len(other.requests) > 2 * len(one.requests) > 0
 
 
-async def test_limits_that_an_endpoint_tells_are_kept(client: ChatEndpoints) -> None:
+async def test_limits_that_an_endpoints_headers_name_are_kept(client: ChatEndpoints) -> None:
     headers = {
         "x-ratelimit-limit-requests": "8",
         "x-ratelimit-remaining-requests": "7",

@@ -1,4 +1,4 @@
-"""The fake endpoint itself: deterministic, and its books are right."""
+"""The fake endpoint itself: deterministic, and its log is right."""
 
 import json
 import subprocess

@@ -26,14 +26,14 @@ def test_what_is_no_duration_is_none(text: str | None) -> None:
     assert duration_s(text) is None
 
 
-def test_a_limit_a_minute_is_learnt() -> None:
+def test_a_limit_per_minute_is_read() -> None:
     found = read_rate_limits(
         headers("requests", "60", "59", "1s") | headers("tokens", "150000", "149984", "6ms")
     )
     assert found == RateLimitHeaders(60, 150_000, 0.0)
 
 
-def test_a_limit_a_day_is_not_taken_for_one_a_minute() -> None:
+def test_a_limit_per_day_is_not_taken_for_one_per_minute() -> None:
     found = read_rate_limits(headers("requests", "14400", "14370", "2m59.56s"))
     assert found == RateLimitHeaders(None, None, 0.0)
 

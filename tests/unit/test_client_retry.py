@@ -66,7 +66,7 @@ def run(client: ScriptedClient, *, max_attempts: int = 4) -> tuple[Completion, l
     waits: list[float] = []
 
     async def sleep(delay_s: float) -> None:
-        assert client.held == 0, "a place is held during a wait"
+        assert client.held == 0, "a slot is held during a wait"
         waits.append(delay_s)
 
     completion = asyncio.run(
