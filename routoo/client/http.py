@@ -140,9 +140,9 @@ class HttpClient:
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
             response.close()
             raise aiohttp.ClientPayloadError("the server switched to another protocol")
-        chunks: list[bytes] = []
-        size = 0
-        async for chunk in response.content.iter_any():
+        content, chunks, size = response.content, list[bytes](), 0
+        while not content.at_eof():
+            chunk = await content.readany()
             size += len(chunk)
             if size > self._max_bytes:
                 raise InvalidResponseError(

@@ -65,12 +65,13 @@ class ModelEndpoints:
         """
         found = self._found.get(model)
         if found is None:
-            endpoints = [self._endpoint(model.at(endpoint)) for endpoint in model.all_endpoints]
+            alone = map(model.at, model.all_endpoints) if model.endpoints else [model]
+            endpoints = [self._endpoint(one) for one in alone]
             if len(self._found) >= _MOST_CACHED:
                 self._found.clear()
-            found = self._found[model] = {endpoint.limiter: endpoint for endpoint in endpoints}
             for endpoint in endpoints:
                 self._found[endpoint.model] = {endpoint.limiter: endpoint}
+            found = self._found[model] = {endpoint.limiter: endpoint for endpoint in endpoints}
         return found
 
     def _endpoint(self, model: CandidateModel) -> ModelEndpoint:

@@ -22,9 +22,9 @@ def backoff_s(attempt: int, *, retry_after_s: float | None = None, rng: random.R
     """Return how long to wait after a failed attempt, in seconds.
 
     The wait grows exponentially with full jitter, so that callers that failed together don't return
-    together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). A pause that
-    the endpoint asked for is a lower bound: it is kept in full, even above `CAP_S`, and jitter is
-    added to it.
+    together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). A pause
+    that the endpoint asked for is a lower bound: it is kept in full, even above `CAP_S`, and jitter
+    is added to it.
 
     Args:
         attempt: Number of the attempt that failed, from 1.
