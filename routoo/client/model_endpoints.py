@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from routoo.client.access import Access, find_access
-from routoo.client.formats.registry import format_of
+from routoo.client.formats.openai import OpenAIFormat
 from routoo.client.formats.wire_format import WireFormat
 from routoo.client.http import HttpTarget, target_of
 from routoo.client.limiter.endpoint_limiter import EndpointLimiter
@@ -16,6 +16,7 @@ from routoo.domain.pool import CandidateModel, Endpoint
 from routoo.limits.records import EndpointLimits
 
 _MOST_CACHED = 1_000
+_OPENAI = OpenAIFormat()
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,12 @@ class ModelEndpoints:
         if limiter is None:
             limiter = self._limiters[key] = EndpointLimiter(key, self._owner, limits, self._wake)
         return limiter
+
+
+def format_of(model: CandidateModel) -> WireFormat:
+    """Return the format that a model's endpoint speaks: OpenAI's, the only one known so far."""
+    del model
+    return _OPENAI
 
 
 def limits_of(endpoint: Endpoint) -> EndpointLimits:

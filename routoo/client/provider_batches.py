@@ -7,9 +7,9 @@ from typing import Any, Self
 
 from routoo.client.access import find_access
 from routoo.client.failures import error_of_response
-from routoo.client.formats.registry import batch_format_of, format_of
-from routoo.client.formats.wire_format import BatchRequest, Outcome
+from routoo.client.formats.wire_format import BatchFormat, BatchRequest, Outcome
 from routoo.client.http import HttpClient, target_of
+from routoo.client.model_endpoints import format_of
 from routoo.client.token_counts import TokenCounters
 from routoo.domain.pool import BatchChannel, CandidateModel
 from routoo.domain.provider_batch import ProviderBatch, ProviderRow
@@ -161,6 +161,18 @@ class ProviderBatches:
                 details, reply.status, reply.headers, where=target.where, secret=access.key
             )
         return reply.body, target.where
+
+
+def batch_format_of(model: CandidateModel) -> BatchFormat:
+    """Return the format of the batch API behind a model's batch channel.
+
+    Raises:
+        ValueError: The provider's API has no batches.
+    """
+    batches = format_of(model).batches
+    if batches is None:
+        raise ValueError(f"the API of {model.name} has no batches")
+    return batches
 
 
 def channel_of(model: CandidateModel) -> BatchChannel:

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.client.formats.registry import batch_format_of
-from routoo.client.provider_batches import channel_of
+from routoo.client.provider_batches import batch_format_of, channel_of
 from routoo.domain.completion import Completion
 from routoo.domain.job import SLA, Job
 from routoo.domain.pool import BatchChannel, CandidateModel, Endpoint, Pool, Tariff

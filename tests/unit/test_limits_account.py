@@ -141,3 +141,15 @@ def test_an_account_survives_being_stored() -> None:
     account.answer(report(limits=limits, waiting=3, wanted_tokens=(1, 2, 3)), 50.0)
     account.answer(report(outcomes=CallOutcomes(failed=20, overloaded=1, pause_s=1.0)), 51.0)
     assert account_of_json(account_to_json(account), account.span_s) == account
+
+
+def test_the_keys_of_a_stored_account_stay_for_processes_of_another_version() -> None:
+    account = Account()
+    account.answer(report(waiting=3), 50.0)
+    stored = account_to_json(account)
+    assert stored["seats"] == {"a": {"places": 3, "wanted": 3, "expires_at_s": 50.0 + LEASE_S}}
+    assert stored.keys() == {
+        *("span_s", "seats", "bearable", "refused", "backed_off_at_s", "paused_until_s"),
+        *("learnt_requests_per_minute", "learnt_tokens_per_minute"),
+        *("breaker", "requests", "tokens"),
+    }

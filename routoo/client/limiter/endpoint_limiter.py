@@ -15,9 +15,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from routoo.client.limiter.account_exchange import AccountExchange, SlotUse
-from routoo.client.limiter.admission_queue import AdmissionQueue
-from routoo.client.limiter.prefetch import Prefetch
-from routoo.client.limiter.retry_budget import RetryBudget
+from routoo.client.limiter.admission import AdmissionQueue, Prefetch, RetryBudget
 from routoo.client.ratelimit_headers import RateLimitHeaders
 from routoo.errors import EndpointClosedError, EndpointError, RateLimitedError
 from routoo.limits.account import LEASE_S, LONGEST_PAUSE_S

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from decimal import Decimal
 
-from routoo.client.formats.registry import batch_format_of
-from routoo.client.provider_batches import channel_of
+from routoo.client.provider_batches import batch_format_of, channel_of
 from routoo.domain.completion import Attempt, Completion, Reservation, Result
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.client.limiter.prefetch import Prefetch
+from routoo.client.limiter.admission import Prefetch
 
 SECONDS = st.floats(0.0, 100.0)
 
