@@ -44,13 +44,10 @@ def run_role(role: Role, settings: Settings, *, on_ready: Callable[[], None]) ->
     with open_runtime(role, settings) as runtime:
         _register(app, role, settings, runtime)
         worker = _worker(app, role, settings)
-        with ExitStack() as stack:
-            stack.enter_context(_signals_connected(runtime, on_ready))
+        with ExitStack() as exits:
+            exits.enter_context(_signals_connected(runtime, on_ready))
             if role is Role.BEAT:
-                database_url = required_url(settings.database_url, "ROUTOO_DATABASE_URL")
-                stack.enter_context(background_ticks(settings, database_url))
-                stack.enter_context(serving_metrics(settings, runtime.loop, runtime.db))
-                _start_beat(app)
+                _start_beat(app, settings, runtime, exits)
             worker.start()
         _log.info("worker.stopped")
         return int(worker.exitcode or 0)
@@ -66,9 +63,11 @@ def _register(app: Celery, role: Role, settings: Settings, runtime: Runtime) -> 
         register_stages(app, runtime.loop, runtime.worker)
 
 
-def _start_beat(app: Celery) -> None:
-    """Run the schedule in a thread, and recovery at once: shards may have waited for long."""
-    app.send_task(RECOVER_TASK)
+def _start_beat(app: Celery, settings: Settings, runtime: Runtime, exits: ExitStack) -> None:
+    database_url = required_url(settings.database_url, "ROUTOO_DATABASE_URL")
+    exits.enter_context(background_ticks(settings, database_url))
+    exits.enter_context(serving_metrics(settings, runtime.loop, runtime.db))
+    app.send_task(RECOVER_TASK)  # at once: shards may have waited for long
     EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler).start()
 
 
