@@ -22,7 +22,7 @@ from rich.table import Table
 from routoo.console.feedback import ConsoleFeedback
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
-from routoo.evaluation.cross_fitting import Readout, cross_fit, deal
+from routoo.evaluation.cross_fitting import PromptFeatures, cross_fit, split_items
 from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import Quality, mean_metrics, metrics_by_model
 from routoo.evaluation.report.number_format import fixed, with_interval
@@ -135,8 +135,8 @@ def _measure(pool: Pool, folder: Path, seed: int) -> Verdict:
     matrix = outcome_matrix(items, outcomes, names)
     settings = PredictorSettings(cache=load_settings().home / "cache" / "embeddings")
     encoder = settings.load_encoder()
-    read = Readout(settings.read_prompts(matrix, encoder, ConsoleFeedback()), encoder.width)
-    parts = deal(matrix, Protocol.RANDOM, seed)
+    read = PromptFeatures(settings.read_prompts(matrix, encoder, ConsoleFeedback()), encoder.width)
+    parts = split_items(matrix, Protocol.RANDOM, seed)
     estimates = cross_fit(matrix, lambda _: read, parts, FitOptions(seed=seed))
     costs = cost_matrix(matrix, outcomes)
     rows, trial = complete_outcomes(matrix, costs, list(range(len(matrix.models))))

@@ -134,7 +134,7 @@ def _estimate_by_protocol(
 ) -> "tuple[OutcomeMatrix, dict[str, Quality]]":
     from routoo.console.feedback import ConsoleFeedback
     from routoo.evaluation.assess import estimate_by_protocol
-    from routoo.evaluation.cross_fitting import Reader
+    from routoo.evaluation.cross_fitting import FeatureReader
     from routoo.predictor.dataset import outcome_matrix
     from routoo.settings import load_settings
     from routoo.training.tune import prompt_reader
@@ -144,7 +144,7 @@ def _estimate_by_protocol(
     settings, feedback = options.predictor_settings(), ConsoleFeedback()
     tunings = load_settings().home / "cache" / "tuning"
 
-    def make_reader(matrix: "OutcomeMatrix") -> Reader:
+    def make_reader(matrix: "OutcomeMatrix") -> FeatureReader:
         return prompt_reader(matrix, settings, tunings, feedback)
 
     return matrix, estimate_by_protocol(matrix, protocol, settings.fit, make_reader, feedback)

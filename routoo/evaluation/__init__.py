@@ -1,1 +1,1 @@
-"""Grading answers, and measuring how well a router did."""
+"""Grades answers, and measures how well a router did on graded answers."""

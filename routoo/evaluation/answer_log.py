@@ -1,8 +1,8 @@
 """The answers collected so far, in a JSONL file: a run that was stopped goes on from there.
 
-A row is appended and flushed as each answer comes, so whatever stops the run costs no more than the
-calls in flight. A row is only used again for the same request: another prompt, instruction or limit
-asks the model anew.
+A row is appended and flushed as each answer comes, so that a run that is stopped loses only the
+calls in flight. A row is used again only for the same request: with another prompt, instruction or
+limit the model is asked again.
 """
 
 import hashlib
@@ -33,15 +33,15 @@ class CollectedAnswer:
 
 
 def request_sha256(body: Mapping[str, Any]) -> str:
-    """Return the hash of a request, whatever the order of its keys."""
+    """Return the hash of a request; the order of its keys doesn't matter."""
     return hashlib.sha256(orjson.dumps(body, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
 class AnswerLog:
-    """The answers of a collection, on disk; a context manager.
+    """The answers of a collection, on disk; a context manager that locks the file.
 
     Args:
-        path: The log's file; made where there is none.
+        path: The log's file; created where there is none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -82,11 +82,11 @@ class AnswerLog:
         self._file.truncate(kept)
 
     def find(self, item_id: str, model: str, request: str) -> CollectedAnswer | None:
-        """Return the answer to a request (its hash) that is already here."""
+        """Return the logged answer to a request, given by its hash; None where there is none."""
         return self._answers.get((item_id, model, request))
 
     def add(self, answer: CollectedAnswer) -> None:
-        """Keep an answer, at once also on disk."""
+        """Append an answer and flush it to disk."""
         self._answers[answer.item_id, answer.model, answer.request_sha256] = answer
         self._file.write(orjson.dumps(asdict(answer)) + b"\n")
         self._file.flush()

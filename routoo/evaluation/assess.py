@@ -6,12 +6,12 @@ from pathlib import Path
 from routoo.domain.tables import OutcomeTables
 from routoo.evaluation.build_scorecard import EvaluationData
 from routoo.evaluation.cross_fitting import (
-    Reader,
+    FeatureReader,
     cross_fit,
-    deal,
     domain_quality,
     knn_quality,
     mean_quality,
+    split_items,
 )
 from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import Quality
@@ -75,7 +75,7 @@ def estimate_by_protocol(
     matrix: OutcomeMatrix,
     protocol: Protocol,
     fit: FitOptions,
-    make_reader: Callable[[OutcomeMatrix], Reader],
+    make_reader: Callable[[OutcomeMatrix], FeatureReader],
     feedback: Feedback,
 ) -> dict[str, Quality]:
     """Return the predictor's and its baselines' estimates of every item, none fitted on it.
@@ -91,7 +91,7 @@ def estimate_by_protocol(
         CheckpointError: There is no such backbone.
         InputError: The items can't be split so, or the rest of them is too little to fit on.
     """
-    parts = deal(matrix, protocol, fit.seed)
+    parts = split_items(matrix, protocol, fit.seed)
     reader = make_reader(matrix)
     with feedback.progress_bar("Fitting without each part", int(parts.max()) + 1) as progress:
         return cross_fit(matrix, reader, parts, fit, progress)

@@ -1,8 +1,9 @@
-"""Percentile bootstrap over items: how far a figure would move on another such sample.
+"""Percentile bootstrap over items: how far a figure would move on another sample of items.
 
-One way for every interval: draw the items with replacement, take the figure of each draw, and say
-between which of the drawn figures the middle ones lie. A figure that can be had from weights takes
-a draw as how often it holds each item; one that can't takes the items' numbers.
+Every interval is computed in the same way: draw the items with replacement, compute the figure of
+each draw, and take the quantiles of these figures. A figure that is a weighted mean uses
+`bootstrap_weights` (how often each draw holds each item); any other uses `resample` (the numbers of
+the drawn items).
 
 Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
 """
@@ -14,16 +15,16 @@ import numpy as np
 from jaxtyping import Float, Float64, Int64
 
 BOOTSTRAPS = 200
-"""Draws of a report, which measures dozens of figures on each."""
+"""Draws of a report, which computes dozens of figures on each."""
 MEAN_DRAWS = 1000
-"""Draws of a mean, which is cheap, and whose 99 % interval warns people: 200 have no such tails."""
+"""Draws of a mean: they are cheap, and the 99 % interval of an alert needs more than 200."""
 
 Weights = Float64[np.ndarray, "draws items"]
 """How often each bootstrap draw holds each item, over the number of items; the first row is the
-sample as it is."""
+sample itself."""
 
 Draws = Float[np.ndarray, " draws"]
-"""A figure of each draw, the sample's own first."""
+"""A figure of each draw; the first is the sample's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +39,13 @@ class Interval:
     def of(cls, draws: Draws) -> "Interval":
         """Return the first draw's figure with the middle 95 % of the others.
 
-        Draws that have no such figure (NaN) are left out; one out of reach counts as infinite.
+        Draws without such a figure (NaN) are left out; a figure that is out of reach is infinite.
         """
         return cls(float(draws[0]), *_middle(draws[1:], 0.95))
 
     @classmethod
     def around(cls, draws: Draws) -> "Interval":
-        """Return the same for a figure, 0 or more, that drawing items with replacement raises.
+        """Return the same for a figure, 0 or more, whose value rises when items repeat.
 
         The interval is moved back by how far the draws lie above the sample on average, so that
         it says how far the figure would move on another sample of as many different items.
@@ -59,13 +60,13 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class MeanInterval:
-    """A mean and where it may lie."""
+    """A mean with its interval."""
 
     mean: float
     low: float
     high: float
     items: int
-    """Values it is the mean of."""
+    """Number of values that it is the mean of."""
 
 
 def mean_interval(

@@ -1,4 +1,4 @@
-"""Builds scorecards from outcomes of a whole pool, recorded or answered for a sample."""
+"""Builds a scorecard from the outcomes of a pool's models and the estimates of routers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

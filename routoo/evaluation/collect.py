@@ -1,4 +1,4 @@
-"""Ask every candidate model every question: the outcomes a predictor learns from."""
+"""Asks every candidate model every question: a predictor is trained on the graded answers."""
 
 import asyncio
 import random
@@ -16,7 +16,7 @@ from routoo.ports import ChatClient
 MAX_ATTEMPTS = 4
 """Calls for one answer before it counts as failed."""
 GIVE_UP_AFTER = 10
-"""A model whose endpoint failed this often in a row is asked no more."""
+"""After so many failures in a row a model is not asked any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class RequestForm:
     """Limit of completion tokens for items that name none; the model's own where unset."""
 
     def body(self, item: Item) -> dict[str, Any]:
-        """Return the chat request for an item; temperature 0, so that a rerun compares."""
+        """Return the chat request for an item, with temperature 0 so that runs can be compared."""
         parts = [item.prompt, *([self.instruction] if self.instruction else [])]
         messages = [{"role": "user", "content": "\n\n".join(parts)}]
         if self.system:
@@ -43,7 +43,7 @@ class RequestForm:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """An answer that could not be had."""
+    """An item that a model did not answer, and why."""
 
     item_id: str
     model: str
@@ -53,7 +53,7 @@ class Failure:
 
 @dataclass(slots=True)
 class _Queue:
-    """What is left to ask one model, shared by the workers that ask it."""
+    """The items that one model is still to be asked, shared by the tasks that ask it."""
 
     model: CandidateModel
     items: Iterator[Item]
@@ -66,7 +66,7 @@ class _Queue:
 
 
 class Collection:
-    """A run over items and models.
+    """Asks models items and logs their answers.
 
     Args:
         client: Makes the calls.

@@ -1,7 +1,7 @@
-"""Fits a predictor and its baselines on some items and asks them about the others.
+"""Estimates every item by a predictor, and by its baselines, that were not fitted on it.
 
-A protocol says which items are held out. The baselines, fitted on the same items, are what a
-predictor must beat.
+A protocol splits the items into parts; each part is estimated by fits on the other parts. The
+baselines are what a predictor must beat.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,45 +20,45 @@ from routoo.predictor.missing_values import known_mean
 from routoo.predictor.views.domain import domain_means, number_domains
 
 SPLITS = 5
-"""Parts that items or domains are dealt into."""
+"""Parts that items or domains are split into."""
 KNN = 40
 """Neighbours that the baseline `knn` averages over."""
 
 
 @dataclass(frozen=True, slots=True)
-class Readout:
-    """All items' prompts, as a fit on some of them sees them."""
+class PromptFeatures:
+    """Features of all items' prompts."""
 
     features: Float32[np.ndarray, "items features"]
-    """Hidden states, then the surface."""
+    """Hidden states of the backbone, then features of the text's surface."""
     hidden: int
     """How many of the features are hidden states."""
     tuned_on: Bool[np.ndarray, " train"] | None = None
     """Which of the training items the backbone was tuned on: the features know their outcomes."""
 
 
-Reader = Callable[[OutcomeMatrix], Readout]
+FeatureReader = Callable[[OutcomeMatrix], PromptFeatures]
 """Reads all prompts, given the items that may be fitted on: a backbone may be tuned on these."""
 
 
 def cross_fit(
     matrix: OutcomeMatrix,
-    reader: Reader,
+    reader: FeatureReader,
     parts: Int64[np.ndarray, " items"],
     options: FitOptions,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, Quality]:
-    """Fit a predictor and its baselines once a part, without it, and ask them about it.
+    """Estimate each part by a predictor and baselines that are fitted on the other parts.
 
     Args:
         matrix: Outcomes.
-        reader: Reads the prompts, asked once a part.
-        parts: Part of each item, as `deal` returns them.
+        reader: Returns the prompts' features; called once for each part.
+        parts: Part of each item, as `split_items` returns them.
         options: Of every fit.
         progress: Called when another part is done.
 
     Returns:
-        What fits on the other parts said of each part, by the predictor's and baselines' names.
+        Estimates of all items, by the predictor's and baselines' names.
 
     Raises:
         InputError: Outside some part there are too few items or no outcomes of a model.
@@ -80,8 +80,10 @@ def cross_fit(
     return estimates
 
 
-def deal(matrix: OutcomeMatrix, protocol: Protocol, seed: int) -> Int64[np.ndarray, " items"]:
-    """Deal the items into parts by a protocol.
+def split_items(
+    matrix: OutcomeMatrix, protocol: Protocol, seed: int
+) -> Int64[np.ndarray, " items"]:
+    """Split the items into parts by a protocol; return the number of each item's part.
 
     Raises:
         InputError: There are fewer than two domains or datasets.
@@ -107,7 +109,7 @@ def deal(matrix: OutcomeMatrix, protocol: Protocol, seed: int) -> Int64[np.ndarr
 def _trainings(
     matrix: OutcomeMatrix, parts: Int64[np.ndarray, " items"]
 ) -> Iterator[tuple[Bool[np.ndarray, " items"], Bool[np.ndarray, " items"]]]:
-    """Yield what is fitted on and what is held out; some items may be neither."""
+    """Yield which items are fitted on and which are held out; some items may be neither."""
     texts = text_groups(matrix.prompts)
     for part in np.unique(parts):
         held = parts == part
@@ -129,7 +131,7 @@ def knn_quality(
     known_score: Float32[np.ndarray, "train models"],
     features: Float32[np.ndarray, "items features"],
 ) -> Quality:
-    """Return mean scores of the 40 nearest training items by cosine, each counting alike."""
+    """Return the plain mean scores of the 40 nearest training items by cosine."""
     index = NearestNeighbors(n_neighbors=min(KNN, len(known_features)), metric="cosine")
     rows = index.fit(known_features).kneighbors(features, return_distance=False)
     means = known_mean(known_score, axis=0)
@@ -138,10 +140,10 @@ def knn_quality(
 
 
 def mean_quality(train: OutcomeMatrix, held: OutcomeMatrix) -> Float32[np.ndarray, "items models"]:
-    """Return each model's training mean for every item: routed by it, the mix that could be bought.
+    """Return each model's training mean for every item: routed by it, a mix chosen beforehand.
 
-    The hull of the held-out means is a mix chosen with hindsight: the more models and the fewer
-    items, the more of its height is luck. This one was chosen before, as a user would have to.
+    The random mix of the held-out means is chosen with hindsight: the more models and the fewer
+    items, the more of its quality is luck. This one is chosen as a user would have to choose it.
     """
     return np.repeat(known_mean(train.score, axis=0)[None], len(held.items), axis=0)
 

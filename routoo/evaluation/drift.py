@@ -1,7 +1,7 @@
-"""Whether a run is worse than the runs before it: by intervals over the same items, not by points.
+"""Compares an evaluation run with the runs before it, and raises alerts where it is worse.
 
-Each check compares item by item, so that which items are hard cancels out, and alerts only where
-the 99 % interval of the difference excludes no change and the difference is worth a word.
+Each check compares item by item, so that it doesn't matter which items are hard. It alerts only
+where the 99 % interval of the difference excludes 0 and the difference reaches a stated size.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,15 +19,15 @@ LEVEL = 0.99
 MIN_QUALITY_DROP = 0.01
 """A smaller loss of mean quality is not worth an alert."""
 MIN_COST_RISE = 0.05
-"""Of the earlier mean cost."""
+"""A smaller rise, as a share of the earlier mean cost, is not worth an alert."""
 MIN_CALIBRATION_SHIFT = 0.03
-"""Change of expected less actual quality, away from none."""
+"""Least change of expected less actual quality, away from 0."""
 FAR = 0.99
 """Novelty beyond which a prompt is farther from training than 99 % of the training prompts."""
 MAX_FAR_SHARE = 0.05
-"""Share of far prompts that is still no news; one in a hundred is expected."""
+"""A smaller share of far prompts is not worth an alert; one in a hundred is expected."""
 MIN_ITEMS = 20
-"""Fewer tell nothing."""
+"""With fewer items or prompts nothing is compared."""
 _Z = 2.5758
 """Of the normal distribution at 99 %."""
 
@@ -75,7 +75,7 @@ def _quality(run: EvaluationRun, earlier: Sequence[EvaluationRun]) -> Iterator[A
 
 
 def _models(run: EvaluationRun, earlier: Sequence[EvaluationRun]) -> Iterator[Alert]:
-    """Compare each model's own answers to the sample."""
+    """Compare the quality of each model's own answers to the sample."""
     for column, name in enumerate(run.models):
         before = [
             one.sample_quality[:, one.models.index(name)].astype(np.float64)
@@ -108,7 +108,7 @@ def _calibration(run: EvaluationRun, earlier: Sequence[EvaluationRun]) -> Iterat
     now = chosen_quality(run) - run.quality
     found = mean_interval(now - before, level=LEVEL)
     excludes_none = found.low > 0 or found.high < 0
-    # A new checkpoint that hopes for less too much than the one before is no reason to warn.
+    # A new checkpoint that overestimates by less than the one before is no reason to warn.
     worse = found.items > 0 and abs(np.nanmean(now)) > abs(np.nanmean(before))
     moved = found.items >= MIN_ITEMS and excludes_none and abs(found.mean) >= MIN_CALIBRATION_SHIFT
     if moved and worse:
@@ -156,7 +156,7 @@ def _wilson(hits: Sequence[bool]) -> tuple[float, float]:
 
 
 def _mean(rows: Sequence[Float64[np.ndarray, " items"]]) -> Float64[np.ndarray, " items"]:
-    """Return the mean over runs of what is known of each item, NaN where nothing is."""
+    """Return each item's mean over the runs that know it, NaN where none does."""
     stacked = np.stack(rows)
     known = ~np.isnan(stacked)
     total = np.where(known, stacked, 0.0).sum(axis=0)

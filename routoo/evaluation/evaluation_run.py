@@ -1,6 +1,6 @@
-"""An evaluation run as arrays: what was foreseen, chosen, answered, and how good it was.
+"""An evaluation run as arrays: predictions, choices, answers, and their grades.
 
-Metrics, reports and the comparison with earlier runs read this record and nothing of the store.
+Metrics, reports and the comparison with earlier runs read this record and never the store.
 """
 
 from dataclasses import asdict, dataclass
@@ -30,11 +30,11 @@ class RunMode(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """What a run is, beside its figures."""
+    """What identifies a run and how it was set up."""
 
     run_id: UUID
     name: str
-    """What its batch is called."""
+    """Name of its batch."""
     batch_id: UUID
     """The routed jobs."""
     sample_batch_id: UUID | None
@@ -175,6 +175,6 @@ def _model_figures(run: EvaluationRun, column: int) -> dict[str, Any]:
 
 
 def _mean(values: Float64[np.ndarray, " items"]) -> dict[str, float | None]:
-    """Return a mean with its interval; JSON knows no NaN."""
+    """Return a mean with its interval, None for NaN, which JSON does not have."""
     found = asdict(mean_interval(values))
     return {name: None if np.isnan(value) else value for name, value in found.items()}

@@ -61,7 +61,7 @@ def _options(item: Item) -> dict[str, object]:
 
 
 def check_gradable(items: Sequence[Item]) -> None:
-    """Check that every reference suits its grader, before any call is paid for.
+    """Check that every grader can use its item's reference, before any call is paid for.
 
     Raises:
         InputError: The first that does not.
@@ -109,7 +109,7 @@ def to_outcomes(rows: Sequence[CollectedOutcome]) -> Outcomes:
 
 @dataclass(frozen=True, slots=True)
 class ModelSummary:
-    """How one candidate model did."""
+    """Counts and means of one candidate model's answers."""
 
     model: str
     answers: int

@@ -14,7 +14,7 @@ COST_BINS = 10
 
 @dataclass(frozen=True, slots=True)
 class RoutedAnswers:
-    """Items with the answer of the one model that was asked; NaN where a figure is not known."""
+    """Items with the answer of the model that each was routed to; NaN where nothing is known."""
 
     models: tuple[str, ...]
     choice: Int64[np.ndarray, " items"]
@@ -30,7 +30,7 @@ class RoutedAnswers:
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """Figures of one routing; means over the items that have them."""
+    """Figures of one operating point: means over the items for which they are known."""
 
     items: int
     answered: int
@@ -59,7 +59,7 @@ class CostBin:
 
 @dataclass(frozen=True, slots=True)
 class DomainFigures:
-    """One domain's items."""
+    """Figures of one domain's items."""
 
     name: str
     items: int
@@ -70,7 +70,7 @@ class DomainFigures:
 
 
 def operating_figures(answers: RoutedAnswers, weights: Weights) -> OperatingPoint:
-    """Return what the routing brought beside what was expected of it."""
+    """Return actual quality, cost and latency beside what was expected."""
     served = answers.choice >= 0
     graded, priced = ~np.isnan(answers.score), ~np.isnan(answers.cost_usd) & served
     cost = weighted_mean(answers.cost_usd, weights, priced)
@@ -111,7 +111,7 @@ def latency_quantiles(latency_s: Float[np.ndarray, " items"]) -> tuple[float, fl
 def cost_bins(answers: RoutedAnswers) -> tuple[CostBin, ...]:
     """Return mean actual cost over up to ten groups of rising expected cost.
 
-    The groups are equally large, save that items expected to cost the same stand together.
+    The groups are equally large, except that items with the same expected cost are in one group.
     """
     known = np.flatnonzero((answers.choice >= 0) & ~np.isnan(answers.cost_usd))
     if len(known) < MIN_BIN_ANSWERS:

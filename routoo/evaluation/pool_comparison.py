@@ -27,7 +27,7 @@ _ROUNDING = 1 + 1e-6
 
 @dataclass(frozen=True, slots=True)
 class Frontier:
-    """A way to route at every budget, beside the random mix of the same cost."""
+    """Quality of one router at every budget, and its gain over the random mix of the same cost."""
 
     gain: Interval
     """Quality above the mix, mean over the budgets."""
@@ -62,12 +62,12 @@ class ReferenceComparison:
 
 @dataclass(frozen=True, slots=True)
 class RoutingReport:
-    """Routers on one set of complete outcomes."""
+    """Every router on the same complete outcomes."""
 
     frontiers: dict[str, Frontier]
     """By name; the estimates' own, then ROUND_ROBIN and ORACLE."""
     comparisons: dict[str, ReferenceComparison]
-    """The same beside the reference model, and RANDOM_MIX."""
+    """By name, beside the reference model; also RANDOM_MIX."""
     reference: int
     """Column of the reference model."""
     cost_range_usd: tuple[float, float]

@@ -1,4 +1,4 @@
-"""The protocols by name, for programs that have no use for the predictor."""
+"""The names of the evaluation protocols, in a module that imports nothing heavy."""
 
 from enum import StrEnum
 

@@ -96,7 +96,7 @@ def metrics_by_model(
 
 
 def mean_metrics(by_model: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Return the plain mean over models; one without such a figure is left out, NaN if all are."""
+    """Return each figure's mean over the models that have it; NaN where none has."""
     names = ("auc", "brier", "ece")
     rows = np.array([[row[name] for name in names] for row in by_model.values()], np.float64)
     known = ~np.isnan(rows)

@@ -1,7 +1,7 @@
-"""An endpoint that answers from recorded outcomes: the whole pipeline without models or money.
+"""An endpoint that answers from recorded outcomes: the whole pipeline runs without real models.
 
-It speaks the OpenAI chat API on the loopback interface. Which outcome is asked for, the request's
-metadata say (`routoo_item_id`), or else its text. The answer carries the recorded score, which the
+It speaks the OpenAI chat API on the loopback interface. A request names its item in its metadata
+(`routoo_item_id`), or else is matched by its text. The answer carries the recorded score, which the
 grader `recorded` reads back; usage holds the recorded tokens.
 """
 
@@ -23,7 +23,7 @@ _LARGEST_REQUEST = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What one model once did on one item; NaN where not known."""
+    """The recorded outcome of one model on one item; NaN where not known."""
 
     score: float
     prompt_tokens: float
@@ -37,7 +37,7 @@ class Replay:
     Args:
         outcomes: The recordings.
         items: Texts of the items, for requests that name none; of equal texts the first counts.
-        latency_scale: Part of the recorded latency that a call takes; 0 answers at once.
+        latency_scale: Share of the recorded latency that a call takes; 0 answers at once.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What estimates of quality are worth once money is spent by them: quality over many budgets."""
+"""Routes items by estimates of quality at many budgets, and measures what that brings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,10 +89,10 @@ def route(outcomes: CompleteOutcomes, quality: Quality) -> ChosenCurve:
 
 
 def matched_round_robin(outcomes: CompleteOutcomes, routed: ChosenCurve) -> RoutingCurve:
-    """Deal each budget's models out blindly, in the shares in which the router chose them.
+    """Return a round-robin over each budget's models, in the shares in which the router chose them.
 
-    Each item counts the mean over who may answer it: the figure of an endless round-robin, without
-    the luck of one deal. It shows what a router's shares bring, and what its choices add.
+    Each item counts the mean over the models: the expected figure of such a round-robin. What
+    the router has above it comes from its choices, and not from its shares.
     """
     models = outcomes.score.shape[1]
     shares = np.stack([np.bincount(row, minlength=models) for row in routed.choice])

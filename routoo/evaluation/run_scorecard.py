@@ -1,4 +1,4 @@
-"""The scorecard of an evaluation run: what the pipeline really did, and what the pool could do."""
+"""Builds the scorecard of an evaluation run, and compares its router with the pool."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,8 +33,8 @@ def run_scorecard(
 ) -> Scorecard:
     """Return a run's figures.
 
-    Without a sample that every model answered there is nothing to compare the router with; each
-    model's expectations are then judged by the answers that it was chosen for.
+    Without a sample that every model answered there is no comparison with the pool, and each
+    model's expectations are compared with the answers that it was chosen for.
 
     Args:
         run: The run.
@@ -56,7 +56,7 @@ def run_scorecard(
 
 
 def past_run(run: EvaluationRun, seed: int = 0) -> PastRun:
-    """Return the few figures of a run that are followed over time."""
+    """Return the figures of a run that the report draws over time."""
     answers = _answers(run)
     figures = operating_figures(answers, bootstrap_weights(len(run.item_ids), seed))
     judged = reliability("", answers.expected_quality, answers.score)
@@ -100,7 +100,7 @@ def _answers(run: EvaluationRun) -> RoutedAnswers:
 
 
 def _data(run: EvaluationRun) -> EvaluationData:
-    """Return each model's known answers: of the sample where there are, else of the routed jobs."""
+    """Return each model's outcomes: those of the sample, and of routed jobs elsewhere."""
     nothing = np.full(run.predicted_quality.shape, np.nan)
     rows = np.flatnonzero(run.answered)
     score, cost, latency = (

@@ -1,4 +1,4 @@
-"""Everything that one evaluation found, ready to be shown: as JSON, on a terminal, as a page."""
+"""The figures of one evaluation, which reports show: as JSON, on a terminal, as a page."""
 
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ from routoo.evaluation.quality_metrics import Reliability
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One candidate model of the pool."""
+    """Figures of one candidate model."""
 
     name: str
     quality: Interval
@@ -27,7 +27,7 @@ class ModelRow:
 
 @dataclass(frozen=True, slots=True)
 class PastRun:
-    """An evaluation of the same set before, or this one as the last."""
+    """Figures of an earlier evaluation of the same set, or of this one."""
 
     label: str
     """Date or name."""

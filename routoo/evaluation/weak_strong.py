@@ -1,8 +1,8 @@
-"""A weak and a strong model: how much of the gap between them a router recovers, for which calls.
+"""How much of the quality gap between a weak and a strong model a router recovers (APGR, CPT).
 
 Source: Ong et al., RouteLLM: Learning to Route LLMs with Preference Data, arXiv 2406.18665 (2024),
 section 3: PGR, APGR and CPT. Prompts go to the strong model in the order of the advantage that a
-router expects of it; nothing is a budget here but the share of calls.
+router expects of it, and the cost is the share of calls that the strong model gets.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from routoo.evaluation.bootstrap import Interval, Weights
 
 @dataclass(frozen=True, slots=True)
 class WeakStrongFigures:
-    """What a router makes of one weak and one strong model."""
+    """APGR and CPT of a router between one weak and one strong model."""
 
     apgr: Interval
     """Mean share of the performance gap recovered, over all shares of strong calls; a router that
@@ -32,7 +32,7 @@ def weak_strong_figures(
     strong: Float[np.ndarray, " items"],
     weights: Weights,
 ) -> WeakStrongFigures:
-    """Rank items by expected advantage and read off what each share of strong calls brings.
+    """Rank items by expected advantage and compute what each share of strong calls recovers.
 
     Args:
         advantage: Quality that the strong model is expected to add, on each item.
@@ -64,7 +64,7 @@ def _figures(
 def _first_at(
     recovered: Float64[np.ndarray, " calls"], share: Float64[np.ndarray, " calls"], goal: float
 ) -> float:
-    """Return the first share of calls at which a goal is reached, straight between two calls."""
+    """Return the least share of calls that reaches a goal, interpolated between two calls."""
     after = int(np.argmax(recovered >= goal))
     before = after - 1
     part = (goal - recovered[before]) / (recovered[after] - recovered[before])

@@ -14,7 +14,13 @@ from psycopg import AsyncConnection
 
 from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel, Pool
-from routoo.evaluation.graders.judge import JUDGE, MAX_TOKENS, JudgedAnswer, judge_request, settle
+from routoo.evaluation.graders.judge import (
+    JUDGE,
+    MAX_TOKENS,
+    JudgedAnswer,
+    grade_verdicts,
+    judge_request,
+)
 from routoo.evaluation.graders.recorded import grade_recorded
 from routoo.evaluation.item_grading import grade_item
 from routoo.evaluation_runs.begin import write_batch
@@ -136,7 +142,7 @@ async def grade_judged(
     answers = [row.answer for row in await eval_runs.load_results(conn, judge_batch_id)]
     graded: dict[UUID, list[GradeRecord]] = {}
     for one, first, second in zip(comparisons, answers[::2], answers[1::2], strict=True):
-        grade = settle(first, second)
+        grade = grade_verdicts(first, second)
         graded.setdefault(one.batch_id, []).append(
             GradeRecord(one.job_no, grade.score, JUDGE, grade.detail)
         )

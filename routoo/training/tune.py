@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from routoo.evaluation.cross_fitting import Reader, Readout
+from routoo.evaluation.cross_fitting import FeatureReader, PromptFeatures
 from routoo.ports import Feedback
 from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.backbone.tuning import tune
@@ -51,7 +51,7 @@ def tune_encoder(
 
 def prompt_reader(
     matrix: OutcomeMatrix, settings: PredictorSettings, cache: Path, feedback: Feedback
-) -> Reader:
+) -> FeatureReader:
     """Return how a cross-fit reads all prompts, given the items that it may fit on.
 
     Without tuning the prompts are read once, for all parts. With tuning the backbone is tuned anew
@@ -70,15 +70,15 @@ def prompt_reader(
     tuning = settings.tuning
     if tuning is None:
         encoder = settings.load_encoder()
-        readout = Readout(settings.read_prompts(matrix, encoder, feedback), encoder.width)
+        readout = PromptFeatures(settings.read_prompts(matrix, encoder, feedback), encoder.width)
         return lambda _: readout
 
-    def read(train: OutcomeMatrix) -> Readout:
+    def read(train: OutcomeMatrix) -> PromptFeatures:
         encoder = settings.load_encoder()
         name = string_sha256(f"{content_sha256(train)} {encoder.identity} {tuning}")
         state = cache / f"{name}.safetensors"
         inside = tune_encoder(encoder, train, tuning, state, feedback)
         features = settings.read_prompts(matrix, encoder, feedback)
-        return Readout(features, encoder.width, inside)
+        return PromptFeatures(features, encoder.width, inside)
 
     return read

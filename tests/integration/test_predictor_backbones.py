@@ -22,7 +22,7 @@ from routoo.cli.main import app
 from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_items, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
-from routoo.evaluation.cross_fitting import Readout, cross_fit, deal
+from routoo.evaluation.cross_fitting import PromptFeatures, cross_fit, split_items
 from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.predictor.backbone.configuration import find_backbone
@@ -244,8 +244,8 @@ def test_a_protocol_reads_prompts_as_it_is_told_to(
     matrix = outcome_matrix(
         read_items(tmp_path / "i.parquet"), read_outcomes(tmp_path / "o.parquet")
     )
-    readout = Readout(prompt_features(matrix.prompts, embeds)[0], embeds.width)
-    parts = deal(matrix, Protocol.RANDOM, 0)
+    readout = PromptFeatures(prompt_features(matrix.prompts, embeds)[0], embeds.width)
+    parts = split_items(matrix, Protocol.RANDOM, 0)
     fit = FitOptions(class_weight=ClassWeight.BALANCED)
     quality = cross_fit(matrix, lambda _: readout, parts, fit)["predictor"]
     assert report["models"] == metrics_by_model(matrix.score, quality, matrix.models)

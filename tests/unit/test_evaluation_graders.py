@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from routoo.errors import InputError
 from routoo.evaluation.graders import GRADERS, default_grader, grade
-from routoo.evaluation.graders.judge import settle
+from routoo.evaluation.graders.judge import grade_verdicts
 from routoo.evaluation.graders.recorded import grade_recorded, recorded_answer
 
 CHOICE = [
@@ -334,7 +334,7 @@ def test_lines_of_output_are_compared_without_space_at_their_ends() -> None:
 def test_a_judge_must_say_the_same_in_both_orders(
     reference_first: str | None, answer_first: str, score: float | None
 ) -> None:
-    assert settle(reference_first, answer_first).score == score
+    assert grade_verdicts(reference_first, answer_first).score == score
 
 
 def test_a_replayed_score_comes_back_as_it_was_recorded() -> None:

@@ -5,15 +5,16 @@
 | `choice` | the answer chooses the reference's letter |
 | `exact` | the texts are the same |
 | `normalized` | they are the same but for case, punctuation, articles and space |
-| `contains` | a short answer names the reference, and no other candidate beside it |
+| `contains` | a short answer names the reference and no other candidate |
 | `numeric` | the answer's number is the reference's, within a tolerance |
 | `regex` | the reference, a regular expression, matches |
 | `json` | the parsed values are equal |
 | `json_schema` | the parsed value fits the reference, a JSON Schema |
 | `code_output` | it states the output of a program that the reference holds; nothing is run |
 
-`judge`, a language model that compares with the reference, is no pure function: runs ask it as a
-batch of its own (`judge.py`).
+`judge`, a language model that compares an answer with the reference, is no pure function:
+evaluation runs ask it in a batch of its own (`judge.py`). A new grader is one file here and one line
+of `GRADERS`.
 """
 
 import re
@@ -64,7 +65,7 @@ def grade(
         name: A key of `GRADERS`.
         answer: What the model wrote.
         reference: What is right, in the form the grader wants.
-        options: The grader's own options; each module says its.
+        options: The grader's own options; each grader documents them.
 
     Returns:
         The score in [0, 1], or None for an ambiguous answer, and how it was reached.

@@ -1,6 +1,6 @@
-"""What a program prints or returns, as a model foretells it. Nothing is ever run.
+"""Answers that predict what a program prints or returns. Nothing is ever run.
 
-The stated output is, first rule that finds one: what follows the last `assert ... ==`; what follows
+The first of these that is found is the stated output: what follows the last `assert ... ==`; what follows
 the last "output:" or "result:", or the code block that stands there; the only code block; the only
 piece of inline code; the whole answer. Several different blocks, none of them announced,
 are ambiguous. Texts are compared without space at line ends; where both are Python literals, their

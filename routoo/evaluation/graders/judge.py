@@ -73,8 +73,8 @@ def judge_request(judged: JudgedAnswer, *, reference_first: bool) -> dict[str, A
     }
 
 
-def settle(reference_first: str | None, answer_first: str | None) -> Grade:
-    """Return the grade that two verdicts make.
+def grade_verdicts(reference_first: str | None, answer_first: str | None) -> Grade:
+    """Return the grade that follows from the judge's two verdicts.
 
     Args:
         reference_first: What the judge said when the reference was answer A; None where it said

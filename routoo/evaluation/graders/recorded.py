@@ -1,4 +1,4 @@
-"""Recorded outcomes: how a request names its item, and an answer carries its score."""
+"""Recorded outcomes: how a request names its item, and how an answer carries its score."""
 
 import orjson
 

@@ -32,7 +32,7 @@ _MOST_RUNS = 60
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One headline figure at the top of the page."""
+    """One of the figures at the top of the page."""
 
     name: str
     value: str

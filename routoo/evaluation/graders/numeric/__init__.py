@@ -1,6 +1,6 @@
 r"""Answers that are a number.
 
-Which number of the answer counts, first rule that finds one:
+The first of these rules that finds a number decides which one counts:
 
 1. the last one that is marked as the result: `\boxed{42}`, `#### 42`, "the answer is 42",
    "the output of the code will be 42";

@@ -1,4 +1,4 @@
-"""Numbers in running text, exactly."""
+"""Finds numbers in running text and reads their exact values."""
 
 import re
 import unicodedata
@@ -43,7 +43,7 @@ _FROM_SUPERSCRIPTS = str.maketrans(_SUPERSCRIPTS, "-0123456789")
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number that a text holds."""
+    """A number that stands in a text."""
 
     value: Fraction
     text: str

@@ -1,4 +1,4 @@
-"""Units of measurement that answers carry, and how to turn one into another, exactly."""
+"""Finds the unit behind a number and converts the number into another unit, exactly."""
 
 import re
 from collections.abc import Iterator
@@ -57,10 +57,10 @@ _SIGN = re.compile(r"[\s\u00a0-]{0,3}([a-zµ]+(?:/[a-z]+)?)(?![\w/])", re.IGNORE
 
 
 def in_unit(text: str, numbers: list[Number], unit: str) -> Iterator[Number]:
-    """Yield the numbers with their values turned into a unit.
+    """Yield the numbers with their values converted into a unit.
 
-    A number that carries a known unit of another kind is left out: seconds answer no question for
-    metres. One without a known unit stays as it is.
+    A number with a known unit of another dimension is left out (seconds where metres are asked for).
+    One without a known unit stays as it is.
     """
     wanted = _find(unit)
     for number in numbers:
@@ -73,7 +73,7 @@ def in_unit(text: str, numbers: list[Number], unit: str) -> Iterator[Number]:
 
 
 def carries(text: str, number: Number, unit: str) -> bool:
-    """Whether a number is followed by a unit, or by one that can be turned into it."""
+    """Whether a number is followed by a unit, or by one that can be converted into it."""
     if re.match(rf"\s{{0,4}}{re.escape(unit)}(?!\w)", text[number.end :], re.IGNORECASE):
         return True
     sign, wanted = _SIGN.match(text, number.end), _find(unit)
