@@ -13,8 +13,9 @@
 | `code_output` | it states the output of a program that the reference holds; nothing is run |
 
 `judge`, a language model that compares an answer with the reference, is no pure function:
-evaluation runs ask it in a batch of its own (`judge.py`). A new grader is one file here and one line
-of `GRADERS`.
+evaluation runs ask it in a batch of its own (`judge.py`).
+
+A new grader is one file in this folder and one line of `GRADERS`.
 """
 
 import re

@@ -1,8 +1,8 @@
 """Answers that predict what a program prints or returns. Nothing is ever run.
 
-The first of these that is found is the stated output: what follows the last `assert ... ==`; what follows
-the last "output:" or "result:", or the code block that stands there; the only code block; the only
-piece of inline code; the whole answer. Several different blocks, none of them announced,
+The stated output is the first of these that is found: what follows the last `assert ... ==`; what
+follows the last "output:" or "result:", or the code block that stands there; the only code block;
+the only piece of inline code; the whole answer. Several different blocks, none of them announced,
 are ambiguous. Texts are compared without space at line ends; where both are Python literals, their
 values and types are.
 """

@@ -59,7 +59,7 @@ _SIGN = re.compile(r"[\s\u00a0-]{0,3}([a-zµ]+(?:/[a-z]+)?)(?![\w/])", re.IGNORE
 def in_unit(text: str, numbers: list[Number], unit: str) -> Iterator[Number]:
     """Yield the numbers with their values converted into a unit.
 
-    A number with a known unit of another dimension is left out (seconds where metres are asked for).
+    A number with a known unit of another dimension is left out: seconds where metres are wanted.
     One without a known unit stays as it is.
     """
     wanted = _find(unit)
