@@ -8,7 +8,7 @@ from types import ModuleType
 import typer
 
 from producer.notice import note
-from routoo.console.output import write_it_whole
+from routoo.console.output import buffer_standard_output
 from routoo.errors import RoutooError
 
 COMMANDS = {
@@ -46,7 +46,7 @@ def main() -> None:
     """Run the command line and exit with its status."""
     # Only the named command is imported: most have no use for arrays or Arrow.
     named = [name for name in sys.argv[1:2] if name in COMMANDS or name in GROUPS]
-    write_it_whole()
+    buffer_standard_output()
     try:
         build_app(named or [*COMMANDS, *GROUPS])()
     except RoutooError as error:

@@ -51,7 +51,7 @@ def json_line(value: Any) -> str:
     return orjson.dumps(value, default=_plain).decode()
 
 
-def write_it_whole() -> None:
+def buffer_standard_output() -> None:
     """Put a buffer behind `sys.stdout` where it has none.
 
     Python ignores how much of a long write an unbuffered standard output took: when a signal

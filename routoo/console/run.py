@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import typer
 
 from routoo.console.exit_codes import INTERRUPTED, SYSTEM_ERROR
-from routoo.console.output import note, write_it_whole
+from routoo.console.output import buffer_standard_output, note
 from routoo.errors import RoutooError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def run_program(app: Callable[[], object]) -> None:
         SystemExit: The command failed: with the error's `exit_code` for an error of ours, with
             `SYSTEM_ERROR` where the operating system refused, with `INTERRUPTED` after Ctrl-C.
     """
-    write_it_whole()
+    buffer_standard_output()
     try:
         app()
     except RoutooError as error:

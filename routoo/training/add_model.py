@@ -48,13 +48,7 @@ def add_model(
         InputError: The checkpoint knows the model already, or its graded answers are too few.
         CheckpointError: The checkpoint can't be read.
     """
-    if model in read_manifest(folder).models:
-        raise InputError(
-            "the checkpoint knows this model already",
-            value=model,
-            where=str(folder),
-            remedy="Give another name, or train again with `routoo train`",
-        )
+    _check_new(folder, model)
     matrix = outcome_matrix(tables.items, tables.outcomes, [model])
     predictor = load_predictor(folder, device=device, cache=cache)
     before = predictor.checkpoint
@@ -74,6 +68,16 @@ def add_model(
         "quality": float(estimates.quality.mean()),
         "quality_std": float(estimates.quality_std.mean()),
     }
+
+
+def _check_new(folder: Path, model: str) -> None:
+    if model in read_manifest(folder).models:
+        raise InputError(
+            "the checkpoint knows this model already",
+            value=model,
+            where=str(folder),
+            remedy="Give another name, or train again with `routoo train`",
+        )
 
 
 def _manifest(

@@ -68,15 +68,13 @@ async def promote_if_not_worse(
         Whether it is in use now.
     """
     async with database.transaction() as conn:
-        tables, promoted = (
-            (await load_graded_outcomes(conn)).evaluation,
-            await checkpoints.promoted(conn),
-        )
+        tables = (await load_graded_outcomes(conn)).evaluation
+        promoted = await checkpoints.promoted(conn)
     present = settings.checkpoint if promoted is None else Path(promoted.path)
     cache = settings.home / "cache" / "embeddings"
     rise = await asyncio.to_thread(compare_checkpoints, tables, (present, folder), device, cache)
-    why = f"Brier score on evaluation items: {_describe(rise)}"
     better = rise is not None and rise.items >= MIN_ITEMS and not rise.low > 0
+    why = f"Brier score on evaluation items: {_describe(rise)}"
     async with database.transaction() as conn:
         found = await register_folder(conn, folder)
         if better:
@@ -85,9 +83,7 @@ async def promote_if_not_worse(
     if better:
         feedback.note(f"in use from the next batch on; {why}")
     else:
-        reason = why if rise is not None else f"fewer than {MIN_ITEMS} graded evaluation items"
-        how = "`routoo checkpoint promote` does so anyway"
-        feedback.note(f"registered and not promoted: {reason}; {how}")
+        feedback.note(_why_not_promoted(rise, why))
     return better
 
 
@@ -124,6 +120,12 @@ def _squared_error(folder: Path, matrix: OutcomeMatrix, device: str, cache: Path
     predictor = load_predictor(folder, device=device, cache=cache)
     quality = predictor.predict(matrix.prompts, matrix.models).quality
     return np.asarray(np.nanmean((quality - matrix.score) ** 2, axis=1), np.float64)
+
+
+def _why_not_promoted(rise: MeanInterval | None, why: str) -> str:
+    reason = why if rise is not None else f"fewer than {MIN_ITEMS} graded evaluation items"
+    how = "`routoo checkpoint promote` does so anyway"
+    return f"registered and not promoted: {reason}; {how}"
 
 
 def _describe(rise: MeanInterval | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from routoo.console.output import console, messages, report_table, write_it_whole
+from routoo.console.output import buffer_standard_output, console, messages, report_table
 from routoo.files import replacing
 
 AT_MOST = 65_536
@@ -41,7 +41,7 @@ def test_an_unbuffered_standard_output_loses_what_a_pipe_does_not_take() -> None
 def test_texts_and_bytes_arrive_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = ShortPipe()
     monkeypatch.setattr(sys, "stdout", unbuffered(pipe))
-    write_it_whole()
+    buffer_standard_output()
     sys.stdout.write("x" * (3 * AT_MOST) + "\n")
     with replacing(None) as stream:
         stream.write(b"y" * (3 * AT_MOST))
@@ -51,7 +51,7 @@ def test_texts_and_bytes_arrive_whole(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_buffered_standard_output_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     buffered = io.TextIOWrapper(io.BytesIO())
     monkeypatch.setattr(sys, "stdout", buffered)
-    write_it_whole()
+    buffer_standard_output()
     assert sys.stdout is buffered
 
 
