@@ -29,7 +29,7 @@ from routoo.settings import REPOSITORY, load_settings
 EXAMPLES = REPOSITORY / "examples"
 OUTCOMES = EXAMPLES / "outcomes"
 WORK = REPOSITORY / "build" / "checkpoint"
-"""Journals of answers, which a stopped run leaves for the next, and the shared questions' text."""
+"""Answer logs, which a stopped run leaves for the next, and the text of the shared questions."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
