@@ -24,6 +24,7 @@ from routoo.limits.account import MemoryLimits
 from routoo.ports import SharedLimits
 
 _SUCCESSES = range(200, 300)
+_TOO_LARGE = "Raise ROUTOO_MAX_ANSWER_BYTES if such answers are expected"
 
 
 class ChatEndpoints:
@@ -58,7 +59,7 @@ class ChatEndpoints:
         models = tuple(models)
         check_variables(models, environ)
         counters.load(models)
-        self._http = HttpClient(max_bytes=max_answer_bytes)
+        self._http = HttpClient(max_bytes=max_answer_bytes, remedy=_TOO_LARGE)
         self._sync = LimitSync(limits or MemoryLimits(), lambda: self._endpoints.limiters)
         self._endpoints = ModelEndpoints(environ, counters, self._sync.wake)
         self._syncing: asyncio.Task[None] | None = None

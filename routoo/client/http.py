@@ -67,10 +67,11 @@ class HttpClient:
 
     Args:
         max_bytes: Largest body that is read, decompressed, in bytes.
+        remedy: What can be done about a larger one.
     """
 
-    def __init__(self, *, max_bytes: int = MAX_ANSWER_BYTES) -> None:
-        self._max_bytes = max_bytes
+    def __init__(self, *, max_bytes: int = MAX_ANSWER_BYTES, remedy: str | None = None) -> None:
+        self._max_bytes, self._remedy = max_bytes, remedy
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -148,7 +149,7 @@ class HttpClient:
                 raise InvalidResponseError(
                     f"the answer is larger than {self._max_bytes} bytes",
                     where=where,
-                    remedy="Raise ROUTOO_MAX_ANSWER_BYTES if such answers are expected",
+                    remedy=self._remedy,
                     http_status=response.status,
                 )
             chunks.append(chunk)
