@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     prompts = _prompts(options.items or [EXAMPLE_ITEMS], options.prompts)
     predictor = load_predictor(options.checkpoint, device=options.device)
-    encoder = predictor.embeds
+    encoder = predictor.encoder
     assert isinstance(encoder, Encoder), "without a cache of embeddings"
     work: dict[str, Work] = {"routoo": lambda part: predictor.predict(part, predictor.models)}
     if importlib.util.find_spec("sentence_transformers"):

@@ -69,7 +69,9 @@ def cross_fit(
         train, asked = matrix.take(np.flatnonzero(inside)), matrix.take(np.flatnonzero(held))
         read = reader(train)
         known, new = read.features[inside], read.features[held]
-        estimator = fit_estimator(train, known, read.hidden, options, told=read.tuned_on).estimator
+        estimator = fit_estimator(
+            train, known, read.hidden, options, tuned_on=read.tuned_on
+        ).estimator
         seen, unseen = estimator.projection.apply(known), estimator.projection.apply(new)
         estimates["predictor"][held] = estimator(new).quality
         estimates["knn"][held] = knn_quality(seen, train.score, unseen)

@@ -1,22 +1,26 @@
-"""Fitting one more model from a few hundred graded answers, nothing else being fitted again.
+"""Models added to a fitted predictor: each stands on what is known of the models before it.
 
-Maximum a posteriori with Gaussian priors around the other models: without answers the new model is
+An added model's log-odds are `phi(d) . theta`, where `d` is how far the fitted models' estimates
+depart from their levels on a prompt and `phi(d) = (1, c, d - c)`, `c` being the mean of `d` over
+the models: its level, how strictly it follows a prompt's difficulty, and which models it is like.
+
+`theta` is fitted to a few hundred graded answers, and nothing else is fitted again: maximum a
+posteriori with Gaussian priors around the other models, so that without answers the new model is
 their mean. The posterior is near normal at its mode (Laplace's approximation; Bishop 2006, 4.5).
 """
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 from scipy.special import expit
 
 from routoo.errors import InputError
-from routoo.predictor.adopted import basis, usual_tokens
-from routoo.predictor.estimator import Estimator
-from routoo.predictor.logistic import logit
+from routoo.predictor.logistic import logit, sigmoid
 
 MIN_ANSWERS = 10
-"""With fewer graded answers there is nothing to tell a new model from the mean of the others."""
+"""Fewer graded answers can't set a new model apart from the mean of the others."""
 LEVEL_DEVIATION = 1.0
 """How far models' levels lie apart, in log-odds."""
 SLOPE_DEVIATION = 0.2
@@ -32,20 +36,86 @@ Vector = Float64[np.ndarray, " basis"]
 Square = Float64[np.ndarray, "basis basis"]
 
 
-def adopt(
-    estimator: Estimator,
-    inputs: Float32[np.ndarray, "answers projected"],
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """What graded answers leave of the prior of one model's theta: a normal distribution."""
+
+    theta: Vector
+    """Its mode."""
+    covariance: Square
+
+
+@dataclass(frozen=True, slots=True)
+class AddedModels:
+    """What was learnt of the added models, in the order they were added."""
+
+    theta: Float32[np.ndarray, "added basis"]
+    covariance: Float32[np.ndarray, "added basis basis"]
+    """Of theta, by Laplace's approximation."""
+    token_factor: Float32[np.ndarray, " added"]
+    """Length of an answer over the geometric mean of the fitted models' expected lengths."""
+
+    @classmethod
+    def none(cls, fitted: int) -> "AddedModels":
+        """Return that nothing was added to so many fitted models."""
+        basis = fitted + 2
+        shapes = ((0, basis), (0, basis, basis), (0,))
+        return cls(*(np.zeros(shape, np.float32) for shape in shapes))
+
+    def with_model(self, posterior: Posterior, token_factor: float) -> "AddedModels":
+        """Return the same with one more model."""
+        return AddedModels(
+            np.concatenate([self.theta, posterior.theta[None].astype(np.float32)]),
+            np.concatenate([self.covariance, posterior.covariance[None].astype(np.float32)]),
+            np.append(self.token_factor, np.float32(token_factor)),
+        )
+
+    def quality(
+        self, departure: Float32[np.ndarray, "prompts fitted"]
+    ) -> Float32[np.ndarray, "prompts added"]:
+        """Return the added models' qualities."""
+        return sigmoid(basis(departure) @ self.theta.T)
+
+    def variance(
+        self, departure: Float32[np.ndarray, "prompts fitted"]
+    ) -> Float32[np.ndarray, "prompts added"]:
+        """Return the part of the qualities' variance that comes of few graded answers."""
+        phi, quality = basis(departure), self.quality(departure)
+        spread = np.einsum("pb,abc,pc->pa", phi, self.covariance, phi)
+        return np.asarray((quality * (1 - quality)) ** 2 * spread, np.float32)
+
+    def tokens(
+        self, expected: Float32[np.ndarray, "prompts fitted"]
+    ) -> Float32[np.ndarray, "prompts added"]:
+        """Return the added models' expected tokens from those of the fitted ones."""
+        return np.asarray(
+            np.maximum(usual_tokens(expected)[:, None] * self.token_factor, 1), np.float32
+        )
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return the arrays a checkpoint keeps; none where nothing was added."""
+        arrays = {"theta": self.theta, "covariance": self.covariance}
+        return {**arrays, "token_factor": self.token_factor} if len(self.theta) else {}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray], fitted: int) -> "AddedModels":
+        """Read the arrays back."""
+        if not tensors:
+            return cls.none(fitted)
+        return cls(tensors["theta"], tensors["covariance"], tensors["token_factor"])
+
+
+def fit_posterior(
+    departure: Float32[np.ndarray, "answers fitted"],
     score: Float32[np.ndarray, " answers"],
-    completion_tokens: Float32[np.ndarray, " answers"],
-) -> Estimator:
-    """Return the estimator with one more model, its last.
+    levels: Float32[np.ndarray, " fitted"],
+) -> Posterior:
+    """Fit one more model to its graded answers.
 
     Args:
-        estimator: What was fitted on the other models.
-        inputs: Projected features of the prompts that the new model answered; prompts that the
-            estimator was fitted on do no harm.
-        score: How well it answered, in [0, 1].
-        completion_tokens: Lengths of its answers; NaN where not known.
+        departure: How far the fitted models' log-odds depart from their levels on the prompts.
+        score: How well the new model answered, in [0, 1].
+        levels: The fitted models' mean scores.
 
     Raises:
         InputError: There are too few graded answers.
@@ -56,31 +126,59 @@ def adopt(
             value=len(score),
             remedy=f"Grade at least {MIN_ANSWERS}, better 200",
         )
-    phi = basis(estimator.departure(inputs, seen=True)).astype(np.float64)
-    theta, covariance = _mode(phi, score.astype(np.float64), *_prior(estimator))
-    factor = _token_factor(estimator.tokens(inputs), completion_tokens)
-    return replace(estimator, adopted=estimator.adopted.with_model(theta, covariance, factor))
+    phi = basis(departure).astype(np.float64)
+    return _mode(phi, score.astype(np.float64), *_prior(levels))
 
 
-def held_out_quality(
-    estimator: Estimator,
-    inputs: Float32[np.ndarray, "answers projected"],
+def cross_fit_quality(
+    departure: Float32[np.ndarray, "answers fitted"],
     score: Float32[np.ndarray, " answers"],
+    levels: Float32[np.ndarray, " fitted"],
     folds: Int64[np.ndarray, " answers"],
 ) -> Float32[np.ndarray, " answers"]:
-    """Return what `adopt` would say of each graded answer had it not seen its fold."""
-    phi = basis(estimator.departure(inputs, seen=True)).astype(np.float64)
+    """Return what a fit without an answer's fold would estimate of that answer."""
+    phi = basis(departure).astype(np.float64)
     quality = np.zeros(len(score), np.float32)
     for fold in np.unique(folds):
         inside = folds != fold
-        theta, _ = _mode(phi[inside], score[inside].astype(np.float64), *_prior(estimator))
-        quality[~inside] = _chance(phi[~inside] @ theta)
+        posterior = _mode(phi[inside], score[inside].astype(np.float64), *_prior(levels))
+        quality[~inside] = _chance(phi[~inside] @ posterior.theta)
     return quality
 
 
-def _prior(estimator: Estimator) -> tuple[Vector, Vector]:
-    level = float(logit(estimator.neighbours.means).mean())
-    fitted = len(estimator.neighbours.means)
+def fit_token_factor(
+    expected: Float32[np.ndarray, "answers fitted"], known: Float32[np.ndarray, " answers"]
+) -> float:
+    """Return how much longer the new model's answers are than the others', pulled towards 1.
+
+    Args:
+        expected: The fitted models' expected lengths, in tokens.
+        known: Lengths of the new model's answers; NaN where not known.
+    """
+    rows = ~np.isnan(known)
+    usual = usual_tokens(expected)
+    prior = PRIOR_LENGTHS * float(usual.mean())
+    return float((known[rows].sum() + prior) / (usual[rows].sum() + prior))
+
+
+def basis(
+    departure: Float32[np.ndarray, "prompts fitted"],
+) -> Float32[np.ndarray, "prompts basis"]:
+    """Return 1, the departures' mean, and each departure beyond that mean."""
+    common = departure.mean(axis=1, keepdims=True)
+    return np.concatenate([np.ones_like(common), common, departure - common], axis=1)
+
+
+def usual_tokens(
+    expected: Float32[np.ndarray, "prompts fitted"],
+) -> Float32[np.ndarray, " prompts"]:
+    """Return the geometric mean over models of their expected tokens."""
+    return np.asarray(np.exp(np.log(expected).mean(axis=1)), np.float32)
+
+
+def _prior(levels: Float32[np.ndarray, " fitted"]) -> tuple[Vector, Vector]:
+    level = float(logit(levels).mean())
+    fitted = len(levels)
     mean = np.array([level, 1.0, *np.zeros(fitted)])
     deviation = [LEVEL_DEVIATION, SLOPE_DEVIATION, *np.full(fitted, LIKENESS_DEVIATION)]
     return mean, np.array(deviation) ** -2.0
@@ -91,7 +189,7 @@ def _mode(
     score: Float64[np.ndarray, " answers"],
     mean: Vector,
     precision: Vector,
-) -> tuple[Vector, Square]:
+) -> Posterior:
     """Climb to the posterior's mode by damped Newton steps; return it and the curvature's inverse.
 
     The posterior is log-concave and the prior bounds its curvature, so halving a step that
@@ -107,7 +205,7 @@ def _mode(
         theta, value = theta + step, moved
         if np.abs(step).max() < _CLOSE:
             break
-    return theta, np.linalg.inv(_curvature(theta, phi, precision))
+    return Posterior(theta, np.linalg.inv(_curvature(theta, phi, precision)))
 
 
 def _log_posterior(
@@ -131,13 +229,3 @@ def _curvature(
 
 def _chance(logits: Float64[np.ndarray, " answers"]) -> Float64[np.ndarray, " answers"]:
     return np.asarray(expit(logits))
-
-
-def _token_factor(
-    expected: Float32[np.ndarray, "answers fitted"], known: Float32[np.ndarray, " answers"]
-) -> float:
-    """Return how much longer the new model's answers are than the others', pulled towards alike."""
-    rows = ~np.isnan(known)
-    usual = usual_tokens(expected)
-    prior = PRIOR_LENGTHS * float(usual.mean())
-    return float((known[rows].sum() + prior) / (usual[rows].sum() + prior))

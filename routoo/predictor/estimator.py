@@ -1,25 +1,30 @@
 """The fitted part of a predictor: from features to calibrated estimates."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float16, Float32
+from jaxtyping import Float32, Int64
 
-from routoo.predictor.adopted import Adopted
+from routoo.predictor.added_models import (
+    AddedModels,
+    cross_fit_quality,
+    fit_posterior,
+    fit_token_factor,
+)
 from routoo.predictor.calibration import Calibration
 from routoo.predictor.completion_tokens import TokenHead
+from routoo.predictor.ensemble import EnsembleMember
 from routoo.predictor.logistic import logit, sigmoid
-from routoo.predictor.member import Member
 from routoo.predictor.novelty import Novelty
 from routoo.predictor.projection import Projection
-from routoo.predictor.stacking import Stack
-from routoo.predictor.views.neighbours import Nearby, Neighbours
+from routoo.predictor.stacking import StackingWeights
+from routoo.predictor.views.neighbours import Nearby, NeighbourView
 
 
 @dataclass(frozen=True, slots=True)
-class Estimates:
-    """What an estimator says of prompts, models in its own order."""
+class EstimatorOutput:
+    """What an estimator expects of prompts, models in its own order."""
 
     quality: Float32[np.ndarray, "prompts models"]
     quality_std: Float32[np.ndarray, "prompts models"]
@@ -32,31 +37,30 @@ class Estimator:
     """Members of the ensemble, what mixes and calibrates them, and the heads beside."""
 
     projection: Projection
-    landmarks: Float16[np.ndarray, "landmarks projected"]
-    members: tuple[Member, ...]
-    neighbours: Neighbours
-    stack: Stack
+    members: tuple[EnsembleMember, ...]
+    neighbours: NeighbourView
+    stacking: StackingWeights
     calibration: Calibration
     tokens: TokenHead
     novelty: Novelty
-    adopted: Adopted
+    added_models: AddedModels
 
     @property
     def count(self) -> int:
         """Models it estimates, added ones included."""
-        return len(self.neighbours.means) + len(self.adopted.theta)
+        return len(self.neighbours.means) + len(self.added_models.theta)
 
-    def __call__(self, features: Float32[np.ndarray, "prompts features"]) -> Estimates:
+    def __call__(self, features: Float32[np.ndarray, "prompts features"]) -> EstimatorOutput:
         """Estimate quality, its deviation, tokens and novelty; added models come last."""
         inputs = self.projection.apply(features)
-        nearby = self.neighbours.nearby(inputs[:, : self.projection.width])
+        nearby = self.neighbours.nearby(inputs)
         votes = self._votes(inputs, nearby)
         trust = self.novelty.trust(nearby.similarity)[:, None]
         expected = self.tokens(inputs)
-        return Estimates(
+        return EstimatorOutput(
             self._quality(self._departure(np.mean(votes, axis=0), trust)),
             self._deviation(votes, trust),
-            np.concatenate([expected, self.adopted.tokens(expected)], axis=1),
+            np.concatenate([expected, self.added_models.tokens(expected)], axis=1),
             self.novelty(nearby.similarity),
         )
 
@@ -70,15 +74,18 @@ class Estimator:
             seen: Prompts may be among those it was fitted on: don't count them as neighbours of
                 themselves, which would give their outcomes away.
         """
-        nearby = self.neighbours.nearby(inputs[:, : self.projection.width], others=seen)
+        nearby = self.neighbours.nearby(inputs, others=seen)
         trust = self.novelty.trust(nearby.similarity)[:, None]
         return self._departure(np.mean(self._votes(inputs, nearby), axis=0), trust)
 
     def _votes(
         self, inputs: Float32[np.ndarray, "prompts projected"], nearby: Nearby
     ) -> list[Float32[np.ndarray, "prompts fitted"]]:
-        around = self.neighbours.logits(nearby)[None]
-        return [self.stack(np.concatenate([member(inputs), around])) for member in self.members]
+        around = self.neighbours.log_odds_of(nearby)[None]
+        return [
+            self.stacking(np.concatenate([member.log_odds(inputs), around]))
+            for member in self.members
+        ]
 
     def _departure(
         self,
@@ -92,7 +99,7 @@ class Estimator:
         self, departure: Float32[np.ndarray, "prompts fitted"]
     ) -> Float32[np.ndarray, "prompts models"]:
         fitted = sigmoid(logit(self.neighbours.means) + departure)
-        return np.concatenate([fitted, self.adopted.quality(departure)], axis=1)
+        return np.concatenate([fitted, self.added_models.quality(departure)], axis=1)
 
     def _deviation(
         self,
@@ -110,43 +117,72 @@ class Estimator:
         qualities = np.stack([self._quality(departure) for departure in departures])
         variance = (len(votes) - 1) * qualities.var(axis=0)
         variance[:, : len(self.neighbours.means)] += self.neighbours.level_variance
-        if added := len(self.adopted.theta):
-            variance[:, -added:] += self.adopted.variance(np.mean(departures, axis=0))
+        if added := len(self.added_models.theta):
+            variance[:, -added:] += self.added_models.variance(np.mean(departures, axis=0))
         level = self._quality(np.zeros((1, votes[0].shape[1]), np.float32))
         prior = level * (1 - level)
         return np.asarray(np.sqrt(trust * variance + (1 - trust) * prior), np.float32)
 
+    def add_model(
+        self,
+        inputs: Float32[np.ndarray, "answers projected"],
+        score: Float32[np.ndarray, " answers"],
+        completion_tokens: Float32[np.ndarray, " answers"],
+    ) -> "Estimator":
+        """Return the estimator with one more model, its last; nothing else is fitted again.
+
+        Args:
+            inputs: Projected features of the prompts that the new model answered; prompts that the
+                estimator was fitted on do no harm.
+            score: How well it answered, in [0, 1].
+            completion_tokens: Lengths of its answers; NaN where not known.
+
+        Raises:
+            InputError: There are too few graded answers.
+        """
+        posterior = fit_posterior(self.departure(inputs, seen=True), score, self.neighbours.means)
+        factor = fit_token_factor(self.tokens(inputs), completion_tokens)
+        return replace(self, added_models=self.added_models.with_model(posterior, factor))
+
+    def held_out_quality(
+        self,
+        inputs: Float32[np.ndarray, "answers projected"],
+        score: Float32[np.ndarray, " answers"],
+        folds: Int64[np.ndarray, " answers"],
+    ) -> Float32[np.ndarray, " answers"]:
+        """Return what `add_model` would estimate of each graded answer without its fold."""
+        departure = self.departure(inputs, seen=True)
+        return cross_fit_quality(departure, score, self.neighbours.means, folds)
+
     def tensors(self) -> dict[str, np.ndarray]:
-        """Return the arrays a checkpoint keeps, named by part."""
+        """Return the arrays that a checkpoint keeps, named by part."""
         parts: dict[str, Mapping[str, np.ndarray]] = {
             "projection": self.projection.tensors(),
             "neighbours": self.neighbours.tensors(),
-            "stack": self.stack.tensors(),
+            "stack": self.stacking.tensors(),
             "calibration": self.calibration.tensors(),
             "tokens": self.tokens.tensors(),
             "novelty": self.novelty.tensors(),
-            "adopted": self.adopted.tensors(),
+            "adopted": self.added_models.tensors(),
         }
         parts |= {f"member{n}": member.tensors() for n, member in enumerate(self.members)}
         named = {f"{part}.{key}": a for part, arrays in parts.items() for key, a in arrays.items()}
-        return {**named, "landmarks": self.landmarks}
+        return named | self.members[0].shared_tensors()
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Estimator":
         """Read the arrays back."""
         count = len({key.split(".")[0] for key in tensors if key.startswith("member")})
-        landmarks = tensors["landmarks"]
         members = (_part(tensors, f"member{n}") for n in range(count))
         return cls(
             Projection.from_tensors(_part(tensors, "projection")),
-            landmarks,
-            tuple(Member.from_tensors(arrays, landmarks) for arrays in members),
-            Neighbours.from_tensors(_part(tensors, "neighbours")),
-            Stack.from_tensors(_part(tensors, "stack")),
+            tuple(EnsembleMember.from_tensors(arrays, tensors) for arrays in members),
+            NeighbourView.from_tensors(_part(tensors, "neighbours")),
+            StackingWeights.from_tensors(_part(tensors, "stack")),
             Calibration.from_tensors(_part(tensors, "calibration")),
             TokenHead.from_tensors(_part(tensors, "tokens")),
             Novelty.from_tensors(_part(tensors, "novelty")),
-            Adopted.from_tensors(_part(tensors, "adopted"), len(tensors["neighbours.means"])),
+            AddedModels.from_tensors(_part(tensors, "adopted"), len(tensors["neighbours.means"])),
         )
 
 

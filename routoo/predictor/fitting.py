@@ -1,26 +1,27 @@
-"""Fitting: from features and outcomes to an estimator, every figure of it cross-fitted."""
+"""Fitting: from features and outcomes to an estimator, all figures of it on held-out items."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from routoo.errors import InputError
-from routoo.predictor.adopted import Adopted
+from routoo.predictor.added_models import AddedModels
 from routoo.predictor.calibration import Calibration, fit_calibration
 from routoo.predictor.completion_tokens import TokenHead
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
+from routoo.predictor.ensemble import VIEW_NAMES, EnsembleMember
 from routoo.predictor.estimator import Estimator
-from routoo.predictor.member import ALL_VIEWS, Member
 from routoo.predictor.novelty import Novelty
 from routoo.predictor.options import ClassWeight
 from routoo.predictor.projection import Projection
 from routoo.predictor.regression import Ridge
-from routoo.predictor.stacking import Stack
+from routoo.predictor.stacking import StackingWeights
 from routoo.predictor.views.domain import number_domains
 from routoo.predictor.views.kernel import choose_landmarks
-from routoo.predictor.views.neighbours import NEIGHBOURS, Neighbours
+from routoo.predictor.views.neighbours import NEIGHBOURS, NeighbourView
+from routoo.predictor.views.view import TrainingItems
 
 MIN_ITEMS = 20
 """Fewer can't be dealt into folds that each show every view something."""
@@ -28,7 +29,7 @@ MIN_ITEMS = 20
 
 @dataclass(frozen=True, slots=True)
 class FitOptions:
-    """What a fit may be told."""
+    """How an estimator is fitted."""
 
     folds: int = 5
     """Members of the ensemble, each fitted without one part of the items."""
@@ -41,22 +42,13 @@ class FitOptions:
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """An estimator, and what such a fit said of the items it was made without."""
+    """An estimator, and what such a fit expected of the items it was made without."""
 
     estimator: Estimator
     held_out_quality: Float32[np.ndarray, "items models"]
     held_out_views: dict[str, Float32[np.ndarray, "items models"]]
     """Log-odds of each view before stacking."""
     calibration_methods: tuple[str, ...]
-
-
-@dataclass(slots=True)
-class _CrossFit:
-    """Held-out predictions as they are filled in, fold by fold."""
-
-    views: Float32[np.ndarray, "views items models"]
-    similarity: Float32[np.ndarray, "items neighbours"]
-    members: list[Member]
 
 
 def fit_estimator(
@@ -66,7 +58,7 @@ def fit_estimator(
     options: FitOptions,
     progress: Callable[[int], None] | None = None,
     *,
-    told: Bool[np.ndarray, " items"] | None = None,
+    tuned_on: Bool[np.ndarray, " items"] | None = None,
 ) -> Fitted:
     """Fit the views by folds, then stack and calibrate their held-out predictions.
 
@@ -75,9 +67,10 @@ def fit_estimator(
         features: Hidden states, then the surface.
         hidden: How many of the features are hidden states.
         options: Folds, penalties, seed, class weights.
-        progress: Told when another fold is done.
-        told: Items whose outcomes the features know of: their estimates flatter, so that weights
-            and calibration are left to the other items. They must be whole folds.
+        progress: Called with 1 when another fold is done.
+        tuned_on: Items whose outcomes the features know of, because the backbone was tuned on them:
+            their estimates flatter, so that weights and calibration are left to the other items.
+            They must be whole folds.
 
     Raises:
         InputError: There are too few items.
@@ -86,35 +79,19 @@ def fit_estimator(
     check_enough(groups)
     folds = grouped_folds(groups, options.folds, options.seed)
     projection = Projection.fit(features, hidden)
-    inputs = projection.apply(features)
-    landmarks = choose_landmarks(inputs, options.seed)
-    domains = number_domains([item.subject or item.dataset for item in matrix.items])
-    crossed = _CrossFit(
-        np.zeros((len(ALL_VIEWS), *matrix.score.shape), np.float32),
-        np.zeros((len(inputs), NEIGHBOURS + 1), np.float32),
-        [],
-    )
-    for fold in range(options.folds):
-        inside = folds != fold
-        member = Member.fit(
-            inputs[inside],
-            matrix.score[inside],
-            domains[inside],
-            landmarks,
-            options.ridge,
-            options.class_weight,
-        )
-        _hold_out(crossed, member, matrix.score, inputs, projection.width, inside)
-        if progress:
-            progress(1)
+    items = training_items(matrix, projection, features, options)
+    crossed = _cross_fit(items, folds, options.folds, progress)
     score = matrix.score
-    if told is not None:
-        score = np.where(told[:, None], np.nan, score)
+    if tuned_on is not None:
+        score = np.where(tuned_on[:, None], np.nan, score)
         folds = grouped_folds(groups, options.folds, options.seed + 1)
-    judged = _judge(crossed.views, score, folds)
-    estimator = _combined(crossed, matrix, inputs, (projection, landmarks), judged, options)
-    views = dict(zip(ALL_VIEWS, crossed.views, strict=True))
-    return Fitted(estimator, _held_out(crossed.views, score, folds), views, judged.methods)
+    combination = _combine(crossed.views, score, folds)
+    return Fitted(
+        _estimator(crossed, items, projection, combination, matrix.completion_tokens),
+        _held_out_quality(crossed.views, score, folds),
+        dict(zip(VIEW_NAMES, crossed.views, strict=True)),
+        combination.methods,
+    )
 
 
 def check_enough(groups: Int64[np.ndarray, " items"]) -> None:
@@ -132,41 +109,80 @@ def check_enough(groups: Int64[np.ndarray, " items"]) -> None:
         )
 
 
-def _hold_out(
-    crossed: _CrossFit,
-    member: Member,
-    score: Float32[np.ndarray, "items models"],
-    inputs: Float32[np.ndarray, "items projected"],
-    width: int,
-    inside: np.ndarray,
-) -> None:
-    crossed.members.append(member)
-    crossed.views[:-1, ~inside] = member(inputs[~inside])
-    memory = Neighbours.fit(inputs[inside, :width], score[inside], 0)
-    nearby = memory.nearby(inputs[~inside, :width])
-    crossed.views[-1, ~inside] = memory.logits(nearby)
-    crossed.similarity[~inside, : nearby.similarity.shape[1]] = nearby.similarity
+def training_items(
+    matrix: OutcomeMatrix,
+    projection: Projection,
+    features: Float32[np.ndarray, "items features"],
+    options: FitOptions,
+) -> TrainingItems:
+    """Return outcomes and projected features as the views are fitted on them."""
+    inputs = projection.apply(features)
+    return TrainingItems(
+        inputs,
+        projection.width,
+        matrix.score,
+        number_domains([item.subject or item.dataset for item in matrix.items]),
+        choose_landmarks(inputs, options.seed),
+        options.ridge,
+        options.class_weight,
+        options.seed,
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
-    """What held-out predictions were worth."""
+class _CrossFit:
+    """What each fold's fit expected of the items it was made without."""
 
-    stack: Stack
+    members: tuple[EnsembleMember, ...]
+    views: Float32[np.ndarray, "views items models"]
+    """Log-odds."""
+    similarity: Float32[np.ndarray, "items neighbours"]
+    """Cosine of each item and the nearest ones of other folds."""
+
+
+def _cross_fit(
+    items: TrainingItems,
+    folds: Int64[np.ndarray, " items"],
+    count: int,
+    progress: Callable[[int], None] | None,
+) -> _CrossFit:
+    views = np.zeros((len(VIEW_NAMES), *items.score.shape), np.float32)
+    similarity = np.zeros((len(items.features), NEIGHBOURS + 1), np.float32)
+    members = []
+    for fold in range(count):
+        inside, asked = items.take(folds != fold), items.features[folds == fold]
+        member = EnsembleMember.fit(inside)
+        neighbours = NeighbourView.fit(replace(inside, memory_seed=0))
+        nearby = neighbours.nearby(asked)
+        views[:-1, folds == fold] = member.log_odds(asked)
+        views[-1, folds == fold] = neighbours.log_odds_of(nearby)
+        similarity[folds == fold, : nearby.similarity.shape[1]] = nearby.similarity
+        members.append(member)
+        if progress:
+            progress(1)
+    return _CrossFit(tuple(members), views, similarity)
+
+
+@dataclass(frozen=True, slots=True)
+class _Combination:
+    """How held-out log-odds of the views become one probability."""
+
+    stacking: StackingWeights
     calibration: Calibration
     methods: tuple[str, ...]
+    """Of the calibration, by model."""
 
 
-def _judge(
+def _combine(
     views: Float32[np.ndarray, "views items models"],
     score: Float32[np.ndarray, "items models"],
     folds: Int64[np.ndarray, " items"],
-) -> _Judged:
-    stack = Stack.fit(views, score)
-    return _Judged(stack, *fit_calibration(stack(views), score, folds))
+) -> _Combination:
+    stacking = StackingWeights.fit(views, score)
+    return _Combination(stacking, *fit_calibration(stacking(views), score, folds))
 
 
-def _held_out(
+def _held_out_quality(
     views: Float32[np.ndarray, "views items models"],
     score: Float32[np.ndarray, "items models"],
     folds: Int64[np.ndarray, " items"],
@@ -178,28 +194,25 @@ def _held_out(
     quality = np.zeros_like(score)
     for fold in np.unique(folds):
         held = folds == fold
-        judged = _judge(views[:, ~held], score[~held], folds[~held])
-        quality[held] = judged.calibration(judged.stack(views[:, held]))
+        others = _combine(views[:, ~held], score[~held], folds[~held])
+        quality[held] = others.calibration(others.stacking(views[:, held]))
     return quality
 
 
-def _combined(
+def _estimator(
     crossed: _CrossFit,
-    matrix: OutcomeMatrix,
-    inputs: Float32[np.ndarray, "items projected"],
-    scene: tuple[Projection, np.ndarray],
-    judged: _Judged,
-    options: FitOptions,
+    items: TrainingItems,
+    projection: Projection,
+    combination: _Combination,
+    completion_tokens: Float32[np.ndarray, "items models"],
 ) -> Estimator:
-    projection, landmarks = scene
     return Estimator(
         projection,
-        landmarks,
-        tuple(crossed.members),
-        Neighbours.fit(inputs[:, : projection.width], matrix.score, options.seed),
-        judged.stack,
-        judged.calibration,
-        TokenHead.fit(inputs, matrix.completion_tokens, options.ridge),
+        crossed.members,
+        NeighbourView.fit(items),
+        combination.stacking,
+        combination.calibration,
+        TokenHead.fit(items.features, completion_tokens, items.ridge),
         Novelty.fit(crossed.similarity),
-        Adopted.none(len(matrix.models)),
+        AddedModels.none(items.score.shape[1]),
     )

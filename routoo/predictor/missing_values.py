@@ -1,4 +1,4 @@
-"""Means over matrices with holes, and over few values."""
+"""Means of outcomes where some are missing, and of few outcomes."""
 
 import numpy as np
 from jaxtyping import Float32

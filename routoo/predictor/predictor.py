@@ -9,13 +9,13 @@ from jaxtyping import Bool, Float32
 
 from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError, InputError
-from routoo.predictor.backbone.configuration import find_backbone
 from routoo.predictor.backbone.encoder import Encoder, Progress
+from routoo.predictor.backbone.files import find_backbone
 from routoo.predictor.checkpoint import Checkpoint, read_checkpoint
 from routoo.predictor.embedding_cache import EmbeddingCache
-from routoo.predictor.features import Embeds, prompt_features
 from routoo.predictor.manifest import Manifest
 from routoo.predictor.options import Pooling, Precision, Reading
+from routoo.predictor.prompt_features import PromptEncoder, prompt_features
 
 
 class CheckpointPredictor:
@@ -23,12 +23,12 @@ class CheckpointPredictor:
 
     Args:
         checkpoint: What was fitted.
-        embeds: The backbone it was fitted on.
+        encoder: The backbone it was fitted on.
     """
 
-    def __init__(self, checkpoint: Checkpoint, embeds: Embeds) -> None:
+    def __init__(self, checkpoint: Checkpoint, encoder: PromptEncoder) -> None:
         self.checkpoint = checkpoint
-        self.embeds = embeds
+        self.encoder = encoder
 
     @property
     def manifest(self) -> Manifest:
@@ -48,13 +48,13 @@ class CheckpointPredictor:
         Args:
             prompts: Any text, the empty one too.
             models: Any of the checkpoint's models, in any order.
-            progress: Told how many prompts are done as they are.
+            progress: Called with the number of prompts that were done since its last call.
 
         Raises:
             CheckpointError: The checkpoint doesn't know a model.
         """
         columns = self._columns(models)
-        features, truncated = prompt_features(prompts, self.embeds, progress)
+        features, truncated = prompt_features(prompts, self.encoder, progress)
         estimates = self.checkpoint.estimator(features)
         return Predictions(
             np.ascontiguousarray(estimates.quality[:, columns]),
@@ -74,17 +74,16 @@ class CheckpointPredictor:
 
     def features(self, prompts: Sequence[str]) -> Float32[np.ndarray, "prompts features"]:
         """Return prompts as the estimator's views see them: what baselines are fitted on."""
-        raw, _ = prompt_features(prompts, self.embeds)
+        raw, _ = prompt_features(prompts, self.encoder)
         return self.checkpoint.estimator.projection.apply(raw)
 
     def remembers(self, prompts: Sequence[str]) -> Bool[np.ndarray, " prompts"]:
-        """Tell which prompts are among those that the checkpoint was trained on, or nearly so.
+        """Return which prompts are among those that the checkpoint was trained on, or nearly so.
 
-        Of very large trainings it remembers only a part (`Neighbours.fit`).
+        Of very large trainings it remembers only a part (`NeighbourView.remember`).
         """
         estimator = self.checkpoint.estimator
-        vectors = self.features(prompts)[:, : estimator.projection.width]
-        return estimator.neighbours.remembers(vectors)
+        return estimator.neighbours.remembers(self.features(prompts))
 
     def _columns(self, models: Sequence[str]) -> list[int]:
         position = {name: column for column, name in enumerate(self.models)}
@@ -131,8 +130,8 @@ def load_predictor(
         )
     encoder = Encoder(backbone, _reading(manifest), device=choose_device(device))
     encoder.adapt(read.adapters)
-    embeds = encoder if cache is None else EmbeddingCache(cache, encoder)
-    return CheckpointPredictor(read, embeds)
+    cached = encoder if cache is None else EmbeddingCache(cache, encoder)
+    return CheckpointPredictor(read, cached)
 
 
 def _reading(manifest: Manifest) -> Reading:
@@ -140,7 +139,7 @@ def _reading(manifest: Manifest) -> Reading:
         pooling, precision = Pooling(manifest.pooling), Precision(manifest.precision)
     except ValueError as error:
         raise CheckpointError(
-            "the manifest tells of no way to read prompts that is known",
+            "the manifest names an unknown way to read prompts",
             value=str(error),
             remedy="Another release wrote it: train it again with `routoo train`",
         ) from error

@@ -7,13 +7,48 @@ import numpy as np
 from jaxtyping import Float32
 from sklearn.decomposition import PCA
 
-from routoo.predictor.standardise import Standardiser
-
+CLIP = 6.0
+"""Standardised features are held within this many deviations: no outlier runs away with a score."""
+_CONSTANT_DEVIATION = 1e-6
+"""A feature that deviates less over the training prompts is taken not to vary."""
 COMPONENTS = 256
 """Most principal components of the hidden states that are kept."""
 _EXACT_WIDTH = 2048
 """Hidden states wider than this have their components by randomised iteration: exact ones take the
 cube of the width, minutes for three layers of a decoder of 1.5B."""
+
+
+@dataclass(frozen=True, slots=True)
+class Standardiser:
+    """Shifts and scales each feature to mean 0 and deviation 1 over the training prompts."""
+
+    mean: Float32[np.ndarray, " features"]
+    scale: Float32[np.ndarray, " features"]
+
+    @classmethod
+    def fit(cls, features: Float32[np.ndarray, "prompts features"]) -> "Standardiser":
+        """Measure the features; one that never varies is scaled to 0."""
+        deviation = features.std(axis=0, dtype=np.float64)
+        varies = deviation > _CONSTANT_DEVIATION
+        scale = np.where(varies, 1 / np.maximum(deviation, _CONSTANT_DEVIATION), 0)
+        mean = features.mean(axis=0, dtype=np.float64)
+        return cls(mean.astype(np.float32), scale.astype(np.float32))
+
+    def apply(
+        self, features: Float32[np.ndarray, "prompts features"]
+    ) -> Float32[np.ndarray, "prompts features"]:
+        """Return the features on the common scale."""
+        scaled = (features - self.mean) * self.scale
+        return np.asarray(np.clip(scaled, -CLIP, CLIP, out=scaled))
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return the arrays a checkpoint keeps."""
+        return {"mean": self.mean, "scale": self.scale}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Standardiser":
+        """Read the arrays back."""
+        return cls(tensors["mean"], tensors["scale"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,18 @@
-"""Features of a prompt's surface: length, digits, code, options, kinds of question."""
+"""The features of a prompt: pooled hidden states, and counts of its surface beside them.
+
+The surface is what can be counted without a model: length, digits, code, options, question words.
+"""
 
 import re
 import zlib
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 
-from routoo.predictor.text import bounded, clean
+from routoo.predictor.backbone.encoder import Encoded, Progress
+from routoo.predictor.backbone.window import bounded, clean
 
 _OPTION = re.compile(r"^[^\S\n]*\(?([A-P])[.):]\s*(.*)$", re.MULTILINE)
 _WORD = re.compile(r"\w+")
@@ -42,7 +48,34 @@ _PATTERNS = tuple(
 )
 
 
-def lexical_features(prompt: str) -> Float32[np.ndarray, " features"]:
+SHAPE_WIDTH, OPTIONS_WIDTH = 14, 12
+SURFACE_WIDTH = 2 * SHAPE_WIDTH + OPTIONS_WIDTH + 2 * len(_PATTERNS)
+"""Features of a prompt's surface: shape of the text and of its question, options, cues."""
+_LONG_WORD = 10
+_ASCII_END = 128
+
+
+@runtime_checkable
+class PromptEncoder(Protocol):
+    """An encoder, or a cache before one."""
+
+    def encode(self, prompts: Sequence[str], progress: Progress | None = None) -> Encoded:
+        """Return the pooled hidden states of each prompt."""
+        ...
+
+
+def prompt_features(
+    prompts: Sequence[str], encoder: PromptEncoder, progress: Progress | None = None
+) -> tuple[Float32[np.ndarray, "prompts features"], Bool[np.ndarray, " prompts"]]:
+    """Return each prompt's features, and whether it was cut to the backbone's window."""
+    encoded = encoder.encode(prompts, progress)
+    surface = np.zeros((len(prompts), SURFACE_WIDTH), np.float32)
+    for row, prompt in enumerate(prompts):
+        surface[row] = surface_features(prompt)
+    return np.concatenate([encoded.features, surface], axis=1), encoded.truncated
+
+
+def surface_features(prompt: str) -> Float32[np.ndarray, " features"]:
     """Return counts and shares of a prompt's surface, roughly within [-3, 10].
 
     Counts are compressed by log1p, so that a page doesn't outweigh a line by its length alone.
@@ -61,9 +94,6 @@ def _stem(text: str) -> str:
     return before + "\n" if before else before
 
 
-LEXICAL_WIDTH = 2 * 14 + 12 + 2 * len(_PATTERNS)
-
-
 def _shape(text: str) -> list[float]:
     words = _WORD.findall(text)
     length = max(len(text), 1)
@@ -73,13 +103,13 @@ def _shape(text: str) -> list[float]:
         np.log1p(len(words)),
         np.log1p(text.count("\n")),
         sum(map(len, words)) / max(len(words), 1) / 5,
-        np.log1p(sum(len(word) > 9 for word in words)),  # noqa: PLR2004 - a long word
+        np.log1p(sum(len(word) >= _LONG_WORD for word in words)),
         len(set(lowered)) / max(len(words), 1),
         10 * sum(map(str.isdigit, text)) / length,
         np.log1p(sum(map(str.isdigit, text))),
         10 * sum(map(str.isupper, text)) / length,
         10 * sum(not (c.isalnum() or c.isspace()) for c in text) / length,
-        10 * sum(ord(c) > 127 for c in text) / length,  # noqa: PLR2004 - beyond ASCII
+        10 * sum(ord(c) >= _ASCII_END for c in text) / length,
         np.log1p(text.count("?")),
         np.log1p(text.count(",")),
         len(zlib.compress(text.encode())) / (len(text.encode()) + 11),
@@ -88,7 +118,7 @@ def _shape(text: str) -> list[float]:
 
 def _options(options: list[str]) -> list[float]:
     if not options:
-        return [0.0] * 12
+        return [0.0] * OPTIONS_WIDTH
     lengths = [len(option) for option in options]
     numeric = [bool(re.search(r"\d", option)) for option in options]
     words = [set(_WORD.findall(option.lower())) for option in options]

@@ -1,7 +1,12 @@
-"""The linear view: `q = sigmoid(h(prompt) . (c + e_m) + b_m)`.
+"""Linear regression with ridge penalties: logistic, least squares and multinomial logistic.
 
-`c` says how hard a prompt is for any model, `e_m` is the embedding of model m: what sets it apart.
-There is far more evidence for `c`, so `e_m` is held shorter.
+With several outputs a weight is the sum of a part that all outputs share and a part of its own,
+each with its own penalty. Losses are convex and solved by L-BFGS from zero: the same data give the
+same weights.
+
+Class weights say how much each outcome counts in a loss. They move its optimum away from the
+outcomes' chances. So only views are fitted with them, whose levels mean nothing; what turns views
+into probabilities (stack, calibration) counts every held-out outcome alike.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,11 +18,11 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
-from routoo.predictor.class_weights import outcome_weights
-from routoo.predictor.missing_values import with_prior
+from routoo.predictor.missing_values import known_mean, with_prior
 from routoo.predictor.options import ClassWeight
 
 MAX_ITERATIONS = 100
+"""Of L-BFGS, which usually needs fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,33 @@ class Ridge:
     """On the part that all outputs share."""
     own: float
     """On what sets an output apart."""
+
+
+def outcome_weights(
+    score: Float32[np.ndarray, "items models"], class_weight: ClassWeight
+) -> Float32[np.ndarray, "items models"]:
+    """Return what each outcome counts for.
+
+    Balanced, an outcome `s` counts `s * w1 + (1 - s) * w0` with `w1 = 1 / (2 p)` and
+    `w0 = 1 / (2 (1 - p))`, where `p` is the model's mean score: its successes and its failures then
+    weigh the same together. Where all outcomes are failures, or successes, each counts 1.
+
+    Args:
+        score: In [0, 1], soft or not; NaN where a model did not answer.
+        class_weight: How.
+
+    Returns:
+        Weights of mean 1 over each model's known outcomes, 0 where an outcome is missing.
+    """
+    known = np.asarray(~np.isnan(score), np.float32)
+    if class_weight is ClassWeight.NONE:
+        return known
+    good = known_mean(score, axis=0)
+    bad = known_mean(1 - score, axis=0)
+    mixed = (good > 0) & (bad > 0)
+    for_good, for_bad = (0.5 / np.where(mixed, share, 0.5) for share in (good, bad))
+    weight = np.nan_to_num(score) * for_good + np.nan_to_num(1 - score) * for_bad
+    return np.asarray(weight * known, np.float32)
 
 
 def fit_logistic(

@@ -26,7 +26,7 @@ Logits = Float32[np.ndarray, "prompts models"]
 
 
 @dataclass(frozen=True, slots=True)
-class Stack:
+class StackingWeights:
     """Weights of the views' common and own parts, and each model's own level."""
 
     common: Float32[np.ndarray, " views"]
@@ -37,7 +37,9 @@ class Stack:
     bias: Float32[np.ndarray, " models"]
 
     @classmethod
-    def fit(cls, views: Float32[np.ndarray, "views items models"], score: Logits) -> "Stack":
+    def fit(
+        cls, views: Float32[np.ndarray, "views items models"], score: Logits
+    ) -> "StackingWeights":
         """Fit the weights, none below 0, on predictions made without the items' outcomes."""
         centre = views.mean(axis=1)
         common, own = _parts(views, centre)
@@ -65,7 +67,7 @@ class Stack:
         return {**arrays, "bias": self.bias}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Stack":
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "StackingWeights":
         """Read the arrays back."""
         own, models = tensors["own"], len(tensors["bias"])
         if own.ndim == 1:
@@ -133,7 +135,7 @@ def _directions(score: Logits) -> Float32[np.ndarray, "models models"]:
     known = (~np.isnan(score)).astype(np.float32)
     excess = score - known_mean(score, axis=0)
     own = np.nan_to_num(excess - known_mean(excess, axis=1)[:, None])
-    # Each pair of models by the items that both answered: a hole is no agreement.
+    # Each pair of models by the items that both answered: a missing answer is no agreement.
     covariance = (own.T @ own) / (known.T @ known + PRIOR_OUTCOMES)
     return np.asarray(np.linalg.eigh(covariance.astype(np.float64))[1], np.float32)
 

@@ -11,7 +11,6 @@ from jaxtyping import Float32
 from routoo.domain.tables import OutcomeTables
 from routoo.errors import InputError
 from routoo.evaluation.quality_metrics import metrics_by_model
-from routoo.predictor.added_models import adopt, held_out_quality
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.dataset import (
     OutcomeMatrix,
@@ -54,9 +53,9 @@ def add_model(
     before = predictor.checkpoint
     inputs = predictor.features(matrix.prompts)
     score = matrix.score[:, 0]
-    estimator = adopt(before.estimator, inputs, score, matrix.completion_tokens[:, 0])
+    estimator = before.estimator.add_model(inputs, score, matrix.completion_tokens[:, 0])
     folds = grouped_folds(text_groups(matrix.prompts), FOLDS, seed=0)
-    quality = held_out_quality(before.estimator, inputs, score, folds)
+    quality = before.estimator.held_out_quality(inputs, score, folds)
     manifest = _manifest(before.manifest, matrix, quality[:, None])
     weights = pack(estimator, before.adapters)
     write_checkpoint(out, weights, replace(manifest, weights_sha256=weights_sha256(weights)))

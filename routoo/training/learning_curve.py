@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 
 from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
+from routoo.predictor.ensemble import EnsembleMember
 from routoo.predictor.estimator import Estimator
-from routoo.predictor.fitting import FitOptions
-from routoo.predictor.member import Member
-from routoo.predictor.views.domain import number_domains
-from routoo.predictor.views.neighbours import Neighbours
+from routoo.predictor.fitting import FitOptions, training_items
+from routoo.predictor.views.neighbours import NeighbourView
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+"""Parts of the items that the curve's points are fitted on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,26 +42,18 @@ def learning_curve(
     and the same for every point, so that the curve shows the views alone.
     """
     folds = grouped_folds(text_groups(matrix.prompts), options.folds, options.seed)
-    inputs = estimator.projection.apply(features)
-    domains = number_domains([item.subject or item.dataset for item in matrix.items])
+    items = training_items(matrix, estimator.projection, features, options)
     held = folds == 0
     order = np.random.default_rng(options.seed).permutation(np.flatnonzero(~held))
     points = []
     for share in SHARES:
-        rows = np.sort(order[: max(int(share * len(order)), 1)])
-        member = Member.fit(
-            inputs[rows],
-            matrix.score[rows],
-            domains[rows],
-            estimator.landmarks,
-            options.ridge,
-            options.class_weight,
-        )
-        width = estimator.projection.width
-        memory = Neighbours.fit(inputs[rows, :width], matrix.score[rows], options.seed)
-        around = memory.logits(memory.nearby(inputs[held, :width]))[None]
-        logits = estimator.stack(np.concatenate([member(inputs[held]), around]))
-        points.append(CurvePoint(len(rows), matrix.score[held], estimator.calibration(logits)))
+        part = items.take(np.sort(order[: max(int(share * len(order)), 1)]))
+        views = [
+            *EnsembleMember.fit(part).log_odds(items.features[held]),
+            NeighbourView.fit(part).log_odds(items.features[held]),
+        ]
+        quality = estimator.calibration(estimator.stacking(np.stack(views)))
+        points.append(CurvePoint(len(part.score), matrix.score[held], quality))
     return points
 
 

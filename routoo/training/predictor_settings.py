@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import Float32
 
 from routoo.ports import Feedback
-from routoo.predictor.backbone.configuration import find_backbone
 from routoo.predictor.backbone.encoder import Encoder
+from routoo.predictor.backbone.files import find_backbone
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.embedding_cache import EmbeddingCache
-from routoo.predictor.features import prompt_features
 from routoo.predictor.fitting import FitOptions
 from routoo.predictor.options import DEFAULT_BACKBONE, Reading, TuneOptions
 from routoo.predictor.predictor import choose_device
+from routoo.predictor.prompt_features import prompt_features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

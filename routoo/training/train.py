@@ -75,7 +75,7 @@ def train_predictor(
         facts["tuning"] = asdict(settings.tuning)
     features = settings.read_prompts(matrix, encoder, feedback)
     with feedback.progress_bar("Fitting folds", fit.folds) as progress:
-        fitted = fit_estimator(matrix, features, encoder.width, fit, progress, told=tuned_on)
+        fitted = fit_estimator(matrix, features, encoder.width, fit, progress, tuned_on=tuned_on)
     judged = np.arange(len(matrix.items)) if tuned_on is None else np.flatnonzero(~tuned_on)
     weights = pack(fitted.estimator, encoder.adapters)
     metrics = _metrics(matrix, fitted, judged, fit)

@@ -25,13 +25,12 @@ from routoo.errors import CheckpointError, InputError
 from routoo.evaluation.cross_fitting import PromptFeatures, cross_fit, split_items
 from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import metrics_by_model
-from routoo.predictor.backbone.configuration import find_backbone
 from routoo.predictor.backbone.encoder import Encoder
+from routoo.predictor.backbone.files import find_backbone
 from routoo.predictor.backbone.language_model import is_decoder
 from routoo.predictor.backbone.tuning import _Run, tune
 from routoo.predictor.checkpoint import read_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
-from routoo.predictor.features import prompt_features
 from routoo.predictor.fitting import FitOptions
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.options import (
@@ -43,6 +42,7 @@ from routoo.predictor.options import (
     TuneOptions,
 )
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
+from routoo.predictor.prompt_features import prompt_features
 
 SMALL = {
     "hidden_size": 16,

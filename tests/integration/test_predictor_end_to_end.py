@@ -18,8 +18,8 @@ from routoo.cli.main import app
 from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
-from routoo.predictor.backbone.configuration import find_backbone
 from routoo.predictor.backbone.encoder import Encoded, Encoder, Progress
+from routoo.predictor.backbone.files import find_backbone
 from routoo.predictor.checkpoint import (
     pack,
     read_checkpoint,

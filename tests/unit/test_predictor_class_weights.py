@@ -9,12 +9,11 @@ from hypothesis.extra import numpy as arrays
 from routoo.domain.items import Item
 from routoo.evaluation.quality_metrics import auc
 from routoo.predictor import missing_values
-from routoo.predictor.class_weights import outcome_weights
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.options import ClassWeight
-from routoo.predictor.regression import Ridge, fit_logistic
+from routoo.predictor.regression import Ridge, fit_logistic, outcome_weights
 
 HIDDEN = 12
 SHAPE = st.tuples(st.integers(1, 30), st.integers(1, 3))

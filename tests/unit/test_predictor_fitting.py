@@ -109,11 +109,11 @@ def test_models_whose_answer_lengths_are_unknown_still_get_a_positive_estimate()
 def test_outcomes_that_the_features_were_tuned_on_do_not_judge_the_views() -> None:
     matrix, features, _ = _made_up()
     folds = grouped_folds(text_groups(matrix.prompts), 5, seed=0)
-    told = folds != 0
+    tuned_on = folds != 0
     # Features that give the outcomes away where they were tuned on them, and only there.
-    features[:, 1:3] = np.where(told[:, None], 3 * matrix.score, features[:, 1:3])
+    features[:, 1:3] = np.where(tuned_on[:, None], 3 * matrix.score, features[:, 1:3])
     fooled = _fit(matrix, features).estimator
-    wary = fit_estimator(matrix, features, HIDDEN, FitOptions(), told=told).estimator
+    wary = fit_estimator(matrix, features, HIDDEN, FitOptions(), tuned_on=tuned_on).estimator
     fresh, unseen, _ = _made_up(seed=4)
     score = fresh.score.ravel()
     errors = [brier(score, one(unseen).quality.ravel()) for one in (wary, fooled)]

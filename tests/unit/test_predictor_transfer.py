@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from routoo.predictor.backbone.batching import (
-    Arrival,
     DirectTransfer,
     Padded,
+    PendingResult,
     PinnedTransfer,
     Tokens,
     choose_transfer,
-    computed,
+    compute_batches,
 )
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ class Queue:
     def upload(self, batch: Tokens) -> Padded:
         return DirectTransfer(CPU).upload(batch)
 
-    def download(self, result: torch.Tensor) -> Arrival:
+    def download(self, result: torch.Tensor) -> PendingResult:
         name = int(result[0, 0])
         self.log.append(f"queued {name}")
 
@@ -50,7 +50,7 @@ def _batches(count: int) -> Iterator[tuple[list[int], Tokens]]:
 
 def test_a_result_is_waited_for_when_two_later_batches_are_queued() -> None:
     queue = Queue()
-    results = list(computed(_batches(4), queue.compute, queue))
+    results = list(compute_batches(_batches(4), queue.compute, queue))
     assert [rows for rows, _ in results] == [[n, 4 + n] for n in range(4)]
     assert [vectors[:, 0].tolist() for _, vectors in results] == [[n, n] for n in range(4)]
     assert queue.log == [
@@ -62,7 +62,7 @@ def test_a_result_is_waited_for_when_two_later_batches_are_queued() -> None:
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_fewer_batches_than_may_be_in_flight_all_come_back(count: int) -> None:
     queue = Queue()
-    assert len(list(computed(_batches(count), queue.compute, queue))) == count
+    assert len(list(compute_batches(_batches(count), queue.compute, queue))) == count
 
 
 def test_on_a_cpu_each_batch_comes_back_before_the_next_is_made() -> None:
@@ -74,7 +74,9 @@ def test_on_a_cpu_each_batch_comes_back_before_the_next_is_made() -> None:
             yield rows, batch
 
     transfer = choose_transfer(CPU)
-    for rows, _ in computed(batches(), lambda batch: transfer.upload(batch)[0].float(), transfer):
+    for rows, _ in compute_batches(
+        batches(), lambda batch: transfer.upload(batch)[0].float(), transfer
+    ):
         assert asked[-1] == rows[0]
 
 
@@ -89,7 +91,9 @@ def test_pinned_copies_bring_back_what_was_computed() -> None:
     transfer = choose_transfer(torch.device("cuda"))
     assert isinstance(transfer, PinnedTransfer)
     batches = [([n], [[n] * 512] * 64) for n in range(50)]
-    results = computed(batches, lambda batch: transfer.upload(batch)[0].double() * 2, transfer)
+    results = compute_batches(
+        batches, lambda batch: transfer.upload(batch)[0].double() * 2, transfer
+    )
     for rows, vectors in results:
         assert vectors.dtype == np.float32
         assert (vectors == 2 * rows[0]).all()

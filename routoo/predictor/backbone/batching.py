@@ -1,4 +1,4 @@
-"""Micro-batches to the device that computes, and their results back, neither waiting for the other.
+"""Micro-batches: how token sequences are packed, moved to the device, and their results back.
 
 A GPU works off a queue. As long as the next batch is in it before the last one is done, it never
 idles: so batches are padded into pinned memory, which it can fetch by itself, and a result is only
@@ -18,8 +18,29 @@ Tokens = Sequence[Sequence[int]]
 """The tokens of each prompt of a batch."""
 Padded = tuple[Int[Tensor, "batch tokens"], Int[Tensor, "batch tokens"]]
 """Token ids and a mask: 1 where there is a token, 0 for padding at the end."""
-Arrival = Callable[[], Float32[np.ndarray, "batch features"]]
+PendingResult = Callable[[], Float32[np.ndarray, "batch features"]]
 """Waits until a result is here, and returns it."""
+
+
+def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Pack sequences of similar length into batches of at most `token_budget` padded tokens.
+
+    Args:
+        lengths: Tokens of each sequence.
+        token_budget: Most tokens of a batch, padding included; a longer sequence goes alone.
+
+    Yields:
+        Positions of the sequences of one batch, longest last.
+    """
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    batch: list[int] = []
+    for position in order:
+        if batch and lengths[position] * (len(batch) + 1) > token_budget:
+            yield batch
+            batch = []
+        batch.append(position)
+    if batch:
+        yield batch
 
 
 @runtime_checkable
@@ -35,7 +56,7 @@ class Transfer(Protocol):
         """Pad a batch and return it on the device."""
         ...
 
-    def download(self, result: Float[Tensor, "batch features"]) -> Arrival:
+    def download(self, result: Float[Tensor, "batch features"]) -> PendingResult:
         """Ask for a result that is being computed."""
         ...
 
@@ -57,7 +78,7 @@ class DirectTransfer:
         ids, mask = _padded(batch, pinned=False)
         return ids.to(self._device), mask.to(self._device)
 
-    def download(self, result: Float[Tensor, "batch features"]) -> Arrival:
+    def download(self, result: Float[Tensor, "batch features"]) -> PendingResult:
         """Return the result at once."""
         vectors = result.float().cpu().numpy()
         return lambda: vectors
@@ -82,7 +103,7 @@ class PinnedTransfer:
         ids, mask = _padded(batch, pinned=True)
         return ids.to(self._device, non_blocking=True), mask.to(self._device, non_blocking=True)
 
-    def download(self, result: Float[Tensor, "batch features"]) -> Arrival:
+    def download(self, result: Float[Tensor, "batch features"]) -> PendingResult:
         """Queue a copy of the result behind its computation."""
         host = torch.empty(result.shape, dtype=torch.float32, pin_memory=True)
         host.copy_(result.float(), non_blocking=True)
@@ -101,7 +122,7 @@ def choose_transfer(device: torch.device) -> Transfer:
     return PinnedTransfer(device) if device.type == "cuda" else DirectTransfer(device)
 
 
-def computed(
+def compute_batches(
     batches: Iterable[tuple[list[int], Tokens]],
     compute: Callable[[Tokens], Float[Tensor, "batch features"]],
     transfer: Transfer,
@@ -116,20 +137,20 @@ def computed(
     Yields:
         Rows and results, in the order of the batches.
     """
-    waiting: deque[tuple[list[int], Arrival]] = deque()
+    waiting: deque[tuple[list[int], PendingResult]] = deque()
     for rows, batch in batches:
         waiting.append((rows, transfer.download(compute(batch))))
         if len(waiting) > transfer.in_flight:
-            yield _arrived(waiting)
+            yield _wait_for_first(waiting)
     while waiting:
-        yield _arrived(waiting)
+        yield _wait_for_first(waiting)
 
 
-def _arrived(
-    waiting: deque[tuple[list[int], Arrival]],
+def _wait_for_first(
+    waiting: deque[tuple[list[int], PendingResult]],
 ) -> tuple[list[int], Float32[np.ndarray, "batch features"]]:
-    rows, arrival = waiting.popleft()
-    return rows, arrival()
+    rows, result = waiting.popleft()
+    return rows, result()
 
 
 def _padded(batch: Tokens, *, pinned: bool) -> Padded:

@@ -3,22 +3,26 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int
 from torch import Tensor
 
 from routoo.errors import CheckpointError, InputError
-from routoo.predictor.backbone.batching import Tokens, choose_transfer, computed
-from routoo.predictor.backbone.configuration import Backbone
+from routoo.predictor.backbone.batching import (
+    Tokens,
+    choose_transfer,
+    compute_batches,
+    micro_batches,
+)
+from routoo.predictor.backbone.files import Backbone
 from routoo.predictor.backbone.language_model import compile_layers, is_decoder, load_language_model
 from routoo.predictor.backbone.lora import arrays_sha256, merge_adapters
-from routoo.predictor.backbone.window import Window, micro_batches
+from routoo.predictor.backbone.window import Window, bounded, clean, string_sha256
 from routoo.predictor.options import Pooling, Reading
-from routoo.predictor.pooling import pooler
-from routoo.predictor.text import bounded, clean, string_sha256
 
 MAX_WINDOW_TOKENS = 512
 """Longest sequence that is scored: attention beyond it costs more than it was seen to tell."""
@@ -28,7 +32,12 @@ CHUNK_PROMPTS = 2048
 """Prompts sorted by length together: bounds memory whatever the size of the input."""
 
 Progress = Callable[[int], None]
-"""Told how many more prompts are done."""
+"""Called with the number of prompts that were done since the last call."""
+
+States = Float[Tensor, "batch tokens width"]
+Mask = Int[Tensor, "batch tokens"]
+"""1 where there is a token, 0 for padding at the end."""
+Pooler = Callable[[States, Mask], Float[Tensor, "batch features"]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +66,9 @@ class Encoder:
     ) -> None:
         reading = reading or Reading()
         self.backbone = backbone
-        place = torch.device(device)
-        self._transfer = choose_transfer(place)
-        self._tokenizer, self.model = load_language_model(backbone, place, reading.precision)
+        torch_device = torch.device(device)
+        self._transfer = choose_transfer(torch_device)
+        self._tokenizer, self.model = load_language_model(backbone, torch_device, reading.precision)
         if reading.compiled:
             compile_layers(self.model)
         config = self.model.config
@@ -72,7 +81,7 @@ class Encoder:
         )
         # A decoder's first token takes the attention that nothing else wants: its state is large
         # and says nothing (Xiao et al. 2024, attention sinks).
-        self._pool = pooler(self.pooling, skip_first=self._decodes)
+        self._pool = choose_pooler(self.pooling, skip_first=self._decodes)
         self.window = _window(self._tokenizer, self.model, reading.suffix)
         self.adapters: Mapping[str, np.ndarray] = {}
 
@@ -127,7 +136,7 @@ class Encoder:
         features = np.zeros((len(prompts), self.width), np.float32)
         truncated = np.zeros(len(prompts), np.bool_)
         batches = self._batches(prompts, truncated)
-        for rows, vectors in computed(batches, self._states, self._transfer):
+        for rows, vectors in compute_batches(batches, self._states, self._transfer):
             features[rows] = vectors
             if progress:
                 progress(len(rows))
@@ -184,7 +193,7 @@ class Encoder:
         encoded = self._tokenizer(
             [text for text, _ in texts], add_special_tokens=False, verbose=False
         )["input_ids"]
-        fitted = [self.window.fit(ids) for ids in encoded]
+        fitted = [self.window.enclose(ids) for ids in encoded]
         cut = [short or long for (_, short), (_, long) in zip(texts, fitted, strict=True)]
         return [ids for ids, _ in fitted], cut
 
@@ -224,3 +233,36 @@ def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]: 
         known = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
         around = (next(token for token in known if token is not None),)
     return around[:1], around[1:]
+
+
+def choose_pooler(pooling: Pooling, *, skip_first: bool) -> Pooler:
+    """Return the function that pools hidden states of tokens into one vector a prompt.
+
+    Args:
+        pooling: How.
+        skip_first: Leave the first token out of a mean, where it is not the only one.
+    """
+    mean = _mean_of_rest if skip_first else _mean
+    if pooling is Pooling.BOTH:
+        return partial(_both, mean)
+    return _last if pooling is Pooling.LAST else mean
+
+
+def _mean(states: States, mask: Mask) -> Float[Tensor, "batch width"]:
+    weights = mask.unsqueeze(-1).to(states.dtype)
+    return (states * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+
+def _mean_of_rest(states: States, mask: Mask) -> Float[Tensor, "batch width"]:
+    rest = mask.clone()
+    rest[:, 0] = (mask.sum(1) == 1).to(mask.dtype)
+    return _mean(states, rest)
+
+
+def _last(states: States, mask: Mask) -> Float[Tensor, "batch width"]:
+    rows = torch.arange(len(states), device=states.device)
+    return states[rows, mask.sum(1) - 1]
+
+
+def _both(mean: Pooler, states: States, mask: Mask) -> Float[Tensor, "batch features"]:
+    return torch.cat([mean(states, mask), _last(states, mask)], dim=1)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from routoo.files import replacing
+from routoo.predictor.backbone.batching import micro_batches
 from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.backbone.lora import adapter_tensors, add_adapters, drop_adapters
-from routoo.predictor.backbone.window import micro_batches
-from routoo.predictor.class_weights import outcome_weights
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, grouped_folds, text_groups
 from routoo.predictor.options import TuneOptions
+from routoo.predictor.regression import outcome_weights
 
 _BATCH_TOKENS = 2048
 """Padded tokens of one step."""

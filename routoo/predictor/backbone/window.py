@@ -1,7 +1,40 @@
-"""Token windows and micro-batches: how prompts are packed for the backbone."""
+"""What a backbone sees of a prompt: clean text of bounded length, cut to a window of tokens."""
 
-from collections.abc import Iterator, Sequence
+import hashlib
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+MAX_CHARACTERS = 16_384
+"""Longer prompts are cut to their head and tail of half this many characters before tokenising.
+
+Far more than any window of the backbones in use, so it bounds time without changing a score that
+the window would not have cut as well.
+"""
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def clean(prompt: str) -> str:
+    """Return the prompt with lone surrogates replaced: they have no UTF-8 form to tokenise."""
+    return _SURROGATE.sub(_REPLACEMENT, prompt)
+
+
+def bounded(prompt: str) -> tuple[str, bool]:
+    """Return the prompt, and whether it had to be cut to head and tail.
+
+    The two parts are joined by a line break, so that no word arises that was not there.
+    """
+    if len(prompt) <= MAX_CHARACTERS:
+        return prompt, False
+    half = MAX_CHARACTERS // 2
+    return f"{prompt[:half]}\n{prompt[-half:]}", True
+
+
+def string_sha256(text: str) -> str:
+    """Return a hash of a text as it is, not normalised; lone surrogates have one too."""
+    return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +53,7 @@ class Window:
         """Most tokens of a prompt."""
         return self.tokens - len(self.prefix) - len(self.suffix)
 
-    def fit(self, ids: Sequence[int]) -> tuple[list[int], bool]:
+    def enclose(self, ids: Sequence[int]) -> tuple[list[int], bool]:
         """Wrap a prompt's tokens in the special ones; where too long, keep its head and tail.
 
         The question of a long prompt stands at its beginning or, after a document, at its end:
@@ -37,24 +70,3 @@ class Window:
             return [*self.prefix, *ids, *self.suffix], False
         head = room // 2
         return [*self.prefix, *ids[:head], *ids[head - room :], *self.suffix], True
-
-
-def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
-    """Pack sequences of similar length into batches of at most `token_budget` padded tokens.
-
-    Args:
-        lengths: Tokens of each sequence.
-        token_budget: Most tokens of a batch, padding included; a longer sequence goes alone.
-
-    Yields:
-        Positions of the sequences of one batch, longest last.
-    """
-    order = sorted(range(len(lengths)), key=lengths.__getitem__)
-    batch: list[int] = []
-    for position in order:
-        if batch and lengths[position] * (len(batch) + 1) > token_budget:
-            yield batch
-            batch = []
-        batch.append(position)
-    if batch:
-        yield batch

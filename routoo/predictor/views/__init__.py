@@ -1,1 +1,12 @@
-"""Views: ways to expect each model's quality from the features of a prompt."""
+"""Views: ways to expect every model's quality from the features of a prompt."""
+
+from routoo.predictor.views.domain import DomainView
+from routoo.predictor.views.kernel import KernelView
+from routoo.predictor.views.linear import LinearView
+from routoo.predictor.views.view import View
+
+FOLD_VIEWS: tuple[type[View], ...] = (LinearView, DomainView, KernelView)
+"""Fitted once a fold, in the order in which the stack knows them; the neighbours come last there.
+
+A view is added here, with a file of its own. Checkpoints keep the views they were fitted with.
+"""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -10,8 +11,10 @@ from scipy.special import softmax
 from routoo.predictor.logistic import logit
 from routoo.predictor.missing_values import model_levels
 from routoo.predictor.regression import Linear, fit_softmax
+from routoo.predictor.views.view import TrainingItems
 
 CLASSIFIER_RIDGE = 100.0
+"""Penalty on squared weights of the classifier, in units of one observation's loss."""
 PRIOR_OUTCOMES = 20.0
 """A subject's mean is pulled to the model's mean as if by this many more outcomes."""
 
@@ -20,25 +23,26 @@ PRIOR_OUTCOMES = 20.0
 class DomainView:
     """Expected mean score of a prompt's subject, the subject being guessed from its text."""
 
+    name: ClassVar[str] = "domain"
+    shared: ClassVar[tuple[str, ...]] = ()
     classifier: Linear
     means: Float32[np.ndarray, "domains models"]
 
     @classmethod
-    def fit(
-        cls,
-        features: Float32[np.ndarray, "prompts features"],
-        score: Float32[np.ndarray, "prompts models"],
-        domains: Int64[np.ndarray, " prompts"],
-    ) -> "DomainView":
-        """Fit the classifier, and the means with a pull to each model's own mean."""
-        count = int(domains.max()) + 1
-        classifier = fit_softmax(features, domains, count, CLASSIFIER_RIDGE)
-        return cls(classifier, domain_means(score, domains, count))
+    def fit(cls, items: TrainingItems) -> "DomainView":
+        """Fit the classifier, and the means with a pull to each model's own mean.
 
-    def __call__(
+        Class weights don't count: they would move a mean's log-odds by as much in every domain,
+        which the stack takes out again.
+        """
+        count = int(items.domains.max()) + 1
+        classifier = fit_softmax(items.features, items.domains, count, CLASSIFIER_RIDGE)
+        return cls(classifier, domain_means(items.score, items.domains, count))
+
+    def log_odds(
         self, features: Float32[np.ndarray, "prompts features"]
     ) -> Float32[np.ndarray, "prompts models"]:
-        """Return log-odds."""
+        """Return the log-odds of the expected mean score."""
         return logit(softmax(self.classifier(features), axis=1) @ self.means)
 
     def tensors(self) -> dict[str, np.ndarray]:

@@ -5,15 +5,18 @@ Smooth where the linear view is straight; Williams and Seeger 2001 for the landm
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float16, Float32
 from scipy.linalg import solve
 
 from routoo.predictor.missing_values import known_mean
+from routoo.predictor.views.view import TrainingItems
 
 LANDMARKS = 1000
 RIDGE = 0.3
+"""Penalty on the function's squared norm, in units of one item's squared error."""
 WIDTH = 1.0
 """Kernel exp(-WIDTH x squared distance / mean squared length of a landmark)."""
 _JITTER = 1e-3
@@ -23,30 +26,30 @@ _JITTER = 1e-3
 class KernelView:
     """Score above the model's mean, as a smooth function of the features."""
 
+    name: ClassVar[str] = "kernel"
+    shared: ClassVar[tuple[str, ...]] = ("landmarks",)
     landmarks: Float16[np.ndarray, "landmarks features"]
     weight: Float32[np.ndarray, "landmarks models"]
 
     @classmethod
-    def fit(
-        cls,
-        features: Float32[np.ndarray, "prompts features"],
-        score: Float32[np.ndarray, "prompts models"],
-        landmarks: Float16[np.ndarray, "landmarks features"],
-    ) -> "KernelView":
+    def fit(cls, items: TrainingItems) -> "KernelView":
         """Solve for the weights.
 
-        Where a model did not answer, the mean of the others' excess stands in for its own.
+        Where a model did not answer, the mean of the others' excess stands in for its own. Class
+        weights don't count: one system of equations serves all models, with weights it would be one
+        a model.
         """
+        score, landmarks = items.score, items.landmarks
         excess = score - known_mean(score, axis=0)
         common = known_mean(excess, axis=1)[:, None]
         target = np.where(np.isnan(excess), common, excess)
-        across = _kernel(features, landmarks)
+        across = _kernel(items.features, landmarks)
         among = _kernel(landmarks.astype(np.float32), landmarks)
         gram = (across.T @ across).astype(np.float64) + RIDGE * among
         gram[np.diag_indices_from(gram)] += _JITTER
         return cls(landmarks, solve(gram, across.T @ target, assume_a="pos").astype(np.float32))
 
-    def __call__(
+    def log_odds(
         self, features: Float32[np.ndarray, "prompts features"]
     ) -> Float32[np.ndarray, "prompts models"]:
         """Return the expected score above the model's mean, times 4: near log-odds of one half."""

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, Int64
 
 from routoo.predictor.logistic import logit
 from routoo.predictor.missing_values import PRIOR_OUTCOMES, model_levels
+from routoo.predictor.views.view import TrainingItems
 
 NEIGHBOURS = 80
 SHARPNESS = 8.0
@@ -17,7 +19,7 @@ PRIOR_NEIGHBOURS = 5.0
 MEMORY_PROMPTS = 16_384
 """Most training prompts kept: bounds the checkpoint and the time of a look-up."""
 SAME = 0.999
-"""Beyond this cosine two prompts are one: the memory keeps half precision."""
+"""Beyond this cosine two prompts count as the same: the memory keeps half precision."""
 _NO_NEIGHBOURS = 1e-6
 """Weight of the models' means where all training prompts are equally far."""
 _BLOCK = 1024
@@ -33,24 +35,35 @@ class Nearby:
 
 
 @dataclass(frozen=True, slots=True)
-class Neighbours:
-    """Unit vectors of training prompts and what the models scored on them."""
+class NeighbourView:
+    """Unit vectors of training prompts and what the models scored on them.
 
+    Held-out estimates come from one fitted without the fold; a predictor keeps one of all items.
+    """
+
+    name: ClassVar[str] = "neighbours"
+    shared: ClassVar[tuple[str, ...]] = ()
     vectors: Float16[np.ndarray, "memory width"]
     score: Float16[np.ndarray, "memory models"]
     """NaN where a model did not answer."""
     means: Float32[np.ndarray, " models"]
     """Each model's level."""
     outcomes: Float32[np.ndarray, " models"]
-    """How many outcomes tell it."""
+    """How many outcomes each level is the mean of."""
 
     @classmethod
-    def fit(
+    def fit(cls, items: TrainingItems) -> "NeighbourView":
+        """Remember the items by their principal components."""
+        vectors = items.features[:, : items.components]
+        return cls.remember(vectors, items.score, items.memory_seed)
+
+    @classmethod
+    def remember(
         cls,
         vectors: Float32[np.ndarray, "prompts width"],
         score: Float32[np.ndarray, "prompts models"],
         seed: int,
-    ) -> "Neighbours":
+    ) -> "NeighbourView":
         """Keep the prompts, or a random part of them where they are too many."""
         rows = np.arange(len(vectors))
         if len(rows) > MEMORY_PROMPTS:
@@ -61,15 +74,15 @@ class Neighbours:
         return cls(kept, score[rows].astype(np.float16), model_levels(score), count)
 
     def nearby(
-        self, vectors: Float32[np.ndarray, "prompts width"], *, others: bool = False
+        self, features: Float32[np.ndarray, "prompts projected"], *, others: bool = False
     ) -> Nearby:
         """Find the nearest training prompts, by blocks, so that memory stays bounded.
 
         Args:
-            vectors: Prompts, not yet of unit length.
+            features: Of the prompts; the principal components come first.
             others: Pass over training prompts that are the same as the one asked about.
         """
-        units, memory = _units(vectors), self.vectors.astype(np.float32).T
+        units, memory = _units(self._components(features)), self.vectors.astype(np.float32).T
         count = min(NEIGHBOURS + 1, len(self.vectors))
         rows = np.zeros((len(units), count), np.int64)
         similarity = np.zeros((len(units), count), np.float32)
@@ -85,12 +98,18 @@ class Neighbours:
         return Nearby(rows, similarity)
 
     def remembers(
-        self, vectors: Float32[np.ndarray, "prompts width"]
+        self, features: Float32[np.ndarray, "prompts projected"]
     ) -> Bool[np.ndarray, " prompts"]:
-        """Tell which prompts are in the memory, as they are or nearly so."""
-        return np.asarray(self.nearby(vectors).similarity[:, 0] > SAME)
+        """Return which prompts are in the memory, as they are or nearly so."""
+        return np.asarray(self.nearby(features).similarity[:, 0] > SAME)
 
-    def logits(self, nearby: Nearby) -> Float32[np.ndarray, "prompts models"]:
+    def log_odds(
+        self, features: Float32[np.ndarray, "prompts projected"]
+    ) -> Float32[np.ndarray, "prompts models"]:
+        """Return log-odds of the weighted mean scores of each prompt's neighbours."""
+        return self.log_odds_of(self.nearby(features))
+
+    def log_odds_of(self, nearby: Nearby) -> Float32[np.ndarray, "prompts models"]:
         """Return log-odds of the neighbours' weighted mean scores.
 
         Weights fall to 0 where the neighbourhood ends: of two prompts that are equally far,
@@ -107,6 +126,11 @@ class Neighbours:
             weights += weight[:, rank, None] * ~np.isnan(score)
         return logit(totals / weights)
 
+    def _components(
+        self, features: Float32[np.ndarray, "prompts projected"]
+    ) -> Float32[np.ndarray, "prompts width"]:
+        return features[:, : self.vectors.shape[1]]
+
     @property
     def level_variance(self) -> Float32[np.ndarray, " models"]:
         """Variance of each model's level: how far a mean of so many outcomes may be off."""
@@ -119,10 +143,10 @@ class Neighbours:
         return {"vectors": self.vectors, "score": self.score, **levels}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Neighbours":
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "NeighbourView":
         """Read the arrays back."""
         means = tensors["means"]
-        # Earlier checkpoints don't tell: their levels are taken for sure.
+        # Earlier checkpoints don't keep it: their levels are taken for sure.
         outcomes = tensors.get("outcomes", np.full_like(means, np.inf))
         return cls(tensors["vectors"], tensors["score"], means, outcomes)
 

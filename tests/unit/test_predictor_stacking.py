@@ -3,7 +3,7 @@
 import numpy as np
 
 from routoo.predictor.logistic import sigmoid
-from routoo.predictor.stacking import Stack
+from routoo.predictor.stacking import StackingWeights
 
 ITEMS = 4000
 
@@ -23,7 +23,7 @@ def _half_true() -> tuple[np.ndarray, np.ndarray]:
 
 def test_differences_between_models_are_shrunk_by_what_each_kind_of_them_is_worth() -> None:
     view, score = _half_true()
-    logits = Stack.fit(view, score)(view)
+    logits = StackingWeights.fit(view, score)(view)
     groups = logits[:, :2].sum(axis=1) - logits[:, 2:].sum(axis=1)
     within = logits[:, 0] - logits[:, 1]
     said = view[0, :, :2].sum(axis=1) - view[0, :, 2:].sum(axis=1)
@@ -31,18 +31,18 @@ def test_differences_between_models_are_shrunk_by_what_each_kind_of_them_is_wort
     assert np.polyfit(view[0, :, 0] - view[0, :, 1], within, 1)[0] < 0.3
 
 
-def test_a_hole_in_the_outcomes_is_no_evidence() -> None:
+def test_a_missing_outcome_is_no_evidence() -> None:
     view, score = _half_true()
-    holed = score.copy()
-    holed[::3, 2] = np.nan
-    whole, part = Stack.fit(view, score)(view), Stack.fit(view, holed)(view)
+    partial = score.copy()
+    partial[::3, 2] = np.nan
+    whole, part = StackingWeights.fit(view, score)(view), StackingWeights.fit(view, partial)(view)
     assert np.corrcoef(whole.ravel(), part.ravel())[0, 1] > 0.95
 
 
 def test_a_stack_of_an_earlier_checkpoint_weighs_all_differences_alike() -> None:
     view, score = _half_true()
-    tensors = Stack.fit(view, score).tensors() | {"own": np.array([0.5], np.float32)}
-    stack = Stack.from_tensors(tensors)
+    tensors = StackingWeights.fit(view, score).tensors() | {"own": np.array([0.5], np.float32)}
+    stack = StackingWeights.from_tensors(tensors)
     logits = stack(view) - stack.bias
     own = (view - stack.centre[:, None])[0]
     own -= own.mean(axis=1, keepdims=True)
@@ -52,5 +52,5 @@ def test_a_stack_of_an_earlier_checkpoint_weighs_all_differences_alike() -> None
 
 def test_one_model_alone_has_no_differences() -> None:
     view, score = _half_true()
-    logits = Stack.fit(view[:, :, :1], score[:, :1])(view[:, :, :1])
+    logits = StackingWeights.fit(view[:, :, :1], score[:, :1])(view[:, :, :1])
     assert np.corrcoef(logits[:, 0], view[0, :, 0])[0, 1] > 0.99

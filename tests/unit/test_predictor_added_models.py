@@ -6,7 +6,6 @@ import pytest
 from routoo.domain.items import Item
 from routoo.errors import InputError
 from routoo.evaluation.quality_metrics import auc
-from routoo.predictor.added_models import adopt, held_out_quality
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.fitting import FitOptions, fit_estimator
@@ -36,11 +35,11 @@ def estimator() -> Estimator:
     return fit_estimator(matrix, features, HIDDEN, FitOptions()).estimator
 
 
-def _adopt(estimator: Estimator, count: int, gift: float, length: float = np.nan) -> Estimator:
+def _add(estimator: Estimator, count: int, gift: float, length: float = np.nan) -> Estimator:
     features = _features(count, seed=2)
     lengths = np.full(count, length, np.float32)
     inputs = estimator.projection.apply(features)
-    return adopt(estimator, inputs, _answers(features, -1, gift), lengths)
+    return estimator.add_model(inputs, _answers(features, -1, gift), lengths)
 
 
 def test_an_added_model_is_ranked_by_its_own_answers_and_its_level_is_met(
@@ -49,7 +48,7 @@ def test_an_added_model_is_ranked_by_its_own_answers_and_its_level_is_met(
     fresh = _features(1500, seed=3)
     for gift in (1.5, -1.5):
         score = _answers(fresh, -1, gift)
-        few = _adopt(estimator, 200, gift)(fresh).quality
+        few = _add(estimator, 200, gift)(fresh).quality
         assert auc(score, few[:, 2]) > 0.7
         assert abs(float(few[:, 2].mean() - score.mean())) < 0.08
         like, unlike = (few[:, 0], few[:, 1])[:: 1 if gift > 0 else -1]
@@ -58,7 +57,7 @@ def test_an_added_model_is_ranked_by_its_own_answers_and_its_level_is_met(
 
 def test_the_other_models_estimates_stay_as_they_were(estimator: Estimator) -> None:
     fresh = _features(50, seed=3)
-    before, after = estimator(fresh), _adopt(estimator, 50, 1.5)(fresh)
+    before, after = estimator(fresh), _add(estimator, 50, 1.5)(fresh)
     np.testing.assert_array_equal(after.quality[:, :2], before.quality)
     np.testing.assert_array_equal(after.quality_std[:, :2], before.quality_std)
 
@@ -66,24 +65,24 @@ def test_the_other_models_estimates_stay_as_they_were(estimator: Estimator) -> N
 def test_more_answers_leave_less_doubt(estimator: Estimator) -> None:
     inputs = estimator.projection.apply(_features(200, seed=3))
     departure = estimator.departure(inputs, seen=False)
-    few, some, many = (_adopt(estimator, n, 1.5).adopted for n in (20, 100, 500))
+    few, some, many = (_add(estimator, n, 1.5).added_models for n in (20, 100, 500))
     doubts = [float(one.variance(departure).mean()) for one in (few, some, many)]
     assert doubts[0] > 2 * doubts[1] > 4 * doubts[2] > 0
 
 
 def test_answer_lengths_scale_those_of_the_others_and_may_be_unknown(estimator: Estimator) -> None:
     fresh = _features(50, seed=3)
-    longer = _adopt(estimator, 200, 1.5, length=300)(fresh).completion_tokens
+    longer = _add(estimator, 200, 1.5, length=300)(fresh).completion_tokens
     assert abs(float(longer[:, 2].mean()) - 300) < 10
-    unknown = _adopt(estimator, 200, 1.5)(fresh).completion_tokens
+    unknown = _add(estimator, 200, 1.5)(fresh).completion_tokens
     np.testing.assert_allclose(unknown[:, 2], unknown[:, 0], rtol=0.05)
 
 
 def test_models_can_be_added_one_after_the_other_and_survive_the_checkpoint(
     estimator: Estimator,
 ) -> None:
-    first = _adopt(estimator, 100, 1.5)
-    both = _adopt(first, 100, -1.5)
+    first = _add(estimator, 100, 1.5)
+    both = _add(first, 100, -1.5)
     fresh = _features(50, seed=3)
     again = Estimator.from_tensors(both.tensors())
     np.testing.assert_array_equal(again(fresh).quality, both(fresh).quality)
@@ -93,7 +92,7 @@ def test_models_can_be_added_one_after_the_other_and_survive_the_checkpoint(
 def test_even_a_model_that_is_always_right_gets_finite_estimates(estimator: Estimator) -> None:
     inputs = estimator.projection.apply(_features(30, seed=2))
     ones, unknown = np.ones(30, np.float32), np.full(30, np.nan, np.float32)
-    quality = adopt(estimator, inputs, ones, unknown)(_features(50, seed=3)).quality[:, 2]
+    quality = estimator.add_model(inputs, ones, unknown)(_features(50, seed=3)).quality[:, 2]
     assert quality.mean() > 0.85
     assert quality.max() < 1
 
@@ -102,16 +101,16 @@ def test_held_out_estimates_do_not_see_the_answer_they_are_for(estimator: Estima
     features = _features(40, seed=2)
     inputs, score = estimator.projection.apply(features), _answers(features, -1, 1.5)
     folds = np.arange(40) % 5
-    before = held_out_quality(estimator, inputs, score, folds)
+    before = estimator.held_out_quality(inputs, score, folds)
     flipped = np.where(folds == 2, 1 - score, score).astype(np.float32)
-    after = held_out_quality(estimator, inputs, flipped, folds)
+    after = estimator.held_out_quality(inputs, flipped, folds)
     np.testing.assert_array_equal(after[folds == 2], before[folds == 2])
     assert (after[folds == 1] != before[folds == 1]).any()
 
 
 def test_a_handful_of_answers_is_refused(estimator: Estimator) -> None:
     with pytest.raises(InputError, match="better 200"):
-        _adopt(estimator, 5, 1.5)
+        _add(estimator, 5, 1.5)
 
 
 def test_prompts_it_was_fitted_on_are_no_neighbours_of_themselves(estimator: Estimator) -> None:
