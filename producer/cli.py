@@ -1,35 +1,7 @@
-"""The command line `routoo-producer`: the subcommands, and errors as exit statuses."""
+"""The command line `routoo-producer`: its commands, each imported when it is wanted."""
 
-import importlib
-import sys
-from collections.abc import Collection
-from types import ModuleType
-
-import typer
-
-from producer.notice import note
-from routoo.console.output import buffer_standard_output
-from routoo.errors import RoutooError
-
-COMMANDS = {
-    "plan": "plan",
-    "submit": "submit",
-    "stream": "stream",
-    "status": "status",
-    "list": "status",
-    "watch": "watch",
-    "pause": "control",
-    "resume": "retry",
-    "retry": "retry",
-    "cancel": "control",
-    "explain": "explain",
-    "results": "results",
-    "grade": "grade",
-    "summary": "summary",
-}
-"""Commands and their modules in `producer.commands`; each has NAME_command and NAME_EXAMPLES."""
-GROUPS = {"evalset": "evalset", "eval": "evaluation", "schedule": "schedule"}
-"""Groups of commands; each module holds a `typer.Typer` of its name."""
+from routoo.console.commands import CommandGroup
+from routoo.console.run import run_program
 
 _HELP = """Submit batches of prompts, watch them, and read their results.
 
@@ -37,46 +9,40 @@ Settings come from ROUTOO_* variables: ROUTOO_DATABASE_URL and ROUTOO_BROKER_URL
 (unset: the embedded ones under ROUTOO_HOME), ROUTOO_POOL the pool file.
 
 Exit status: 0 fine, 1 unexpected error, 2 bad input, 3 not found, 4 database or broker
-unavailable, 5 the batch is over and some jobs have no answer, 6 an evaluation
-run is worse than the runs before it, 130 interrupted.
+unavailable or a file can't be written, 5 the batch is over and some jobs have no answer,
+6 an evaluation run is worse than the runs before it, 130 interrupted.
 """
+
+COMMANDS = {
+    "plan": ("plan:plan_command", "Show what a file of prompts would bring and cost; free."),
+    "submit": ("submit:submit_command", "Submit a file of prompts as one batch."),
+    "stream": ("stream:stream_command", "Submit rows as they come, within a budget an hour."),
+    "status": ("status:status_command", "Show the progress of a batch."),
+    "list": ("status:list_command", "List the newest batches."),
+    "watch": ("watch:watch_command", "Follow a batch until it is over."),
+    "pause": ("control:pause_command", "Start no new calls of a batch."),
+    "resume": ("control:resume_command", "Let a paused batch go on, or give it another budget."),
+    "retry": ("control:retry_command", "Try the jobs without an answer again."),
+    "cancel": ("control:cancel_command", "End a batch and keep the answers so far."),
+    "explain": ("explain:explain_command", "Explain why a job got its model."),
+    "results": ("results:results_command", "Print or write the results of a batch."),
+    "grade": ("grade:grade_command", "Grade a batch's answers against references."),
+    "summary": ("summary:summary_command", "Compare the routing with every single model."),
+    "evalset": ("evalset:evalset", "Keep sets of questions with references."),
+    "eval": ("evaluation:evaluation", "Measure the routing on sets of questions."),
+    "schedule": ("schedule:schedule", "Run evaluations again and again."),
+}
+"""Each command's function (or group of commands) in `producer.commands`, and its summary."""
+
+
+def build_app() -> CommandGroup:
+    """Return the command line; no command's module is imported yet."""
+    app = CommandGroup(_HELP, name="routoo-producer")
+    for name, (target, summary) in COMMANDS.items():
+        app.add_lazy(name, f"producer.commands.{target}", summary)
+    return app
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    # Only the named command is imported: most have no use for arrays or Arrow.
-    named = [name for name in sys.argv[1:2] if name in COMMANDS or name in GROUPS]
-    buffer_standard_output()
-    try:
-        build_app(named or [*COMMANDS, *GROUPS])()
-    except RoutooError as error:
-        note(f"error: {error}")
-        sys.exit(error.exit_code)
-
-
-def build_app(names: Collection[str] = (*COMMANDS, *GROUPS)) -> typer.Typer:
-    """Return the command line with these commands, importing no other command's module."""
-    app = typer.Typer(
-        name="routoo-producer",
-        help=_HELP,
-        no_args_is_help=True,
-        rich_markup_mode=None,  # boxes break commands that people copy
-        pretty_exceptions_enable=False,  # they would print local variables, secrets too
-    )
-
-    @app.callback()
-    def _keep_names() -> None:
-        """Keep a lone command's name: without a callback typer would make it the program."""
-
-    for name in names:
-        if name in GROUPS:
-            app.add_typer(getattr(_module(GROUPS[name]), GROUPS[name]), name=name)
-        else:
-            module = _module(COMMANDS[name])
-            examples = getattr(module, f"{name.upper()}_EXAMPLES")
-            app.command(name, epilog=examples)(getattr(module, f"{name}_command"))
-    return app
-
-
-def _module(name: str) -> ModuleType:
-    return importlib.import_module(f"producer.commands.{name}")
+    run_program(build_app())

@@ -11,7 +11,7 @@ from typing import Any
 
 from psycopg import AsyncConnection
 
-from producer.notice import note
+from routoo.console.output import note
 from routoo.domain.job import ResultStatus, ShardState, Stage
 from routoo.errors import DatabaseUnavailableError, NotFoundError
 from routoo.store import batches

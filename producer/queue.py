@@ -7,8 +7,12 @@ recovery tick publishes it again.
 from typing import TYPE_CHECKING
 from uuid import UUID
 
+from routoo.console.output import note
 from routoo.domain.job import ShardKey, Stage
+from routoo.embedded import stack
+from routoo.embedded.valkey import EmbeddedValkey
 from routoo.errors import BrokerUnavailableError
+from routoo.settings import Settings
 from routoo.task_queue import celery_settings, is_amqp, task_arguments, task_name
 
 if TYPE_CHECKING:
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 3.0
 """How long the broker may take to connect, and to take one message."""
 _RETRY_S = 0.2
+_NO_WORKERS = "no workers run on this home: `routoo-worker up` will run the batch"
 
 
 def publish(broker_url: str, stage: Stage, batch_id: UUID, shard_count: int) -> None:
@@ -51,6 +56,17 @@ def publish(broker_url: str, stage: Stage, batch_id: UUID, shard_count: int) -> 
             value=type(error).__name__,
             remedy="Nothing is lost: workers find the batch by their recovery tick",
         ) from error
+
+
+def publish_or_note(settings: Settings, stage: Stage, batch_id: UUID, shard_count: int) -> None:
+    """Publish like `publish` to the settings' broker; one that is away is worth a note, no more."""
+    if settings.embedded_broker and not EmbeddedValkey(settings.home).is_running():
+        note(_NO_WORKERS)
+        return
+    try:
+        publish(stack.broker_url(settings), stage, batch_id, shard_count)
+    except BrokerUnavailableError as error:
+        note(f"note: {error}")
 
 
 def _app(broker_url: str) -> "Celery":

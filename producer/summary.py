@@ -1,11 +1,17 @@
-"""What a batch's routing was worth: against every single model, expected and graded."""
+"""Compares a batch's routing with every single model, expected and graded; shows it."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
 from producer.progress import Snapshot, find_batch, take_snapshot
+from producer.screen.progress import progress_view
+from routoo.console import formatting
 from routoo.domain.tables import read_outcomes
 from routoo.store.database import Database
 from routoo.store.evaluation.grades import load_scores
@@ -143,3 +149,65 @@ def mix_quality(points: Sequence[tuple[float, float]], cost_usd: float | None) -
                 share = (cost_usd - cheap) / (dear - cheap)
                 values.append(low + share * (high - low))
     return max(values, default=None)
+
+
+def summary_view(summary: Summary) -> RenderableType:
+    """Return the closing screen of a batch."""
+    parts: list[RenderableType] = [
+        progress_view(summary.snapshot),
+        Text(),
+        _contender_table(summary),
+        Text(),
+    ]
+    parts += [Text(line) for line in _sentences(summary)]
+    return Group(*parts)
+
+
+def _contender_table(summary: Summary) -> Table:
+    table = Table(box=None, padding=(0, 1), header_style="dim")
+    table.add_column("", overflow="fold")
+    for name in ("expected", "cost", "graded", "cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    _add_contender(table, summary.routed, style="bold")
+    _add_contender(table, summary.mix)
+    for contender in summary.alone:
+        _add_contender(table, contender, prefix="only ")
+    return table
+
+
+def _add_contender(
+    table: Table, contender: Contender, *, prefix: str = "", style: str | None = None
+) -> None:
+    table.add_row(
+        prefix + contender.name,
+        formatting.percent(contender.expected_quality),
+        formatting.usd(contender.expected_cost_usd),
+        formatting.percent(contender.graded_quality),
+        formatting.usd(contender.cost_usd),
+        style=style,
+    )
+
+
+def _sentences(summary: Summary) -> list[str]:
+    snapshot = summary.snapshot
+    rate = f"{formatting.duration(snapshot.elapsed_s)}, {formatting.rate(snapshot.jobs_per_s)}"
+    lines = [f"{snapshot.progress.ended:,} jobs in {rate}."]
+    limit_usd = snapshot.progress.balance.limit_usd
+    if limit_usd:
+        used = float(snapshot.spent_usd / limit_usd)
+        lines.append(
+            f"{formatting.usd(snapshot.spent_usd)} spent, {formatting.percent(used)} of the budget."
+        )
+    plan = snapshot.batch.plan or {}
+    price = plan.get("shadow_price_per_usd")
+    if price:
+        per_cent_more = price * float(limit_usd or 0) / 100
+        lines.append(
+            f"One more per cent of budget would buy about {per_cent_more:.2g} more good answers "
+            f"(the plan is within {formatting.percent(plan.get('gap'))} of the best possible)."
+        )
+    if summary.graded_jobs:
+        lines.append(f"Graded are {summary.graded_jobs:,} jobs against their references.")
+    if any(one.graded_quality is not None for one in summary.alone):
+        lines.append("Single models' grades and costs are recorded answers to the same questions.")
+    return lines

@@ -1,26 +1,65 @@
-"""`routoo-producer cancel` and `pause`: say what becomes of a batch."""
+"""`routoo-producer pause`, `resume`, `cancel` and `retry`: they change whether a batch goes on."""
 
-import asyncio
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import JsonOption, NamedBatch
-from producer.json_text import json_line
-from producer.notice import note
-from producer.progress import Snapshot, find_batch, take_snapshot
-from producer.running import run
-from routoo.domain.job import BatchStatus, ResultStatus
-from routoo.settings import load_settings
-from routoo.store.batches import control
-from routoo.store.database import Database
+from producer.commands.options import JsonOption, NamedBatch, read_option
+from producer.rows.limits import read_usd
+from routoo.console.output import json_line
+from routoo.console.run import run_with_database
+from routoo.domain.job import ResultStatus
 
-CANCEL_EXAMPLES = (
-    "\b\nFor example:\n  routoo-producer cancel monday\n  routoo-producer cancel 3f2a --no-wait\n"
+if TYPE_CHECKING:
+    from producer.progress import Snapshot
+
+_CANCEL_INTERRUPTED = (
+    "The batch is being cancelled all the same; `routoo-producer status` shows it."
 )
-PAUSE_EXAMPLES = "\b\nFor example:\n  routoo-producer pause monday\n"
-_POLL_S = 0.3
-_ON_INTERRUPT = "The batch is being cancelled all the same; `routoo-producer status` shows it."
+
+
+def pause_command(batch: NamedBatch, *, as_json: JsonOption = False) -> None:
+    """Pause a batch: no new call starts, calls in flight end and their answers are kept.
+
+    Deadlines go on: a job whose deadline passes meanwhile ends as expired.
+
+    Examples:
+        routoo-producer pause monday
+    """
+    from producer.control import pause_batch
+    from routoo.settings import load_settings
+
+    snapshot = run_with_database(load_settings(), lambda database: pause_batch(database, batch))
+    _print_state(snapshot, as_json=as_json)
+
+
+def resume_command(
+    batch: NamedBatch,
+    *,
+    budget_usd: Annotated[
+        str | None,
+        typer.Option(metavar="X", help="New budget of the whole batch, what was spent included."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Let a paused batch go on; with --budget-usd, one whose money ran out as well.
+
+    Jobs that ended as budget_exhausted are opened again under the new budget and models are chosen
+    anew for them. The budget may be lowered too, to what is spent and reserved at the least.
+
+    Examples:
+        routoo-producer resume monday
+        routoo-producer resume monday --budget-usd 20
+    """
+    from producer.control import resume_batch
+    from routoo.settings import load_settings
+
+    amount = read_option("--budget-usd", partial(read_usd, "the budget"), budget_usd)
+    snapshot = run_with_database(
+        load_settings(), lambda database: resume_batch(database, batch, amount)
+    )
+    _print_state(snapshot, as_json=as_json)
 
 
 def cancel_command(
@@ -36,43 +75,60 @@ def cancel_command(
     Calls in flight are awaited and paid for. Works with no worker alive, too: calls that a dead
     worker left count at their worst case once its lease has run out. A batch that is over stays as
     it is.
+
+    Examples:
+        routoo-producer cancel monday
+        routoo-producer cancel 3f2a --no-wait
     """
+    from producer.control import cancel_batch
+    from routoo.settings import load_settings
 
-    async def cancel(database: Database) -> Snapshot:
-        async with database.transaction() as conn:
-            record = await find_batch(conn, batch)
-            before = await control.cancel(conn, record.id)
-        if before in {BatchStatus.COMPLETED, BatchStatus.CANCELLED}:
-            note(f"the batch is {before} already: nothing was cancelled")
-        while True:
-            async with database.transaction() as conn:
-                await control.end_cancelled(conn, record.id)
-            async with database.transaction() as conn:
-                snapshot = await take_snapshot(conn, record)
-            if snapshot.is_over or not wait:
-                return snapshot
-            await asyncio.sleep(_POLL_S)
-
-    tell(run(load_settings(), cancel, on_interrupt=_ON_INTERRUPT), as_json=as_json)
+    snapshot = run_with_database(
+        load_settings(),
+        lambda database: cancel_batch(database, batch, wait=wait),
+        on_interrupt=_CANCEL_INTERRUPTED,
+    )
+    _print_state(snapshot, as_json=as_json)
 
 
-def pause_command(batch: NamedBatch, *, as_json: JsonOption = False) -> None:
-    """Pause a batch: no new call starts, calls in flight end and are kept.
+def retry_command(
+    batch: NamedBatch,
+    *,
+    failed_only: Annotated[
+        bool, typer.Option("--failed-only", help="Only jobs that ended as failed.")
+    ] = False,
+    status: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="STATUS",
+            help="Only jobs that ended so: failed, expired, budget_exhausted or cancelled; may be "
+            "given more than once.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Try jobs again that have no answer: all of them, or those that ended in a certain way.
 
-    Deadlines go on: a job whose deadline passes meanwhile ends as expired.
+    Models are chosen anew for them with the money that is left. How they had ended is kept in the
+    table superseded_results; their calls so far stay counted. A failed or cancelled batch goes on
+    where it stopped.
+
+    Examples:
+        routoo-producer retry monday --failed-only
+        routoo-producer retry 3f2a --status expired --status cancelled
     """
+    from producer.control import read_statuses, retry_batch
+    from routoo.settings import load_settings
 
-    async def pause(database: Database) -> Snapshot:
-        async with database.transaction() as conn:
-            record = await find_batch(conn, batch)
-            await control.pause(conn, record.id)
-            return await take_snapshot(conn, record)
-
-    tell(run(load_settings(), pause), as_json=as_json)
+    wanted = read_statuses(status or [], failed_only=failed_only)
+    snapshot = run_with_database(
+        load_settings(), lambda database: retry_batch(database, batch, wanted)
+    )
+    _print_state(snapshot, as_json=as_json)
 
 
-def tell(snapshot: Snapshot, *, as_json: bool) -> None:
-    """Print where the batch is now."""
+def _print_state(snapshot: "Snapshot", *, as_json: bool) -> None:
+    """Print the status of the batch now."""
     if as_json:
         typer.echo(json_line(snapshot.as_json()))
         return

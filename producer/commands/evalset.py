@@ -5,43 +5,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from producer.commands.options import JsonOption
-from producer.json_text import json_line
-from producer.notice import note
-from producer.running import run
+from routoo.console.commands import CommandGroup
 from routoo.console.options import with_options
-from routoo.console.output import console
+from routoo.console.output import console, json_line, note
+from routoo.console.run import run_with_database
 from routoo.errors import InputError
-from routoo.settings import load_settings
-from routoo.store.database import Database
-from routoo.store.evaluation import eval_sets
-from routoo.store.evaluation.eval_sets import EvalSetRecord, Purpose
 
 if TYPE_CHECKING:
     from producer.evaluation.items import ItemFile
+    from routoo.store.database import Database
+    from routoo.store.evaluation.eval_sets import EvalSetRecord
 
-ADD_EXAMPLES = (
-    "\b\nFor example:\n"
-    "  routoo-producer evalset add nightly --items questions.jsonl\n\n"
-    "\b\nA line of the file:\n"
-    '  {"item_id": "q-1", "prompt": "What is 2 + 2?", "answer": "4", "grader": "numeric",'
-    ' "subject": "sums"}\n'
-)
-SHOW_EXAMPLES = "\b\nFor example:\n  routoo-producer evalset show nightly --json | head\n"
-LISTED = 50
+_LISTED = 50
 """Problems printed one by one."""
 
 NameArgument = Annotated[
     str, typer.Argument(metavar="NAME", help="Name of the set; NAME@HASH for an older version.")
 ]
 
-evalset = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Keep sets of questions with references, to measure routing with.",
-)
+evalset = CommandGroup("Keep sets of questions with references, to measure routing with.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +56,7 @@ class AddOptions:
     ] = False
 
 
-@evalset.command("add", epilog=ADD_EXAMPLES)
+@evalset.command("add")
 @with_options(AddOptions)
 def add_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the set.")],
@@ -84,20 +68,27 @@ def add_command(
 
     Either all items are taken or, with every problem listed, none. Adding the same content again
     changes nothing.
+
+    Examples:
+        routoo-producer evalset add nightly --items questions.jsonl
+        # a line of the file:
+        # {"item_id": "q-1", "prompt": "What is 2 + 2?", "answer": "4", "grader": "numeric"}
     """
-    # pyarrow and the graders take 0.4 s to load: not for the other commands
-    from producer.evaluation.items import read_item_file  # noqa: PLC0415
+    from producer.evaluation.items import read_item_file
+    from routoo.settings import load_settings
+    from routoo.store.evaluation import eval_sets
+    from routoo.store.evaluation.eval_sets import Purpose
 
     _check_name(name)
     found = read_item_file(options.items, references=not options.no_references)
-    _tell_problems(found, skip_invalid=options.skip_invalid, source=str(options.items))
+    _print_problems(found, skip_invalid=options.skip_invalid, source=str(options.items))
     purpose = Purpose.TRAINING if options.for_training else Purpose.EVALUATION
 
-    async def add(database: Database) -> tuple[EvalSetRecord, bool]:
+    async def add(database: "Database") -> "tuple[EvalSetRecord, bool]":
         async with database.transaction() as conn:
             return await eval_sets.add(conn, name, found.items, purpose)
 
-    record, created = run(load_settings(), add)
+    record, created = run_with_database(load_settings(), add)
     if as_json:
         typer.echo(json_line({**_facts(record), "created": created}))
         return
@@ -108,16 +99,20 @@ def add_command(
 @evalset.command("list")
 def list_command(*, as_json: JsonOption = False) -> None:
     """List every version of every set; with --json one object a line."""
+    from routoo.settings import load_settings
+    from routoo.store.evaluation import eval_sets
 
-    async def load(database: Database) -> list[EvalSetRecord]:
+    async def load(database: "Database") -> "list[EvalSetRecord]":
         async with database.transaction() as conn:
             return await eval_sets.list_all(conn)
 
-    found = run(load_settings(), load)
+    found = run_with_database(load_settings(), load)
     if as_json:
         for record in found:
             typer.echo(json_line(_facts(record)))
         return
+    from rich.table import Table
+
     table = Table("name", "version", "items", "purpose", "added", box=None, header_style="dim")
     for record in found:
         added = f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC"
@@ -126,11 +121,17 @@ def list_command(*, as_json: JsonOption = False) -> None:
     console().print(table)
 
 
-@evalset.command("show", epilog=SHOW_EXAMPLES)
+@evalset.command("show")
 def show_command(name: NameArgument, *, as_json: JsonOption = False) -> None:
-    """Print a set's items, one JSON object a line; without --json only what the set is."""
+    """Print a set's items, one JSON object a line; without --json a line about the set.
 
-    async def load(database: Database) -> None:
+    Examples:
+        routoo-producer evalset show nightly --json | head
+    """
+    from routoo.settings import load_settings
+    from routoo.store.evaluation import eval_sets
+
+    async def load(database: "Database") -> None:
         async with database.transaction() as conn:
             record = await eval_sets.find(conn, name)
             if not as_json:
@@ -139,7 +140,7 @@ def show_command(name: NameArgument, *, as_json: JsonOption = False) -> None:
             for item in await eval_sets.load_items(conn, record.id):
                 typer.echo(json_line(item))
 
-    run(load_settings(), load)
+    run_with_database(load_settings(), load)
 
 
 def _check_name(name: str) -> None:
@@ -149,11 +150,11 @@ def _check_name(name: str) -> None:
         )
 
 
-def _tell_problems(found: "ItemFile", *, skip_invalid: bool, source: str) -> None:
-    for line in found.problems[:LISTED]:
+def _print_problems(found: "ItemFile", *, skip_invalid: bool, source: str) -> None:
+    for line in found.problems[:_LISTED]:
         note(line)
-    if len(found.problems) > LISTED:
-        note(f"... and {len(found.problems) - LISTED:,} more")
+    if len(found.problems) > _LISTED:
+        note(f"... and {len(found.problems) - _LISTED:,} more")
     if found.problems and not skip_invalid:
         raise InputError(
             f"{len(found.problems):,} rows have problems: nothing was added",
@@ -162,7 +163,7 @@ def _tell_problems(found: "ItemFile", *, skip_invalid: bool, source: str) -> Non
         )
 
 
-def _facts(record: EvalSetRecord) -> dict[str, object]:
+def _facts(record: "EvalSetRecord") -> dict[str, object]:
     return {
         "name": record.name,
         "version": record.content_sha256,

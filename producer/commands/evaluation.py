@@ -1,47 +1,62 @@
 """`routoo-producer eval`: measure the routing on a set of questions with references."""
 
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.evaluation_report import REPORT_EXAMPLES, report_command
-from producer.commands.options import JsonOption
-from producer.commands.run_options import EvalRunOptions, RunArgument
-from producer.json_text import json_line
-from producer.notice import note
-from producer.running import run
-from producer.session import wake_workers
+from producer.commands.options import JsonOption, LimitOption
+from producer.commands.run_options import RunOptions
+from routoo.console.commands import CommandGroup
 from routoo.console.options import with_options
+from routoo.console.output import console, json_line, note
+from routoo.console.run import run_with_database
 from routoo.domain.job import Stage
-from routoo.settings import Settings, load_settings
-from routoo.store.database import Database
-from routoo.store.evaluation import eval_runs
 
 if TYPE_CHECKING:
     from producer.evaluation.runs import RunView
     from routoo.evaluation_runs.begin import RunRequest
+    from routoo.settings import Settings
+    from routoo.store.database import Database
 
-RUN_EXAMPLES = (
-    "\b\nFor example:\n"
-    "  routoo-producer eval run nightly --budget-usd 2 --watch\n"
-    "  routoo-producer eval run nightly --match large@0.98 --full --sample 100\n"
-    "  routoo-producer eval run mmlu --recorded mmlu_outcomes.parquet --pool pool.yaml\n"
-)
 ALERTED = 6
 """Exit status of a run that is worse than the runs before it."""
 _ON_INTERRUPT = "The run goes on. `routoo-producer eval show` shows it."
 
-evaluation = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Measure the routing on sets of questions with references.",
-)
-evaluation.command("report", epilog=REPORT_EXAMPLES)(report_command)
+evaluation = CommandGroup("Measure the routing on sets of questions with references.")
+
+RunArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[RUN]",
+        help="Id, start of an id, or name of the run; the latest where left out.",
+        show_default=False,
+    ),
+]
 
 
-@evaluation.command("run", epilog=RUN_EXAMPLES)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvalRunOptions(RunOptions):
+    """The options of one run beside those."""
+
+    name: Annotated[
+        str | None, typer.Option(metavar="N", help="Name of the run. (default: the set's)")
+    ] = None
+    recorded: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="OUTCOMES",
+            help="Outcome table whose answers are replayed: no model is called. Repeatable.",
+        ),
+    ] = None
+    latency_scale: Annotated[
+        float, typer.Option(min=0, help="Part of the recorded latency that a replayed call takes.")
+    ] = 0.0
+
+
+@evaluation.command("run")
 @with_options(EvalRunOptions)
 def run_command(
     eval_set: Annotated[str, typer.Argument(metavar="SET", help="The set, or SET@HASH.")],
@@ -56,10 +71,16 @@ def run_command(
 
     Workers grade a run when its batches have ended, whether or not anybody watches. Exit status
     once graded: 0 fine, 1 the run failed, 6 it is worse than the runs before it.
+
+    Examples:
+        routoo-producer eval run nightly --budget-usd 2 --watch
+        routoo-producer eval run nightly --match large@0.98 --full --sample 100
+        routoo-producer eval run mmlu --recorded mmlu_outcomes.parquet --pool pool.yaml
     """
-    # The selector takes 0.3 s to load: not for the other commands
-    from producer.evaluation.replay import replaying  # noqa: PLC0415
-    from producer.evaluation.runs import batches_of, begin, follow  # noqa: PLC0415
+    from producer.evaluation.replay import replaying
+    from producer.evaluation.runs import batches_of, begin, follow
+    from producer.queue import publish_or_note
+    from routoo.settings import load_settings
 
     settings = load_settings()
     with ExitStack() as stack:
@@ -68,58 +89,106 @@ def run_command(
             served = replaying(request.pool, options.recorded, options.latency_scale)
             request = replace(request, pool=stack.enter_context(served))
 
-        async def measure(database: Database) -> "RunView | None":
+        async def measure(database: "Database") -> "RunView | None":
             begun = await begin(database, eval_set, request, shard_size=settings.shard_size)
             note(f"begun: run {begun.id}")
             for batch_id, jobs in await batches_of(database, begun):
-                wake_workers(settings, Stage.SCORE, batch_id, -(-jobs // settings.shard_size))
+                shard_count = -(-jobs // settings.shard_size)
+                publish_or_note(settings, Stage.SCORE, batch_id, shard_count)
             if not (watch or options.recorded):
                 typer.echo(json_line({"run_id": str(begun.id)}) if as_json else str(begun.id))
                 return None
             return await follow(database, begun.id, shard_size=settings.shard_size)
 
-        view = run(settings, measure, on_interrupt=_ON_INTERRUPT)
+        view = run_with_database(settings, measure, on_interrupt=_ON_INTERRUPT)
     if view is not None:
         _show(view, as_json=as_json)
 
 
 @evaluation.command("list")
-def list_command(
-    *,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Most runs to list.")] = 20,
-    as_json: JsonOption = False,
-) -> None:
+def list_command(*, limit: LimitOption = 20, as_json: JsonOption = False) -> None:
     """List the newest runs; with --json one object a line."""
-    from producer.evaluation.runs import view_run  # noqa: PLC0415 - as above
-    from producer.screen.evaluation import run_table  # noqa: PLC0415 - the same
+    from producer.evaluation.runs import view_run
+    from routoo.settings import load_settings
+    from routoo.store.evaluation import eval_runs
 
-    async def recent(database: Database) -> "list[RunView]":
+    async def recent(database: "Database") -> "list[RunView]":
         async with database.transaction() as conn:
             found = await eval_runs.list_recent(conn, limit)
             return [await view_run(conn, one) for one in found]
 
-    views = run(load_settings(), recent)
+    views = run_with_database(load_settings(), recent)
     if as_json:
         for view in views:
             typer.echo(json_line(view.as_json()))
-    else:
-        run_table(views)
+        return
+    from producer.screen.evaluation import run_table
+
+    console().print(run_table(views))
 
 
 @evaluation.command("show")
 def show_command(which: RunArgument = None, *, as_json: JsonOption = False) -> None:
-    """Show a run's headline figures and alerts; exit status as for `eval run`."""
-    from producer.evaluation.runs import view_run  # noqa: PLC0415 - as above
+    """Show a run's main figures and alerts; exit status as for `eval run`."""
+    from producer.evaluation.runs import view_run
+    from routoo.settings import load_settings
+    from routoo.store.evaluation import eval_runs
 
-    async def load(database: Database) -> "RunView":
+    async def load(database: "Database") -> "RunView":
         async with database.transaction() as conn:
             return await view_run(conn, await eval_runs.find(conn, which))
 
-    _show(run(load_settings(), load), as_json=as_json)
+    _show(run_with_database(load_settings(), load), as_json=as_json)
+
+
+@evaluation.command("report")
+def report_command(
+    which: RunArgument = None,
+    *,
+    html: Annotated[
+        Path | None,
+        typer.Option("--html", metavar="FILE", help="Write one self-contained page there."),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Model to compare with. (default: the best single one)"),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Report a graded run: frontier, baselines, calibration, domains, cost, drift.
+
+    What needs every model's answers is measured on the sample of a run with --full.
+
+    Examples:
+        routoo-producer eval report nightly --html report.html
+        routoo-producer eval report --reference gpt-4 --json
+    """
+    from producer.evaluation.runs import load_with_past
+    from routoo.evaluation.run_scorecard import run_scorecard
+    from routoo.settings import load_settings
+
+    measured, past = run_with_database(
+        load_settings(), lambda database: load_with_past(database, which)
+    )
+    card = run_scorecard(measured, past=past, reference=reference)
+    if html is not None:
+        from routoo.evaluation.report.page import render_page
+
+        html.write_text(render_page(card), encoding="utf-8", errors="replace")
+        note(f"written: {html}")
+    if as_json:
+        import orjson
+
+        options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+        typer.echo(orjson.dumps(asdict(card), option=options), nl=False)
+    elif html is None:
+        from routoo.console.scorecard_tables import print_scorecard
+
+        print_scorecard(console(), card)
 
 
 def _show(view: "RunView", *, as_json: bool) -> None:
-    from producer.screen.evaluation import print_run  # noqa: PLC0415 - as above
+    from producer.screen.evaluation import print_run
 
     if as_json:
         typer.echo(json_line(view.as_json()))
@@ -131,8 +200,8 @@ def _show(view: "RunView", *, as_json: bool) -> None:
         raise typer.Exit(ALERTED)
 
 
-def _run_request(settings: Settings, options: EvalRunOptions) -> "RunRequest":
-    from routoo.evaluation_runs.begin import RunRequest, check_budgets  # noqa: PLC0415 - as above
+def _run_request(settings: "Settings", options: EvalRunOptions) -> "RunRequest":
+    from routoo.evaluation_runs.begin import RunRequest, check_budgets
 
     pool = options.candidates(settings)
     request = RunRequest(

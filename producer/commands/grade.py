@@ -6,22 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer.commands.options import BatchArgument, JsonOption
-from producer.json_text import json_line
-from producer.progress import find_batch
-from producer.running import run
 from routoo.console import formatting
-from routoo.settings import load_settings
-from routoo.store.database import Database
+from routoo.console.output import json_line
+from routoo.console.run import run_with_database
 
 if TYPE_CHECKING:
     from producer.evaluation.grading import GradeCounts
+    from routoo.store.database import Database
 
-GRADE_EXAMPLES = (
-    "\b\nFor example:\n"
-    "  routoo-producer grade monday --references references.jsonl\n\n"
-    "\b\nA line of the file:\n"
-    '  {"custom_id": "q-1", "answer": "Lisbon", "grader": "contains"}\n'
-)
 ReferencesOption = Annotated[
     Path,
     typer.Option(
@@ -41,18 +33,24 @@ def grade_command(
 
     Jobs that ended without an answer count as wrong; answers that can be read in more than one
     way stay without a grade and are counted.
+
+    Examples:
+        routoo-producer grade monday --references references.jsonl
+        # a line of the file:
+        # {"custom_id": "q-1", "answer": "Lisbon", "grader": "contains"}
     """
-    # pyarrow and the graders take 0.4 s to load: not for the other commands
-    from producer.evaluation.grading import grade_batch, read_references  # noqa: PLC0415
+    from producer.evaluation.grading import grade_batch, read_references
+    from producer.progress import find_batch
+    from routoo.settings import load_settings
 
     known = read_references(references)
 
-    async def grade(database: Database) -> "GradeCounts":
+    async def grade(database: "Database") -> "GradeCounts":
         async with database.transaction() as conn:
             record = await find_batch(conn, batch)
         return await grade_batch(database, record, known)
 
-    counts = run(load_settings(), grade)
+    counts = run_with_database(load_settings(), grade)
     if as_json:
         typer.echo(json_line(_facts(counts)))
         return

@@ -1,8 +1,41 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share, and how their text is read.
 
-from typing import Annotated
+The records hold options as they were typed, each field's help being its documentation. Their
+methods check the text and return values of the domain.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
+
+from producer.rows.limits import (
+    read_deadline,
+    read_max_latency_s,
+    read_models,
+    read_number,
+    read_quality,
+    read_usd,
+)
+from producer.rows.problems import LimitError
+from producer.rows.source import Format
+from routoo.domain.batch_options import CallOptions, Objective, OnContentFilter
+from routoo.domain.job import SLA
+from routoo.errors import InputError
+
+if TYPE_CHECKING:
+    from producer.submit import BatchRequest
+    from routoo.domain.pool import Pool
+    from routoo.settings import Settings
+
+_MOST_RISK = 10.0
+_MOST_RATIO = 10.0
+_MOST_CONFIDENCE = 0.99
 
 BatchArgument = Annotated[
     str | None,
@@ -18,7 +51,6 @@ NamedBatch = Annotated[
         metavar="BATCH", help="Id, start of an id (4 characters or more) or name of the batch."
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
 MaybeFileArgument = Annotated[
     str | None,
     typer.Argument(
@@ -27,3 +59,261 @@ MaybeFileArgument = Annotated[
         show_default=False,
     ),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
+LimitOption = Annotated[int, typer.Option(min=1, metavar="N", help="Most lines to list.")]
+PoolOption = Annotated[
+    Path | None, typer.Option(help="Pool file of candidate models. (default: ROUTOO_POOL)")
+]
+MinQualityOption = Annotated[
+    str | None, typer.Option(metavar="Q", help="Least predicted quality of a job's model, 0 to 1.")
+]
+
+Value = TypeVar("Value")
+
+
+def read_option(option: str, read: Callable[[object], Value], value: str | None) -> Value | None:
+    """Return the value that a reader makes of an option's text, None where it was not given.
+
+    Raises:
+        InputError: The reader refused the text; the message names the option.
+    """
+    if value is None:
+        return None
+    try:
+        return read(value)
+    except LimitError as error:
+        problem = error.problem
+        raise InputError(
+            problem.what, value=problem.value, where=option, remedy=problem.remedy
+        ) from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AimOptions:
+    """The budget and the objective of a batch or an evaluation run."""
+
+    budget_usd: Annotated[
+        str | None, typer.Option(metavar="X", help="Most that the whole batch may cost, in USD.")
+    ] = None
+    min_mean_quality: Annotated[
+        str | None,
+        typer.Option(
+            metavar="Q", help="Mean predicted quality to reach at the least cost, 0 to 1."
+        ),
+    ] = None
+    match: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL@R",
+            help="Reach R times MODEL's own mean quality at the least cost, as large@0.98.",
+        ),
+    ] = None
+    willingness_to_pay_usd: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X",
+            help="What one more expected good answer is worth, in USD: dearer gains are left out.",
+        ),
+    ] = None
+    risk: Annotated[
+        str | None,
+        typer.Option(
+            metavar="R",
+            help="Count quality R standard deviations of its estimate below the mean. (default: 0)",
+        ),
+    ] = None
+
+    def budget(self) -> Decimal | None:
+        """Return the budget in USD.
+
+        Raises:
+            InputError: It is no amount.
+        """
+        return read_option("--budget-usd", partial(read_usd, "the budget"), self.budget_usd)
+
+    def objective(self, pool: "Pool") -> Objective:
+        """Return the objective.
+
+        Raises:
+            InputError: An option has no usable value, or two objectives are given.
+        """
+        model, ratio = _matched(self.match, pool)
+        read_worth = partial(read_number, "the worth of an answer", above=0.0)
+        read_risk = partial(read_number, "the risk", least=0.0, most=_MOST_RISK)
+        read_mean = partial(read_quality, "the mean quality")
+        worth = self.willingness_to_pay_usd
+        return Objective(
+            min_mean_quality=read_option("--min-mean-quality", read_mean, self.min_mean_quality),
+            match_model=model,
+            match_ratio=ratio,
+            willingness_to_pay_usd=read_option("--willingness-to-pay-usd", read_worth, worth),
+            risk=read_option("--risk", read_risk, self.risk) or 0.0,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchOptions(AimOptions):
+    """The options of a batch of rows; `submit` and `plan` share them."""
+
+    floor_confidence: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C",
+            help="Share of jobs whose answer shall reach --min-quality, 0.5 to 0.99: the estimate "
+            "is lowered by its largest known error. (default: compare the estimate itself)",
+        ),
+    ] = None
+    no_dedupe: Annotated[
+        bool,
+        typer.Option("--no-dedupe", help="Make a call for each of several identical requests."),
+    ] = False
+    cache: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TTL",
+            help="Take answers from the response cache, and keep new ones so long: 12h, 7d. "
+            "Only for requests with temperature 0 or a seed.",
+        ),
+    ] = None
+    cache_all: Annotated[
+        bool, typer.Option("--cache-all", help="Cache requests with a random answer, too.")
+    ] = False
+    on_content_filter: Annotated[
+        OnContentFilter | None,
+        typer.Option(
+            help="When a content filter refuses: ask the next model, or fail the job. "
+            "(default: as the pool says for each model)"
+        ),
+    ] = None
+    pool: PoolOption = None
+    min_quality: MinQualityOption = None
+    max_cost_usd: Annotated[
+        str | None, typer.Option(metavar="C", help="Most that one job may cost, in USD.")
+    ] = None
+    max_latency_s: Annotated[
+        str | None,
+        typer.Option(
+            metavar="L", help="Longest wait for a call, seconds: a slower one is given up."
+        ),
+    ] = None
+    deadline: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="No call starts after this: 2027-01-31T18:00:00Z, or from now: 2h, 30m.",
+        ),
+    ] = None
+    allow_models: Annotated[
+        str | None, typer.Option(metavar="A,B", help="The only models of the pool that may answer.")
+    ] = None
+    deny_models: Annotated[
+        str | None, typer.Option(metavar="A,B", help="Models of the pool that may not answer.")
+    ] = None
+    name: Annotated[
+        str | None, typer.Option(metavar="N", help="Name of the batch. (default: the file's)")
+    ] = None
+    idempotency_key: Annotated[
+        str | None,
+        typer.Option(metavar="K", help="Submitting twice with the same key makes one batch."),
+    ] = None
+    skip_invalid: Annotated[
+        bool, typer.Option("--skip-invalid", help="Submit the good rows, write the bad to a file.")
+    ] = False
+    errors: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Bad rows, as JSONL. (default: FILE.errors.jsonl)"),
+    ] = None
+    row_format: Annotated[
+        Format | None, typer.Option("--format", help="Format of the rows. (default: by suffix)")
+    ] = None
+    ignore_model: Annotated[
+        bool, typer.Option("--ignore-model", help="Route every job, whatever its model field says.")
+    ] = False
+
+    def objective(self, pool: "Pool") -> Objective:
+        """Return the objective.
+
+        Raises:
+            InputError: An option has no usable value, or two objectives are given.
+        """
+        read = partial(read_number, "the confidence", least=0.5, most=_MOST_CONFIDENCE)
+        confidence = read_option("--floor-confidence", read, self.floor_confidence)
+        # Not `super()`: a dataclass with slots is another class than the one its methods know.
+        return replace(AimOptions.objective(self, pool), floor_confidence=confidence)
+
+    def request(self, settings: "Settings", *, plan_only: bool = False) -> "BatchRequest":
+        """Return the batch that the options describe, checked.
+
+        Args:
+            settings: Name the pool file where no option does.
+            plan_only: Whether the batch is planned and not submitted.
+
+        Raises:
+            InputError: An option has no usable value; the message names it.
+            ConfigError: The pool file can't be used.
+        """
+        from producer.submit import BatchRequest
+        from routoo.domain.pool_file import load_pool
+
+        pool = load_pool(self.pool or settings.pool).with_batch_channels()
+        return BatchRequest(
+            pool=pool,
+            name=_checked_text("--name", self.name),
+            idempotency_key=_checked_text("--idempotency-key", self.idempotency_key),
+            budget_usd=self.budget(),
+            objective=self.objective(pool),
+            plan_only=plan_only,
+            call_options=self._call_options(),
+            sla=self._sla(pool.names),
+            ignore_model=self.ignore_model,
+            skip_invalid=self.skip_invalid,
+            error_file=self.errors,
+        )
+
+    def _call_options(self) -> CallOptions:
+        if self.cache_all and self.cache is None:
+            raise InputError("it needs --cache", where="--cache-all", remedy="Give both")
+        now = datetime.now(UTC)
+        until = read_option("--cache", partial(read_deadline, now=now), self.cache)
+        return CallOptions(
+            dedupe=not self.no_dedupe,
+            cache_ttl_s=None if until is None else (until - now).total_seconds(),
+            cache_all=self.cache_all,
+            on_content_filter=self.on_content_filter,
+        )
+
+    def _sla(self, models: Sequence[str]) -> SLA:
+        read_cap, now = partial(read_usd, "the cost cap"), datetime.now(UTC)
+        read_floor = partial(read_quality, "min_quality")
+        read_list = partial(read_models, "the list", known=models)
+        return SLA(
+            min_quality=read_option("--min-quality", read_floor, self.min_quality),
+            max_cost_usd=read_option("--max-cost-usd", read_cap, self.max_cost_usd),
+            max_latency_s=read_option("--max-latency-s", read_max_latency_s, self.max_latency_s),
+            deadline=read_option("--deadline", partial(read_deadline, now=now), self.deadline),
+            allowed_models=read_option("--allow-models", read_list, self.allow_models),
+            denied_models=read_option("--deny-models", read_list, self.deny_models),
+        )
+
+
+def _matched(text: str | None, pool: "Pool") -> tuple[str | None, float]:
+    """Return the model and the ratio of MODEL@RATIO; a bare MODEL stands for all of its quality."""
+    if text is None or text in pool.names:
+        return text, 1.0
+    model, _, share = text.rpartition("@")
+    if model not in pool.names:
+        raise InputError(
+            "the model to match is not in the pool",
+            value=text,
+            where="--match",
+            remedy=f"Write MODEL@0.98 with one of {', '.join(pool.names)}",
+        )
+    read_ratio = partial(read_number, "the share to match", above=0.0, most=_MOST_RATIO)
+    return model, read_option("--match", read_ratio, share) or 1.0
+
+
+def _checked_text(option: str, value: str | None) -> str | None:
+    """Refuse text that a terminal can pass and the database can't store."""
+    if value is None or (value.strip() and value.isprintable()):
+        return value
+    raise InputError("this is no printable text", value=value, where=option, remedy="Give some")

@@ -5,39 +5,25 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Annotated, Any
-from uuid import UUID
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.objective_options import ObjectiveOptions
-from producer.commands.options import JsonOption, MaybeFileArgument
-from producer.commands.order_options import OrderOptions
-from producer.json_text import json_line
-from producer.notice import note
-from producer.plans import await_plan, plan_again
-from producer.plotting import check_format, plot_plan
-from producer.progress import Snapshot
-from producer.rows.source import Source
-from producer.running import run
-from producer.sending import send_request, wake_for
-from producer.session import wake_workers
+from producer.commands.options import AimOptions, BatchOptions, JsonOption, MaybeFileArgument
 from routoo.console.options import with_options
-from routoo.console.output import console
+from routoo.console.output import console, json_line, note
+from routoo.console.run import run_with_database
 from routoo.domain.job import Stage
 from routoo.errors import InfeasibleError, InputError
-from routoo.settings import Settings, load_settings
-from routoo.store import batches
-from routoo.store.batches import BatchRecord
-from routoo.store.database import Database
 
-PLAN_EXAMPLES = (
-    "\b\nFor example:\n"
-    "  routoo-producer plan prompts.jsonl --budget-usd 20\n"
-    "  routoo-producer plan prompts.jsonl --match large@0.98 --plot plan.png\n"
-    "  routoo-producer plan --from 3f2a --budget-usd 12\n"
-    "  routoo-producer plan --show 3f2a\n"
-)
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from producer.progress import Snapshot
+    from routoo.settings import Settings
+    from routoo.store.batches import BatchRecord
+    from routoo.store.database import Database
+
 ShowOption = Annotated[
     str | None,
     typer.Option("--show", metavar="PLAN", help="Show this plan again instead of making one."),
@@ -58,11 +44,11 @@ PlotOption = Annotated[
 _ON_INTERRUPT = "The plan goes on. `routoo-producer plan --show PLAN` prints it."
 
 
-@with_options(OrderOptions)
+@with_options(BatchOptions)
 def plan_command(
     file: MaybeFileArgument = None,
     *,
-    options: OrderOptions,
+    options: BatchOptions,
     source: SourceOption = None,
     show: ShowOption = None,
     plot: PlotOption = None,
@@ -74,31 +60,38 @@ def plan_command(
     what more money would buy, and the whole frontier of cost against quality. Submit exactly this
     plan with `submit --plan ID`, or forget it. Rows and options are those of `submit`. Workers
     must run; Ctrl-C leaves the plan to them.
+
+    Examples:
+        routoo-producer plan prompts.jsonl --budget-usd 20
+        routoo-producer plan prompts.jsonl --match large@0.98 --plot plan.png
+        routoo-producer plan --from 3f2a --budget-usd 12
+        routoo-producer plan --show 3f2a
     """
+    from producer.screen.plan import check_picture_format
+    from routoo.settings import load_settings
+
     settings = load_settings()
     if plot is not None:
-        check_format(plot)
+        check_picture_format(plot)
     _check_choice(file, source, show, options)
     if file is not None:
         batch_id = _plan_file(settings, file, options)
     elif source is not None:
         batch_id = _plan_again(settings, source, options)
     else:
-        batch_id = run(settings, lambda database: _find(database, str(show)))
-    batch = run(settings, lambda database: _awaited(database, batch_id), on_interrupt=_ON_INTERRUPT)
-    _show(batch, plot, as_json=as_json)
+        batch_id = _find(settings, str(show))
+    _show(_awaited(settings, batch_id), plot, as_json=as_json)
 
 
 def _check_choice(
-    file: str | None, source: str | None, show: str | None, options: OrderOptions
+    file: str | None, source: str | None, show: str | None, options: BatchOptions
 ) -> None:
-    """Refuse options that can't be followed."""
+    """Refuse options that exclude each other."""
     given = [one for one in (file, source, show) if one is not None]
-    plain = OrderOptions()
+    plain = BatchOptions()
     if source is not None:
-        # How sure floors are is settled with the predictions, which are not made again.
-        names = {field.name for field in fields(ObjectiveOptions)} - {"floor_confidence"}
-        aim = {name: getattr(options, name) for name in names}
+        # Only the aim can change: quality floors apply to predictions, which are not made again.
+        aim = {field.name: getattr(options, field.name) for field in fields(AimOptions)}
         plain = replace(plain, **aim)
     if len(given) != 1 or (file is None and options != plain):
         raise InputError(
@@ -107,68 +100,84 @@ def _check_choice(
         )
 
 
-def _plan_file(settings: Settings, file: str, options: OrderOptions) -> UUID:
+def _plan_file(settings: "Settings", file: str, options: BatchOptions) -> "UUID":
+    from producer.commands.submit import publish_batch, send_request
+    from producer.rows.source import Source
+
     request = options.request(settings, plan_only=True)
     submission = send_request(settings, Source.of(file, options.row_format), request)
     note(f"plan {submission.batch_id}")
-    wake_for(settings, submission)
+    publish_batch(settings, submission)
     return submission.batch_id
 
 
-def _plan_again(settings: Settings, source: str, options: OrderOptions) -> UUID:
-    async def plan(database: Database) -> UUID:
-        return await plan_again(
-            database, source, options.budget(), options.objective, settings.shard_size
-        )
+def _plan_again(settings: "Settings", source: str, options: BatchOptions) -> "UUID":
+    from producer.plans import plan_again
+    from producer.queue import publish_or_note
 
-    batch_id = run(settings, plan)
+    batch_id = run_with_database(
+        settings,
+        lambda database: plan_again(
+            database, source, options.budget(), options.objective, settings.shard_size
+        ),
+    )
     note(f"plan {batch_id}")
-    wake_workers(settings, Stage.SELECT, batch_id, 1)
+    publish_or_note(settings, Stage.SELECT, batch_id, 1)
     return batch_id
 
 
-async def _find(database: Database, text: str) -> UUID:
-    async with database.transaction() as conn:
-        return (await batches.find(conn, text)).id
+def _find(settings: "Settings", plan: str) -> "UUID":
+    from routoo.store import batches
+
+    async def find(database: "Database") -> "UUID":
+        async with database.transaction() as conn:
+            return (await batches.find(conn, plan)).id
+
+    return run_with_database(settings, find)
 
 
-async def _awaited(database: Database, batch_id: UUID) -> BatchRecord:
-    with _progress() as on_progress:
-        return await await_plan(database, batch_id, on_progress)
+def _awaited(settings: "Settings", batch_id: "UUID") -> "BatchRecord":
+    from producer.plans import await_plan
+
+    async def wait(database: "Database") -> "BatchRecord":
+        with _progress() as on_progress:
+            return await await_plan(database, batch_id, on_progress)
+
+    return run_with_database(settings, wait, on_interrupt=_ON_INTERRUPT)
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Snapshot], None] | None]:
+def _progress() -> "Iterator[Callable[[Snapshot], None] | None]":
     """Show how many jobs are scored where standard error is a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
-    from producer.screen.scoring import scoring_progress  # noqa: PLC0415 - for terminals only
+    from producer.screen.progress import scoring_progress_bar
 
-    with scoring_progress() as on_progress:
+    with scoring_progress_bar() as on_progress:
         yield on_progress
 
 
-def _show(batch: BatchRecord, plot: Path | None, *, as_json: bool) -> None:
+def _show(batch: "BatchRecord", plot: Path | None, *, as_json: bool) -> None:
+    from producer.screen.plan import plan_view, plot_plan
+
     plan = batch.plan or {}
     if plot is not None:
         plot_plan(plan, plot)
     if as_json:
-        typer.echo(json_line(_facts(batch, plan)))
+        typer.echo(json_line(_facts(batch)))
     else:
-        from producer.screen.plan import plan_view  # noqa: PLC0415 - rich, for people only
-
         console().print(plan_view(batch, plan))
     if plan["jobs"] and not plan["served"] and plan["advice"]:
         raise InfeasibleError("the limits can't all hold", remedy=plan["advice"].rstrip("."))
 
 
-def _facts(batch: BatchRecord, plan: dict[str, Any]) -> dict[str, Any]:
+def _facts(batch: "BatchRecord") -> dict[str, object]:
     return {
         "plan_id": str(batch.id),
         "name": batch.name,
         "status": batch.status,
         "budget_usd": batch.budget_usd,
         "objective": batch.objective.as_json(),
-        "plan": plan,
+        "plan": batch.plan or {},
     }

@@ -3,34 +3,24 @@
 import sys
 from contextlib import aclosing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from psycopg import AsyncConnection
 
 from producer.commands.options import BatchArgument, JsonOption
-from producer.json_text import json_line
-from producer.notice import note
-from producer.progress import find_batch
-from producer.results.columns import as_row
-from producer.results.export import Export, Exported, ResultFormat, export
-from producer.running import run
-from producer.screen.results import results_table
-from routoo.console.output import console
+from producer.results.formats import Export, ResultFormat
+from routoo.console.output import console, json_line, note
+from routoo.console.run import run_with_database
 from routoo.errors import InputError
-from routoo.settings import load_settings
-from routoo.store import results
-from routoo.store.batches import BatchRecord
-from routoo.store.batches.progress import progress
-from routoo.store.database import Database
-from routoo.store.results import ResultRecord
 
-RESULTS_EXAMPLES = (
-    "\b\nFor example:\n"
-    "  routoo-producer results\n"
-    "  routoo-producer results monday --out answers.jsonl --errors failures.jsonl\n"
-    "  routoo-producer results 3f2a --format csv | head\n"
-)
+if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
+    from producer.results.export import Exported
+    from routoo.store.batches import BatchRecord
+    from routoo.store.database import Database
+    from routoo.store.results import ResultRecord
+
 _BY_SUFFIX = {
     ".jsonl": ResultFormat.JSONL,
     ".csv": ResultFormat.CSV,
@@ -63,20 +53,30 @@ def results_command(
     JSONL has the lines of an OpenAI Batch output file, with the failed jobs in a file of their own;
     CSV and Parquet have the columns of the view batch_results. A file is replaced whole or not at
     all. --json prints, without --out, one object a result, and with --out what was written.
+
+    Examples:
+        routoo-producer results
+        routoo-producer results monday --out answers.jsonl --errors failures.jsonl
+        routoo-producer results 3f2a --format csv | head
     """
+    from producer.progress import find_batch
+    from producer.results.export import export
+    from routoo.settings import load_settings
+
     wanted = _wanted(result_format, out, errors)
 
-    async def read(database: Database) -> None:
+    async def read(database: "Database") -> None:
         async with database.transaction() as conn:
             record = await find_batch(conn, batch)
             if wanted.format is not ResultFormat.TABLE:
-                _tell(record, await export(conn, record, wanted), wanted, as_json=as_json)
+                exported = await export(conn, record, wanted)
+                _print_outcome(record, exported, wanted, as_json=as_json)
             elif as_json:
                 await _print_rows(conn, record)
             else:
                 await _print_table(conn, record, rows)
 
-    run(load_settings(), read)
+    run_with_database(load_settings(), read)
 
 
 def _wanted(result_format: ResultFormat | None, out: Path | None, errors: Path | None) -> Export:
@@ -97,12 +97,19 @@ def _wanted(result_format: ResultFormat | None, out: Path | None, errors: Path |
     return Export(chosen, out, errors)
 
 
-async def _print_rows(conn: AsyncConnection, record: BatchRecord) -> None:
+async def _print_rows(conn: "AsyncConnection", record: "BatchRecord") -> None:
+    from producer.results.columns import as_row
+    from routoo.store import results
+
     async for result in results.iterate(conn, record.id):
         sys.stdout.write(json_line(as_row(result)) + "\n")
 
 
-async def _print_table(conn: AsyncConnection, record: BatchRecord, rows: int) -> None:
+async def _print_table(conn: "AsyncConnection", record: "BatchRecord", rows: int) -> None:
+    from producer.screen.results import results_table
+    from routoo.store import results
+    from routoo.store.batches.progress import progress
+
     shown: list[ResultRecord] = []
     async with aclosing(results.iterate(conn, record.id)) as found:
         async for result in found:
@@ -116,21 +123,20 @@ async def _print_table(conn: AsyncConnection, record: BatchRecord, rows: int) ->
         note(f"{len(shown):,} shown, {ended}; --rows N shows more, --out FILE writes all")
 
 
-def _tell(record: BatchRecord, exported: Exported, wanted: Export, *, as_json: bool) -> None:
+def _print_outcome(
+    record: "BatchRecord", exported: "Exported", wanted: Export, *, as_json: bool
+) -> None:
     errors = wanted.errors if exported.failures else None
-    if as_json and wanted.out is not None:
-        typer.echo(
-            json_line(
-                {
-                    "batch_id": str(record.id),
-                    "out": str(wanted.out),
-                    "errors": None if errors is None else str(errors),
-                    "results": {str(status): n for status, n in exported.counts.items()},
-                    "missing": record.job_count - exported.counts.total(),
-                }
-            )
-        )
     missing = record.job_count - exported.counts.total()
+    if as_json and wanted.out is not None:
+        facts = {
+            "batch_id": str(record.id),
+            "out": str(wanted.out),
+            "errors": None if errors is None else str(errors),
+            "results": {str(status): n for status, n in exported.counts.items()},
+            "missing": missing,
+        }
+        typer.echo(json_line(facts))
     if missing:
         note(f"{missing:,} of {record.job_count:,} jobs have not ended")
     if exported.failures and wanted.format is ResultFormat.JSONL:

@@ -1,45 +1,57 @@
 """`routoo-producer schedule`: evaluation runs that workers make again and again."""
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo
 
 import typer
-from rich.table import Table
 
-from producer.commands.options import JsonOption
-from producer.commands.run_options import ScheduleOptions
-from producer.json_text import json_line
-from producer.notice import note
-from producer.running import run
+from producer.commands.options import JsonOption, LimitOption
+from producer.commands.run_options import RunOptions
 from routoo.console import formatting
+from routoo.console.commands import CommandGroup
 from routoo.console.options import with_options
-from routoo.console.output import console
+from routoo.console.output import console, json_line, note
+from routoo.console.run import run_with_database
 from routoo.domain.batch_options import Objective
-from routoo.domain.calendar import Calendar
+from routoo.domain.calendar import Calendar, Missed
 from routoo.errors import InputError
-from routoo.settings import load_settings
-from routoo.store import schedules
-from routoo.store.database import Database
-from routoo.store.evaluation import eval_sets
-from routoo.store.schedules import Firing, NewSchedule, ScheduleRecord
 
-ADD_EXAMPLES = (
-    "\b\nFor example:\n"
-    '  routoo-producer schedule add nightly --evalset questions --cron "0 2 * * *" '
-    "--tz Europe/Zurich --budget-usd 2\n"
-)
+if TYPE_CHECKING:
+    from routoo.store.database import Database
+    from routoo.store.schedules import Firing, NewSchedule, ScheduleRecord
+
 _BY_HAND = "by hand"
 
-schedule = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Run evaluations again and again; `routoo-worker` fires them while it runs.",
+schedule = CommandGroup(
+    "Run evaluations again and again; `routoo-worker` begins each run when it is due."
 )
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
 
 
-@schedule.command("add", epilog=ADD_EXAMPLES)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleOptions(RunOptions):
+    """The options of a schedule beside those of its runs."""
+
+    tz: Annotated[
+        str, typer.Option("--tz", metavar="ZONE", help="Time zone of the fields, an IANA name.")
+    ] = "UTC"
+    missed: Annotated[
+        Missed,
+        typer.Option(
+            help="Where no worker ran when it was due: run the latest missed one, or none."
+        ),
+    ] = Missed.RUN_ONCE
+    rollback: Annotated[
+        bool,
+        typer.Option(
+            "--rollback", help="Bring the previous checkpoint back when a new one does worse."
+        ),
+    ] = False
+
+
+@schedule.command("add")
 @with_options(ScheduleOptions)
 def add_command(
     name: NameArgument,
@@ -52,21 +64,28 @@ def add_command(
         str, typer.Option(metavar="FIELDS", help="Minute, hour, day, month, weekday, in quotes.")
     ],
 ) -> None:
-    """Add a schedule and print when it will fire first.
+    """Add a schedule and print the time of its first run.
 
-    The pool, with its prices, is kept as it is now. Changes of the clock are heeded: a time that
+    The pool, with its prices, is kept as it is now. Daylight saving time is respected: a time that
     is skipped in spring is due right after the gap, one that comes twice in autumn is due once.
+
+    Examples:
+        routoo-producer schedule add nightly --evalset questions --cron "0 2 * * *" --budget-usd 2
     """
+    from routoo.settings import load_settings
+    from routoo.store import schedules
+    from routoo.store.evaluation import eval_sets
+
     if not name.strip() or not name.isprintable():
         raise InputError("this is no printable text", value=name, where="NAME", remedy="Give some")
     new = _new(name, eval_set, cron, options)
 
-    async def add(database: Database) -> None:
+    async def add(database: "Database") -> None:
         async with database.transaction() as conn:
             await eval_sets.find(conn, eval_set)
             await schedules.add(conn, new)
 
-    run(load_settings(), add)
+    run_with_database(load_settings(), add)
     if new.budget_usd is None and new.objective is None:
         note("without a budget or an aim the best models are asked, whatever they cost")
     typer.echo(f"next at {_instant(new.next_due_at, new.time_zone)}")
@@ -75,16 +94,20 @@ def add_command(
 @schedule.command("list")
 def list_command(*, as_json: JsonOption = False) -> None:
     """List the schedules; with --json one object a line."""
+    from routoo.settings import load_settings
+    from routoo.store import schedules
 
-    async def load(database: Database) -> list[ScheduleRecord]:
+    async def load(database: "Database") -> "list[ScheduleRecord]":
         async with database.transaction() as conn:
             return await schedules.list_all(conn)
 
-    found = run(load_settings(), load)
+    found = run_with_database(load_settings(), load)
     if as_json:
         for one in found:
             typer.echo(json_line(_facts(one)))
         return
+    from rich.table import Table
+
     table = Table("name", "set", "cron", "zone", "aim", "next", box=None, header_style="dim")
     for one in found:
         following = "paused" if one.paused else _instant(one.next_due_at, one.time_zone)
@@ -96,21 +119,25 @@ def list_command(*, as_json: JsonOption = False) -> None:
 
 @schedule.command("pause")
 def pause_command(name: NameArgument) -> None:
-    """Keep a schedule from firing; what is due meanwhile is not made up for."""
+    """Begin no more runs of a schedule; what is due meanwhile is left out."""
+    from routoo.settings import load_settings
+    from routoo.store import schedules
 
-    async def pause(database: Database) -> None:
+    async def pause(database: "Database") -> None:
         async with database.transaction() as conn:
             found = await schedules.find(conn, name)
             await schedules.pause(conn, found.id, paused=True)
 
-    run(load_settings(), pause)
+    run_with_database(load_settings(), pause)
 
 
 @schedule.command("resume")
 def resume_command(name: NameArgument) -> None:
-    """Let a paused schedule fire again, from its next instant on."""
+    """Begin runs of a paused schedule again, from its next due time on."""
+    from routoo.settings import load_settings
+    from routoo.store import schedules
 
-    async def resume(database: Database) -> ScheduleRecord:
+    async def resume(database: "Database") -> "ScheduleRecord":
         async with database.transaction() as conn:
             found = await schedules.find(conn, name)
             if found.paused:
@@ -120,29 +147,34 @@ def resume_command(name: NameArgument) -> None:
                 await schedules.pause(conn, found.id, paused=False)
             return await schedules.get(conn, found.id)
 
-    found = run(load_settings(), resume)
+    found = run_with_database(load_settings(), resume)
     typer.echo(f"next at {_instant(found.next_due_at, found.time_zone)}")
 
 
 @schedule.command("remove")
 def remove_command(name: NameArgument) -> None:
     """Remove a schedule and its history; its runs stay."""
+    from routoo.settings import load_settings
+    from routoo.store import schedules
 
-    async def remove(database: Database) -> None:
+    async def remove(database: "Database") -> None:
         async with database.transaction() as conn:
             await schedules.remove(conn, (await schedules.find(conn, name)).id)
 
-    run(load_settings(), remove)
+    run_with_database(load_settings(), remove)
 
 
 @schedule.command("run-now")
 def run_now_command(name: NameArgument) -> None:
     """Begin a schedule's run now, beside those that are due, and print the run's id."""
-    from routoo.evaluation_runs.scheduler import begin_scheduled  # noqa: PLC0415 - as above
+    from routoo.evaluation_runs.scheduler import begin_scheduled
+    from routoo.settings import load_settings
+    from routoo.store import schedules
+    from routoo.store.schedules import Firing
 
     settings = load_settings()
 
-    async def fire(database: Database) -> str:
+    async def fire(database: "Database") -> str:
         async with database.transaction() as conn:
             found = await schedules.find(conn, name)
             now = await schedules.now(conn)
@@ -151,28 +183,32 @@ def run_now_command(name: NameArgument) -> None:
             await schedules.save_firing(conn, firing)
             return str(run_id)
 
-    typer.echo(run(settings, fire))
+    typer.echo(run_with_database(settings, fire))
 
 
 @schedule.command("history")
 def history_command(
     name: NameArgument,
     *,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Most firings to list.")] = 20,
+    limit: LimitOption = 20,
     as_json: JsonOption = False,
 ) -> None:
-    """List what a schedule fired, latest first; with --json one object a line."""
+    """List the runs that a schedule began, latest first; with --json one object a line."""
+    from routoo.settings import load_settings
+    from routoo.store import schedules
 
-    async def load(database: Database) -> tuple[ScheduleRecord, list[Firing]]:
+    async def load(database: "Database") -> "tuple[ScheduleRecord, list[Firing]]":
         async with database.transaction() as conn:
             found = await schedules.find(conn, name)
             return found, await schedules.history(conn, found.id, limit)
 
-    found, firings = run(load_settings(), load)
+    found, firings = run_with_database(load_settings(), load)
     if as_json:
         for one in firings:
             typer.echo(json_line(one))
         return
+    from rich.table import Table
+
     table = Table("due", "outcome", "missed", "run", "by", "detail", box=None, header_style="dim")
     for one in firings:
         run_id = "" if one.run_id is None else str(one.run_id)[:8]
@@ -181,8 +217,10 @@ def history_command(
     console().print(table)
 
 
-def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> NewSchedule:
-    from routoo.evaluation_runs.begin import RunRequest, check_budgets  # noqa: PLC0415 - aiohttp, 0.2 s
+def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> "NewSchedule":
+    from routoo.evaluation_runs.begin import RunRequest, check_budgets
+    from routoo.settings import load_settings
+    from routoo.store.schedules import NewSchedule
 
     pool = options.candidates(load_settings())
     objective = options.objective(pool)
@@ -212,7 +250,7 @@ def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> NewSc
     return new
 
 
-def _facts(one: ScheduleRecord) -> dict[str, object]:
+def _facts(one: "ScheduleRecord") -> dict[str, object]:
     return {
         "name": one.name,
         "evalset": one.eval_set,

@@ -1,62 +1,66 @@
-"""`routoo-producer status` and `list`: how batches stand."""
+"""`routoo-producer status` and `list`: the progress of a batch, and the newest batches."""
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
 import typer
-from rich.table import Table
 
-from producer.commands.options import BatchArgument, JsonOption
-from producer.json_text import json_line
-from producer.progress import Snapshot, find_batch, take_snapshot
-from producer.running import run
-from producer.screen.progress import progress_view
-from routoo.console import formatting
-from routoo.console.output import console
-from routoo.settings import load_settings
-from routoo.store import batches
-from routoo.store.batches import BatchRecord
-from routoo.store.database import Database
+from producer.commands.options import BatchArgument, JsonOption, LimitOption
+from routoo.console.output import console, json_line
+from routoo.console.run import run_with_database
 
-STATUS_EXAMPLES = (
-    "\b\nFor example:\n  routoo-producer status\n  routoo-producer status 3f2a --json\n"
-)
-LIST_EXAMPLES = "\b\nFor example:\n  routoo-producer list --limit 5\n"
+if TYPE_CHECKING:
+    from producer.progress import Snapshot
+    from routoo.store.batches import BatchRecord
+    from routoo.store.database import Database
 
 
 def status_command(batch: BatchArgument = None, *, as_json: JsonOption = False) -> None:
-    """Show how a batch stands: stages, results, money, models."""
+    """Show the progress of a batch: stages, results, money, models.
 
-    async def status(database: Database) -> Snapshot:
+    Examples:
+        routoo-producer status
+        routoo-producer status 3f2a --json
+    """
+    from producer.progress import find_batch, take_snapshot
+    from routoo.settings import load_settings
+
+    async def status(database: "Database") -> "Snapshot":
         async with database.transaction() as conn:
             return await take_snapshot(conn, await find_batch(conn, batch))
 
-    snapshot = run(load_settings(), status)
+    snapshot = run_with_database(load_settings(), status)
     if as_json:
         typer.echo(json_line(snapshot.as_json()))
-    else:
-        console().print(progress_view(snapshot))
+        return
+    from producer.screen.progress import progress_view
+
+    console().print(progress_view(snapshot))
 
 
-def list_command(
-    *,
-    limit: Annotated[int, typer.Option(min=1, metavar="N", help="Most batches to list.")] = 20,
-    as_json: JsonOption = False,
-) -> None:
-    """List the newest batches; with --json one object a line."""
+def list_command(*, limit: LimitOption = 20, as_json: JsonOption = False) -> None:
+    """List the newest batches; with --json one object a line.
 
-    async def recent(database: Database) -> list[BatchRecord]:
+    Examples:
+        routoo-producer list --limit 5
+    """
+    from routoo.settings import load_settings
+    from routoo.store import batches
+
+    async def recent(database: "Database") -> "list[BatchRecord]":
         async with database.transaction() as conn:
             return await batches.list_recent(conn, limit)
 
-    found = run(load_settings(), recent)
+    found = run_with_database(load_settings(), recent)
     if as_json:
         for record in found:
             typer.echo(json_line(_facts(record)))
-    else:
-        console().print(_table(found))
+        return
+    from producer.screen.progress import batch_table
+
+    console().print(batch_table(found))
 
 
-def _facts(record: BatchRecord) -> dict[str, object]:
+def _facts(record: "BatchRecord") -> dict[str, object]:
     return {
         "batch_id": str(record.id),
         "name": record.name,
@@ -68,20 +72,3 @@ def _facts(record: BatchRecord) -> dict[str, object]:
         "completed_at": record.completed_at,
         "error": record.error,
     }
-
-
-def _table(found: list[BatchRecord]) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column("id", no_wrap=True)
-    for name in ("name", "status", "jobs", "budget", "submitted"):
-        table.add_column(name, justify="right" if name in {"jobs", "budget"} else "left")
-    for record in found:
-        table.add_row(
-            str(record.id),
-            record.name,
-            record.status,
-            f"{record.job_count:,}",
-            formatting.usd(record.budget_usd),
-            f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC",
-        )
-    return table

@@ -1,33 +1,27 @@
 """`routoo-producer submit`: a file of prompts becomes a batch."""
 
-from typing import Annotated
-from uuid import UUID
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import JsonOption, MaybeFileArgument
-from producer.commands.order_options import OrderOptions
-from producer.commands.watch import watch_batch
-from producer.json_text import json_line
-from producer.notice import note
-from producer.plans import submit_plan
-from producer.rows.source import Source
-from producer.running import run
-from producer.sending import send_request, wake_for
-from producer.session import wake_workers
-from producer.submit import Submission
+from producer.commands.options import BatchOptions, JsonOption, MaybeFileArgument
 from routoo.console.options import with_options
+from routoo.console.output import json_line, note
+from routoo.console.run import run_with_database
 from routoo.domain.job import Stage
 from routoo.errors import InputError
-from routoo.settings import Settings, load_settings
 
-SUBMIT_EXAMPLES = (
-    "\b\nFor example:\n"
-    "  routoo-producer submit prompts.jsonl --budget-usd 5 --watch\n"
-    "  cat prompts.csv | routoo-producer submit - --format csv --name monday\n"
-    "  routoo-producer submit --plan 3f2a --watch\n"
-)
+if TYPE_CHECKING:
+    from uuid import UUID
 
+    from producer.rows.report import ProblemReport
+    from producer.rows.source import Source
+    from producer.submit import BatchRequest, ReadProgress, Submission
+    from routoo.settings import Settings
+    from routoo.store.database import Database
 
 PlanOption = Annotated[
     str | None,
@@ -36,13 +30,17 @@ PlanOption = Annotated[
 WatchOption = Annotated[
     bool, typer.Option("--watch", help="Stay and show the progress until the batch ends.")
 ]
+_ON_INTERRUPT = (
+    "Interrupted. A batch is committed whole or not at all: "
+    "`routoo-producer list` shows it if it was."
+)
 
 
-@with_options(OrderOptions)
+@with_options(BatchOptions)
 def submit_command(
     file: MaybeFileArgument = None,
     *,
-    options: OrderOptions,
+    options: BatchOptions,
     plan: PlanOption = None,
     watch: WatchOption = False,
     as_json: JsonOption = False,
@@ -55,9 +53,17 @@ def submit_command(
     submitted or, with every problem listed, none.
 
     With --plan, exactly what `plan` showed is run: its prompts, prices, choices and budget.
+
+    Examples:
+        routoo-producer submit prompts.jsonl --budget-usd 5 --watch
+        cat prompts.csv | routoo-producer submit - --format csv --name monday
+        routoo-producer submit --plan 3f2a --watch
     """
+    from producer.commands.watch import watch_batch
+    from routoo.settings import load_settings
+
     settings = load_settings()
-    if (file is None) == (plan is None) or (plan is not None and options != OrderOptions()):
+    if (file is None) == (plan is None) or (plan is not None and options != BatchOptions()):
         raise InputError(
             "give a FILE, or --plan with a plan, whose limits are fixed",
             remedy="`routoo-producer submit --help` shows both",
@@ -70,17 +76,57 @@ def submit_command(
         watch_batch(settings, str(batch_id), as_json=as_json)
 
 
-def _submit_file(settings: Settings, file: str, options: OrderOptions, *, as_json: bool) -> UUID:
-    submission = send_request(
-        settings, Source.of(file, options.row_format), options.request(settings)
-    )
+def send_request(settings: "Settings", source: "Source", request: "BatchRequest") -> "Submission":
+    """Submit or plan a batch; progress, bad rows and the outcome go to standard error.
+
+    Raises:
+        BadInputError: Rows have problems and are not to be skipped; they are listed by then.
+        RoutooError: As `producer.submit.submit` raises.
+    """
+    from producer.rows.report import BadInputError
+    from producer.submit import submit
+
+    async def submit_rows(database: "Database") -> "Submission":
+        with _read_progress(source) as on_progress:
+            return await submit(
+                database, source, request, shard_size=settings.shard_size, on_progress=on_progress
+            )
+
+    try:
+        submission = run_with_database(settings, submit_rows, on_interrupt=_ON_INTERRUPT)
+    except BadInputError as error:
+        _print_problems(error.report)
+        raise
+    _note_outcome(submission, "planning" if request.plan_only else "submitted")
+    return submission
+
+
+def publish_batch(settings: "Settings", submission: "Submission") -> None:
+    """Send a new batch's messages to the workers: last, since a broker may take its time."""
+    from producer.queue import publish_or_note
+
+    if submission.created:
+        shard_count = -(-submission.job_count // settings.shard_size)
+        publish_or_note(settings, Stage.SCORE, submission.batch_id, shard_count)
+
+
+def _submit_file(
+    settings: "Settings", file: str, options: BatchOptions, *, as_json: bool
+) -> "UUID":
+    from producer.rows.source import Source
+
+    source = Source.of(file, options.row_format)
+    submission = send_request(settings, source, options.request(settings))
     typer.echo(_json(submission) if as_json else str(submission.batch_id))
-    wake_for(settings, submission)
+    publish_batch(settings, submission)
     return submission.batch_id
 
 
-def _submit_plan(settings: Settings, plan: str, *, as_json: bool) -> UUID:
-    submission = run(settings, lambda database: submit_plan(database, plan))
+def _submit_plan(settings: "Settings", plan: str, *, as_json: bool) -> "UUID":
+    from producer.plans import submit_plan
+    from producer.queue import publish_or_note
+
+    submission = run_with_database(settings, lambda database: submit_plan(database, plan))
     if submission.created:
         note(f"submitted {submission.job_count:,} jobs as planned")
     else:
@@ -93,11 +139,41 @@ def _submit_plan(settings: Settings, plan: str, *, as_json: bool) -> UUID:
     typer.echo(json_line(facts) if as_json else str(submission.batch_id))
     if submission.created:
         shard_count = submission.ready_shards
-        wake_workers(settings, Stage.DISPATCH, submission.batch_id, shard_count)
+        publish_or_note(settings, Stage.DISPATCH, submission.batch_id, shard_count)
     return submission.batch_id
 
 
-def _json(submission: Submission) -> str:
+@contextmanager
+def _read_progress(source: "Source") -> "Iterator[Callable[[ReadProgress], None] | None]":
+    """Show rows read, as they are, where standard error is a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from producer.screen.progress import read_progress_bar
+
+    with read_progress_bar(source.size_bytes) as on_progress:
+        yield on_progress
+
+
+def _note_outcome(submission: "Submission", done: str) -> None:
+    _print_problems(submission.report)
+    if submission.error_file is not None:
+        count = submission.report.bad_rows
+        note(f"{count:,} bad rows were left out and written to {submission.error_file}")
+    if submission.ignored_fields:
+        note(f"fields not used: {', '.join(map(ascii, submission.ignored_fields))}")
+    if submission.created:
+        note(f"{done} {submission.job_count:,} jobs")
+    else:
+        note("already submitted under this idempotency key: nothing was added")
+
+
+def _print_problems(report: "ProblemReport") -> None:
+    for line in report.lines():
+        note(line)
+
+
+def _json(submission: "Submission") -> str:
     error_file = submission.error_file
     return json_line(
         {

@@ -1,25 +1,14 @@
-"""`routoo-producer summary`: the closing screen of a batch."""
+"""`routoo-producer summary`: was the routing of a batch worth it?"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from producer.commands.options import BatchArgument, JsonOption
-from producer.json_text import json_line
-from producer.running import run
-from routoo.console.output import console
-from routoo.settings import load_settings
-from routoo.store.database import Database
+from routoo.console.output import console, json_line
+from routoo.console.run import run_with_database
 
-if TYPE_CHECKING:
-    from producer.summary import Summary
-
-SUMMARY_EXAMPLES = (
-    "\b\nFor example:\n"
-    "  routoo-producer summary\n"
-    "  routoo-producer summary monday --outcomes outcomes.parquet --json\n"
-)
 OutcomesOption = Annotated[
     Path | None,
     typer.Option(
@@ -38,15 +27,17 @@ def summary_command(
     """Compare the routing with every single model: quality, cost, shares, budget, time.
 
     Expected figures are the predictor's; graded ones need `routoo-producer grade` first.
+
+    Examples:
+        routoo-producer summary
+        routoo-producer summary monday --outcomes outcomes.parquet --json
     """
-    # pyarrow takes 0.2 s to load: not for the other commands
-    from producer.screen.summary import summary_view  # noqa: PLC0415
-    from producer.summary import summarise_batch  # noqa: PLC0415
+    from producer.summary import summarise_batch, summary_view
+    from routoo.settings import load_settings
 
-    async def summarise(database: Database) -> "Summary":
-        return await summarise_batch(database, batch, outcomes)
-
-    summary = run(load_settings(), summarise)
+    summary = run_with_database(
+        load_settings(), lambda database: summarise_batch(database, batch, outcomes)
+    )
     if as_json:
         typer.echo(json_line(summary.as_json()))
     else:

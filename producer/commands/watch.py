@@ -2,27 +2,22 @@
 
 import sys
 import time
+from typing import TYPE_CHECKING
 
 import typer
-from rich.live import Live
 
 from producer.commands.options import BatchArgument, JsonOption
-from producer.json_text import json_line
-from producer.progress import Snapshot, find_batch, follow
-from producer.running import run
-from producer.screen.progress import progress_line, progress_view
-from routoo.console.output import console
+from routoo.console.exit_codes import INCOMPLETE
+from routoo.console.output import console, json_line
+from routoo.console.run import run_with_database
 from routoo.domain.job import BatchStatus
-from routoo.settings import Settings, load_settings
-from routoo.store.batches import BatchRecord
-from routoo.store.database import Database
 
-WATCH_EXAMPLES = (
-    "\b\nFor example:\n  routoo-producer watch\n  routoo-producer watch monday --json | tail -n 1\n"
-)
+if TYPE_CHECKING:
+    from producer.progress import Snapshot
+    from routoo.settings import Settings
+    from routoo.store.batches import BatchRecord
+    from routoo.store.database import Database
 
-FAILED_JOBS = 5
-"""Exit status when a batch is over and some of its jobs have no answer."""
 _LINE_EVERY_S = 5.0
 _ON_INTERRUPT = "The batch goes on. `routoo-producer watch` shows it again."
 
@@ -32,39 +27,52 @@ def watch_command(batch: BatchArgument = None, *, as_json: JsonOption = False) -
 
     Where the output is no terminal, a line is printed every few seconds; with --json one object a
     line. Exit status: 0 when every job has an answer, 5 when some have none.
+
+    Examples:
+        routoo-producer watch
+        routoo-producer watch monday --json | tail -n 1
     """
+    from routoo.settings import load_settings
+
     watch_batch(load_settings(), batch, as_json=as_json)
 
 
-def watch_batch(settings: Settings, batch: str | None, *, as_json: bool) -> None:
+def watch_batch(settings: "Settings", batch: str | None, *, as_json: bool) -> None:
     """Follow a batch until it is over.
 
     Raises:
         Exit: With status 5 when some jobs have no answer.
     """
+    from producer.progress import find_batch
 
-    async def watch(database: Database) -> Snapshot:
+    async def watch(database: "Database") -> "Snapshot":
         async with database.transaction() as conn:
             record = await find_batch(conn, batch)
-        if as_json:
-            return await _print_lines(database, record, as_json=True)
-        if sys.stdout.isatty():
+        if sys.stdout.isatty() and not as_json:
             return await _show_live(database, record)
-        return await _print_lines(database, record, as_json=False)
+        return await _print_lines(database, record, as_json=as_json)
 
-    last = run(settings, watch, on_interrupt=_ON_INTERRUPT)
+    last = run_with_database(settings, watch, on_interrupt=_ON_INTERRUPT)
     if not last.all_succeeded and last.progress.status is not BatchStatus.PLANNED:
-        raise typer.Exit(FAILED_JOBS)
+        raise typer.Exit(INCOMPLETE)
 
 
-async def _show_live(database: Database, batch: BatchRecord) -> Snapshot:
+async def _show_live(database: "Database", batch: "BatchRecord") -> "Snapshot":
+    from rich.live import Live
+
+    from producer.progress import follow
+    from producer.screen.progress import progress_view
+
     with Live(console=console(), auto_refresh=False) as live:
         async for snapshot, eta_s in follow(database, batch):
             live.update(progress_view(snapshot, eta_s), refresh=True)
     return snapshot
 
 
-async def _print_lines(database: Database, batch: BatchRecord, *, as_json: bool) -> Snapshot:
+async def _print_lines(database: "Database", batch: "BatchRecord", *, as_json: bool) -> "Snapshot":
+    from producer.progress import follow
+    from producer.screen.progress import progress_line
+
     printed_s = -_LINE_EVERY_S
     async for snapshot, eta_s in follow(database, batch):
         if time.monotonic() - printed_s >= _LINE_EVERY_S or snapshot.is_over:

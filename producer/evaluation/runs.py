@@ -11,10 +11,13 @@ from uuid import UUID
 import structlog
 from psycopg import AsyncConnection
 
-from producer.notice import note
+from routoo.console.output import note
 from routoo.domain.batch_options import Objective
+from routoo.errors import InputError
+from routoo.evaluation.evaluation_run import EvaluationRun
 from routoo.evaluation_runs.begin import RunRequest, begin_run
 from routoo.evaluation_runs.finish import finish_run
+from routoo.evaluation_runs.load import load_run
 from routoo.store import batches
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts, eval_runs, eval_sets
@@ -22,22 +25,24 @@ from routoo.store.evaluation.alerts import AlertRecord
 from routoo.store.evaluation.eval_runs import RunRecord
 
 _POLL_S = 0.5
+_PAST_RUNS = 30
+"""Earlier runs that a report draws over time."""
 _GRACE_POLLS = 20
 """Polls after which the command grades a run itself that no worker took."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run as commands show it."""
+    """A run with its names and alerts, as commands show it."""
 
     run: RunRecord
     name: str
-    """Of its batch."""
+    """Name of its batch."""
     eval_set: str
     """Name and start of the version's hash."""
     objective: Objective
     budget_usd: Decimal | None
-    """Of the routed answers."""
+    """Budget of the routed answers."""
     alerts: Sequence[AlertRecord] = ()
 
     def as_json(self) -> dict[str, Any]:
@@ -84,7 +89,7 @@ async def begin(
 
 async def follow(database: Database, run_id: UUID, *, shard_size: int) -> RunView:
     """Wait until a run is over; where no worker grades it, grade it here."""
-    # What grading has to say is no output of a command.
+    # Log lines of grading go to standard error: they are no output of a command.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     idle = 0
     while True:
@@ -115,3 +120,29 @@ async def batches_of(database: Database, run: RunRecord) -> list[tuple[UUID, int
     ids = [one for one in (run.batch_id, run.sample_batch_id) if one is not None]
     async with database.transaction() as conn:
         return [(one, (await batches.get(conn, one)).job_count) for one in ids]
+
+
+async def load_with_past(
+    database: Database, which: str | None
+) -> tuple[EvaluationRun, list[EvaluationRun]]:
+    """Return a graded run and the comparable ones before it, oldest first.
+
+    Args:
+        database: The store.
+        which: Id, start of an id, or name of the run; the latest where None.
+
+    Raises:
+        NotFoundError: There is no such run.
+        InputError: The run is not graded yet, or failed.
+    """
+    async with database.transaction() as conn:
+        record = await eval_runs.find(conn, which)
+        if record.state != "finished":
+            raise InputError(
+                "the run has no grades to report",
+                value=record.state,
+                remedy="Wait until `routoo-producer eval show` says finished",
+            )
+        earlier = await eval_runs.history(conn, record, _PAST_RUNS)
+        past = [await load_run(conn, one.id) for one in reversed(earlier)]
+        return await load_run(conn, record.id), past

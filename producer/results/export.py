@@ -1,19 +1,14 @@
-"""Streams a batch's results into a file, whole or not at all.
-
-A format is one module of this package whose class is a `ResultWriter`; `_writer` chooses it.
-"""
+"""Streams a batch's results into a file, whole or not at all."""
 
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from enum import StrEnum
-from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 from psycopg import AsyncConnection
 
 from producer.results.csv_writer import CsvWriter
+from producer.results.formats import Export, ResultFormat, ResultWriter
 from producer.results.jsonl_writer import JsonlWriter
 from routoo.domain.job import ResultStatus
 from routoo.files import replacing
@@ -22,39 +17,6 @@ from routoo.store.batches import BatchRecord
 from routoo.store.results import ResultRecord
 
 _ROWS_AT_ONCE = 1_000
-
-
-class ResultFormat(StrEnum):
-    """Formats of results."""
-
-    TABLE = "table"
-    JSONL = "jsonl"
-    CSV = "csv"
-    PARQUET = "parquet"
-
-
-class ResultWriter(Protocol):
-    """Writes results in one format, a chunk at a time; it holds no more than a chunk."""
-
-    def write(self, records: Sequence[ResultRecord]) -> None:
-        """Write some results, in input order."""
-        ...
-
-    def close(self) -> None:
-        """Write the end of the file, where the format has one; the stream stays open."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """The format and the files of an export."""
-
-    format: ResultFormat
-    """Not `TABLE`: that one is for the screen."""
-    out: Path | None = None
-    """None is standard output."""
-    errors: Path | None = None
-    """JSONL only: the file of the failures; None leaves them out."""
 
 
 @dataclass(slots=True)

@@ -19,8 +19,8 @@ _FIGURES = (
 )
 
 
-def run_table(views: Sequence[RunView]) -> None:
-    """Print runs, a line each."""
+def run_table(views: Sequence[RunView]) -> Table:
+    """Return a table of runs, a line each."""
     table = Table("run", "name", "set", "state", "quality", "cost", "alerts", "begun", box=None)
     for view in views:
         figures = view.run.figures or {}
@@ -35,11 +35,11 @@ def run_table(views: Sequence[RunView]) -> None:
             str(len(view.alerts)) if view.alerts else "",
             f"{view.run.created_at:%Y-%m-%d %H:%M} UTC",
         )
-    console().print(table)
+    return table
 
 
 def print_run(view: RunView) -> None:
-    """Print a run's headline figures with their intervals, and its alerts."""
+    """Print a run's main figures with their intervals, and its alerts."""
     run, figures = view.run, view.run.figures
     screen = console()
     screen.print(f"run {run.id}: {view.eval_set}, {run.state}", highlight=False)

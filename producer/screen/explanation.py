@@ -1,6 +1,8 @@
-"""One job among its candidate models, on the screen."""
+"""The explanation of one job's model, as a screen and as JSON."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,21 +17,46 @@ _MANY = 100
 """From here on decimals say nothing."""
 
 
-def explanation_view(batch: BatchRecord, told: JobExplanation) -> RenderableType:
-    """Return what `explain` shows of a job."""
+def explanation_view(batch: BatchRecord, explained: JobExplanation) -> RenderableType:
+    """Return the screen of `explain`."""
     head = Text.assemble(
-        ("job ", "dim"), (told.job.custom_id, "bold"), (" of batch ", "dim"), str(batch.id)
+        ("job ", "dim"), (explained.job.custom_id, "bold"), (" of batch ", "dim"), str(batch.id)
     )
-    return Group(head, Text(), _candidates(told), Text(), *map(Text, _sentences(batch, told)))
+    return Group(
+        head, Text(), _candidates(explained), Text(), *map(Text, _sentences(batch, explained))
+    )
 
 
-def _candidates(told: JobExplanation) -> Table:
+def explanation_json(batch: BatchRecord, explained: JobExplanation) -> dict[str, Any]:
+    """Return the facts that `explain --json` prints."""
+    history = explained.history
+    return {
+        "batch_id": str(batch.id),
+        "custom_id": explained.job.custom_id,
+        "job_no": explained.job.job_no,
+        "shadow_price_per_usd": (batch.plan or {}).get("shadow_price_per_usd"),
+        "serves_jobs": explained.serves,
+        "candidates": _candidate_facts(explained),
+        "with_more_money": _change_facts(explained.explanation.with_more_money),
+        "with_less_money": _change_facts(explained.explanation.with_less_money),
+        "decisions": [asdict(one) for one in history.decisions],
+        "calls": [asdict(one) for one in history.calls],
+        "result": None if history.ending is None else asdict(history.ending),
+    }
+
+
+def _candidates(explained: JobExplanation) -> Table:
     table = Table(box=None, padding=(0, 2), header_style="dim")
     table.add_column("model", overflow="fold")
     for name in ("quality", "cost", "latency", "regret"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("standing", overflow="fold")
-    columns = (told.explanation.candidates, told.quality, told.quality_std, told.latency_s)
+    columns = (
+        explained.explanation.candidates,
+        explained.quality,
+        explained.quality_std,
+        explained.latency_s,
+    )
     for one, quality, std, latency_s in zip(*columns, strict=True):
         table.add_row(
             one.model,
@@ -43,28 +70,28 @@ def _candidates(told: JobExplanation) -> Table:
     return table
 
 
-def _sentences(batch: BatchRecord, told: JobExplanation) -> Iterator[str]:
+def _sentences(batch: BatchRecord, explained: JobExplanation) -> Iterator[str]:
     price = (batch.plan or {}).get("shadow_price_per_usd")
     if price:
         count = f"{price:,.0f}" if price >= _MANY else f"{price:.3g}"
         yield f"The batch counts a dollar for {count} good answers: regret is in that trade."
-    if told.serves > 1:
-        yield f"Its call answers {told.serves:,} identical jobs: regret is of them together."
-    more, less = told.explanation.with_more_money, told.explanation.with_less_money
+    if explained.serves > 1:
+        yield f"Its call answers {explained.serves:,} identical jobs: regret is of them together."
+    more, less = explained.explanation.with_more_money, explained.explanation.with_less_money
     yield from _changed("more", more)
     yield from _changed("less", less)
-    for decision in told.history.decisions:
+    for decision in explained.history.decisions:
         quality, cost = decision.expected_quality, decision.expected_cost_usd
         expected = f"expected {formatting.percent(quality)} for {formatting.usd(cost)}"
         yield f"Plan {decision.revision}: {decision.model}, {expected}."
-    for call in told.history.calls:
+    for call in explained.history.calls:
         error = f", {call.error_code}: {call.error_message}" if call.error_code else ""
         took = formatting.duration(call.latency_s)
         yield (
             f"Call {call.attempt_no}: {call.model} {call.status} in {took} for "
             f"{formatting.usd(call.cost_usd)}{error}"
         )
-    yield _ending(told)
+    yield _result(explained)
 
 
 def _changed(way: str, change: Change | None) -> Iterator[str]:
@@ -73,11 +100,38 @@ def _changed(way: str, change: Change | None) -> Iterator[str]:
         yield f"With {way} money it would get {change.model}: at a budget of about {budget}."
 
 
-def _ending(told: JobExplanation) -> str:
-    ending = told.history.ending
+def _result(explained: JobExplanation) -> str:
+    ending = explained.history.ending
     if ending is None:
         return "It has not ended yet."
     graded = "" if ending.quality is None else f", graded {formatting.percent(ending.quality)}"
     error = f": {ending.error_message}" if ending.error_message else ""
     by = f" by {ending.model}" if ending.model else ""
     return f"Ended as {ending.status}{by} for {formatting.usd(ending.cost_usd)}{graded}{error}"
+
+
+def _candidate_facts(explained: JobExplanation) -> list[dict[str, Any]]:
+    columns = (
+        explained.explanation.candidates,
+        explained.quality,
+        explained.quality_std,
+        explained.latency_s,
+    )
+    return [
+        {
+            "model": one.model,
+            "standing": one.standing,
+            "quality": quality,
+            "quality_std": std,
+            "counted_quality": one.quality / explained.serves,
+            "cost_usd": one.cost_usd,
+            "latency_s": latency_s,
+            "regret": one.regret,
+            "reasons": list(one.reasons),
+        }
+        for one, quality, std, latency_s in zip(*columns, strict=True)
+    ]
+
+
+def _change_facts(change: Change | None) -> dict[str, Any] | None:
+    return None if change is None else asdict(change)

@@ -1,24 +1,39 @@
-"""A batch's progress: bars of the stages, money, models."""
+"""The progress of a batch, of reading its rows and of scoring its plan; the list of batches."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from rich.console import Group, RenderableType
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from producer.progress import Snapshot
+from producer.submit import ReadProgress
 from routoo.console import formatting
+from routoo.console.output import messages
+from routoo.store.batches import BatchRecord
 
 _BAR_WIDTH = 40
+_REFRESHES_PER_S = 5
 
 
 def progress_view(snapshot: Snapshot, eta_s: float | None = None) -> RenderableType:
-    """Return what `status` and `watch` show of a batch.
+    """Return the screen of `status` and `watch`.
 
     Args:
-        snapshot: How it stands.
+        snapshot: The batch at one moment.
         eta_s: Expected seconds until the end, None where it is not known.
     """
-    parts: list[RenderableType] = [_headline(snapshot), _stages(snapshot), _facts(snapshot, eta_s)]
+    parts: list[RenderableType] = [_title(snapshot), _stages(snapshot), _facts(snapshot, eta_s)]
     if snapshot.progress.models:
         parts.append(_models(snapshot))
     if snapshot.replans:
@@ -30,6 +45,58 @@ def progress_view(snapshot: Snapshot, eta_s: float | None = None) -> RenderableT
     return Group(*parts)
 
 
+def batch_table(batches: Sequence[BatchRecord]) -> Table:
+    """Return a table of batches, a line each."""
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    table.add_column("id", no_wrap=True)
+    for name in ("name", "status", "jobs", "budget", "submitted"):
+        table.add_column(name, justify="right" if name in {"jobs", "budget"} else "left")
+    for record in batches:
+        table.add_row(
+            str(record.id),
+            record.name,
+            record.status,
+            f"{record.job_count:,}",
+            formatting.usd(record.budget_usd),
+            f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC",
+        )
+    return table
+
+
+@contextmanager
+def read_progress_bar(size_bytes: int | None) -> Iterator[Callable[[ReadProgress], None]]:
+    """Show a bar on standard error while rows are read; yields a function that moves it.
+
+    Args:
+        size_bytes: Size of the input, None where it is not known: then the bar only pulses.
+    """
+    columns = (TaskProgressColumn(), TextColumn("{task.fields[rows]:,} rows"))
+    with _bar("submitting", *columns) as bar:
+        task = bar.add_task("submit", total=size_bytes, rows=0)
+        yield lambda read: bar.update(task, completed=read.bytes_read, rows=read.rows)
+
+
+@contextmanager
+def scoring_progress_bar() -> Iterator[Callable[[Snapshot], None]]:
+    """Show a bar on standard error while jobs are scored; yields a function that moves it."""
+    columns = (TaskProgressColumn(), TextColumn("{task.completed:,.0f} jobs scored"))
+    with _bar("planning", *columns) as bar:
+        task = bar.add_task("plan", total=None)
+        yield lambda now: bar.update(task, total=now.progress.jobs, completed=now.progress.scored)
+
+
+def _bar(name: str, *columns: ProgressColumn) -> Progress:
+    return Progress(
+        TextColumn(name),
+        BarColumn(),
+        *columns,
+        TimeElapsedColumn(),
+        console=messages(),
+        transient=True,
+        refresh_per_second=_REFRESHES_PER_S,
+    )
+
+
 def progress_line(snapshot: Snapshot, eta_s: float | None = None) -> str:
     """Return the progress in one line, for logs."""
     now = snapshot.progress
@@ -37,20 +104,20 @@ def progress_line(snapshot: Snapshot, eta_s: float | None = None) -> str:
     return (
         f"{now.status}: {now.scored:,} scored, {snapshot.selected:,} selected, "
         f"{now.ended:,} of {now.jobs:,} answered ({snapshot.unsuccessful:,} failed)"
-        f"{_held(snapshot)}, "
+        f"{_at_providers(snapshot)}, "
         f"{formatting.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}, "
-        f"{formatting.rate(_jobs_per_s(snapshot, eta_s))}{eta}{_warned(snapshot)}"
+        f"{formatting.rate(_jobs_per_s(snapshot, eta_s))}{eta}{_used_of_budget(snapshot)}"
     )
 
 
 def _jobs_per_s(snapshot: Snapshot, eta_s: float | None) -> float | None:
-    """Return the pace that the time left assumes while a batch runs, else that of all its life."""
+    """Return the rate that the time left assumes while a batch runs, else its mean rate."""
     if eta_s and not snapshot.is_over:
         return (snapshot.progress.jobs - snapshot.progress.ended) / eta_s
     return snapshot.jobs_per_s
 
 
-def _headline(snapshot: Snapshot) -> Text:
+def _title(snapshot: Snapshot) -> Text:
     batch = snapshot.batch
     return Text.assemble(
         ("batch ", "dim"), str(batch.id), " ", (batch.name, "bold"), " ", snapshot.progress.status
@@ -76,7 +143,7 @@ def _facts(snapshot: Snapshot, eta_s: float | None) -> Text:
         formatting.duration(snapshot.elapsed_s),
     ]
     if snapshot.progress.at_providers:
-        facts.insert(0, _held(snapshot).removeprefix(", "))
+        facts.insert(0, _at_providers(snapshot).removeprefix(", "))
     if snapshot.jobs_per_s is not None:
         facts.append(formatting.rate(_jobs_per_s(snapshot, eta_s)))
     if failed:
@@ -86,7 +153,7 @@ def _facts(snapshot: Snapshot, eta_s: float | None) -> Text:
     return Text(" · ".join(facts))
 
 
-def _held(snapshot: Snapshot) -> str:
+def _at_providers(snapshot: Snapshot) -> str:
     count = snapshot.progress.at_providers
     return f", {count:,} in providers' batches" if count else ""
 
@@ -110,7 +177,7 @@ def _budget_warning(snapshot: Snapshot) -> str:
     )
 
 
-def _warned(snapshot: Snapshot) -> str:
+def _used_of_budget(snapshot: Snapshot) -> str:
     warnings = snapshot.progress.budget_warnings
     return f", {warnings[-1]} % of the budget is used" if warnings else ""
 

@@ -1,5 +1,6 @@
 """Properties of reading rows, and of what the producer loads."""
 
+import importlib
 import io
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from producer.cli import COMMANDS
 from producer.progress import Rate
 from producer.rows import csv_rows, jsonl_rows
 from producer.rows.body import BodyCheck
@@ -122,14 +124,46 @@ print(sorted(heavy & sys.modules.keys()))
     assert done.stdout.strip() == "[]"
 
 
+HELP_PAGES = """
+import contextlib, io, sys
+from typer.main import get_command
+from producer.cli import COMMANDS, build_app
+app = get_command(build_app())
+for arguments in ([], *([name] for name in COMMANDS), ["eval", "run"], ["schedule", "add"]):
+    with contextlib.redirect_stdout(io.StringIO()) as page:
+        app.main([*arguments, "--help"], standalone_mode=False)
+    assert "Usage" in page.getvalue(), arguments
+"""
+
+
+def test_help_pages_load_no_library_that_only_work_needs() -> None:
+    program = (
+        HELP_PAGES
+        + """
+heavy = {"psycopg", "sqlmodel", "numpy", "rich", "pydantic_settings", "pyarrow", "kombu", "celery"}
+print(sorted(heavy & sys.modules.keys()))
+"""
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_a_plain_command_loads_neither_arrow_nor_alembic_nor_kombu() -> None:
     program = """
 import sys
-from producer.cli import build_app
-build_app(["submit", "status", "watch", "results", "cancel"])
+import producer.commands.results, producer.commands.watch, producer.control, producer.progress
+import producer.queue, producer.results.export, producer.screen.progress, producer.submit
 print(sorted({"pyarrow", "alembic", "kombu", "celery"} & sys.modules.keys()))
 """
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_the_list_of_commands_names_each_with_its_summary() -> None:
+    for target, _ in COMMANDS.values():
+        module, _, name = target.partition(":")
+        assert hasattr(importlib.import_module(f"producer.commands.{module}"), name)

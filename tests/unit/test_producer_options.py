@@ -5,8 +5,7 @@ import inspect
 import pytest
 
 from producer.commands.evaluation import run_command
-from producer.commands.objective_options import AimOptions
-from producer.commands.order_options import OrderOptions
+from producer.commands.options import AimOptions, BatchOptions
 from producer.commands.plan import plan_command
 from producer.commands.run_options import RunOptions
 from producer.commands.schedule import add_command
@@ -35,7 +34,7 @@ POOL = pool_of("small", "large", "org/model@2026")
     ],
 )
 def test_an_aim_is_read(options: dict[str, str], expected: Objective) -> None:
-    objective = OrderOptions(**options).objective(POOL)
+    objective = BatchOptions(**options).objective(POOL)
     assert objective == expected
     assert Objective.from_json(objective.as_json()) == objective
 
@@ -45,7 +44,7 @@ def test_runs_and_schedules_take_the_aims_of_batches() -> None:
     for command in (submit_command, plan_command, run_command, add_command):
         assert aims <= set(inspect.signature(command).parameters)
     aim = {"match": "large@0.98", "risk": "1"}
-    assert RunOptions(**aim).objective(POOL) == OrderOptions(**aim).objective(POOL)
+    assert RunOptions(**aim).objective(POOL) == BatchOptions(**aim).objective(POOL)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ def test_runs_and_schedules_take_the_aims_of_batches() -> None:
 )
 def test_an_aim_that_makes_no_sense_is_told(options: dict[str, str], said: str) -> None:
     with pytest.raises(InputError) as caught:
-        OrderOptions(**options).objective(POOL)
+        BatchOptions(**options).objective(POOL)
     assert said in str(caught.value)
 
 

@@ -1,0 +1,143 @@
+"""Pauses, resumes, cancels and retries batches."""
+
+import asyncio
+from collections.abc import Collection
+from decimal import Decimal
+
+from producer.progress import Snapshot, find_batch, take_snapshot
+from routoo.console.output import note
+from routoo.domain.job import BatchStatus, ResultStatus
+from routoo.errors import InputError
+from routoo.store import budget
+from routoo.store.batches import BatchRecord, control, retry
+from routoo.store.database import Database
+
+_POLL_S = 0.3
+
+
+async def pause_batch(database: Database, batch: str) -> Snapshot:
+    """Let no new call of a batch start.
+
+    Args:
+        database: The store.
+        batch: Id, start of an id, or name.
+
+    Raises:
+        NotFoundError: There is no such batch.
+        InputError: Its state does not allow it.
+    """
+    async with database.transaction() as conn:
+        record = await find_batch(conn, batch)
+        await control.pause(conn, record.id)
+        return await take_snapshot(conn, record)
+
+
+async def resume_batch(database: Database, batch: str, budget_usd: Decimal | None) -> Snapshot:
+    """Let a paused batch go on; with a budget, also one whose money ran out.
+
+    Args:
+        database: The store.
+        batch: Id, start of an id, or name.
+        budget_usd: New budget of the whole batch in USD, None to leave it as it is.
+
+    Raises:
+        NotFoundError: There is no such batch.
+        InputError: Its state does not allow it, or more is spent and reserved than the budget.
+    """
+    async with database.transaction() as conn:
+        record = await find_batch(conn, batch)
+    if budget_usd is None:
+        async with database.transaction() as conn:
+            await control.resume(conn, record.id)
+    else:
+        await _resume_with(database, record, budget_usd)
+    async with database.transaction() as conn:
+        return await take_snapshot(conn, record)
+
+
+async def cancel_batch(database: Database, batch: str, *, wait: bool) -> Snapshot:
+    """Cancel a batch; one that is over stays as it is.
+
+    Args:
+        database: The store.
+        batch: Id, start of an id, or name.
+        wait: Whether to return only once the calls in flight have ended.
+
+    Raises:
+        NotFoundError: There is no such batch.
+    """
+    async with database.transaction() as conn:
+        record = await find_batch(conn, batch)
+        before = await control.cancel(conn, record.id)
+    if before in {BatchStatus.COMPLETED, BatchStatus.CANCELLED}:
+        note(f"the batch is {before} already: nothing was cancelled")
+    while True:
+        async with database.transaction() as conn:
+            await control.end_cancelled(conn, record.id)
+        async with database.transaction() as conn:
+            snapshot = await take_snapshot(conn, record)
+        if snapshot.is_over or not wait:
+            return snapshot
+        await asyncio.sleep(_POLL_S)
+
+
+async def retry_batch(
+    database: Database, batch: str, statuses: Collection[ResultStatus]
+) -> Snapshot:
+    """Open jobs without an answer again.
+
+    Args:
+        database: The store.
+        batch: Id, start of an id, or name.
+        statuses: How they had ended.
+
+    Raises:
+        NotFoundError: There is no such batch.
+        InputError: The state of the batch does not allow it.
+    """
+    async with database.transaction() as conn:
+        record = await find_batch(conn, batch)
+    await _reopen(database, record, statuses, "a retry was asked for")
+    async with database.transaction() as conn:
+        return await take_snapshot(conn, record)
+
+
+def read_statuses(names: Collection[str], *, failed_only: bool) -> frozenset[ResultStatus]:
+    """Return the ways to end that a retry names; all of those without an answer for none.
+
+    Raises:
+        InputError: A name is no way to end without an answer, or `failed_only` excludes it.
+    """
+    if failed_only and names:
+        raise InputError("--failed-only and --status exclude each other", remedy="Give one of them")
+    if failed_only:
+        return frozenset({ResultStatus.FAILED})
+    unknown = sorted(set(names) - {str(status) for status in retry.UNANSWERED})
+    if unknown:
+        raise InputError(
+            "this is no way to end without an answer",
+            value=unknown[0],
+            where="--status",
+            remedy=f"Give one of {', '.join(sorted(retry.UNANSWERED))}",
+        )
+    return frozenset(map(ResultStatus, names)) or retry.UNANSWERED
+
+
+async def _resume_with(database: Database, record: BatchRecord, budget_usd: Decimal) -> None:
+    """Set the budget, then reopen: a command that died in between can be repeated."""
+    async with database.transaction() as conn:
+        await budget.set_budget(conn, record.id, budget_usd)
+        if record.status is BatchStatus.PAUSED:
+            await control.resume(conn, record.id)
+    reason = f"the budget is now {budget_usd} USD"
+    await _reopen(database, record, {ResultStatus.BUDGET_EXHAUSTED}, reason)
+
+
+async def _reopen(
+    database: Database, record: BatchRecord, statuses: Collection[ResultStatus], reason: str
+) -> None:
+    async with database.transaction() as conn:
+        reopened = await retry.reopen(conn, record.id, statuses, reason)
+    note(f"{reopened.jobs:,} jobs are open again")
+    if reopened.left:
+        note(f"{reopened.left:,} more are in shards at work: try again once those have ended")

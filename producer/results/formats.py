@@ -1,0 +1,47 @@
+"""The formats of results, and what a writer of a format is.
+
+A format is one module of this package whose class is a `ResultWriter`;
+`producer.results.export` makes the writer of a format.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from routoo.store.results import ResultRecord
+
+
+class ResultFormat(StrEnum):
+    """Formats of results."""
+
+    TABLE = "table"
+    JSONL = "jsonl"
+    CSV = "csv"
+    PARQUET = "parquet"
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """The format and the files of an export."""
+
+    format: ResultFormat
+    """Not `TABLE`: that one is for the screen."""
+    out: Path | None = None
+    """None is standard output."""
+    errors: Path | None = None
+    """JSONL only: the file of the failures; None leaves them out."""
+
+
+class ResultWriter(Protocol):
+    """Writes results in one format, a chunk at a time; it holds no more than a chunk."""
+
+    def write(self, records: "Sequence[ResultRecord]") -> None:
+        """Write some results, in input order."""
+        ...
+
+    def close(self) -> None:
+        """Write the end of the file, where the format has one; the stream stays open."""
+        ...
