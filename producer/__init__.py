@@ -1,1 +1,1 @@
-"""The producer: submits batches, watches them and reads their results; as a library and a CLI."""
+"""The producer submits batches, follows them and reads their results, as a library and a CLI."""

@@ -1,4 +1,7 @@
-"""Plans: wait for one, and submit it."""
+"""Waits for plans, submits them, and plans the same jobs for another aim.
+
+A plan is a batch that is scored and selected but not submitted.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +21,7 @@ from routoo.store.redraft import redraft
 
 @dataclass(frozen=True, slots=True)
 class PlanSubmission:
-    """What became of submitting a plan."""
+    """The outcome of submitting a plan."""
 
     batch_id: UUID
     created: bool
@@ -29,7 +32,7 @@ class PlanSubmission:
 
 
 async def submit_plan(database: Database, plan: str) -> PlanSubmission:
-    """Run exactly what was planned; a plan that was submitted before is left alone.
+    """Run exactly what was planned; a plan that was submitted before stays as it is.
 
     Args:
         database: The store.
@@ -80,7 +83,7 @@ async def plan_again(
 async def await_plan(
     database: Database, batch_id: UUID, on_progress: Callable[[Snapshot], None] | None = None
 ) -> BatchRecord:
-    """Return a batch once its plan is there.
+    """Wait until a batch has its plan, and return the batch.
 
     Args:
         database: The store.

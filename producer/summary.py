@@ -1,10 +1,12 @@
 """Compares a batch's routing with every single model, expected and graded; shows it."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +15,7 @@ from producer.progress import Snapshot, find_batch, take_snapshot
 from producer.screen.progress import progress_view
 from routoo.console import formatting
 from routoo.domain.tables import read_outcomes
+from routoo.statistics import mix_quality
 from routoo.store.database import Database
 from routoo.store.evaluation.grades import load_scores
 
@@ -122,33 +125,28 @@ def _mix(routed: Contender, alone: Sequence[Contender]) -> Contender:
     ]
     return Contender(
         "random mix, same cost",
-        mix_quality(expected, routed.expected_cost_usd),
+        quality_of_mix(expected, routed.expected_cost_usd),
         routed.expected_cost_usd,
-        mix_quality(graded, routed.cost_usd),
+        quality_of_mix(graded, routed.cost_usd),
         routed.cost_usd,
     )
 
 
-def mix_quality(points: Sequence[tuple[float, float]], cost_usd: float | None) -> float | None:
-    """Return the best mean quality that mixing two models at random reaches at a cost.
+def quality_of_mix(points: Sequence[tuple[float, float]], cost_usd: float | None) -> float | None:
+    """Return the best mean quality that mixing models at random reaches at a cost.
 
     Args:
-        points: Cost and quality of each model alone.
+        points: Cost in USD and mean quality of each model alone.
         cost_usd: Cost to match.
 
     Returns:
-        A point of the upper convex hull of the models; None where even the cheapest is too dear,
-        or nothing is known.
+        A point of the upper convex hull of the models; None where even the cheapest costs more, or
+        nothing is known.
     """
-    if cost_usd is None:
+    if cost_usd is None or cost_usd < min((cost for cost, _ in points), default=math.inf):
         return None
-    values = [quality for cost, quality in points if cost <= cost_usd]
-    for cheap, low in points:
-        for dear, high in points:
-            if cheap <= cost_usd < dear:
-                share = (cost_usd - cheap) / (dear - cheap)
-                values.append(low + share * (high - low))
-    return max(values, default=None)
+    costs_usd, qualities = np.array(points, np.float64).T
+    return float(mix_quality(qualities, costs_usd, np.array([cost_usd]))[0])
 
 
 def summary_view(summary: Summary) -> RenderableType:

@@ -1,6 +1,7 @@
 """`routoo-producer results`: the answers of a batch."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,18 +10,21 @@ import typer
 
 from producer.commands.options import BatchArgument, JsonOption
 from producer.results.formats import Export, ResultFormat
+from routoo.console import formatting
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_with_database
 from routoo.errors import InputError
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
+    from rich.table import Table
 
     from producer.results.export import Exported
     from routoo.store.batches import BatchRecord
     from routoo.store.database import Database
     from routoo.store.results import ResultRecord
 
+_LONGEST_ANSWER = 60
 _BY_SUFFIX = {
     ".jsonl": ResultFormat.JSONL,
     ".csv": ResultFormat.CSV,
@@ -106,7 +110,6 @@ async def _print_rows(conn: "AsyncConnection", record: "BatchRecord") -> None:
 
 
 async def _print_table(conn: "AsyncConnection", record: "BatchRecord", rows: int) -> None:
-    from producer.screen.results import results_table
     from routoo.store import results
     from routoo.store.batches.progress import progress
 
@@ -116,11 +119,49 @@ async def _print_table(conn: "AsyncConnection", record: "BatchRecord", rows: int
             shown.append(result)
             if len(shown) == rows:
                 break
-    console().print(results_table(shown))
+    console().print(_table(shown))
     now = await progress(conn, record.id)
     if len(shown) < now.jobs:
         ended = f"{now.ended:,} of {now.jobs:,} jobs have ended"
         note(f"{len(shown):,} shown, {ended}; --rows N shows more, --out FILE writes all")
+
+
+def _table(records: "Sequence[ResultRecord]") -> "Table":
+    """Return a table of results, an answer cut to one line."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2), header_style="dim")
+    for name in ("custom_id", "status", "model", "answer"):
+        table.add_column(name, overflow="ellipsis", no_wrap=name != "answer")
+    for name in ("expected", "graded", "cost", "latency"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for record in records:
+        table.add_row(
+            record.custom_id,
+            record.status,
+            record.model or "-",
+            _one_line(record.answer if record.answer is not None else _error(record)),
+            _quality(record.expected_quality),
+            _quality(record.quality),
+            formatting.usd(record.cost_usd),
+            "-" if record.latency_s is None else f"{record.latency_s:.2f} s",
+        )
+    return table
+
+
+def _one_line(text: str) -> str:
+    # Answers are a model's: control characters could rewrite the terminal.
+    line = "".join(sign if sign.isprintable() else " " for sign in text)
+    line = " ".join(line.split())
+    return line if len(line) <= _LONGEST_ANSWER else f"{line[: _LONGEST_ANSWER - 3]}..."
+
+
+def _error(record: "ResultRecord") -> str:
+    return f"{record.error_code}: {record.error_message}"
+
+
+def _quality(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
 
 
 def _print_outcome(

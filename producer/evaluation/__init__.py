@@ -1,1 +1,1 @@
-"""Evaluation from the command line: sets, runs, replays, grading."""
+"""Evaluation sets, runs, replays and grading, for the commands."""

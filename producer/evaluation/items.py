@@ -1,4 +1,4 @@
-"""Reads the items of an evaluation set, and says everything that is wrong with them at once."""
+"""Reads the items of an evaluation set and collects everything that is wrong with them."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -22,11 +22,11 @@ _WHOLE = ("max_tokens",)
 
 @dataclass(slots=True)
 class ItemFile:
-    """A file of items as it was read."""
+    """The items of a file, and the problems of the others."""
 
     items: list[Item] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    """Place, fault and remedy of every row that can't be used."""
+    """A message for each row that can't be used: where, what, remedy."""
 
 
 def read_item_file(path: Path, *, references: bool) -> ItemFile:
@@ -50,7 +50,7 @@ def read_item_file(path: Path, *, references: bool) -> ItemFile:
         where = f"{path}:{number}"
         try:
             item = _checked(row, number, where, references=references)
-            _note_id(seen, item.item_id, where)
+            _check_id(seen, item.item_id, where)
         except InputError as error:
             found.problems.append(str(error))
         else:
@@ -58,7 +58,7 @@ def read_item_file(path: Path, *, references: bool) -> ItemFile:
     return found
 
 
-def _note_id(seen: set[str], item_id: str, where: str) -> None:
+def _check_id(seen: set[str], item_id: str, where: str) -> None:
     if item_id in seen:
         raise InputError(
             "the item_id repeats an earlier one",

@@ -1,1 +1,1 @@
-"""From a file of rows to jobs: readers, checks and the list of everything that is wrong."""
+"""Reads input rows, checks them and makes jobs of them, or lists their problems."""

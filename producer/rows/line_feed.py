@@ -1,4 +1,4 @@
-"""Lines as they come: from a pipe, or from a file that still grows."""
+"""Reads lines as they come, from a pipe or from a file that still grows."""
 
 import asyncio
 import threading
@@ -12,7 +12,7 @@ _POLL_S = 0.2
 
 
 class Line(NamedTuple):
-    """A line and where it stood."""
+    """A line and its number."""
 
     number: int
     """From 1, counted over the whole source."""
@@ -20,14 +20,14 @@ class Line(NamedTuple):
 
 
 class LineFeed:
-    """Reads lines in a thread of its own, no further ahead than they are wanted.
+    """Reads lines in a thread of its own, a bounded number ahead of those taken.
 
     Args:
-        stream: Where lines come from.
-        skip: Lines at the start that are done with.
-        follow: Wait for more at the end, as of a file that another program writes. A last line
-            without its end is then not taken.
-        most_ahead: Lines read ahead of those taken.
+        stream: The pipe or file.
+        skip: Number of lines at the start to leave out.
+        follow: Wait for more at the end, for a file that another program writes. A last
+            line without its line end is then not taken.
+        most_ahead: Maximum number of lines read and not taken yet.
     """
 
     def __init__(
@@ -41,14 +41,14 @@ class LineFeed:
         threading.Thread(target=self._read, name="line-feed", daemon=True).start()
 
     async def take(self, most: int, linger_s: float) -> list[Line]:
-        """Return the next lines: as many as come within a while after the first.
+        """Return the next lines: the first, and those that come within a while after it.
 
         Args:
-            most: Lines to return at most.
-            linger_s: How long to wait for more once there is one, in seconds.
+            most: Maximum number of lines to return.
+            linger_s: How long to wait for more after the first line, in seconds.
 
         Returns:
-            At least one line; none only at the end of the source.
+            At least one line; an empty list only at the end of the source.
 
         Raises:
             InputError: The source can't be read.

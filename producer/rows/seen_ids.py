@@ -26,7 +26,7 @@ class SeenIds:
         self._runs: list[tuple[_Hashes, _Lines]] = []
 
     def add(self, custom_ids: Sequence[str], lines: Sequence[int]) -> _Lines:
-        """Remember ids and say which of them are repeats.
+        """Remember ids and return which of them are repeats.
 
         Args:
             custom_ids: The ids of some rows, in input order.
@@ -78,10 +78,10 @@ def _merged(older: tuple[_Hashes, _Lines], newer: tuple[_Hashes, _Lines]) -> tup
 
 
 def _empty(count: int, kind: type[np.integer]) -> np.ndarray:
-    """Return an array in pages of its own.
+    """Return an array in memory pages of its own.
 
-    The allocator keeps what large arrays leave behind for others of their size; pages go back to
-    the system with the array.
+    The allocator keeps the memory of a large array for others of its size; pages of its own go back
+    to the system with the array.
     """
     return np.frombuffer(mmap(-1, count * np.dtype(kind).itemsize), kind)
 

@@ -1,1 +1,1 @@
-"""What people see: live progress, tables, the closing screen."""
+"""Views for terminals, made with rich."""

@@ -20,7 +20,7 @@ JOBS = 30
 BUDGET_USD = "0.02"
 
 
-def order(server: FakeServerProcess, folder: Path, key: str) -> tuple[str | Path, ...]:
+def keyed(server: FakeServerProcess, folder: Path, key: str) -> tuple[str | Path, ...]:
     """Return the options of a submission that may be repeated."""
     pool = write_pool(folder / "pool.yaml", server.base_url)
     return ("--pool", pool, "--budget-usd", BUDGET_USD, "--idempotency-key", key)
@@ -52,7 +52,7 @@ def test_a_submission_killed_while_it_copies_leaves_nothing_and_can_be_repeated(
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
     key = "copied half-way"
-    options = order(server, tmp_path, key)
+    options = keyed(server, tmp_path, key)
     command = stack.begin("routoo-producer", "submit", "-", *options)
     rows = write_jobs(tmp_path / "many.jsonl", 10_000).read_bytes()
     assert command.stdin is not None
@@ -71,7 +71,11 @@ def test_a_submission_killed_once_it_is_committed_is_found_by_its_key(
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
     key = "killed after the commit"
-    command = ("submit", write_jobs(tmp_path / "jobs.jsonl", JOBS), *order(server, tmp_path, key))
+    command = (
+        "submit",
+        write_jobs(tmp_path / "jobs.jsonl", JOBS),
+        *keyed(server, tmp_path, key),
+    )
     with stack.locked("predictions"):
         begun = stack.begin("routoo-producer", *command, "--watch")
         until(lambda: bool(batches_of(stack, key)), "the batch is committed")
@@ -84,7 +88,11 @@ def test_a_plan_killed_while_it_is_made_goes_on_and_is_shown_by_the_same_command
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
     key = "planned half-way"
-    command = ("plan", write_jobs(tmp_path / "jobs.jsonl", JOBS), *order(server, tmp_path, key))
+    command = (
+        "plan",
+        write_jobs(tmp_path / "jobs.jsonl", JOBS),
+        *keyed(server, tmp_path, key),
+    )
     with stack.locked("predictions"):
         begun = stack.begin("routoo-producer", *command)
         stack.until_held_up("INSERT INTO predictions")
@@ -101,7 +109,7 @@ def test_a_plan_whose_submission_is_killed_half_way_stays_a_plan_until_it_is_sub
 ) -> None:
     key = "handed out half-way"
     jobs = write_jobs(tmp_path / "jobs.jsonl", JOBS)
-    plan = stack.command("routoo-producer", "plan", jobs, *order(server, tmp_path, key), "--json")
+    plan = stack.command("routoo-producer", "plan", jobs, *keyed(server, tmp_path, key), "--json")
     plan_id = json.loads(plan)["plan_id"]
     with stack.locked("shards"):
         begun = stack.begin("routoo-producer", "submit", "--plan", plan_id)

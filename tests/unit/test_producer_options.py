@@ -10,7 +10,6 @@ from producer.commands.plan import plan_command
 from producer.commands.run_options import RunOptions
 from producer.commands.schedule import add_command
 from producer.commands.submit import submit_command
-from routoo.console import formatting
 from routoo.domain.batch_options import Objective
 from routoo.errors import InputError
 from tests.batch_factory import pool_of
@@ -72,18 +71,3 @@ def test_a_shared_record_of_options_stands_between_arguments_and_own_options(
     assert names[:2] == ["file", "budget_usd"]
     assert "options" not in names
     assert names[-1] == "as_json"
-
-
-@pytest.mark.parametrize(
-    ("answers_per_usd", "cost_usd", "said"),
-    [
-        (4.0, 20.0, "$1 more buys about 4 more good answers"),
-        (400.0, 0.5, "$0.01 more buys about 4 more good answers"),
-        (0.03, 4000.0, "$100 more buys about 3 more good answers"),
-        (5.0, 0.0, "$1 more buys about 5 more good answers"),
-    ],
-)
-def test_the_price_of_money_is_told_of_an_amount_small_beside_the_cost(
-    answers_per_usd: float, cost_usd: float, said: str
-) -> None:
-    assert formatting.price_of_money(answers_per_usd, cost_usd) == said

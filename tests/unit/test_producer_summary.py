@@ -1,12 +1,9 @@
-"""The arithmetic of the closing screen, and reading references."""
-
-from pathlib import Path
+"""The arithmetic of the closing screen and of the time left."""
 
 import pytest
 
-from producer.evaluation.grading import Reference, read_references
-from producer.summary import mix_quality
-from routoo.errors import InputError
+from producer.progress import Rate
+from producer.summary import quality_of_mix
 
 MODELS = [(1.0, 0.4), (2.0, 0.45), (5.0, 0.8)]
 
@@ -18,40 +15,16 @@ MODELS = [(1.0, 0.4), (2.0, 0.45), (5.0, 0.8)]
 def test_a_mix_lies_on_the_upper_hull_of_the_models(
     cost_usd: float | None, quality: float | None
 ) -> None:
-    assert mix_quality(MODELS, cost_usd) == pytest.approx(quality)
+    assert quality_of_mix(MODELS, cost_usd) == pytest.approx(quality)
 
 
 def test_a_mix_of_unknown_models_is_unknown() -> None:
-    assert mix_quality([], 1.0) is None
+    assert quality_of_mix([], 1.0) is None
 
 
-def test_references_are_read_by_custom_id(tmp_path: Path) -> None:
-    path = tmp_path / "references.jsonl"
-    path.write_text(
-        '{"custom_id": "a", "answer": "4", "grader": "numeric", "grader_options": {"digits": 1}}\n'
-        '\n{"custom_id": "b", "answer": "x"}\n'
-    )
-    assert read_references(path) == {
-        "a": Reference("4", "numeric", '{"digits":1}'),
-        "b": Reference("x"),
-    }
-
-
-@pytest.mark.parametrize("line", ["{", "[]", '{"custom_id": "b"}', '{"answer": "x"}'])
-def test_a_line_that_is_no_reference_is_named(tmp_path: Path, line: str) -> None:
-    path = tmp_path / "references.jsonl"
-    path.write_text('{"custom_id": "a", "answer": "4"}\n' + line)
-    with pytest.raises(InputError, match=r"references\.jsonl:2: the line is no reference"):
-        read_references(path)
-
-
-def test_two_references_of_one_job_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "references.jsonl"
-    path.write_text('{"custom_id": "a", "answer": "4"}\n' * 2)
-    with pytest.raises(InputError, match=":2: the custom_id has two references"):
-        read_references(path)
-
-
-def test_missing_references_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="can't be read"):
-        read_references(tmp_path / "none.jsonl")
+def test_the_time_left_follows_the_last_half_minute() -> None:
+    rate = Rate()
+    assert rate.eta_s(0.0, 0, 100) is None
+    assert rate.eta_s(10.0, 10, 100) == 90.0
+    assert rate.eta_s(100.0, 10, 100) is None
+    assert rate.eta_s(110.0, 60, 100) == 8.0
