@@ -13,8 +13,8 @@ from routoo.console.options import with_options
 
 if TYPE_CHECKING:
     from routoo.domain.pool import Tariff
-    from routoo.selector.pool_choice.answers import Answers
-    from routoo.selector.pool_choice.choose import Universe
+    from routoo.selector.pool_choice.answers import AnswerTable
+    from routoo.selector.pool_choice.choose import PoolChoice
 
 pool = CommandGroup("Choose, look at and check pools of models.")
 
@@ -57,27 +57,27 @@ def choose(options: ChooseOptions) -> None:
     """Choose the models that complement each other best on graded answers."""
     from routoo.console.output import json_line
     from routoo.domain.tables import read_items, read_outcomes
-    from routoo.selector.pool_choice.answers import Answers
-    from routoo.selector.pool_choice.choose import choose_universe, value_answers
+    from routoo.selector.pool_choice.answers import AnswerTable
+    from routoo.selector.pool_choice.choose import choose_members, value_answers
     from routoo.selector.pool_choice.tariffs import derive_prices, price_answers, read_prices
 
     rows = read_items(*options.items)
-    answers = Answers.of(read_outcomes(*options.outcomes), [item.item_id for item in rows])
+    answers = AnswerTable.of(read_outcomes(*options.outcomes), [item.item_id for item in rows])
     answers = answers.without(options.exclude or ())
     datasets = {item.dataset for item in rows}
     tariffs = read_prices(options.prices, datasets) if options.prices else derive_prices(answers)
     costs = price_answers(answers, tariffs) if options.price_aware else None
     usd_per_point = options.usd_per_point if options.price_aware else None
     worth = value_answers(answers.score, costs, usd_per_point)
-    universe = choose_universe(worth, options.size)
+    choice = choose_members(worth, options.size)
     if options.out is not None:
-        names = tuple(answers.models[member.model] for member in universe.members)
+        names = tuple(answers.models[member.model] for member in choice.members)
         _write_pool(options, options.out, names, tariffs)
-    report = _describe(answers, universe, tariffs)
+    report = _describe(answers, choice, tariffs)
     if options.as_json:
         typer.echo(json_line(report))
     else:
-        _print_choice(report, universe)
+        _print_choice(report, choice)
 
 
 @pool.command()
@@ -122,10 +122,10 @@ def check(pool_file: PoolFile) -> None:
 
 
 def _describe(
-    answers: "Answers", universe: "Universe", tariffs: "Mapping[str, Tariff]"
+    answers: "AnswerTable", choice: "PoolChoice", tariffs: "Mapping[str, Tariff]"
 ) -> dict[str, Any]:
     members = []
-    for member in universe.members:
+    for member in choice.members:
         name = answers.models[member.model]
         tariff = tariffs.get(name)
         price = None if tariff is None else {k: float(v) for k, v in tariff.model_dump().items()}
@@ -134,12 +134,12 @@ def _describe(
         "members": members,
         "candidates": len(answers.models),
         "items": len(answers.score),
-        **{k: v for k, v in asdict(universe).items() if k != "members"},
-        "share": universe.share,
+        **{k: v for k, v in asdict(choice).items() if k != "members"},
+        "share": choice.share,
     }
 
 
-def _print_choice(report: dict[str, Any], universe: "Universe") -> None:
+def _print_choice(report: dict[str, Any], choice: "PoolChoice") -> None:
     from routoo.console.output import console, report_table
     from routoo.selector.pool_choice.choose import GREEDY_SHARE
 
@@ -154,8 +154,8 @@ def _print_choice(report: dict[str, Any], universe: "Universe") -> None:
     screen.print(table)
     proof = (
         "all pools of this size were tried: none is worth more"
-        if universe.exact
-        else f"at least {universe.share:.1%} of the best pool (greedy promises {GREEDY_SHARE:.1%})"
+        if choice.exact
+        else f"at least {choice.share:.1%} of the best pool (greedy promises {GREEDY_SHARE:.1%})"
     )
     screen.print(f"{report['candidates']} candidates on {report['items']} items; {proof}.")
 

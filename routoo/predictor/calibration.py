@@ -17,7 +17,9 @@ from routoo.predictor.logistic import log_loss, logit, sigmoid
 
 KNOTS = 65
 MIN_OUTCOMES = 50
-"""With fewer no curve can be told from luck."""
+"""With fewer outcomes a curve would be fitted to noise."""
+_MIN_FOLDS = 2
+"""One fold to fit a curve on, one to measure its loss on."""
 NONE = "none"
 """The stack's log-odds, as they are: they were fitted to log loss already."""
 _LIMIT = 12.0
@@ -87,7 +89,7 @@ def _choose(x: Vector, y: Vector, folds: Int64[np.ndarray, " items"]) -> str:
     fitted to noise: it would move one model's level against another's, which selection then follows
     (the one-standard-error rule; Breiman et al. 1984, section 3.4.3).
     """
-    if len(x) < MIN_OUTCOMES or len(np.unique(folds)) < 2:  # noqa: PLR2004 - to fit on, to judge by
+    if len(x) < MIN_OUTCOMES or len(np.unique(folds)) < _MIN_FOLDS:
         return NONE
     plain = log_loss(y, sigmoid(x))
     savings = {name: plain - _held_out_loss(fit, x, y, folds) for name, fit in _METHODS.items()}

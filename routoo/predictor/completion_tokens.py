@@ -10,7 +10,7 @@ from routoo.predictor.missing_values import known_mean
 from routoo.predictor.regression import Linear, Ridge, fit_least_squares
 
 UNKNOWN_TOKENS = 256.0
-"""Length assumed where no outcome of any model tells one."""
+"""Length assumed where no outcome of any model has one."""
 _LOG_LIMIT = 12.0
 
 

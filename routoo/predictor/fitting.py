@@ -150,11 +150,11 @@ def _cross_fit(
     similarity = np.zeros((len(items.features), NEIGHBOURS + 1), np.float32)
     members = []
     for fold in range(count):
-        inside, asked = items.take(folds != fold), items.features[folds == fold]
+        inside, held_out = items.take(folds != fold), items.features[folds == fold]
         member = EnsembleMember.fit(inside)
         neighbours = NeighbourView.fit(replace(inside, memory_seed=0))
-        nearby = neighbours.nearby(asked)
-        views[:-1, folds == fold] = member.log_odds(asked)
+        nearby = neighbours.nearby(held_out)
+        views[:-1, folds == fold] = member.log_odds(held_out)
         views[-1, folds == fold] = neighbours.log_odds_of(nearby)
         similarity[folds == fold, : nearby.similarity.shape[1]] = nearby.similarity
         members.append(member)

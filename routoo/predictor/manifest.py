@@ -61,14 +61,14 @@ class Manifest:
             CheckpointError: It was trained without margins, or with none for such a confidence.
         """
         table = self.metrics.get("floor_margins") or {"confidences": [], "models": {}}
-        places = [n for n, level in enumerate(table["confidences"]) if level >= confidence]
-        if not places or not set(models) <= set(table["models"]):
+        rows = [n for n, level in enumerate(table["confidences"]) if level >= confidence]
+        if not rows or not set(models) <= set(table["models"]):
             raise CheckpointError(
                 "the checkpoint has no margins for such a confidence",
                 value=confidence,
                 remedy="Lower --floor-confidence, leave it out, or train again with `routoo train`",
             )
-        return [float(table["models"][name][places[0]]) for name in models]
+        return [float(table["models"][name][rows[0]]) for name in models]
 
 
 def read_manifest(checkpoint: Path) -> Manifest:
@@ -106,8 +106,9 @@ def manifest_text(manifest: Manifest) -> str:
     return json.dumps(facts, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
-def _parsed(values: Any, path: Path) -> Manifest:  # noqa: ANN401 - JSON of any shape
-    version = values.get("format_version") if isinstance(values, dict) else None
+def _parsed(content: object, path: Path) -> Manifest:
+    values: dict[str, Any] = content if isinstance(content, dict) else {}
+    version = values.get("format_version")
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"the checkpoint's format is not version {FORMAT_VERSION}",
@@ -145,16 +146,16 @@ def _check_kinds(values: dict[str, Any], path: Path) -> None:
         )
 
 
-def _each(figures: Any, change: Callable[[Any], Any]) -> Any:  # noqa: ANN401 - JSON of any shape
+def _each(figures: object, change: Callable[[object], object]) -> object:
     """Return figures with each changed that is no further object."""
     if isinstance(figures, dict):
         return {key: _each(value, change) for key, value in figures.items()}
     return change(figures)
 
 
-def _null_for_nan(figure: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+def _null_for_nan(figure: object) -> object:
     return None if isinstance(figure, float) and math.isnan(figure) else figure
 
 
-def _nan_for_null(figure: Any) -> Any:  # noqa: ANN401 - JSON of any shape
+def _nan_for_null(figure: object) -> object:
     return math.nan if figure is None else figure

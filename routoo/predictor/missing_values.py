@@ -36,10 +36,10 @@ def model_levels(score: Float32[np.ndarray, "items models"]) -> Float32[np.ndarr
 def with_prior(
     score: Float32[np.ndarray, "items models"], weight: Float32[np.ndarray, "items models"]
 ) -> tuple[Float32[np.ndarray, "more models"], Float32[np.ndarray, "more models"]]:
-    """Return scores and what they count for with one more item, that says what levels are usual.
+    """Return scores and their weights with one more item, whose scores are the mean of all models.
 
-    Its features, which the caller adds, are those of the average prompt. A level that is fitted to
-    all of this stays finite where a model's few outcomes are all alike.
+    Its features, which the caller adds, are those of the average prompt. A model's level that is
+    fitted to all of this stays finite where a model's few outcomes are all alike.
     """
     usual = np.full((1, score.shape[1]), pooled_mean(score), np.float32)
     counts = np.full_like(usual, PRIOR_OUTCOMES)

@@ -71,4 +71,4 @@ class TuneOptions:
     """Of the adapters; the head learns three times as fast."""
     seed: int = 0
     class_weight: ClassWeight = ClassWeight.NONE
-    """What outcomes count for in the loss, also in the one that tells when to stop."""
+    """What outcomes count for in the loss, also in the loss that decides when to stop."""

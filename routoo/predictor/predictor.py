@@ -147,7 +147,7 @@ def _reading(manifest: Manifest) -> Reading:
 
 
 def choose_device(device: str) -> str:
-    """Return the device to compute on: what was asked for, or the best there is for auto.
+    """Return the device to compute on: the one that was named, or the best there is for auto.
 
     Raises:
         InputError: There is no such device here.

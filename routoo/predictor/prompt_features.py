@@ -78,7 +78,7 @@ def prompt_features(
 def surface_features(prompt: str) -> Float32[np.ndarray, " features"]:
     """Return counts and shares of a prompt's surface, roughly within [-3, 10].
 
-    Counts are compressed by log1p, so that a page doesn't outweigh a line by its length alone.
+    Counts are compressed by log1p: a long prompt must not outweigh a short one by its length alone.
     """
     text, _ = bounded(clean(prompt))
     options = [match.group(2) for match in _OPTION.finditer(text)]
@@ -88,7 +88,7 @@ def surface_features(prompt: str) -> Float32[np.ndarray, " features"]:
 
 
 def _stem(text: str) -> str:
-    """Return what stands before the first option, without the blank lines between."""
+    """Return the text before the first option, without the blank lines between."""
     found = _OPTION.search(text)
     before = text[: found.start()].rstrip() if found else text
     return before + "\n" if before else before
@@ -141,7 +141,7 @@ def _options(options: list[str]) -> list[float]:
 
 
 def _is_number(option: str) -> bool:
-    """Tell whether an option is digits and signs alone."""
+    """Return whether an option consists of digits and signs alone."""
     return bool(re.search(r"\d", option)) and not re.search(r"[^\W\d]", option)
 
 

@@ -1,7 +1,7 @@
 """Stacking: one log-odds from several views, weighted by what they were worth on held-out items.
 
-Each view is split into what it says of the prompt for all models (its mean over models) and what
-it says of one model beyond that. The second is mostly noise, and choosing the best model by noisy
+Each view is split into what it expects of all models on a prompt (its mean over models) and what it
+expects of one model beyond that. The second is mostly noise, and choosing the best model by noisy
 differences picks the luckiest one (the winner's curse): its own weights, fitted on held-out items,
 shrink the differences as far as they deserve. Some differences deserve more than others (strong
 models from weak ones, one family from another), so there is a weight for each principal direction
@@ -45,7 +45,7 @@ class StackingWeights:
         common, own = _parts(views, centre)
         axes = _directions(score)
         goal, counts = with_prior(score, (~np.isnan(score)).astype(np.float32))
-        # Of the prior's item no view says anything.
+        # The views know nothing of the prior's item.
         common, own = np.pad(common, ((0, 0), (0, 1))), np.pad(own, ((0, 0), (0, 1), (0, 0)))
         evidence = _Evidence(common, own @ axes, axes, np.nan_to_num(goal), counts)
         equal = np.full((len(views), 1), 1 / len(views))
@@ -85,7 +85,7 @@ class _Weights:
 
 @dataclass(frozen=True, slots=True)
 class _Evidence:
-    """Views in parts, and the outcomes that say what each part is worth."""
+    """Views in parts, and the outcomes that the parts' weights are fitted to."""
 
     common: Float32[np.ndarray, "views items"]
     own: Float32[np.ndarray, "views items directions"]

@@ -32,7 +32,7 @@ class ConformalFloor:
     """What to take off each model's estimates so that the rest holds with confidence."""
 
     margin: Float64[np.ndarray, " models"]
-    """Infinite where too few answers were graded for the confidence asked."""
+    """Infinite where too few answers were graded for that confidence."""
     confidence: float
 
     def lower(

@@ -128,7 +128,7 @@ class _Hull:
 def _standings(
     value: Float64[np.ndarray, " models"], chosen: int, hull: _Hull
 ) -> list[tuple[Standing, float]]:
-    """Return how each model stands, and its regret at the shadow price."""
+    """Return each model's standing, and its regret at the shadow price."""
     best = float(value[chosen]) if chosen >= 0 else float(value.max())
     others = np.where(np.arange(len(value)) == chosen, -np.inf, value)
     runner_up = int(others.argmax()) if np.isfinite(others).any() else -1

@@ -28,7 +28,7 @@ class IneligibilityReason(IntFlag):
     """It lacks something the request needs, such as tools or JSON mode."""
 
 
-_WORDS = {
+_PHRASES = {
     IneligibilityReason.QUALITY: "quality below the job's floor",
     IneligibilityReason.COST: "cost above the job's cap",
     IneligibilityReason.LATENCY: "latency above the job's cap",
@@ -82,36 +82,36 @@ def find_reasons(estimates: JobEstimates, limits: JobLimits) -> UInt8[np.ndarray
     """
     reasons = np.zeros(estimates.quality.shape, dtype=np.uint8)
     # A comparison with NaN is false, so a limit that is not set rules nothing out.
-    _bar(reasons, IneligibilityReason.QUALITY, estimates.quality < limits.min_quality[:, None])
-    _bar(reasons, IneligibilityReason.COST, estimates.cost_usd > limits.max_cost_usd[:, None])
+    _rule_out(reasons, IneligibilityReason.QUALITY, estimates.quality < limits.min_quality[:, None])
+    _rule_out(reasons, IneligibilityReason.COST, estimates.cost_usd > limits.max_cost_usd[:, None])
     if estimates.latency_s is not None:
-        _bar(
+        _rule_out(
             reasons,
             IneligibilityReason.LATENCY,
             estimates.latency_s > limits.max_latency_s[:, None],
         )
     if limits.in_time is not None:
-        _bar(reasons, IneligibilityReason.LATENCY, ~limits.in_time)
+        _rule_out(reasons, IneligibilityReason.LATENCY, ~limits.in_time)
     if (
         estimates.prompt_tokens is not None
         and estimates.completion_tokens is not None
         and estimates.window_tokens is not None
     ):
         needed = estimates.prompt_tokens + estimates.completion_tokens
-        _bar(reasons, IneligibilityReason.WINDOW, needed > estimates.window_tokens)
+        _rule_out(reasons, IneligibilityReason.WINDOW, needed > estimates.window_tokens)
     if limits.usable is not None:
-        _bar(reasons, IneligibilityReason.DENIED, ~limits.usable)
+        _rule_out(reasons, IneligibilityReason.DENIED, ~limits.usable)
     if limits.capable is not None:
-        _bar(reasons, IneligibilityReason.CAPABILITY, ~limits.capable)
+        _rule_out(reasons, IneligibilityReason.CAPABILITY, ~limits.capable)
     return reasons
 
 
 def describe(reason: int) -> list[str]:
     """Return a phrase for each reason that a code holds."""
-    return [words for flag, words in _WORDS.items() if reason & flag]
+    return [words for flag, words in _PHRASES.items() if reason & flag]
 
 
-def _bar(
+def _rule_out(
     reasons: UInt8[np.ndarray, "jobs models"],
     reason: IneligibilityReason,
     against: Bool[np.ndarray, "jobs models"],

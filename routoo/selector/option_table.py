@@ -62,9 +62,9 @@ class OptionTable:
         np.copyto(quality[:models], self.quality[start:stop].T)
         np.copyto(cost_usd[:models], self.cost_usd[start:stop].T)
         if self.allowed is not None:
-            barred = ~self.allowed[start:stop].T
-            np.copyto(quality[:models], -np.inf, where=barred)
-            np.copyto(cost_usd[:models], 0.0, where=barred)
+            ruled_out = ~self.allowed[start:stop].T
+            np.copyto(quality[:models], -np.inf, where=ruled_out)
+            np.copyto(cost_usd[:models], 0.0, where=ruled_out)
         if self.idle:
             quality[models] = cost_usd[models] = 0.0
 

@@ -11,6 +11,8 @@ from routoo.errors import InputError
 
 Usd = float | Decimal
 """An amount in US dollars; exact comparisons take either at its exact value."""
+_DIMENSIONS = 2
+"""Jobs x models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +26,7 @@ class Capacity:
     limit: float
     """Most calls, or most units of `use`, over the whole batch."""
     use: Float[np.ndarray, "jobs models"] | None = None
-    """Units that each call would take (tokens, say), at least 0; None counts calls."""
+    """Units that each call would take (tokens, for example), at least 0; None counts calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ def match_model(problem: Problem, model: int, ratio: float) -> float:
 
 def _check_shapes(problem: Problem) -> None:
     shape = problem.quality.shape
-    if len(shape) != 2 or shape[1] == 0:  # noqa: PLR2004 - jobs x models
+    if len(shape) != _DIMENSIONS or shape[1] == 0:
         raise InputError("quality must have the shape jobs x models", value=shape)
     others = {"cost_usd": problem.cost_usd, "allowed": problem.allowed}
     others |= {f"use of capacity {item.name}": item.use for item in problem.capacities}

@@ -1,7 +1,7 @@
 """Solutions: what was decided, how good it provably is, what to relax where the limits can't hold.
 
 Every solver ends here: `conclude` turns its choice and its proof into a `Solution`, `infeasible`
-returns one that serves no job and says why.
+returns one that serves no job, with advice.
 """
 
 import math
@@ -25,7 +25,7 @@ SHOWN_DIGITS = 6
 
 
 class SolveStatus(StrEnum):
-    """How a solution stands to its problem."""
+    """Whether a solution keeps its problem's limits, and how good it is."""
 
     OPTIMAL = "optimal"
     """No choice within the limits is better."""
@@ -131,7 +131,7 @@ def conclude(
 
 
 def infeasible(problem: Problem, advice: str) -> Solution:
-    """Return a solution that serves nobody and says what to relax."""
+    """Return a solution without a model for any job, with advice on what to relax."""
     worst = np.inf if problem.min_mean_quality is not None else -np.inf
     return Solution(
         choice=np.full(problem.jobs, -1, dtype=np.int32),
@@ -147,7 +147,7 @@ def infeasible(problem: Problem, advice: str) -> Solution:
 
 
 def advise_budget(problem: Problem, least_usd: Fraction, why: str) -> str:
-    """Say which budget would do, rounded up so that it really does."""
+    """Return advice with a budget that is enough, rounded up."""
     missing = _up(least_usd - Fraction(problem.budget_usd or 0))
     return (
         f"A budget of {problem.budget_usd} USD is too small: {why} costs {_up(least_usd)} USD. "
@@ -158,7 +158,7 @@ def advise_budget(problem: Problem, least_usd: Fraction, why: str) -> str:
 def advise_limits(
     problem: Problem, overdrawn: dict[str, tuple[Fraction, Fraction]], *, proved: bool
 ) -> str:
-    """Say which limits stand in the way together, and what would have kept the best try.
+    """Return advice on which limits can't hold together, and by how much to relax them.
 
     Args:
         problem: The problem.

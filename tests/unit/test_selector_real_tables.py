@@ -8,7 +8,7 @@ import pytest
 
 from routoo.domain.tables import read_outcomes
 from routoo.selector import Problem, solve
-from routoo.selector.pool_choice.answers import Answers
+from routoo.selector.pool_choice.answers import AnswerTable
 from routoo.selector.solution import Solution
 
 DATA = Path(os.environ.get("ROUTOO_DATA_DIR") or Path(__file__).parents[3] / "shared" / "data")
@@ -20,7 +20,7 @@ def _oracle(name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if not file.exists():
         pytest.skip(f"{file.name} is not at hand: set ROUTOO_DATA_DIR")
     outcomes = read_outcomes(file)
-    answers = Answers.of(outcomes, list(dict.fromkeys(outcomes.item_ids)))
+    answers = AnswerTable.of(outcomes, list(dict.fromkeys(outcomes.item_ids)))
     allowed = np.isfinite(answers.score) & np.isfinite(answers.cost_usd)
     kept = allowed.any(axis=1)
     return answers.score[kept], answers.cost_usd[kept], allowed[kept]

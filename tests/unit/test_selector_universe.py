@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from routoo.cli.pool import pool as pool_command
 from routoo.domain.pool_file import load_pool
 from routoo.errors import ConfigError, InputError
-from routoo.selector.pool_choice.choose import GREEDY_SHARE, choose_universe, value_answers
+from routoo.selector.pool_choice.choose import GREEDY_SHARE, choose_members, value_answers
 
 SCORES = {
     # b and c together are right everywhere; a is the best alone and adds nothing to them.
@@ -31,10 +31,10 @@ def _worth(models: int, seed: int) -> np.ndarray:
 
 
 def test_models_that_complement_each_other_beat_the_best_ones() -> None:
-    universe = choose_universe(np.array(list(SCORES.values()), float).T, 2)
-    assert sorted(member.model for member in universe.members) == [1, 2]
-    assert universe.worth == pytest.approx(1.0)
-    assert universe.exact
+    choice = choose_members(np.array(list(SCORES.values()), float).T, 2)
+    assert sorted(member.model for member in choice.members) == [1, 2]
+    assert choice.worth == pytest.approx(1.0)
+    assert choice.exact
 
 
 @settings(max_examples=40, deadline=None)
@@ -44,11 +44,11 @@ def test_greedy_keeps_its_guarantee_and_its_bound(models: int, size: int, seed: 
     worth = _worth(models, seed)
     pools = map(list, combinations(range(models), size))
     best = max(worth[:, pool].max(axis=1).mean() for pool in pools)
-    greedy = choose_universe(worth, size, exact=False)
+    greedy = choose_members(worth, size, exact=False)
     assert greedy.worth >= GREEDY_SHARE * best - 1e-12
     assert greedy.bound >= best - 1e-12
     assert greedy.share >= GREEDY_SHARE - 1e-12
-    assert choose_universe(worth, size, exact=True).worth == pytest.approx(best)
+    assert choose_members(worth, size, exact=True).worth == pytest.approx(best)
     gains = [member.gain for member in greedy.members]
     assert gains == sorted(gains, reverse=True)
 
@@ -57,14 +57,14 @@ def test_price_awareness_prefers_a_cheap_model_that_is_as_good() -> None:
     score = np.array([[1.0, 1.0], [1.0, 1.0]])
     cost = np.array([[0.004, 0.001]] * 2)
     worth = value_answers(score, cost, willingness_to_pay_usd=0.01)
-    universe = choose_universe(worth, 1)
-    assert universe.members[0].model == 1
-    assert universe.worth == pytest.approx(0.9)
+    choice = choose_members(worth, 1)
+    assert choice.members[0].model == 1
+    assert choice.worth == pytest.approx(0.9)
 
 
 def test_pools_of_impossible_size_and_answers_of_unknown_cost_are_refused() -> None:
     with pytest.raises(InputError):
-        choose_universe(_worth(3, 0), 4)
+        choose_members(_worth(3, 0), 4)
     with pytest.raises(InputError, match="no cost"):
         value_answers(np.ones((1, 1)), np.full((1, 1), np.nan), 1.0)
 

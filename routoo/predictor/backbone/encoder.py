@@ -25,7 +25,7 @@ from routoo.predictor.backbone.window import Window, bounded, clean, string_sha2
 from routoo.predictor.options import Pooling, Reading
 
 MAX_WINDOW_TOKENS = 512
-"""Longest sequence that is scored: attention beyond it costs more than it was seen to tell."""
+"""Longest sequence that is scored: longer ones cost more time than they improve estimates."""
 TOKEN_BUDGET = 4096
 """Padded tokens of a micro-batch: fills a CPU's caches and keeps memory small."""
 CHUNK_PROMPTS = 2048
@@ -53,7 +53,7 @@ class Encoder:
 
     Args:
         backbone: Where the model lies.
-        reading: Which hidden states it is asked for, and how.
+        reading: Which hidden states are pooled, and how.
         device: Device to compute on, in torch's words.
 
     Raises:
@@ -80,7 +80,7 @@ class Encoder:
             pooling=reading.pooling or usual,
         )
         # A decoder's first token takes the attention that nothing else wants: its state is large
-        # and says nothing (Xiao et al. 2024, attention sinks).
+        # and carries no meaning (Xiao et al. 2024, attention sinks).
         self._pool = choose_pooler(self.pooling, skip_first=self._decodes)
         self.window = _window(self._tokenizer, self.model, reading.suffix)
         self.adapters: Mapping[str, np.ndarray] = {}
@@ -131,7 +131,7 @@ class Encoder:
 
         Args:
             prompts: Any text: the empty prompt, control characters and lone surrogates too.
-            progress: Told how many prompts are done as they are.
+            progress: Called with the number of prompts that were done since its last call.
         """
         features = np.zeros((len(prompts), self.width), np.float32)
         truncated = np.zeros(len(prompts), np.bool_)
@@ -177,7 +177,7 @@ class Encoder:
     def states(self, sequences: Tokens) -> Float[Tensor, "batch features"]:
         """Return the pooled hidden states of token sequences, on the device, open to gradients."""
         ids, mask = self._transfer.upload(sequences)
-        # Padding stands at the end, where no token of a decoder looks: without a mask attention is
+        # Padding is at the end, which no token of a decoder attends to: without a mask attention is
         # PyTorch's causal kernel, which skips half of the pairs.
         states = self.model(
             input_ids=ids,
@@ -211,7 +211,7 @@ def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     return tuple(layers)
 
 
-def _window(tokenizer: Any, model: Any, suffix: str) -> Window:  # noqa: ANN401 - transformers
+def _window(tokenizer: Any, model: Any, suffix: str) -> Window:
     before, after = _special_tokens(tokenizer)
     cue = tuple(tokenizer(suffix, add_special_tokens=False)["input_ids"]) if suffix else ()
     tokens = min(MAX_WINDOW_TOKENS, int(model.config.max_position_embeddings))
@@ -226,7 +226,7 @@ def _window(tokenizer: Any, model: Any, suffix: str) -> Window:  # noqa: ANN401 
     return window
 
 
-def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:  # noqa: ANN401
+def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Read the tokens around a text off an empty one; a bare decoder starts with its end token."""
     around = tuple(tokenizer("")["input_ids"])
     if not around:

@@ -19,9 +19,9 @@ class Backbone:
     path: Path
     """Folder in Hugging Face layout, or a GGUF file."""
     weights_sha256: str
-    """Hash over the weight files, so that a checkpoint can tell its backbone from another."""
+    """Hash over the weight files, by which a checkpoint recognises its backbone."""
     reader_sha256: str
-    """Hash over configuration and tokenizer, which the same weights may come with others of."""
+    """Hash over configuration and tokenizer: the same weights may come with other ones."""
 
 
 def find_backbone(name: str) -> Backbone:

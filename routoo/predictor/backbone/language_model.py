@@ -25,7 +25,7 @@ _KEPT_BYTES = 1 << 30
 def load_language_model(
     backbone: Backbone, device: torch.device, precision: Precision = Precision.AUTO
 ) -> tuple[Any, Any]:
-    """Return a backbone's tokenizer and its model, ready to be asked.
+    """Return a backbone's tokenizer and its model, in evaluation mode.
 
     Attention is PyTorch's fused one where the model has it (transformers' default).
 
@@ -57,7 +57,7 @@ def load_language_model(
 def choose_dtype(precision: Precision, device: torch.device, *, decodes: bool) -> torch.dtype:
     """Return the type of numbers that a backbone computes in.
 
-    Left to us, that is bfloat16 where the device multiplies such matrices in hardware: a GPU, and
+    By default that is bfloat16 where the device multiplies such matrices in hardware: a GPU, and
     for a decoder a CPU with AMX, several times as fast there as single precision. An encoder on a
     CPU stays in single precision: its scores are promised to 1e-5 whatever their batch-mates.
     """
@@ -69,7 +69,7 @@ def choose_dtype(precision: Precision, device: torch.device, *, decodes: bool) -
     return torch.bfloat16 if fast else torch.float32
 
 
-def compile_layers(model: Any) -> None:  # noqa: ANN401 - transformers has no types
+def compile_layers(model: Any) -> None:
     """Let torch.compile fuse what a layer does between its matrix products, for any shape.
 
     Layers share their code, so that one is compiled for all. Without a compiler nothing is done.
@@ -83,8 +83,8 @@ def compile_layers(model: Any) -> None:  # noqa: ANN401 - transformers has no ty
                 layer.compile(dynamic=True)
 
 
-def is_decoder(config: Any) -> bool:  # noqa: ANN401 - transformers has no types
-    """Tell whether a kind of model continues text, so that only its last token saw all.
+def is_decoder(config: Any) -> bool:
+    """Return whether a model continues text, so that only its last token attends to all others.
 
     Kinds that also fill gaps (BERT, RoBERTa) are encoders: as decoders they need another
     configuration, and other weights. A GGUF file names no architecture, but its kind.
@@ -95,7 +95,7 @@ def is_decoder(config: Any) -> bool:  # noqa: ANN401 - transformers has no types
 
 
 def keep_freed_memory() -> None:
-    """Tell the C library to keep what is freed, up to 1 GiB, for what is asked for next.
+    """Make the C library keep up to 1 GiB of freed memory for later allocations.
 
     A layer's intermediate results are tens of megabytes. By default glibc gives such blocks back to
     the kernel at once, and every layer waits for fresh pages: a fifth to a third of the time of a

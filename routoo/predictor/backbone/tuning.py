@@ -26,7 +26,7 @@ _BATCH_TOKENS = 2048
 _POOL_PROMPTS = 512
 """Prompts sorted by length together: less padding, still random batches."""
 _STOP_PARTS = 10
-"""One part in so many is kept to tell when to stop."""
+"""One part in so many is kept out of the training, to decide when to stop."""
 _PARAMETER, _MOMENT, _BEST = "parameter.", "moment.", "best."
 """What the tensors of a saved state are named by."""
 
@@ -127,7 +127,7 @@ def tune(
         inside: Items to learn from; the others are not looked at.
         options: How.
         state: File written after every pass; a run that was cut off goes on from it.
-        progress: Told how many more items were learnt from.
+        progress: Called with the number of items that were learnt from since its last call.
     """
     kept_back = np.zeros_like(inside)
     groups = np.unique(text_groups(matrix.prompts)[inside], return_inverse=True)[1]
@@ -172,7 +172,8 @@ def _resume(run: _Run, state: Path, name: str) -> None:
     try:
         with safe_open(state, framework="pt") as file:
             facts = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+            names = file.keys()
+            tensors = {key: file.get_tensor(key) for key in names}
     except (OSError, SafetensorError):
         return
     if facts.get("name") != name:

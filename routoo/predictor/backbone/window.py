@@ -56,8 +56,8 @@ class Window:
     def enclose(self, ids: Sequence[int]) -> tuple[list[int], bool]:
         """Wrap a prompt's tokens in the special ones; where too long, keep its head and tail.
 
-        The question of a long prompt stands at its beginning or, after a document, at its end:
-        half of the room goes to each.
+        The question of a long prompt is at its beginning or, after a document, at its end: half of
+        the room goes to each.
 
         Args:
             ids: Tokens of the text alone.

@@ -6,7 +6,7 @@ from routoo.predictor.views.linear import LinearView
 from routoo.predictor.views.view import View
 
 FOLD_VIEWS: tuple[type[View], ...] = (LinearView, DomainView, KernelView)
-"""Fitted once a fold, in the order in which the stack knows them; the neighbours come last there.
+"""Fitted once a fold, in this order in the stack, where the neighbour view comes after them.
 
 A view is added here, with a file of its own. Checkpoints keep the views they were fitted with.
 """

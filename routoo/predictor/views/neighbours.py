@@ -80,7 +80,7 @@ class NeighbourView:
 
         Args:
             features: Of the prompts; the principal components come first.
-            others: Pass over training prompts that are the same as the one asked about.
+            others: Skip training prompts that are the same as the prompt itself.
         """
         units, memory = _units(self._components(features)), self.vectors.astype(np.float32).T
         count = min(NEIGHBOURS + 1, len(self.vectors))

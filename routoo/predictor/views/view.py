@@ -1,4 +1,4 @@
-"""What every view is: fitted on items and outcomes, asked about prompts, kept in a checkpoint."""
+"""What every view is: fitted on outcomes, then asked for log-odds, and kept in a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

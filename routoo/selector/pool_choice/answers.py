@@ -11,7 +11,7 @@ from routoo.errors import InputError
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class AnswerTable:
     """What each model did on each item; NaN where it has no answer, or a number is not known."""
 
     models: tuple[str, ...]
@@ -21,7 +21,7 @@ class Answers:
     prompt_tokens: Float64[np.ndarray, "items models"]
     completion_tokens: Float64[np.ndarray, "items models"]
 
-    def without(self, models: Collection[str]) -> "Answers":
+    def without(self, models: Collection[str]) -> "AnswerTable":
         """Leave some models out.
 
         Raises:
@@ -32,7 +32,7 @@ class Answers:
         if strange or not kept:
             known = ", ".join(self.models)
             raise InputError(f"the candidates are {known}", value=strange or list(models))
-        return Answers(
+        return AnswerTable(
             tuple(self.models[at] for at in kept),
             self.score[:, kept],
             self.cost_usd[:, kept],
@@ -41,17 +41,17 @@ class Answers:
         )
 
     @classmethod
-    def of(cls, outcomes: Outcomes, item_ids: Sequence[str]) -> "Answers":
+    def of(cls, outcomes: Outcomes, item_ids: Sequence[str]) -> "AnswerTable":
         """Arrange outcomes; those of other items are left out.
 
         Raises:
             InputError: No outcome belongs to an item, or a pair comes twice.
         """
         models = tuple(sorted(set(outcomes.models)))
-        place = {name: at for at, name in enumerate(models)}
+        column_of = {name: at for at, name in enumerate(models)}
         row = {item: at for at, item in enumerate(item_ids)}
         rows = np.array([row.get(item, -1) for item in outcomes.item_ids], dtype=np.int64)
-        columns = np.array([place[name] for name in outcomes.models], dtype=np.int64)
+        columns = np.array([column_of[name] for name in outcomes.models], dtype=np.int64)
         kept = rows >= 0
         if not kept.any():
             raise InputError("no outcome belongs to an item", remedy="Give tables that fit")

@@ -27,7 +27,7 @@ MAX_EXACT_POOLS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class PoolMember:
     """A model of the pool, in the order of choice."""
 
     model: int
@@ -36,10 +36,10 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Universe:
+class PoolChoice:
     """A pool and how good it provably is."""
 
-    members: tuple[Member, ...]
+    members: tuple[PoolMember, ...]
     worth: float
     """Mean over items of the best member's worth."""
     bound: float
@@ -79,9 +79,9 @@ def value_answers(
     return np.maximum(np.where(graded, worth - cost_usd / willingness_to_pay_usd, 0.0), 0.0)
 
 
-def choose_universe(
+def choose_members(
     worth: Float64[np.ndarray, "items models"], size: int, *, exact: bool | None = None
-) -> Universe:
+) -> PoolChoice:
     """Choose the models that together are worth most.
 
     Args:
@@ -107,20 +107,20 @@ def choose_universe(
     if few if exact is None else exact:
         best = _best_pool(worth, size)
         members = _greedy(worth[:, best], size)
-        named = tuple(Member(int(best[at.model]), at.gain) for at in members)
+        named = tuple(PoolMember(int(best[at.model]), at.gain) for at in members)
         total = sum(at.gain for at in named)
-        return Universe(named, total, total, exact=True)
+        return PoolChoice(named, total, total, exact=True)
     members = _greedy(worth, size)
     total = sum(at.gain for at in members)
-    return Universe(tuple(members), total, _bound(worth, members, size), exact=False)
+    return PoolChoice(tuple(members), total, _bound(worth, members, size), exact=False)
 
 
-def _greedy(worth: Float64[np.ndarray, "items models"], size: int) -> list[Member]:
+def _greedy(worth: Float64[np.ndarray, "items models"], size: int) -> list[PoolMember]:
     """Add the model with the largest gain; a stale gain is looked at again only at the top."""
     covered = np.zeros(len(worth))
     queue = [(-float(worth[:, model].mean()), model, 0) for model in range(worth.shape[1])]
     heapq.heapify(queue)
-    members: list[Member] = []
+    members: list[PoolMember] = []
     while queue and len(members) < size:
         gain, model, seen = heapq.heappop(queue)
         if seen < len(members):
@@ -129,13 +129,13 @@ def _greedy(worth: Float64[np.ndarray, "items models"], size: int) -> list[Membe
         elif gain == 0.0:
             break
         else:
-            members.append(Member(model, -gain))
+            members.append(PoolMember(model, -gain))
             np.maximum(covered, worth[:, model], out=covered)
     return members
 
 
 def _bound(
-    worth: Float64[np.ndarray, "items models"], members: Sequence[Member], size: int
+    worth: Float64[np.ndarray, "items models"], members: Sequence[PoolMember], size: int
 ) -> float:
     """Return the least of the bounds that the greedy prefixes give.
 

@@ -10,7 +10,7 @@ from jaxtyping import Float64
 
 from routoo.domain.pool import TOKENS_PER_MTOK, Tariff
 from routoo.errors import InputError
-from routoo.selector.pool_choice.answers import Answers
+from routoo.selector.pool_choice.answers import AnswerTable
 
 COLUMNS = ("model", "usd_per_mtok_in", "usd_per_mtok_out")
 EXACT = 1e-3
@@ -44,11 +44,11 @@ def read_prices(path: Path, datasets: Collection[str | None] = ()) -> dict[str, 
     return prices
 
 
-def derive_prices(answers: Answers) -> dict[str, Tariff]:
+def derive_prices(answers: AnswerTable) -> dict[str, Tariff]:
     """Return the tariffs that answers were evidently billed at.
 
     A model whose costs are no exact multiple of its tokens is left out, as is one whose prompts and
-    answers are too alike to tell the two prices apart.
+    answers are too alike to separate the two prices.
     """
     found = {}
     for at, model in enumerate(answers.models):
@@ -75,7 +75,7 @@ def check_priced(models: tuple[str, ...], prices: Mapping[str, Tariff]) -> None:
 
 
 def price_answers(
-    answers: Answers, prices: Mapping[str, Tariff]
+    answers: AnswerTable, prices: Mapping[str, Tariff]
 ) -> Float64[np.ndarray, "items models"]:
     """Return costs in USD: the recorded, else tokens times price; NaN without an answer.
 
@@ -125,7 +125,7 @@ def _fit(
         return None
     price, _, rank, _ = np.linalg.lstsq(tokens[known], cost[known], rcond=1e-6)
     error = np.abs(tokens[known] @ price - cost[known]).max()
-    if rank < 2 or error > EXACT * float(cost[known].mean()):  # noqa: PLR2004 - two prices
+    if rank < tokens.shape[1] or error > EXACT * float(cost[known].mean()):
         return None
     prompt, completion = (_rounded(value * float(TOKENS_PER_MTOK)) for value in price.tolist())
     return Tariff(prompt=prompt, completion=completion)

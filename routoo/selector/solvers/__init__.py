@@ -7,7 +7,6 @@ from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
 from routoo.selector.solvers.dual_ascent.solver import solve_dual_ascent
 from routoo.selector.solvers.lagrangian.solver import solve_lagrangian
-from routoo.selector.solvers.milp import solve_milp
 
 SolverName = Literal["lagrangian", "milp"]
 
@@ -36,5 +35,8 @@ def solve(
 
 def _solver(problem: Problem, name: SolverName) -> Callable[..., Solution]:
     if name == "milp":
+        # SciPy takes long to load, and the producer plans without this solver.
+        from routoo.selector.solvers.milp import solve_milp  # noqa: PLC0415
+
         return solve_milp
     return solve_dual_ascent if problem.capacities else solve_lagrangian

@@ -1,15 +1,16 @@
 """The exact solver for small problems: mixed-integer programming by HiGHS.
 
 Source: Huangfu and Hall, Parallelizing the dual revised simplex method, Mathematical Programming
-Computation 10 (2018), through scipy.optimize.milp. SciPy is imported when the solver is called: the
-producer plans with the other solvers and must start without it.
+Computation 10 (2018), through scipy.optimize.milp.
 """
 
+import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float64, Int32, Int64
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
 
 from routoo.errors import InputError
 from routoo.selector.problem import Problem
@@ -22,6 +23,8 @@ MAX_PAIRS = 500_000
 TRIES = 6
 """HiGHS keeps limits up to a tolerance; they are drawn in this often until they hold exactly."""
 FIRST_RETREAT = 1e-9
+_TAKEN = 0.5
+"""Pairs above this are taken: they are 0 or 1 but for the solver's tolerance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +67,11 @@ def _solve(problem: Problem, programme: Programme) -> Solution:
     bound: float | None = None
     retreat = 0.0
     for attempt in range(TRIES if len(model.job) else 0):
-        answer = _highs(model, programme.targets - retreat)
-        if answer.x is None:
+        taken, dual_bound = _highs(model, programme.targets - retreat)
+        if taken is None:
             break
-        bound = float(answer.mip_dual_bound) if bound is None else bound
-        choice = _read(model, answer.x)
+        bound = dual_bound if bound is None else bound
+        choice = _read(model, taken)
         if keeps_limits(programme, choice):
             best = bound if programme.minimise_cost else -bound
             return conclude(problem, programme.table, choice, Proof(best))
@@ -89,27 +92,29 @@ def _model(programme: Programme) -> _Model:
     return _Model(job, column, block.gain[column, job], block.draw[:, column, job], jobs)
 
 
-def _highs(model: _Model, limits: Float64[np.ndarray, " resources"]) -> Any:  # noqa: ANN401 - SciPy is untyped
-    from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415 - see the module
-    from scipy.sparse import csr_array  # noqa: PLC0415 - see the module
-
+def _highs(
+    model: _Model, limits: Float64[np.ndarray, " resources"]
+) -> tuple[Float64[np.ndarray, " pairs"] | None, float]:
+    """Return which pairs are taken, None where no choice was found, and the dual bound."""
     pairs = np.arange(len(model.job))
     once = csr_array((np.ones(len(pairs)), (model.job, pairs)), shape=(model.jobs, len(pairs)))
     served = np.bincount(model.job, minlength=model.jobs) > 0
     rules = [LinearConstraint(once, served, served)]
     if len(model.draw):
         rules.append(LinearConstraint(model.draw, -np.inf, limits))
-    return milp(
+    answer = milp(
         -model.gain,
         constraints=rules,
         integrality=np.ones(len(pairs)),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 0.0},
     )
+    bound = answer.get("mip_dual_bound")
+    return answer.x, math.nan if bound is None else float(bound)
 
 
 def _read(model: _Model, taken: Float64[np.ndarray, " pairs"]) -> Int32[np.ndarray, " jobs"]:
     choice = np.full(model.jobs, -1, dtype=np.int32)
-    picked = np.flatnonzero(taken > 0.5)  # noqa: PLR2004 - integral but for the solver's tolerance
+    picked = np.flatnonzero(taken > _TAKEN)
     choice[model.job[picked]] = model.column[picked]
     return choice

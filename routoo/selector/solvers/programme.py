@@ -86,14 +86,14 @@ class Programme:
         """Return some rows."""
         part = self.table.rows(index)
         quality, cost = part.dense()
-        barred = np.isneginf(quality)
-        gain = np.where(barred, -np.inf, -cost) if self.minimise_cost else quality
+        ruled_out = np.isneginf(quality)
+        gain = np.where(ruled_out, -np.inf, -cost) if self.minimise_cost else quality
         if self.floor_price and not self.minimise_cost:
             gain = quality - self.floor_price * cost
         draw = np.zeros((len(self.resources), *quality.shape))
-        for place, item in enumerate(self.resources):
-            self._draw(item, index, (quality, cost), draw[place])
-            np.copyto(draw[place], 0.0, where=barred)
+        for row, item in enumerate(self.resources):
+            self._draw(item, index, (quality, cost), draw[row])
+            np.copyto(draw[row], 0.0, where=ruled_out)
         return Block(gain, draw)
 
     def blocks(self) -> Iterator[tuple[slice, Block]]:

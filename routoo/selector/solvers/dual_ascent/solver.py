@@ -1,4 +1,4 @@
-"""The solver for several limits at once: prices for all of them, then repair."""
+"""Prices for all limits at once, then a repair of the choice that jobs make at these prices."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -36,8 +36,8 @@ def solve_dual_ascent(problem: Problem, *, allow_partial: bool = False) -> Solut
             model.
 
     Returns:
-        A choice within the limits with its bound; or status `infeasible`, whose advice says whether
-        that is proved or no choice was found.
+        A choice within the limits with its bound; or status `infeasible`, whose advice
+        distinguishes a proof from a search that found no choice.
     """
     programme = Programme.of(problem)
     relaxed = solve_lagrangian(replace(problem, capacities=()))
@@ -56,26 +56,26 @@ def keeps_limits(programme: Programme, choice: Int[np.ndarray, " jobs"]) -> bool
 
 
 def advise_limits_to_relax(problem: Problem, programme: Programme, *, proved: bool) -> str:
-    """Say what would have to be relaxed for the best try to keep all limits.
+    """Return advice on what to relax so that the best choice found would keep all limits.
 
     Args:
         problem: The problem, which no choice is known to solve.
         programme: The same.
         proved: Whether it is known that there is no such choice.
     """
-    dual, choice, _ = _try(programme)
+    dual, choice, _ = _best_choice(programme)
     proved = proved or dual.bound < least_gain(programme)
     return advise_limits(problem, _overdrawn(programme, choice), proved=proved)
 
 
 def _solve(problem: Problem, programme: Programme) -> Solution:
-    dual, choice, kept = _try(programme)
+    dual, choice, kept = _best_choice(programme)
     if kept:
         return _conclude(problem, programme, dual, choice)
     return infeasible(problem, advise_limits_to_relax(problem, programme, proved=False))
 
 
-def _try(programme: Programme) -> tuple[DualPoint, Int16[np.ndarray, " jobs"], bool]:
+def _best_choice(programme: Programme) -> tuple[DualPoint, Int16[np.ndarray, " jobs"], bool]:
     """Return prices, the best choice found, and whether it keeps all limits."""
     dual = find_prices(programme)
     movable = _movable(programme, dual)

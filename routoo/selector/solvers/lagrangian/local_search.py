@@ -128,7 +128,7 @@ class SplitSolution:
 
     @classmethod
     def along(cls, path: PricePath, taken: int) -> "SplitSolution":
-        """Take the first steps of a path; of a job's several steps the last one stands."""
+        """Take the first steps of a path; of a job's several steps the last one counts."""
         choice = path.choice.copy()
         choice[path.steps.job[:taken]] = path.steps.column[:taken]
         return cls(path, taken, choice)
