@@ -14,7 +14,7 @@ from routoo.domain.job import SLA, Lease, ShardKey, Stage
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
-from routoo.pipeline.select.replan import decide_batch
+from routoo.pipeline.select.shard import select_shard
 from routoo.store import assignments, batches, jobs, leases, predictions, shards
 from routoo.store.database import Database
 from tests.fakes.openai_server import FakeServer
@@ -86,7 +86,7 @@ async def select(db: Database, batch_id: UUID) -> None:
     lease = await claim(db, ShardKey(batch_id, Stage.SELECT, 0))
     async with db.transaction() as conn:
         batch = await batches.get(conn, batch_id)
-    await decide_batch(db, lease, batch)
+    await select_shard(db, lease, batch)
     async with db.transaction() as conn:
         await shards.finish(conn, lease, shards.Done())
 

@@ -8,7 +8,7 @@ from routoo.domain.completion import Attempt, Completion, Reservation, Result, U
 from routoo.domain.items import Item
 from routoo.domain.job import ResultStatus, Stage
 from routoo.evaluation_runs.begin import RunRequest, begin_run
-from routoo.pipeline.select.shard import select_batch
+from routoo.pipeline.select.shard import select_shard
 from routoo.store import batches, jobs, ledger, predictions, results, shards
 from routoo.store.database import Database
 from routoo.store.evaluation import eval_sets
@@ -57,7 +57,7 @@ async def complete(db: Database, batch_id: UUID, answer: Answer) -> None:
             await predictions.save(conn, lease, predictions_of(lease, models=models))
             await shards.finish(conn, lease, shards.Done())
     lease = await claim(db, batch_id, Stage.SELECT)
-    await select_batch(db, lease, batch)
+    await select_shard(db, lease, batch)
     async with db.transaction() as conn:
         await shards.finish(conn, lease, shards.Done())
         ready = await shards.ready_keys(conn, batch_id)

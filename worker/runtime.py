@@ -20,7 +20,7 @@ from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.provider_batch.channel import ProviderChannel
 from routoo.pipeline.provider_batch.tracker import ChannelOptions, Visitor
 from routoo.pipeline.score import PredictorCache, score_shard
-from routoo.pipeline.select.replan import decide_batch
+from routoo.pipeline.select.shard import select_shard
 from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.ports import BatchProvider
 from routoo.settings import Settings
@@ -149,7 +149,7 @@ def _score(base: _Base) -> StageWork:
 
 def _select(db: Database) -> StageWork:
     async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
-        await decide_batch(db, lease, batch)
+        await select_shard(db, lease, batch)
         return Done()
 
     return StageWork(work)

@@ -1,4 +1,4 @@
-"""Why a job of a batch got its model, what else was possible, and what happened."""
+"""Explains a job: why it got its model, what the others would have brought, and what happened."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -10,13 +10,13 @@ from psycopg import AsyncConnection
 from routoo.domain.job import Job
 from routoo.domain.prediction import experience_from_json
 from routoo.errors import InputError
-from routoo.pipeline.select.estimates import estimate
+from routoo.pipeline.select.estimates import estimate_calls
 from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
 from routoo.pipeline.select.problem import pose_problem
 from routoo.selector.explain import Explanation, explain
 from routoo.store import jobs, predictions
 from routoo.store.batches import BatchRecord
-from routoo.store.job_history import JobHistory, load_job_history
+from routoo.store.job_history import JobHistory
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +25,24 @@ class JobExplanation:
 
     job: Job
     explanation: Explanation
-    """Its candidates' quality is what was selected on: of all jobs that the call serves together,
-    and lower than expected for a cautious batch."""
+    """Its candidates' quality is what the selector sees: the sum over all jobs that the call
+    serves, and a lower bound if the batch is cautious."""
     quality: tuple[float, ...]
-    """Expected, by the predictor."""
+    """Expected quality of each candidate, by the predictor."""
     quality_std: tuple[float, ...]
-    """Of that estimate."""
+    """Standard deviation of that estimate."""
     latency_s: tuple[float | None, ...]
-    """Typical wait for an answer; None where nothing is known."""
+    """Typical latency of a call, in seconds; None where nothing is known."""
     serves: int
-    """Identical jobs of the batch that its call answers, itself included."""
+    """Number of identical jobs that the call answers, this one included."""
     history: JobHistory
 
 
 async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str) -> JobExplanation:
-    """Explain one job's choice by the estimates that the batch's plan goes by.
+    """Explain one job's choice by the estimates of the batch's plan.
 
-    The whole batch is read, since the budget at which a choice changes hangs on all its jobs:
-    seconds for each hundred thousand.
+    The whole batch is read, since the budget at which a choice changes depends on all its jobs.
+    That takes seconds for each hundred thousand jobs.
 
     Args:
         conn: A connection.
@@ -57,14 +57,14 @@ async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str)
     experience = experience_from_json(plan.get("experience"))
     matrix = await load_matrix(conn, batch, experience)
     history = await load_job_history(conn, batch.id, job.job_no)
-    leader, serves = _leader(matrix, job.job_no)
+    original, serves = _original(matrix, job.job_no)
     row = slice(job.job_no, job.job_no + 1)
     tokens = await predictions.load_completion_tokens(conn, batch.id, job.job_no)
-    own = estimate([job], batch.pool, matrix.quality[row], tokens[None, :], experience)
+    own = estimate_calls([job], batch.pool, matrix.quality[row], tokens[None, :], experience)
     chosen = batch.pool.index(history.decisions[-1].model) if history.decisions else -1
-    told = explain(
+    explanation = explain(
         pose_problem(batch, matrix, experience, datetime.now(UTC)),
-        leader,
+        original,
         chosen,
         float(plan["shadow_price_per_usd"]),
         batch.pool.names,
@@ -72,7 +72,7 @@ async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str)
     )
     return JobExplanation(
         job=job,
-        explanation=told,
+        explanation=explanation,
         quality=tuple(matrix.quality[job.job_no].tolist()),
         quality_std=tuple(matrix.quality_std[job.job_no].tolist()),
         latency_s=tuple(None if np.isnan(one) else one for one in own.latency_s[0].tolist()),
@@ -91,9 +91,9 @@ def _plan_of(batch: BatchRecord) -> dict[str, Any]:
     return batch.plan
 
 
-def _leader(matrix: BatchMatrix, job_no: int) -> tuple[int, int]:
-    """Return whose call answers a job, and how many jobs it answers."""
-    if matrix.twins is None or matrix.weight is None:
+def _original(matrix: BatchMatrix, job_no: int) -> tuple[int, int]:
+    """Return the job whose call answers a job, and how many jobs it answers."""
+    if matrix.duplicates is None or matrix.weight is None:
         return job_no, 1
-    leader = int(matrix.twins.leader[job_no])
-    return leader, int(matrix.weight[leader])
+    original = int(matrix.duplicates.original[job_no])
+    return original, int(matrix.weight[original])

@@ -9,7 +9,7 @@ import pytest
 from routoo.domain.job import SLA, Stage
 from routoo.domain.pool import Pool
 from routoo.pipeline.select.experience import load_experience
-from routoo.pipeline.select.shard import select_batch
+from routoo.pipeline.select.shard import select_shard
 from routoo.store import batches
 from routoo.store.database import Database
 from tests import batch_factory
@@ -33,7 +33,7 @@ async def select(db: Database, batch_id: UUID) -> dict[str, Any]:
     lease = await batch_factory.claim(db, batch_id, Stage.SELECT)
     async with db.transaction() as conn:
         batch = await batches.get(conn, batch_id)
-    await select_batch(db, lease, batch)
+    await select_shard(db, lease, batch)
     async with db.transaction() as conn:
         plan = (await batches.get(conn, batch_id)).plan
     assert plan is not None

@@ -17,8 +17,7 @@ from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus, Stage
 from routoo.errors import InfeasibleError, InputError, NotFoundError
 from routoo.pipeline.explanation import JobExplanation, explain_job
-from routoo.pipeline.select.replan import decide_batch
-from routoo.pipeline.select.shard import select_batch
+from routoo.pipeline.select.shard import select_shard
 from routoo.store import batches, jobs, shards
 from routoo.store.batches import BatchRecord, plans, replans
 from routoo.store.batches.progress import progress
@@ -40,7 +39,7 @@ async def planned(db: Database, **options: Any) -> BatchRecord:
 
 async def selected(db: Database, batch_id: UUID) -> BatchRecord:
     lease = await factory.claim(db, batch_id, Stage.SELECT)
-    await select_batch(db, lease, await found(db, batch_id))
+    await select_shard(db, lease, await found(db, batch_id))
     async with db.transaction() as conn:
         await shards.finish(conn, lease, shards.Done())
     return await found(db, batch_id)
@@ -122,7 +121,7 @@ async def test_a_replan_keeps_the_mean_of_the_whole_batch_and_not_of_what_is_lef
     async with db.transaction() as conn:
         assert await replans.request(conn, batch.id, "a test wants it")
     lease = await factory.claim(db, batch.id, Stage.SELECT)
-    await decide_batch(db, lease, await found(db, batch.id))
+    await select_shard(db, lease, await found(db, batch.id))
     assert await models_of(db, batch) == ["large"] * 3 + ["small"] * 3
 
 

@@ -14,7 +14,7 @@ from routoo.domain.job import SLA, Stage
 from routoo.domain.prediction import Predictions
 from routoo.errors import InfeasibleError
 from routoo.pipeline.score import score_shard
-from routoo.pipeline.select.shard import select_batch
+from routoo.pipeline.select.shard import select_shard
 from routoo.store import batches, jobs, predictions, shards
 from routoo.store.database import Database
 from tests import batch_factory
@@ -66,7 +66,7 @@ async def select(db: Database, **options: Any) -> UUID:
     lease = await batch_factory.claim(db, batch_id, Stage.SELECT)
     async with db.transaction() as conn:
         batch = await batches.get(conn, batch_id)
-    await select_batch(db, lease, batch)
+    await select_shard(db, lease, batch)
     return batch_id
 
 
@@ -159,7 +159,7 @@ async def test_selecting_again_after_a_crash_changes_nothing(db: Database) -> No
     lease = await batch_factory.claim(db, batch_id, Stage.SELECT)
     async with db.transaction() as conn:
         batch = await batches.get(conn, batch_id)
-    await select_batch(db, lease, batch)
+    await select_shard(db, lease, batch)
     assert (await chosen(db, batch_id), await plan(db, batch_id)) == before
 
 

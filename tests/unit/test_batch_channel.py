@@ -19,7 +19,7 @@ from routoo.domain.provider_batch import ProviderBatch, ProviderRow
 from routoo.errors import ConfigError, EndpointError, InvalidResponseError
 from routoo.pipeline.provider_batch.rows import split
 from routoo.pipeline.select.capacity import Demand
-from routoo.pipeline.select.estimates import estimate
+from routoo.pipeline.select.estimates import estimate_calls
 from routoo.pipeline.select.finish_time import endpoint_times, finish_time_s
 
 POOL_FILE = """\
@@ -66,7 +66,7 @@ def candidate(**channel: Any) -> CandidateModel:
 def allowed(*slas: SLA) -> list[list[bool]]:
     jobs = [Job(number, str(number), chat(), sla) for number, sla in enumerate(slas)]
     shape = (len(jobs), len(POOL.models))
-    known = estimate(jobs, POOL, np.ones(shape, np.float32), np.ones(shape, np.float32))
+    known = estimate_calls(jobs, POOL, np.ones(shape, np.float32), np.ones(shape, np.float32))
     return known.allowed.tolist()
 
 

@@ -11,9 +11,9 @@ from routoo.domain.job import Job
 from routoo.domain.pool import CandidateModel, Endpoint, Pool
 from routoo.domain.prediction import ModelExperience
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
-from routoo.pipeline.select.bounds import Bounds
 from routoo.pipeline.select.capacity import Demand
 from routoo.pipeline.select.finish_time import EndpointTime, endpoint_times, finish_time_s
+from routoo.pipeline.select.worst_case import CallBounds
 from tests.batch_factory import pool_of
 
 JOBS = 120
@@ -121,7 +121,7 @@ def test_the_worst_case_of_a_plan_is_that_of_its_calls() -> None:
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
     ]
     pool = Pool(models=(candidate("a").model_copy(update={"image_prompt_tokens": 500}),))
-    bounds = Bounds.empty(4)
+    bounds = CallBounds.empty(4)
     bounds.fill(slice(0, 3), [Job(n, f"job-{n}", body) for n, body in enumerate(bodies)])
     model = pool.models[0]
     exact = [

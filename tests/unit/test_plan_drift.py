@@ -2,7 +2,7 @@
 
 import pytest
 
-from routoo.pipeline.select.drift import Bill
+from routoo.pipeline.select.drift import CostComparison
 from routoo.pipeline.select.experience import MIN_CALLS
 
 
@@ -20,9 +20,11 @@ from routoo.pipeline.select.experience import MIN_CALLS
 def test_a_plan_that_its_owner_saw_is_given_up_for_higher_costs_only(
     actual_usd: float, *, keeps_savings: bool, missed: bool
 ) -> None:
-    bill = Bill(MIN_CALLS, actual_usd, expected_usd=1.0)
-    assert bill.misses(0.25, keeps_savings=keeps_savings) is missed
+    compared = CostComparison(MIN_CALLS, actual_usd, expected_usd=1.0)
+    assert compared.misses(0.25, keeps_savings=keeps_savings) is missed
 
 
 def test_a_few_calls_prove_nothing() -> None:
-    assert not Bill(MIN_CALLS - 1, 9.0, expected_usd=1.0).misses(0.25, keeps_savings=False)
+    assert not CostComparison(MIN_CALLS - 1, 9.0, expected_usd=1.0).misses(
+        0.25, keeps_savings=False
+    )

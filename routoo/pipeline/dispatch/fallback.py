@@ -10,8 +10,8 @@ from routoo.domain.batch_options import OnContentFilter
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import experience_from_json
-from routoo.pipeline.select.estimates import estimate
-from routoo.pipeline.select.failures import answered_shares
+from routoo.pipeline.select.estimates import estimate_calls
+from routoo.pipeline.select.experience import answered_shares
 from routoo.store.batches import BatchRecord
 
 
@@ -37,7 +37,9 @@ def rank_candidates(
     tokens = np.array([job.completion_tokens for job in pending], np.float32)
     plan = batch.plan or {}
     experience = experience_from_json(plan.get("experience"))
-    estimates = estimate([job.job for job in pending], batch.pool, quality, tokens, experience)
+    estimates = estimate_calls(
+        [job.job for job in pending], batch.pool, quality, tokens, experience
+    )
     price = _quality_per_usd(batch, plan)
     answered = quality * answered_shares(batch.pool, experience)
     value = np.where(estimates.allowed, answered - price * estimates.cost_usd, -np.inf)

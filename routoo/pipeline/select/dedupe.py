@@ -1,4 +1,7 @@
-"""Identical requests of a batch: one of them is called, the others share its answer."""
+"""Finds duplicates in a batch: of identical jobs one is called, and the others share its answer.
+
+The first of several identical jobs is the original, the others are its duplicates.
+"""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -12,50 +15,50 @@ from routoo.domain.job import Job
 from routoo.selector.solution import Solution
 
 _HALVES = np.dtype([("high", "<u8"), ("low", "<u8")])
-"""A digest of 128 bits: no two requests of a batch of a billion share one by chance."""
+"""Two halves of a digest of 128 bits: a billion different requests have no two alike by chance."""
 
 
-class Digests:
-    """Collects a digest of each job, a slice at a time."""
+class RequestDigests:
+    """Digests of all jobs of a batch, filled in slice by slice."""
 
     def __init__(self, jobs: int) -> None:
         self._found = np.zeros(jobs, _HALVES)
 
     def fill(self, rows: slice, slice_: Sequence[Job]) -> None:
-        """Take the jobs of some rows."""
+        """Set the digests of the jobs in some rows."""
         self._found[rows] = np.frombuffer(b"".join(map(_digest, slice_)), _HALVES)
 
-    def twins(self) -> "Twins":
-        """Return which of the jobs are the same."""
+    def duplicates(self) -> "Duplicates":
+        """Return which jobs are identical."""
         _, first, group = np.unique(self._found, return_index=True, return_inverse=True)
-        return Twins(first[group].astype(np.int32))
+        return Duplicates(first[group].astype(np.int32))
 
 
 def _digest(job: Job) -> bytes:
-    # Limits belong to it: an answer that came in time for one may be late for another.
+    # The limits count: an answer that is in time for one job may be late for another.
     asked = orjson.dumps(job.body, option=orjson.OPT_SORT_KEYS) + repr(job.sla).encode()
     return hashlib.blake2b(asked, digest_size=_HALVES.itemsize).digest()
 
 
 @dataclass(frozen=True, slots=True)
-class Twins:
-    """Jobs that ask the same under the same limits: the first leads, the others follow."""
+class Duplicates:
+    """Which jobs have the same request and the same limits."""
 
-    leader: Int32[np.ndarray, " jobs"]
-    """Number of the first job that asks the same; a job's own where it is the first."""
+    original: Int32[np.ndarray, " jobs"]
+    """Number of each job's original; an original's own number."""
 
     @property
     def weight(self) -> Float32[np.ndarray, " jobs"]:
-        """Jobs that a job's answer serves: 0 for a follower."""
-        return np.bincount(self.leader, minlength=len(self.leader)).astype(np.float32)
+        """Number of jobs that a job's answer serves; 0 for a duplicate."""
+        return np.bincount(self.original, minlength=len(self.original)).astype(np.float32)
 
-    def followers(self) -> Iterator[tuple[int, int]]:
-        """Yield each follower with its leader, by their numbers."""
-        for job_no in np.flatnonzero(self.leader != np.arange(len(self.leader))).tolist():
-            yield job_no, int(self.leader[job_no])
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """Yield the number of each duplicate with its original's."""
+        for job_no in np.flatnonzero(self.original != np.arange(len(self.original))).tolist():
+            yield job_no, int(self.original[job_no])
 
     def spread(self, solution: Solution) -> Solution:
-        """Return a solution in which each follower has its leader's model, or none like it."""
-        choice = solution.choice[self.leader]
+        """Return a solution in which each duplicate has the model of its original, or none."""
+        choice = solution.choice[self.original]
         left = int(np.count_nonzero(choice < 0) - np.count_nonzero(solution.choice < 0))
         return replace(solution, choice=choice, unaffordable=solution.unaffordable + left)

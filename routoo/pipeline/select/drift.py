@@ -1,4 +1,4 @@
-"""Whether a running batch goes otherwise than planned."""
+"""Finds out whether a running batch drifts from its plan, and requests a re-plan then."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,50 +12,58 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience, experience_from_json
 from routoo.domain.prompt import estimate_prompt_tokens
 from routoo.errors import DatabaseUnavailableError, RoutooError
-from routoo.pipeline.select.experience import MIN_CALLS, RECENT_CALLS, foreseen_completion_tokens
-from routoo.pipeline.select.failures import drift_reason, failures_of, load_outcomes
+from routoo.pipeline.select.experience import (
+    MIN_CALLS,
+    RECENT_CALLS,
+    foreseen_completion_tokens,
+    load_outcomes,
+    planned_experience,
+)
+from routoo.statistics import share_interval
 from routoo.store import batches
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import Replan
 from routoo.store.database import Database
-from routoo.store.model_calls import MeasuredCall, is_down, recent_calls
+from routoo.store.model_calls import MeasuredCall, ModelOutcomes, is_down, recent_calls
 
 _MOST_DOUBLINGS = 8
+_DEVIATIONS = 2.576
+"""Normal quantile of the interval of failures: 99 %, so that chance rarely causes a re-plan."""
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplanOptions:
-    """When a plan is given up for a new one."""
+    """When a batch is planned again."""
 
     drift: float = 0.25
-    """Share by which the cost of calls, or how many an answer takes, may miss the plan."""
+    """Share by which the cost of calls, or their number for an answer, may differ from the plan."""
     interval_s: float = 15.0
     """Least time between two plans of a batch, in seconds. Where money or failures are the reason
     it doubles with every revision: what no correction catches must not keep the selector busy."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bill:
-    """Some calls of a batch: what they cost, and what its plan expected of them."""
+class CostComparison:
+    """The cost of some calls of a batch, beside the cost that its plan expected of them."""
 
     calls: int
     actual_usd: float
     expected_usd: float
 
     def drift(self) -> float:
-        """Return by which share the cost missed the expectation; 0 where little is known."""
+        """Return the share by which the cost differs from the plan; 0 if there are few calls."""
         if self.calls < MIN_CALLS or self.expected_usd <= 0:
             return 0.0
         return self.actual_usd / self.expected_usd - 1.0
 
     def misses(self, most: float, *, keeps_savings: bool) -> bool:
-        """Return whether the cost missed the expectation by more than a share.
+        """Return whether the cost differs from the plan by more than a share.
 
         Args:
             most: The share.
-            keeps_savings: The owner saw this plan and asked for it: calls that cost less are no
-                reason to spend the rest on another.
+            keeps_savings: The owner saw the plan and submitted it: then calls that cost less are no
+                reason for another plan.
         """
         drift = self.drift()
         return drift > most or (drift < -most and not keeps_savings)
@@ -91,15 +99,15 @@ async def request_replans(db: Database, options: ReplanOptions) -> list[ShardKey
 async def request_if_adrift(
     conn: AsyncConnection, batch_id: UUID, options: ReplanOptions
 ) -> str | None:
-    """Ask for a new plan of a running batch if it goes otherwise than planned.
+    """Request a re-plan of a running batch if it drifts from its plan.
 
     Args:
         conn: A transaction.
         batch_id: A batch that is selected and not yet answered.
-        options: How much patience there is.
+        options: When a batch is planned again.
 
     Returns:
-        Why a new plan was asked for; None where none was.
+        Why a re-plan was requested; None where none was.
     """
     batch = await batches.get(conn, batch_id)
     past = await replans.history(conn, batch_id)
@@ -127,9 +135,9 @@ async def _endpoint_reason(conn: AsyncConnection, batch: BatchRecord) -> str | N
 
 
 async def _failure_reason(conn: AsyncConnection, batch: BatchRecord, most: float) -> str | None:
-    known = failures_of(batch)
+    known = planned_experience(batch)
     for name, outcomes in (await load_outcomes(conn, batch)).items():
-        reason = drift_reason(name, known.get(name, NO_EXPERIENCE), outcomes, most)
+        reason = failure_drift(name, known.get(name, NO_EXPERIENCE), outcomes, most)
         if reason is not None:
             return reason
     return None
@@ -140,36 +148,69 @@ async def _cost_reason(
 ) -> str | None:
     experience = experience_from_json((batch.plan or {}).get("experience"))
     since = past[-1].decided_at if past else None
-    bills = []
+    compared = []
     for model in batch.pool.models:
         calls = [
             call
             for call in await recent_calls(conn, model, RECENT_CALLS)
             if call.batch_id == batch.id and (since is None or call.ended_at > since)
         ]
-        bills.append(bill_of(model, calls, experience.get(model.name, NO_EXPERIENCE)))
-    bill = Bill(
-        sum(one.calls for one in bills),
-        sum(one.actual_usd for one in bills),
-        sum(one.expected_usd for one in bills),
+        compared.append(compare_cost(model, calls, experience.get(model.name, NO_EXPERIENCE)))
+    total = CostComparison(
+        sum(one.calls for one in compared),
+        sum(one.actual_usd for one in compared),
+        sum(one.expected_usd for one in compared),
     )
-    if not bill.misses(most, keeps_savings=batch.submitted_at is not None):
+    if not total.misses(most, keeps_savings=batch.submitted_at is not None):
         return None
-    return f"{bill.calls} calls cost {bill.drift():+.0%} against the plan"
+    return f"{total.calls} calls cost {total.drift():+.0%} against the plan"
 
 
-def bill_of(model: CandidateModel, calls: Sequence[MeasuredCall], known: ModelExperience) -> Bill:
-    """Return what calls to a model cost, and what a plan made with some experience expects."""
+def compare_cost(
+    model: CandidateModel, calls: Sequence[MeasuredCall], known: ModelExperience
+) -> CostComparison:
+    """Compare the cost of calls to a model with what a plan with some experience expects."""
     expected = actual = 0.0
     for call in calls:
         prompt = estimate_prompt_tokens(call.body, model) * known.prompt_factor
         completion = foreseen_completion_tokens(model, call, known.completion_factor)
         expected += _cost_usd(model, prompt, completion)
         actual += _cost_usd(model, call.prompt_tokens, call.completion_tokens)
-    return Bill(len(calls), actual, expected)
+    return CostComparison(len(calls), actual, expected)
 
 
 def _cost_usd(model: CandidateModel, prompt_tokens: float, completion_tokens: float) -> float:
     price = model.price_usd_per_mtok
     mtok_usd = float(price.prompt) * prompt_tokens + float(price.completion) * completion_tokens
     return mtok_usd / 1e6
+
+
+def failure_drift(
+    name: str, planned: ModelExperience, outcomes: ModelOutcomes, most: float
+) -> str | None:
+    """Return why a model's failures ask for another plan; None if they don't, or may not.
+
+    Args:
+        name: The model.
+        planned: What the plan assumes of the model.
+        outcomes: The calls since the plan was made.
+        most: Share by which the number of calls for an answer may differ from the plan.
+    """
+    if outcomes.calls < MIN_CALLS:
+        return None
+    low, high = sure_shares(outcomes.failed, outcomes.calls)
+    reached = 1.0 - planned.failure_share
+    counts = (
+        f"{outcomes.failed} of {outcomes.calls} calls to {name} failed, "
+        f"planned were {planned.failure_share:.0%}"
+    )
+    if reached > (1.0 + most) * (1.0 - low):
+        return f"{counts} and at least {low:.0%} are sure"
+    if reached < (1.0 - most) * (1.0 - high):
+        return f"{counts} and at most {high:.0%} are sure"
+    return None
+
+
+def sure_shares(failed: int, calls: int) -> tuple[float, float]:
+    """Return the interval in which the true share of failed calls lies almost surely."""
+    return share_interval(failed / calls, calls, _DEVIATIONS)

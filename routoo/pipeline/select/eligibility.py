@@ -1,38 +1,54 @@
-"""Which models a job's lists and its request's needs leave, before any number is looked at."""
+"""Which models may answer a job, and why a job has no eligible model.
+
+Here are the limits that need no estimates: lists of models, capabilities, and the windows of batch
+channels. `selector.job_limits` applies those that do.
+"""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Float64, Int, UInt8
 
 from routoo.domain.job import Job
 from routoo.domain.pool import CandidateModel, Pool
-from routoo.domain.prompt import required_capabilities
+from routoo.domain.prompt import image_count, required_capabilities
+from routoo.selector.job_limits import IneligibilityReason
+
+_IN_ORDER = (
+    IneligibilityReason.DENIED,
+    IneligibilityReason.CAPABILITY,
+    IneligibilityReason.WINDOW,
+    IneligibilityReason.QUALITY,
+    IneligibilityReason.LATENCY,
+    IneligibilityReason.COST,
+)
 
 
 def usable(jobs: Sequence[Job], pool: Pool) -> Bool[np.ndarray, "jobs models"]:
-    """Return the pairs that the request's own `model` and the job's lists of models admit."""
-    admitted = np.ones((len(jobs), len(pool.models)), np.bool_)
+    """Return the pairs that the request's own `model` and the job's lists of models allow."""
+    allowed = np.ones((len(jobs), len(pool.models)), np.bool_)
     for row, job in enumerate(jobs):
-        pin, sla = job.body.get("model"), job.sla
-        if pin is not None:
-            admitted[row] &= [name == pin for name in pool.names]
+        named, sla = job.body.get("model"), job.sla
+        if named is not None:
+            allowed[row] &= [name == named for name in pool.names]
         if sla.allowed_models is not None:
-            admitted[row] &= [name in sla.allowed_models for name in pool.names]
+            allowed[row] &= [name in sla.allowed_models for name in pool.names]
         if sla.denied_models is not None:
-            admitted[row] &= [name not in sla.denied_models for name in pool.names]
-    return admitted
+            allowed[row] &= [name not in sla.denied_models for name in pool.names]
+    return allowed
 
 
 def capable(
     jobs: Sequence[Job], images: Int[np.ndarray, " jobs"], pool: Pool
 ) -> Bool[np.ndarray, "jobs models"]:
-    """Return the pairs whose model can do what the request needs, or does not say what it can.
+    """Return the pairs whose model has the capabilities that the request needs.
+
+    A model that declares no capabilities is taken to have all.
 
     Args:
         jobs: The jobs.
-        images: How many each shows; a model that has no rule to price them takes none.
+        images: Number of images in each request; a model without a rule to price images takes none.
         pool: The candidate models.
     """
     takes_images = np.array([model.image_prompt_tokens is not None for model in pool.models])
@@ -49,7 +65,7 @@ def capable(
 def in_time(
     jobs: Sequence[Job], pool: Pool, now: datetime
 ) -> Bool[np.ndarray, "jobs models"] | None:
-    """Return the pairs that are no batch channel, or one whose window the job can wait for.
+    """Return the pairs that the job has time for: only a batch channel may take too long.
 
     Args:
         jobs: The jobs.
@@ -70,7 +86,7 @@ def in_time(
 
 
 def can_wait(job: Job, model: CandidateModel, now: datetime) -> bool:
-    """Return whether a job's limits leave a model's batch channel its whole window."""
+    """Return whether a job can wait as long as the window of a model's batch channel."""
     if model.batch_channel is None:
         return True
     window = timedelta(hours=model.batch_channel.window_h)
@@ -78,3 +94,66 @@ def can_wait(job: Job, model: CandidateModel, now: datetime) -> bool:
     return (latency_s is None or latency_s >= window.total_seconds()) and (
         deadline is None or now + window <= deadline
     )
+
+
+def describe_ineligibility(
+    job: Job,
+    reasons: UInt8[np.ndarray, " models"],
+    quality: Float[np.ndarray, " models"],
+    latency_s: Float64[np.ndarray, " models"],
+) -> str:
+    """Return why no model may answer a job: the limit that rules out the last ones.
+
+    The limits are applied one after the other.
+
+    Args:
+        job: The job.
+        reasons: Why each model is ruled out, as flags of `IneligibilityReason`; none is 0.
+        quality: Predicted quality of each model, less the margin of a floor's confidence.
+        latency_s: Typical wait for each model's answer; NaN where nothing is known.
+    """
+    named = job.body.get("model")
+    subject = (
+        "no candidate model" if named is None else f"the model {named}, which the request names,"
+    )
+    left = np.ones(len(reasons), np.bool_)
+    for reason in _IN_ORDER:
+        rest = left & ((reasons & reason) == 0)
+        if not rest.any():
+            return f"{subject} {_predicate(reason, job, quality[left], latency_s[left])}"
+        left = rest
+    raise AssertionError("a model is eligible, so there is no reason to describe")
+
+
+def _predicate(
+    reason: IneligibilityReason,
+    job: Job,
+    quality: Float[np.ndarray, " left"],
+    latency_s: Float64[np.ndarray, " left"],
+) -> str:
+    """Return what none of the models left offers, as a predicate of the message."""
+    sla = job.sla
+    if reason is IneligibilityReason.DENIED:
+        return "fits: allowed_models and denied_models leave none"
+    if reason is IneligibilityReason.CAPABILITY:
+        return _missing_capability(job)
+    if reason is IneligibilityReason.WINDOW:
+        return "fits: prompt and completion limit exceed the context window"
+    if reason is IneligibilityReason.QUALITY:
+        floor, best = sla.min_quality or 0.0, float(quality.max())
+        less = ", less the margin of its confidence" if best >= floor else ""
+        return f"fits: min_quality is {floor:g}, the best predicted is {best:.3f}{less}"
+    if reason is IneligibilityReason.LATENCY:
+        fastest_s = float(np.nanmin(latency_s))
+        return (
+            f"fits: max_latency_s is {sla.max_latency_s:g}, the fastest takes about {fastest_s:.1f}"
+        )
+    return f"fits: the worst-case cost of a call exceeds max_cost_usd {sla.max_cost_usd}"
+
+
+def _missing_capability(job: Job) -> str:
+    needed = sorted(required_capabilities(job.body))
+    if not needed:
+        return "takes images: set image_prompt_tokens in the pool for those that do"
+    images = " and images" if image_count(job.body) else ""
+    return f"is capable of {', '.join(needed)}{images}: see `capabilities` in the pool"

@@ -1,7 +1,7 @@
-"""What each candidate model would cost for each job, and which may answer it.
+"""Estimates what each candidate model's call would cost for each job, and whether it is eligible.
 
-The select stage uses it for the whole batch, the dispatch stage to order a job's fallbacks: both
-must agree on who is eligible.
+The select stage estimates a whole batch, the dispatch stage the fallbacks of a job: so both agree
+on which models are eligible.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,33 +28,33 @@ NOTHING_KNOWN: Experience = {}
 
 
 @dataclass(frozen=True, slots=True)
-class Estimates:
-    """Expected cost and eligibility, models in pool order."""
+class CallEstimates:
+    """What a call of each candidate model is expected to take, models in pool order."""
 
     cost_usd: Float64[np.ndarray, "jobs models"]
-    """Expected, not worst-case, cost of one call, with what failed calls before it cost."""
+    """Expected cost of one call, and of the failed calls before it, in USD; not the worst case."""
     tokens: Float64[np.ndarray, "jobs models"]
     """Expected prompt and completion tokens of one call together."""
     latency_s: Float64[np.ndarray, "jobs models"]
-    """Typical wait for one call's answer; NaN where nothing is known."""
+    """Typical latency of one call, in seconds; NaN where nothing is known."""
     sure_quality: Float[np.ndarray, "jobs models"]
-    """What a quality floor is compared with: the prediction, less the margin of a confidence."""
+    """Predicted quality less the margin of the floor's confidence; compared with quality floors."""
     reasons: UInt8[np.ndarray, "jobs models"]
     """Why a model may not answer, as flags of `selector.limits.Reason`; 0 where it may."""
 
     @property
     def allowed(self) -> Bool[np.ndarray, "jobs models"]:
-        """Models that meet every limit of the job."""
+        """Pairs that meet every limit of the job."""
         return np.asarray(self.reasons == 0)
 
 
-def estimate(
+def estimate_calls(
     jobs: Sequence[Job],
     pool: Pool,
     quality: Float32[np.ndarray, "jobs models"],
     completion_tokens: Float32[np.ndarray, "jobs models"],
     experience: Experience = NOTHING_KNOWN,
-) -> Estimates:
+) -> CallEstimates:
     """Estimate cost, latency and eligibility of every candidate model for some jobs.
 
     Args:
@@ -62,35 +62,32 @@ def estimate(
         pool: The candidate models and their prices.
         quality: Predicted quality, in [0, 1].
         completion_tokens: Predicted length of the answers, in tokens.
-        experience: What calls have taught: corrects token counts, and tells latency.
+        experience: What is known from earlier calls: it corrects token counts and gives latencies.
 
     Returns:
         Arrays of the predictions' shape.
     """
     known = [experience.get(name, NO_EXPERIENCE) for name in pool.names]
     images = np.array([image_count(job.body) for job in jobs], np.int64)
-    foreseen = _foreseen_tokens(jobs, images, pool)
+    prompt_estimate = _prompt_tokens(jobs, images, pool)
     limit = _completion_limits(jobs, pool)
-    prompt = foreseen * _array(model.prompt_factor for model in known)
+    prompt = prompt_estimate * _array(model.prompt_factor for model in known)
     length = np.maximum(completion_tokens, 1.0)
     completion = np.minimum(length, limit) * _array(model.completion_factor for model in known)
     completion = np.minimum(completion, limit)
     latency_s = _latencies_s(known, completion)
-    prompt_price = _array(float(model.price_usd_per_mtok.prompt) for model in pool.models)
-    completion_price = _array(float(model.price_usd_per_mtok.completion) for model in pool.models)
-    margins = _array(model.quality_margin for model in known)
-    sure_quality = np.clip(quality - margins, 0.0, 1.0) if margins.any() else quality
+    sure_quality = _less_margins(quality, known)
     pairs = job_limits.JobEstimates(
         sure_quality,
-        # A cap is a promise: it must hold for the worst case of a call.
+        # A cost cap must hold even for the worst case of a call.
         _worst_case_usd(jobs, images, pool),
         latency_s=latency_s,
-        prompt_tokens=foreseen.astype(np.int64),
+        prompt_tokens=prompt_estimate.astype(np.int64),
         completion_tokens=limit.astype(np.int64),
         window_tokens=np.array([model.context_window_tokens for model in pool.models]),
     )
-    return Estimates(
-        cost_usd=(prompt * prompt_price + completion * completion_price) / float(TOKENS_PER_MTOK)
+    return CallEstimates(
+        cost_usd=_call_cost_usd(pool, prompt, completion)
         + _array(model.failed_usd for model in known),
         tokens=prompt + completion,
         latency_s=latency_s,
@@ -99,10 +96,28 @@ def estimate(
     )
 
 
+def _less_margins(
+    quality: Float32[np.ndarray, "jobs models"], known: Sequence[ModelExperience]
+) -> Float[np.ndarray, "jobs models"]:
+    margins = _array(model.quality_margin for model in known)
+    return np.clip(quality - margins, 0.0, 1.0) if margins.any() else quality
+
+
+def _call_cost_usd(
+    pool: Pool,
+    prompt: Float64[np.ndarray, "jobs models"],
+    completion: Float64[np.ndarray, "jobs models"],
+) -> Float64[np.ndarray, "jobs models"]:
+    prompt_price = _array(float(model.price_usd_per_mtok.prompt) for model in pool.models)
+    completion_price = _array(float(model.price_usd_per_mtok.completion) for model in pool.models)
+    usd: Float64[np.ndarray, "jobs models"] = prompt * prompt_price + completion * completion_price
+    return usd / float(TOKENS_PER_MTOK)
+
+
 def _limits_of(
     jobs: Sequence[Job], images: Int[np.ndarray, " jobs"], pool: Pool
 ) -> job_limits.JobLimits:
-    """Return the jobs' own limits, and which models could answer them at all by now."""
+    """Return the jobs' own limits, and the models that their requests leave."""
     return replace(
         job_limits.JobLimits.of([job.sla for job in jobs]),
         usable=eligibility.usable(jobs, pool),
@@ -120,10 +135,10 @@ def _latencies_s(
     return latency_s
 
 
-def _foreseen_tokens(
+def _prompt_tokens(
     jobs: Sequence[Job], images: Int[np.ndarray, " jobs"], pool: Pool
 ) -> Float64[np.ndarray, "jobs models"]:
-    """Return the prompt tokens of each call before experience corrects them."""
+    """Estimate the prompt tokens of each call; experience is to correct them."""
     text = np.array([estimate_text_tokens(job.body) for job in jobs], np.float64)
     an_image = _array(model.image_prompt_tokens or 0 for model in pool.models)
     return np.asarray(text[:, None] + images[:, None] * an_image)
@@ -144,7 +159,7 @@ def _completion_limits(jobs: Sequence[Job], pool: Pool) -> Float64[np.ndarray, "
 def _worst_case_usd(
     jobs: Sequence[Job], images: Int[np.ndarray, " jobs"], pool: Pool
 ) -> Float64[np.ndarray, "jobs models"]:
-    """Return the worst case of a call where the job has a cap to compare it with, 0 elsewhere."""
+    """Return the worst case of each call of the jobs that have a cost cap; 0 for other jobs."""
     worst = np.zeros((len(jobs), len(pool.models)))
     for row, (job, shown) in enumerate(zip(jobs, images.tolist(), strict=True)):
         if job.sla.max_cost_usd is not None:

@@ -1,31 +1,43 @@
-"""Learns from the last calls: tokens billed for one estimated, and how long a call takes.
+"""Learns from recent calls how estimates must be corrected, and from a batch's failed ones.
 
-Latency is fitted as base + slope x completion tokens by medians of pairwise slopes, which a third
-of wild measurements can't bend. Source: Sen, Estimates of the regression coefficient based on
-Kendall's tau, JASA 63 (1968); Theil (1950).
+Calls to a model teach how many tokens are billed for one that was estimated, and how long a call
+takes. A batch's own calls teach its re-plans how often a model fails: a first plan assumes no
+failures, and each revision learns from the calls since the last one only, so that no failure counts
+twice.
+
+Latency is fitted as base + slope x completion tokens by medians of pairwise slopes, which stay
+right if a third of the measurements are wild. Source: Sen, Estimates of the regression coefficient
+based on Kendall's tau, JASA 63 (1968); Theil (1950).
 """
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 from psycopg import AsyncConnection
 
 from routoo.domain.pool import CandidateModel, Pool
-from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience
+from routoo.domain.prediction import (
+    NO_EXPERIENCE,
+    Experience,
+    ModelExperience,
+    experience_from_json,
+)
 from routoo.domain.prompt import estimate_prompt_tokens, requested_completion_tokens
 from routoo.errors import StoreError
 from routoo.store import predictions
-from routoo.store.batches import BatchRecord
-from routoo.store.model_calls import MeasuredCall, recent_calls
+from routoo.store.batches import BatchRecord, replans
+from routoo.store.model_calls import MeasuredCall, ModelOutcomes, outcomes_since, recent_calls
 
 RECENT_CALLS = 200
-"""Calls looked at for each model: enough for medians, few enough to follow a change."""
+"""Number of calls read for each model: enough for medians, few enough to follow a change."""
 MIN_CALLS = 20
-"""Fewer measure no latency, and weigh no more than this many calls that went as estimated."""
+"""Fewer calls measure no latency. Also the weight of what was assumed before, in calls."""
 _FACTORS = (0.1, 10.0)
-"""A correction beyond this is a fault of the measurement."""
+"""Bounds of a correction; what is beyond them is taken for an error of measurement."""
+_BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def load_experience(conn: AsyncConnection, pool: Pool) -> dict[str, ModelExperience]:
@@ -40,7 +52,7 @@ async def batch_experience(conn: AsyncConnection, batch: BatchRecord) -> dict[st
     """Return what is known of a batch's candidates now, with the margins of its quality floors.
 
     Raises:
-        StoreError: Its floors need margins, and none were scored.
+        StoreError: The margins of its floors are missing.
     """
     known = await load_experience(conn, batch.pool)
     if batch.objective.floor_confidence is None:
@@ -122,3 +134,56 @@ def _factor(billed: Sequence[float], foreseen: Sequence[float]) -> float:
     doubt = MIN_CALLS * sum(foreseen) / len(foreseen)
     ratio = (sum(billed) + doubt) / (sum(foreseen) + doubt)
     return min(max(ratio, _FACTORS[0]), _FACTORS[1])
+
+
+async def load_outcomes(conn: AsyncConnection, batch: BatchRecord) -> dict[str, ModelOutcomes]:
+    """Return the outcomes of calls to each candidate since the batch's plan was made.
+
+    Candidates that the plan takes for down are left out, since it plans no calls to them.
+    """
+    decided = [past.decided_at for past in await replans.history(conn, batch.id) if past.decided_at]
+    since = max(decided, default=_BEFORE_ALL)
+    down = _down(batch)
+    counted_on = [name for name in batch.pool.names if name not in down]
+    return {name: await outcomes_since(conn, batch.id, name, since) for name in counted_on}
+
+
+def planned_experience(batch: BatchRecord) -> dict[str, ModelExperience]:
+    """Return the experience that the batch's plan was made with.
+
+    A model that the plan takes for down has no experience: it is tried again as if it were new.
+    """
+    known = experience_from_json((batch.plan or {}).get("experience"))
+    down = _down(batch)
+    return {name: NO_EXPERIENCE if name in down else model for name, model in known.items()}
+
+
+def _down(batch: BatchRecord) -> set[str]:
+    return set((batch.plan or {}).get("down") or ())
+
+
+def learn_failures(
+    known: ModelExperience, planned: ModelExperience, outcomes: ModelOutcomes
+) -> ModelExperience:
+    """Return experience with the failures that are to be expected from now on.
+
+    Args:
+        known: What is known from all recent calls.
+        planned: What the present plan assumes; it weighs as much as MIN_CALLS calls.
+        outcomes: The calls since that plan.
+    """
+    jobs = outcomes.jobs + MIN_CALLS
+    return replace(
+        known,
+        failure_share=(
+            (outcomes.failed + planned.failure_share * MIN_CALLS) / (outcomes.calls + MIN_CALLS)
+        ),
+        unanswered_share=(outcomes.unanswered + planned.unanswered_share * MIN_CALLS) / jobs,
+        failed_usd=(outcomes.failed_usd + planned.failed_usd * MIN_CALLS) / jobs,
+    )
+
+
+def answered_shares(pool: Pool, experience: Experience) -> Float32[np.ndarray, " models"]:
+    """Return the share of jobs that each candidate is expected to answer after all retries."""
+    known = [experience.get(name, NO_EXPERIENCE) for name in pool.names]
+    return np.array([1.0 - model.unanswered_share for model in known], np.float32)

@@ -1,8 +1,8 @@
-"""When a plan's answers will be there: a forecast from the endpoints' limits and latencies.
+"""Forecasts when a plan's answers arrive, from the endpoints' limits and latencies.
 
-Each endpoint starts its calls at an even rate, the slowest that its limits force, and each answer
-comes a mean latency later. Endpoints work side by side. Retries, other batches on the same
-endpoints and the workers' own speed are left out: it is the endpoints' part of the time.
+The model: each endpoint starts its calls at an even rate, the lowest that its limits impose, and
+each answer arrives a mean latency later. Endpoints work in parallel. Retries, other batches on the
+same endpoints and the speed of the workers are left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,8 +13,12 @@ from jaxtyping import Float, Float32, Int32
 
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import NO_EXPERIENCE, Experience
-from routoo.pipeline.select.capacity import Demand
-from routoo.pipeline.select.endpoint_groups import EndpointGroup, endpoint_groups, separate_groups
+from routoo.pipeline.select.capacity import (
+    Demand,
+    EndpointGroup,
+    endpoint_groups,
+    separate_groups,
+)
 
 _S_PER_MINUTE = 60.0
 _S_PER_HOUR = 3600.0
@@ -24,17 +28,17 @@ _HALVINGS = 60
 
 @dataclass(frozen=True, slots=True)
 class EndpointTime:
-    """How an endpoint spends its share of a plan."""
+    """Calls of a plan at one endpoint, and how long they take."""
 
     endpoint: str
     """Its key in the pool."""
     calls: int
     spread_s: float
-    """From its first call's start to its last one's, in seconds."""
+    """Time from the start of the first call to the start of the last one, in seconds."""
     latency_s: float
-    """Mean wait for an answer, in seconds."""
+    """Mean latency of a call, in seconds."""
     slowest: str
-    """What spreads its calls: concurrency, requests or tokens per minute, a batch's window."""
+    """The limit that spreads the calls most: concurrency, requests or tokens a minute, a window."""
 
     def answered(self, time_s: float) -> float:
         """Return how many calls are answered at a time after the start."""
@@ -46,19 +50,19 @@ class EndpointTime:
 def endpoint_times(
     pool: Pool, choice: Int32[np.ndarray, " jobs"], demand: Demand, experience: Experience
 ) -> list[EndpointTime] | None:
-    """Forecast each endpoint that the plan calls; those that share a candidate are one.
+    """Forecast each endpoint that the plan calls; endpoints of one candidate count as one.
 
     Args:
         pool: The candidate models with their endpoints.
         choice: Column of each job's model, -1 where it has none.
         demand: Tokens and latency of each pair.
-        experience: Says by how much slow calls raise the mean latency above the typical.
+        experience: Its tail factors raise the typical latency to the mean.
 
     Returns:
         The endpoints, then the batch channels; None where a called model's latency is not known.
     """
     tails = np.array([experience.get(name, NO_EXPERIENCE).tail_factor for name in pool.names])
-    calls = _Calls(choice, demand.tokens, demand.latency_s * tails)
+    calls = _PlannedCalls(choice, demand.tokens, demand.latency_s * tails)
     times = []
     for groups in separate_groups(endpoint_groups(pool)):
         load = calls.of(groups[0].columns)
@@ -74,25 +78,25 @@ def endpoint_times(
 
 @dataclass(frozen=True, slots=True)
 class _Load:
-    """What some candidates are to do."""
+    """Calls of some candidates together."""
 
     calls: int
     tokens: float
     latency_s: float
-    """Mean wait for an answer; NaN where it is not known."""
+    """Mean latency of a call; NaN where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Calls:
-    """Which calls a plan makes."""
+class _PlannedCalls:
+    """All calls that a plan makes."""
 
     choice: Int32[np.ndarray, " jobs"]
     tokens: Float32[np.ndarray, "jobs models"]
     latency_s: Float[np.ndarray, "jobs models"]
-    """Mean, with slow calls."""
+    """Mean latency of each pair, slow calls included."""
 
     def of(self, columns: Sequence[int]) -> _Load:
-        """Return what is asked of some candidates."""
+        """Return the calls of some candidates together."""
         rows = np.flatnonzero(np.isin(self.choice, columns))
         taken = self.choice[rows]
         if len(rows) == 0:
@@ -101,8 +105,8 @@ class _Calls:
         return _Load(len(rows), tokens, float(self.latency_s[rows, taken].mean()))
 
 
-def _slowest(calls: _Calls, groups: Sequence[EndpointGroup]) -> tuple[str, float]:
-    """Return the limit that spreads the calls most, and over how many seconds."""
+def _slowest(calls: _PlannedCalls, groups: Sequence[EndpointGroup]) -> tuple[str, float]:
+    """Return the limit that spreads the calls most, and the seconds that it spreads them over."""
     spreads = [pair for group in groups for pair in _spreads(group, calls.of(group.columns))]
     return max(spreads, key=lambda pair: pair[1])
 
@@ -132,10 +136,10 @@ def finish_time_s(times: Sequence[EndpointTime], share: float) -> float:
 
 
 def _spreads(group: EndpointGroup, load: _Load) -> Iterator[tuple[str, float]]:
-    """Yield over how many seconds each limit spreads the calls."""
-    places = group.limit(lambda endpoint: endpoint.max_concurrency)
-    if places is not None:
-        yield "concurrency", max(0.0, load.calls / places - 1.0) * load.latency_s
+    """Yield each limit with the seconds that it spreads the calls over."""
+    slots = group.limit(lambda endpoint: endpoint.max_concurrency)
+    if slots is not None:
+        yield "concurrency", max(0.0, load.calls / slots - 1.0) * load.latency_s
     requests = group.limit(lambda endpoint: endpoint.requests_per_minute)
     if requests is not None:
         yield "requests per minute", load.calls / requests * _S_PER_MINUTE

@@ -1,6 +1,6 @@
-"""A whole batch as arrays: what the selector needs to decide, and who it can't decide for."""
+"""A whole batch as arrays: what the selector decides on, and the jobs that it can't decide on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -8,42 +8,42 @@ from jaxtyping import Bool, Float32, Float64, Int
 from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, Job
-from routoo.domain.prediction import Experience
-from routoo.pipeline.select.bounds import Bounds
+from routoo.domain.prediction import Experience, Predictions
 from routoo.pipeline.select.capacity import Demand
-from routoo.pipeline.select.dedupe import Digests, Twins
-from routoo.pipeline.select.estimates import NOTHING_KNOWN, Estimates, estimate
-from routoo.pipeline.select.misfit import describe_misfit
+from routoo.pipeline.select.dedupe import Duplicates, RequestDigests
+from routoo.pipeline.select.eligibility import describe_ineligibility
+from routoo.pipeline.select.estimates import NOTHING_KNOWN, CallEstimates, estimate_calls
+from routoo.pipeline.select.worst_case import CallBounds
 from routoo.store import jobs, predictions
 from routoo.store.batches import BatchRecord
 
-_SLICE_JOBS = 5000
-"""Bodies held in memory at once; the arrays alone grow with the batch."""
+_JOBS_PER_READ = 5000
+"""Number of jobs whose request bodies are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True)
 class BatchMatrix:
-    """Jobs x candidate models in pool order, for a whole batch."""
+    """Jobs x candidate models, in pool order, for a whole batch."""
 
     quality: Float32[np.ndarray, "jobs models"]
     quality_std: Float32[np.ndarray, "jobs models"]
-    """Of the estimate itself."""
+    """Standard deviation of the quality estimate."""
     cost_usd: Float64[np.ndarray, "jobs models"]
-    """Expected cost of one call."""
+    """Expected cost of one call, in USD; 0 for a duplicate, which is not called."""
     allowed: Bool[np.ndarray, "jobs models"]
-    misfits: dict[int, str] = field(default_factory=dict)
-    """Why a job, by job_no, has no eligible model."""
+    ineligible: dict[int, str] = field(default_factory=dict)
+    """For each job without an eligible model, by job_no: the reason."""
     demand: Demand | None = None
-    """What each call takes of its endpoint; None where nobody asks for it."""
-    bounds: Bounds | None = None
-    """What bounds each call's cost; None where nobody asks for it."""
+    """What each call takes of its endpoint; None where nothing needs it."""
+    bounds: CallBounds | None = None
+    """What bounds each call's cost; None where nothing needs it."""
     weight: Float32[np.ndarray, " jobs"] | None = None
-    """Jobs that an answer serves, 0 where an identical job's answer is shared; None = 1 each."""
-    twins: Twins | None = None
-    """Identical jobs of the whole batch; None where each is called for itself."""
+    """Number of jobs that a job's answer serves, 0 for a duplicate; None = 1 each."""
+    duplicates: Duplicates | None = None
+    """Duplicates in the whole batch; None where each job is called for itself."""
 
     def rows(self, jobs: Int[np.ndarray, " some"]) -> "BatchMatrix":
-        """Return some jobs, in the order given; `misfits` keep their numbers in the batch."""
+        """Return some jobs in the order given; `ineligible` keeps their numbers in the batch."""
         demand = self.demand
         return replace(
             self,
@@ -53,17 +53,21 @@ class BatchMatrix:
             allowed=self.allowed[jobs],
             demand=demand and Demand(demand.tokens[jobs], demand.latency_s[jobs]),
             weight=None if self.weight is None else self.weight[jobs],
-            twins=None,
+            duplicates=None,
         )
 
-    def share(self, twins: Twins) -> "BatchMatrix":
-        """Return the batch with identical jobs called once: followers cost and take nothing."""
-        follows = twins.weight == 0
-        self.cost_usd[follows] = 0
-        if self.demand is not None:
-            self.demand.tokens[follows] = 0
-            self.demand.latency_s[follows] = 0
-        return replace(self, weight=twins.weight, twins=twins)
+    def prefer(
+        self, jobs: Int[np.ndarray, " some"], preferred: Bool[np.ndarray, "#some models"]
+    ) -> "BatchMatrix":
+        """Return the batch with some jobs restricted to the models that are preferred for them.
+
+        A job that may be answered by none of its preferred models is not restricted.
+        """
+        narrowed = self.allowed[jobs] & preferred
+        has_any = narrowed.any(axis=1)
+        allowed = self.allowed.copy()
+        allowed[jobs[has_any]] = narrowed[has_any]
+        return replace(self, allowed=allowed)
 
 
 async def load_matrix(
@@ -74,51 +78,86 @@ async def load_matrix(
     Args:
         conn: A connection.
         batch: The batch, every job scored.
-        experience: What calls have taught.
+        experience: What is known from earlier calls.
 
     Returns:
-        The arrays; about 17 bytes a job and candidate model stay in memory, 8 more where the
-        batch has a deadline or is a draft, for a draft 32 a job, and 24 a job to find identical
-        requests.
+        The arrays. Each job and candidate model takes about 17 bytes, and 8 more where the batch
+        has a deadline or is a plan. A job takes 24 bytes more while duplicates are looked for, and
+        32 in a plan.
     """
-    predicted = await predictions.load_batch(conn, batch.id)
-    shape = predicted.quality.shape
-    demand, is_draft = None, batch.status is BatchStatus.PLANNING
-    if batch.deadline is not None or is_draft:
-        demand = Demand(np.zeros(shape, np.float32), np.zeros(shape, np.float32))
-    matrix = BatchMatrix(
-        predicted.quality,
-        predicted.quality_std,
-        np.zeros(shape),
-        np.zeros(shape, np.bool_),
-        demand=demand,
-        bounds=Bounds.empty(shape[0]) if is_draft else None,
-    )
-    digests = Digests(shape[0]) if batch.call_options.dedupe else None
-    for first in range(0, batch.job_count, _SLICE_JOBS):
-        slice_ = await jobs.load_slice(conn, batch.id, first, _SLICE_JOBS)
-        rows = slice(first, first + len(slice_))
-        quality, tokens = predicted.quality[rows], predicted.completion_tokens[rows]
-        estimates = estimate(slice_, batch.pool, quality, tokens, experience)
-        _fill(matrix, rows, slice_, estimates)
-        if digests is not None:
-            digests.fill(rows, slice_)
-    return matrix if digests is None else matrix.share(digests.twins())
+    filler = _Filler(batch, await predictions.load_batch(conn, batch.id), experience)
+    for first in range(0, batch.job_count, _JOBS_PER_READ):
+        filler.fill(first, await jobs.load_slice(conn, batch.id, first, _JOBS_PER_READ))
+    return filler.matrix()
 
 
-def _fill(matrix: BatchMatrix, rows: slice, slice_: Sequence[Job], estimates: Estimates) -> None:
-    matrix.cost_usd[rows] = estimates.cost_usd
-    matrix.allowed[rows] = estimates.allowed
-    if matrix.demand is not None:
-        matrix.demand.tokens[rows] = estimates.tokens
-        matrix.demand.latency_s[rows] = estimates.latency_s
-    if matrix.bounds is not None:
-        matrix.bounds.fill(rows, slice_)
-    matrix.misfits.update(_misfits(slice_, estimates))
+class _Filler:
+    """Fills a batch's arrays, slice by slice, and makes the matrix of them."""
 
+    def __init__(self, batch: BatchRecord, predicted: Predictions, experience: Experience) -> None:
+        self._batch, self._predicted, self._experience = batch, predicted, experience
+        shape = predicted.quality.shape
+        self._cost_usd = np.zeros(shape)
+        self._allowed = np.zeros(shape, np.bool_)
+        self._ineligible: dict[int, str] = {}
+        is_plan = batch.status is BatchStatus.PLANNING
+        needs_demand = batch.deadline is not None or is_plan
+        self._demand = Demand.empty(shape) if needs_demand else None
+        self._bounds = CallBounds.empty(shape[0]) if is_plan else None
+        self._digests = RequestDigests(shape[0]) if batch.call_options.dedupe else None
 
-def _misfits(slice_: Sequence[Job], estimates: Estimates) -> Iterator[tuple[int, str]]:
-    for row in np.flatnonzero(~estimates.allowed.any(axis=1)).tolist():
-        job, quality = slice_[row], estimates.sure_quality[row]
-        why = describe_misfit(job, estimates.reasons[row], quality, estimates.latency_s[row])
-        yield job.job_no, why
+    def fill(self, first: int, jobs: Sequence[Job]) -> None:
+        """Estimate the calls of some jobs.
+
+        Args:
+            first: Number of the first of them.
+            jobs: The jobs.
+        """
+        rows = slice(first, first + len(jobs))
+        quality = self._predicted.quality[rows]
+        tokens = self._predicted.completion_tokens[rows]
+        estimates = estimate_calls(jobs, self._batch.pool, quality, tokens, self._experience)
+        self._cost_usd[rows] = estimates.cost_usd
+        self._allowed[rows] = estimates.allowed
+        self._describe_ineligible(jobs, estimates)
+        if self._demand is not None:
+            self._demand.tokens[rows] = estimates.tokens
+            self._demand.latency_s[rows] = estimates.latency_s
+        if self._bounds is not None:
+            self._bounds.fill(rows, jobs)
+        if self._digests is not None:
+            self._digests.fill(rows, jobs)
+
+    def matrix(self) -> BatchMatrix:
+        """Return the matrix once all jobs are filled in."""
+        duplicates = None if self._digests is None else self._digests.duplicates()
+        weight = None if duplicates is None else duplicates.weight
+        if weight is not None:
+            self._clear(weight == 0)
+        return BatchMatrix(
+            self._predicted.quality,
+            self._predicted.quality_std,
+            self._cost_usd,
+            self._allowed,
+            ineligible=self._ineligible,
+            demand=self._demand,
+            bounds=self._bounds,
+            weight=weight,
+            duplicates=duplicates,
+        )
+
+    def _clear(self, duplicates: Bool[np.ndarray, " jobs"]) -> None:
+        """Let duplicates cost nothing and take nothing of their endpoints."""
+        self._cost_usd[duplicates] = 0
+        if self._demand is not None:
+            self._demand.tokens[duplicates] = 0
+            self._demand.latency_s[duplicates] = 0
+
+    def _describe_ineligible(self, jobs: Sequence[Job], estimates: CallEstimates) -> None:
+        for row in np.flatnonzero(~estimates.allowed.any(axis=1)).tolist():
+            self._ineligible[jobs[row].job_no] = describe_ineligibility(
+                jobs[row],
+                estimates.reasons[row],
+                estimates.sure_quality[row],
+                estimates.latency_s[row],
+            )

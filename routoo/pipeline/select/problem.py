@@ -1,4 +1,4 @@
-"""From a batch's arrays to a choice: the problem it poses, and what to do where it can't be met."""
+"""Poses a batch as a problem of the selector, and solves it as far as its limits allow."""
 
 from dataclasses import replace
 from datetime import datetime
@@ -8,7 +8,7 @@ from jaxtyping import Float, Float32
 
 from routoo.domain.prediction import Experience
 from routoo.pipeline.select.capacity import endpoint_capacities
-from routoo.pipeline.select.failures import answered_shares
+from routoo.pipeline.select.experience import answered_shares
 from routoo.pipeline.select.matrix import BatchMatrix
 from routoo.selector.confidence import lower_quality
 from routoo.selector.problem import Capacity, Problem, match_model
@@ -20,29 +20,25 @@ from routoo.store.batches import BatchRecord
 def pose_problem(
     batch: BatchRecord, matrix: BatchMatrix, experience: Experience, now: datetime
 ) -> Problem:
-    """Return what is to be decided for a whole batch.
+    """Return the selection problem of a whole batch.
 
-    A model's quality counts as far as it answers: what another would answer in its place costs
-    that other's money, and is no merit of a model that fails.
+    A model's quality is multiplied by the share of jobs that it answers: an answer of a fallback
+    costs the fallback's price, and is no merit of a model that fails.
 
     Args:
         batch: The batch with its limits.
         matrix: Its jobs.
         experience: What the matrix was estimated with.
-        now: The deadline is counted from here.
+        now: The present time, for the deadline.
     """
+    quality = _expected_quality(batch, matrix, experience)
     capacities: tuple[Capacity, ...] = ()
     if matrix.demand is not None and batch.deadline is not None:
         left_s = (batch.deadline - now).total_seconds()
         capacities = endpoint_capacities(batch.pool, matrix.demand, experience, left_s)
-    aim, quality = batch.objective, matrix.quality
-    if aim.risk > 0:
-        quality = lower_quality(quality, matrix.quality_std, aim.risk)
-    answered = answered_shares(batch.pool, experience)
-    if (answered < 1).any():
-        quality = quality * answered
     if matrix.weight is not None:
         quality, capacities = _weigh(matrix.weight, quality, capacities)
+    aim = batch.objective
     problem = Problem(
         quality,
         matrix.cost_usd,
@@ -58,26 +54,37 @@ def pose_problem(
     return replace(problem, min_mean_quality=mark)
 
 
+def _expected_quality(
+    batch: BatchRecord, matrix: BatchMatrix, experience: Experience
+) -> Float[np.ndarray, "jobs models"]:
+    """Return predicted quality, lowered by the batch's risk aversion and by calls that fail."""
+    quality, risk = matrix.quality, batch.objective.risk
+    if risk > 0:
+        quality = lower_quality(quality, matrix.quality_std, risk)
+    answered = answered_shares(batch.pool, experience)
+    return quality * answered if (answered < 1).any() else quality
+
+
 def _weigh(
     weight: Float32[np.ndarray, " jobs"],
     quality: Float[np.ndarray, "jobs models"],
     capacities: tuple[Capacity, ...],
 ) -> tuple[Float[np.ndarray, "jobs models"], tuple[Capacity, ...]]:
-    """Let an answer count for all jobs that share it, and its call once."""
+    """Count an answer's quality for all jobs that share it, and its call once."""
     calls = np.broadcast_to((weight > 0).astype(np.float32)[:, None], quality.shape)
     counted = [replace(item, use=calls) if item.use is None else item for item in capacities]
     return quality * weight[:, None], tuple(counted)
 
 
 def choose(problem: Problem) -> Solution:
-    """Solve a problem; who can't be served within the limits is left without a model.
+    """Solve a problem; jobs that can't be served within the limits are left without a model.
 
-    Jobs that the endpoints are not expected to take in time are given a model all the same, within
-    the money that is left: an estimate of speed is no reason to refuse a job. The status stays
-    `infeasible`, its advice says what is short, and a job that really comes too late expires.
+    Jobs that the endpoints probably can't answer in time get a model all the same, within the money
+    that is left, since speed is only estimated. The status stays `infeasible`, its advice says what
+    is short, and a job that is not answered by its deadline expires.
 
-    A mean quality that can't be reached leaves every job without a model: its owner asked for the
-    quality, so that spending money on less is not for us to decide.
+    If a mean quality can't be reached, no job gets a model: the batch's owner must decide whether
+    to spend money on less.
     """
     if problem.min_mean_quality is not None:
         return _attain(problem)
@@ -108,14 +115,14 @@ def choose(problem: Problem) -> Solution:
 
 
 def is_met(solution: Solution, problem: Problem) -> bool:
-    """Return whether a mean quality that was asked for is reached; true where none was."""
+    """Return whether the mean quality asked for is reached; true where none was asked for."""
     return problem.min_mean_quality is None or solution.served > 0 or solution.unaffordable == 0
 
 
 def _attain(problem: Problem) -> Solution:
-    """Reach a mean quality, too late for the endpoints' pace if it must be, but never above budget.
+    """Reach a mean quality within the budget, if need be too late for the endpoints' capacity.
 
-    The status is `infeasible` then, its advice about the pace.
+    The status is `infeasible` then, and its advice is about the capacity.
     """
     solution = solve(problem)
     if solution.feasible or not problem.capacities:

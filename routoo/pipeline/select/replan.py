@@ -1,24 +1,27 @@
-"""A running batch selected anew: its jobs that are not under way, with what is left to spend."""
+"""Plans a running batch again: its jobs without a call in flight, with the money that is left."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, Int64
+from jaxtyping import Bool, Int, Int64
 from psycopg import AsyncConnection
 
 from routoo.domain.job import Lease
-from routoo.domain.prediction import NO_EXPERIENCE, Assignment, ModelExperience, experience_to_json
-from routoo.pipeline.select.experience import batch_experience
-from routoo.pipeline.select.failures import answered_shares, failures_of, learn, load_outcomes
+from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience, experience_to_json
+from routoo.pipeline.select.decisions import assign, unserved_results
+from routoo.pipeline.select.experience import (
+    answered_shares,
+    batch_experience,
+    learn_failures,
+    load_outcomes,
+    planned_experience,
+)
 from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
 from routoo.pipeline.select.problem import choose, is_met, pose_problem
-from routoo.pipeline.select.refusals import refusals
-from routoo.pipeline.select.shard import select_batch
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
 from routoo.store import assignments, batches, ledger, results
@@ -31,50 +34,34 @@ from routoo.store.model_calls import NO_CALLS, is_down
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """A running batch as the re-plan finds it."""
+    """A running batch when the re-plan starts."""
 
     matrix: BatchMatrix
-    """All jobs of the batch; what can't be sent now is ruled out where another is allowed."""
+    """All jobs of the batch; models that can't be called are excluded where a job has others."""
     experience: dict[str, ModelExperience]
     open_jobs: OpenJobs
     free_usd: Decimal | None
-    """Budget not spent yet; None means no limit."""
+    """Budget that is not spent yet, in USD; None means no limit."""
     down: tuple[str, ...]
-    """Models whose endpoint doesn't answer."""
+    """Names of the models whose endpoint doesn't answer."""
 
     @property
     def movable(self) -> Int64[np.ndarray, " movable"]:
-        """Places among the open jobs of those that no call is under way for."""
+        """Positions, among the open jobs, of those without a call in flight."""
         return np.flatnonzero(~self.open_jobs.called)
 
 
-async def decide_batch(db: Database, lease: Lease, batch: BatchRecord) -> None:
-    """Do the select stage: the first plan of a batch, or the revision that was asked for.
-
-    Raises:
-        StaleLeaseError: Another worker owns the shard now.
-        StoreError: The database can't be reached or refused.
-    """
-    async with db.transaction() as conn:
-        request = await replans.open_request(conn, batch.id)
-    if request is None:
-        await select_batch(db, lease, batch)
-    else:
-        await replan_batch(db, lease, batch, request)
-
-
 async def replan_batch(db: Database, lease: Lease, batch: BatchRecord, request: Replan) -> None:
-    """Choose again for every job that has no result and no call under way.
+    """Choose again for every job that has no result and no call in flight.
 
-    Money that was spent, and what the calls under way are expected to cost, is gone; the rest is
-    spent as well as it can be by what is known now. A job that can't be served any more keeps the
-    model it has: dispatch then finds out what the ledger allows.
+    The budget is what was not spent, less the expected cost of the calls in flight. A job that
+    can't be served any more keeps its model: the ledger decides about it at dispatch.
 
     Args:
         db: The store.
         lease: The batch's select shard, reopened; renewed by the caller.
         batch: The batch.
-        request: The revision asked for.
+        request: The revision that was requested.
 
     Raises:
         StaleLeaseError: Another worker owns the shard now.
@@ -82,42 +69,50 @@ async def replan_batch(db: Database, lease: Lease, batch: BatchRecord, request: 
     """
     async with db.transaction() as conn:
         state = await _load(conn, batch)
-    jobs = state.open_jobs.job_no[state.movable]
-    now = datetime.now(UTC)
-    current = state.open_jobs.column[state.movable]
-    problem = replace(
-        pose_problem(batch, state.matrix.rows(jobs), state.experience, now),
-        budget_usd=_left_usd(state),
-    )
-    promised = pose_problem(batch, state.matrix.rows(jobs), failures_of(batch), now)
+    jobs, current = state.open_jobs.job_no[state.movable], state.open_jobs.column[state.movable]
+    now, rows = datetime.now(UTC), state.matrix.rows(jobs)
+    problem = pose_problem(batch, rows, state.experience, now)
+    problem = replace(problem, budget_usd=_left_usd(state))
+    promised = pose_problem(batch, rows, planned_experience(batch), now)
     solution = await asyncio.to_thread(_choose, problem, promised, current)
-    column = np.where(solution.choice >= 0, solution.choice, current)
-    expected = _as_answered(batch, state)
     async with db.transaction() as conn:
-        await assignments.save(
-            conn, lease, _moves(batch, expected, jobs, column, current), request.revision
-        )
-        unserved = jobs[column < 0].tolist()
-        await results.save(conn, lease, list(refusals(unserved, state.matrix, solution.advice)))
-        before, after = (_expected(batch, expected, jobs, of) for of in (current, column))
-        moved = int(np.count_nonzero(column != current))
-        await replans.decide(conn, lease, request, moved, (before, after))
-        plan = _revised(batch.plan or {}, state, solution, request.revision)
-        await batches.save_plan(conn, batch.id, plan)
+        await _save(conn, lease, batch, state, solution, request)
+
+
+async def _save(
+    conn: AsyncConnection,
+    lease: Lease,
+    batch: BatchRecord,
+    state: _State,
+    solution: Solution,
+    request: Replan,
+) -> None:
+    """Save the revision: the jobs' new models, results without an answer, and the plan."""
+    jobs, current = state.open_jobs.job_no[state.movable], state.open_jobs.column[state.movable]
+    column = np.where(solution.choice >= 0, solution.choice, current)
+    expected, moved = _as_answered(batch, state), np.flatnonzero(column != current)
+    moves = assign(batch.pool, expected, jobs[moved], column[moved])
+    await assignments.save(conn, lease, moves, request.revision)
+    unserved = jobs[column < 0].tolist()
+    await results.save(conn, lease, list(unserved_results(unserved, state.matrix, solution.advice)))
+    before, after = (_expected(batch, expected, jobs, of) for of in (current, column))
+    await replans.decide(conn, lease, request, len(moved), (before, after))
+    plan = _revised(batch.plan or {}, state, solution, request.revision)
+    await batches.save_plan(conn, batch.id, plan)
 
 
 async def _load(conn: AsyncConnection, batch: BatchRecord) -> _State:
-    known, outcomes = failures_of(batch), await load_outcomes(conn, batch)
+    known, outcomes = planned_experience(batch), await load_outcomes(conn, batch)
     experience = {
-        name: learn(model, known.get(name, NO_EXPERIENCE), outcomes.get(name, NO_CALLS))
+        name: learn_failures(model, known.get(name, NO_EXPERIENCE), outcomes.get(name, NO_CALLS))
         for name, model in (await batch_experience(conn, batch)).items()
     }
     matrix = await load_matrix(conn, batch, experience)
     names = batch.pool.names
     down = tuple([model.name for model in batch.pool.models if await is_down(conn, model)])
     open_jobs = await load_open_jobs(conn, batch.id, batch.job_count, names)
-    _narrow(matrix, open_jobs.job_no, _sendable(batch, open_jobs))
-    _narrow(matrix, open_jobs.job_no, np.array([name not in down for name in names]))
+    matrix = matrix.prefer(open_jobs.job_no, _sendable(batch, open_jobs))
+    matrix = matrix.prefer(open_jobs.job_no, np.array([name not in down for name in names]))
     return _State(
         matrix=matrix,
         experience=experience,
@@ -128,29 +123,20 @@ async def _load(conn: AsyncConnection, batch: BatchRecord) -> _State:
 
 
 def _as_answered(batch: BatchRecord, state: _State) -> BatchMatrix:
-    """Return the batch with quality as it is expected of models that fail now and then."""
+    """Return the batch with each model's quality times the share of jobs that it answers."""
     answered = answered_shares(batch.pool, state.experience)
     return replace(state.matrix, quality=state.matrix.quality * answered)
 
 
 def _sendable(batch: BatchRecord, open_jobs: OpenJobs) -> Bool[np.ndarray, "open models"]:
-    """Return the pairs that a dispatcher at work can carry out: a channel for its own jobs only.
+    """Return the pairs that a running dispatcher can carry out.
 
-    It hands rows to channels before its first call. A job that came to one later would be called
-    at the ordinary price, which is not what was planned.
+    A dispatcher sends rows to batch channels before its first call. A job that is moved to a
+    channel later would be called at the ordinary price: only a channel's present jobs may stay.
     """
     columns = np.arange(len(batch.pool.models))
     channels = np.array([model.is_batch_channel for model in batch.pool.models])
     return np.asarray(~channels | (columns == open_jobs.column[:, None]))
-
-
-def _narrow(
-    matrix: BatchMatrix, jobs: Int32[np.ndarray, " open"], keep: Bool[np.ndarray, "#open models"]
-) -> None:
-    """Rule the other models out for the jobs that one of these may answer."""
-    allowed = matrix.allowed[jobs] & keep
-    movable = allowed.any(axis=1)
-    matrix.allowed[jobs[movable]] = allowed[movable]
 
 
 async def _unspent_usd(conn: AsyncConnection, batch: BatchRecord) -> Decimal | None:
@@ -161,22 +147,22 @@ async def _unspent_usd(conn: AsyncConnection, batch: BatchRecord) -> Decimal | N
 
 
 def _left_usd(state: _State) -> Decimal | None:
-    """Return what is left once the calls under way have cost what is expected of them."""
+    """Return the money left after the expected cost of the calls in flight; None = no limit."""
     if state.free_usd is None:
         return None
-    under_way = state.open_jobs.called & (state.open_jobs.column >= 0)
-    jobs, column = state.open_jobs.job_no[under_way], state.open_jobs.column[under_way]
+    in_flight = state.open_jobs.called & (state.open_jobs.column >= 0)
+    jobs, column = state.open_jobs.job_no[in_flight], state.open_jobs.column[in_flight]
     expected_usd = float(state.matrix.cost_usd[jobs, column].sum())
     return max(state.free_usd - Decimal(expected_usd), Decimal(0))
 
 
 def _choose(problem: Problem, promised: Problem, current: Int[np.ndarray, " movable"]) -> Solution:
-    """Choose within the limits; a mean that was promised is kept, if failures leave it in reach.
+    """Choose within the limits; the mean quality of the present plan is kept if it is in reach.
 
     Args:
-        problem: By what is known now.
-        promised: The same by what was assumed of failures when the present models were chosen.
-        current: Column of each job's present model; -1 where it has none.
+        problem: The problem by what is known now.
+        promised: The problem with the failures that the present plan assumes.
+        current: Position of each job's present model in the pool; -1 where it has none.
     """
     if problem.min_mean_quality is None:
         return choose(problem)
@@ -188,30 +174,14 @@ def _choose(problem: Problem, promised: Problem, current: Int[np.ndarray, " mova
 
 
 def _promised_mean(problem: Problem, current: Int[np.ndarray, " movable"]) -> float:
-    """Return the mean that the rest must keep for the whole batch to reach what was asked.
+    """Return the mean quality of the jobs' present models.
 
-    The batch's own mean is none of the rest: jobs that ended may have been its better or its worse.
+    It is what the rest of the batch must keep. The batch's own target is another number, since the
+    jobs that have ended may be better or worse than the rest.
     """
     served = np.flatnonzero(current >= 0)
     promised = problem.quality[served, current[served]]
     return float(promised.mean(dtype=np.float64)) if len(served) else 0.0
-
-
-def _moves(
-    batch: BatchRecord,
-    matrix: BatchMatrix,
-    jobs: Int[np.ndarray, " movable"],
-    column: Int[np.ndarray, " movable"],
-    current: Int[np.ndarray, " movable"],
-) -> Iterator[Assignment]:
-    for place in np.flatnonzero(column != current).tolist():
-        job_no, model = int(jobs[place]), int(column[place])
-        yield Assignment(
-            job_no=job_no,
-            model=batch.pool.models[model].name,
-            expected_quality=float(matrix.quality[job_no, model]),
-            expected_cost_usd=Decimal(f"{matrix.cost_usd[job_no, model]:.12f}"),
-        )
 
 
 def _expected(
@@ -220,7 +190,7 @@ def _expected(
     jobs: Int[np.ndarray, " movable"],
     column: Int[np.ndarray, " movable"],
 ) -> dict[str, Any]:
-    """Return what is expected of the jobs concerned under a choice, by what is known now."""
+    """Return the expected quality and cost of a choice for these jobs, by what is known now."""
     served = column >= 0
     rows, models = jobs[served], column[served]
     counts = np.bincount(models, minlength=len(batch.pool.models)).tolist()
@@ -236,7 +206,7 @@ def _expected(
 def _revised(
     plan: dict[str, Any], state: _State, solution: Solution, revision: int
 ) -> dict[str, Any]:
-    """Return the plan with what the rest of the batch now goes by; its promises stand as made."""
+    """Return the plan with the new revision's prices and experience; its expectations stay."""
     return {
         **plan,
         "revision": revision,

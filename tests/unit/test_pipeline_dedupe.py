@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from routoo.domain.job import SLA, Job
-from routoo.pipeline.select.dedupe import Digests, Twins
+from routoo.pipeline.select.dedupe import Duplicates, RequestDigests
 from routoo.pipeline.select.problem import _weigh, choose
 from routoo.selector.problem import Problem
 
@@ -15,11 +15,11 @@ UNIT = st.floats(0, 1, width=32)
 
 
 def solve_shared(
-    twins: Twins, quality: np.ndarray, cost_usd: np.ndarray, budget_usd: float
+    duplicates: Duplicates, quality: np.ndarray, cost_usd: np.ndarray, budget_usd: float
 ) -> tuple[np.ndarray, float, float]:
-    cost_usd = np.where((twins.weight > 0)[:, None], cost_usd, 0.0)
-    weighed, _ = _weigh(twins.weight, quality, ())
-    solution = twins.spread(choose(Problem(weighed, cost_usd, budget_usd=budget_usd)))
+    cost_usd = np.where((duplicates.weight > 0)[:, None], cost_usd, 0.0)
+    weighed, _ = _weigh(duplicates.weight, quality, ())
+    solution = duplicates.spread(choose(Problem(weighed, cost_usd, budget_usd=budget_usd)))
     return solution.choice, solution.quality, solution.cost_usd
 
 
@@ -30,26 +30,26 @@ def solve_shared(
     groups=st.lists(st.integers(0, 2), min_size=JOBS, max_size=JOBS),
     budget_usd=st.floats(0, 3),
 )
-def test_followers_get_their_leaders_model_and_the_money_is_spent_once(
+def test_duplicates_have_their_originals_model_and_the_money_is_spent_once(
     quality: np.ndarray, cost_usd: np.ndarray, groups: list[int], budget_usd: float
 ) -> None:
-    twins = Twins(np.array([groups.index(group) for group in groups], np.int32))
-    quality, cost_usd = quality[twins.leader], cost_usd[twins.leader]
-    choice, total, spent_usd = solve_shared(twins, quality, cost_usd, budget_usd)
-    assert (choice == choice[twins.leader]).all()
+    duplicates = Duplicates(np.array([groups.index(group) for group in groups], np.int32))
+    quality, cost_usd = quality[duplicates.original], cost_usd[duplicates.original]
+    choice, total, spent_usd = solve_shared(duplicates, quality, cost_usd, budget_usd)
+    assert (choice == choice[duplicates.original]).all()
     served = np.flatnonzero(choice >= 0)
-    leaders = [job for job in served if twins.leader[job] == job]
+    originals = [job for job in served if duplicates.original[job] == job]
     assert np.isclose(total, quality[served, choice[served]].sum(dtype=np.float64))
-    assert np.isclose(spent_usd, cost_usd[leaders, choice[leaders]].sum())
+    assert np.isclose(spent_usd, cost_usd[originals, choice[originals]].sum())
     assert spent_usd <= budget_usd * (1 + 1e-9)
 
 
 def test_the_model_that_many_share_is_worth_more_than_one_that_serves_a_single_job() -> None:
-    twins = Twins(np.array([0, 1, 1, 1, 1, 1], np.int32))
+    duplicates = Duplicates(np.array([0, 1, 1, 1, 1, 1], np.int32))
     quality = np.tile(np.array([0.5, 0.8], np.float32), (JOBS, 1))
     quality[0] = [0.5, 0.9]
     cost_usd = np.tile(np.array([0.1, 1.0]), (JOBS, 1))
-    choice, _, _ = solve_shared(twins, quality, cost_usd, 1.1)
+    choice, _, _ = solve_shared(duplicates, quality, cost_usd, 1.1)
     assert choice.tolist() == [0, 1, 1, 1, 1, 1]
 
 
@@ -60,8 +60,8 @@ def test_jobs_are_the_same_by_request_and_limits_whatever_the_order_of_keys() ->
         Job(2, "c", {"prompt": "Who?", "seed": 1}, SLA(min_quality=0.5)),
         Job(3, "d", {"prompt": "Who?"}),
     ]
-    digests = Digests(len(asked))
+    digests = RequestDigests(len(asked))
     digests.fill(slice(0, 3), asked[:3])
     digests.fill(slice(3, 4), asked[3:])
-    assert digests.twins().leader.tolist() == [0, 0, 2, 3]
-    assert list(digests.twins().followers()) == [(1, 0)]
+    assert digests.duplicates().original.tolist() == [0, 0, 2, 3]
+    assert list(digests.duplicates().pairs()) == [(1, 0)]

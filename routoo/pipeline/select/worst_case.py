@@ -1,4 +1,4 @@
-"""The worst case of a plan: what it costs if every answer runs to its limit."""
+"""The worst case of a plan: its cost if every answer is as long as its limit allows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,24 +18,24 @@ from routoo.domain.prompt import (
 
 
 @dataclass(frozen=True, slots=True)
-class Bounds:
-    """What bounds the tokens of each job's call, whoever answers it."""
+class CallBounds:
+    """What bounds the tokens of each job's call, whichever model answers it."""
 
     text_tokens: Float64[np.ndarray, " jobs"]
-    """Most prompt tokens, images aside."""
+    """Upper bound of the prompt tokens without images."""
     images: Float64[np.ndarray, " jobs"]
     choices: Float64[np.ndarray, " jobs"]
-    """Answers asked for at once."""
+    """Number of answers that the request asks for."""
     limit_tokens: Float64[np.ndarray, " jobs"]
-    """The request's own limit of one answer's tokens; NaN where it has none."""
+    """The request's own limit of tokens an answer; NaN where it has none."""
 
     @classmethod
     def empty(cls, jobs: int) -> Self:
-        """Return room for some jobs."""
+        """Return bounds for a number of jobs, to be filled in."""
         return cls(*(np.zeros(jobs) for _ in range(4)))
 
     def fill(self, rows: slice, jobs: Sequence[Job]) -> None:
-        """Take some jobs in."""
+        """Set the bounds of the jobs in some rows."""
         bodies = [job.body for job in jobs]
         limits = [requested_completion_tokens(body) for body in bodies]
         self.text_tokens[rows] = [bound_text_tokens(body) for body in bodies]
@@ -44,7 +44,7 @@ class Bounds:
         self.limit_tokens[rows] = [np.nan if limit is None else limit for limit in limits]
 
     def worst_case_usd(self, pool: Pool, choice: Int32[np.ndarray, " jobs"]) -> float:
-        """Return the most that one call of each served job can cost together, in USD.
+        """Return the most that the calls of all served jobs can cost together, in USD.
 
         Args:
             pool: The candidate models.
