@@ -18,7 +18,7 @@ from routoo.domain.job import Lease, Stage
 from routoo.errors import ConfigError
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.provider_batch.channel import ProviderChannel
-from routoo.pipeline.provider_batch.tracker import ChannelOptions, Visitor
+from routoo.pipeline.provider_batch.tracker import BatchTracker, ChannelOptions
 from routoo.pipeline.score import PredictorCache, score_shard
 from routoo.pipeline.select.shard import select_shard
 from routoo.pipeline.shard_work import ShardWorker, StageWork
@@ -184,7 +184,7 @@ def _channel(db: Database, provider: BatchProvider, settings: Settings) -> Provi
         poll_s=settings.channel_poll_s,
         create_grace_s=settings.channel_timeout_s * _CREATE_GRACE_FACTOR,
     )
-    return ProviderChannel(Visitor(db, provider, options))
+    return ProviderChannel(BatchTracker(db, provider, options))
 
 
 def _with_tokenizers(counters: TokenCounters, stage: StageWork) -> StageWork:

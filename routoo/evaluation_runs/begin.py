@@ -1,7 +1,8 @@
 """Begins an evaluation run: writes its batches and its row.
 
 A run has a batch whose jobs are routed, and, if it samples, a second one in which every candidate
-model answers a sample of the items.
+model answers a sample of the items. They are two batches so that the sample's cost has no influence
+on the router's decisions.
 """
 
 import hashlib
@@ -56,9 +57,6 @@ async def begin_run(
     conn: AsyncConnection, eval_set: EvalSetRecord, request: RunRequest, *, shard_size: int
 ) -> UUID:
     """Write a run and its batches, in the transaction that decided on it.
-
-    The routed jobs and the sample are two batches, so that the sample's cost has no influence on
-    the router's decisions.
 
     Args:
         conn: A transaction; workers see the run when it commits.

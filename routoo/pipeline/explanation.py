@@ -16,7 +16,7 @@ from routoo.pipeline.select.problem import pose_problem
 from routoo.selector.explain import Explanation, explain
 from routoo.store import jobs, predictions
 from routoo.store.batches import BatchRecord
-from routoo.store.job_history import JobHistory
+from routoo.store.job_history import JobHistory, load_job_history
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,9 @@ async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str)
     tokens = await predictions.load_completion_tokens(conn, batch.id, job.job_no)
     own = estimate_calls([job], batch.pool, matrix.quality[row], tokens[None, :], experience)
     chosen = batch.pool.index(history.decisions[-1].model) if history.decisions else -1
-    explanation = explain(
-        pose_problem(batch, matrix, experience, datetime.now(UTC)),
-        original,
-        chosen,
-        float(plan["shadow_price_per_usd"]),
-        batch.pool.names,
-        own.reasons[0],
-    )
+    problem = pose_problem(batch, matrix, experience, datetime.now(UTC))
+    price = float(plan["shadow_price_per_usd"])
+    explanation = explain(problem, original, chosen, price, batch.pool.names, own.reasons[0])
     return JobExplanation(
         job=job,
         explanation=explanation,

@@ -15,7 +15,7 @@ from routoo.domain.pool import BatchChannel, CandidateModel, Endpoint, Pool, Tar
 from routoo.domain.prediction import Assignment
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.provider_batch.channel import ProviderChannel
-from routoo.pipeline.provider_batch.tracker import ChannelOptions, Visitor
+from routoo.pipeline.provider_batch.tracker import BatchTracker, ChannelOptions
 from routoo.store import assignments, batches, jobs, leases, ledger, predictions, shards
 from routoo.store.batches import control
 from routoo.store.batches.progress import progress
@@ -91,7 +91,7 @@ async def visit(
                 db, client, lease, batch, options=DispatchOptions(2), stop=asyncio.Event()
             )
 
-        channel = ProviderChannel(Visitor(db, provider, options))
+        channel = ProviderChannel(BatchTracker(db, provider, options))
         outcome = await channel.dispatch(lease, batch, call)
     async with db.transaction() as conn:
         await shards.finish(conn, lease, outcome)

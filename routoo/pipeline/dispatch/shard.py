@@ -24,7 +24,7 @@ from routoo.store.ledger import write_off
 from routoo.store.shards import Done, HandedBack, WorkOutcome
 
 _POSTPONE_S = 5.0
-"""Time until a shard with postponed jobs is handed out again, in seconds."""
+"""Time until a shard with jobs that wait for endpoints or money is handed out again, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,27 +58,24 @@ async def dispatch_shard(
         stop: Set by the caller to drain: no new call starts, those in flight get a grace.
 
     Returns:
-        Done when every job of the shard has a result. Handed back when some were left pending: the
-        worker drains, the batch was paused or cancelled, or jobs wait for endpoints or for money
-        that others must free, then with a wait of a few seconds.
+        Done when every job has a result. Handed back when some were left pending: the worker
+        drains, the batch was paused or cancelled, or jobs wait for endpoints or money.
 
     Raises:
         StaleLeaseError: Another worker owns the shard now.
         StoreError: The database can't be reached or refused.
     """
     loaded = await _load(db, lease, batch)
-    cache = ShardCache.of(batch.pool, batch.call_options, loaded.pending)
-    pending = await take_cached(db, lease, cache, loaded.pending)
-    closing = asyncio.Event()
-    async with GroupCommit(db, lease, cache=cache, alone=loaded.alone) as commit:
+    async with GroupCommit(db, lease, cache=loaded.cache, alone=loaded.alone) as commit:
         attempts, filters = options.max_attempts_per_model, final_filters(batch)
-        answerer = Answerer(client, commit, closing, attempts, filters, loaded.latencies)
+        answerer = Answerer(client, commit, asyncio.Event(), attempts, filters, loaded.latencies)
         dispatch = _Dispatch(db, lease, batch, answerer, options, stop)
-        tasks = await dispatch.run(pending, loaded.revision)
+        tasks = await dispatch.run(loaded.pending, loaded.revision)
     await log_budget_used(db, batch.id)
     if tasks.all_answered:
         return Done()
-    return HandedBack(_POSTPONE_S if answerer.postponed and not closing.is_set() else None)
+    is_waiting = answerer.postponed and not answerer.closing.is_set()
+    return HandedBack(_POSTPONE_S if is_waiting else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +83,8 @@ class _Loaded:
     """What a dispatch reads of its shard before the first call."""
 
     pending: list[PendingJob]
+    """Jobs without a result; the cache has answered some."""
+    cache: ShardCache | None
     revision: int
     """Number of the batch's plan."""
     alone: bool
@@ -94,16 +93,19 @@ class _Loaded:
 
 
 async def _load(db: Database, lease: Lease, batch: BatchRecord) -> _Loaded:
-    """Read a shard; calls that a crashed owner left unsettled are written off first.
+    """Read a shard, after its unsettled calls were written off and its cached answers taken.
 
-    They are booked at their worst case, since they may have been billed.
+    Calls that a crashed owner left unsettled count at their worst case: they may have been billed.
     """
     async with db.transaction() as conn:
         await write_off(conn, lease)
         revision = await replans.latest_revision(conn, batch.id)
         pending = await jobs.pending(conn, lease)
         alone = not await assignments.any_duplicates(conn, batch.id)
-        return _Loaded(pending, revision, alone, await _latencies(conn, batch, pending))
+        latencies = await _latencies(conn, batch, pending)
+    cache = ShardCache.of(batch.pool, batch.call_options, pending)
+    pending = await take_cached(db, lease, cache, pending)
+    return _Loaded(pending, cache, revision, alone, latencies)
 
 
 async def _latencies(

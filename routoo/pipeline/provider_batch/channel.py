@@ -1,9 +1,9 @@
 """The provider batch channel: jobs that can wait go through providers' batch APIs.
 
-All of it happens under the lease of the dispatch shard that the jobs belong to, in short visits:
-rows are reserved, noted and handed over; the shard is given back and waits; a later visit, of any
-worker, looks at the provider, and settles every row once it is done. A row that failed is then
-dispatched like any other job.
+All of it happens under the lease of the dispatch shard that the jobs belong to, in short turns.
+The first turn reserves the rows' money, records the rows and submits them; then the shard is handed
+back and waits. Each later turn, of any worker, polls the provider, and settles the rows once the
+batch is over. The job of a row that failed is then called like any other job.
 """
 
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ from routoo.domain.job import BatchStatus, Lease
 from routoo.domain.provider_batch import OpenProviderBatch, ProviderState
 from routoo.pipeline.dispatch.fallback import final_filters
 from routoo.pipeline.provider_batch.rows import reservation_of, row_of, split
-from routoo.pipeline.provider_batch.tracker import Visit, Visitor
+from routoo.pipeline.provider_batch.tracker import BatchTracker, TrackedBatch
 from routoo.pipeline.select.eligibility import can_wait
 from routoo.store import jobs, ledger, provider_batches
 from routoo.store.batches import BatchRecord
@@ -24,19 +24,19 @@ from routoo.store.shards import Done, HandedBack, WorkOutcome
 
 @dataclass(frozen=True, slots=True)
 class ProviderChannel:
-    """Sends, watches and settles the rows of dispatch shards at providers."""
+    """Submits, polls and settles the provider batches of dispatch shards."""
 
-    visitor: Visitor
+    tracker: BatchTracker
 
     async def dispatch(
         self, lease: Lease, batch: BatchRecord, call: Callable[[], Awaitable[WorkOutcome]]
     ) -> WorkOutcome:
-        """Dispatch a shard: rows through channels first, then every other job by calls.
+        """Dispatch a shard: first the jobs of batch channels, then every other job by calls.
 
         Args:
             lease: A dispatch shard; renewed by the caller.
             batch: The shard's batch, in progress or being cancelled.
-            call: Answers the jobs that no provider holds; done when each has its result.
+            call: Answers the jobs that no provider batch holds.
 
         Returns:
             Done when every job of the shard has a result. Handed back when some were left pending:
@@ -54,22 +54,22 @@ class ProviderChannel:
         if isinstance(outcome, Done):
             return outcome if wait_s is None else HandedBack(wait_s)
         if _has_channel(batch) and await self._is_any_open(batch):
-            return HandedBack(self.visitor.options.poll_s)  # money of a provider's rows may return
+            return HandedBack(self.tracker.options.poll_s)  # its rows may free money
         return outcome
 
     async def _is_any_open(self, batch: BatchRecord) -> bool:
-        async with self.visitor.db.transaction() as conn:
+        async with self.tracker.db.transaction() as conn:
             return await provider_batches.is_any_open(conn, batch.id)
 
     async def advance(self, lease: Lease, batch: BatchRecord) -> float | None:
-        """Bring every row of a shard that is, or goes, to a provider as far as it gets now.
+        """Take every provider batch of a shard as far as it gets now, and prepare new ones.
 
         Args:
             lease: A dispatch shard; renewed by the caller.
             batch: The shard's batch, in progress or being cancelled.
 
         Returns:
-            After how many seconds to look again; None where no row is at a provider.
+            After how many seconds to do so again; None where no provider holds a row.
 
         Raises:
             StaleLeaseError: Another worker owns the shard now.
@@ -80,21 +80,21 @@ class ProviderChannel:
             return None
         cancelling = batch.status is BatchStatus.CANCELLING
         waits_s = [
-            await self.visitor.visit(_visit_of(lease, batch, one))
+            await self.tracker.advance(_tracked(lease, batch, one))
             for one in await self._load_open(lease)
         ]
         if not cancelling and await self._prepare(lease, batch):
             fresh = [one for one in await self._load_open(lease) if _is_fresh(one)]
-            waits_s += [await self.visitor.visit(_visit_of(lease, batch, one)) for one in fresh]
+            waits_s += [await self.tracker.advance(_tracked(lease, batch, one)) for one in fresh]
         return min((wait_s for wait_s in waits_s if wait_s is not None), default=None)
 
     async def _load_open(self, lease: Lease) -> list[OpenProviderBatch]:
-        async with self.visitor.db.transaction() as conn:
+        async with self.tracker.db.transaction() as conn:
             return await provider_batches.load_open(conn, lease)
 
     async def _prepare(self, lease: Lease, batch: BatchRecord) -> int:
-        """Reserve and note rows for every job that goes to a channel; return how many batches."""
-        async with self.visitor.db.transaction() as conn:
+        """Reserve and record rows for every job of a channel; return the number of new batches."""
+        async with self.tracker.db.transaction() as conn:
             await write_off(conn, lease)
             sent = await provider_batches.ever_sent(conn, lease)
             pending = [job for job in await jobs.pending(conn, lease) if job.job.job_no not in sent]
@@ -104,7 +104,7 @@ class ProviderChannel:
             rows = [row_of(job, model) for job in chosen if can_wait(job.job, model, now)]
             for part in split(model, rows):
                 wanted = [reservation_of(row, model) for row in part]
-                async with self.visitor.db.transaction() as conn:
+                async with self.tracker.db.transaction() as conn:
                     granted = await ledger.reserve(conn, lease, wanted)
                     calls = [call for call, yes in zip(wanted, granted, strict=True) if yes]
                     if calls:
@@ -117,10 +117,12 @@ def _has_channel(batch: BatchRecord) -> bool:
     return any(model.is_batch_channel for model in batch.pool.models)
 
 
-def _visit_of(lease: Lease, batch: BatchRecord, one: OpenProviderBatch) -> Visit:
+def _tracked(lease: Lease, batch: BatchRecord, one: OpenProviderBatch) -> TrackedBatch:
     model = batch.pool.models[batch.pool.index(one.model)]
     cancelling = batch.status is BatchStatus.CANCELLING
-    return Visit(lease, model, one, cancelling, filter_ends=model.name in final_filters(batch))
+    return TrackedBatch(
+        lease, model, one, cancelling, filter_ends=model.name in final_filters(batch)
+    )
 
 
 def _is_fresh(one: OpenProviderBatch) -> bool:

@@ -63,18 +63,13 @@ def estimate_calls(
         quality: Predicted quality, in [0, 1].
         completion_tokens: Predicted length of the answers, in tokens.
         experience: What is known from earlier calls: it corrects token counts and gives latencies.
-
-    Returns:
-        Arrays of the predictions' shape.
     """
     known = [experience.get(name, NO_EXPERIENCE) for name in pool.names]
     images = np.array([image_count(job.body) for job in jobs], np.int64)
     prompt_estimate = _prompt_tokens(jobs, images, pool)
     limit = _completion_limits(jobs, pool)
     prompt = prompt_estimate * _array(model.prompt_factor for model in known)
-    length = np.maximum(completion_tokens, 1.0)
-    completion = np.minimum(length, limit) * _array(model.completion_factor for model in known)
-    completion = np.minimum(completion, limit)
+    completion = _completion_tokens(completion_tokens, limit, known)
     latency_s = _latencies_s(known, completion)
     sure_quality = _less_margins(quality, known)
     pairs = job_limits.JobEstimates(
@@ -86,14 +81,25 @@ def estimate_calls(
         completion_tokens=limit.astype(np.int64),
         window_tokens=np.array([model.context_window_tokens for model in pool.models]),
     )
+    failed_usd = _array(model.failed_usd for model in known)
     return CallEstimates(
-        cost_usd=_call_cost_usd(pool, prompt, completion)
-        + _array(model.failed_usd for model in known),
+        cost_usd=_call_cost_usd(pool, prompt, completion) + failed_usd,
         tokens=prompt + completion,
         latency_s=latency_s,
         sure_quality=sure_quality,
         reasons=job_limits.find_reasons(pairs, _limits_of(jobs, images, pool)),
     )
+
+
+def _completion_tokens(
+    predicted: Float32[np.ndarray, "jobs models"],
+    limit: Float64[np.ndarray, "jobs models"],
+    known: Sequence[ModelExperience],
+) -> Float64[np.ndarray, "jobs models"]:
+    """Return the expected completion tokens: predicted, corrected, within each call's limit."""
+    length = np.maximum(predicted, 1.0)
+    completion = np.minimum(length, limit) * _array(model.completion_factor for model in known)
+    return np.minimum(completion, limit)
 
 
 def _less_margins(
