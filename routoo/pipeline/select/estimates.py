@@ -99,7 +99,7 @@ def _completion_tokens(
     """Return the expected completion tokens: predicted, corrected, within each call's limit."""
     length = np.maximum(predicted, 1.0)
     completion = np.minimum(length, limit) * _array(model.completion_factor for model in known)
-    return np.minimum(completion, limit)
+    return np.asarray(np.minimum(completion, limit))
 
 
 def _less_margins(
