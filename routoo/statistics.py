@@ -110,9 +110,9 @@ def share_interval(share: float, count: int, deviations: float) -> tuple[float, 
         Its ends, within [0, 1] and around the share. Source: Wilson, Probable inference, the law of
         succession, and statistical inference, JASA 22 (1927).
     """
-    doubt = deviations**2 / count
-    middle = (share + doubt / 2) / (1 + doubt)
-    half = deviations / (1 + doubt) * sqrt(share * (1 - share) / count + doubt / (4 * count))
+    spread = deviations**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = deviations / (1 + spread) * sqrt(share * (1 - share) / count + spread / (4 * count))
     # At a share of 0 or 1 rounding may leave the share itself outside by a hair.
     return max(0.0, min(middle - half, share)), min(1.0, max(middle + half, share))
 

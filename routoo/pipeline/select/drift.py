@@ -15,7 +15,7 @@ from routoo.errors import DatabaseUnavailableError, RoutooError
 from routoo.pipeline.select.experience import (
     MIN_CALLS,
     RECENT_CALLS,
-    foreseen_completion_tokens,
+    estimated_completion_tokens,
     load_outcomes,
     planned_experience,
 )
@@ -173,7 +173,7 @@ def compare_cost(
     expected = actual = 0.0
     for call in calls:
         prompt = estimate_prompt_tokens(call.body, model) * known.prompt_factor
-        completion = foreseen_completion_tokens(model, call, known.completion_factor)
+        completion = estimated_completion_tokens(model, call, known.completion_factor)
         expected += _cost_usd(model, prompt, completion)
         actual += _cost_usd(model, call.prompt_tokens, call.completion_tokens)
     return CostComparison(len(calls), actual, expected)

@@ -97,7 +97,7 @@ def fit_experience(model: CandidateModel, calls: Sequence[MeasuredCall]) -> Mode
             [estimate_prompt_tokens(call.body, model) for call in calls],
         ),
         completion_factor=_factor(
-            tokens.tolist(), [foreseen_completion_tokens(model, call) for call in calls]
+            tokens.tolist(), [estimated_completion_tokens(model, call) for call in calls]
         ),
         base_s=base_s,
         per_completion_token_s=slope_s,
@@ -120,7 +120,7 @@ def fit_line(
     return max(0.0, float(np.median(latency_s - slope_s * tokens))), slope_s
 
 
-def foreseen_completion_tokens(
+def estimated_completion_tokens(
     model: CandidateModel, call: MeasuredCall, factor: float = 1.0
 ) -> float:
     """Return the completion tokens that an estimate with this correction counted on."""
@@ -129,10 +129,10 @@ def foreseen_completion_tokens(
     return min(min(max(call.predicted_completion_tokens, 1.0), most) * factor, most)
 
 
-def _factor(billed: Sequence[float], foreseen: Sequence[float]) -> float:
-    """Return billed over foreseen, as if MIN_CALLS more average calls had gone as foreseen."""
-    doubt = MIN_CALLS * sum(foreseen) / len(foreseen)
-    ratio = (sum(billed) + doubt) / (sum(foreseen) + doubt)
+def _factor(billed: Sequence[float], estimated: Sequence[float]) -> float:
+    """Return billed over estimated tokens, drawn towards 1 by MIN_CALLS calls without an error."""
+    prior = MIN_CALLS * sum(estimated) / len(estimated)
+    ratio = (sum(billed) + prior) / (sum(estimated) + prior)
     return min(max(ratio, _FACTORS[0]), _FACTORS[1])
 
 

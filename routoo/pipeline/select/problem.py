@@ -50,8 +50,8 @@ def pose_problem(
     )
     if aim.match_model is None:
         return problem
-    mark = match_model(problem, batch.pool.index(aim.match_model), aim.match_ratio)
-    return replace(problem, min_mean_quality=mark)
+    target = match_model(problem, batch.pool.index(aim.match_model), aim.match_ratio)
+    return replace(problem, min_mean_quality=target)
 
 
 def _expected_quality(
