@@ -1,10 +1,26 @@
-"""Windows and micro-batches: nothing lost, nothing too long."""
+"""Windows and micro-batches: nothing lost, nothing too long, results back in order."""
 
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.predictor.backbone.batching import micro_batches
+from routoo.predictor.backbone.batching import (
+    DirectTransfer,
+    Padded,
+    PendingResult,
+    PinnedTransfer,
+    Tokens,
+    choose_transfer,
+    compute_batches,
+    micro_batches,
+)
 from routoo.predictor.backbone.window import MAX_CHARACTERS, Window, bounded, clean
+
+CPU = torch.device("cpu")
 
 
 @given(st.lists(st.integers(1, 600), max_size=60), st.integers(1, 2000))
@@ -45,3 +61,83 @@ def test_a_huge_prompt_is_cut_to_its_ends_before_it_is_tokenised() -> None:
     assert cut
     assert len(text) == MAX_CHARACTERS + 1
     assert (text[0], text[-1]) == ("a", "b")
+
+
+class Queue:
+    """Stands for a GPU: a result is there once it is waited for; notes what was done when."""
+
+    in_flight = 2
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+
+    def upload(self, batch: Tokens) -> Padded:
+        return DirectTransfer(CPU).upload(batch)
+
+    def download(self, result: torch.Tensor) -> PendingResult:
+        name = int(result[0, 0])
+        self.log.append(f"queued {name}")
+
+        def wait() -> np.ndarray:
+            self.log.append(f"waited {name}")
+            return result.numpy()
+
+        return wait
+
+    def compute(self, batch: Tokens) -> torch.Tensor:
+        return self.upload(batch)[0].float()
+
+
+def _batches(count: int) -> Iterator[tuple[list[int], Tokens]]:
+    yield from (([n, count + n], [[n, 7], [n]]) for n in range(count))
+
+
+def test_a_result_is_waited_for_when_two_later_batches_are_queued() -> None:
+    queue = Queue()
+    results = list(compute_batches(_batches(4), queue.compute, queue))
+    assert [rows for rows, _ in results] == [[n, 4 + n] for n in range(4)]
+    assert [vectors[:, 0].tolist() for _, vectors in results] == [[n, n] for n in range(4)]
+    assert queue.log == [
+        *("queued 0", "queued 1", "queued 2", "waited 0"),
+        *("queued 3", "waited 1", "waited 2", "waited 3"),
+    ]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_fewer_batches_than_may_be_in_flight_all_come_back(count: int) -> None:
+    queue = Queue()
+    assert len(list(compute_batches(_batches(count), queue.compute, queue))) == count
+
+
+def test_on_a_cpu_each_batch_comes_back_before_the_next_is_made() -> None:
+    asked: list[int] = []
+
+    def batches() -> Iterator[tuple[list[int], Tokens]]:
+        for rows, batch in _batches(3):
+            asked.append(rows[0])
+            yield rows, batch
+
+    transfer = choose_transfer(CPU)
+    for rows, _ in compute_batches(
+        batches(), lambda batch: transfer.upload(batch)[0].float(), transfer
+    ):
+        assert asked[-1] == rows[0]
+
+
+def test_padding_stands_at_the_end_and_is_masked() -> None:
+    ids, mask = choose_transfer(CPU).upload([[5], [6, 7, 8]])
+    assert ids.tolist() == [[5, 0, 0], [6, 7, 8]]
+    assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_pinned_copies_bring_back_what_was_computed() -> None:
+    transfer = choose_transfer(torch.device("cuda"))
+    assert isinstance(transfer, PinnedTransfer)
+    batches = [([n], [[n] * 512] * 64) for n in range(50)]
+    results = compute_batches(
+        batches, lambda batch: transfer.upload(batch)[0].double() * 2, transfer
+    )
+    for rows, vectors in results:
+        assert vectors.dtype == np.float32
+        assert (vectors == 2 * rows[0]).all()

@@ -1,4 +1,4 @@
-"""Quality floors that hold with stated confidence, from the checkpoint to the mask."""
+"""Quality floors that hold with stated confidence, lower bounds and intervals of quality."""
 
 import json
 from dataclasses import replace
@@ -7,10 +7,17 @@ import numpy as np
 import pytest
 
 from routoo.domain.tables import read_items, read_outcomes
-from routoo.errors import CheckpointError
+from routoo.errors import CheckpointError, InputError
 from routoo.predictor.dataset import outcome_matrix
 from routoo.predictor.manifest import Manifest
-from routoo.selector.confidence import CONFIDENCES, floor_margins
+from routoo.selector.confidence import (
+    CONFIDENCES,
+    fit_floor,
+    floor_margins,
+    lower_quality,
+    quality_interval,
+    risk_of_confidence,
+)
 from tests.unit.test_selector_real_tables import DATA
 
 MANIFEST = Manifest((), "", "", (), "", "", "", {}, {})
@@ -70,3 +77,44 @@ def test_a_confidence_beyond_the_manifest_is_refused_with_a_remedy() -> None:
 def test_too_few_grades_for_a_confidence_promise_nothing() -> None:
     margins = floor_margins(np.full((5, 1), 0.5), np.ones((5, 1)), ["a"])["models"]["a"]
     assert margins[CONFIDENCES.index(0.99)] == 1.0
+
+
+def test_risk_takes_standard_deviations_off_and_stops_at_zero() -> None:
+    quality = np.array([[0.5, 0.7, 0.9], [0.5, 0.7, 0.85]], dtype=np.float32)
+    std = np.array([[0.1, 0.5, 0.0]] * 2, dtype=np.float32)
+    assert lower_quality(quality, std, 2.0)[0].tolist() == pytest.approx([0.3, 0.0, 0.9])
+    assert risk_of_confidence(0.95) == pytest.approx(1.645, abs=1e-3)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95])
+def test_a_conformal_floor_covers_the_stated_share_of_held_out_answers(confidence: float) -> None:
+    rng = np.random.default_rng(11)
+    truth = rng.random((8_000, 2))
+    # One model is overestimated, the other very noisy: the floor must not trust either.
+    error = rng.normal([0.2, 0.0], [0.05, 0.3], truth.shape)
+    quality = np.clip(truth + error, 0, 1)
+    floor = fit_floor(quality[:4_000], truth[:4_000], confidence)
+    covered = (truth[4_000:] >= floor.lower(quality[4_000:])).mean(axis=0)
+    # The mean of 4,000 trials; calibration adds as much again.
+    slack = 4 * np.sqrt(2 * confidence * (1 - confidence) / 4_000)
+    assert (covered >= confidence - slack).all()
+    assert (floor.lower(quality[4_000:]) >= 0).all()
+
+
+def test_too_few_graded_answers_promise_nothing() -> None:
+    quality = np.full((5, 1), 0.9)
+    score = np.array([[1.0], [1.0], [np.nan], [1.0], [1.0]])
+    assert fit_floor(quality, score, 0.95).lower(quality).tolist() == [[0.0]] * 5
+    assert np.isfinite(fit_floor(quality, score, 0.5).margin).all()
+    with pytest.raises(InputError):
+        fit_floor(quality, score, 1.0)
+
+
+def test_an_interval_of_quality_covers_the_graded_mean_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    quality = rng.random(300)
+    low, high = quality_interval(quality, np.zeros(300), 0.9)
+    means = (rng.random((2_000, 300)) < quality).mean(axis=1)
+    assert ((means >= low) & (means <= high)).mean() == pytest.approx(0.9, abs=0.03)
+    assert quality_interval(np.ones(4), np.zeros(4), 0.9) == (1.0, 1.0)
+    assert quality_interval(np.empty(0), np.empty(0), 0.9) == (0.0, 0.0)

@@ -1,4 +1,4 @@
-"""Masks from per-job limits, explanations, confidence bounds."""
+"""Masks from per-job limits, and explanations of choices."""
 
 from decimal import Decimal
 
@@ -6,14 +6,7 @@ import numpy as np
 import pytest
 
 from routoo.domain.job import SLA
-from routoo.errors import InputError
 from routoo.selector import Problem, solve
-from routoo.selector.confidence import (
-    fit_floor,
-    lower_quality,
-    quality_interval,
-    risk_of_confidence,
-)
 from routoo.selector.explain import explain
 from routoo.selector.job_limits import (
     IneligibilityReason,
@@ -90,43 +83,3 @@ def test_a_job_without_a_model_is_explained_too() -> None:
     told = explain(problem, 0, -1, solve(problem).shadow_price_per_usd, NAMES)
     assert {candidate.standing for candidate in told.candidates} == {"ruled out"}
     assert told.with_more_money is told.with_less_money is None
-
-
-def test_risk_takes_standard_deviations_off_and_stops_at_zero() -> None:
-    std = np.array([[0.1, 0.5, 0.0]] * 2, dtype=np.float32)
-    assert lower_quality(QUALITY, std, 2.0)[0].tolist() == pytest.approx([0.3, 0.0, 0.9])
-    assert risk_of_confidence(0.95) == pytest.approx(1.645, abs=1e-3)
-
-
-@pytest.mark.parametrize("confidence", [0.5, 0.8, 0.95])
-def test_a_conformal_floor_covers_the_stated_share_of_held_out_answers(confidence: float) -> None:
-    rng = np.random.default_rng(11)
-    truth = rng.random((8_000, 2))
-    # One model is overestimated, the other very noisy: the floor must not trust either.
-    error = rng.normal([0.2, 0.0], [0.05, 0.3], truth.shape)
-    quality = np.clip(truth + error, 0, 1)
-    floor = fit_floor(quality[:4_000], truth[:4_000], confidence)
-    covered = (truth[4_000:] >= floor.lower(quality[4_000:])).mean(axis=0)
-    # The mean of 4,000 trials; calibration adds as much again.
-    slack = 4 * np.sqrt(2 * confidence * (1 - confidence) / 4_000)
-    assert (covered >= confidence - slack).all()
-    assert (floor.lower(quality[4_000:]) >= 0).all()
-
-
-def test_too_few_graded_answers_promise_nothing() -> None:
-    quality = np.full((5, 1), 0.9)
-    score = np.array([[1.0], [1.0], [np.nan], [1.0], [1.0]])
-    assert fit_floor(quality, score, 0.95).lower(quality).tolist() == [[0.0]] * 5
-    assert np.isfinite(fit_floor(quality, score, 0.5).margin).all()
-    with pytest.raises(InputError):
-        fit_floor(quality, score, 1.0)
-
-
-def test_an_interval_of_quality_covers_the_graded_mean_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(3)
-    quality = rng.random(300)
-    low, high = quality_interval(quality, np.zeros(300), 0.9)
-    means = (rng.random((2_000, 300)) < quality).mean(axis=1)
-    assert ((means >= low) & (means <= high)).mean() == pytest.approx(0.9, abs=0.03)
-    assert quality_interval(np.ones(4), np.zeros(4), 0.9) == (1.0, 1.0)
-    assert quality_interval(np.empty(0), np.empty(0), 0.9) == (0.0, 0.0)
