@@ -26,7 +26,7 @@ from figures import Figure
 from paper_figures import Case
 from paper_settings import Table
 
-from producer.evaluation.replay import replaying
+from producer.evaluation.replay import replay_server
 from routoo.domain.job import Job
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.tables import Outcomes, write_outcomes
@@ -74,7 +74,7 @@ def agreement(
         home.chmod(0o755)
         _write(case.held, home)
         os.environ |= {"ROUTOO_HOME": name, "ROUTOO_CHECKPOINT": str(checkpoint.resolve())}
-        with replaying(pool, [home / "outcomes.parquet"], 0.0) as served, _stack(home):
+        with replay_server(pool, [home / "outcomes.parquet"], 0.0) as served, _stack(home):
             (home / "pool.yaml").write_text(json.dumps(served.model_dump(mode="json")))
             rows = _pipeline(home, offline.worth_usd)
     return _compare(case, offline, rows)

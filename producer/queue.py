@@ -59,7 +59,7 @@ def publish(broker_url: str, stage: Stage, batch_id: UUID, shard_count: int) -> 
 
 
 def publish_or_note(settings: Settings, stage: Stage, batch_id: UUID, shard_count: int) -> None:
-    """Publish like `publish` to the settings' broker; one that is away is worth a note, no more."""
+    """Publish to the settings' broker; write a note to standard error where it can't be reached."""
     if settings.embedded_broker and not EmbeddedValkey(settings.home).is_running():
         note(_NO_WORKERS)
         return

@@ -77,8 +77,8 @@ def run_command(
         routoo-producer eval run nightly --match large@0.98 --full --sample 100
         routoo-producer eval run mmlu --recorded mmlu_outcomes.parquet --pool pool.yaml
     """
-    from producer.evaluation.replay import replaying
-    from producer.evaluation.runs import batches_of, begin, follow
+    from producer.evaluation.replay import replay_server
+    from producer.evaluation.runs import await_run, batches_of, begin
     from producer.queue import publish_or_note
     from routoo.settings import load_settings
 
@@ -86,7 +86,7 @@ def run_command(
     with ExitStack() as stack:
         request = _run_request(settings, options)
         if options.recorded:
-            served = replaying(request.pool, options.recorded, options.latency_scale)
+            served = replay_server(request.pool, options.recorded, options.latency_scale)
             request = replace(request, pool=stack.enter_context(served))
 
         async def measure(database: "Database") -> "RunView | None":
@@ -98,7 +98,7 @@ def run_command(
             if not (watch or options.recorded):
                 typer.echo(json_line({"run_id": str(begun.id)}) if as_json else str(begun.id))
                 return None
-            return await follow(database, begun.id, shard_size=settings.shard_size)
+            return await await_run(database, begun.id, shard_size=settings.shard_size)
 
         view = run_with_database(settings, measure, on_interrupt=_ON_INTERRUPT)
     if view is not None:

@@ -1,4 +1,4 @@
-"""A replay server for as long as a command needs it."""
+"""Runs a replay server for as long as a command needs it."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ _END_S = 10.0
 
 
 @contextmanager
-def replaying(pool: Pool, outcomes: Sequence[Path], latency_scale: float) -> Iterator[Pool]:
+def replay_server(pool: Pool, outcomes: Sequence[Path], latency_scale: float) -> Iterator[Pool]:
     """Serve recorded outcomes, and yield the pool with its endpoints replaced by that server.
 
     The server ends with the block, and by itself when this process is gone.

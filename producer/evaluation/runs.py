@@ -87,7 +87,7 @@ async def begin(
         return await eval_runs.get(conn, run_id)
 
 
-async def follow(database: Database, run_id: UUID, *, shard_size: int) -> RunView:
+async def await_run(database: Database, run_id: UUID, *, shard_size: int) -> RunView:
     """Wait until a run is over; where no worker grades it, grade it here."""
     # Log lines of grading go to standard error: they are no output of a command.
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
