@@ -163,9 +163,9 @@ async def test_the_pool_says_what_a_models_filter_means_and_the_batch_overrides_
     script = {"models": {"small": {"faults": [{"kind": "content_filter"}]}, "large": {}}}
     async with FakeServer(script) as server:
         small, large = pool_of(server).models
-        told = Pool(models=(small.model_copy(update={"on_content_filter": pool}), large))
+        adjusted = Pool(models=(small.model_copy(update={"on_content_filter": pool}), large))
         options = CallOptions(on_content_filter=batch)
-        assert await dispatch(db, await prepare(db, told, 2, call_options=options))
+        assert await dispatch(db, await prepare(db, adjusted, 2, call_options=options))
         assert await rows(db, "SELECT DISTINCT status, model FROM results") == [expected]
 
 

@@ -103,7 +103,7 @@ async def test_a_predictor_is_trained_from_runs_without_an_evaluation_item(
     assert (manifest["models"], manifest["metrics"]["items"]) == (["large", "small"], 27)
     async with db.transaction() as conn:
         assert len(await checkpoints.list_all(conn)) == 1
-        assert await checkpoints.promoted(conn) is None  # three items tell nothing
+        assert await checkpoints.promoted(conn) is None  # three items are too few to judge it
     before = (tmp_path / "new" / "manifest.json").read_bytes()
     again = routoo(database_url, tmp_path, "train", "--from-runs", "--out", tmp_path / "new")
     assert again.returncode != 0

@@ -101,9 +101,11 @@ async def test_a_job_is_explained_with_its_runner_up_and_what_would_change_it(
     batch = await planned(db, slas=slas)
     small, large = (await explained(db, batch, "job-0")).explanation.candidates
     assert (small.standing, large.standing) == ("runner-up", "chosen")
-    told = await explained(db, batch, "job-1")
-    assert told.explanation.candidates[1].reasons == ("not among the models the job may use",)
-    assert [decision.model for decision in told.history.decisions] == ["small"]
+    explanation = await explained(db, batch, "job-1")
+    assert explanation.explanation.candidates[1].reasons == (
+        "not among the models the job may use",
+    )
+    assert [decision.model for decision in explanation.history.decisions] == ["small"]
     less = (await explained(db, batch, "job-5")).explanation.with_less_money
     assert less is not None
     assert less.model == "small"
@@ -126,11 +128,11 @@ async def test_a_replan_keeps_the_mean_of_the_whole_batch_and_not_of_what_is_lef
 
 
 async def models_of(db: Database, batch: BatchRecord) -> list[str]:
-    told = [await explained(db, batch, f"job-{number}") for number in range(JOBS)]
-    return [one.history.decisions[-1].model for one in told]
+    explanations = [await explained(db, batch, f"job-{number}") for number in range(JOBS)]
+    return [one.history.decisions[-1].model for one in explanations]
 
 
-async def test_an_explanation_tells_what_happened(db: Database) -> None:
+async def test_an_explanation_includes_what_happened(db: Database) -> None:
     batch = await planned(db)
     async with db.transaction() as conn:
         await plans.submit_plan(conn, batch.id)

@@ -74,11 +74,11 @@ async def prepare(
 
 
 def _body(prompt: str) -> str:
-    pin = {"model": "m@batch"} if "PINNED" in prompt else {}
-    return orjson.dumps({"messages": [{"role": "user", "content": prompt}], **pin}).decode()
+    named = {"model": "m@batch"} if "NAMED" in prompt else {}
+    return orjson.dumps({"messages": [{"role": "user", "content": prompt}], **named}).decode()
 
 
-async def visit(
+async def take_turn(
     db: Database, lease: Lease, *, timeout_s: float = 5.0, options: ChannelOptions = QUICK
 ) -> bool:
     """Dispatch the leased shard once, as a worker does; hand it back if it isn't done."""
@@ -99,8 +99,8 @@ async def visit(
 
 
 async def finish(db: Database, lease: Lease) -> None:
-    """Visit the shard again and again until it is done."""
-    while not await visit(db, lease):
+    """Take turns at the shard until it is done."""
+    while not await take_turn(db, lease):
         lease = await _claim_again(db, lease)
 
 
@@ -142,7 +142,7 @@ async def test_jobs_go_out_together_wait_without_a_lease_and_are_paid_at_the_dis
     async with FakeServer({"models": {"m": {}}, "batches": {"latency_s": 0.4}}) as server:
         lease = await prepare(db, pool_of(server), [f"Question {n}?" for n in range(30)])
         slow = ChannelOptions(poll_s=0.2, longest_poll_s=0.2)
-        assert not await visit(db, lease, options=slow)
+        assert not await take_turn(db, lease, options=slow)
         async with db.transaction() as conn:
             assert (await progress(conn, lease.key.batch_id)).at_providers == 30
         reserved = (await rows(db, "SELECT reserved_usd FROM ledgers"))[0][0]
@@ -188,11 +188,11 @@ async def test_rows_that_fail_expire_or_vanish_are_called_one_by_one(db: Databas
         ]
 
 
-async def test_a_job_pinned_to_the_channel_is_called_by_no_other_and_says_why(
+async def test_a_job_that_names_the_channel_is_called_by_no_other_model_and_says_why(
     db: Database,
 ) -> None:
     async with FakeServer() as server:
-        await finish(db, await prepare(db, pool_of(server), ["PINNED FAIL", "PINNED fine"]))
+        await finish(db, await prepare(db, pool_of(server), ["NAMED FAIL", "NAMED fine"]))
         assert await outcome(db) == [(0, "failed", "m@batch"), (1, "succeeded", "m@batch")]
         errors = await rows(db, "SELECT error_code, error_message FROM results WHERE job_no = 0")
         assert errors[0][0] == "request_rejected"
@@ -211,10 +211,10 @@ async def test_a_row_that_the_content_filter_refused_or_cut_ends_as_the_pool_say
     db: Database, policy: OnContentFilter, outcomes: list[tuple[object, ...]]
 ) -> None:
     async with FakeServer() as server:
-        told = [
+        models = [
             one.model_copy(update={"on_content_filter": policy}) for one in pool_of(server).models
         ]
-        await finish(db, await prepare(db, Pool(models=tuple(told)), ["REFUSE", "CUT"]))
+        await finish(db, await prepare(db, Pool(models=tuple(models)), ["REFUSE", "CUT"]))
         assert await outcome(db) == outcomes
         codes = await rows(db, "SELECT error_code FROM attempts WHERE model = 'm@batch'")
         assert codes == [("content_filter",)] * 2
@@ -241,7 +241,7 @@ async def test_files_are_split_at_the_providers_limits(db: Database) -> None:
 async def test_a_creation_without_an_answer_is_found_by_its_marker(db: Database) -> None:
     async with FakeServer({"models": {"m": {}}, "batches": {"create_delay_s": 1.0}}) as server:
         lease = await prepare(db, pool_of(server), ["a", "b"])
-        assert not await visit(db, lease, timeout_s=0.2)
+        assert not await take_turn(db, lease, timeout_s=0.2)
         assert (await rows(db, "SELECT state FROM provider_batches")) == [("prepared",)]
         await finish(db, await _claim_again(db, lease))
         assert server.batches.creates == len(server.batches.batches) == 1
@@ -261,9 +261,9 @@ async def test_a_worker_that_dies_before_the_creation_is_noted_sends_no_row_twic
 ) -> None:
     async with FakeServer({"models": {"m": {}}, "batches": {"create_delay_s": 30.0}}) as server:
         lease = await prepare(db, pool_of(server), ["a", "b", "c"])
-        dying = asyncio.create_task(visit(db, lease, timeout_s=60.0))
+        dying = asyncio.create_task(take_turn(db, lease, timeout_s=60.0))
         async with asyncio.timeout(10):
-            while not server.batches.batches:  # noqa: ASYNC110 - another party's books
+            while not server.batches.batches:  # noqa: ASYNC110 - another party's list, no event
                 await asyncio.sleep(0.01)
         dying.cancel()
         await asyncio.gather(dying, return_exceptions=True)
@@ -279,8 +279,8 @@ async def test_an_attempt_that_may_be_under_way_is_not_repeated(db: Database) ->
     async with FakeServer({"models": {"m": {}}, "batches": {"lose_creates": 1}}) as server:
         patient = ChannelOptions(poll_s=0.0, longest_poll_s=0.01, create_grace_s=30.0)
         lease = await prepare(db, pool_of(server), ["a"])
-        assert not await visit(db, lease, options=patient)
-        assert not await visit(db, await _claim_again(db, lease), options=patient)
+        assert not await take_turn(db, lease, options=patient)
+        assert not await take_turn(db, await _claim_again(db, lease), options=patient)
         assert server.batches.creates == 1
         waits = await rows(
             db, "SELECT not_before > now() + interval '20 s' FROM shards WHERE stage = 'dispatch'"
@@ -300,18 +300,18 @@ async def test_a_cancelled_batch_cancels_the_providers_and_keeps_what_was_answer
     db: Database,
 ) -> None:
     async with FakeServer({"models": {"m": {}}, "batches": {"latency_s": 3600.0}}) as server:
-        lease = await prepare(db, pool_of(server), [f"PINNED {n}?" for n in range(6)])
+        lease = await prepare(db, pool_of(server), [f"NAMED {n}?" for n in range(6)])
         long = ChannelOptions(poll_s=300.0)
-        assert not await visit(db, lease, options=long)
+        assert not await take_turn(db, lease, options=long)
         batch_id = lease.key.batch_id
         async with db.transaction() as conn:
             await control.cancel(conn, batch_id)
         async with db.transaction() as conn:
             assert not await control.end_cancelled(conn, batch_id)
             assert await leases.due(conn, Stage.DISPATCH, 10) == [lease.key]
-        await visit(db, await claim(db, lease.key))
+        await take_turn(db, await claim(db, lease.key))
         assert server.batches.batches["batch_1"].status == "cancelling"
-        await visit(db, await _claim_again(db, lease))
+        await take_turn(db, await _claim_again(db, lease))
         async with db.transaction() as conn:
             assert await batches.status(conn, batch_id) is BatchStatus.CANCELLED
         statuses = await rows(db, "SELECT status, count(*) FROM results GROUP BY 1 ORDER BY 1")
@@ -326,7 +326,9 @@ async def test_no_row_goes_out_beyond_the_budget(db: Database, share: str) -> No
         # A row may cost 113 tokens at most, 20 of them to answer: about 0.0023 USD for all.
         budget = Decimal("0.0023") * Decimal(share)
         lease = await prepare(db, pool_of(server), prompts, budget_usd=str(budget))
-        assert not await visit(db, lease, options=ChannelOptions(poll_s=0.0, longest_poll_s=0.0))
+        assert not await take_turn(
+            db, lease, options=ChannelOptions(poll_s=0.0, longest_poll_s=0.0)
+        )
         out = sum(one.rows for one in server.batches.batches.values())
         assert 0 < out < 20
         await finish(db, await _claim_again(db, lease))

@@ -124,7 +124,9 @@ async def test_a_clock_put_back_fires_nothing_twice_and_waits_no_year(db: Databa
     assert moved.next_due_at == following + timedelta(hours=1)
 
 
-async def test_a_firing_that_can_not_begin_is_told_and_the_next_one_is_due(db: Database) -> None:
+async def test_a_firing_that_can_not_begin_is_recorded_and_the_next_one_is_due(
+    db: Database,
+) -> None:
     schedule = await add(db, timedelta(seconds=0), eval_set="gone")
     assert await NOW.fire_due(db) == []
     (firing,) = await history(db, schedule)

@@ -140,7 +140,7 @@ def run(
     return asyncio.run(main())
 
 
-def test_a_job_leaves_its_place_when_all_its_endpoints_stay_closed() -> None:
+def test_a_job_is_postponed_when_all_its_endpoints_stay_closed() -> None:
     client, commit = Out(11.0), MemoryCommit()
     assert not run(client, commit)
     assert (client.asked, commit.reserved, commit.results, commit.postponed) == ([], [], [], {7})
@@ -153,7 +153,7 @@ def test_a_job_ends_when_all_its_endpoints_were_closed_for_too_long() -> None:
     assert commit.postponed == set()
 
 
-def test_a_job_leaves_its_place_when_its_money_is_not_to_be_had_soon() -> None:
+def test_a_job_is_postponed_when_no_money_comes_back_soon() -> None:
     script, commit = Script(), MemoryCommit(ReservationOutcome.RETRY_LATER)
     assert not run(script, commit)
     assert (script.asked, commit.results, commit.postponed) == ([], [], {7})

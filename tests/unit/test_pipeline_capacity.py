@@ -74,7 +74,7 @@ def test_several_endpoints_of_a_candidate_add_up_and_what_is_shared_is_counted_o
     assert found == {(0, 1): 135.0, (1,): 45.0}
 
 
-def test_concurrency_limits_the_seconds_that_calls_hold_a_place() -> None:
+def test_concurrency_limits_the_seconds_that_calls_hold_a_slot() -> None:
     slow = {"a": ModelExperience(base_s=10.0, per_completion_token_s=0.0, tail_factor=1.5)}
     (held,) = capacities_of(candidate("a", max_concurrency=2), candidate("b"), experience=slow)
     assert held.models == (0,)

@@ -40,7 +40,7 @@ def test_lists_and_the_named_model_hold_together() -> None:
         ({"response_format": {"type": "json_schema"}}, {Capability.JSON_SCHEMA}),
     ],
 )
-def test_a_request_tells_what_it_needs(body: dict[str, Any], needed: set[Capability]) -> None:
+def test_a_request_shows_what_it_needs(body: dict[str, Any], needed: set[Capability]) -> None:
     assert required_capabilities(body) == needed
 
 

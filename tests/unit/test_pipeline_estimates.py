@@ -50,7 +50,7 @@ def test_a_job_without_limits_may_use_every_model() -> None:
     assert estimate_calls([job()], POOL, QUALITY, TOKENS).allowed.tolist() == [[True, True]]
 
 
-def test_a_pinned_job_may_use_only_its_model() -> None:
+def test_a_job_whose_request_names_a_model_may_use_no_other() -> None:
     allowed = estimate_calls([job(model="small")], POOL, QUALITY, TOKENS).allowed
     assert allowed.tolist() == [[True, False]]
 
