@@ -24,7 +24,7 @@ from routoo.predictor.views.neighbours import NEIGHBOURS, NeighbourView
 from routoo.predictor.views.view import TrainingItems
 
 MIN_ITEMS = 20
-"""Fewer can't be dealt into folds that each show every view something."""
+"""Fewer items can't be dealt into folds that every view can be fitted on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,8 @@ def fit_estimator(
         hidden: How many of the features are hidden states.
         options: Folds, penalties, seed, class weights.
         progress: Called with 1 when another fold is done.
-        tuned_on: Items whose outcomes the features know of, because the backbone was tuned on them:
-            their estimates flatter, so that weights and calibration are left to the other items.
-            They must be whole folds.
+        tuned_on: Items that the backbone was tuned on, whole folds: their estimates flatter, so that
+            weights and calibration are fitted on the other items.
 
     Raises:
         InputError: There are too few items.
