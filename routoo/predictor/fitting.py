@@ -68,7 +68,7 @@ def fit_estimator(
         hidden: How many of the features are hidden states.
         options: Folds, penalties, seed, class weights.
         progress: Called with 1 when another fold is done.
-        tuned_on: Items that the backbone was tuned on, whole folds: their estimates flatter, so that
+        tuned_on: Items that the backbone was tuned on, whole folds: their estimates flatter, so
             weights and calibration are fitted on the other items.
 
     Raises:
