@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
@@ -160,6 +160,7 @@ class BatchProvider(Protocol):
         ...
 
 
+@runtime_checkable
 class Feedback(Protocol):
     """Shows the person who started long work how it goes."""
 
