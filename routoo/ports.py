@@ -20,10 +20,14 @@ class Predictor(Protocol):
         ...
 
     def floor_margins(self, models: Sequence[str], confidence: float) -> Sequence[float]:
-        """Return what to take off each model's quality so that the rest holds with confidence.
+        """Return the margin to subtract from each model's predicted quality for a confident floor.
+
+        Args:
+            models: Names of the models.
+            confidence: Probability that the lowered quality is reached.
 
         Raises:
-            CheckpointError: It was not fitted for that.
+            CheckpointError: The predictor was not fitted for that.
         """
         ...
 
@@ -102,7 +106,7 @@ class ChatClient(Protocol):
 
 
 class BatchProvider(Protocol):
-    """Hands requests over to providers' batch APIs."""
+    """Submits requests to providers' batch APIs, and fetches their answers."""
 
     async def upload(self, model: CandidateModel, name: str, content: bytes) -> str:
         """Upload an input file and return its id; nothing is billed yet.
@@ -115,7 +119,7 @@ class BatchProvider(Protocol):
     async def create(
         self, model: CandidateModel, file_id: str, marker: str, body: Mapping[str, Any]
     ) -> ProviderBatch:
-        """Ask for a batch of an uploaded file of requests like `body`.
+        """Create a batch of an uploaded file, whose requests are like `body`.
 
         Raises:
             EndpointError: The call failed; unless the provider refused it (4xx), the batch may
@@ -134,7 +138,7 @@ class BatchProvider(Protocol):
         ...
 
     async def get(self, model: CandidateModel, provider_id: str) -> ProviderBatch:
-        """Return how far a batch has come.
+        """Return the state of a batch.
 
         Raises:
             EndpointError: The call failed; with status 404 the provider has no such batch.
@@ -152,10 +156,10 @@ class BatchProvider(Protocol):
     async def outcomes(
         self, model: CandidateModel, batch: ProviderBatch, rows: Sequence[ProviderRow]
     ) -> Mapping[str, Completion | EndpointError]:
-        """Return what came of each row of a batch that is over, by the row's custom_id.
+        """Return the outcome of each row of a batch that is over, by the row's custom_id.
 
         Raises:
-            EndpointError: The answers can't be had.
+            EndpointError: The answers can't be fetched.
         """
         ...
 
