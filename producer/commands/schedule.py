@@ -111,7 +111,7 @@ def list_command(*, as_json: JsonOption = False) -> None:
     table = Table("name", "set", "cron", "zone", "aim", "next", box=None, header_style="dim")
     for one in found:
         following = "paused" if one.paused else _instant(one.next_due_at, one.time_zone)
-        aim = formatting.aim(Objective.from_json(one.objective), one.budget_usd)
+        aim = formatting.describe_objective(Objective.from_json(one.objective), one.budget_usd)
         cells = (one.eval_set, one.cron, one.time_zone, aim, following)
         table.add_row(one.name, *cells)
     console().print(table)

@@ -43,7 +43,7 @@ def print_run(view: RunView) -> None:
     run, figures = view.run, view.run.figures
     screen = console()
     screen.print(f"run {run.id}: {view.eval_set}, {run.state}", highlight=False)
-    aim = formatting.aim(view.objective, view.budget_usd)
+    aim = formatting.describe_objective(view.objective, view.budget_usd)
     screen.print(f"aim {aim}", highlight=False)
     if run.error:
         screen.print(run.error, highlight=False)

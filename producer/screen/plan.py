@@ -87,7 +87,7 @@ def plot_plan(plan: Plan, path: Path) -> None:
 
 def _sentences(batch: BatchRecord, plan: Plan) -> Iterator[str]:
     forecast = plan.get("forecast", {})
-    yield f"aim      {formatting.aim(batch.objective, batch.budget_usd)}"
+    yield f"aim      {formatting.describe_objective(batch.objective, batch.budget_usd)}"
     yield f"jobs     {_jobs(plan)}"
     if plan["served"]:
         quality = formatting.percent(plan["expected_quality"])
@@ -101,7 +101,7 @@ def _sentences(batch: BatchRecord, plan: Plan) -> Iterator[str]:
         yield f"until    {batch.deadline:%Y-%m-%d %H:%M:%S} UTC, whenever it is submitted"
     price = plan["shadow_price_per_usd"]
     if price:
-        yield f"money    {formatting.price_of_money(price, plan['expected_cost_usd'])}"
+        yield f"money    {formatting.describe_shadow_price(price, plan['expected_cost_usd'])}"
     for name, per_unit in plan.get("shadow_prices", {}).items():
         if per_unit:
             yield f"limit    {name}: one more would buy {per_unit:.2g} more good answers"

@@ -48,7 +48,7 @@ def rate(jobs_per_s: float | None) -> str:
     return "-" if jobs_per_s is None else f"{jobs_per_s:,.1f} jobs/s"
 
 
-def price_of_money(answers_per_usd: float, cost_usd: float) -> str:
+def describe_shadow_price(answers_per_usd: float, cost_usd: float) -> str:
     """Return a shadow price as a sentence, of an amount that is small beside the cost.
 
     Args:
@@ -64,7 +64,7 @@ def small_amount(cost_usd: float) -> Decimal:
     return Decimal(10) ** math.floor(math.log10(cost_usd / 10 or 1.0))
 
 
-def aim(objective: "Objective", budget_usd: Decimal | None) -> str:
+def describe_objective(objective: "Objective", budget_usd: Decimal | None) -> str:
     """Return what a batch aims at."""
     within = "" if budget_usd is None else f" within {usd(budget_usd)}"
     caution = f", counted {objective.risk:g} standard deviations low" if objective.risk else ""

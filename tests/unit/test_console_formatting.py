@@ -17,4 +17,4 @@ from routoo.console import formatting
 def test_the_price_of_money_is_told_of_an_amount_small_beside_the_cost(
     answers_per_usd: float, cost_usd: float, said: str
 ) -> None:
-    assert formatting.price_of_money(answers_per_usd, cost_usd) == said
+    assert formatting.describe_shadow_price(answers_per_usd, cost_usd) == said
