@@ -7,7 +7,7 @@ from typing import Any, Self
 
 from routoo.client.access import find_access
 from routoo.client.failures import error_of_response
-from routoo.client.formats.wire_format import BatchFormat, BatchRequest, Outcome
+from routoo.client.formats.wire_format import BatchApiRequest, BatchFormat, Outcome
 from routoo.client.http import HttpClient, target_of
 from routoo.client.model_endpoints import format_of
 from routoo.client.token_counts import TokenCounters
@@ -142,7 +142,7 @@ class ProviderBatches:
         files = [(await self._send(model, one))[0] for one in batches.result_files(batch)]
         return batches.read_outcomes(files, model, batch, rows, self._counters.of(model))
 
-    async def _send(self, model: CandidateModel, request: BatchRequest) -> tuple[bytes, str]:
+    async def _send(self, model: CandidateModel, request: BatchApiRequest) -> tuple[bytes, str]:
         """Return the body of a successful response, and the URL that it came from for messages."""
         access, format_ = find_access(model, self._environ), format_of(model)
         # A form brings a content type of its own.

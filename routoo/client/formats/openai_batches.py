@@ -8,8 +8,8 @@ import orjson
 
 from routoo.client.failures import error_of_response
 from routoo.client.formats.wire_format import (
+    BatchApiRequest,
     BatchPage,
-    BatchRequest,
     ListedBatch,
     Outcome,
     SentCall,
@@ -55,16 +55,16 @@ class OpenAIBatches:
         }
         return encode_json(line, where=f"batch file of {model.name}") + b"\n"
 
-    def upload(self, name: str, content: bytes) -> BatchRequest:
+    def upload(self, name: str, content: bytes) -> BatchApiRequest:
         """Return the request that uploads an input file."""
         form = aiohttp.FormData()
         form.add_field("purpose", "batch")
         form.add_field("file", content, filename=name, content_type="application/jsonl")
-        return BatchRequest("POST", "files", data=form, moves_file=True)
+        return BatchApiRequest("POST", "files", data=form, moves_file=True)
 
     def create(
         self, channel: BatchChannel, file_id: str, marker: str, body: Mapping[str, Any]
-    ) -> BatchRequest:
+    ) -> BatchApiRequest:
         """Return the request that creates a batch; its metadata carry the marker."""
         wanted = {
             "input_file_id": file_id,
@@ -72,25 +72,25 @@ class OpenAIBatches:
             "completion_window": f"{channel.window_h}h",
             "metadata": {_MARKER_KEY: marker},
         }
-        return BatchRequest("POST", "batches", data=orjson.dumps(wanted))
+        return BatchApiRequest("POST", "batches", data=orjson.dumps(wanted))
 
-    def list_page(self, after: str | None) -> BatchRequest:
+    def list_page(self, after: str | None) -> BatchApiRequest:
         """Return the request for a page of batches, the newest first."""
         params = {"limit": str(_PAGE_SIZE)} | ({"after": after} if after else {})
-        return BatchRequest("GET", "batches", params=params)
+        return BatchApiRequest("GET", "batches", params=params)
 
-    def get(self, provider_id: str) -> BatchRequest:
+    def get(self, provider_id: str) -> BatchApiRequest:
         """Return the request for a batch's state."""
-        return BatchRequest("GET", f"batches/{provider_id}")
+        return BatchApiRequest("GET", f"batches/{provider_id}")
 
-    def cancel(self, provider_id: str) -> BatchRequest:
+    def cancel(self, provider_id: str) -> BatchApiRequest:
         """Return the request that cancels a batch."""
-        return BatchRequest("POST", f"batches/{provider_id}/cancel", data=b"{}")
+        return BatchApiRequest("POST", f"batches/{provider_id}/cancel", data=b"{}")
 
-    def result_files(self, batch: ProviderBatch) -> list[BatchRequest]:
+    def result_files(self, batch: ProviderBatch) -> list[BatchApiRequest]:
         """Return the requests for the files of answers and of errors, as far as there are any."""
         ids = filter(None, (batch.output_file_id, batch.error_file_id))
-        return [BatchRequest("GET", f"files/{one}/content", moves_file=True) for one in ids]
+        return [BatchApiRequest("GET", f"files/{one}/content", moves_file=True) for one in ids]
 
     def read_file_id(self, raw: bytes, where: str) -> str:
         """Read the answer to `upload`.

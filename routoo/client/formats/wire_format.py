@@ -99,7 +99,7 @@ class WireFormat(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class BatchRequest:
+class BatchApiRequest:
     """One request of a batch API."""
 
     method: str
@@ -146,29 +146,29 @@ class BatchFormat(Protocol):
         """
         ...
 
-    def upload(self, name: str, content: bytes) -> BatchRequest:
+    def upload(self, name: str, content: bytes) -> BatchApiRequest:
         """Return the request that uploads an input file."""
         ...
 
     def create(
         self, channel: BatchChannel, file_id: str, marker: str, body: Mapping[str, Any]
-    ) -> BatchRequest:
+    ) -> BatchApiRequest:
         """Return the request that creates a batch of an uploaded file of requests like `body`."""
         ...
 
-    def list_page(self, after: str | None) -> BatchRequest:
+    def list_page(self, after: str | None) -> BatchApiRequest:
         """Return the request for a page of the provider's batches, the newest first."""
         ...
 
-    def get(self, provider_id: str) -> BatchRequest:
+    def get(self, provider_id: str) -> BatchApiRequest:
         """Return the request for a batch's state."""
         ...
 
-    def cancel(self, provider_id: str) -> BatchRequest:
+    def cancel(self, provider_id: str) -> BatchApiRequest:
         """Return the request that cancels a batch."""
         ...
 
-    def result_files(self, batch: ProviderBatch) -> list[BatchRequest]:
+    def result_files(self, batch: ProviderBatch) -> list[BatchApiRequest]:
         """Return the requests for the files that hold a finished batch's outcomes."""
         ...
 
