@@ -1,4 +1,4 @@
-"""The numbers of a problem as solvers read them: in blocks, models first, in double precision.
+"""The numbers of a problem as solvers read them: in blocks, options first, in double precision.
 
 Sums of money are made without rounding here: a budget that must hold can't be left to it.
 """
@@ -19,11 +19,11 @@ _LOW_BITS = 26
 class OptionTable:
     """Rows of a problem; pairs that are ruled out read as quality minus infinity at no cost."""
 
-    quality: Float[np.ndarray, "jobs models"]
-    cost_usd: Float[np.ndarray, "jobs models"]
-    allowed: Bool[np.ndarray, "jobs models"] | None
+    quality: Float[np.ndarray, "jobs options"]
+    cost_usd: Float[np.ndarray, "jobs options"]
+    allowed: Bool[np.ndarray, "jobs options"] | None
     idle: bool = False
-    """Offer one more column: no model, no quality, no cost."""
+    """Offer one more column: no answer, no quality, no cost."""
 
     @classmethod
     def of(cls, problem: Problem, *, idle: bool = False) -> "OptionTable":
@@ -36,14 +36,14 @@ class OptionTable:
         return int(self.quality.shape[0])
 
     @property
-    def models(self) -> int:
-        """Number of candidate models."""
+    def options(self) -> int:
+        """Number of the problem's options."""
         return int(self.quality.shape[1])
 
     @property
     def columns(self) -> int:
-        """Number of options a job has, the idle one with them."""
-        return self.models + self.idle
+        """Number of columns: the options, and the idle one where it is offered."""
+        return self.options + self.idle
 
     def rows(self, index: Int[np.ndarray, " rows"] | slice) -> "OptionTable":
         """Return some rows; a slice is not copied."""
@@ -58,15 +58,15 @@ class OptionTable:
         cost_usd: Float64[np.ndarray, "columns rows"],
     ) -> None:
         """Copy the rows from start to stop into two buffers of the right width."""
-        models = self.models
-        np.copyto(quality[:models], self.quality[start:stop].T)
-        np.copyto(cost_usd[:models], self.cost_usd[start:stop].T)
+        options = self.options
+        np.copyto(quality[:options], self.quality[start:stop].T)
+        np.copyto(cost_usd[:options], self.cost_usd[start:stop].T)
         if self.allowed is not None:
             ruled_out = ~self.allowed[start:stop].T
-            np.copyto(quality[:models], -np.inf, where=ruled_out)
-            np.copyto(cost_usd[:models], 0.0, where=ruled_out)
+            np.copyto(quality[:options], -np.inf, where=ruled_out)
+            np.copyto(cost_usd[:options], 0.0, where=ruled_out)
         if self.idle:
-            quality[models] = cost_usd[models] = 0.0
+            quality[options] = cost_usd[options] = 0.0
 
     def dense(
         self,
@@ -81,7 +81,7 @@ class OptionTable:
         self, choice: Int[np.ndarray, " jobs"]
     ) -> tuple[Float64[np.ndarray, " served"], Float64[np.ndarray, " served"]]:
         """Return quality and cost of the chosen pairs, of the jobs that have a model."""
-        rows = np.flatnonzero((choice >= 0) & (choice < self.models))
+        rows = np.flatnonzero((choice >= 0) & (choice < self.options))
         column = choice[rows]
         quality = self.quality[rows, column].astype(np.float64)
         return quality, self.cost_usd[rows, column].astype(np.float64)

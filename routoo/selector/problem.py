@@ -1,4 +1,8 @@
-"""What is to be decided: one model for each job, under limits on the whole batch."""
+"""What is to be decided: one option for each job, under limits on the whole batch.
+
+An option is what may be done with a job, a column of the problem: today each candidate model is one
+option, asked directly.
+"""
 
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -12,42 +16,42 @@ from routoo.errors import InputError
 Usd = float | Decimal
 """An amount in US dollars; exact comparisons take either at its exact value."""
 _DIMENSIONS = 2
-"""Jobs x models."""
+"""Jobs x options."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What some models can take on together, such as an endpoint's calls until the deadline."""
+    """A limit on what some options draw together, such as an endpoint's calls in the time left."""
 
     name: str
     """Names the limit in advice and shadow prices."""
-    models: tuple[int, ...]
+    options: tuple[int, ...]
     """Columns that draw on it."""
     limit: float
     """Most calls, or most units of `use`, over the whole batch."""
-    use: Float[np.ndarray, "jobs models"] | None = None
+    use: Float[np.ndarray, "jobs options"] | None = None
     """Units that each call would take (tokens, for example), at least 0; None counts calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Jobs x candidate models, what each pair would bring and cost, and the batch's limits.
+    """Jobs x options, what each pair would bring and cost, and the batch's limits.
 
     Without `min_mean_quality` the objective is the most quality the money buys. With it, the least
     cost at which the mean quality of the jobs that can be served is reached; a budget given beside
     it must hold too.
     """
 
-    quality: Float[np.ndarray, "jobs models"]
-    """Expected quality of a job's answer by a model; more is better."""
-    cost_usd: Float[np.ndarray, "jobs models"]
-    """Expected cost of the call, in USD, at least 0."""
-    allowed: Bool[np.ndarray, "jobs models"] | None = None
+    quality: Float[np.ndarray, "jobs options"]
+    """Expected quality of a job's answer by an option; more is better."""
+    cost_usd: Float[np.ndarray, "jobs options"]
+    """Expected cost of the option, in USD, at least 0."""
+    allowed: Bool[np.ndarray, "jobs options"] | None = None
     """Pairs that the job's own limits admit; None admits all."""
     budget_usd: Usd | None = None
     """Most that the chosen calls may cost together, in USD."""
     min_mean_quality: float | None = None
-    """Least mean quality over the jobs that have an allowed model."""
+    """Least mean quality over the jobs that have an allowed option."""
     willingness_to_pay_usd: float | None = None
     """USD that one more point of quality on one job is worth; dearer gains are left out."""
     capacities: tuple[Capacity, ...] = field(default=())
@@ -65,13 +69,13 @@ class Problem:
         return int(self.quality.shape[0])
 
     @property
-    def models(self) -> int:
-        """Number of candidate models."""
+    def options(self) -> int:
+        """Number of options, the columns."""
         return int(self.quality.shape[1])
 
     @property
     def servable_jobs(self) -> int:
-        """Number of jobs that have an allowed model."""
+        """Number of jobs that have an allowed option."""
         if self.allowed is None:
             return self.jobs
         return int(np.count_nonzero(self.allowed.any(axis=1)))
@@ -99,7 +103,7 @@ def match_model(problem: Problem, model: int, ratio: float) -> float:
         ratio: Share of its quality wanted, for example 0.98.
 
     Returns:
-        A target in units of quality, over the jobs that have an allowed model.
+        A target in units of quality, over the jobs that have an allowed option.
     """
     column = problem.quality[:, model].astype(np.float64)
     if problem.allowed is not None:
@@ -110,7 +114,7 @@ def match_model(problem: Problem, model: int, ratio: float) -> float:
 def _check_shapes(problem: Problem) -> None:
     shape = problem.quality.shape
     if len(shape) != _DIMENSIONS or shape[1] == 0:
-        raise InputError("quality must have the shape jobs x models", value=shape)
+        raise InputError("quality must have the shape jobs x options", value=shape)
     others = {"cost_usd": problem.cost_usd, "allowed": problem.allowed}
     others |= {f"use of capacity {item.name}": item.use for item in problem.capacities}
     for name, array in others.items():
@@ -138,7 +142,7 @@ def _sound(array: np.ndarray, least: float) -> bool:
 
 
 def _sound_where_allowed(
-    problem: Problem, array: Float[np.ndarray, "jobs models"], least: float
+    problem: Problem, array: Float[np.ndarray, "jobs options"], least: float
 ) -> bool:
     return problem.allowed is not None and _sound(array[problem.allowed], least)
 
@@ -157,8 +161,8 @@ def _check_limits(problem: Problem) -> None:
     if target is not None and not np.isfinite(target):
         raise InputError("min_mean_quality must be finite", value=target)
     for item in problem.capacities:
-        if not item.limit >= 0 or not set(item.models) <= set(range(problem.models)):
+        if not item.limit >= 0 or not set(item.options) <= set(range(problem.options)):
             raise InputError(
                 f"capacity {item.name} needs a limit of at least 0 and columns of the pool",
-                value=(item.limit, item.models),
+                value=(item.limit, item.options),
             )

@@ -116,7 +116,7 @@ def conclude(
     status = SolveStatus.OPTIMAL if gap <= OPTIMAL_GAP else SolveStatus.WITHIN_GAP
     if not proof.binding:
         status = SolveStatus.UNCONSTRAINED
-    column = np.where(choice < table.models, choice, -1).astype(np.int32)
+    column = np.where(choice < table.options, choice, -1).astype(np.int32)
     return Solution(
         choice=column,
         quality=quality,

@@ -43,7 +43,7 @@ def choose_single(problem: Problem, model: int) -> Choice:
 
 def choose_round_robin(problem: Problem) -> Choice:
     """Deal the models out in turn; a job that may not have its turn's model gets the next one."""
-    rows, models = np.arange(problem.jobs), problem.models
+    rows, models = np.arange(problem.jobs), problem.options
     if problem.allowed is None:
         return (rows % models).astype(np.int32)
     turn = (rows[:, None] + np.arange(models)) % models

@@ -47,7 +47,7 @@ def test_rates_times_the_time_left_limit_calls_and_tokens() -> None:
     requests, tokens = capacities_of(
         candidate("a", requests_per_minute=5, tokens_per_minute=1000), candidate("b")
     )
-    assert (requests.limit, requests.models, requests.use) == (45.0, (0,), None)
+    assert (requests.limit, requests.options, requests.use) == (45.0, (0,), None)
     assert tokens.limit == pytest.approx(10 * 1000 * USABLE_SHARE)
     assert tokens.use[0, 0] == 300
 
@@ -59,8 +59,8 @@ def test_candidates_of_one_endpoint_share_its_least_limit() -> None:
         candidate("c", "y", requests_per_minute=7),
     ]
     first, second = capacities_of(*shared)
-    assert (first.models, first.limit) == ((0, 1), 45.0)
-    assert (second.models, second.limit) == ((2,), 63.0)
+    assert (first.options, first.limit) == ((0, 1), 45.0)
+    assert (second.options, second.limit) == ((2,), 63.0)
 
 
 def test_several_endpoints_of_a_candidate_add_up_and_what_is_shared_is_counted_once() -> None:
@@ -70,14 +70,14 @@ def test_several_endpoints_of_a_candidate_add_up_and_what_is_shared_is_counted_o
     )
     both = candidate("both").model_copy(update={"endpoint": first, "endpoints": (first, second)})
     one = candidate("one").model_copy(update={"endpoint": first})
-    found = {item.models: item.limit for item in capacities_of(both, one)}
+    found = {item.options: item.limit for item in capacities_of(both, one)}
     assert found == {(0, 1): 135.0, (1,): 45.0}
 
 
 def test_concurrency_limits_the_seconds_that_calls_hold_a_slot() -> None:
     slow = {"a": ModelExperience(base_s=10.0, per_completion_token_s=0.0, tail_factor=1.5)}
     (held,) = capacities_of(candidate("a", max_concurrency=2), candidate("b"), experience=slow)
-    assert held.models == (0,)
+    assert held.options == (0,)
     assert held.limit == pytest.approx(2 * TEN_MINUTES_S * USABLE_SHARE)
     assert held.use[0].tolist() == [15.0, 0.0]
 

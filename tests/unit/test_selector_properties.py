@@ -121,7 +121,7 @@ def test_a_partial_choice_keeps_the_budget_and_says_what_is_missing(
 def test_permuting_jobs_and_models_changes_nothing_but_ties(
     problem: Problem, random: Random
 ) -> None:
-    jobs, models = list(range(problem.jobs)), list(range(problem.models))
+    jobs, models = list(range(problem.jobs)), list(range(problem.options))
     random.shuffle(jobs)
     random.shuffle(models)
     parts = (problem.quality, problem.cost_usd, problem.allowed)
@@ -160,7 +160,7 @@ def test_capacities_hold_and_the_bound_is_above_the_exact_optimum(
     use = np.array([[random.randrange(9) for _ in row] for row in problem.quality], dtype=float)
     limits = (
         Capacity("calls", (0,), calls),
-        Capacity("tokens", tuple(range(problem.models)), tokens, use),
+        Capacity("tokens", tuple(range(problem.options)), tokens, use),
     )
     problem = replace(problem, capacities=limits)
     exact, fast = solve(problem, solver="milp"), solve(problem)

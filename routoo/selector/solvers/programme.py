@@ -28,8 +28,8 @@ class Resource:
     limit: Fraction
     """Most that may be drawn; negative for a target to reach."""
     kind: Literal["cost_usd", "quality", "calls", "use"]
-    models: tuple[int, ...] = ()
-    use: Float[np.ndarray, "jobs models"] | None = None
+    options: tuple[int, ...] = ()
+    use: Float[np.ndarray, "jobs options"] | None = None
 
     @property
     def scale(self) -> float:
@@ -113,9 +113,9 @@ class Programme:
             np.divide(pair[1], item.scale, out=out)
         elif item.kind == "quality":
             np.divide(pair[0], -item.scale, out=out)
-        for model in item.models:
-            out[model] = 1.0 if item.use is None else item.use[index, model]
-            out[model] /= item.scale
+        for option in item.options:
+            out[option] = 1.0 if item.use is None else item.use[index, option]
+            out[option] /= item.scale
 
     def drawn(
         self, choice: Int[np.ndarray, " jobs"], item: Resource
@@ -124,7 +124,7 @@ class Programme:
         if item.kind in {"cost_usd", "quality"}:
             quality, cost = self.table.pick(choice)
             return cost if item.kind == "cost_usd" else -quality
-        jobs = np.flatnonzero(np.isin(choice, item.models))
+        jobs = np.flatnonzero(np.isin(choice, item.options))
         if item.use is None:
             return np.ones(len(jobs))
         draws: Float64[np.ndarray, " served"] = item.use[jobs, choice[jobs]].astype(np.float64)
@@ -143,4 +143,4 @@ def _resources(problem: Problem) -> Iterator[Resource]:
         if item.use is None and item.limit >= problem.jobs:
             continue
         if item.limit < np.inf:
-            yield Resource(item.name, Fraction(float(item.limit)), kind, item.models, item.use)
+            yield Resource(item.name, Fraction(float(item.limit)), kind, item.options, item.use)
