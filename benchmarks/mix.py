@@ -78,7 +78,7 @@ POOLS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PoolFigures:
     """A pool's figures; intervals are 95 %, by bootstrap over items."""
 
     pool: str
@@ -99,13 +99,13 @@ class Verdict:
 def main() -> None:
     """Measure and print."""
     options = _options()
-    verdicts = []
-    for verdict in _verdicts(options):
-        verdicts.append(verdict)
+    rows = []
+    for row in _measured(options):
+        rows.append(row)
         if options.json:
-            print(json.dumps(asdict(verdict)), flush=True)
+            print(json.dumps(asdict(row)), flush=True)
     if not options.json:
-        Console(width=150).print(_table(verdicts))
+        Console(width=150).print(_table(rows))
 
 
 def _options() -> argparse.Namespace:
@@ -117,14 +117,14 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _verdicts(options: argparse.Namespace) -> Iterator[Verdict]:
+def _measured(options: argparse.Namespace) -> Iterator[PoolFigures]:
     for pool in POOLS:
         if not options.pool or any(part in pool.label for part in options.pool):
             yield _measure(pool, options.data, options.seed)
 
 
-def _measure(pool: Pool, folder: Path, seed: int) -> Verdict:
-    """Predict a pool's items by parts, and judge."""
+def _measure(pool: Pool, folder: Path, seed: int) -> PoolFigures:
+    """Predict a pool's items by parts, and compare their routing with the mixes."""
     paths = (folder / f"{pool.dataset}_{kind}.parquet" for kind in ("items", "outcomes"))
     items, outcomes = read_items(next(paths)), read_outcomes(next(paths))
     everything = outcome_matrix(items, outcomes)
@@ -142,12 +142,12 @@ def _measure(pool: Pool, folder: Path, seed: int) -> Verdict:
     rows, trial = complete_outcomes(matrix, costs, list(range(len(matrix.models))))
     quality = {name: one[rows] for name, one in estimates.items()}
     metrics = mean_metrics(metrics_by_model(matrix.score, estimates["predictor"], matrix.models))
-    gain, lead, least, below = _judge(trial, quality, seed)
+    gain, lead, least, below = _compare_with_mixes(trial, quality, seed)
     size = (len(rows), len(matrix.models))
-    return Verdict(pool.label, *size, metrics["auc"], metrics["ece"], gain, lead, least, below)
+    return PoolFigures(pool.label, *size, metrics["auc"], metrics["ece"], gain, lead, least, below)
 
 
-def _judge(
+def _compare_with_mixes(
     trial: CompleteOutcomes, quality: dict[str, Quality], seed: int
 ) -> tuple[Interval, Interval, Interval, int]:
     weights = bootstrap_weights(len(trial.score), seed)
@@ -162,9 +162,9 @@ def _judge(
     return next(mean), next(mean), Interval.of(lead[:, least]), below
 
 
-def _table(verdicts: list[Verdict]) -> Table:
+def _table(rows: list[PoolFigures]) -> Table:
     table = Table("pool", "items", "models", "AUC", "ECE", "gain", "lead", "least lead", "below")
-    for one in verdicts:
+    for one in rows:
         figures = [fixed(one.auc), fixed(one.ece)]
         gains = [with_interval(gain) for gain in (one.gain, one.lead, one.least_lead)]
         row = (one.pool, f"{one.items:,}", f"{one.models}", *figures, *gains, f"{one.below}")

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float32
 
 from routoo.files import replacing
-from routoo.predictor.backbone.encoder import Encoded, Encoder, Progress
+from routoo.predictor.backbone.encoder import EncodedPrompts, Encoder, Progress
 
 SAVE_EVERY_PROMPTS = 1024
 """A fit that is interrupted loses at most this many embeddings."""
@@ -29,7 +29,7 @@ class EmbeddingCache:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._encoder = encoder
 
-    def encode(self, prompts: Sequence[str], progress: Progress | None = None) -> Encoded:
+    def encode(self, prompts: Sequence[str], progress: Progress | None = None) -> EncodedPrompts:
         """Return the prompts' features as `Encoder.encode` does, from disk where they are there."""
         keys = [_key(prompt) for prompt in prompts]
         features = np.zeros((len(prompts), self._encoder.width), np.float32)
@@ -45,7 +45,7 @@ class EmbeddingCache:
             features[rows], truncated[rows] = part.features, part.truncated
             self._write([keys[row] for row in rows], part)
         source = [first[key] for key in keys]
-        return Encoded(features[source], truncated[source])
+        return EncodedPrompts(features[source], truncated[source])
 
     def _read(
         self,
@@ -68,7 +68,7 @@ class EmbeddingCache:
                 found[rows] = True
         return found
 
-    def _write(self, keys: Sequence[bytes], part: Encoded) -> None:
+    def _write(self, keys: Sequence[bytes], part: EncodedPrompts) -> None:
         name = hashlib.sha256(b"".join(keys)).hexdigest()[:24]
         with replacing(self._folder / f"{name}.npz") as stream:
             np.savez(

@@ -41,7 +41,7 @@ class FitOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class Fitted:
+class FitResult:
     """An estimator, and what such a fit expected of the items it was made without."""
 
     estimator: Estimator
@@ -59,7 +59,7 @@ def fit_estimator(
     progress: Callable[[int], None] | None = None,
     *,
     tuned_on: Bool[np.ndarray, " items"] | None = None,
-) -> Fitted:
+) -> FitResult:
     """Fit the views by folds, then stack and calibrate their held-out predictions.
 
     Args:
@@ -85,7 +85,7 @@ def fit_estimator(
         score = np.where(tuned_on[:, None], np.nan, score)
         folds = grouped_folds(groups, options.folds, options.seed + 1)
     combination = _combine(crossed.views, score, folds)
-    return Fitted(
+    return FitResult(
         _estimator(crossed, items, projection, combination, matrix.completion_tokens),
         _held_out_quality(crossed.views, score, folds),
         dict(zip(VIEW_NAMES, crossed.views, strict=True)),

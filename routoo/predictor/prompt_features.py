@@ -11,7 +11,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from routoo.predictor.backbone.encoder import Encoded, Progress
+from routoo.predictor.backbone.encoder import EncodedPrompts, Progress
 from routoo.predictor.backbone.window import bounded, clean
 
 _OPTION = re.compile(r"^[^\S\n]*\(?([A-P])[.):]\s*(.*)$", re.MULTILINE)
@@ -59,7 +59,7 @@ _ASCII_END = 128
 class PromptEncoder(Protocol):
     """An encoder, or a cache before one."""
 
-    def encode(self, prompts: Sequence[str], progress: Progress | None = None) -> Encoded:
+    def encode(self, prompts: Sequence[str], progress: Progress | None = None) -> EncodedPrompts:
         """Return the pooled hidden states of each prompt."""
         ...
 

@@ -16,7 +16,7 @@ from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.completion_tokens import UNKNOWN_TOKENS
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
-from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
+from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.manifest import Manifest
 from routoo.selector.confidence import floor_margins
@@ -34,7 +34,7 @@ class TrainedPredictor:
 
     matrix: OutcomeMatrix
     features: Float32[np.ndarray, "items features"]
-    fitted: Fitted
+    fitted: FitResult
     fit: FitOptions
     manifest: Manifest
 
@@ -123,7 +123,7 @@ def _manifest(encoder: Encoder, matrix: OutcomeMatrix, weights: bytes) -> Manife
 
 def _metrics(
     matrix: OutcomeMatrix,
-    fitted: Fitted,
+    fitted: FitResult,
     rows: Int64[np.ndarray, " rows"],
     options: FitOptions,
 ) -> dict[str, Any]:

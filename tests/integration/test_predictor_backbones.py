@@ -28,7 +28,7 @@ from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.backbone.files import find_backbone
 from routoo.predictor.backbone.language_model import is_decoder
-from routoo.predictor.backbone.tuning import _Run, tune
+from routoo.predictor.backbone.tuning import _TuningRun, tune
 from routoo.predictor.checkpoint import read_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
 from routoo.predictor.fitting import FitOptions
@@ -301,7 +301,7 @@ def test_tuning_counts_rare_outcomes_for_more_where_told_to(
     score[100:] = 1  # not to be learnt from
     inside, options = np.arange(len(score)) < 100, TuneOptions(1, class_weight=class_weight)
     encoder = Encoder(find_backbone(str(folder)), EXACT)
-    run = _Run(encoder, replace(matrix, score=score), inside, options)
+    run = _TuningRun(encoder, replace(matrix, score=score), inside, options)
     torch.nn.init.zeros_(run.head[1].weight)
     torch.nn.init.zeros_(run.head[1].bias)
     assert run._loss([10, 30]).item() == pytest.approx(weight * np.log(2), rel=1e-5)

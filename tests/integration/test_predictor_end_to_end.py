@@ -18,7 +18,7 @@ from routoo.cli.main import app
 from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
-from routoo.predictor.backbone.encoder import Encoded, Encoder, Progress
+from routoo.predictor.backbone.encoder import EncodedPrompts, Encoder, Progress
 from routoo.predictor.backbone.files import find_backbone
 from routoo.predictor.checkpoint import (
     pack,
@@ -298,7 +298,9 @@ def test_equal_prompts_are_read_once(
     read: list[str] = []
     encode = Encoder.encode
 
-    def counted(self: Encoder, prompts: Sequence[str], progress: Progress | None = None) -> Encoded:
+    def counted(
+        self: Encoder, prompts: Sequence[str], progress: Progress | None = None
+    ) -> EncodedPrompts:
         read.extend(prompts)
         return encode(self, prompts, progress)
 

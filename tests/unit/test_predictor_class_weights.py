@@ -10,7 +10,7 @@ from routoo.domain.items import Item
 from routoo.evaluation.quality_metrics import auc
 from routoo.predictor import missing_values
 from routoo.predictor.dataset import OutcomeMatrix
-from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
+from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.options import ClassWeight
 from routoo.predictor.regression import Ridge, fit_logistic, outcome_weights
@@ -35,13 +35,13 @@ def _rare(items: int, seed: int) -> tuple[OutcomeMatrix, np.ndarray]:
     return OutcomeMatrix(rows, ("m", "n"), score, np.full_like(score, 9)), features
 
 
-def _fit(class_weight: ClassWeight) -> Fitted:
+def _fit(class_weight: ClassWeight) -> FitResult:
     matrix, features = _rare(3000, seed=1)
     return fit_estimator(matrix, features, HIDDEN, FitOptions(class_weight=class_weight))
 
 
 @pytest.fixture(scope="module")
-def balanced() -> Fitted:
+def balanced() -> FitResult:
     return _fit(ClassWeight.BALANCED)
 
 
@@ -82,7 +82,7 @@ def test_balanced_log_odds_are_those_of_a_table_with_the_rare_outcomes_repeated(
 
 
 def test_probabilities_hold_though_the_weighted_view_takes_rare_outcomes_for_common(
-    balanced: Fitted,
+    balanced: FitResult,
 ) -> None:
     matrix, features = _rare(6000, seed=2)
     quality = balanced.estimator(features).quality
@@ -95,7 +95,7 @@ def test_probabilities_hold_though_the_weighted_view_takes_rare_outcomes_for_com
         assert raw.mean() > 0.3 > 3 * np.nanmean(seen.score[:, column])
 
 
-def test_the_weighted_fit_ranks_unseen_prompts(balanced: Fitted) -> None:
+def test_the_weighted_fit_ranks_unseen_prompts(balanced: FitResult) -> None:
     matrix, features = _rare(6000, seed=2)
     quality = balanced.estimator(features).quality
     for column in range(2):

@@ -22,7 +22,7 @@ def _outcomes(rows: list[tuple[str, str, float]]) -> Outcomes:
     )
 
 
-def test_models_that_did_not_answer_an_item_leave_a_hole() -> None:
+def test_models_that_did_not_answer_an_item_leave_a_missing_value() -> None:
     items = [Item("1", "one"), Item("2", "two"), Item("3", "three")]
     matrix = outcome_matrix(items, _outcomes([("1", "a", 1), ("1", "b", 0), ("2", "b", 0.5)]))
     assert matrix.models == ("a", "b")

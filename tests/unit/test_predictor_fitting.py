@@ -8,7 +8,7 @@ from routoo.errors import InputError
 from routoo.evaluation.quality_metrics import auc, brier, ece
 from routoo.predictor.checkpoint import pack
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
-from routoo.predictor.fitting import FitOptions, Fitted, fit_estimator
+from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator
 from routoo.predictor.missing_values import PRIOR_OUTCOMES
 from routoo.training.learning_curve import learning_curve
 
@@ -29,17 +29,17 @@ def _made_up(items: int = ITEMS, seed: int = 3) -> tuple[OutcomeMatrix, np.ndarr
     return OutcomeMatrix(rows, ("m", "n"), score, tokens.astype(np.float32)), features, chance
 
 
-def _fit(matrix: OutcomeMatrix, features: np.ndarray) -> Fitted:
+def _fit(matrix: OutcomeMatrix, features: np.ndarray) -> FitResult:
     return fit_estimator(matrix, features, HIDDEN, FitOptions())
 
 
 @pytest.fixture(scope="module")
-def fitted() -> Fitted:
+def fitted() -> FitResult:
     matrix, features, _ = _made_up()
     return _fit(matrix, features)
 
 
-def test_estimates_rank_unseen_prompts_and_their_probabilities_hold(fitted: Fitted) -> None:
+def test_estimates_rank_unseen_prompts_and_their_probabilities_hold(fitted: FitResult) -> None:
     matrix, features, _ = _made_up(items=2000, seed=4)
     quality = fitted.estimator(features).quality
     for column in range(2):
@@ -47,14 +47,14 @@ def test_estimates_rank_unseen_prompts_and_their_probabilities_hold(fitted: Fitt
         assert ece(matrix.score[:, column], quality[:, column]) < 0.08
 
 
-def test_the_stated_deviation_is_of_the_size_of_the_error(fitted: Fitted) -> None:
+def test_the_stated_deviation_is_of_the_size_of_the_error(fitted: FitResult) -> None:
     _, features, chance = _made_up(items=2000, seed=4)
     estimates = fitted.estimator(features)
     error = float(np.sqrt(np.mean((estimates.quality - chance) ** 2)))
     assert 0.2 * error < float(estimates.quality_std.mean()) < 5 * error
 
 
-def test_expected_tokens_follow_the_prompt(fitted: Fitted) -> None:
+def test_expected_tokens_follow_the_prompt(fitted: FitResult) -> None:
     matrix, features, _ = _made_up(items=2000, seed=4)
     expected = fitted.estimator(features).completion_tokens
     assert np.corrcoef(expected[:, 0], matrix.completion_tokens[:, 0])[0, 1] > 0.5
@@ -77,7 +77,7 @@ def test_a_prompt_unlike_all_others_is_novel_and_shrinks_to_the_models_mean() ->
     assert (estimates.quality_std[0] > estimates.quality_std[1:].mean(axis=0)).all()
 
 
-def test_the_same_data_and_seed_give_the_same_bytes(fitted: Fitted) -> None:
+def test_the_same_data_and_seed_give_the_same_bytes(fitted: FitResult) -> None:
     matrix, features, _ = _made_up()
     assert pack(_fit(matrix, features).estimator, {}) == pack(fitted.estimator, {})
 
@@ -155,7 +155,7 @@ def test_too_few_items_are_refused_with_a_remedy() -> None:
         _fit(matrix, features)
 
 
-def test_more_items_make_a_better_fit(fitted: Fitted) -> None:
+def test_more_items_make_a_better_fit(fitted: FitResult) -> None:
     matrix, features, _ = _made_up()
     points = learning_curve(matrix, features, fitted.estimator, FitOptions())
     figures = [auc(point.score[:, 0], point.quality[:, 0]) for point in points]

@@ -40,7 +40,7 @@ class FirstFeatureView:
         return cls(tensors["slope"])
 
 
-def _fit() -> tuple[fitting.Fitted, np.ndarray]:
+def _fit() -> tuple[fitting.FitResult, np.ndarray]:
     generator = np.random.default_rng(0)
     features = generator.normal(size=(100, 6)).astype(np.float32)
     score = (generator.random((100, 2)) < 0.5).astype(np.float32)

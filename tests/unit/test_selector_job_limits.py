@@ -62,17 +62,17 @@ def test_an_explanation_names_the_runner_up_and_where_the_choice_would_change() 
     reasons = np.where(allowed, 0, int(IneligibilityReason.LATENCY)).astype(np.uint8)
     solution = solve(problem)
     choice, price = solution.choice.tolist(), solution.shadow_price_per_usd
-    told = explain(problem, 0, choice[0], price, NAMES, reasons[0])
-    assert [candidate.standing for candidate in told.candidates] == [
+    explanation = explain(problem, 0, choice[0], price, NAMES, reasons[0])
+    assert [candidate.standing for candidate in explanation.candidates] == [
         "possible",
         "chosen",
         "runner-up",
     ]
-    assert told.with_more_money is not None
-    assert told.with_more_money.model == "large"
-    assert told.with_more_money.shadow_price_per_usd == pytest.approx(0.05)
-    assert told.with_less_money is not None
-    assert told.with_less_money.model == "small"
+    assert explanation.with_more_money is not None
+    assert explanation.with_more_money.model == "large"
+    assert explanation.with_more_money.shadow_price_per_usd == pytest.approx(0.05)
+    assert explanation.with_less_money is not None
+    assert explanation.with_less_money.model == "small"
     other = explain(problem, 1, choice[1], price, NAMES, reasons[1]).candidates[1]
     assert other.standing == "ruled out"
     assert other.reasons == ("latency above the job's cap",)
@@ -80,6 +80,6 @@ def test_an_explanation_names_the_runner_up_and_where_the_choice_would_change() 
 
 def test_a_job_without_a_model_is_explained_too() -> None:
     problem = Problem(QUALITY, COST, np.array([[False] * 3, [True] * 3]), budget_usd=3.0)
-    told = explain(problem, 0, -1, solve(problem).shadow_price_per_usd, NAMES)
-    assert {candidate.standing for candidate in told.candidates} == {"ruled out"}
-    assert told.with_more_money is told.with_less_money is None
+    explanation = explain(problem, 0, -1, solve(problem).shadow_price_per_usd, NAMES)
+    assert {candidate.standing for candidate in explanation.candidates} == {"ruled out"}
+    assert explanation.with_more_money is explanation.with_less_money is None

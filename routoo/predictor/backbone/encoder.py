@@ -41,8 +41,8 @@ Pooler = Callable[[States, Mask], Float[Tensor, "batch features"]]
 
 
 @dataclass(frozen=True, slots=True)
-class Encoded:
-    """Prompts as the heads see them."""
+class EncodedPrompts:
+    """The features of some prompts, and which of them were cut to the window."""
 
     features: Float32[np.ndarray, "prompts features"]
     truncated: Bool[np.ndarray, " prompts"]
@@ -126,7 +126,7 @@ class Encoder:
         merge_adapters(self.model, adapters)
         self.adapters = adapters
 
-    def encode(self, prompts: Sequence[str], progress: Progress | None = None) -> Encoded:
+    def encode(self, prompts: Sequence[str], progress: Progress | None = None) -> EncodedPrompts:
         """Return the pooled hidden states of each prompt.
 
         Args:
@@ -140,7 +140,7 @@ class Encoder:
             features[rows] = vectors
             if progress:
                 progress(len(rows))
-        return Encoded(features, truncated)
+        return EncodedPrompts(features, truncated)
 
     def _batches(
         self, prompts: Sequence[str], truncated: Bool[np.ndarray, " prompts"]

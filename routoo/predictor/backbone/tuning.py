@@ -28,19 +28,19 @@ _POOL_PROMPTS = 512
 _STOP_PARTS = 10
 """One part in so many is kept out of the training, to decide when to stop."""
 _PARAMETER, _MOMENT, _BEST = "parameter.", "moment.", "best."
-"""What the tensors of a saved state are named by."""
+"""Prefixes of the tensors' names in a saved state."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
-    """What came of it."""
+class TuningResult:
+    """The adapters of the best pass, and how the loss went."""
 
     adapters: dict[str, np.ndarray]
     losses: tuple[float, ...]
     """Log loss on the items kept back, after each pass; weighted where outcomes are."""
 
 
-class _Run:
+class _TuningRun:
     """One tuning: adapters, head and optimiser, as they are after some passes."""
 
     def __init__(
@@ -80,8 +80,8 @@ class _Run:
             progress(len(batch))
 
     @torch.no_grad()
-    def check(self, rows: Int64[np.ndarray, " rows"]) -> None:
-        """Note the loss on the items kept back, and the adapters where it is the least yet."""
+    def measure(self, rows: Int64[np.ndarray, " rows"]) -> None:
+        """Record the loss on the items kept back, and the adapters where it is the least so far."""
         batches = list(self._batches(rows))
         losses = [float(self._loss(batch)) for batch in batches]
         self.losses.append(float(np.average(losses, weights=[len(batch) for batch in batches])))
@@ -118,13 +118,13 @@ def tune(
     options: TuneOptions,
     state: Path,
     progress: Callable[[int], None],
-) -> Tuned:
+) -> TuningResult:
     """Tune an encoder on some of the items, and leave it tuned.
 
     Args:
         encoder: Its model is changed.
         matrix: Outcomes.
-        inside: Items to learn from; the others are not looked at.
+        inside: Items to learn from; the others are not used.
         options: How.
         state: File written after every pass; a run that was cut off goes on from it.
         progress: Called with the number of items that were learnt from since its last call.
@@ -132,21 +132,21 @@ def tune(
     kept_back = np.zeros_like(inside)
     groups = np.unique(text_groups(matrix.prompts)[inside], return_inverse=True)[1]
     kept_back[inside] = grouped_folds(groups, _STOP_PARTS, options.seed + 1) == 0
-    run = _Run(encoder, matrix, inside, options)
+    run = _TuningRun(encoder, matrix, inside, options)
     # More passes may be allowed later: they go on from the earlier ones.
     fixed = replace(options, epochs=0, patience=0)
     name = f"{content_sha256(matrix)} {encoder.identity} {fixed} {inside.sum()}"
     _resume(run, state, name)
     while not run.ended:
         run.learn(np.flatnonzero(inside & ~kept_back), progress)
-        run.check(np.flatnonzero(kept_back))
+        run.measure(np.flatnonzero(kept_back))
         _save(run, state, name)
     drop_adapters(encoder.model)
     encoder.adapt(run.best)
-    return Tuned(run.best, tuple(run.losses))
+    return TuningResult(run.best, tuple(run.losses))
 
 
-def _save(run: _Run, state: Path, name: str) -> None:
+def _save(run: _TuningRun, state: Path, name: str) -> None:
     moments = run.optimiser.state_dict()["state"]
     parts = {
         _PARAMETER: {str(n): value.detach() for n, value in enumerate(run.parameters)},
@@ -164,10 +164,10 @@ def _save(run: _Run, state: Path, name: str) -> None:
         stream.write(save(tensors, metadata=facts))
 
 
-def _resume(run: _Run, state: Path, name: str) -> None:
-    """Go on from the last pass of a run of the same items, backbone and options.
+def _resume(run: _TuningRun, state: Path, name: str) -> None:
+    """Restore the state of the last pass of a run with the same items, backbone and options.
 
-    What is of another run, or damaged, is passed over: the next pass writes the file anew.
+    A file of another run, or a damaged one, is ignored: the next pass overwrites it.
     """
     try:
         with safe_open(state, framework="pt") as file:
