@@ -10,6 +10,7 @@ from paper_settings import Setting, Table
 
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
 from routoo.evaluation.build_scorecard import EvaluationData, build_scorecard
+from routoo.evaluation.pool_comparison import PoolComparison, SingleModel, compare_pool
 from routoo.evaluation.report.page import render_page
 from routoo.evaluation.routing import (
     CompleteOutcomes,
