@@ -44,7 +44,7 @@ class Interval:
         return cls(float(draws[0]), *_middle(draws[1:], 0.95))
 
     @classmethod
-    def around(cls, draws: Draws) -> "Interval":
+    def bias_corrected(cls, draws: Draws) -> "Interval":
         """Return the same for a figure, 0 or more, whose value rises when items repeat.
 
         The interval is moved back by how far the draws lie above the sample on average, so that

@@ -110,14 +110,14 @@ def calibration_report(
 ) -> tuple[dict[str, dict[str, float]], dict[str, Interval]]:
     """Return AUC, Brier and ECE of each model, and their means over models with intervals.
 
-    Drawing items with replacement raises ECE, so its interval is moved back (`Interval.around`).
+    Drawing items with replacement raises ECE, so its interval is moved back (`Interval.bias_corrected`).
     """
     by_model = metrics_by_model(matrix.score, quality, matrix.models)
     draws = [
         mean_metrics(metrics_by_model(matrix.score[rows], quality[rows], matrix.models))
         for rows in resample(len(matrix.items), seed)
     ]
-    intervals = {"ece": Interval.around}
+    intervals = {"ece": Interval.bias_corrected}
     return by_model, {
         name: intervals.get(name, Interval.of)(np.array([value, *(draw[name] for draw in draws)]))
         for name, value in mean_metrics(by_model).items()

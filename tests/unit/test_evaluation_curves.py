@@ -119,8 +119,8 @@ def test_intervals_leave_out_draws_without_the_figure_and_keep_infinite_ones() -
 
 
 def test_the_interval_of_a_figure_that_resampling_raises_is_moved_back_by_as_much() -> None:
-    assert Interval.around(np.array([2.0, 2, 3, 4, 7])) == Interval(2, 0, 5)
-    assert Interval.around(np.array([0.5, 1, 2, 3, 4])) == Interval(0.5, 0, 2)
+    assert Interval.bias_corrected(np.array([2.0, 2, 3, 4, 7])) == Interval(2, 0, 5)
+    assert Interval.bias_corrected(np.array([0.5, 1, 2, 3, 4])) == Interval(0.5, 0, 2)
 
 
 def test_reliability_bins_hold_the_share_of_right_answers_with_wilsons_interval() -> None:
