@@ -110,7 +110,7 @@ def calibration_report(
 ) -> tuple[dict[str, dict[str, float]], dict[str, Interval]]:
     """Return AUC, Brier and ECE of each model, and their means over models with intervals.
 
-    Drawing items with replacement raises ECE, so its interval is moved back (`Interval.bias_corrected`).
+    Drawing items with replacement raises ECE, so its interval is bias-corrected.
     """
     by_model = metrics_by_model(matrix.score, quality, matrix.models)
     draws = [

@@ -128,7 +128,7 @@ async def judge(conn: AsyncConnection, run_id: UUID, judge_batch_id: UUID) -> No
 
 
 async def finish(conn: AsyncConnection, run_id: UUID, figures: dict[str, Any]) -> None:
-    """Say that a run is graded, with its headline figures."""
+    """Say that a run is graded, with its figures."""
     await conn.execute(
         """
         UPDATE eval_runs SET state = 'finished', figures = %s, finished_at = clock_timestamp()
