@@ -82,8 +82,8 @@ def estimate_by_protocol(
 
     Args:
         matrix: Outcomes of all items.
-        protocol: How the items are dealt into parts.
-        fit: Options of each fit; its seed deals the items.
+        protocol: How the items are split into parts.
+        fit: Options of each fit; its seed splits the items.
         make_reader: Returns how prompts are read, given the outcomes of all items.
         feedback: Shows how far it is.
 

@@ -14,7 +14,7 @@ from routoo.evaluation.weak_strong import WeakStrongFigures, weak_strong_figures
 from routoo.statistics import Hull
 
 ROUND_ROBIN = "round_robin"
-"""The first router's shares of the models, dealt out blindly."""
+"""The first router's shares of the models, given to the items at random."""
 ORACLE = "oracle"
 """Routes by the outcomes themselves: no router does better on these items."""
 RANDOM_MIX = "random_mix"

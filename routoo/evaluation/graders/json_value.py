@@ -66,8 +66,8 @@ def grade_json_schema(answer: str, reference: str) -> Grade:
         ) from unresolvable
     if error is None:
         return right_or_wrong(right=True, detail="fits the schema")
-    place = error.json_path.removeprefix("$") or "the whole"
-    return right_or_wrong(right=False, detail=f"{place}: {error.message}"[:_LONGEST_DETAIL])
+    where = error.json_path.removeprefix("$") or "the whole"
+    return right_or_wrong(right=False, detail=f"{where}: {error.message}"[:_LONGEST_DETAIL])
 
 
 def _validator(reference: str) -> Validator:

@@ -1,6 +1,6 @@
 """The report's colours, light and dark; a test measures every contrast that readers rely on.
 
-Source of the hues: Okabe and Ito, Color Universal Design (2008): which colour-blind readers tell
+Source of the hues: Okabe and Ito, Color Universal Design (2008): that colour-blind readers can tell
 apart; darkened or lightened for the contrasts of WCAG 2.2. No meaning hangs on colour alone: lines
 differ by dashes, marks by shape, and a table stands behind every plot.
 """
