@@ -38,7 +38,7 @@ Square = Float64[np.ndarray, "basis basis"]
 
 @dataclass(frozen=True, slots=True)
 class Posterior:
-    """What graded answers leave of the prior of one model's theta: a normal distribution."""
+    """The distribution of one model's theta after its graded answers: nearly a normal one."""
 
     theta: Vector
     """Its mode."""
@@ -47,7 +47,7 @@ class Posterior:
 
 @dataclass(frozen=True, slots=True)
 class AddedModels:
-    """What was learnt of the added models, in the order they were added."""
+    """Holds what was fitted of the added models, in the order in which they were added."""
 
     theta: Float32[np.ndarray, "added basis"]
     covariance: Float32[np.ndarray, "added basis basis"]
@@ -57,13 +57,13 @@ class AddedModels:
 
     @classmethod
     def none(cls, fitted: int) -> "AddedModels":
-        """Return that nothing was added to so many fitted models."""
+        """Return the parameters of no added model, beside so many fitted ones."""
         basis = fitted + 2
         shapes = ((0, basis), (0, basis, basis), (0,))
         return cls(*(np.zeros(shape, np.float32) for shape in shapes))
 
     def with_model(self, posterior: Posterior, token_factor: float) -> "AddedModels":
-        """Return the same with one more model."""
+        """Return these and one more model's."""
         return AddedModels(
             np.concatenate([self.theta, posterior.theta[None].astype(np.float32)]),
             np.concatenate([self.covariance, posterior.covariance[None].astype(np.float32)]),
@@ -190,7 +190,7 @@ def _mode(
     mean: Vector,
     precision: Vector,
 ) -> Posterior:
-    """Climb to the posterior's mode by damped Newton steps; return it and the curvature's inverse.
+    """Find the posterior's mode by damped Newton steps, and its covariance by the curvature there.
 
     The posterior is log-concave and the prior bounds its curvature, so halving a step that
     overshoots always ends.

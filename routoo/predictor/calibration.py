@@ -34,7 +34,7 @@ Curve = Callable[[Vector], Vector]
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """One increasing polyline a model."""
+    """Maps log-odds to calibrated probabilities by one increasing polyline a model."""
 
     knots: Float32[np.ndarray, "models knots"]
     values: Float32[np.ndarray, "models knots"]

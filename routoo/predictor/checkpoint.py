@@ -27,7 +27,7 @@ ADAPTER = "adapter."
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What `routoo train` wrote."""
+    """The content of a checkpoint folder that `routoo train` wrote."""
 
     manifest: Manifest
     estimator: Estimator

@@ -16,7 +16,7 @@ _LOG_LIMIT = 12.0
 
 @dataclass(frozen=True, slots=True)
 class TokenHead:
-    """Logarithm of the length, and how far lengths spread around it."""
+    """Estimates the logarithm of an answer's length, around which lengths spread normally."""
 
     linear: Linear
     half_variance: Float32[np.ndarray, " models"]

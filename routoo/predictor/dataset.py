@@ -136,7 +136,7 @@ def grouped_folds(
 
 
 def content_sha256(matrix: OutcomeMatrix) -> str:
-    """Return a hash over texts, models, scores and tokens: names the data a model was fitted on."""
+    """Return a hash over texts, models, scores and tokens: it identifies the data of a fit."""
     digest = hashlib.sha256()
     for text in (*matrix.models, *matrix.prompts):
         digest.update(text.encode("utf-8", errors="surrogatepass") + b"\0")

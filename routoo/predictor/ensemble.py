@@ -16,7 +16,7 @@ VIEW_NAMES = (*(view.name for view in FOLD_VIEWS), NeighbourView.name)
 
 @dataclass(frozen=True, slots=True)
 class EnsembleMember:
-    """The views that are fitted once a fold, as one fold's fit left them."""
+    """The views as they were fitted without one fold."""
 
     views: tuple[View, ...]
 

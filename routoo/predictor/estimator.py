@@ -24,7 +24,7 @@ from routoo.predictor.views.neighbours import Nearby, NeighbourView
 
 @dataclass(frozen=True, slots=True)
 class EstimatorOutput:
-    """What an estimator expects of prompts, models in its own order."""
+    """Expectations for some prompts, models in the estimator's own order."""
 
     quality: Float32[np.ndarray, "prompts models"]
     quality_std: Float32[np.ndarray, "prompts models"]
@@ -34,7 +34,7 @@ class EstimatorOutput:
 
 @dataclass(frozen=True, slots=True)
 class Estimator:
-    """Members of the ensemble, what mixes and calibrates them, and the heads beside."""
+    """Estimates quality by an ensemble of stacked, calibrated views, and answer lengths."""
 
     projection: Projection
     members: tuple[EnsembleMember, ...]
@@ -109,8 +109,8 @@ class Estimator:
         """Return the delete-a-group jackknife's deviation (Shao and Tu 1995, section 2.3).
 
         Members share most of their data, so their plain spread is too small by (members - 1).
-        Where an estimate is not trusted, the spread of scores itself is what is left. On top comes
-        the doubt about a model's level, and an added model's about its few numbers.
+        Where an estimate is not trusted, the spread of scores itself is what is left. The variance
+        of a model's level is added, and for an added model that of its few parameters.
         """
         whole = np.ones_like(trust)
         departures = [self._departure(vote, whole) for vote in votes]

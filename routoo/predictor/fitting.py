@@ -42,7 +42,7 @@ class FitOptions:
 
 @dataclass(frozen=True, slots=True)
 class FitResult:
-    """An estimator, and what such a fit expected of the items it was made without."""
+    """An estimator, and held-out estimates by fits without the items' own folds."""
 
     estimator: Estimator
     held_out_quality: Float32[np.ndarray, "items models"]
@@ -130,7 +130,7 @@ def training_items(
 
 @dataclass(frozen=True, slots=True)
 class _CrossFit:
-    """What each fold's fit expected of the items it was made without."""
+    """Held-out estimates: each fold's by views that were fitted without it."""
 
     members: tuple[EnsembleMember, ...]
     views: Float32[np.ndarray, "views items models"]

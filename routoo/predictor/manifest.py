@@ -100,7 +100,7 @@ def checkpoint_models(checkpoint: Path) -> tuple[str, ...]:
 
 
 def manifest_text(manifest: Manifest) -> str:
-    """Return the manifest as JSON that diffs well; figures that there are none of are null."""
+    """Return the manifest as sorted, indented JSON; missing figures are null."""
     facts = asdict(manifest)
     facts["metrics"] = _each(facts["metrics"], _null_for_nan)
     return json.dumps(facts, indent=2, sort_keys=True, allow_nan=False) + "\n"
@@ -133,7 +133,7 @@ def _parsed(content: object, path: Path) -> Manifest:
 
 
 def _check_kinds(values: dict[str, Any], path: Path) -> None:
-    """Refuse a manifest that was edited by hand into what can't be."""
+    """Check the kinds of values: a manifest may have been edited by hand."""
     models, layers = values["models"], values["layers"]
     named = isinstance(models, list) and all(isinstance(name, str) for name in models)
     pooled = isinstance(layers, list) and all(isinstance(layer, int) for layer in layers)
@@ -147,7 +147,7 @@ def _check_kinds(values: dict[str, Any], path: Path) -> None:
 
 
 def _each(figures: object, change: Callable[[object], object]) -> object:
-    """Return figures with each changed that is no further object."""
+    """Return nested figures with a function applied to each value."""
     if isinstance(figures, dict):
         return {key: _each(value, change) for key, value in figures.items()}
     return change(figures)

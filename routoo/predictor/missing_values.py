@@ -10,7 +10,7 @@ PRIOR_OUTCOMES = 5.0
 def known_mean(
     values: Float32[np.ndarray, "rows columns"], *, axis: int, empty: float = 0.0
 ) -> Float32[np.ndarray, " kept"]:
-    """Return the mean over one axis of what is not NaN, and `empty` where nothing is known."""
+    """Return the mean of the values along one axis without NaN, or `empty` where all are NaN."""
     known = ~np.isnan(values)
     count = known.sum(axis=axis)
     total = np.where(known, values, 0).sum(axis=axis, dtype=np.float64)

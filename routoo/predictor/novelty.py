@@ -35,7 +35,7 @@ class Novelty:
     def trust(
         self, similarity: Float32[np.ndarray, "prompts neighbours"]
     ) -> Float32[np.ndarray, " prompts"]:
-        """Return what part of an estimate's departure from the model's mean to believe.
+        """Return the share of an estimate's departure from the model's mean that is kept.
 
         1 within the training prompts' usual distance; beyond its 99th percentile it falls by a
         factor e with every further half spread (the 99th percentile less the median).

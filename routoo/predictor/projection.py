@@ -53,7 +53,7 @@ class Standardiser:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """Hidden states to their principal components; the surface's features stand beside them."""
+    """Reduces hidden states to principal components; features of the surface stay as they are."""
 
     standardiser: Standardiser
     components: Float32[np.ndarray, "hidden components"]

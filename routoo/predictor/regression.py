@@ -50,7 +50,7 @@ class Linear:
 
 @dataclass(frozen=True, slots=True)
 class Ridge:
-    """Penalties on squared weights, in units of one observation's loss; biases go free."""
+    """Penalties on squared weights, in units of one observation's loss; biases aren't penalised."""
 
     common: float
     """On the part that all outputs share."""
@@ -61,7 +61,7 @@ class Ridge:
 def outcome_weights(
     score: Float32[np.ndarray, "items models"], class_weight: ClassWeight
 ) -> Float32[np.ndarray, "items models"]:
-    """Return what each outcome counts for.
+    """Return the weight of each outcome in a loss.
 
     Balanced, an outcome `s` counts `s * w1 + (1 - s) * w0` with `w1 = 1 / (2 p)` and
     `w0 = 1 / (2 (1 - p))`, where `p` is the model's mean score: its successes and its failures then

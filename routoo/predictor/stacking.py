@@ -3,9 +3,9 @@
 Each view is split into what it expects of all models on a prompt (its mean over models) and what it
 expects of one model beyond that. The second is mostly noise, and choosing the best model by noisy
 differences picks the luckiest one (the winner's curse): its own weights, fitted on held-out items,
-shrink the differences as far as they deserve. Some differences deserve more than others (strong
-models from weak ones, one family from another), so there is a weight for each principal direction
-of how models' outcomes differ.
+shrink the differences as far as they were wrong. Some kinds of difference hold better than others
+(strong models from weak ones, one family from another), so there is a weight for each principal
+direction of how models' outcomes differ.
 """
 
 from collections.abc import Mapping
@@ -95,7 +95,7 @@ class _Evidence:
     """What an outcome counts for, 0 where there is none."""
 
     def weigh(self, common: np.ndarray, own: np.ndarray) -> _Weights:
-        """Minimise log loss plus the squared way from given weights.
+        """Minimise log loss plus a penalty on the squared distance from given weights.
 
         Args:
             common: Weights of the common parts to start from and to be pulled to.

@@ -29,7 +29,7 @@ WORST_MARGIN = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ConformalFloor:
-    """What to take off each model's estimates so that the rest holds with confidence."""
+    """Lowers each model's estimates to bounds that hold with a stated confidence."""
 
     margin: Float64[np.ndarray, " models"]
     """Infinite where too few answers were graded for that confidence."""

@@ -38,7 +38,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """Where a job's choice would move to another model."""
+    """A price, and about which budget, at which a job's choice would move to another model."""
 
     model: str
     shadow_price_per_usd: float

@@ -40,7 +40,7 @@ _PHRASES = {
 
 @dataclass(frozen=True, slots=True)
 class JobEstimates:
-    """What is expected of every pair, and what each model can hold."""
+    """Estimates for every pair of job and model, and each model's context window."""
 
     quality: Float[np.ndarray, "jobs models"]
     cost_usd: Float[np.ndarray, "jobs models"]

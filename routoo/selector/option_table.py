@@ -17,7 +17,7 @@ _LOW_BITS = 26
 
 @dataclass(frozen=True, slots=True)
 class OptionTable:
-    """Rows of a problem; pairs that are ruled out read as quality minus infinity at no cost."""
+    """Holds rows of a problem; pairs that are ruled out have quality minus infinity and no cost."""
 
     quality: Float[np.ndarray, "jobs options"]
     cost_usd: Float[np.ndarray, "jobs options"]

@@ -35,7 +35,7 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Jobs x options, what each pair would bring and cost, and the batch's limits.
+    """The expected quality and cost of every job by every option, and the batch's limits.
 
     Without `min_mean_quality` the objective is the most quality the money buys. With it, the least
     cost at which the mean quality of the jobs that can be served is reached; a budget given beside
@@ -58,7 +58,7 @@ class Problem:
     """Further limits that must hold together with the budget."""
 
     def __post_init__(self) -> None:
-        """Refuse arrays and limits that no solver could give a meaning to."""
+        """Check the arrays and limits."""
         _check_shapes(self)
         _check_numbers(self)
         _check_limits(self)

@@ -91,7 +91,7 @@ class Solution:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a solver knows about its choice beside the choice."""
+    """A solver's knowledge of how good its choice is."""
 
     bound: float | None
     """Best objective that is possible; None where the choice is known to reach it."""

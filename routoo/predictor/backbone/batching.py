@@ -62,7 +62,7 @@ class Transfer(Protocol):
 
 
 class DirectTransfer:
-    """One batch at a time: for a CPU there is nothing to wait for.
+    """Moves one batch at a time, which is enough for a CPU: nothing is waited for.
 
     Args:
         device: Where batches go.
@@ -85,7 +85,7 @@ class DirectTransfer:
 
 
 class PinnedTransfer:
-    """Copies through pinned memory, beside the computation.
+    """Copies through pinned memory while the device computes.
 
     torch gives a pinned block away again only when the copies from and to it are done.
 
@@ -118,7 +118,7 @@ class PinnedTransfer:
 
 
 def choose_transfer(device: torch.device) -> Transfer:
-    """Return what moves batches to this device."""
+    """Return the transfer that suits a device."""
     return PinnedTransfer(device) if device.type == "cuda" else DirectTransfer(device)
 
 
@@ -127,7 +127,7 @@ def compute_batches(
     compute: Callable[[Tokens], Float[Tensor, "batch features"]],
     transfer: Transfer,
 ) -> Iterator[tuple[list[int], Float32[np.ndarray, "batch features"]]]:
-    """Compute batches, a few ahead of the one whose result is waited for.
+    """Compute batches, queueing a few more before a result is waited for.
 
     Args:
         batches: The rows that a batch's results belong to, and its tokens.

@@ -49,7 +49,9 @@ class EncodedPrompts:
 
 
 class Encoder:
-    """A frozen language model; each prompt's vector doesn't depend on its batch-mates.
+    """Turns prompts into vectors by a frozen language model.
+
+    A prompt's vector doesn't depend on which other prompts are in its batch.
 
     Args:
         backbone: Where the model lies.
@@ -103,7 +105,7 @@ class Encoder:
 
     @property
     def identity(self) -> str:
-        """Name of what it computes: another backbone, pooling or adapter has another."""
+        """Names what it computes: the name changes with the backbone, the pooling and the adapters."""
         layers = "-".join(map(str, self.layers))
         model = f"{self.backbone.weights_sha256[:16]}-{self.backbone.reader_sha256[:8]}"
         name = f"{model}-layers{layers}-window{self.window.tokens}"
@@ -175,7 +177,7 @@ class Encoder:
         return self.states(sequences)
 
     def states(self, sequences: Tokens) -> Float[Tensor, "batch features"]:
-        """Return the pooled hidden states of token sequences, on the device, open to gradients."""
+        """Return the pooled hidden states of token sequences, on the device; gradients can flow through them."""
         ids, mask = self._transfer.upload(sequences)
         # Padding is at the end, which no token of a decoder attends to: without a mask attention is
         # PyTorch's causal kernel, which skips half of the pairs.
@@ -227,7 +229,10 @@ def _window(tokenizer: Any, model: Any, suffix: str) -> Window:
 
 
 def _special_tokens(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Read the tokens around a text off an empty one; a bare decoder starts with its end token."""
+    """Return the tokens around a text, read off an empty text.
+
+    A decoder without special tokens starts with its end token.
+    """
     around = tuple(tokenizer("")["input_ids"])
     if not around:
         known = (tokenizer.bos_token_id, tokenizer.eos_token_id, 0)

@@ -74,7 +74,7 @@ def adapter_tensors(model: nn.Module) -> dict[str, np.ndarray]:
 
 
 def merge_adapters(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
-    """Add adapters to the weights they were trained on, so that asking costs nothing more.
+    """Add adapters to the weights they were trained on, so that inference costs nothing more.
 
     Raises:
         CheckpointError: The model has no such layer.

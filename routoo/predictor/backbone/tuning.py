@@ -41,7 +41,7 @@ class TuningResult:
 
 
 class _TuningRun:
-    """One tuning: adapters, head and optimiser, as they are after some passes."""
+    """Holds the state of one tuning between passes: adapters, head and optimiser."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class _TuningRun:
 
     @property
     def ended(self) -> bool:
-        """Whether more passes are not worth it, or not allowed."""
+        """Whether the loss no longer falls, or no more passes are allowed."""
         since = len(self.losses) - 1 - int(np.argmin(self.losses)) if self.losses else 0
         return len(self.losses) >= self.options.epochs or since > self.options.patience
 
@@ -119,7 +119,7 @@ def tune(
     state: Path,
     progress: Callable[[int], None],
 ) -> TuningResult:
-    """Tune an encoder on some of the items, and leave it tuned.
+    """Tune an encoder on some of the items; the adapters stay merged into its model.
 
     Args:
         encoder: Its model is changed.

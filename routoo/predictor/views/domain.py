@@ -1,4 +1,4 @@
-"""The domain view: which subject a prompt is of, and how well each model does on that subject."""
+"""The domain view: which domain a prompt is of, and how well each model does on that domain."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ PRIOR_OUTCOMES = 20.0
 
 @dataclass(frozen=True, slots=True)
 class DomainView:
-    """Expected mean score of a prompt's subject, the subject being guessed from its text."""
+    """Expects the mean score of a prompt's domain; the domain is guessed from its text."""
 
     name: ClassVar[str] = "domain"
     shared: ClassVar[tuple[str, ...]] = ()

@@ -24,7 +24,7 @@ _JITTER = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class KernelView:
-    """Score above the model's mean, as a smooth function of the features."""
+    """Expects the score above the model's mean, as a smooth function of the features."""
 
     name: ClassVar[str] = "kernel"
     shared: ClassVar[tuple[str, ...]] = ("landmarks",)

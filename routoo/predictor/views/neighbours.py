@@ -36,7 +36,7 @@ class Nearby:
 
 @dataclass(frozen=True, slots=True)
 class NeighbourView:
-    """Unit vectors of training prompts and what the models scored on them.
+    """Expects the scores that models had on the most similar training prompts.
 
     Held-out estimates come from one fitted without the fold; a predictor keeps one of all items.
     """
@@ -133,7 +133,7 @@ class NeighbourView:
 
     @property
     def level_variance(self) -> Float32[np.ndarray, " models"]:
-        """Variance of each model's level: how far a mean of so many outcomes may be off."""
+        """Variance of each model's level, the mean of so many outcomes."""
         spread = self.means * (1 - self.means)
         return np.asarray(spread / (self.outcomes + PRIOR_OUTCOMES), np.float32)
 

@@ -13,7 +13,7 @@ from routoo.predictor.regression import Ridge
 
 @dataclass(frozen=True, slots=True)
 class TrainingItems:
-    """What views are fitted on; each view takes what it needs of it."""
+    """The data and penalties that views are fitted with; each view takes what it needs."""
 
     features: Float32[np.ndarray, "items projected"]
     """Principal components of the backbone's hidden states, then the surface's features."""
@@ -44,7 +44,7 @@ class TrainingItems:
 
 @runtime_checkable
 class View(Protocol):
-    """One way to expect every model's quality from a prompt's features.
+    """Expects every model's quality from a prompt's features, in one way of several.
 
     A new view is one file with a class like this and one line in `views.FOLD_VIEWS`; the stack
     weighs it by what it was worth on held-out items. Its arrays are named

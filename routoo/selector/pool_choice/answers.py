@@ -12,7 +12,7 @@ from routoo.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class AnswerTable:
-    """What each model did on each item; NaN where it has no answer, or a number is not known."""
+    """Scores, costs and tokens of each model on each item; NaN where not known."""
 
     models: tuple[str, ...]
     """By name, so that the order of the rows decides nothing."""

@@ -116,7 +116,10 @@ def choose_members(
 
 
 def _greedy(worth: Float64[np.ndarray, "items models"], size: int) -> list[PoolMember]:
-    """Add the model with the largest gain; a stale gain is looked at again only at the top."""
+    """Add the model with the largest gain, step by step.
+
+    Gains only fall, so that an outdated one is computed again only when it is the largest.
+    """
     covered = np.zeros(len(worth))
     queue = [(-float(worth[:, model].mean()), model, 0) for model in range(worth.shape[1])]
     heapq.heapify(queue)
@@ -154,7 +157,7 @@ def _bound(
 
 
 def _best_pool(worth: Float64[np.ndarray, "items models"], size: int) -> list[int]:
-    """Try all pools; of equally good ones the first in pool order."""
+    """Try all pools; ties go to the first in pool order."""
     best, pool = -1.0, list(range(size))
     columns = np.ascontiguousarray(worth.T)
     for first in combinations(range(worth.shape[1]), size - 1):

@@ -22,7 +22,7 @@ BLOCK_JOBS = 2048
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """Something limited that calls draw on."""
+    """A limited quantity that options draw on."""
 
     name: str
     limit: Fraction
@@ -59,7 +59,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Programme:
-    """A problem's jobs, its objective, and everything that is limited."""
+    """A problem as gains to maximise under limits on resources."""
 
     table: OptionTable
     resources: tuple[Resource, ...]

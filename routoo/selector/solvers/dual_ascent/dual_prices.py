@@ -29,7 +29,7 @@ ARMIJO = 1e-4
 
 @dataclass(frozen=True, slots=True)
 class DualPoint:
-    """All jobs' choice at some prices."""
+    """The choice of all jobs at some prices, and the dual's value there."""
 
     prices: Float64[np.ndarray, " resources"]
     """Objective per unit of each resource's scale."""
@@ -83,7 +83,7 @@ def evaluate_dual(programme: Programme, prices: Float64[np.ndarray, " resources"
 
 
 def least_gain(programme: Programme) -> float:
-    """Return a gain that no choice is below; a dual below it proves that none keeps the limits."""
+    """Return the least gain of any choice; a dual below it proves that the limits can't hold."""
     least = 0.0
     for _, block in programme.blocks():
         lowest = np.where(np.isneginf(block.gain), np.inf, block.gain).min(axis=0)

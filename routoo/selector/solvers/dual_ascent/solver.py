@@ -165,7 +165,7 @@ def _repair(
 
 @dataclass(slots=True)
 class _Repair:
-    """Jobs that may move, their choice, and what all jobs draw."""
+    """Moves some jobs to other options until all limits hold."""
 
     block: Block
     value: Float64[np.ndarray, "columns jobs"]
@@ -207,7 +207,7 @@ class _Repair:
             self._take(jobs, column[jobs], more[:, column[jobs], jobs])
 
     def _relieve_some(self, closed: set[int]) -> int:
-        """Lessen the priced excess; returns MOVED, STUCK, or the resource that stood in the way."""
+        """Reduce the excess over broken limits; return MOVED, STUCK, or the resource in the way."""
         here = np.arange(len(self.column))
         more, broken = self._more(), self.slack < 0
         weight = np.where(broken, self.prices + LEAST_WEIGHT * (self.prices.max() or 1.0), 0.0)

@@ -27,7 +27,7 @@ TRIES = 8
 
 @dataclass(slots=True)
 class Exchange:
-    """Some jobs' options, what each brings and draws from a slack, and the choice so far."""
+    """The options of some jobs, their gains and uses of the slack, and the choice so far."""
 
     gain: Float64[np.ndarray, "columns jobs"]
     """What the objective gains by an option; minus infinity where it is ruled out."""
@@ -127,7 +127,7 @@ class SplitSolution:
     choice: Int16[np.ndarray, " jobs"]
 
     @classmethod
-    def along(cls, path: PricePath, taken: int) -> "SplitSolution":
+    def after(cls, path: PricePath, taken: int) -> "SplitSolution":
         """Take the first steps of a path; of a job's several steps the last one counts."""
         choice = path.choice.copy()
         choice[path.steps.job[:taken]] = path.steps.column[:taken]
@@ -141,7 +141,7 @@ class SplitSolution:
     def spend(
         self, table: OptionTable, slack: Fraction, *, floor_price: float, enough: float
     ) -> None:
-        """Buy more quality with the money left, until that much was gained."""
+        """Buy more quality with the money left, until `enough` was gained."""
         jobs = self._jobs_near_split(table)
         quality, cost = table.rows(jobs).dense()
         exchange = Exchange(quality - floor_price * cost, cost, self.choice[jobs], slack)
@@ -149,7 +149,7 @@ class SplitSolution:
         self.choice[jobs] = exchange.column
 
     def save(self, table: OptionTable, surplus: Fraction, *, enough: float) -> None:
-        """Save money with the quality that is left over, until that much was saved."""
+        """Save money with the surplus of quality, until `enough` was saved."""
         jobs = self._jobs_near_split(table)
         quality, cost = table.rows(jobs).dense()
         saving = np.where(np.isneginf(quality), -np.inf, -cost)

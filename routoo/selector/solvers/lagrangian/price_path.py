@@ -89,7 +89,7 @@ def first_max(value: Float64[np.ndarray, "columns jobs"]) -> Int64[np.ndarray, "
 
 
 def sweep(table: OptionTable, high_price: float, low_price: float) -> Sweep:
-    """Let every job choose at both prices.
+    """Find every job's choice at both prices, in one pass.
 
     Args:
         table: The jobs.

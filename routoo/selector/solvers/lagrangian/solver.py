@@ -80,7 +80,7 @@ def _split_at_budget(
     spent = path.start.cost_usd + np.cumsum(path.steps.cost_usd)
     taken = int(np.searchsorted(spent, float(budget), side="right"))
     while True:
-        split = SplitSolution.along(path, taken)
+        split = SplitSolution.after(path, taken)
         slack = budget - exact_sum(table.pick(split.choice)[1])
         if slack >= 0 or taken == 0:
             return split, slack
@@ -99,7 +99,7 @@ def _reach_quality(problem: Problem, mean: float) -> Solution:
     if split.taken == 0:
         return _within_budget(problem, conclude(problem, table, split.choice, Proof(None)))
     price = split.price(split.taken - 1)
-    before = table.pick(SplitSolution.along(split.path, split.taken - 1).choice)
+    before = table.pick(SplitSolution.after(split.path, split.taken - 1).choice)
     bound = float(exact_sum(before[1])) + float(target - exact_sum(before[0])) / price
     room = float(exact_sum(table.pick(split.choice)[1])) - bound
     split.save(table, surplus, enough=room - ENOUGH_GAP * bound)
@@ -113,7 +113,7 @@ def _split_at_quality(
     reached = path.start.quality + np.r_[0.0, np.cumsum(path.steps.quality)]
     taken = min(int(np.searchsorted(reached, float(target))), len(path.steps))
     while True:
-        split = SplitSolution.along(path, taken)
+        split = SplitSolution.after(path, taken)
         surplus = exact_sum(table.pick(split.choice)[0]) - target
         if surplus >= 0 or taken == len(path.steps):
             return split, surplus
