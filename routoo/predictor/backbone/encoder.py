@@ -105,7 +105,7 @@ class Encoder:
 
     @property
     def identity(self) -> str:
-        """Names what it computes: the name changes with the backbone, the pooling and the adapters."""
+        """Name of what it computes; it changes with the backbone, the pooling and the adapters."""
         layers = "-".join(map(str, self.layers))
         model = f"{self.backbone.weights_sha256[:16]}-{self.backbone.reader_sha256[:8]}"
         name = f"{model}-layers{layers}-window{self.window.tokens}"
@@ -177,7 +177,7 @@ class Encoder:
         return self.states(sequences)
 
     def states(self, sequences: Tokens) -> Float[Tensor, "batch features"]:
-        """Return the pooled hidden states of token sequences, on the device; gradients can flow through them."""
+        """Return the pooled hidden states of token sequences, on the device, with gradients."""
         ids, mask = self._transfer.upload(sequences)
         # Padding is at the end, which no token of a decoder attends to: without a mask attention is
         # PyTorch's causal kernel, which skips half of the pairs.
