@@ -1,1 +1,1 @@
-"""Predict, select, dispatch, record: the three stages of a batch, as functions over ports."""
+"""The stages of a batch: score, select and dispatch, each one function over the store and ports."""

@@ -39,8 +39,8 @@ class ReplanOptions:
     drift: float = 0.25
     """Share by which the cost of calls, or their number for an answer, may differ from the plan."""
     interval_s: float = 15.0
-    """Least time between two plans of a batch, in seconds. Where money or failures are the reason
-    it doubles with every revision: what no correction catches must not keep the selector busy."""
+    """Least time between two plans of a batch, in seconds. If money or failures are the reason, it
+    doubles with every revision, so that a drift that no plan corrects doesn't load the selector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class CostComparison:
 
 
 async def request_replans(db: Database, options: ReplanOptions) -> list[ShardKey]:
-    """Ask for a new plan of every running batch that goes otherwise than planned.
+    """Request a re-plan of every running batch that drifts from its plan.
 
     Returns:
         The select shards that make the new plans.
@@ -87,7 +87,7 @@ async def request_replans(db: Database, options: ReplanOptions) -> list[ShardKey
                 reason = await request_if_adrift(conn, batch_id, options)
         except DatabaseUnavailableError:
             raise
-        except RoutooError as error:  # one batch that can't be checked keeps no other from it
+        except RoutooError as error:  # the other batches are checked all the same
             _log.error("batch.not_checked", batch=str(batch_id), error=str(error))
             continue
         if reason is not None:

@@ -74,8 +74,7 @@ def estimate_calls(
     sure_quality = _less_margins(quality, known)
     pairs = job_limits.JobEstimates(
         sure_quality,
-        # A cost cap must hold even for the worst case of a call.
-        _worst_case_usd(jobs, images, pool),
+        _worst_case_usd(jobs, images, pool),  # a cost cap must hold even for the worst case
         latency_s=latency_s,
         prompt_tokens=prompt_estimate.astype(np.int64),
         completion_tokens=limit.astype(np.int64),
