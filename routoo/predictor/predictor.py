@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32
 from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone.encoder import Encoder, Progress
-from routoo.predictor.backbone.files import find_backbone
+from routoo.predictor.backbone.language_model import find_backbone
 from routoo.predictor.checkpoint import Checkpoint, read_checkpoint
 from routoo.predictor.embedding_cache import EmbeddingCache
 from routoo.predictor.manifest import Manifest

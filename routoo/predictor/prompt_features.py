@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32
 
+from routoo.predictor.backbone.batching import bounded, clean
 from routoo.predictor.backbone.encoder import EncodedPrompts, Progress
-from routoo.predictor.backbone.window import bounded, clean
 
 _OPTION = re.compile(r"^[^\S\n]*\(?([A-P])[.):]\s*(.*)$", re.MULTILINE)
 _WORD = re.compile(r"\w+")

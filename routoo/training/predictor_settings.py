@@ -8,7 +8,7 @@ from jaxtyping import Float32
 
 from routoo.ports import Feedback
 from routoo.predictor.backbone.encoder import Encoder
-from routoo.predictor.backbone.files import find_backbone
+from routoo.predictor.backbone.language_model import find_backbone
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.embedding_cache import EmbeddingCache
 from routoo.predictor.fitting import FitOptions

@@ -7,9 +7,9 @@ from jaxtyping import Bool
 
 from routoo.evaluation.cross_fitting import FeatureReader, PromptFeatures
 from routoo.ports import Feedback
+from routoo.predictor.backbone.batching import string_sha256
 from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.backbone.tuning import tune
-from routoo.predictor.backbone.window import string_sha256
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, grouped_folds, text_groups
 from routoo.predictor.fitting import FitOptions, check_enough
 from routoo.predictor.options import TuneOptions

@@ -26,8 +26,7 @@ from routoo.evaluation.cross_fitting import PromptFeatures, cross_fit, split_ite
 from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.predictor.backbone.encoder import Encoder
-from routoo.predictor.backbone.files import find_backbone
-from routoo.predictor.backbone.language_model import is_decoder
+from routoo.predictor.backbone.language_model import find_backbone, is_decoder
 from routoo.predictor.backbone.tuning import _TuningRun, tune
 from routoo.predictor.checkpoint import read_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix

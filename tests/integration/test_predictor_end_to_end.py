@@ -19,7 +19,7 @@ from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone.encoder import EncodedPrompts, Encoder, Progress
-from routoo.predictor.backbone.files import find_backbone
+from routoo.predictor.backbone.language_model import find_backbone
 from routoo.predictor.checkpoint import (
     pack,
     read_checkpoint,

@@ -9,16 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.predictor.backbone.batching import (
+    MAX_CHARACTERS,
     DirectTransfer,
     Padded,
     PendingResult,
     PinnedTransfer,
     Tokens,
+    Window,
+    bounded,
     choose_transfer,
+    clean,
     compute_batches,
     micro_batches,
 )
-from routoo.predictor.backbone.window import MAX_CHARACTERS, Window, bounded, clean
 
 CPU = torch.device("cpu")
 

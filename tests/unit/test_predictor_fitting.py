@@ -121,19 +121,22 @@ def test_outcomes_that_the_features_were_tuned_on_do_not_judge_the_views() -> No
 
 
 @pytest.mark.parametrize(("right", "of"), [(1, 1), (2, 2), (0, 2), (6, 6), (10, 10)])
-def test_of_a_model_with_few_outcomes_little_is_known(right: int, of: int) -> None:
+def test_of_a_model_with_few_outcomes_little_is_known(
+    fitted: FitResult, right: int, of: int
+) -> None:
     matrix, features, _ = _made_up()
     folds = grouped_folds(text_groups(matrix.prompts), 5, seed=0)
     score = np.column_stack([matrix.score, np.full(ITEMS, np.nan, np.float32)])
     score[np.flatnonzero(folds == 1)[:of], 2] = np.arange(of) < right  # one fold has them all
     tokens = np.full_like(score, 9)
-    fitted = _fit(OutcomeMatrix(matrix.items, ("m", "n", "few"), score, tokens), features)
-    known, few = fitted.estimator(features), fitted.estimator(features).quality[:, 2]
+    with_few = _fit(OutcomeMatrix(matrix.items, ("m", "n", "few"), score, tokens), features)
+    known = with_few.estimator(features)
+    few = known.quality[:, 2]
     assert 0.1 < few.mean() < 0.98
     expected = (right + PRIOR_OUTCOMES * matrix.score.mean()) / (of + PRIOR_OUTCOMES)
     spread = np.sqrt(expected * (1 - expected) / (of + PRIOR_OUTCOMES))
     assert known.quality_std[:, 2].mean() > 0.9 * spread
-    others = _fit(matrix, features).estimator(features).quality
+    others = fitted.estimator(features).quality
     assert np.abs(known.quality[:, :2] - others).mean() < 0.05
 
 

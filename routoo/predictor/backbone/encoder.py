@@ -14,14 +14,21 @@ from torch import Tensor
 from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone.batching import (
     Tokens,
+    Window,
+    bounded,
     choose_transfer,
+    clean,
     compute_batches,
     micro_batches,
+    string_sha256,
 )
-from routoo.predictor.backbone.files import Backbone
-from routoo.predictor.backbone.language_model import compile_layers, is_decoder, load_language_model
+from routoo.predictor.backbone.language_model import (
+    Backbone,
+    compile_layers,
+    is_decoder,
+    load_language_model,
+)
 from routoo.predictor.backbone.lora import arrays_sha256, merge_adapters
-from routoo.predictor.backbone.window import Window, bounded, clean, string_sha256
 from routoo.predictor.options import Pooling, Reading
 
 MAX_WINDOW_TOKENS = 512
