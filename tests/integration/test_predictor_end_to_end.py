@@ -331,7 +331,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(checkpoint: Path, tmp_path: P
         ({"models": ("strong", "weak", "more")}, "another number of models"),
         ({"models": ("strong", "strong")}, "not as `routoo train` writes it"),
         ({"layers": ("a",)}, "not as `routoo train` writes it"),
-        ({"pooling": "sum"}, "no way to read prompts that is known"),
+        ({"pooling": "sum"}, "unknown way to read prompts"),
         ({"format_version": 99}, "routoo train"),
     ):
         wrong = json.loads(manifest_text(manifest)) | change
