@@ -1,6 +1,7 @@
 """Responses of a fake endpoint: well-formed ones, and every way they go wrong."""
 
 import asyncio
+import base64
 import json
 import socket
 import struct
@@ -24,16 +25,16 @@ def prompt_of(body: Mapping[str, Any]) -> str:
 
 def completion_of(model: str, body: Mapping[str, Any], script: ModelScript) -> dict[str, Any]:
     answer = script.answer_to(model, prompt_of(body))
-    limit = body.get("max_completion_tokens", body.get("max_tokens")) or sys.maxsize
+    limit = limit_of(body, script) or sys.maxsize
     words = answer.split(" ")
     cut = len(words) > limit
     text = " ".join(words[:limit]) if cut else answer
     completion_tokens = min(limit, script.completion_tokens or len(words))
-    prompt_tokens = 1 + len(prompt_of(body)) // CHARACTERS_PER_TOKEN
+    prompt_tokens = prompt_tokens_of(body, script)
     part: dict[str, Any] = {"index": 0, "finish_reason": "length" if cut else "stop"}
     chat = "messages" in body
     part |= {"message": {"role": "assistant", "content": text}} if chat else {"text": text}
-    return {
+    whole = {
         "id": "chatcmpl-fake",
         "object": "chat.completion" if chat else "text_completion",
         "created": int(time.time()),
@@ -45,6 +46,55 @@ def completion_of(model: str, body: Mapping[str, Any], script: ModelScript) -> d
             "total_tokens": prompt_tokens + completion_tokens,
         },
     }
+    return dict(merged(whole, script.patch))
+
+
+def limit_of(body: Mapping[str, Any], script: ModelScript) -> int | None:
+    """Return the limit of a request that the model obeys."""
+    limits = (body.get(name) for name in script.limit_fields)
+    return next((limit for limit in limits if limit is not None), None)
+
+
+def prompt_tokens_of(body: Mapping[str, Any], script: ModelScript) -> int:
+    """Return what the model bills for a prompt: its text, and its parts by their type."""
+    contents = [message.get("content") for message in body.get("messages", ())]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    known = [
+        script.part_tokens[part["type"]] for part in parts if part["type"] in script.part_tokens
+    ]
+    return sum(known) + 1 + len(prompt_of(body)) // CHARACTERS_PER_TOKEN
+
+
+def billed_tokens(answer: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the prompt and completion tokens that are billed by the usage of an answer."""
+    usage = answer.get("usage") or {}
+    names = ("prompt_tokens", "completion_tokens", "total_tokens")
+    prompt, completion, total = (
+        count if isinstance(count := usage.get(name), int) else 0 for name in names
+    )
+    return prompt, max(completion, total - prompt)
+
+
+def merged(whole: Any, patch: Any) -> Any:
+    """Return JSON with a patch over it: objects key by key, lists item by item."""
+    if isinstance(whole, dict) and isinstance(patch, dict):
+        return whole | {name: merged(whole.get(name), one) for name, one in patch.items()}
+    if isinstance(whole, list) and isinstance(patch, list):
+        rest = patch[len(whole) :] or whole[len(patch) :]
+        return [merged(*pair) for pair in zip(whole, patch, strict=False)] + rest
+    return patch
+
+
+def refusal_of(body: Mapping[str, Any], script: ModelScript) -> web.Response | None:
+    """Return the error for the first field that the model refuses; None where it takes all."""
+    name = next((name for name in script.refuses if name in body), None)
+    if name is None:
+        return None
+    refusal = script.refuses[name]
+    if isinstance(refusal, str):
+        error = {"message": refusal, "type": "invalid_request_error", "param": name}
+        refusal = {"json": {"error": error | {"code": "unsupported_parameter"}}}
+    return web.json_response(refusal["json"], status=refusal.get("status", 400))
 
 
 def error_response(
@@ -86,6 +136,23 @@ async def _spoil(_request: web.Request, fault: Fault, answer: dict[str, Any]) ->
     return web.json_response({key: answer[key] for key in answer if key != "usage"})
 
 
+async def _patch(_request: web.Request, fault: Fault, answer: dict[str, Any]) -> web.Response:
+    return web.json_response(merged(answer, fault.json))
+
+
+async def _reply(request: web.Request, fault: Fault, _answer: dict[str, Any]) -> web.StreamResponse:
+    data = json.dumps(fault.json).encode() if fault.text is None else fault.text.encode()
+    if fault.base64 is not None:
+        data = base64.b64decode(fault.base64)
+    headers = {"Content-Type": "application/json", **fault.headers}
+    response = web.StreamResponse(status=fault.status, headers=headers)
+    response.content_length = len(data) * fault.repeat
+    await response.prepare(request)
+    for _ in range(fault.repeat):
+        await response.write(data)
+    return response
+
+
 async def _delay(_request: web.Request, fault: Fault, answer: dict[str, Any]) -> web.Response:
     await asyncio.sleep(fault.delay_s)
     return web.json_response(answer)
@@ -125,6 +192,8 @@ _STRIKES: dict[str, Callable[..., Awaitable[web.StreamResponse]]] = {
     "missing_usage": _spoil,
     "content_filter": _refuse,
     "filtered": _spoil,
+    "patch": _patch,
+    "reply": _reply,
     "hang": _delay,
     "slow_headers": _delay,
     "reset": _reset,

@@ -17,6 +17,7 @@ BILLED_KINDS = {
     "slow_body",
     "slow_headers",
     "filtered",
+    "patch",
 }
 """Faults after the model has answered: the endpoint's log counts them as billed."""
 
@@ -27,7 +28,9 @@ class Fault:
 
     kind: str
     """rate_limit, status, hang, reset, half_body, wrong_json, no_choices, missing_usage,
-    slow_headers, slow_body, context_length, content_filter (refused), filtered (cut answer)."""
+    slow_headers, slow_body, context_length, content_filter (refused), filtered (cut answer),
+    patch (the answer with `json` merged over it), reply (`status`, `headers` and one of `json`,
+    `text` and `base64` instead of the answer)."""
     first: int | None = None
     """Only the model's first N requests."""
     every: int | None = None
@@ -37,12 +40,23 @@ class Fault:
     containing: str | None = None
     """Only prompts that hold this text."""
     status: int = 500
-    """HTTP status of `status`."""
+    """HTTP status of `status`; that of `reply`, where an error inside a success has 200."""
     retry_after: str | None = None
     """`Retry-After` of `rate_limit` and `status`: seconds, or an HTTP date."""
     delay_s: float = 3600.0
     """How long `hang`, `slow_headers` and `slow_body` take, in seconds."""
     message: str = "scripted fault"
+    headers: dict[str, str] = field(default_factory=dict)
+    """Sent with `reply`."""
+    json: Any = None
+    """Body of `reply`; what `patch` merges over the answer, into objects key by key and into lists
+    item by item."""
+    text: str | None = None
+    """Body of `reply`."""
+    base64: str | None = None
+    """Body of `reply`, any bytes."""
+    repeat: int = 1
+    """How often the body of `reply` is sent, one behind the other."""
     billed: bool | None = None
     """Whether the log counts it as billed; by kind where unset."""
 
@@ -79,13 +93,24 @@ class ModelScript:
     """Required as bearer key, where set."""
     headers: dict[str, str] = field(default_factory=dict)
     """Sent with every answer."""
+    limit_fields: tuple[str, ...] = ("max_completion_tokens", "max_tokens")
+    """Fields that limit its answers, the first that a request has; it ignores the others."""
+    refuses: dict[str, Any] = field(default_factory=dict)
+    """Fields that it answers with an error: with a message (status 400, as OpenAI words it), or
+    with {"status": 422, "json": {...}}."""
+    part_tokens: dict[str, int] = field(default_factory=dict)
+    """Prompt tokens billed for a content part, by its type; parts of other types count as text."""
+    patch: dict[str, Any] = field(default_factory=dict)
+    """Merged over every answer, such as {"usage": {...}} or {"choices": [{"finish_reason": ...}]};
+    the log bills by the usage that results."""
     faults: tuple[Fault, ...] = ()
 
     @staticmethod
     def parse(script: dict[str, Any]) -> "ModelScript":
         """Read a model's script as it stands in JSON."""
         faults = tuple(Fault(**fault) for fault in script.get("faults", ()))
-        return ModelScript(**{**script, "faults": faults})
+        fields = {"limit_fields": tuple(script["limit_fields"])} if "limit_fields" in script else {}
+        return ModelScript(**{**script, **fields, "faults": faults})
 
     def answer_to(self, model: str, prompt: str) -> str:
         """Return the model's answer: the same to the same prompt, always."""

@@ -35,7 +35,16 @@ from typing import Any, Self
 from aiohttp import web
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-from tests.fakes.fake_answers import completion_of, error_response, faulty_response, prompt_of
+from tests.fakes.fake_answers import (
+    billed_tokens,
+    completion_of,
+    error_response,
+    faulty_response,
+    limit_of,
+    merged,
+    prompt_of,
+    refusal_of,
+)
 from tests.fakes.fake_batches import FakeBatches
 from tests.fakes.fake_script import Fault, ModelScript
 
@@ -53,6 +62,9 @@ class Served:
     in_flight: int
     """Requests to this model being served, this one included."""
     max_tokens: int | None
+    """The limit that the model obeys."""
+    fields: list[str]
+    """Names of the request's fields."""
     ended_at: float | None = None
     status: int | None = None
     """None where the client got no whole answer."""
@@ -129,7 +141,7 @@ class FakeServer:
         if script.api_key and request.headers.get("Authorization") != f"Bearer {script.api_key}":
             return error_response(401, "Incorrect API key provided", "invalid_api_key")
         self._in_flight[model] += 1
-        served = self._note(model, body)
+        served = self._note(model, body, script)
         try:
             response = await self._serve(request, body, script, served)
             served.status = response.status
@@ -138,14 +150,15 @@ class FakeServer:
             served.ended_at = time.time()
         return response
 
-    def _note(self, model: str, body: Mapping[str, Any]) -> Served:
+    def _note(self, model: str, body: Mapping[str, Any], script: ModelScript) -> Served:
         served = Served(
             no=len(self.requests) + 1,
             model=model,
             prompt=prompt_of(body)[:200],
             started_at=time.time(),
             in_flight=self._in_flight[model],
-            max_tokens=body.get("max_completion_tokens", body.get("max_tokens")),
+            max_tokens=limit_of(body, script),
+            fields=sorted(body),
         )
         self.requests.append(served)
         return served
@@ -153,7 +166,10 @@ class FakeServer:
     async def _serve(
         self, request: web.Request, body: Mapping[str, Any], script: ModelScript, served: Served
     ) -> web.StreamResponse:
-        prompt = prompt_of(body)
+        prompt, refusal = prompt_of(body), refusal_of(body, script)
+        if refusal is not None:
+            served.fault = "refused field"
+            return refusal
         self._requests_of[served.model] += 1
         self._prompts_of[served.model, prompt] += 1
         request_no = self._requests_of[served.model]
@@ -161,13 +177,13 @@ class FakeServer:
         hit = next((f for f in script.faults if f.strikes(request_no, prompt, prompt_no)), None)
         answer = completion_of(served.model, body, script)
         window = script.context_window_tokens
-        if hit is None and window and answer["usage"]["prompt_tokens"] > window:
+        if hit is None and window and billed_tokens(answer)[0] > window:
             hit = Fault("context_length")
         await asyncio.sleep(script.latency_of(served.model, request_no))
         served.fault = hit.kind if hit else None
         if hit is None or hit.is_billed:
-            served.prompt_tokens = answer["usage"]["prompt_tokens"]
-            served.completion_tokens = answer["usage"]["completion_tokens"]
+            billed = answer if hit is None or hit.kind != "patch" else merged(answer, hit.json)
+            served.prompt_tokens, served.completion_tokens = billed_tokens(billed)
         return (
             web.json_response(answer, headers=script.headers)
             if hit is None

@@ -14,7 +14,7 @@ from tests.fakes.fake_script import Fault, ModelScript
 from tests.fakes.openai_process import SERVER, FakeServerProcess
 
 
-def ask(base_url: str, prompt: str, **fields: Any) -> dict[str, Any]:
+def ask(base_url: str, prompt: object, **fields: Any) -> dict[str, Any]:
     body = {"model": "m", "messages": [{"role": "user", "content": prompt}], **fields}
     request = urllib.request.Request(  # noqa: S310 - our own server
         f"{base_url}/chat/completions", data=json.dumps(body).encode()
@@ -53,6 +53,54 @@ def test_a_limit_cuts_the_answer_and_its_bill() -> None:
         assert text_of(answer) == "one two"
         assert answer["usage"]["completion_tokens"] == 2
         assert answer["choices"][0]["finish_reason"] == "length"
+
+
+def test_a_provider_may_obey_another_limit_field_or_none_and_refuse_one() -> None:
+    script = {
+        "models": {
+            "m": {"answer": "one two three", "limit_fields": ["max_tokens"]},
+            "free": {"answer": "one two three", "limit_fields": []},
+            "picky": {"refuses": {"max_tokens": "Unsupported parameter: 'max_tokens'"}},
+        }
+    }
+    with FakeServerProcess(script) as server:
+        both = {"max_tokens": 2, "max_completion_tokens": 1}
+        assert text_of(ask(server.base_url, "count", **both)) == "one two"
+        assert text_of(ask(server.base_url, "count", model="free", **both)) == "one two three"
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            ask(server.base_url, "count", model="picky", **both)
+        error = json.load(caught.value)["error"]
+        assert (caught.value.code, error["param"]) == (400, "max_tokens")
+        assert {"max_completion_tokens", "max_tokens"} < set(server.log()[0]["fields"])
+
+
+def test_a_patch_changes_the_answer_and_its_bill() -> None:
+    usage = {"total_tokens": 525, "completion_tokens": 5, "prompt_tokens": 20}
+    choice = {"finish_reason": "SAFETY", "message": {"refusal": "no"}}
+    with FakeServerProcess(
+        {"models": {"m": {"patch": {"usage": usage, "choices": [choice]}}}}
+    ) as server:
+        answer = ask(server.base_url, "count")
+        assert answer["usage"] == usage
+        assert answer["choices"][0]["finish_reason"] == "SAFETY"
+        assert answer["choices"][0]["message"]["role"] == "assistant"
+        assert server.log()[0]["completion_tokens"] == 505
+
+
+def test_a_reply_is_sent_byte_by_byte_instead_of_the_answer() -> None:
+    fault = {"kind": "reply", "status": 200, "headers": {"X-A": "b"}, "base64": "/w==", "repeat": 3}
+    with FakeServerProcess({"models": {"m": {"faults": [fault]}}}) as server:
+        request = urllib.request.Request(  # noqa: S310 - our own server
+            f"{server.base_url}/chat/completions", data=b'{"model": "m", "messages": []}'
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - the same
+            assert (response.read(), response.headers["X-A"]) == (b"\xff\xff\xff", "b")
+
+
+def test_a_content_part_is_billed_by_its_type() -> None:
+    with FakeServerProcess({"models": {"m": {"part_tokens": {"file": 5000}}}}) as server:
+        parts = [{"type": "text", "text": "sum up"}, {"type": "file", "file": {"file_id": "f"}}]
+        assert ask(server.base_url, parts)["usage"]["prompt_tokens"] > 5000
 
 
 def test_another_script_holds_from_now_on() -> None:
