@@ -3,24 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from routoo.store.results import ResultRecord
+from routoo.store.results import VIEW_COLUMNS, ResultRecord
 
-COLUMNS = (
-    "job_no",
-    "custom_id",
-    "status",
-    "model",
-    "answer",
-    "expected_quality",
-    "quality",
-    "expected_cost_usd",
-    "cost_usd",
-    "latency_s",
-    "error_code",
-    "error_message",
-    "created_at",
-    "source",
-)
+COLUMNS = VIEW_COLUMNS
 """In the view's order, without `batch_id`: a file holds one batch."""
 
 

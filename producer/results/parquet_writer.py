@@ -1,24 +1,25 @@
 """Results as a Parquet table."""
 
 from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from producer.results.columns import COLUMNS, as_row
+from routoo.store.columns import python_types
 from routoo.store.results import ResultRecord
 
-_TYPES = {
-    "job_no": pa.int32(),
-    "expected_quality": pa.float32(),
-    "quality": pa.float32(),
-    "expected_cost_usd": pa.float64(),
-    "cost_usd": pa.float64(),
-    "latency_s": pa.float32(),
-    "created_at": pa.timestamp("us", tz="UTC"),
+_ARROW_TYPES = {
+    int: pa.int32(),
+    float: pa.float32(),
+    Decimal: pa.float64(),
+    datetime: pa.timestamp("us", tz="UTC"),
 }
-SCHEMA = pa.schema([(name, _TYPES.get(name, pa.string())) for name in COLUMNS])
+_TYPES = python_types(ResultRecord)
+SCHEMA = pa.schema([(name, _ARROW_TYPES.get(_TYPES[name], pa.string())) for name in COLUMNS])
 """The columns of `batch_results`; amounts of USD are 64-bit floats."""
 _ROWS_A_GROUP = 50_000
 
@@ -51,7 +52,4 @@ class ParquetWriter:
 
 
 def _plain(record: ResultRecord) -> dict[str, Any]:
-    row = as_row(record)
-    for name in ("expected_cost_usd", "cost_usd"):
-        row[name] = None if row[name] is None else float(row[name])
-    return row
+    return as_row(record, lambda value: float(value) if isinstance(value, Decimal) else value)

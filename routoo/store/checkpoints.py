@@ -7,12 +7,11 @@ from uuid import UUID, uuid4
 
 import orjson
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from routoo.errors import InputError, NotFoundError
+from routoo.store import columns
 
-_COLUMNS = "c.id, c.path, c.weights_sha256, c.manifest, c.registered_at"
 _SHORTEST_PREFIX = 4
 
 
@@ -149,18 +148,15 @@ async def _put(
 
 async def promotions(conn: AsyncConnection) -> list[Promotion]:
     """Return what was put into use when, newest first."""
-    async with conn.cursor(row_factory=class_row(Promotion)) as cursor:
-        await cursor.execute(
-            """
-            SELECT promotion_no, weights_sha256, path, reason, promoted_at
-            FROM checkpoint_promotions p JOIN checkpoints c ON c.id = p.checkpoint_id
-            ORDER BY promotion_no DESC
-            """
-        )
-        return await cursor.fetchall()
+    source = """
+        checkpoint_promotions p JOIN checkpoints c ON c.id = p.checkpoint_id
+        ORDER BY promotion_no DESC
+    """
+    return await columns.select(conn, Promotion, source, [])
 
 
-async def _select(conn: AsyncConnection, condition: str, values: Any) -> list[CheckpointRecord]:  # noqa: ANN401 - by place or by name
-    async with conn.cursor(row_factory=class_row(CheckpointRecord)) as cursor:
-        await cursor.execute(f"SELECT {_COLUMNS} FROM checkpoints c {condition}".encode(), values)
-        return await cursor.fetchall()
+async def _select(
+    conn: AsyncConnection, condition: str, values: list[Any]
+) -> list[CheckpointRecord]:
+    source = f"checkpoints c {condition}"
+    return await columns.select(conn, CheckpointRecord, source, values, of="c")

@@ -1,9 +1,6 @@
-"""PostgreSQL's COPY text format, built a block at a time.
+"""Values on their way into PostgreSQL: fields of COPY, rows as JSON, texts it can hold."""
 
-Source: PostgreSQL documentation, COPY, "Text Format".
-"""
-
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import overload
 
@@ -11,11 +8,14 @@ import orjson
 
 from routoo.domain.prompt import unicode_text
 
-NULL = r"\N"
+_NULL = r"\N"
 
 
 def escaped(value: str) -> str:
-    r"""Return a value with backslash, tab, newline and carriage return escaped."""
+    r"""Return a field of COPY with backslash, tab, newline and carriage return escaped.
+
+    Source: PostgreSQL documentation, COPY, "Text Format".
+    """
     # Four scans in C cost less than one translation table, and most values have none of the four.
     if "\\" in value:
         value = value.replace("\\", "\\\\")
@@ -28,12 +28,12 @@ def escaped(value: str) -> str:
     return value
 
 
-def field(value: object) -> str:
-    r"""Return a number, instant or text as a field, None as `\N`."""
-    return NULL if value is None else escaped(str(value))
+def copy_field(value: object) -> str:
+    r"""Return a number, instant or text as a field of COPY, None as `\N`."""
+    return _NULL if value is None else escaped(str(value))
 
 
-def array(values: Sequence[str] | None) -> str | None:
+def array_literal(values: Sequence[str] | None) -> str | None:
     """Return texts as an array literal, not yet escaped as a field; None stays None.
 
     Source: PostgreSQL documentation, Arrays, "Array Input and Output Syntax".
@@ -44,9 +44,10 @@ def array(values: Sequence[str] | None) -> str | None:
     return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
 
 
-def json_rows(rows: Iterable[Mapping[str, object]]) -> str:
-    """Return rows for `json_to_recordset`; decimals go as text, exactly.
+def json_rows(rows: Iterable[object]) -> str:
+    """Return rows, as mappings or records, for `json_to_recordset`; decimals go as text, exactly.
 
+    One JSON parameter for many rows: the driver's arrays cost the caller ten times the time a row.
     Texts must be `storable`: the database refuses JSON that holds a NUL.
     """
     return orjson.dumps(list(rows), default=_exact).decode()

@@ -5,22 +5,8 @@ from decimal import Decimal
 from uuid import UUID
 
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
 
-_ASSIGNMENTS = """
-    SELECT revision, model, expected_quality, expected_cost_usd FROM assignments
-    WHERE batch_id = %s AND job_no = %s ORDER BY revision
-"""
-_CALLS = """
-    SELECT attempt_no, model, status, http_status, cost_usd, latency_s, error_code, error_message
-    FROM attempts WHERE batch_id = %s AND job_no = %s ORDER BY attempt_no
-"""
-_ENDING = """
-    SELECT r.status, r.model, g.score AS quality, r.cost_usd, r.latency_s, r.error_code,
-           r.error_message
-    FROM results r LEFT JOIN grades g USING (batch_id, job_no)
-    WHERE r.batch_id = %s AND r.job_no = %s
-"""
+from routoo.store import columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +58,18 @@ class JobHistory:
     """None while it has not ended."""
 
 
+# A grade is the quality that a job turned out to have.
+_ENDING = """
+    (SELECT r.*, g.score AS quality FROM results r LEFT JOIN grades g USING (batch_id, job_no)
+     WHERE r.batch_id = %s AND r.job_no = %s) AS ended
+"""
+
+
 async def load_job_history(conn: AsyncConnection, batch_id: UUID, job_no: int) -> JobHistory:
     """Return what happened to a job so far."""
     key = [batch_id, job_no]
-    async with conn.cursor(row_factory=class_row(Decision)) as cursor:
-        decisions = await (await cursor.execute(_ASSIGNMENTS, key)).fetchall()
-    async with conn.cursor(row_factory=class_row(CallRecord)) as cursor:
-        calls = await (await cursor.execute(_CALLS, key)).fetchall()
-    async with conn.cursor(row_factory=class_row(Ending)) as cursor:
-        ending = await (await cursor.execute(_ENDING, key)).fetchone()
-    return JobHistory(tuple(decisions), tuple(calls), ending)
+    of_job = "WHERE batch_id = %s AND job_no = %s ORDER BY"
+    decisions = await columns.select(conn, Decision, f"assignments {of_job} revision", key)
+    calls = await columns.select(conn, CallRecord, f"attempts {of_job} attempt_no", key)
+    ending = await columns.select(conn, Ending, _ENDING, key)
+    return JobHistory(tuple(decisions), tuple(calls), ending[0] if ending else None)

@@ -3,20 +3,22 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import orjson
-from jaxtyping import Bool, Int32
 from psycopg import AsyncConnection, AsyncCopy
 
 from routoo.domain.job import SLA, Job, Lease, PendingJob
 from routoo.errors import InputError, NotFoundError
-from routoo.store import encoding
+from routoo.store import columns
+from routoo.store.encoding import array_literal, copy_field, escaped
 
 NO_LIMITS = SLA()
+_LIMITS = columns.names(SLA)
+"""Columns of a job's limits, which are the fields of its SLA."""
 
 
 @dataclass(slots=True)  # not frozen: that triples the cost of making one, a million times a batch
@@ -55,7 +57,7 @@ class JobCopy:
         await self._copy.write(block)
 
     def _block(self, chunk: Sequence[JobInput]) -> str:
-        batch_id, escaped = str(self._batch_id), encoding.escaped
+        batch_id = str(self._batch_id)
         rows = []
         for job in chunk:
             if job.sla is not self._sla:  # rows of a file mostly share one record
@@ -68,10 +70,14 @@ class JobCopy:
 
 
 def _sla_fields(sla: SLA) -> str:
-    deadline = None if sla.deadline is None else sla.deadline.isoformat()
-    lists = (encoding.array(sla.allowed_models), encoding.array(sla.denied_models))
-    values = (sla.min_quality, sla.max_cost_usd, sla.max_latency_s, deadline, *lists)
-    return "\t".join(map(encoding.field, values)) + "\n"
+    values = (getattr(sla, name) for name in _LIMITS)
+    return "\t".join(copy_field(_limit(value)) for value in values) + "\n"
+
+
+def _limit(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return array_literal(value) if isinstance(value, (tuple, list)) else value
 
 
 @asynccontextmanager
@@ -89,17 +95,13 @@ async def copy_jobs(conn: AsyncConnection, batch_id: UUID) -> AsyncIterator[JobC
     async with (
         conn.cursor() as cursor,
         cursor.copy(
-            "COPY jobs (batch_id, job_no, custom_id, body, min_quality, max_cost_usd,"
-            " max_latency_s, deadline, allowed_models, denied_models) FROM STDIN"
+            f"COPY jobs (batch_id, job_no, custom_id, body, {columns.listed(_LIMITS)}) FROM STDIN"
         ) as copy,
     ):
         yield JobCopy(copy, batch_id)
 
 
-_JOB_COLUMNS = """
-    j.job_no, j.custom_id, j.body::text, j.min_quality, j.max_cost_usd, j.max_latency_s, j.deadline,
-    j.allowed_models, j.denied_models
-"""
+_JOB_COLUMNS = f"j.job_no, j.custom_id, j.body::text, {columns.listed(_LIMITS, of='j')}"
 
 
 async def load_slice(
@@ -195,69 +197,5 @@ def _pending(
 def _job(job_no: int, custom_id: str, body: str, *limits: Any) -> Job:  # noqa: ANN401 - an SLA's fields
     if not any(limit is not None for limit in limits):
         return Job(job_no, custom_id, orjson.loads(body), NO_LIMITS)
-    *numbers, allowed, denied = limits
-    lists = (None if names is None else tuple(names) for names in (allowed, denied))
-    return Job(job_no, custom_id, orjson.loads(body), SLA(*numbers, *lists))
-
-
-_SLICE_JOBS = 10_000
-"""Rows fetched at once; only the arrays grow with the batch."""
-
-_OPEN = """
-SELECT j.job_no, coalesce(array_position(%(models)s::text[], a.model), 0) - 1,
-       (EXISTS (
-           SELECT FROM reservations r
-           WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no AND NOT EXISTS (
-               SELECT FROM attempts t WHERE t.batch_id = r.batch_id AND t.job_no = r.job_no
-                 AND t.attempt_no = r.attempt_no)))::int
-FROM jobs j
-LEFT JOIN LATERAL (
-    SELECT model FROM assignments s WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
-    ORDER BY revision DESC LIMIT 1
-) a ON true
-WHERE j.batch_id = %(batch_id)s AND j.job_no >= %(first)s AND j.job_no < %(end)s
-  AND NOT EXISTS (
-    SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
-  AND NOT EXISTS (
-    SELECT FROM followers f WHERE f.batch_id = j.batch_id AND f.job_no = j.job_no)
-ORDER BY j.job_no
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class OpenJobs:
-    """Jobs that are to be called and have no result, in order."""
-
-    job_no: Int32[np.ndarray, " open"]
-    column: Int32[np.ndarray, " open"]
-    """Of the model assigned last, in pool order; -1 where none is."""
-    called: Bool[np.ndarray, " open"]
-    """A call is under way, or was lost in a crash."""
-
-
-async def load_open_jobs(
-    conn: AsyncConnection, batch_id: UUID, job_count: int, models: Sequence[str]
-) -> OpenJobs:
-    """Return a batch's jobs that have no result.
-
-    Args:
-        conn: A connection.
-        batch_id: The batch.
-        job_count: Its jobs, open or not.
-        models: Names of its candidate models, in pool order.
-    """
-    slices = [np.empty((0, 3), np.int32)]
-    for first in range(0, job_count, _SLICE_JOBS):
-        cursor = await conn.execute(
-            _OPEN,
-            {
-                "batch_id": batch_id,
-                "first": first,
-                "end": first + _SLICE_JOBS,
-                "models": list(models),
-            },
-        )
-        rows = await cursor.fetchall()
-        slices.append(np.array(rows, np.int32).reshape(-1, 3))
-    table = np.concatenate(slices)
-    return OpenJobs(table[:, 0], table[:, 1], table[:, 2] > 0)
+    values = (tuple(limit) if isinstance(limit, list) else limit for limit in limits)
+    return Job(job_no, custom_id, orjson.loads(body), SLA(*values))

@@ -11,12 +11,11 @@ from decimal import Decimal
 from uuid import UUID
 
 from psycopg import AsyncConnection, AsyncCursor
-from psycopg.rows import class_row
 
 from routoo.domain.completion import Attempt, Reservation
 from routoo.domain.job import Lease
 from routoo.errors import NotFoundError
-from routoo.store import leases
+from routoo.store import columns, leases
 from routoo.store.encoding import json_rows, storable
 
 
@@ -42,22 +41,41 @@ class Balance:
         return max(self.limit_usd - used, Decimal(0))
 
 
+@dataclass(slots=True)  # not frozen: one is made for every call
+class AttemptRecord:
+    """A row of `attempts`, without the batch: the one list of its columns."""
+
+    job_no: int
+    attempt_no: int
+    model: str
+    status: str
+    http_status: int | None
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    usage_estimated: bool
+    cost_usd: Decimal
+    latency_s: float | None
+    error_code: str | None
+    error_message: str | None
+
+
+_RESERVATION = columns.listed(columns.names(Reservation))
+_RESERVATION_ROWS = columns.recordset(Reservation)
+_ATTEMPT = columns.listed(columns.names(AttemptRecord))
+_ATTEMPT_ROWS = columns.recordset(AttemptRecord)
+
+
 async def balance(conn: AsyncConnection, batch_id: UUID, *, locked: bool = False) -> Balance:
     """Return a batch's money; locked, no other transaction moves it before this one ends.
 
     Raises:
         NotFoundError: The batch has no ledger.
     """
-    async with conn.cursor(row_factory=class_row(Balance)) as cursor:
-        await cursor.execute(
-            b"SELECT limit_usd, reserved_usd, spent_usd, overrun_usd FROM ledgers"
-            b" WHERE batch_id = %s" + (b" FOR NO KEY UPDATE" if locked else b""),
-            [batch_id],
-        )
-        found = await cursor.fetchone()
-    if found is None:
+    source = "ledgers WHERE batch_id = %s" + (" FOR NO KEY UPDATE" if locked else "")
+    found = await columns.select(conn, Balance, source, [batch_id])
+    if not found:
         raise NotFoundError("there is no ledger of such a batch", value=str(batch_id))
-    return found
+    return found[0]
 
 
 async def reserve(
@@ -109,22 +127,21 @@ async def reserve_all(
         What counts the reserved calls: all, or none, and then `reserve` knows which.
     """
     return await conn.execute(
-        """
+        f"""
         WITH wanted AS MATERIALIZED (
-            SELECT * FROM json_to_recordset(%(rows)s::json)
-                AS row(job_no int, attempt_no int, model text, usd numeric)
+            SELECT {_RESERVATION} FROM {_RESERVATION_ROWS}
         ), paid AS (
             UPDATE ledgers SET reserved_usd = reserved_usd + total
-            FROM (SELECT sum(usd) AS total FROM wanted) AS sums
+            FROM (SELECT sum(worst_case_usd) AS total FROM wanted) AS sums
             WHERE batch_id = %(batch_id)s AND NOT EXISTS (
                 SELECT FROM reservations r JOIN wanted w USING (job_no, attempt_no)
                 WHERE r.batch_id = %(batch_id)s)
               AND (limit_usd IS NULL OR reserved_usd + spent_usd + overrun_usd + total <= limit_usd)
             RETURNING 1
         )
-        INSERT INTO reservations (batch_id, shard_no, job_no, attempt_no, model, worst_case_usd)
-        SELECT %(batch_id)s, %(shard_no)s, wanted.* FROM wanted, paid
-        """,
+        INSERT INTO reservations (batch_id, shard_no, {_RESERVATION})
+        SELECT %(batch_id)s, %(shard_no)s, {_RESERVATION} FROM wanted, paid
+        """.encode(),
         _reservation_values(lease, wanted),
     )
 
@@ -158,32 +175,22 @@ async def _existing(
 
 async def _insert(conn: AsyncConnection, lease: Lease, fresh: Sequence[Reservation]) -> None:
     await conn.execute(
-        """
+        f"""
         WITH new AS (
-            INSERT INTO reservations (batch_id, shard_no, job_no, attempt_no, model, worst_case_usd)
-            SELECT %(batch_id)s, %(shard_no)s, * FROM json_to_recordset(%(rows)s::json)
-                AS row(job_no int, attempt_no int, model text, usd numeric)
+            INSERT INTO reservations (batch_id, shard_no, {_RESERVATION})
+            SELECT %(batch_id)s, %(shard_no)s, {_RESERVATION} FROM {_RESERVATION_ROWS}
             RETURNING worst_case_usd
         )
         UPDATE ledgers SET reserved_usd = reserved_usd + (SELECT sum(worst_case_usd) FROM new)
         WHERE batch_id = %(batch_id)s
-        """,
+        """.encode(),
         _reservation_values(lease, fresh),
     )
 
 
 def _reservation_values(lease: Lease, calls: Sequence[Reservation]) -> dict[str, object]:
-    rows = (
-        {
-            "job_no": call.job_no,
-            "attempt_no": call.attempt_no,
-            "model": call.model,
-            "usd": call.worst_case_usd,
-        }
-        for call in calls
-    )
     key = lease.key
-    return {"batch_id": key.batch_id, "shard_no": key.shard_no, "rows": json_rows(rows)}
+    return {"batch_id": key.batch_id, "shard_no": key.shard_no, "rows": json_rows(calls)}
 
 
 async def release(
@@ -267,36 +274,31 @@ async def settle(
     await conn.execute(
         f"""
         WITH new AS (
-            INSERT INTO attempts (batch_id, job_no, attempt_no, model, status, http_status,
-                prompt_tokens, completion_tokens, usage_estimated, cost_usd, latency_s,
-                error_code, error_message)
-            SELECT %(batch_id)s, * FROM json_to_recordset(%(rows)s::json) AS row(
-                job_no int, attempt_no int, model text, status text, http_status int,
-                prompt_tokens int, completion_tokens int, usage_estimated bool, cost_usd numeric,
-                latency_s real, error_code text, error_message text)
+            INSERT INTO attempts (batch_id, {_ATTEMPT})
+            SELECT %(batch_id)s, {_ATTEMPT} FROM {_ATTEMPT_ROWS}
             ON CONFLICT DO NOTHING RETURNING batch_id, job_no, attempt_no, cost_usd
         ) {SETTLE_NEW}
         """.encode(),
-        {"batch_id": lease.key.batch_id, "rows": json_rows(map(_attempt_row, calls))},
+        {"batch_id": lease.key.batch_id, "rows": json_rows(map(_attempt_record, calls))},
     )
 
 
-def _attempt_row(attempt: Attempt) -> dict[str, object]:
+def _attempt_record(attempt: Attempt) -> AttemptRecord:
     usage = attempt.usage
-    return {
-        "job_no": attempt.job_no,
-        "attempt_no": attempt.attempt_no,
-        "model": attempt.model,
-        "status": attempt.status,
-        "http_status": attempt.http_status,
-        "prompt_tokens": usage.prompt_tokens if usage else None,
-        "completion_tokens": usage.completion_tokens if usage else None,
-        "usage_estimated": usage.estimated if usage else False,
-        "cost_usd": attempt.cost_usd,
-        "latency_s": attempt.latency_s,
-        "error_code": attempt.error_code,
-        "error_message": storable(attempt.error_message),
-    }
+    return AttemptRecord(
+        job_no=attempt.job_no,
+        attempt_no=attempt.attempt_no,
+        model=attempt.model,
+        status=attempt.status,
+        http_status=attempt.http_status,
+        prompt_tokens=usage.prompt_tokens if usage else None,
+        completion_tokens=usage.completion_tokens if usage else None,
+        usage_estimated=usage.estimated if usage else False,
+        cost_usd=attempt.cost_usd,
+        latency_s=attempt.latency_s,
+        error_code=attempt.error_code,
+        error_message=storable(attempt.error_message),
+    )
 
 
 async def write_off(conn: AsyncConnection, lease: Lease) -> int:

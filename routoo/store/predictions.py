@@ -1,7 +1,6 @@
 """Predictions: saved a shard at a time, loaded a batch at a time into arrays."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 from uuid import UUID
 
 import numpy as np
@@ -11,19 +10,54 @@ from psycopg import AsyncConnection
 from routoo.domain.job import Lease
 from routoo.domain.prediction import Predictions
 from routoo.errors import StoreError
-from routoo.store import leases
+from routoo.store import columns, leases
 
 _SLICE_JOBS = 10_000
 """Rows fetched at once: a few MB."""
 
-# One row of five byte strings: numpy reads them several times faster than rows become objects.
-_SELECT_SLICE = """
-    SELECT array_send(array_agg(quality)), array_send(array_agg(quality_std)),
-           array_send(array_agg(completion_tokens)), array_send(array_agg(novelty)),
-           array_send(array_agg(truncated::int::real))
+
+def _empty(jobs: int, models: int) -> Predictions:
+    return Predictions(
+        quality=np.empty((jobs, models), np.float32),
+        quality_std=np.empty((jobs, models), np.float32),
+        completion_tokens=np.empty((jobs, models), np.float32),
+        novelty=np.empty(jobs, np.float32),
+        truncated=np.empty(jobs, np.bool_),
+    )
+
+
+_COLUMNS = columns.names(Predictions)
+_SHAPES = _empty(0, 0)
+
+
+def _sent(name: str) -> str:
+    """Return the expression that sends a slice of a column as one array of `real`."""
+    is_flag = getattr(_SHAPES, name).dtype == np.bool_
+    return f"array_send(array_agg({name}{'::int::real' if is_flag else ''}))"
+
+
+def _received_row(name: str) -> str:
+    """Return the expression that cuts row n out of a parameter that holds a whole column."""
+    shape = getattr(_SHAPES, name)
+    if shape.dtype == np.bool_:
+        return f"(%({name})b::bool[])[n]"
+    if shape.ndim == 1:
+        return f"(%({name})b::float8[])[n]::real"
+    return f"(%({name})b::float8[])[(n - 1) * %(models)s + 1 : n * %(models)s]::real[]"
+
+
+# One row, a byte string a column: numpy reads them several times faster than rows become objects.
+_SELECT_SLICE = f"""
+    SELECT {columns.listed(map(_sent, _COLUMNS))}
     FROM (SELECT * FROM predictions
           WHERE batch_id = %s AND job_no >= %s AND job_no < %s ORDER BY job_no) AS slice
-"""
+""".encode()
+_INSERT = f"""
+    INSERT INTO predictions (batch_id, job_no, {columns.listed(_COLUMNS)})
+    SELECT %(batch_id)s, %(first)s + n - 1, {columns.listed(map(_received_row, _COLUMNS))}
+    FROM generate_series(1, %(jobs)s) AS n
+    ON CONFLICT DO NOTHING
+""".encode()
 
 
 async def save(conn: AsyncConnection, lease: Lease, predictions: Predictions) -> None:
@@ -37,25 +71,14 @@ async def save(conn: AsyncConnection, lease: Lease, predictions: Predictions) ->
     if jobs != lease.job_count:
         raise StoreError(f"{jobs} predictions for a shard of {lease.job_count} jobs")
     await leases.fence(conn, lease)
-    # Arrays over models go flat and are cut into rows by the server.
     await conn.execute(
-        """
-        INSERT INTO predictions (batch_id, job_no, quality, quality_std, completion_tokens,
-                                 novelty, truncated)
-        SELECT %(batch_id)s, %(first)s + n - 1,
-               (%(quality)b::float8[])[(n - 1) * %(models)s + 1 : n * %(models)s]::real[],
-               (%(quality_std)b::float8[])[(n - 1) * %(models)s + 1 : n * %(models)s]::real[],
-               (%(completion_tokens)b::float8[])[(n - 1) * %(models)s + 1 : n * %(models)s]::real[],
-               (%(novelty)b::float8[])[n]::real, (%(truncated)b::bool[])[n]
-        FROM generate_series(1, %(jobs)s) AS n
-        ON CONFLICT DO NOTHING
-        """,
+        _INSERT,
         {
             "batch_id": lease.key.batch_id,
             "first": lease.first_job,
             "jobs": jobs,
             "models": models,
-            **{f.name: getattr(predictions, f.name).ravel().tolist() for f in fields(predictions)},
+            **{name: getattr(predictions, name).ravel().tolist() for name in _COLUMNS},
         },
     )
 
@@ -118,19 +141,9 @@ async def _shape(conn: AsyncConnection, batch_id: UUID) -> tuple[int, int]:
     return jobs, most
 
 
-def _empty(jobs: int, models: int) -> Predictions:
-    return Predictions(
-        quality=np.empty((jobs, models), np.float32),
-        quality_std=np.empty((jobs, models), np.float32),
-        completion_tokens=np.empty((jobs, models), np.float32),
-        novelty=np.empty(jobs, np.float32),
-        truncated=np.empty(jobs, np.bool_),
-    )
-
-
 def _fill(loaded: Predictions, sent: Sequence[bytes], rows: slice) -> None:
-    for field, data in zip(fields(loaded), sent, strict=True):
-        target = getattr(loaded, field.name)
+    for name, data in zip(_COLUMNS, sent, strict=True):
+        target = getattr(loaded, name)
         shape = target[rows].shape
         target[rows] = _received(data, len(shape)).reshape(shape)
 

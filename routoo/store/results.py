@@ -1,7 +1,7 @@
 """Results: one row a job, written in micro-batches and streamed out in input order."""
 
-from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -13,41 +13,82 @@ from psycopg.rows import class_row
 
 from routoo.domain.completion import Result, ResultSource
 from routoo.domain.job import Lease, ResultStatus
-from routoo.store import leases
+from routoo.store import columns, leases
 from routoo.store.encoding import json_rows, storable
 
 _FETCH_ROWS = 1_000
+# Marks of the fields of ResultRecord; one without a mark is a column of `results` and of the view.
+_JOINED: Mapping[str, bool] = {"joined": True}
+"""From another table, by the view `batch_results`."""
+_SERVER_SET: Mapping[str, bool] = {"server_set": True}
+"""Set by the server when the row is written."""
+_NOT_IN_VIEW: Mapping[str, bool] = {"not_in_view": True}
+"""A column of `results` that the view leaves out."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResultRecord:
-    """A row of the view `batch_results`, with the whole response and the job's reference to it."""
+    """How a job ended, with what was expected of it.
+
+    The one list of the columns of a result: the statements here follow from its fields, and so do
+    the exports. First come the columns of the view `batch_results`, in its order.
+    """
 
     job_no: int
-    custom_id: str
+    custom_id: str = field(metadata=_JOINED)
     status: ResultStatus
     model: str | None
     answer: str | None
-    expected_quality: float | None
-    quality: float | None
+    expected_quality: float | None = field(metadata=_JOINED)
+    quality: float | None = field(metadata=_JOINED)
     """What a grader gave, None where none has graded."""
-    expected_cost_usd: Decimal | None
+    expected_cost_usd: Decimal | None = field(metadata=_JOINED)
     cost_usd: Decimal
     latency_s: float | None
     error_code: str | None
     error_message: str | None
-    created_at: datetime
-    response: dict[str, Any] | None
-    prompt_tokens: int | None
-    completion_tokens: int | None
-    attempts: int
+    created_at: datetime = field(metadata=_SERVER_SET)
     source: ResultSource
     """Whether it was called for, shares an identical job's answer, or is from the cache."""
+    response: dict[str, Any] | None = field(metadata=_NOT_IN_VIEW)
+    """The whole response."""
+    prompt_tokens: int | None = field(metadata=_NOT_IN_VIEW)
+    completion_tokens: int | None = field(metadata=_NOT_IN_VIEW)
+    attempts: int = field(metadata=_NOT_IN_VIEW)
 
     def __post_init__(self) -> None:
         """Parse what the database keeps as text."""
         object.__setattr__(self, "status", ResultStatus(self.status))
         object.__setattr__(self, "source", ResultSource(self.source))
+
+
+VIEW_COLUMNS = columns.names(ResultRecord, lambda one: "not_in_view" not in one.metadata)
+"""Columns of the view `batch_results`, in its order, without `batch_id`."""
+WRITTEN_COLUMNS = columns.names(
+    ResultRecord, lambda one: not one.metadata.keys() & {"joined", "server_set"}
+)
+"""Columns of `results` that are written, without `batch_id`."""
+
+_INSERT = f"INSERT INTO results (batch_id, {columns.listed(WRITTEN_COLUMNS)}) "
+_SAVE = f"""
+    {_INSERT} SELECT %(batch_id)s, {columns.from_recordset(ResultRecord, WRITTEN_COLUMNS)}
+    FROM {columns.recordset(ResultRecord, WRITTEN_COLUMNS)} ON CONFLICT DO NOTHING
+""".encode()
+# A duplicate has the result of its original, at no cost and without a call of its own.
+_OF_DUPLICATE = {"job_no": "f.job_no", "cost_usd": "0", "attempts": "0", "source": "'duplicate'"}
+_SHARED = (_OF_DUPLICATE.get(name, f"r.{name}") for name in WRITTEN_COLUMNS)
+_SHARE = f"""
+    {_INSERT} SELECT f.batch_id, {columns.listed(_SHARED)}
+    FROM followers f JOIN results r ON r.batch_id = f.batch_id AND r.job_no = f.leader_no
+    WHERE f.batch_id = %s AND f.leader_no = ANY(%s)
+    ON CONFLICT DO NOTHING
+""".encode()
+_READ = (f"{'v' if name in VIEW_COLUMNS else 'r'}.{name}" for name in columns.names(ResultRecord))
+_ITERATE = f"""
+    SELECT {columns.listed(_READ)}
+    FROM batch_results v JOIN results r USING (batch_id, job_no)
+    WHERE v.batch_id = %s ORDER BY v.job_no
+""".encode()
 
 
 async def save(
@@ -60,15 +101,15 @@ async def save(
 ) -> int:
     """Save how jobs ended; the first result of a job stands.
 
-    Jobs that share the answer of one of these get theirs in the same breath, at no cost; a shard's
-    owner may so end jobs of other shards, which nobody else does.
+    Duplicates of these jobs get their results by the same call, at no cost, wherever their own
+    shards are: nobody else ends them.
 
     Args:
         conn: A transaction.
         lease: The shard the jobs belong to.
         results: At most one a job.
         fenced: The transaction has proved the lease.
-        alone: No job of the batch shares another's answer.
+        alone: No job of the batch is a duplicate of another.
 
     Returns:
         How many rows are new.
@@ -80,43 +121,20 @@ async def save(
         await leases.fence(conn, lease)
     if not results:
         return 0
-    cursor = await conn.execute(
-        """
-        INSERT INTO results (batch_id, job_no, status, model, answer, response, prompt_tokens,
-            completion_tokens, cost_usd, latency_s, attempts, error_code, error_message, source)
-        SELECT %(batch_id)s, job_no, status, model, answer, response::json, prompt_tokens,
-            completion_tokens, cost_usd, latency_s, attempts, error_code, error_message, source
-        FROM json_to_recordset(%(rows)s::json) AS row(
-            job_no int, status text, model text, answer text, response text, prompt_tokens int,
-            completion_tokens int, cost_usd numeric, latency_s real, attempts int,
-            error_code text, error_message text, source text)
-        ON CONFLICT DO NOTHING
-        """,
-        {"batch_id": lease.key.batch_id, "rows": json_rows(map(_row, results))},
-    )
+    rows = json_rows(map(row_of, results))
+    cursor = await conn.execute(_SAVE, {"batch_id": lease.key.batch_id, "rows": rows})
     if alone:
         return cursor.rowcount
     return cursor.rowcount + await _share(conn, lease, [result.job_no for result in results])
 
 
-async def _share(conn: AsyncConnection, lease: Lease, leaders: list[int]) -> int:
+async def _share(conn: AsyncConnection, lease: Lease, originals: list[int]) -> int:
     """End the jobs that share the results of some, and return how many ended now."""
-    cursor = await conn.execute(
-        """
-        INSERT INTO results (batch_id, job_no, status, model, answer, response, prompt_tokens,
-            completion_tokens, cost_usd, latency_s, attempts, error_code, error_message, source)
-        SELECT f.batch_id, f.job_no, status, model, answer, response, prompt_tokens,
-            completion_tokens, 0, latency_s, 0, error_code, error_message, 'duplicate'
-        FROM followers f JOIN results r ON r.batch_id = f.batch_id AND r.job_no = f.leader_no
-        WHERE f.batch_id = %s AND f.leader_no = ANY(%s)
-        ON CONFLICT DO NOTHING
-        """,
-        [lease.key.batch_id, leaders],
-    )
-    return cursor.rowcount
+    return (await conn.execute(_SHARE, [lease.key.batch_id, originals])).rowcount
 
 
-def _row(result: Result) -> dict[str, object]:
+def row_of(result: Result) -> dict[str, object]:
+    """Return what the columns that are written hold, by name."""
     completion = result.completion
     usage = completion.usage if completion else None
     return {
@@ -151,16 +169,6 @@ async def iterate(conn: AsyncConnection, batch_id: UUID) -> AsyncGenerator[Resul
         f"results_{batch_id.hex}", row_factory=class_row(ResultRecord)
     ) as cursor:
         cursor.itersize = _FETCH_ROWS
-        await cursor.execute(
-            """
-            SELECT v.job_no, v.custom_id, v.status, v.model, v.answer, v.expected_quality,
-                   v.quality, v.expected_cost_usd, v.cost_usd, v.latency_s, v.error_code,
-                   v.error_message, v.created_at,
-                   r.response, r.prompt_tokens, r.completion_tokens, r.attempts, v.source
-            FROM batch_results v JOIN results r USING (batch_id, job_no)
-            WHERE v.batch_id = %s ORDER BY v.job_no
-            """,
-            [batch_id],
-        )
+        await cursor.execute(_ITERATE, [batch_id])
         async for record in cursor:
             yield record

@@ -12,11 +12,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from routoo.domain.calendar import Missed
 from routoo.errors import InputError, NotFoundError
+from routoo.store import columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +85,6 @@ class Firing:
     """When a scheduler took it; the database's clock where unset."""
 
 
-_COLUMNS = ", ".join(field.name for field in fields(ScheduleRecord))
-
-
 async def add(conn: AsyncConnection, new: NewSchedule) -> None:
     """Write a schedule.
 
@@ -98,11 +95,8 @@ async def add(conn: AsyncConnection, new: NewSchedule) -> None:
     values |= {"id": uuid4(), "pool": Jsonb(new.pool)}
     for name in ("objective", "judge"):
         values[name] = None if values[name] is None else Jsonb(values[name])
-    names, marks = ", ".join(values), ", ".join(f"%({name})s" for name in values)
-    cursor = await conn.execute(
-        f"INSERT INTO schedules ({names}) VALUES ({marks}) ON CONFLICT (name) DO NOTHING".encode(),
-        values,
-    )
+    query = columns.insert("schedules", values, "ON CONFLICT (name) DO NOTHING")
+    cursor = await conn.execute(query, values)
     if not cursor.rowcount:
         raise InputError(
             "there is a schedule of this name",
@@ -169,22 +163,8 @@ async def fired_after(conn: AsyncConnection, schedule_id: UUID, after: datetime)
 
 async def save_firing(conn: AsyncConnection, firing: Firing) -> None:
     """Write a firing; the key refuses a second one of the same instant."""
-    await conn.execute(
-        """
-        INSERT INTO schedule_firings
-            (schedule_id, due_at, outcome, owner, missed, run_id, detail)
-        VALUES (%s, %s, %s, %s, %s, %s, %s)
-        """,
-        [
-            firing.schedule_id,
-            firing.due_at,
-            firing.outcome,
-            firing.owner,
-            firing.missed,
-            firing.run_id,
-            firing.detail,
-        ],
-    )
+    values = {name: getattr(firing, name) for name in columns.names(Firing) if name != "fired_at"}
+    await conn.execute(columns.insert("schedule_firings", values), values)
 
 
 async def move(conn: AsyncConnection, schedule_id: UUID, next_due_at: datetime) -> None:
@@ -206,19 +186,11 @@ async def remove(conn: AsyncConnection, schedule_id: UUID) -> None:
 
 async def history(conn: AsyncConnection, schedule_id: UUID, limit: int) -> list[Firing]:
     """Return a schedule's firings, latest first."""
-    names = ", ".join(field.name for field in fields(Firing))
-    async with conn.cursor(row_factory=class_row(Firing)) as cursor:
-        await cursor.execute(
-            f"SELECT {names} FROM schedule_firings WHERE schedule_id = %s"
-            " ORDER BY due_at DESC LIMIT %s".encode(),
-            [schedule_id, limit],
-        )
-        return await cursor.fetchall()
+    source = "schedule_firings WHERE schedule_id = %s ORDER BY due_at DESC LIMIT %s"
+    return await columns.select(conn, Firing, source, [schedule_id, limit])
 
 
 async def _select(
     conn: AsyncConnection, condition: str, values: Sequence[Any]
 ) -> list[ScheduleRecord]:
-    async with conn.cursor(row_factory=class_row(ScheduleRecord)) as cursor:
-        await cursor.execute(f"SELECT {_COLUMNS} FROM schedules {condition}".encode(), values)
-        return await cursor.fetchall()
+    return await columns.select(conn, ScheduleRecord, f"schedules {condition}", values)

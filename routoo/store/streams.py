@@ -15,6 +15,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from routoo.errors import NotFoundError
+from routoo.store import columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class GroupPlan:
     """Its share of the budget, in USD."""
 
 
-_COLUMNS = "id, name, budget_usd_per_hour, price_per_usd, paced_at, source, lines_taken"
+_COLUMNS = columns.listed(columns.names(Stream))
 
 
 async def open_stream(
@@ -81,17 +82,12 @@ async def open_stream(
 
 async def lock(conn: AsyncConnection, stream_id: UUID) -> tuple[Stream, datetime]:
     """Return a stream and the time; until the transaction ends nobody else allots its money."""
-    async with conn.cursor(row_factory=class_row(Stream)) as cursor:
-        await cursor.execute(
-            f"SELECT {_COLUMNS} FROM streams WHERE id = %s FOR UPDATE".encode(),
-            [stream_id],
-        )
-        stream = await cursor.fetchone()
-    # Told once the lock is held: waiting for it may have taken us into another hour.
+    found = await columns.select(conn, Stream, "streams WHERE id = %s FOR UPDATE", [stream_id])
+    # Asked once the lock is held: waiting for it may have taken us into another hour.
     row = await (await conn.execute("SELECT clock_timestamp()")).fetchone()
-    if stream is None or row is None:
+    if not found or row is None:
         raise NotFoundError("there is no such stream", value=str(stream_id))
-    return stream, row[0]
+    return found[0], row[0]
 
 
 # A batch that is over can book nothing more once no worker holds a shard and no call is unsettled.

@@ -1,6 +1,7 @@
 """The migrations and the tables they must produce."""
 
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 
 import psycopg
 import pytest
@@ -8,10 +9,31 @@ from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, NullPool, create_engine
+from sqlmodel import SQLModel
 
+from routoo.domain.completion import Reservation, Result
+from routoo.domain.job import SLA, ResultStatus
+from routoo.domain.prediction import Assignment, Predictions
 from routoo.errors import DatabaseUnavailableError
-from routoo.store import migrate
-from routoo.store.tables import METADATA
+from routoo.store import columns, migrate, results
+from routoo.store.batches import BatchRecord
+from routoo.store.evaluation.eval_runs import RunRecord
+from routoo.store.evaluation.grades import GradeRecord
+from routoo.store.ledger import AttemptRecord
+from routoo.store.schedules import ScheduleRecord
+from routoo.store.tables import (
+    METADATA,
+    AssignmentRow,
+    AttemptRow,
+    BatchRow,
+    EvalRunRow,
+    GradeRow,
+    JobRow,
+    PredictionRow,
+    ReservationRow,
+    ResultRow,
+    ScheduleRow,
+)
 from tests.services import Databases
 
 _CONSTRAINTS = """
@@ -47,6 +69,67 @@ def test_migrations_produce_the_constraints_of_record(
 
     with psycopg.connect(database_url) as conn:
         assert conn.execute(_CONSTRAINTS).fetchall() == expected
+
+
+# Each record is the one list of its columns: of those that it names, and of those it leaves out.
+@pytest.mark.parametrize(
+    ("record", "table", "left_out"),
+    [
+        (AttemptRecord, AttemptRow, {"batch_id", "created_at"}),
+        (Reservation, ReservationRow, {"batch_id", "shard_no", "created_at"}),
+        (GradeRecord, GradeRow, {"batch_id", "created_at"}),
+        (Assignment, AssignmentRow, {"batch_id", "revision"}),
+        (Predictions, PredictionRow, {"batch_id", "job_no"}),
+        (SLA, JobRow, {"batch_id", "job_no", "custom_id", "body"}),
+        (BatchRecord, BatchRow, set()),
+        (RunRecord, EvalRunRow, set()),
+        (ScheduleRecord, ScheduleRow, set()),
+    ],
+)
+def test_records_name_every_column_of_their_tables(
+    record: type, table: type[SQLModel], left_out: set[str]
+) -> None:
+    assert set(columns.names(record)) | left_out == set(table.model_fields)
+    assert not set(columns.names(record)) & left_out
+
+
+def test_a_result_is_read_and_written_with_every_column(database_url: str) -> None:
+    assert {*results.WRITTEN_COLUMNS, "batch_id", "created_at"} == set(ResultRow.model_fields)
+    with psycopg.connect(database_url) as conn:
+        view = conn.execute("SELECT * FROM batch_results LIMIT 0").description
+    assert view is not None
+    assert ("batch_id", *results.VIEW_COLUMNS) == tuple(column.name for column in view)
+
+
+def test_a_result_gives_a_value_to_every_column_that_is_written() -> None:
+    ended = Result(0, ResultStatus.FAILED, Decimal(0), attempts=1)
+    assert results.row_of(ended).keys() == set(results.WRITTEN_COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("record", "table", "names"),
+    [
+        (results.ResultRecord, "results", results.WRITTEN_COLUMNS),
+        (AttemptRecord, "attempts", columns.names(AttemptRecord)),
+        (Reservation, "reservations", columns.names(Reservation)),
+        (GradeRecord, "grades", columns.names(GradeRecord)),
+    ],
+)
+def test_rows_are_sent_with_the_types_of_their_columns(
+    database_url: str, record: type, table: str, names: tuple[str, ...]
+) -> None:
+    with psycopg.connect(database_url) as conn:
+        sent = conn.execute(
+            f"SELECT {columns.from_recordset(record, names)}"  # noqa: S608 - our own names
+            f" FROM {columns.recordset(record, names)}".encode(),
+            {"rows": "[]"},
+        ).description
+        held = conn.execute(f"SELECT {columns.listed(names)} FROM {table} LIMIT 0".encode())  # noqa: S608
+        assert sent is not None
+        assert held.description is not None
+        assert [(one.name, one.type_code) for one in sent] == [
+            (one.name, one.type_code) for one in held.description
+        ]
 
 
 def test_public_tables_and_their_columns_are_documented(database_url: str) -> None:

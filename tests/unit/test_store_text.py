@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.store.database import libpq_url, redacted
-from routoo.store.encoding import escaped, field, storable
+from routoo.store.encoding import copy_field, escaped, storable
 
 _UNESCAPED = {"\\": "\\", "n": "\n", "t": "\t", "r": "\r"}
 
@@ -35,7 +35,7 @@ def test_an_escaped_field_reads_back_and_ends_no_line(value: str) -> None:
     ],
 )
 def test_values_become_fields(value: object, expected: str) -> None:
-    assert field(value) == expected
+    assert copy_field(value) == expected
 
 
 @given(st.text(st.characters()))

@@ -25,10 +25,10 @@ from routoo.pipeline.select.problem import choose, is_met, pose_problem
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
 from routoo.store import assignments, batches, ledger, results
+from routoo.store.assignments import OpenJobs, load_open_jobs
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import Replan
 from routoo.store.database import Database
-from routoo.store.jobs import OpenJobs, load_open_jobs
 from routoo.store.model_calls import NO_CALLS, is_down
 
 

@@ -7,13 +7,13 @@ from typing import Any, cast
 from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import BatchStatus
 from routoo.domain.pool import Pool
 from routoo.errors import InputError, NotFoundError
+from routoo.store import columns
 
 _SHORTEST_PREFIX = 4
 """Characters of an id that may stand for it."""
@@ -78,9 +78,6 @@ class BatchRecord:
         object.__setattr__(self, "call_options", CallOptions.from_json(call_options))
 
 
-_COLUMNS = ", ".join(field.name for field in fields(BatchRecord))
-
-
 async def create(conn: AsyncConnection, new: NewBatch) -> tuple[UUID, bool]:
     """Write a batch's row, or find the one that has the same idempotency key.
 
@@ -103,29 +100,17 @@ async def create(conn: AsyncConnection, new: NewBatch) -> tuple[UUID, bool]:
 
 
 async def _insert(conn: AsyncConnection, new: NewBatch) -> UUID | None:
-    cursor = await conn.execute(
-        """
-        INSERT INTO batches (id, name, kind, idempotency_key, pool, budget_usd, min_quality,
-                             max_cost_usd, deadline, objective, status, draft, call_options)
-        VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
-        ON CONFLICT (idempotency_key) DO NOTHING RETURNING id
-        """,
-        [
-            uuid4(),
-            new.name,
-            new.kind,
-            new.idempotency_key,
-            Jsonb(new.pool.model_dump(mode="json")),
-            new.budget_usd,
-            new.min_quality,
-            new.max_cost_usd,
-            new.deadline,
-            None if new.objective == Objective() else Jsonb(new.objective.as_json()),
-            BatchStatus.PLANNING if new.draft else BatchStatus.IN_PROGRESS,
-            new.draft,
-            None if new.call_options == CallOptions() else Jsonb(new.call_options.as_json()),
-        ],
-    )
+    values = {field.name: getattr(new, field.name) for field in fields(new)}
+    aim, call_options = new.objective, new.call_options
+    values |= {
+        "id": uuid4(),
+        "pool": Jsonb(new.pool.model_dump(mode="json")),
+        "status": BatchStatus.PLANNING if new.draft else BatchStatus.IN_PROGRESS,
+        "objective": None if aim == Objective() else Jsonb(aim.as_json()),
+        "call_options": None if call_options == CallOptions() else Jsonb(call_options.as_json()),
+    }
+    unless_known = "ON CONFLICT (idempotency_key) DO NOTHING RETURNING id"
+    cursor = await conn.execute(columns.insert("batches", values, unless_known), values)
     row = await cursor.fetchone()
     return None if row is None else row[0]
 
@@ -203,10 +188,7 @@ async def list_recent(conn: AsyncConnection, limit: int) -> list[BatchRecord]:
 
 
 async def _select(conn: AsyncConnection, condition: str, values: list[Any]) -> list[BatchRecord]:
-    async with conn.cursor(row_factory=class_row(BatchRecord)) as cursor:
-        # Both parts are literals of this module.
-        await cursor.execute(f"SELECT {_COLUMNS} FROM batches {condition}".encode(), values)
-        return await cursor.fetchall()
+    return await columns.select(conn, BatchRecord, f"batches {condition}", values)
 
 
 async def lock(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:

@@ -11,11 +11,10 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from routoo.domain.job import BatchStatus, Lease
-from routoo.store import batches, leases
+from routoo.store import batches, columns, leases
 
 FIRST_REVISION = 1
 """Of the plan that the batch started with."""
@@ -37,9 +36,6 @@ class Replan:
     """What was expected of the jobs concerned."""
     after: dict[str, Any] | None
     """What is expected of them now."""
-
-
-_COLUMNS = "revision, reason, requested_at, decided_at, moved, before, after"
 
 
 async def request(conn: AsyncConnection, batch_id: UUID, reason: str) -> bool:
@@ -134,12 +130,8 @@ async def decide(
 
 
 async def _select(conn: AsyncConnection, batch_id: UUID, condition: str) -> list[Replan]:
-    async with conn.cursor(row_factory=class_row(Replan)) as cursor:
-        await cursor.execute(
-            f"SELECT {_COLUMNS} FROM replans WHERE batch_id = %s {condition} ORDER BY revision".encode(),  # noqa: E501 - literals of this module
-            [batch_id],
-        )
-        return await cursor.fetchall()
+    source = f"replans WHERE batch_id = %s {condition} ORDER BY revision"
+    return await columns.select(conn, Replan, source, [batch_id])
 
 
 async def is_settled(conn: AsyncConnection, batch_id: UUID, interval_s: float) -> bool:

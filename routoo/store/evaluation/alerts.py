@@ -9,12 +9,12 @@ from uuid import UUID
 import numpy as np
 from jaxtyping import Float32
 from psycopg import AsyncConnection
-from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
+
+from routoo.store import columns
 
 KINDS = ("failed", "quality", "cost", "calibration", "answers", "novelty")
 _MOST_PROMPTS = 100_000
-_COLUMNS = "run_id, kind, subject, message, facts, created_at, deliveries, delivered_at"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,4 @@ async def traffic_novelty(
 async def _select(
     conn: AsyncConnection, condition: str, values: Sequence[Any]
 ) -> list[AlertRecord]:
-    async with conn.cursor(row_factory=class_row(AlertRecord)) as cursor:
-        await cursor.execute(f"SELECT {_COLUMNS} FROM eval_alerts {condition}".encode(), values)
-        return await cursor.fetchall()
+    return await columns.select(conn, AlertRecord, f"eval_alerts {condition}", values)

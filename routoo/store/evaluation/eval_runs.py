@@ -1,7 +1,7 @@
 """Evaluation runs: begun with their batches, graded when those have ended."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -11,6 +11,7 @@ from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
 from routoo.errors import InputError, NotFoundError
+from routoo.store import columns
 
 _SHORTEST_PREFIX = 4
 """Characters of an id that may stand for it."""
@@ -45,16 +46,11 @@ class RunRecord:
         return self.state in {"finished", "failed"}
 
 
-_COLUMNS = ", ".join(field.name for field in fields(RunRecord))
-
-
 async def insert(conn: AsyncConnection, run: dict[str, Any]) -> None:
     """Write a new run, its columns by name."""
     judge = run.get("judge")
     values = run | {"judge": None if judge is None else Jsonb(judge)}
-    names = ", ".join(values)
-    marks = ", ".join(f"%({name})s" for name in values)
-    await conn.execute(f"INSERT INTO eval_runs ({names}) VALUES ({marks})".encode(), values)
+    await conn.execute(columns.insert("eval_runs", values), values)
 
 
 async def get(conn: AsyncConnection, run_id: UUID) -> RunRecord:
@@ -171,9 +167,7 @@ async def history(conn: AsyncConnection, run: RunRecord, limit: int) -> list[Run
 
 
 async def _select(conn: AsyncConnection, condition: str, values: Sequence[Any]) -> list[RunRecord]:
-    async with conn.cursor(row_factory=class_row(RunRecord)) as cursor:
-        await cursor.execute(f"SELECT {_COLUMNS} FROM eval_runs {condition}".encode(), values)
-        return await cursor.fetchall()
+    return await columns.select(conn, RunRecord, f"eval_runs {condition}", values)
 
 
 @dataclass(frozen=True, slots=True)

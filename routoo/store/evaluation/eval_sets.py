@@ -9,13 +9,13 @@ from uuid import UUID, uuid4
 
 import orjson
 from psycopg import AsyncConnection
-from psycopg.rows import class_row, dict_row
 
 from routoo.domain.items import Item
 from routoo.domain.prompt import text_sha256
 from routoo.errors import InputError, NotFoundError
+from routoo.store import columns
 
-_ITEM_COLUMNS = "item_id, prompt, dataset, subject, answer, grader, grader_options, max_tokens"
+_ITEM_COLUMNS = columns.names(Item)
 
 
 class Purpose(StrEnum):
@@ -86,15 +86,13 @@ async def add(
 
 
 async def _copy(conn: AsyncConnection, eval_set_id: UUID, items: Sequence[Item]) -> None:
+    copied = columns.listed(("eval_set_id", "item_no", "text_sha256", *_ITEM_COLUMNS))
     async with (
         conn.cursor() as cursor,
-        cursor.copy(
-            f"COPY eval_items (eval_set_id, item_no, text_sha256, {_ITEM_COLUMNS}) FROM STDIN"
-        ) as copy,
+        cursor.copy(f"COPY eval_items ({copied}) FROM STDIN") as copy,
     ):
         for item_no, item in enumerate(items):
-            fields = asdict(item)
-            values = [fields[name] for name in _ITEM_COLUMNS.split(", ")]
+            values = [getattr(item, name) for name in _ITEM_COLUMNS]
             await copy.write_row([eval_set_id, item_no, text_sha256(item.prompt), *values])
 
 
@@ -137,12 +135,8 @@ async def list_all(conn: AsyncConnection) -> list[EvalSetRecord]:
 
 async def load_items(conn: AsyncConnection, eval_set_id: UUID) -> list[Item]:
     """Return a version's items in order: `item_no` is the position."""
-    async with conn.cursor(row_factory=dict_row) as cursor:
-        await cursor.execute(
-            f"SELECT {_ITEM_COLUMNS} FROM eval_items WHERE eval_set_id = %s ORDER BY item_no".encode(),  # noqa: E501 - a literal of this module
-            [eval_set_id],
-        )
-        return [Item(**row) for row in await cursor.fetchall()]
+    source = "eval_items WHERE eval_set_id = %s ORDER BY item_no"
+    return await columns.select(conn, Item, source, [eval_set_id])
 
 
 async def held_out(conn: AsyncConnection, text_hashes: Sequence[str]) -> set[str]:
@@ -160,7 +154,4 @@ async def held_out(conn: AsyncConnection, text_hashes: Sequence[str]) -> set[str
 async def _select(
     conn: AsyncConnection, condition: str, values: list[object]
 ) -> list[EvalSetRecord]:
-    columns = "id, name, content_sha256, purpose, item_count, created_at"
-    async with conn.cursor(row_factory=class_row(EvalSetRecord)) as cursor:
-        await cursor.execute(f"SELECT {columns} FROM eval_sets {condition}".encode(), values)
-        return await cursor.fetchall()
+    return await columns.select(conn, EvalSetRecord, f"eval_sets {condition}", values)

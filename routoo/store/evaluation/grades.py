@@ -1,13 +1,14 @@
 """Grades: what graders made of the answers."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from routoo.store.encoding import storable
+from routoo.store import columns
+from routoo.store.encoding import json_rows, storable
 
 _FETCH_ROWS = 1_000
 
@@ -24,23 +25,19 @@ class GradeRecord:
     """What the grader compared."""
 
 
+_COLUMNS = columns.names(GradeRecord)
+_SAVE = f"""
+    INSERT INTO grades (batch_id, {columns.listed(_COLUMNS)})
+    SELECT %(batch_id)s, {columns.listed(_COLUMNS)} FROM {columns.recordset(GradeRecord)}
+    ON CONFLICT (batch_id, job_no)
+    DO UPDATE SET {columns.assigned((*_COLUMNS[1:], "created_at"))}
+""".encode()
+
+
 async def save(conn: AsyncConnection, batch_id: UUID, grades: Sequence[GradeRecord]) -> None:
     """Save grades of a batch's jobs; a new grade of a job replaces the old one."""
-    await conn.execute(
-        """
-        INSERT INTO grades (batch_id, job_no, score, grader, detail)
-        SELECT %s, * FROM unnest(%s::int[], %s::real[], %s::text[], %s::text[])
-        ON CONFLICT (batch_id, job_no) DO UPDATE SET score = excluded.score,
-            grader = excluded.grader, detail = excluded.detail, created_at = excluded.created_at
-        """,
-        [
-            batch_id,
-            [grade.job_no for grade in grades],
-            [grade.score for grade in grades],
-            [grade.grader for grade in grades],
-            [storable(grade.detail) for grade in grades],
-        ],
-    )
+    rows = json_rows(replace(grade, detail=storable(grade.detail)) for grade in grades)
+    await conn.execute(_SAVE, {"batch_id": batch_id, "rows": rows})
 
 
 @dataclass(frozen=True, slots=True)
