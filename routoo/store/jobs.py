@@ -197,5 +197,5 @@ def _pending(
 def _job(job_no: int, custom_id: str, body: str, *limits: Any) -> Job:  # noqa: ANN401 - an SLA's fields
     if not any(limit is not None for limit in limits):
         return Job(job_no, custom_id, orjson.loads(body), NO_LIMITS)
-    values = (tuple(limit) if isinstance(limit, list) else limit for limit in limits)
+    values: list[Any] = [tuple(one) if isinstance(one, list) else one for one in limits]
     return Job(job_no, custom_id, orjson.loads(body), SLA(*values))
