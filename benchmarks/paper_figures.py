@@ -10,7 +10,12 @@ from paper_settings import Setting, Table
 
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
 from routoo.evaluation.build_scorecard import EvaluationData, build_scorecard
-from routoo.evaluation.pool_comparison import PoolComparison, SingleModel, compare_pool
+from routoo.evaluation.pool_comparison import (
+    PoolComparison,
+    SingleModel,
+    compare_pool,
+    weak_strong_figures,
+)
 from routoo.evaluation.report.page import render_page
 from routoo.evaluation.routing import (
     CompleteOutcomes,
@@ -18,7 +23,6 @@ from routoo.evaluation.routing import (
     cost_matrix,
     latency_matrix,
 )
-from routoo.evaluation.weak_strong import weak_strong_figures
 from routoo.predictor.dataset import outcome_matrix
 
 ROUTER, MIX = "router", "random_mix"

@@ -89,7 +89,7 @@ def _work(role: Role, *, json_logs: bool, supervised: bool) -> None:
         stop_with_supervisor()
     from routoo.settings import load_settings
     from worker.logs import configure_logs
-    from worker.process import run_role
+    from worker.runtime import run_role
 
     settings = load_settings()
     configure_logs(settings.log_level, as_json=json_logs, role=role.value)

@@ -58,8 +58,13 @@ def choose(options: ChooseOptions) -> None:
     from routoo.console.output import json_line
     from routoo.domain.tables import read_items, read_outcomes
     from routoo.selector.pool_choice.answers import AnswerTable
-    from routoo.selector.pool_choice.choose import choose_members, value_answers
-    from routoo.selector.pool_choice.tariffs import derive_prices, price_answers, read_prices
+    from routoo.selector.pool_choice.choose import (
+        choose_members,
+        derive_prices,
+        price_answers,
+        read_prices,
+        value_answers,
+    )
 
     rows = read_items(*options.items)
     answers = AnswerTable.of(read_outcomes(*options.outcomes), [item.item_id for item in rows])
@@ -174,7 +179,7 @@ def _write_pool(
     from routoo.domain.pool_file import parse_pool
     from routoo.errors import InputError
     from routoo.files import replacing
-    from routoo.selector.pool_choice.tariffs import check_priced
+    from routoo.selector.pool_choice.choose import check_priced
 
     if options.base_url is None:
         raise InputError("a pool file needs an endpoint", remedy="Give --base-url")

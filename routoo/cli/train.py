@@ -61,8 +61,7 @@ def train(options: TrainOptions) -> None:
     from routoo.console.feedback import ConsoleFeedback
     from routoo.console.run import run_with_database
     from routoo.settings import load_settings
-    from routoo.training.retrain import promote_if_not_worse
-    from routoo.training.train import train_predictor
+    from routoo.training.train import promote_if_not_worse, train_predictor
 
     feedback, settings = ConsoleFeedback(), load_settings()
     tables = _read_tables(options, settings, feedback)
@@ -88,8 +87,8 @@ def _read_tables(
     from routoo.console.run import run_with_database
     from routoo.errors import InputError
     from routoo.store.database import Database
-    from routoo.training.retrain import check_folder_free
     from routoo.training.tables import add_graded_answers, read_tables
+    from routoo.training.train import check_folder_free
 
     if options.from_runs:
         run_with_database(

@@ -20,7 +20,7 @@ from routoo.store import checkpoints
 from routoo.store.database import Database
 from routoo.store.evaluation import eval_runs, eval_sets
 from routoo.store.evaluation.eval_sets import Purpose
-from routoo.training import retrain
+from routoo.training import train
 from tests.run_factory import SHARD, begin, complete, questions
 
 pytestmark = pytest.mark.anyio
@@ -124,7 +124,7 @@ async def test_a_predictor_is_trained_from_runs_without_an_evaluation_item(
 async def test_only_a_checkpoint_that_is_not_worse_is_put_into_use(
     db: Database, monkeypatch: pytest.MonkeyPatch, rise: Any, in_use: Any
 ) -> None:
-    monkeypatch.setattr(retrain, "compare_checkpoints", lambda *_: rise)
+    monkeypatch.setattr(train, "compare_checkpoints", lambda *_: rise)
     example = Path(__file__).parents[2] / "examples" / "checkpoint"
     arguments = (example, load_settings(), "cpu", ConsoleFeedback())
-    assert await retrain.promote_if_not_worse(db, *arguments) is in_use
+    assert await train.promote_if_not_worse(db, *arguments) is in_use

@@ -12,7 +12,7 @@ from routoo.settings import Settings
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts
 from tests.run_factory import add_set, begin, questions
-from worker.webhook import check_webhook, deliver_alerts, sign
+from worker.background import check_webhook, deliver_alerts, sign
 
 pytestmark = pytest.mark.anyio
 SECRET = "between us"  # noqa: S105 - of the test

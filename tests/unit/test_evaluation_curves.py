@@ -7,10 +7,9 @@ from hypothesis import strategies as st
 
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
 from routoo.evaluation.operating_point import RoutedAnswers, by_domain, cost_bins, operating_figures
-from routoo.evaluation.pool_comparison import compare_with_reference
+from routoo.evaluation.pool_comparison import compare_with_reference, weak_strong_figures
 from routoo.evaluation.quality_metrics import reliability, wilson
 from routoo.evaluation.routing import CompleteOutcomes, matched_round_robin, route
-from routoo.evaluation.weak_strong import weak_strong_figures
 from routoo.statistics import Hull
 
 ONCE = np.full((2, 4), 0.25)

@@ -2,23 +2,75 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int
+from jaxtyping import Bool, Float32, Float64, Int, Int32
 from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, Job
+from routoo.domain.pool import TOKENS_PER_MTOK, Pool
 from routoo.domain.prediction import Experience, Predictions
+from routoo.domain.prompt import (
+    bound_text_tokens,
+    choice_count,
+    image_count,
+    requested_completion_tokens,
+)
 from routoo.pipeline.select.capacity import Demand
 from routoo.pipeline.select.dedupe import Duplicates, RequestDigests
 from routoo.pipeline.select.eligibility import describe_ineligibility
 from routoo.pipeline.select.estimates import NOTHING_KNOWN, CallEstimates, estimate_calls
-from routoo.pipeline.select.worst_case import CallBounds
 from routoo.store import jobs, predictions
 from routoo.store.batches import BatchRecord
 
 _JOBS_PER_READ = 5000
 """Number of jobs whose request bodies are in memory at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallBounds:
+    """What bounds the tokens of each job's call, whichever model answers it."""
+
+    text_tokens: Float64[np.ndarray, " jobs"]
+    """Upper bound of the prompt tokens without images."""
+    images: Float64[np.ndarray, " jobs"]
+    choices: Float64[np.ndarray, " jobs"]
+    """Number of answers that the request asks for."""
+    limit_tokens: Float64[np.ndarray, " jobs"]
+    """The request's own limit of tokens an answer; NaN where it has none."""
+
+    @classmethod
+    def empty(cls, jobs: int) -> Self:
+        """Return bounds for a number of jobs, to be filled in."""
+        return cls(*(np.zeros(jobs) for _ in range(4)))
+
+    def fill(self, rows: slice, jobs: Sequence[Job]) -> None:
+        """Set the bounds of the jobs in some rows."""
+        bodies = [job.body for job in jobs]
+        limits = [requested_completion_tokens(body) for body in bodies]
+        self.text_tokens[rows] = [bound_text_tokens(body) for body in bodies]
+        self.images[rows] = [image_count(body) for body in bodies]
+        self.choices[rows] = [choice_count(body) for body in bodies]
+        self.limit_tokens[rows] = [np.nan if limit is None else limit for limit in limits]
+
+    def worst_case_usd(self, pool: Pool, choice: Int32[np.ndarray, " jobs"]) -> float:
+        """Return the most that the calls of all served jobs can cost together, in USD.
+
+        Args:
+            pool: The candidate models.
+            choice: Column of each job's model, -1 where it has none.
+        """
+        total = 0.0
+        for column, model in enumerate(pool.models):
+            rows = np.flatnonzero(choice == column)
+            prompt = self.text_tokens[rows] + self.images[rows] * (model.image_prompt_tokens or 0)
+            own = self.limit_tokens[rows]
+            answer = np.where(np.isnan(own), model.max_completion_tokens, own) * self.choices[rows]
+            price = model.price_usd_per_mtok
+            total += float(prompt.sum()) * float(price.prompt)
+            total += float(answer.sum()) * float(price.completion)
+        return total / float(TOKENS_PER_MTOK)
 
 
 @dataclass(frozen=True, slots=True)
