@@ -27,7 +27,7 @@ from routoo.evaluation.graders.recorded import grade_recorded
 from routoo.evaluation.item_grading import grade_item
 from routoo.evaluation_runs.begin import write_batch
 from routoo.evaluation_runs.load import load_run
-from routoo.store import batches, checkpoints, prescored, schedules
+from routoo.store import batches, checkpoints, schedules
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts, eval_runs, eval_sets, grades
 from routoo.store.evaluation.eval_runs import RunRecord, RunResult
@@ -128,7 +128,7 @@ async def ask_judge(
     )
     requests = list(_requests(comparisons))
     batch_id = await write_batch(conn, new, requests, shard_size)
-    await prescored.skip_scoring(conn, batch_id, 1, MAX_TOKENS)
+    await batches.skip_scoring(conn, batch_id, 1, MAX_TOKENS)
     return batch_id
 
 

@@ -1,1 +1,4 @@
-"""What is true of every batch, in PostgreSQL; one module an aggregate, rows never leave it."""
+"""The database: what is true of every batch, in PostgreSQL.
+
+A module or package holds the statements of one aggregate and returns records, never rows.
+"""

@@ -1,4 +1,4 @@
-"""A batch's budget: raise it, and tell once how much of it is used."""
+"""A batch's budget: changes of it, warnings about its use, and whether some may come back."""
 
 from decimal import Decimal
 from uuid import UUID

@@ -23,7 +23,7 @@ _LIMITS = columns.names(SLA)
 
 @dataclass(slots=True)  # not frozen: that triples the cost of making one, a million times a batch
 class JobInput:
-    """One job on its way in, checked by whoever read it."""
+    """One job to be copied in; its reader has checked it."""
 
     job_no: int
     """Position in the input, from 0, without gaps."""

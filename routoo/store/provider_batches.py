@@ -114,8 +114,8 @@ async def is_any_open(conn: AsyncConnection, batch_id: UUID) -> bool:
     return cursor.rowcount > 0
 
 
-async def wake(conn: AsyncConnection, batch_id: UUID) -> None:
-    """Let the shards of a batch that wait for a provider be looked at now, parked ones too."""
+async def make_due(conn: AsyncConnection, batch_id: UUID) -> None:
+    """Make the shards of a batch that wait for a provider due at once, parked ones too."""
     await conn.execute(
         """
         UPDATE shards s SET not_before = NULL, attempts = 0,

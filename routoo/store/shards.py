@@ -1,7 +1,7 @@
 """Shards: how a shard's work ends, and what that sets going.
 
 A shard is a contiguous slice of a batch's jobs in one stage, the unit of queueing. `finish` is the
-one way in which a worker that holds a lease gives it up. Whoever changes the state of a shard here
+one way in which a worker that holds a lease gives it up. Every change of a shard's state here
 locks the batch's row first, so that two workers that end their shards at once see each other.
 """
 

@@ -15,6 +15,7 @@ from routoo.store.batches.records import (
     lock,
     save_plan,
     seal,
+    skip_scoring,
     status,
 )
 
@@ -30,5 +31,6 @@ __all__ = [
     "lock",
     "save_plan",
     "seal",
+    "skip_scoring",
     "status",
 ]

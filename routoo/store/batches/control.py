@@ -57,7 +57,7 @@ async def cancel(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
     before = await batches.lock(conn, batch_id)
     if before in _CANCELLABLE:
         await _set(conn, batch_id, BatchStatus.CANCELLING)
-        await provider_batches.wake(conn, batch_id)
+        await provider_batches.make_due(conn, batch_id)
     return before
 
 
@@ -68,7 +68,7 @@ async def end_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
     later retry goes on where the batch stopped.
 
     Args:
-        conn: A transaction of its own.
+        conn: A transaction; `shards.finish` calls this in its own.
         batch_id: The batch.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Grades: what graders made of the answers."""
+"""Grades of answers: saved, and read together with the answers they belong to."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -109,7 +109,8 @@ class ScoredAnswer:
 async def iterate_graded(conn: AsyncConnection) -> AsyncIterator[ScoredAnswer]:
     """Stream every answer that has a score, oldest first.
 
-    Replayed outcomes are left out: whoever recorded them has them. So are a judge's own answers.
+    Replayed outcomes are left out, because they were recorded elsewhere, and so are a judge's own
+    answers.
 
     Args:
         conn: A transaction; what is streamed is its state at the start.

@@ -186,7 +186,7 @@ class SupersededResultRow(SQLModel, table=True):
 
 
 class BudgetWarningRow(SQLModel, table=True):
-    """A share of its budget that a batch has used; each is told once."""
+    """A share of its budget that a batch has used; each is warned of once."""
 
     __tablename__ = "budget_warnings"
     __table_args__ = (

@@ -91,7 +91,7 @@ class FollowerRow(SQLModel, table=True):
     __tablename__ = "followers"
     __table_args__ = (
         CheckConstraint("leader_no < job_no", name="followers_leader"),
-        # A leader's result is looked up here in the transaction that saves it.
+        # The duplicates of a job are looked up here in the transaction that saves its result.
         Index("followers_by_leader", "batch_id", "leader_no"),
         {"comment": "Jobs that are not called because an identical one of their batch is"},
     )
