@@ -1,7 +1,7 @@
 """Re-plans: the select stage of a running batch done again, and the history of why.
 
-A request reopens the batch's select shard; the worker that claims it decides anew for the jobs that are not
-under way. A crash in between leaves the request open, and the next owner decides.
+A request reopens the batch's select shard; the worker that claims it decides anew for the jobs that
+are not under way. A crash in between leaves the request open, and the next owner decides.
 """
 
 from collections.abc import Mapping
