@@ -15,8 +15,8 @@ from routoo.domain.pool import Pool
 from routoo.errors import InputError, RoutooError
 from routoo.store import batches, shards
 from routoo.store.batches import BatchRecord, plans
+from routoo.store.batches.plans import derive_plan
 from routoo.store.database import Database
-from routoo.store.redraft import redraft
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ async def plan_again(
     async with database.transaction() as conn:
         batch = await batches.find(conn, source)
         objective = read_objective(batch.pool)
-        return await redraft(conn, batch, budget_usd, objective, shard_size)
+        return await derive_plan(conn, batch, budget_usd, objective, shard_size)
 
 
 async def await_plan(

@@ -20,9 +20,9 @@ from routoo.pipeline.explanation import JobExplanation, explain_job
 from routoo.pipeline.select.shard import select_shard
 from routoo.store import batches, jobs, shards
 from routoo.store.batches import BatchRecord, plans, replans
+from routoo.store.batches.plans import derive_plan
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
-from routoo.store.redraft import redraft
 from tests import batch_factory as factory
 
 pytestmark = pytest.mark.anyio
@@ -168,7 +168,7 @@ async def test_a_plan_is_made_from_another_without_scoring_again(db: Database) -
     first = await planned(db, slas=slas, budget_usd="1", key="monday")
     aim = Objective(willingness_to_pay_usd=1e-9)
     async with db.transaction() as conn:
-        second_id = await redraft(conn, first, Decimal("0.5"), aim, shard_size=2)
+        second_id = await derive_plan(conn, first, Decimal("0.5"), aim, shard_size=2)
     second = await selected(db, second_id)
     assert (second.status, second.budget_usd, second.objective) == ("planned", Decimal("0.5"), aim)
     assert (second.pool, second.name, second.idempotency_key) == (first.pool, first.name, None)
@@ -191,7 +191,7 @@ async def test_a_plan_from_another_keeps_how_sure_its_floors_are(db: Database) -
         await conn.execute("INSERT INTO floors VALUES (%s, %s::real[])", [first_id, margins])
     first = await selected(db, first_id)
     async with db.transaction() as conn:
-        second_id = await redraft(conn, first, None, Objective(), shard_size=2)
+        second_id = await derive_plan(conn, first, None, Objective(), shard_size=2)
     second = await selected(db, second_id)
     assert second.objective == aim
     # 0.1 and a little for each job, less the margin of 0.1: no large model reaches the floor.
@@ -203,7 +203,7 @@ async def test_a_batch_that_is_not_scored_gives_no_plan(db: Database) -> None:
     batch = await found(db, await factory.submit(db))
     with pytest.raises(InputError, match="only 0 of 4 jobs are scored"):
         async with db.transaction() as conn:
-            await redraft(conn, batch, None, Objective(), shard_size=2)
+            await derive_plan(conn, batch, None, Objective(), shard_size=2)
 
 
 async def test_a_plans_key_is_not_taken_for_a_submission(db: Database, tmp_path: Path) -> None:

@@ -1,21 +1,29 @@
-"""Plans: batches that are scored and selected, and make no call until they are submitted."""
+"""Plans: batches that are scored and selected, and make no call until they are submitted.
 
+A plan may be derived from a batch that is scored already, with another aim or budget.
+"""
+
+from dataclasses import replace
 from datetime import UTC, datetime
-from uuid import UUID
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
+from psycopg.types.json import Jsonb
 
+from routoo.domain.batch_options import Objective
 from routoo.domain.job import BatchStatus
 from routoo.errors import InfeasibleError, InputError
 from routoo.store import batches
 from routoo.store.batches import BatchRecord
 
 _FACTS = ("jobs", "predictions", "assignments", "followers", "results")
-"""What a plan has beside the rows that go with the batch's own."""
+"""Tables of a plan's rows that no foreign key deletes with the batch."""
 
 
 async def finish_planning(conn: AsyncConnection, batch_id: UUID) -> None:
-    """Let a draft whose selection is done wait for its owner.
+    """Let a plan whose selection is done wait for its owner.
 
     `shards.finish` calls this; its dispatch shards stay blocked.
     """
@@ -114,3 +122,77 @@ def _check_runnable(batch: BatchRecord, now: datetime) -> None:
             value=str(batch.deadline),
             remedy="Plan again with a later one",
         )
+
+
+# Whatever columns a table has or gets: those that are not named here are copied as they are.
+_COPY_BATCH = """
+    INSERT INTO batches SELECT copy.* FROM batches b, jsonb_populate_record(b, %(changes)s) AS copy
+    WHERE b.id = %(source)s
+"""
+_COPY_FACTS = """
+    INSERT INTO {table} SELECT copy.*
+    FROM {table} f, jsonb_populate_record(f, jsonb_build_object('batch_id', %(id)s::text)) AS copy
+    WHERE f.batch_id = %(source)s
+"""
+
+
+async def derive_plan(
+    conn: AsyncConnection,
+    source: BatchRecord,
+    budget_usd: Decimal | None,
+    objective: Objective,
+    shard_size: int,
+) -> UUID:
+    """Make a plan with another batch's jobs, prices and predictions, ready to be selected.
+
+    Args:
+        conn: A transaction.
+        source: A plan, or any batch that is scored as a whole; it stays as it is.
+        budget_usd: Budget of the new plan in USD, None for none.
+        objective: What it aims at; how sure its quality floors are stays the source's.
+        shard_size: Most jobs in a shard.
+
+    Returns:
+        Id of the new plan.
+
+    Raises:
+        InputError: The source is not scored yet.
+    """
+    batch_id = uuid4()
+    aim = replace(objective, floor_confidence=source.objective.floor_confidence)
+    changes = {"id": str(batch_id), **_fresh(budget_usd, aim)}
+    await conn.execute(_COPY_BATCH, {"changes": Jsonb(changes), "source": source.id})
+    key = {"id": batch_id, "source": source.id}
+    await conn.execute(_COPY_FACTS.format(table="jobs"), key)
+    cursor = await conn.execute(_COPY_FACTS.format(table="predictions"), key)
+    if cursor.rowcount != source.job_count:
+        raise InputError(
+            f"only {cursor.rowcount:,} of {source.job_count:,} jobs are scored",
+            value=str(source.id),
+            remedy="Wait until the plan is there, then derive another from it",
+        )
+    # The margins of quality floors are the predictor's, as the predictions are.
+    await conn.execute(_COPY_FACTS.format(table="floors"), key)
+    await batches.seal(conn, batch_id, source.job_count, shard_size)
+    await conn.execute(
+        "UPDATE shards SET state = CASE stage WHEN 'score' THEN 'done' ELSE 'ready' END"
+        " WHERE batch_id = %s AND stage IN ('score', 'select')",
+        [batch_id],
+    )
+    return batch_id
+
+
+def _fresh(budget_usd: Decimal | None, objective: Objective) -> dict[str, Any]:
+    """Return the columns in which a derived plan differs from its source."""
+    return {
+        "status": BatchStatus.PLANNING,
+        "draft": True,
+        "idempotency_key": None,
+        "budget_usd": None if budget_usd is None else str(budget_usd),
+        "objective": None if objective == Objective() else objective.as_json(),
+        "created_at": "now",
+        "plan": None,
+        "error": None,
+        "completed_at": None,
+        "submitted_at": None,
+    }
