@@ -25,7 +25,7 @@ from routoo.evaluation.bootstrap import Interval, bootstrap_weights
 from routoo.evaluation.cross_fitting import PromptFeatures, cross_fit, split_items
 from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import Quality, mean_metrics, metrics_by_model
-from routoo.evaluation.report.number_format import fixed, with_interval
+from routoo.evaluation.report.section import fixed, with_interval
 from routoo.evaluation.routing import (
     CompleteOutcomes,
     complete_outcomes,

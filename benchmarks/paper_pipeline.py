@@ -31,7 +31,7 @@ from routoo.domain.job import Job
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.tables import Outcomes, write_outcomes
 from routoo.evaluation.collect import RequestForm
-from routoo.evaluation.graders.recorded import ITEM_KEY, recorded_answer
+from routoo.evaluation.graders.grade import ITEM_KEY, recorded_answer
 from routoo.pipeline.select.estimates import estimate_calls
 from routoo.predictor.predictor import load_predictor
 from routoo.selector import Problem, solve

@@ -155,7 +155,7 @@ def show(
         typer.echo((folder / MANIFEST_FILE).read_text(encoding="utf-8").rstrip())
         return
     from routoo.console.output import console, report_table
-    from routoo.evaluation.report.number_format import fixed
+    from routoo.evaluation.report.section import fixed
 
     screen = console()
     screen.print(f"backbone {manifest.backbone} ({manifest.backbone_sha256[:_HASH_DIGITS]})")
@@ -189,7 +189,7 @@ def add_model(
     import orjson
 
     from routoo.console.output import console
-    from routoo.evaluation.report.number_format import fixed
+    from routoo.evaluation.report.section import fixed
     from routoo.settings import load_settings
     from routoo.training import add_model as work
     from routoo.training.tables import read_tables

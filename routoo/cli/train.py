@@ -123,7 +123,7 @@ def _prepare_plot(options: TrainOptions) -> Path:
 
 def _print_figures(options: TrainOptions, trained: "TrainedPredictor") -> None:
     from routoo.console.output import json_line, note
-    from routoo.evaluation.report.number_format import fixed
+    from routoo.evaluation.report.section import fixed
 
     metrics: dict[str, Any] = trained.manifest.metrics
     mean, items = metrics["mean"], len(trained.matrix.items)

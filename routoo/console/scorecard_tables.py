@@ -10,7 +10,7 @@ from routoo.console.output import report_table
 from routoo.evaluation.bootstrap import Interval
 from routoo.evaluation.operating_point import OperatingPoint
 from routoo.evaluation.pool_comparison import PoolComparison
-from routoo.evaluation.report.number_format import (
+from routoo.evaluation.report.section import (
     fixed,
     percent,
     signed,

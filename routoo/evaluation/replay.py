@@ -16,7 +16,7 @@ from aiohttp import web
 from routoo.domain.items import Item
 from routoo.domain.prompt import estimate_text_tokens, prompt_text
 from routoo.domain.tables import Outcomes
-from routoo.evaluation.graders.recorded import ITEM_KEY, recorded_answer
+from routoo.evaluation.graders.grade import ITEM_KEY, recorded_answer
 
 _LARGEST_REQUEST = 64 << 20
 

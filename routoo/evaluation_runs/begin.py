@@ -21,7 +21,7 @@ from routoo.domain.pool import Pool
 from routoo.errors import InputError
 from routoo.evaluation.collect import RequestForm
 from routoo.evaluation.evaluation_run import RunMode
-from routoo.evaluation.graders.recorded import ITEM_KEY
+from routoo.evaluation.graders.grade import ITEM_KEY
 from routoo.store import batches, checkpoints
 from routoo.store.evaluation import eval_runs, eval_sets
 from routoo.store.evaluation.eval_sets import EvalSetRecord

@@ -16,6 +16,7 @@ from routoo.domain.pool import CandidateModel, Pool
 from routoo.errors import DatabaseUnavailableError, StoreError
 from routoo.evaluation.drift import Alert, find_drift
 from routoo.evaluation.evaluation_run import EvaluationRun, run_figures
+from routoo.evaluation.graders.grade import grade_recorded
 from routoo.evaluation.graders.judge import (
     JUDGE,
     MAX_TOKENS,
@@ -23,7 +24,6 @@ from routoo.evaluation.graders.judge import (
     grade_verdicts,
     judge_request,
 )
-from routoo.evaluation.graders.recorded import grade_recorded
 from routoo.evaluation.item_grading import grade_item
 from routoo.evaluation_runs.begin import write_batch
 from routoo.evaluation_runs.load import load_run

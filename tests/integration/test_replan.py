@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from routoo.pipeline.select import replan
+from routoo.pipeline.select import shard
 from routoo.pipeline.select.drift import ReplanOptions, request_if_adrift
 from routoo.store import batches, shards
 from routoo.store.batches import replans
@@ -152,7 +152,7 @@ async def test_a_replan_that_dies_half_way_is_done_by_the_next_worker(
             raise RuntimeError("killed")
 
         with monkeypatch.context() as patch:
-            patch.setattr(replan.replans, "decide", die)
+            patch.setattr(shard.replans, "decide", die)
             with pytest.raises(RuntimeError, match="killed"):
                 await select(db, batch_id)
         assert await revisions(db) == {1: 20}

@@ -7,7 +7,7 @@ from aiohttp.test_utils import TestClient, TestServer
 from routoo.domain.items import Item
 from routoo.domain.prompt import estimate_text_tokens
 from routoo.domain.tables import Outcomes
-from routoo.evaluation.graders.recorded import grade_recorded
+from routoo.evaluation.graders.grade import grade_recorded
 from routoo.evaluation.replay import Replay
 
 pytestmark = pytest.mark.anyio

@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from routoo.evaluation.report.page import render_page
-from routoo.evaluation.report.palette import DARK, LIGHT
+from routoo.evaluation.report.page import DARK, LIGHT, render_page
 from tests.browser import CHROMIUM, Tab, browser_tab
 from tests.scorecard_factory import make_scorecard
 

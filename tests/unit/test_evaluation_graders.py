@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from routoo.errors import InputError
 from routoo.evaluation.graders import GRADERS, default_grader, grade
+from routoo.evaluation.graders.grade import grade_recorded, recorded_answer
 from routoo.evaluation.graders.judge import grade_verdicts
-from routoo.evaluation.graders.recorded import grade_recorded, recorded_answer
 
 CHOICE = [
     ("C", "C", 1.0),

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.report.history import history_section
-from routoo.evaluation.report.number_format import usd_per_thousand, with_interval
-from routoo.evaluation.report.page import render_page
-from routoo.evaluation.report.palette import DARK, LIGHT, MARKS, TEXT
+from routoo.evaluation.report.page import DARK, LIGHT, MARKS, TEXT, render_page
 from routoo.evaluation.report.plot import Axis, element
+from routoo.evaluation.report.section import usd_per_thousand, with_interval
+from routoo.evaluation.report.sections import history_section
 from routoo.evaluation.scorecard import PastRun, Scorecard
 from tests.scorecard_factory import make_scorecard
 

@@ -25,11 +25,15 @@ from typing import Any
 from routoo.errors import InputError
 from routoo.evaluation.graders.choice import grade_choice
 from routoo.evaluation.graders.code_output import grade_code_output
-from routoo.evaluation.graders.contains import grade_contains
 from routoo.evaluation.graders.grade import Grade
 from routoo.evaluation.graders.json_value import grade_json, grade_json_schema
 from routoo.evaluation.graders.numeric import grade_numeric
-from routoo.evaluation.graders.text import grade_exact, grade_normalized, grade_regex
+from routoo.evaluation.graders.text import (
+    grade_contains,
+    grade_exact,
+    grade_normalized,
+    grade_regex,
+)
 
 __all__ = ["GRADERS", "Grade", "default_grader", "grade", "listed_choices"]
 

@@ -11,16 +11,19 @@ from routoo.evaluation.pool_comparison import (
     Frontier,
     PoolComparison,
 )
-from routoo.evaluation.report.number_format import (
+from routoo.evaluation.report.plot import Plot, Point, plot_area
+from routoo.evaluation.report.section import (
     MISSING,
+    FigureTable,
+    LegendEntry,
+    Section,
+    both_widths,
     fixed,
     percent,
     signed,
     usd_per_thousand,
     with_interval,
 )
-from routoo.evaluation.report.plot import Plot, Point, plot_area
-from routoo.evaluation.report.section import FigureTable, LegendEntry, Section, both_widths
 from routoo.evaluation.scorecard import Scorecard
 from routoo.statistics import Hull
 

@@ -1,10 +1,12 @@
 """A whole batch as arrays: what the selector decides on, and the jobs that it can't decide on."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
+import orjson
 from jaxtyping import Bool, Float32, Float64, Int, Int32
 from psycopg import AsyncConnection
 
@@ -18,14 +20,62 @@ from routoo.domain.prompt import (
     requested_completion_tokens,
 )
 from routoo.pipeline.select.capacity import Demand
-from routoo.pipeline.select.dedupe import Duplicates, RequestDigests
 from routoo.pipeline.select.eligibility import describe_ineligibility
 from routoo.pipeline.select.estimates import NOTHING_KNOWN, CallEstimates, estimate_calls
+from routoo.selector.solution import Solution
 from routoo.store import jobs, predictions
 from routoo.store.batches import BatchRecord
 
 _JOBS_PER_READ = 5000
 """Number of jobs whose request bodies are in memory at once."""
+_HALVES = np.dtype([("high", "<u8"), ("low", "<u8")])
+"""Two halves of a digest of 128 bits: a billion different requests have no two alike by chance."""
+
+
+class RequestDigests:
+    """Digests of all jobs of a batch, filled in slice by slice."""
+
+    def __init__(self, jobs: int) -> None:
+        self._found = np.zeros(jobs, _HALVES)
+
+    def fill(self, rows: slice, slice_: Sequence[Job]) -> None:
+        """Set the digests of the jobs in some rows."""
+        self._found[rows] = np.frombuffer(b"".join(map(_digest, slice_)), _HALVES)
+
+    def duplicates(self) -> "Duplicates":
+        """Return which jobs are identical."""
+        _, first, group = np.unique(self._found, return_index=True, return_inverse=True)
+        return Duplicates(first[group].astype(np.int32))
+
+
+def _digest(job: Job) -> bytes:
+    # The limits count: an answer that is in time for one job may be late for another.
+    asked = orjson.dumps(job.body, option=orjson.OPT_SORT_KEYS) + repr(job.sla).encode()
+    return hashlib.blake2b(asked, digest_size=_HALVES.itemsize).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicates:
+    """Which jobs have the same request and the same limits."""
+
+    original: Int32[np.ndarray, " jobs"]
+    """Number of each job's original; an original's own number."""
+
+    @property
+    def weight(self) -> Float32[np.ndarray, " jobs"]:
+        """Number of jobs that a job's answer serves; 0 for a duplicate."""
+        return np.bincount(self.original, minlength=len(self.original)).astype(np.float32)
+
+    def pairs(self) -> Iterator[tuple[int, int]]:
+        """Yield the number of each duplicate with its original's."""
+        for job_no in np.flatnonzero(self.original != np.arange(len(self.original))).tolist():
+            yield job_no, int(self.original[job_no])
+
+    def spread(self, solution: Solution) -> Solution:
+        """Return a solution in which each duplicate has the model of its original, or none."""
+        choice = solution.choice[self.original]
+        left = int(np.count_nonzero(choice < 0) - np.count_nonzero(solution.choice < 0))
+        return replace(solution, choice=choice, unaffordable=solution.unaffordable + left)
 
 
 @dataclass(frozen=True, slots=True)
