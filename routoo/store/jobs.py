@@ -134,6 +134,31 @@ async def find(conn: AsyncConnection, batch_id: UUID, custom_id: str) -> Job:
     return _job(*row)
 
 
+_PENDING = f"""
+    SELECT a.model, p.quality, p.completion_tokens, t.attempts, t.cost_usd, {_JOB_COLUMNS}
+    FROM jobs j
+    JOIN predictions p USING (batch_id, job_no)
+    CROSS JOIN LATERAL (
+        SELECT model FROM assignments s
+        WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
+        ORDER BY revision DESC LIMIT 1
+    ) a
+    CROSS JOIN LATERAL (
+        SELECT coalesce(max(attempt_no), 0) AS attempts, coalesce(sum(cost_usd), 0) AS cost_usd
+        FROM attempts s WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
+    ) t
+    WHERE j.batch_id = %(batch_id)s AND j.job_no >= %(first)s AND j.job_no < %(end)s
+      AND NOT EXISTS (
+        SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
+      AND NOT EXISTS (
+        SELECT FROM followers f WHERE f.batch_id = j.batch_id AND f.job_no = j.job_no)
+      AND NOT EXISTS (
+        SELECT FROM provider_rows m JOIN provider_batches b USING (marker)
+        WHERE m.batch_id = j.batch_id AND m.job_no = j.job_no AND b.state <> 'closed')
+    ORDER BY j.job_no
+""".encode()
+
+
 async def pending(conn: AsyncConnection, lease: Lease) -> list[PendingJob]:
     """Return the jobs of a dispatch shard that were assigned a model and have no result yet.
 
@@ -149,29 +174,7 @@ async def pending(conn: AsyncConnection, lease: Lease) -> list[PendingJob]:
         The jobs in order, with their latest assignment, their predictions and what was spent.
     """
     cursor = await conn.execute(
-        f"""
-        SELECT a.model, p.quality, p.completion_tokens, t.attempts, t.cost_usd, {_JOB_COLUMNS}
-        FROM jobs j
-        JOIN predictions p USING (batch_id, job_no)
-        CROSS JOIN LATERAL (
-            SELECT model FROM assignments s
-            WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
-            ORDER BY revision DESC LIMIT 1
-        ) a
-        CROSS JOIN LATERAL (
-            SELECT coalesce(max(attempt_no), 0) AS attempts, coalesce(sum(cost_usd), 0) AS cost_usd
-            FROM attempts s WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
-        ) t
-        WHERE j.batch_id = %(batch_id)s AND j.job_no >= %(first)s AND j.job_no < %(end)s
-          AND NOT EXISTS (
-            SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
-          AND NOT EXISTS (
-            SELECT FROM followers f WHERE f.batch_id = j.batch_id AND f.job_no = j.job_no)
-          AND NOT EXISTS (
-            SELECT FROM provider_rows m JOIN provider_batches b USING (marker)
-            WHERE m.batch_id = j.batch_id AND m.job_no = j.job_no AND b.state <> 'closed')
-        ORDER BY j.job_no
-        """.encode(),
+        _PENDING,
         {
             "batch_id": lease.key.batch_id,
             "first": lease.first_job,

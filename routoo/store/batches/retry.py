@@ -56,6 +56,21 @@ async def reopen(
         NotFoundError: There is no such batch.
         InputError: The batch is paused, being cancelled or a plan, or its models are being chosen.
     """
+    before = await _check_reopenable(conn, batch_id)
+    await conn.execute(f"SELECT FROM shards WHERE {_IDLE} FOR UPDATE".encode(), {"id": batch_id})
+    wanted = sorted(set(statuses) & UNANSWERED)
+    jobs = await _supersede(conn, batch_id, wanted)
+    if jobs or before is not BatchStatus.IN_PROGRESS:
+        await _reopen_shards(conn, batch_id)
+    left = await _count(conn, batch_id, wanted)
+    if jobs or await _has_open_jobs(conn, batch_id):
+        await _set_in_progress(conn, batch_id)
+        await replans.request(conn, batch_id, reason)
+    return Reopened(jobs, left)
+
+
+async def _check_reopenable(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
+    """Lock the batch and return its state; refuse one whose jobs can't be opened now."""
     before = await batches.lock(conn, batch_id)
     if before not in _REOPENABLE:
         raise InputError(
@@ -76,16 +91,7 @@ async def reopen(
             value=str(batch_id),
             remedy="Try again in a few seconds",
         )
-    await conn.execute(f"SELECT FROM shards WHERE {_IDLE} FOR UPDATE".encode(), {"id": batch_id})
-    wanted = sorted(set(statuses) & UNANSWERED)
-    jobs = await _supersede(conn, batch_id, wanted)
-    if jobs or before is not BatchStatus.IN_PROGRESS:
-        await _reopen_shards(conn, batch_id)
-    left = await _count(conn, batch_id, wanted)
-    if jobs or await _has_open_jobs(conn, batch_id):
-        await _set_in_progress(conn, batch_id)
-        await replans.request(conn, batch_id, reason)
-    return Reopened(jobs, left)
+    return before
 
 
 async def _supersede(conn: AsyncConnection, batch_id: UUID, statuses: list[ResultStatus]) -> int:
