@@ -3,9 +3,7 @@
 import csv
 import io
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
@@ -20,26 +18,14 @@ from routoo.domain.job import ResultStatus, Stage
 from routoo.store import ledger, results, shards
 from routoo.store.database import Database
 from tests import batch_factory as factory
+from tests.producer_command import ProducerCommand
 
-PRODUCER = Path(sys.executable).with_name("routoo-producer")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
 def producer(database_url: str, tmp_path: Path) -> Run:
-    environment = os.environ | {
-        "ROUTOO_DATABASE_URL": database_url,
-        "ROUTOO_BROKER_URL": "redis://127.0.0.1:1/0",
-        "ROUTOO_HOME": str(tmp_path),
-    }
-
-    def run(*arguments: object) -> "subprocess.CompletedProcess[str]":
-        command = [str(PRODUCER), *map(str, arguments)]
-        return subprocess.run(
-            command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-
-    return run
+    return ProducerCommand(database_url, tmp_path).run
 
 
 async def finished(db: Database) -> UUID:
@@ -101,7 +87,7 @@ async def test_a_batch_without_failures_leaves_no_error_file(
     await factory.dispatch(db, await factory.claim(db, batch_id, Stage.DISPATCH))
     done = producer("results", batch_id, "--out", "answers.jsonl")
     assert done.returncode == 0
-    assert files(tmp_path) == ["answers.jsonl"]
+    assert files(tmp_path) == ["answers.jsonl", "pool.yaml"]
 
 
 async def test_csv_has_the_columns_of_the_view(db: Database, producer: Run) -> None:
@@ -160,7 +146,7 @@ async def test_watch_ends_with_status_five_when_a_job_has_no_answer(
     assert last["spent_usd"] == 0.03
 
 
-async def test_status_tells_how_a_batch_stands(db: Database, producer: Run) -> None:
+async def test_status_shows_the_progress_of_a_batch(db: Database, producer: Run) -> None:
     batch_id = await finished(db)
     facts = json.loads(producer("status", str(batch_id)[:8], "--json").stdout)
     assert facts["results"]["succeeded"] == 3

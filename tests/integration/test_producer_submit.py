@@ -1,62 +1,33 @@
-"""Submission through the real command: whole or not at all, once, with every problem told."""
+"""Submission through the real command: whole or not at all, once, with every problem listed."""
 
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
+from tests.producer_command import PRODUCER, ProducerCommand, write_pool
 from tests.services import short_folder
 
-PRODUCER = Path(sys.executable).with_name("routoo-producer")
-NO_BROKER = "redis://127.0.0.1:1/0"
 DEADLINE_S = 60.0
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def write_pool(path: Path) -> Path:
-    model = {
-        "name": "small",
-        "endpoint": {"base_url": "http://localhost:1/v1"},
-        "price_usd_per_mtok": {"prompt": "1", "completion": "2"},
-        "context_window_tokens": 4096,
-    }
-    path.write_text(json.dumps({"models": [model]}))
-    return path
+@pytest.fixture
+def command(database_url: str, tmp_path: Path) -> ProducerCommand:
+    return ProducerCommand(database_url, tmp_path)
 
 
 @pytest.fixture
-def environment(database_url: str, tmp_path: Path) -> dict[str, str]:
-    return os.environ | {
-        "ROUTOO_DATABASE_URL": database_url,
-        "ROUTOO_BROKER_URL": NO_BROKER,
-        "ROUTOO_HOME": str(tmp_path),
-        "ROUTOO_POOL": str(write_pool(tmp_path / "pool.yaml")),
-    }
-
-
-@pytest.fixture
-def submit(environment: dict[str, str], tmp_path: Path) -> Run:
-    def run(*arguments: object, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        command = [str(PRODUCER), "submit", *map(str, arguments)]
-        return subprocess.run(
-            command,
-            env=environment,
-            cwd=tmp_path,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    return run
+def submit(command: ProducerCommand) -> Run:
+    return partial(command.run, "submit")
 
 
 def query(url: str, sql: str) -> list[tuple[Any, ...]]:
@@ -94,7 +65,7 @@ def test_a_broker_that_is_away_is_only_a_note(submit: Run) -> None:
     assert "recovery tick" in done.stderr
 
 
-def test_bad_rows_are_all_told_and_nothing_is_submitted(
+def test_bad_rows_are_all_listed_and_nothing_is_submitted(
     submit: Run, database_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.jsonl").write_text('{"prompt": "fine"}\n{\n\n{"prompt": " "}\n')
@@ -156,7 +127,7 @@ def test_csv_comes_from_a_pipe_too(submit: Run, database_url: str) -> None:
         (("-", "--nonsense"), 2, "nonsense"),
     ],
 )
-def test_a_bad_argument_is_told_with_its_status(
+def test_a_bad_argument_is_reported_with_its_status(
     submit: Run, arguments: tuple[str, ...], status: int, said: str
 ) -> None:
     done = submit(*arguments)
@@ -167,11 +138,11 @@ def test_a_bad_argument_is_told_with_its_status(
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGINT, 130)])
 def test_a_submission_that_is_cut_off_leaves_nothing(
-    environment: dict[str, str], database_url: str, number: signal.Signals, status: int
+    command: ProducerCommand, database_url: str, number: signal.Signals, status: int
 ) -> None:
     with subprocess.Popen(
         [PRODUCER, "submit", "-"],
-        env=environment,
+        env=command.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -197,13 +168,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def test_a_database_that_is_away_is_told_without_its_password(
-    environment: dict[str, str], tmp_path: Path
+def test_a_database_that_is_away_is_reported_without_its_password(
+    command: ProducerCommand, tmp_path: Path
 ) -> None:
     url = "postgresql://me:s3cret-word@127.0.0.1:1/routoo?connect_timeout=1"
     done = subprocess.run(
         [PRODUCER, "list"],
-        env=environment | {"ROUTOO_DATABASE_URL": url},
+        env=command.environment | {"ROUTOO_DATABASE_URL": url},
         cwd=tmp_path,
         capture_output=True,
         text=True,
@@ -214,14 +185,12 @@ def test_a_database_that_is_away_is_told_without_its_password(
     assert "s3cret" not in done.stderr + done.stdout
 
 
-def test_an_unmigrated_database_is_told_with_the_remedy(
-    environment: dict[str, str], database_url: str
+def test_an_unmigrated_database_is_reported_with_the_remedy(
+    command: ProducerCommand, database_url: str
 ) -> None:
     with psycopg.connect(database_url) as connection:
         connection.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public")
-    done = subprocess.run(
-        [PRODUCER, "list"], env=environment, capture_output=True, text=True, check=False
-    )
+    done = command.run("list")
     assert done.returncode == 1
     assert "routoo db upgrade" in done.stderr
 

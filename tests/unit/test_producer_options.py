@@ -57,7 +57,7 @@ def test_runs_and_schedules_take_the_aims_of_batches() -> None:
         ({"risk": "-1"}, "--risk: the risk is out of range"),
     ],
 )
-def test_an_aim_that_makes_no_sense_is_told(options: dict[str, str], said: str) -> None:
+def test_an_aim_that_makes_no_sense_is_reported(options: dict[str, str], said: str) -> None:
     with pytest.raises(InputError) as caught:
         BatchOptions(**options).objective(POOL)
     assert said in str(caught.value)

@@ -190,7 +190,7 @@ def test_a_rows_limits_override_the_batch_wide_ones() -> None:
         (b'{"custom_id": "a", "body": {"prompt": " "}}', ProblemKind.EMPTY_PROMPT),
     ],
 )
-def test_a_bad_row_is_told_by_its_kind(line: bytes, kind: ProblemKind) -> None:
+def test_a_bad_row_is_reported_by_its_kind(line: bytes, kind: ProblemKind) -> None:
     assert kind_of(line) is kind
 
 
