@@ -133,7 +133,7 @@ def _describe(
     for member in choice.members:
         name = answers.models[member.model]
         tariff = tariffs.get(name)
-        price = None if tariff is None else {k: float(v) for k, v in tariff.model_dump().items()}
+        price = None if tariff is None else _as_numbers(tariff)
         members.append({"model": name, "gain": member.gain, "price_usd_per_mtok": price})
     return {
         "members": members,
@@ -142,6 +142,10 @@ def _describe(
         **{k: v for k, v in asdict(choice).items() if k != "members"},
         "share": choice.share,
     }
+
+
+def _as_numbers(tariff: "Tariff") -> dict[str, float]:
+    return {name: float(price) for name, price in tariff.model_dump(exclude_none=True).items()}
 
 
 def _print_choice(report: dict[str, Any], choice: "PoolChoice") -> None:

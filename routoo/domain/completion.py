@@ -16,6 +16,8 @@ class Usage:
     completion_tokens: int
     estimated: bool = False
     """The answer carried no usage; counts are ours: of the tokenizer, or the upper bound."""
+    cached_prompt_tokens: int = 0
+    """Of the prompt tokens, those that the endpoint had in a cache."""
 
     @property
     def total_tokens(self) -> int:

@@ -9,6 +9,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ValidationInfo,
     field_serializer,
     field_validator,
     model_validator,
@@ -52,11 +53,31 @@ class Tariff(_Record):
 
     prompt: Price
     completion: Price
+    cached_prompt: Price | None = None
+    """Of prompt tokens that the endpoint has in a cache; that of the others where unset."""
 
-    def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> Decimal:
-        """Return the exact cost in USD of a call with these token counts."""
-        tariff = self.prompt * prompt_tokens + self.completion * completion_tokens
-        return tariff / TOKENS_PER_MTOK
+    @field_validator("cached_prompt")
+    @classmethod
+    def _check_cached(cls, value: Decimal | None, info: ValidationInfo) -> Decimal | None:
+        # Calls are reserved at the price of a prompt, so none may cost more.
+        if value is not None and value > info.data.get("prompt", value):
+            msg = "cached_prompt must not be above prompt"
+            raise ValueError(msg)
+        return value
+
+    def cost_usd(
+        self, prompt_tokens: int, completion_tokens: int, cached_prompt_tokens: int = 0
+    ) -> Decimal:
+        """Return the exact cost in USD of a call.
+
+        Args:
+            prompt_tokens: All of them.
+            completion_tokens: Reasoning included.
+            cached_prompt_tokens: How many of the prompt tokens the endpoint had in a cache.
+        """
+        cached = 0 if self.cached_prompt is None else min(cached_prompt_tokens, prompt_tokens)
+        usd = self.prompt * (prompt_tokens - cached) + self.completion * completion_tokens
+        return (usd + (self.cached_prompt or 0) * cached) / TOKENS_PER_MTOK
 
 
 class ExpectedLatency(_Record):
@@ -215,9 +236,12 @@ class CandidateModel(_Record):
         """Every endpoint by its key."""
         return {self.at(endpoint).endpoint_key: endpoint for endpoint in self.all_endpoints}
 
-    def cost_usd(self, prompt_tokens: int, completion_tokens: int) -> Decimal:
-        """Return the exact cost in USD of a call with these token counts."""
-        return self.price_usd_per_mtok.cost_usd(prompt_tokens, completion_tokens)
+    def cost_usd(
+        self, prompt_tokens: int, completion_tokens: int, cached_prompt_tokens: int = 0
+    ) -> Decimal:
+        """Return the exact cost in USD of a call with these token counts, as `Tariff` does."""
+        price = self.price_usd_per_mtok
+        return price.cost_usd(prompt_tokens, completion_tokens, cached_prompt_tokens)
 
 
 class Pool(_Record):

@@ -57,6 +57,7 @@ class AttemptRecord:
     latency_s: float | None
     error_code: str | None
     error_message: str | None
+    cached_prompt_tokens: int | None
 
 
 _RESERVATION = columns.listed(columns.names(Reservation))
@@ -298,6 +299,7 @@ def _attempt_record(attempt: Attempt) -> AttemptRecord:
         latency_s=attempt.latency_s,
         error_code=attempt.error_code,
         error_message=storable(attempt.error_message),
+        cached_prompt_tokens=usage.cached_prompt_tokens if usage else None,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import orjson
 
 from routoo.client.formats.openai_batches import OpenAIBatches
+from routoo.client.formats.usage import read_usage
 from routoo.client.formats.wire_format import BatchFormat, ErrorDetails, ErrorKind, SentCall
 from routoo.domain.completion import Completion, FinishReason, Usage
 from routoo.domain.pool import CandidateModel
@@ -89,7 +90,7 @@ class OpenAIFormat:
                 remedy="Check that the base URL is that of an OpenAI-compatible API",
                 http_status=http_status,
             )
-        reason, usage = _finish_reason(choice), _usage_of(answer, call)
+        reason, usage = _finish_reason(choice), _usage_of(answer, call, http_status)
         return Completion(text, answer, usage, http_status, latency_s, reason)
 
     def read_error(self, status: int, raw: bytes) -> ErrorDetails:
@@ -138,24 +139,15 @@ def _finish_reason(choice: Mapping[str, Any]) -> FinishReason | None:
     return _FINISH_REASONS.get(reason) if isinstance(reason, str) else None
 
 
-def _usage_of(answer: Mapping[str, Any], call: SentCall) -> Usage:
+def _usage_of(answer: Mapping[str, Any], call: SentCall, http_status: int) -> Usage:
     """Return the tokens that an answer reports; where it reports none, an estimate, so marked."""
-    reported = answer.get("usage")
-    if isinstance(reported, dict):
-        prompt = _count(reported.get("prompt_tokens"))
-        completion = _count(reported.get("completion_tokens"))
-        if prompt is not None and completion is not None:
-            return Usage(prompt, completion)
+    usage = read_usage(answer.get("usage"), where=call.where, http_status=http_status)
+    if usage is not None:
+        return usage
     if call.counter is not None:
         return call.counter.usage(_written_texts(answer), call.body, call.model)
     prompt = bound_prompt_tokens(call.body, call.model)
     return Usage(prompt, bound_completion_tokens(call.body, call.model), estimated=True)
-
-
-def _count(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        return None
-    return value if value >= 0 else None
 
 
 def _written_texts(answer: Mapping[str, Any]) -> Iterator[str]:

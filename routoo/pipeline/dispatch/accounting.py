@@ -199,7 +199,8 @@ def failed_attempt(
 
 def completion_cost_usd(model: CandidateModel, completion: Completion) -> Decimal:
     """Return what a completion cost by the usage that came with it, in USD."""
-    return model.cost_usd(completion.usage.prompt_tokens, completion.usage.completion_tokens)
+    usage = completion.usage
+    return model.cost_usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens)
 
 
 def content_filter_error(model: CandidateModel, completion: Completion) -> ContentFilterError:

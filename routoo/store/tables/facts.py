@@ -167,6 +167,9 @@ class AttemptRow(SQLModel, table=True):
     error_code: str | None = column(Text(), "Kind of failure", nullable=True)
     error_message: str | None = column(Text(), "What the endpoint said", nullable=True)
     created_at: datetime = created_at()
+    cached_prompt_tokens: int | None = column(
+        Integer(), "Of the prompt tokens, those billed at cached_prompt", nullable=True
+    )
 
 
 class ResultRow(SQLModel, table=True):
