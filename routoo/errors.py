@@ -20,6 +20,7 @@ RoutooError
     ├── EndpointTimeoutError       (retryable; may have been billed)
     ├── HedgeLostError             (cancelled: another call answered first; may have been billed)
     ├── InvalidResponseError       (retryable: cut off, wrong JSON; may have been billed)
+    ├── EndpointDeniedError        key, credit or address are wrong: every request would fail
     └── RequestRejectedError       4xx: final for this candidate model
         ├── ContextLengthError     the prompt does not fit this model's window
         └── ContentFilterError     the endpoint's content filter refused the prompt or the answer
@@ -29,6 +30,7 @@ Foreign errors (psycopg, aiohttp, OSError, ...) are mapped to these at one bound
 `raise ... from`.
 """
 
+from enum import StrEnum
 from typing import ClassVar
 
 
@@ -204,6 +206,45 @@ class InvalidResponseError(EndpointError):
     retryable = True
     maybe_billed = True
     code = "invalid_response"
+
+
+class DenialReason(StrEnum):
+    """Why an endpoint takes no requests of ours at all."""
+
+    UNAUTHORIZED = "unauthorized"
+    """It doesn't know the key, or got none (401)."""
+    NO_CREDIT = "no_credit"
+    """The account has no money left, or reached its quota (402)."""
+    FORBIDDEN = "forbidden"
+    """The key may not use the model (403)."""
+    MISCONFIGURED = "misconfigured"
+    """The pool names an address, a model or a proxy that can't be used."""
+
+
+class EndpointDeniedError(EndpointError):
+    """The endpoint takes no requests of ours: the fault is its configuration's, not the request's.
+
+    Args:
+        what: What is wrong.
+        reason: Which of the reasons it is.
+        where: The endpoint's URL, without credentials.
+        remedy: What to do.
+        http_status: The answer's HTTP status, if there was an answer.
+    """
+
+    code = "endpoint_denied"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        reason: DenialReason,
+        where: str | None = None,
+        remedy: str | None = None,
+        http_status: int | None = None,
+    ) -> None:
+        self.reason = reason
+        super().__init__(what, where=where, remedy=remedy, http_status=http_status)
 
 
 class RequestRejectedError(EndpointError):

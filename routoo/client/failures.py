@@ -13,6 +13,8 @@ from routoo.client.ratelimit_headers import retry_after_s
 from routoo.errors import (
     ContentFilterError,
     ContextLengthError,
+    DenialReason,
+    EndpointDeniedError,
     EndpointError,
     EndpointTimeoutError,
     EndpointUnavailableError,
@@ -31,10 +33,10 @@ _KEY_SHAPES = re.compile(r"\b(?:sk|pk|rk|gsk|key|api)-[\w-]{8,}|(?<=Bearer )\S+"
 
 _ERRORS: tuple[tuple[type[BaseException], type[EndpointError], str], ...] = (
     # First match wins, so subclasses stand before their bases.
-    (aiohttp.InvalidURL, RequestRejectedError, "the base URL can't be called"),
-    (aiohttp.NonHttpUrlClientError, RequestRejectedError, "the base URL can't be called"),
-    (aiohttp.ClientConnectorCertificateError, RequestRejectedError, "the certificate is not valid"),
-    (aiohttp.TooManyRedirects, RequestRejectedError, "the endpoint redirects without end"),
+    (aiohttp.InvalidURL, EndpointDeniedError, "the base URL can't be called"),
+    (aiohttp.NonHttpUrlClientError, EndpointDeniedError, "the base URL can't be called"),
+    (aiohttp.ClientConnectorCertificateError, EndpointDeniedError, "the certificate is not valid"),
+    (aiohttp.TooManyRedirects, EndpointDeniedError, "the endpoint redirects without end"),
     (aiohttp.ConnectionTimeoutError, EndpointUnavailableError, "connecting took too long"),
     (TimeoutError, EndpointTimeoutError, "no answer in time"),
     (aiohttp.ClientConnectorError, EndpointUnavailableError, "the connection failed"),
@@ -63,7 +65,10 @@ def error_of_exception(error: BaseException, *, where: str) -> EndpointError:
     ours, what = meaning_of(type(error))
     reason = str(error).strip().rstrip(".")
     remedy = _TRUST if isinstance(error, aiohttp.ClientConnectorCertificateError) else None
-    return ours(f"{what}: {reason}" if reason else what, where=where, remedy=remedy)
+    text = f"{what}: {reason}" if reason else what
+    if issubclass(ours, EndpointDeniedError):
+        return ours(text, reason=DenialReason.MISCONFIGURED, where=where, remedy=remedy)
+    return ours(text, where=where, remedy=remedy)
 
 
 def meaning_of(kind: type[BaseException]) -> tuple[type[EndpointError], str]:
@@ -91,14 +96,22 @@ def error_of_response(
         where: The endpoint's URL, without credentials.
         secret: The API key, which the message must not quote.
     """
+    what = f"HTTP {status}: {_clean(details.message, secret)}"
+    denial = _DENIALS.get(status)
+    if details.kind is ErrorKind.NO_CREDIT:
+        denial = DenialReason.NO_CREDIT
+    if denial is not None and details.kind in {None, ErrorKind.NO_CREDIT}:
+        remedy = _REMEDIES.get(status, _REMEDY_OF_NO_CREDIT)
+        return EndpointDeniedError(
+            what, reason=denial, where=where, remedy=remedy, http_status=status
+        )
     kind, advice = _kind_of(status, details.kind)
     wait_s = retry_after_s(headers, now=datetime.now(UTC)) if kind.retryable else None
-    what = f"HTTP {status}: {_clean(details.message, secret)}"
     return kind(what, where=where, remedy=advice, http_status=status, retry_after_s=wait_s)
 
 
 def _kind_of(status: int, said: ErrorKind | None) -> tuple[type[EndpointError], str | None]:
-    if said is not None:
+    if said in _BY_KIND:
         return _BY_KIND[said]
     if status == HTTPStatus.TOO_MANY_REQUESTS:
         return RateLimitedError, None
@@ -109,7 +122,7 @@ def _kind_of(status: int, said: ErrorKind | None) -> tuple[type[EndpointError], 
     return RequestRejectedError, _REMEDIES.get(status)
 
 
-_BY_KIND: Mapping[ErrorKind, tuple[type[EndpointError], str]] = {
+_BY_KIND: Mapping[ErrorKind | None, tuple[type[EndpointError], str]] = {
     ErrorKind.CONTEXT_LENGTH: (
         ContextLengthError,
         "Shorten the prompt or ask a model with a wider window",
@@ -118,13 +131,18 @@ _BY_KIND: Mapping[ErrorKind, tuple[type[EndpointError], str]] = {
         ContentFilterError,
         "Rephrase the prompt, or let another model answer",
     ),
-    ErrorKind.NO_CREDIT: (RequestRejectedError, "Top up the account or raise its limit"),
 }
+_DENIALS = {
+    401: DenialReason.UNAUTHORIZED,
+    402: DenialReason.NO_CREDIT,
+    403: DenialReason.FORBIDDEN,
+    **dict.fromkeys((301, 302, 303, 307, 308, 407), DenialReason.MISCONFIGURED),
+}
+"""Statuses that say that every request would be refused."""
+_REDIRECTED = "Put the address that the endpoint redirects to into the pool's base_url"
+_REMEDY_OF_NO_CREDIT = "Top up the account or raise its limit"
 _REMEDIES = {
-    301: "Put the address that the endpoint redirects to into the pool's base_url",
-    302: "Put the address that the endpoint redirects to into the pool's base_url",
-    307: "Put the address that the endpoint redirects to into the pool's base_url",
-    308: "Put the address that the endpoint redirects to into the pool's base_url",
+    **dict.fromkeys((301, 302, 303, 307, 308), _REDIRECTED),
     401: "Check the key in the variable that the pool's api_key_env names",
     403: "Check that the key may use this model",
     404: "Check the pool's base_url and the model's name at the endpoint",

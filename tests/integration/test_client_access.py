@@ -12,7 +12,7 @@ from aiohttp import web
 from routoo.client.access import find_access
 from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
-from routoo.errors import ConfigError, EndpointUnavailableError, RequestRejectedError
+from routoo.errors import ConfigError, EndpointDeniedError, EndpointUnavailableError
 from tests.fakes.forward_proxy import ForwardProxy
 from tests.fakes.openai_server import FakeServer
 
@@ -133,7 +133,7 @@ def test_hosts_of_no_proxy_and_this_machine_are_called_directly(
 async def test_a_proxy_that_wants_other_credentials_is_named_as_the_reason() -> None:
     async with FakeServer() as server, ForwardProxy(port_of(server), credentials="a:b") as proxy:
         url = f"http://me:hunter2@127.0.0.1:{proxy.port}"
-        with pytest.raises(RequestRejectedError, match="proxy's user and password") as caught:
+        with pytest.raises(EndpointDeniedError, match="proxy's user and password") as caught:
             await ask(candidate(base_url=ELSEWHERE, proxy_url_env="OUT"), OUT=url)
         assert "hunter2" not in str(caught.value)
         with pytest.raises(EndpointUnavailableError, match="proxy") as tunnel:

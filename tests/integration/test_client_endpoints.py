@@ -13,6 +13,7 @@ from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.errors import (
     ConfigError,
     ContextLengthError,
+    EndpointDeniedError,
     EndpointError,
     EndpointTimeoutError,
     EndpointUnavailableError,
@@ -130,7 +131,7 @@ async def test_the_key_is_sent_and_never_quoted(client: ChatEndpoints) -> None:
 
 async def test_a_wrong_key_is_a_final_refusal_that_names_the_remedy(client: ChatEndpoints) -> None:
     async with FakeServer({"models": {"m": {"api_key": "other"}}}) as server:
-        with pytest.raises(RequestRejectedError, match="api_key_env"):
+        with pytest.raises(EndpointDeniedError, match="api_key_env"):
             await client.complete(candidate(server, "m", api_key_env="FAKE_KEY"), CHAT)
 
 
@@ -156,7 +157,7 @@ async def test_a_redirect_is_refused_because_it_would_carry_the_key_away(
 ) -> None:
     fault = {"kind": "status", "status": 307}
     async with FakeServer({"models": {"m": {"faults": [fault]}}}) as server:
-        with pytest.raises(RequestRejectedError, match="base_url"):
+        with pytest.raises(EndpointDeniedError, match="base_url"):
             await client.complete(candidate(server, "m"), CHAT)
 
 

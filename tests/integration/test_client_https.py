@@ -15,7 +15,7 @@ import pytest
 
 from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.pool import CandidateModel
-from routoo.errors import EndpointError, EndpointUnavailableError, RequestRejectedError
+from routoo.errors import EndpointDeniedError, EndpointError, EndpointUnavailableError
 from tests.fakes.forward_proxy import ForwardProxy
 from tests.fakes.openai_server import FakeServer
 
@@ -99,7 +99,7 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused_before_anything_
     here: Certificate,
 ) -> None:
     async with FakeServer(SCRIPT, tls=here.served) as server:
-        error = await _refused(server.base_url, RequestRejectedError)
+        error = await _refused(server.base_url, EndpointDeniedError)
         assert not server.requests
     assert not error.maybe_billed
     assert not error.retryable

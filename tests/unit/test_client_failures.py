@@ -12,6 +12,8 @@ from routoo.client.formats.openai import OpenAIFormat
 from routoo.client.ratelimit_headers import parse_retry_after, retry_after_s
 from routoo.errors import (
     ContextLengthError,
+    DenialReason,
+    EndpointDeniedError,
     EndpointError,
     EndpointTimeoutError,
     EndpointUnavailableError,
@@ -80,7 +82,7 @@ def _expected() -> dict[str, type[EndpointError]]:
     return (
         dict.fromkeys(UNREACHED | {"ConnectionTimeoutError"}, EndpointUnavailableError)
         | dict.fromkeys(TIMEOUTS, EndpointTimeoutError)
-        | dict.fromkeys(FINAL, RequestRejectedError)
+        | dict.fromkeys(FINAL, EndpointDeniedError)
         | dict.fromkeys(LOST, InvalidResponseError)
     )
 
@@ -124,10 +126,11 @@ STATUSES = [
     (408, EndpointUnavailableError),
     (409, EndpointUnavailableError),
     (425, EndpointUnavailableError),
-    (301, RequestRejectedError),
+    (301, EndpointDeniedError),
     (400, RequestRejectedError),
-    (401, RequestRejectedError),
-    (403, RequestRejectedError),
+    (401, EndpointDeniedError),
+    (402, EndpointDeniedError),
+    (403, EndpointDeniedError),
     (404, RequestRejectedError),
     (413, RequestRejectedError),
     (422, RequestRejectedError),
@@ -161,7 +164,10 @@ def test_a_prompt_too_long_is_told_from_other_refusals(status: int, raw: bytes) 
 
 def test_no_credit_left_is_not_worth_a_retry() -> None:
     raw = b'{"error": {"message": "You exceeded your quota", "code": "insufficient_quota"}}'
-    assert type(error_of(429, {}, raw, where=URL)) is RequestRejectedError
+    error = error_of(429, {}, raw, where=URL)
+    assert isinstance(error, EndpointDeniedError)
+    assert error.reason is DenialReason.NO_CREDIT
+    assert not error.retryable
 
 
 @pytest.mark.parametrize("raw", [b"", b"\xff\xfe", b"[]", b"null", b'{"error": null}', b'"x"'])
