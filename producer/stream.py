@@ -21,7 +21,7 @@ from producer.rows.report import BadRow, ProblemReport
 from producer.submit import BatchRequest
 from routoo.domain.job import Job
 from routoo.domain.pool import Pool
-from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
+from routoo.domain.prompt import bound_cost_usd, part_counts
 from routoo.pipeline.select import eligibility
 from routoo.selector.budget_pacing import PlannedGroup, next_price, share_usd
 from routoo.store import batches, streams
@@ -215,10 +215,11 @@ def _bounds_usd(job: JobInput, pool: Pool) -> tuple[Decimal, Decimal]:
     """Return the worst case of a call to the cheapest and the dearest model that may answer."""
     body = orjson.loads(job.body_json)
     (admitted,) = eligibility.usable([Job(0, job.custom_id, body, job.sla)], pool)
-    models = [model for model, may in zip(pool.models, admitted, strict=True) if may]
+    kinds = part_counts(body).keys()
     costs_usd = [
-        model.cost_usd(bound_prompt_tokens(body, model), bound_completion_tokens(body, model))
-        for model in models
+        bound_cost_usd(body, model)
+        for model, may in zip(pool.models, admitted, strict=True)
+        if may and kinds <= model.part_kinds
     ]
     return min(costs_usd, default=Decimal(0)), max(costs_usd, default=Decimal(0))
 

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple, Self
 from producer.rows.problems import ProblemKind, RowProblem
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.domain.prompt import (
+    PART_REMEDY,
     TEMPLATE_TOKENS,
     estimate_text_tokens,
-    image_count,
+    part_counts,
     requested_completion_tokens,
 )
 
@@ -34,11 +35,6 @@ _EMPTY_PROMPT = RowProblem(
 _BAD_PROMPT = RowProblem(
     ProblemKind.WRONG_TYPE, "the prompt is not one text", "Write one row for each prompt"
 )
-_UNPRICED_IMAGES = RowProblem(
-    ProblemKind.UNSUPPORTED_REQUEST,
-    "the request shows images, and no model that may answer says what it bills for one",
-    "Set image_prompt_tokens in the pool for the models that take images",
-)
 _STREAMED = RowProblem(
     ProblemKind.UNSUPPORTED_REQUEST,
     "stream is true, and a batch has nobody to stream to",
@@ -53,13 +49,13 @@ class _ContextWindow(NamedTuple):
     """Prompt and answer together."""
     prompt_tokens: int
     """Prompt alone, where the request sets no limit of its own for the answer."""
-    takes_images: bool
+    part_kinds: tuple[frozenset[str], ...]
+    """Kinds of content parts beside text that each of the models takes."""
 
     @classmethod
     def of(cls, model: CandidateModel) -> Self:
         tokens = model.context_window_tokens
-        takes_images = model.image_prompt_tokens is not None
-        return cls(tokens, tokens - model.max_completion_tokens, takes_images)
+        return cls(tokens, tokens - model.max_completion_tokens, (model.part_kinds,))
 
 
 class BodyCheck:
@@ -79,7 +75,7 @@ class BodyCheck:
         self._widest = _ContextWindow(
             max(window.tokens for window in windows),
             max(window.prompt_tokens for window in windows),
-            any(window.takes_images for window in windows),
+            tuple({window.part_kinds[0] for window in windows}),
         )
         self._ignore_model = ignore_model
         self.models = pool.names
@@ -101,7 +97,7 @@ class BodyCheck:
         _counts(body, problems)
         problem = (
             _check_prompt(body)
-            or _check_images(body, window)
+            or _check_parts(body, window)
             or _check_length(body, size_bytes, window)
         )
         if problem is not None:
@@ -152,8 +148,17 @@ def _check_messages(messages: object) -> RowProblem | None:
     return None if has_text else _EMPTY_PROMPT
 
 
-def _check_images(body: Mapping[str, Any], window: _ContextWindow) -> RowProblem | None:
-    return _UNPRICED_IMAGES if not window.takes_images and image_count(body) else None
+def _check_parts(body: Mapping[str, Any], window: _ContextWindow) -> RowProblem | None:
+    """Return a problem where no model that may answer says what it bills for a kind of part."""
+    kinds = part_counts(body).keys()
+    if not kinds or any(kinds <= taken for taken in window.part_kinds):
+        return None
+    return RowProblem(
+        ProblemKind.UNSUPPORTED_REQUEST,
+        f"the request has {' and '.join(sorted(kinds))} parts, and no model that may answer says "
+        "what it bills for one",
+        PART_REMEDY[0].upper() + PART_REMEDY[1:],
+    )
 
 
 def _part_has_text(part: Mapping[str, Any]) -> bool:

@@ -14,7 +14,7 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import (
     bound_completion_tokens,
     bound_prompt_tokens,
-    image_tokens,
+    part_tokens,
     prompt_text,
     template_tokens,
 )
@@ -45,7 +45,7 @@ class TokenCounter:
             body: The request as the caller gave it.
             model: The candidate model that was asked.
         """
-        prompt = self._count(prompt_text(body)) + template_tokens(body) + image_tokens(body, model)
+        prompt = self._count(prompt_text(body)) + template_tokens(body) + part_tokens(body, model)
         if "tools" in body:
             prompt += self._count(orjson.dumps(body["tools"]).decode())
         completion = sum(map(self._count, written))

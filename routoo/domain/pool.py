@@ -1,14 +1,17 @@
 """Candidate models, their prices and endpoints, and the pool they form."""
 
 import re
+from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationInfo,
     field_serializer,
     field_validator,
@@ -22,16 +25,29 @@ TOKENS_PER_MTOK = Decimal(1_000_000)
 BATCH_SUFFIX = "@batch"
 """A model's batch channel is a candidate of the model's name with this behind it."""
 
+IMAGE_PART = "image"
+IMAGE_TYPES = frozenset({"image_url", "input_image", IMAGE_PART})
+"""Types of content parts that hold an image, in the dialects of compatible servers."""
+
 _HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 """A token of RFC 9110, section 5.6.2."""
 
 Price = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
 
 
+PartTokens = Annotated[
+    tuple[tuple[Annotated[str, Field(min_length=1)], Annotated[int, Field(ge=0)]], ...],
+    BeforeValidator(lambda given: tuple(given.items()) if isinstance(given, Mapping) else given),
+    PlainSerializer(dict),
+]
+"""Tokens by kind of content part: a mapping in the pool file; pairs here, as pools are hashed."""
+
+
 class Capability(StrEnum):
     """What a request may need that not every model can do.
 
-    Images are left out: a model takes them where the pool gives their price in tokens.
+    Images and other content parts are left out: a model takes those of which the pool gives the
+    most tokens.
     """
 
     JSON_MODE = "json_mode"
@@ -173,10 +189,13 @@ class CandidateModel(_Record):
     """Limit sent where a request names none: without one, a call's cost has no bound."""
     image_prompt_tokens: Annotated[int, Field(ge=0)] | None = None
     """Most prompt tokens that one image is billed; unset where the model takes no images."""
+    part_prompt_tokens: PartTokens = ()
+    """Most prompt tokens that one content part of another kind is billed, by its `type`, such as
+    input_audio, file or video_url; the model takes no part of a kind that is not here."""
     capabilities: frozenset[Capability] | None = None
     """What it can do beside plain answers; None says nothing, and then it is asked for anything.
 
-    Whether it takes images is said by `image_prompt_tokens`.
+    Whether it takes images and files is said by `image_prompt_tokens` and `part_prompt_tokens`.
     """
     tokenizer: Annotated[str, Field(min_length=1)] | None = None
     """Path of its tokenizer.json, the folder of that, or a package that holds it: counts the tokens
@@ -185,6 +204,15 @@ class CandidateModel(_Record):
     """What follows a refusal by its content filter, where the batch does not say."""
     batch_channel: BatchChannel | None = None
     """The provider's batch API, where jobs that can wait may take it."""
+
+    @field_validator("part_prompt_tokens")
+    @classmethod
+    def _check_part_kinds(cls, value: PartTokens) -> PartTokens:
+        for kind, _ in value:
+            if kind in IMAGE_TYPES:
+                msg = f"part_prompt_tokens names {kind}: images are priced by image_prompt_tokens"
+                raise ValueError(msg)
+        return value
 
     @field_serializer("capabilities", when_used="json-unless-none")
     def _in_order(self, value: frozenset[Capability]) -> list[str]:
@@ -199,6 +227,25 @@ class CandidateModel(_Record):
         if isinstance(given, list | tuple) and given:
             return {**values, "endpoint": given[0]}
         return values
+
+    @property
+    def part_kinds(self) -> frozenset[str]:
+        """Kinds of content parts beside text that it takes."""
+        images = () if self.image_prompt_tokens is None else (IMAGE_PART,)
+        return frozenset((*images, *(kind for kind, _ in self.part_prompt_tokens)))
+
+    def part_tokens(self, counts: Mapping[str, int]) -> int | None:
+        """Return the most prompt tokens that content parts are billed, given how many of each kind.
+
+        None where it does not take a kind.
+        """
+        if not counts:
+            return 0
+        bounds = {IMAGE_PART: self.image_prompt_tokens, **dict(self.part_prompt_tokens)}
+        known = [(bounds.get(kind), count) for kind, count in counts.items()]
+        if any(bound is None for bound, _ in known):
+            return None
+        return sum((bound or 0) * count for bound, count in known)
 
     @property
     def all_endpoints(self) -> tuple[Endpoint, ...]:

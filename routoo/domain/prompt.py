@@ -1,4 +1,4 @@
-"""What a chat request says and needs: its text, tokens, images and capabilities.
+"""What a chat request says and needs: its text, tokens, parts beside text, and capabilities.
 
 Counts here need no tokenizer: the producer must not load one, and every model has its own.
 """
@@ -7,12 +7,14 @@ import hashlib
 import math
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 import orjson
 
-from routoo.domain.pool import CandidateModel, Capability
+from routoo.domain.pool import IMAGE_PART, IMAGE_TYPES, CandidateModel, Capability
 
 BYTES_PER_TOKEN = 4.0
 """Mean UTF-8 bytes per token of English text in current BPE vocabularies: an estimate."""
@@ -23,8 +25,13 @@ TEMPLATE_TOKENS = 24
 
 _LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
 _CHOICE_KEYS = ("n", "best_of")
-_IMAGE_TYPES = frozenset({"image_url", "input_image", "image"})
-"""Types of content parts that hold an image, in the dialects of compatible servers."""
+_TEXT_TYPES = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "reasoning"})
+"""Types of content parts whose JSON bounds what they are billed: all that is read stands in it."""
+PART_REMEDY = (
+    "set image_prompt_tokens, or part_prompt_tokens for other kinds, in the pool for the models "
+    "that take them"
+)
+_NO_PARTS: Mapping[str, int] = {}
 _RESPONSE_FORMATS = {"json_object": Capability.JSON_MODE, "json_schema": Capability.JSON_SCHEMA}
 _NOT_WORDS = re.compile(r"[\W_]+")
 
@@ -52,32 +59,52 @@ def _texts(messages: Iterable[Mapping[str, Any]]) -> list[str]:
     return texts
 
 
-def image_count(body: Mapping[str, Any]) -> int:
-    """Return how many images a request shows."""
-    return len(_images(body))
+def part_counts(body: Mapping[str, Any]) -> Mapping[str, int]:
+    """Return how many content parts of each kind a request has, those of text left out.
+
+    What such a part is billed doesn't follow from its JSON: it holds or names an image, a file, a
+    recording. Kinds are the values of `type`; every kind of image is one (`IMAGE_PART`).
+    """
+    parts = _other_parts(body)
+    return Counter(kind for kind, _ in parts) if parts else _NO_PARTS
 
 
-def _images(body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    images: list[Mapping[str, Any]] = []
+def _other_parts(body: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Return the content parts that are not text, each behind its kind."""
+    parts: list[tuple[str, object]] = []
     for message in body.get("messages", ()):
         content = message.get("content")
         if isinstance(content, list):
-            parts = [part for part in content if isinstance(part, Mapping)]
-            images += [part for part in parts if part.get("type") in _IMAGE_TYPES]
-    return images
+            for part in content:
+                kind = _part_kind(part) if isinstance(part, Mapping) else None
+                if kind is not None:
+                    parts.append((kind, part))
+        if isinstance(message.get("audio"), Mapping):  # an earlier answer, by its id
+            parts.append(("audio", message["audio"]))
+    return parts
 
 
-def image_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
-    """Return the most prompt tokens that a request's images are billed by a model that takes any.
+def _part_kind(part: Mapping[str, Any]) -> str | None:
+    """Return the kind of a content part, None where it is text."""
+    kind = part.get("type")
+    if not isinstance(kind, str):  # servers then go by the other keys
+        kind = next((key for key in part if key not in {"type", "text"}), "text")
+    if kind in _TEXT_TYPES:
+        return None
+    return IMAGE_PART if kind in IMAGE_TYPES else kind
 
-    It is both the estimate and the bound: what an image really costs depends on its size, by a
-    rule that differs from vendor to vendor.
+
+def part_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
+    """Return the most prompt tokens that a model bills for the parts of a request beside its text.
+
+    It is both the estimate and the bound: what an image or a file really costs depends on its
+    size, by a rule that differs from vendor to vendor. The model must take such parts.
     """
-    return image_count(body) * (model.image_prompt_tokens or 0)
+    return model.part_tokens(part_counts(body)) or 0
 
 
 def estimate_text_tokens(body: Mapping[str, Any]) -> int:
-    """Return the expected prompt tokens of a request without its images, template included."""
+    """Return the expected prompt tokens of a request's text, template included."""
     size_bytes = len(prompt_text(body).encode("utf-8", errors="replace"))
     if "tools" in body:
         size_bytes += len(orjson.dumps(body["tools"]))
@@ -85,22 +112,22 @@ def estimate_text_tokens(body: Mapping[str, Any]) -> int:
 
 
 def estimate_prompt_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
-    """Return the expected prompt tokens of a call, its images included."""
-    return estimate_text_tokens(body) + image_tokens(body, model)
+    """Return the expected prompt tokens of a call, images and other parts included."""
+    return estimate_text_tokens(body) + part_tokens(body, model)
 
 
 def bound_text_tokens(body: Mapping[str, Any]) -> int:
     """Return an upper bound of the prompt tokens for any byte-level vocabulary: one token a byte.
 
-    Images are left out: they are billed by their size and not by their bytes.
+    Parts of other kinds are left out: they are billed by their size and not by their bytes.
     """
-    images_bytes = sum(len(orjson.dumps(image)) for image in _images(body))
-    return len(orjson.dumps(body)) - images_bytes + template_tokens(body)
+    parts_bytes = sum(len(orjson.dumps(part)) for _, part in _other_parts(body))
+    return len(orjson.dumps(body)) - parts_bytes + template_tokens(body)
 
 
 def bound_prompt_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
-    """Return the most prompt tokens a call can be billed, its images included."""
-    return bound_text_tokens(body) + image_tokens(body, model)
+    """Return the most prompt tokens a call can be billed, images and other parts included."""
+    return bound_text_tokens(body) + part_tokens(body, model)
 
 
 def requested_completion_tokens(body: Mapping[str, Any]) -> int | None:
@@ -116,6 +143,11 @@ def bound_completion_tokens(body: Mapping[str, Any], model: CandidateModel) -> i
     """Return the most completion tokens a call can be billed, all its choices together."""
     limit = requested_completion_tokens(body)
     return (model.max_completion_tokens if limit is None else limit) * choice_count(body)
+
+
+def bound_cost_usd(body: Mapping[str, Any], model: CandidateModel) -> Decimal:
+    """Return the most that a call can cost, in USD: what is reserved before it is sent."""
+    return model.cost_usd(bound_prompt_tokens(body, model), bound_completion_tokens(body, model))
 
 
 def choice_count(body: Mapping[str, Any]) -> int:

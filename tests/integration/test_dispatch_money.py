@@ -85,3 +85,14 @@ async def test_an_impossible_count_fails_its_own_call_only(db: Database) -> None
         assert await statuses(db) == {"succeeded": 4, "failed": 1}
         (error,) = await rows(db, "SELECT error_message FROM results WHERE status = 'failed'")
         assert "prompt_tokens is 4294967295" in error[0]
+
+
+async def test_a_file_is_reserved_at_its_bound(db: Database) -> None:
+    content = [{"type": "text", "text": "Sum up."}, {"type": "file", "file": {"file_id": "f"}}]
+    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 20}
+    async with FakeServer({"models": {"*": {"part_tokens": {"file": 5000}}}}) as server:
+        pool = dear(server, part_prompt_tokens=(("file", 5000),), context_window_tokens=20_000)
+        lease = await prepare(db, pool, 8, budget_usd=Decimal(12), body=body, sla=ALONE)
+        assert await dispatch(db, lease)
+        assert len(server.requests) == 2
+        assert await books(db) == (0, billed_usd(server), 0)

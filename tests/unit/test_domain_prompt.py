@@ -12,7 +12,9 @@ from routoo.domain.prompt import (
     bound_completion_tokens,
     bound_prompt_tokens,
     bound_text_tokens,
+    estimate_prompt_tokens,
     estimate_text_tokens,
+    part_counts,
     prompt_text,
     requested_completion_tokens,
 )
@@ -44,6 +46,39 @@ def test_parts_without_text_count_no_text() -> None:
 
 def test_the_new_name_of_the_completion_limit_comes_first() -> None:
     assert requested_completion_tokens({"max_tokens": 5, "max_completion_tokens": 7}) == 7
+
+
+@pytest.mark.parametrize(
+    ("part", "kind"),
+    [
+        ({"type": "text", "text": "x"}, None),
+        ({"type": "input_text", "text": "x", "cache_control": {"type": "ephemeral"}}, None),
+        ({"type": "thinking", "thinking": "so"}, None),
+        ({"text": "x"}, None),
+        ({"type": "image", "source": {}}, "image"),
+        ({"image_url": {"url": "x"}}, "image"),
+        ({"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}}, "input_audio"),
+        ({"type": "file", "file": {"file_id": "file-1"}}, "file"),
+        ({"type": "video_url", "video_url": {"url": "x"}}, "video_url"),
+        ({"type": "document", "source": {}}, "document"),
+        ({"type": ["text"], "video": "x"}, "video"),
+    ],
+)
+def test_a_part_that_is_not_text_counts_by_its_kind(part: dict[str, Any], kind: str | None) -> None:
+    assert part_counts(chat("one", [part, part])) == ({} if kind is None else {kind: 2})
+
+
+def test_an_earlier_answer_that_was_spoken_is_a_part_of_its_own() -> None:
+    spoken = {"role": "assistant", "audio": {"id": "audio_1"}}
+    assert part_counts({"messages": [*chat("hi")["messages"], spoken]}) == {"audio": 1}
+
+
+def test_a_parts_bound_counts_in_the_estimate_and_in_the_worst_case() -> None:
+    text = {"type": "text", "text": "Sum up."}
+    taking = MODEL.model_copy(update={"part_prompt_tokens": (("file", 50_000),)})
+    named, plain = chat([text, {"type": "file", "file": {"file_id": "f"}}]), chat([text])
+    for tokens in (estimate_prompt_tokens, bound_prompt_tokens):
+        assert 50_000 <= tokens(named, taking) - tokens(plain, taking) <= 50_000 + 2
 
 
 @pytest.mark.parametrize("limit", [None, "5", True])

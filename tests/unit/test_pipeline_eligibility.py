@@ -8,7 +8,8 @@ import pytest
 from routoo.domain.job import SLA, Job
 from routoo.domain.pool import Capability, Pool
 from routoo.domain.prompt import required_capabilities
-from routoo.pipeline.select.eligibility import capable, usable
+from routoo.pipeline.select.eligibility import capable, describe_ineligibility, usable
+from routoo.selector.job_limits import IneligibilityReason
 from tests.batch_factory import pool_of
 
 POOL = pool_of("small", "middle", "large")
@@ -52,5 +53,29 @@ def test_a_model_that_declares_nothing_is_asked_for_anything() -> None:
     ]
     pool = Pool(models=tuple(models))
     jobs = [job(), job(tools=[{}])]
-    assert capable(jobs, np.zeros(2, int), pool).tolist() == [[True] * 3, [True, False, True]]
+    assert capable(jobs, [{}, {}], pool).tolist() == [[True] * 3, [True, False, True]]
     assert Pool.model_validate(pool.model_dump(mode="json")) == pool
+
+
+def test_a_model_takes_only_parts_whose_tokens_the_pool_bounds() -> None:
+    bounded = ((), (("input_audio", 2000),), (("input_audio", 2000), ("file", 50_000)))
+    models = [
+        model.model_copy(update={"part_prompt_tokens": kinds})
+        for model, kinds in zip(POOL.models, bounded, strict=True)
+    ]
+    pool = Pool(models=tuple(models))
+    parts = [{"input_audio": 2}, {"file": 1, "input_audio": 1}, {"hologram": 1}, {}]
+    assert capable([job()] * 4, parts, pool).astype(int).tolist() == [
+        [0, 1, 1],
+        [0, 0, 1],
+        [0, 0, 0],
+        [1, 1, 1],
+    ]
+    assert Pool.model_validate_json(pool.model_dump_json()) == pool
+
+
+def test_a_part_that_no_model_takes_is_named_with_the_remedy() -> None:
+    shown = job(messages=[{"role": "user", "content": [{"type": "video_url", "video_url": {}}]}])
+    reasons = np.full(3, IneligibilityReason.CAPABILITY, np.uint8)
+    text = describe_ineligibility(shown, reasons, np.zeros(3), np.zeros(3))
+    assert "takes video_url parts: set image_prompt_tokens, or part_prompt_tokens" in text

@@ -108,6 +108,26 @@ def test_images_need_a_model_that_prices_them_and_a_pinned_job_its_own() -> None
     assert "image_prompt_tokens" in report.listed[0]
 
 
+def test_a_file_needs_one_model_that_bounds_all_kinds_of_its_row() -> None:
+    hearing = candidate("large", 1000).model_copy(
+        update={"part_prompt_tokens": (("input_audio", 2000),)}
+    )
+    reading = candidate("small", 1000).model_copy(update={"part_prompt_tokens": (("file", 500),)})
+    text = {"type": "text", "text": "Sum up."}
+    file, sound = {"type": "file", "file": {}}, {"type": "input_audio", "input_audio": {}}
+    contents = {"a": [text, file], "b": [text, sound], "c": [text, file, sound]}
+    jobs, report = from_lines(
+        *(
+            request(name, messages=[{"role": "user", "content": content}])
+            for name, content in contents.items()
+        ),
+        pool=Pool(models=(reading, hearing)),
+    )
+    assert [job.custom_id for job in jobs] == ["a", "b"]
+    assert "file and input_audio parts" in report.listed[0]
+    assert "part_prompt_tokens" in report.listed[0]
+
+
 def test_a_plain_row_becomes_a_chat_request_named_after_its_line() -> None:
     jobs, _ = from_lines(b"", b'{"prompt": "Why?", "max_tokens": 5}')
     assert jobs[0].custom_id == "row-2"

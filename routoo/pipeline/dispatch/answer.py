@@ -20,8 +20,7 @@ from routoo.domain.completion import Reservation
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import (
-    bound_completion_tokens,
-    bound_prompt_tokens,
+    bound_cost_usd,
     estimate_call_tokens,
 )
 from routoo.errors import EndpointClosedError, EndpointError
@@ -154,7 +153,7 @@ class Answerer:
             What follows, or the error of the call; None where the endpoint admitted no call.
         """
         body = account.pending.job.body
-        worst_case_usd = _worst_case_usd(account.pending, model)
+        worst_case_usd = bound_cost_usd(body, model)
         tokens = estimate_call_tokens(body, model)
         try:
             async with self.client.admit(model, tokens, retry=retry) as permit:
@@ -261,11 +260,6 @@ class Answerer:
     async def _pause(self, delay_s: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self.closing.wait(), delay_s)
-
-
-def _worst_case_usd(pending: PendingJob, model: CandidateModel) -> Decimal:
-    body = pending.job.body
-    return model.cost_usd(bound_prompt_tokens(body, model), bound_completion_tokens(body, model))
 
 
 def _exceeds_job_limit(account: JobAccount, more_usd: Decimal) -> bool:

@@ -8,7 +8,7 @@ from routoo.client.provider_batches import batch_format_of, channel_of
 from routoo.domain.completion import Attempt, Completion, Reservation, Result
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel
-from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
+from routoo.domain.prompt import bound_cost_usd
 from routoo.domain.provider_batch import ProviderRow
 from routoo.errors import ContentFilterError, EndpointError
 from routoo.pipeline.dispatch.accounting import (
@@ -24,12 +24,11 @@ _BYTES_PER_MB = 1_000_000
 def row_of(pending: PendingJob, model: CandidateModel) -> ProviderRow:
     """Return the row of a job for a model's batch channel."""
     body = pending.job.body
-    prompt, completion = bound_prompt_tokens(body, model), bound_completion_tokens(body, model)
     return ProviderRow(
         job_no=pending.job.job_no,
         attempt_no=pending.attempts + 1,
         body=body,
-        worst_case_usd=model.cost_usd(prompt, completion),
+        worst_case_usd=bound_cost_usd(body, model),
         spent_usd=pending.cost_usd,
     )
 

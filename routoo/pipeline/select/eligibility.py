@@ -4,15 +4,15 @@ Here are the limits that need no estimates: lists of models, capabilities, and t
 channels. `selector.job_limits` applies those that do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import numpy as np
-from jaxtyping import Bool, Float, Float64, Int, UInt8
+from jaxtyping import Bool, Float, Float64, UInt8
 
 from routoo.domain.job import Job
 from routoo.domain.pool import CandidateModel, Pool
-from routoo.domain.prompt import image_count, required_capabilities
+from routoo.domain.prompt import PART_REMEDY, part_counts, required_capabilities
 from routoo.selector.job_limits import IneligibilityReason
 
 _IN_ORDER = (
@@ -40,7 +40,7 @@ def usable(jobs: Sequence[Job], pool: Pool) -> Bool[np.ndarray, "jobs models"]:
 
 
 def capable(
-    jobs: Sequence[Job], images: Int[np.ndarray, " jobs"], pool: Pool
+    jobs: Sequence[Job], parts: Sequence[Mapping[str, int]], pool: Pool
 ) -> Bool[np.ndarray, "jobs models"]:
     """Return the pairs whose model has the capabilities that the request needs.
 
@@ -48,12 +48,14 @@ def capable(
 
     Args:
         jobs: The jobs.
-        images: Number of images in each request; a model without a rule to price images takes none.
+        parts: How many content parts of each kind beside text each request has; a model takes only
+            those of which the pool gives the most tokens.
         pool: The candidate models.
     """
-    takes_images = np.array([model.image_prompt_tokens is not None for model in pool.models])
-    able = np.asarray((images == 0)[:, None] | takes_images)
-    for row, job in enumerate(jobs):
+    able = np.ones((len(jobs), len(pool.models)), np.bool_)
+    for row, (job, counts) in enumerate(zip(jobs, parts, strict=True)):
+        if counts:
+            able[row] = [counts.keys() <= model.part_kinds for model in pool.models]
         needed = required_capabilities(job.body)
         if needed:
             able[row] &= [
@@ -152,8 +154,8 @@ def _predicate(
 
 
 def _missing_capability(job: Job) -> str:
-    needed = sorted(required_capabilities(job.body))
+    needed, kinds = sorted(required_capabilities(job.body)), sorted(part_counts(job.body))
     if not needed:
-        return "takes images: set image_prompt_tokens in the pool for those that do"
-    images = " and images" if image_count(job.body) else ""
-    return f"is capable of {', '.join(needed)}{images}: see `capabilities` in the pool"
+        return f"takes {' and '.join(kinds)} parts: {PART_REMEDY}"
+    parts = f" and takes {' and '.join(kinds)} parts" if kinds else ""
+    return f"is capable of {', '.join(needed)}{parts}: see `capabilities` in the pool"

@@ -4,21 +4,20 @@ The select stage estimates a whole batch, the dispatch stage the fallbacks of a 
 on which models are eligible.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, UInt8
 
 from routoo.domain.job import Job
 from routoo.domain.pool import TOKENS_PER_MTOK, Pool
 from routoo.domain.prediction import NO_EXPERIENCE, Experience, ModelExperience
 from routoo.domain.prompt import (
-    bound_completion_tokens,
-    bound_text_tokens,
+    bound_cost_usd,
     estimate_text_tokens,
-    image_count,
+    part_counts,
     requested_completion_tokens,
 )
 from routoo.pipeline.select import eligibility
@@ -65,8 +64,8 @@ def estimate_calls(
         experience: What is known from earlier calls: it corrects token counts and gives latencies.
     """
     known = [experience.get(name, NO_EXPERIENCE) for name in pool.names]
-    images = np.array([image_count(job.body) for job in jobs], np.int64)
-    prompt_estimate = _prompt_tokens(jobs, images, pool)
+    parts = [part_counts(job.body) for job in jobs]
+    prompt_estimate = _prompt_tokens(jobs, parts, pool)
     limit = _completion_limits(jobs, pool)
     prompt = prompt_estimate * _array(model.prompt_factor for model in known)
     completion = _completion_tokens(completion_tokens, limit, known)
@@ -74,7 +73,7 @@ def estimate_calls(
     sure_quality = _less_margins(quality, known)
     pairs = job_limits.JobEstimates(
         sure_quality,
-        _worst_case_usd(jobs, images, pool),  # a cost cap must hold even for the worst case
+        _worst_case_usd(jobs, pool),  # a cost cap must hold even for the worst case
         latency_s=latency_s,
         prompt_tokens=prompt_estimate.astype(np.int64),
         completion_tokens=limit.astype(np.int64),
@@ -86,7 +85,7 @@ def estimate_calls(
         tokens=prompt + completion,
         latency_s=latency_s,
         sure_quality=sure_quality,
-        reasons=job_limits.find_reasons(pairs, _limits_of(jobs, images, pool)),
+        reasons=job_limits.find_reasons(pairs, _limits_of(jobs, parts, pool)),
     )
 
 
@@ -120,13 +119,13 @@ def _call_cost_usd(
 
 
 def _limits_of(
-    jobs: Sequence[Job], images: Int[np.ndarray, " jobs"], pool: Pool
+    jobs: Sequence[Job], parts: Sequence[Mapping[str, int]], pool: Pool
 ) -> job_limits.JobLimits:
     """Return the jobs' own limits, and the models that their requests leave."""
     return replace(
         job_limits.JobLimits.of([job.sla for job in jobs]),
         usable=eligibility.usable(jobs, pool),
-        capable=eligibility.capable(jobs, images, pool),
+        capable=eligibility.capable(jobs, parts, pool),
         in_time=eligibility.in_time(jobs, pool, datetime.now(UTC)),
     )
 
@@ -141,12 +140,15 @@ def _latencies_s(
 
 
 def _prompt_tokens(
-    jobs: Sequence[Job], images: Int[np.ndarray, " jobs"], pool: Pool
+    jobs: Sequence[Job], parts: Sequence[Mapping[str, int]], pool: Pool
 ) -> Float64[np.ndarray, "jobs models"]:
     """Estimate the prompt tokens of each call; experience is to correct them."""
     text = np.array([estimate_text_tokens(job.body) for job in jobs], np.float64)
-    an_image = _array(model.image_prompt_tokens or 0 for model in pool.models)
-    return np.asarray(text[:, None] + images[:, None] * an_image)
+    tokens = np.repeat(text[:, None], len(pool.models), axis=1)
+    for row, counts in enumerate(parts):
+        if counts:
+            tokens[row] += [model.part_tokens(counts) or 0 for model in pool.models]
+    return tokens
 
 
 def _array(values: Iterable[float]) -> Float64[np.ndarray, " models"]:
@@ -161,16 +163,10 @@ def _completion_limits(jobs: Sequence[Job], pool: Pool) -> Float64[np.ndarray, "
     return np.where(np.isnan(own)[:, None], default, own[:, None])
 
 
-def _worst_case_usd(
-    jobs: Sequence[Job], images: Int[np.ndarray, " jobs"], pool: Pool
-) -> Float64[np.ndarray, "jobs models"]:
+def _worst_case_usd(jobs: Sequence[Job], pool: Pool) -> Float64[np.ndarray, "jobs models"]:
     """Return the worst case of each call of the jobs that have a cost cap; 0 for other jobs."""
     worst = np.zeros((len(jobs), len(pool.models)))
-    for row, (job, shown) in enumerate(zip(jobs, images.tolist(), strict=True)):
+    for row, job in enumerate(jobs):
         if job.sla.max_cost_usd is not None:
-            text = bound_text_tokens(job.body)
-            for column, model in enumerate(pool.models):
-                prompt = text + shown * (model.image_prompt_tokens or 0)
-                completion = bound_completion_tokens(job.body, model)
-                worst[row, column] = float(model.cost_usd(prompt, completion))
+            worst[row] = [float(bound_cost_usd(job.body, model)) for model in pool.models]
     return worst

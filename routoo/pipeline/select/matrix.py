@@ -1,7 +1,7 @@
 """A whole batch as arrays: what the selector decides on, and the jobs that it can't decide on."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -16,7 +16,7 @@ from routoo.domain.prediction import Experience, Predictions
 from routoo.domain.prompt import (
     bound_text_tokens,
     choice_count,
-    image_count,
+    part_counts,
     requested_completion_tokens,
 )
 from routoo.pipeline.select.capacity import Demand
@@ -83,24 +83,26 @@ class CallBounds:
     """What bounds the tokens of each job's call, whichever model answers it."""
 
     text_tokens: Float64[np.ndarray, " jobs"]
-    """Upper bound of the prompt tokens without images."""
-    images: Float64[np.ndarray, " jobs"]
+    """Upper bound of the prompt tokens of the text."""
     choices: Float64[np.ndarray, " jobs"]
     """Number of answers that the request asks for."""
     limit_tokens: Float64[np.ndarray, " jobs"]
     """The request's own limit of tokens an answer; NaN where it has none."""
+    parts: dict[int, Mapping[str, int]] = field(default_factory=dict)
+    """How many content parts of each kind beside text, of the jobs that have any."""
 
     @classmethod
     def empty(cls, jobs: int) -> Self:
         """Return bounds for a number of jobs, to be filled in."""
-        return cls(*(np.zeros(jobs) for _ in range(4)))
+        return cls(*(np.zeros(jobs) for _ in range(3)))
 
     def fill(self, rows: slice, jobs: Sequence[Job]) -> None:
         """Set the bounds of the jobs in some rows."""
         bodies = [job.body for job in jobs]
         limits = [requested_completion_tokens(body) for body in bodies]
         self.text_tokens[rows] = [bound_text_tokens(body) for body in bodies]
-        self.images[rows] = [image_count(body) for body in bodies]
+        counts = enumerate(map(part_counts, bodies), start=rows.start)
+        self.parts.update((row, found) for row, found in counts if found)
         self.choices[rows] = [choice_count(body) for body in bodies]
         self.limit_tokens[rows] = [np.nan if limit is None else limit for limit in limits]
 
@@ -114,11 +116,15 @@ class CallBounds:
         total = 0.0
         for column, model in enumerate(pool.models):
             rows = np.flatnonzero(choice == column)
-            prompt = self.text_tokens[rows] + self.images[rows] * (model.image_prompt_tokens or 0)
+            prompt = float(self.text_tokens[rows].sum()) + sum(
+                model.part_tokens(counts) or 0
+                for row, counts in self.parts.items()
+                if choice[row] == column
+            )
             own = self.limit_tokens[rows]
             answer = np.where(np.isnan(own), model.max_completion_tokens, own) * self.choices[rows]
             price = model.price_usd_per_mtok
-            total += float(prompt.sum()) * float(price.prompt)
+            total += prompt * float(price.prompt)
             total += float(answer.sum()) * float(price.completion)
         return total / float(TOKENS_PER_MTOK)
 
