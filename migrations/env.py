@@ -2,11 +2,17 @@
 
 from alembic import context
 
-from routoo.store.tables import METADATA
+from routoo.store.tables import batch, evaluation, facts, operations
+
+# One registry holds the tables of all modules once each of them is imported.
+(metadata,) = {
+    row.metadata
+    for row in (batch.BatchRow, evaluation.EvalRunRow, facts.JobRow, operations.StreamRow)
+}
 
 context.configure(
     connection=context.config.attributes["connection"],
-    target_metadata=METADATA,
+    target_metadata=metadata,
     transaction_per_migration=True,
 )
 with context.begin_transaction():

@@ -21,7 +21,7 @@ from routoo.domain.job import SLA, BatchStatus
 from routoo.domain.pool import Pool
 from routoo.errors import InputError
 from routoo.store import batches
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from routoo.store.jobs import copy_jobs
 

@@ -35,7 +35,7 @@ from routoo.pipeline.select.shard import select_shard
 from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.ports import BatchProvider
 from routoo.settings import Settings
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
 from routoo.store.shards import Done, WorkOutcome

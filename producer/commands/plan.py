@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from producer.progress import Snapshot
     from routoo.settings import Settings
-    from routoo.store.batches import BatchRecord
+    from routoo.store.batches.records import BatchRecord
     from routoo.store.database import Database
 
 ShowOption = Annotated[

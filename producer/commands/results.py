@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from producer.results.export import Exported
-    from routoo.store.batches import BatchRecord
+    from routoo.store.batches.records import BatchRecord
     from routoo.store.database import Database
     from routoo.store.results import ResultRecord
 

@@ -10,7 +10,7 @@ from routoo.console.run import run_with_database
 
 if TYPE_CHECKING:
     from producer.progress import Snapshot
-    from routoo.store.batches import BatchRecord
+    from routoo.store.batches.records import BatchRecord
     from routoo.store.database import Database
 
 

@@ -15,7 +15,7 @@ from routoo.domain.job import BatchStatus
 if TYPE_CHECKING:
     from producer.progress import Snapshot
     from routoo.settings import Settings
-    from routoo.store.batches import BatchRecord
+    from routoo.store.batches.records import BatchRecord
     from routoo.store.database import Database
 
 _LINE_EVERY_S = 5.0

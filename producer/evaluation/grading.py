@@ -10,7 +10,7 @@ from routoo.domain.items import Item
 from routoo.domain.prompt import prompt_text
 from routoo.errors import InputError
 from routoo.evaluation.item_grading import check_gradable, grade_item
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from routoo.store.evaluation import grades
 from routoo.store.evaluation.grades import Gradable, GradeRecord

@@ -11,7 +11,7 @@ from rich.text import Text
 from routoo.console import formatting
 from routoo.pipeline.explanation import JobExplanation
 from routoo.selector.explain import Change
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 
 _MANY = 100
 """From here on decimals say nothing."""

@@ -11,7 +11,7 @@ from rich.text import Text
 from routoo.console import formatting
 from routoo.domain.job import BatchStatus
 from routoo.files import check_suffix, replacing
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 
 Plan = dict[str, Any]
 """A plan as the batch keeps it."""

@@ -20,7 +20,7 @@ from producer.progress import Snapshot
 from producer.submit import ReadProgress
 from routoo.console import formatting
 from routoo.console.output import messages
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 
 _BAR_WIDTH = 40
 _REFRESHES_PER_S = 5

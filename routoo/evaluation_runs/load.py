@@ -9,7 +9,7 @@ from routoo.domain.pool import Pool
 from routoo.evaluation.evaluation_run import NO_MODEL, EvaluationRun, RunFacts, RunMode
 from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
 from routoo.store import batches, predictions, schedules
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 from routoo.store.evaluation import eval_runs, eval_sets
 from routoo.store.evaluation.eval_runs import RunRecord, RunResult
 

@@ -15,7 +15,7 @@ from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
 from routoo.pipeline.select.problem import pose_problem
 from routoo.selector.explain import Explanation, explain
 from routoo.store import jobs, predictions
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 from routoo.store.job_history import JobHistory, load_job_history
 
 

@@ -12,7 +12,7 @@ from routoo.domain.prompt import prompt_text
 from routoo.errors import CheckpointError
 from routoo.ports import Predictor
 from routoo.store import checkpoints, jobs, predictions
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 from routoo.store.checkpoints import CheckpointRecord
 from routoo.store.database import Database
 

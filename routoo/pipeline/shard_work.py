@@ -21,7 +21,7 @@ from routoo.errors import (
     StoreError,
 )
 from routoo.store import batches, leases, shards
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from routoo.store.shards import Done, Failed, HandedBack, WorkOutcome
 

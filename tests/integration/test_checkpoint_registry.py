@@ -11,7 +11,7 @@ from routoo.errors import CheckpointError
 from routoo.pipeline import score
 from routoo.pipeline.score import PredictorCache
 from routoo.store import batches, checkpoints
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from tests import batch_factory
 

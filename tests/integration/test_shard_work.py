@@ -9,7 +9,7 @@ import pytest
 from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.errors import CheckpointError, DatabaseUnavailableError, StoreError
 from routoo.pipeline.shard_work import ShardOutcome, ShardWorker, StageWork, Work
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from routoo.store.shards import Done, HandedBack, WorkOutcome
 from tests import batch_factory

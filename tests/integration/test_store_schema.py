@@ -16,23 +16,21 @@ from routoo.domain.job import SLA, ResultStatus
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.errors import DatabaseUnavailableError
 from routoo.store import columns, migrate, results
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 from routoo.store.evaluation.eval_runs import RunRecord
 from routoo.store.evaluation.grades import GradeRecord
 from routoo.store.ledger import AttemptRecord
 from routoo.store.schedules import ScheduleRecord
-from routoo.store.tables import (
-    METADATA,
+from routoo.store.tables.batch import BatchRow
+from routoo.store.tables.evaluation import EvalRunRow, ScheduleRow
+from routoo.store.tables.facts import (
     AssignmentRow,
     AttemptRow,
-    BatchRow,
-    EvalRunRow,
     GradeRow,
     JobRow,
     PredictionRow,
     ReservationRow,
     ResultRow,
-    ScheduleRow,
 )
 from tests.services import Databases
 
@@ -55,14 +53,14 @@ def test_migrations_produce_exactly_the_tables_of_record(database_url: str) -> N
             connection, opts={"compare_type": True, "compare_server_default": True}
         )
 
-        assert compare_metadata(context, METADATA) == []
+        assert compare_metadata(context, SQLModel.metadata) == []
 
 
 def test_migrations_produce_the_constraints_of_record(
     database_url: str, migrated_databases: Databases
 ) -> None:
     with migrated_databases.empty("from_the_tables") as direct:
-        METADATA.create_all(_engine(direct))
+        SQLModel.metadata.create_all(_engine(direct))
         with psycopg.connect(direct) as conn:
             conn.execute("CREATE TABLE alembic_version ()")
             expected = conn.execute(_CONSTRAINTS).fetchall()

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from producer.rows import csv_rows, jsonl_rows
 from producer.rows.body import BodyCheck
-from producer.rows.check import InputCheck, RowCheck
+from producer.rows.check import InputCheck, RowCheck, SeenIds
 from producer.rows.limits import LimitError, read_deadline
 from producer.rows.report import ProblemReport
-from producer.rows.seen_ids import SeenIds
 from routoo.domain.job import SLA
 from tests.batch_factory import pool_of
 

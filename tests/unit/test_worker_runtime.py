@@ -10,7 +10,7 @@ from routoo.domain.job import Lease
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.errors import ConfigError
 from routoo.pipeline.shard_work import StageWork
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 from routoo.store.shards import Done, WorkOutcome
 from worker.runtime import _with_tokenizers
 

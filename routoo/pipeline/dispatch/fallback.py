@@ -12,7 +12,7 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import experience_from_json
 from routoo.pipeline.select.estimates import estimate_calls
 from routoo.pipeline.select.experience import answered_shares
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 
 
 def rank_candidates(

@@ -17,7 +17,7 @@ from routoo.pipeline.provider_batch.rows import reservation_of, row_of, split
 from routoo.pipeline.provider_batch.tracker import BatchTracker, TrackedBatch
 from routoo.pipeline.select.eligibility import can_wait
 from routoo.store import jobs, ledger, provider_batches
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 from routoo.store.ledger import write_off
 from routoo.store.shards import Done, HandedBack, WorkOutcome
 

@@ -24,7 +24,7 @@ from routoo.pipeline.select.eligibility import describe_ineligibility
 from routoo.pipeline.select.estimates import NOTHING_KNOWN, CallEstimates, estimate_calls
 from routoo.selector.solution import Solution
 from routoo.store import jobs, predictions
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 
 _JOBS_PER_READ = 5000
 """Number of jobs whose request bodies are in memory at once."""

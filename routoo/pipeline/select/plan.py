@@ -26,7 +26,7 @@ from routoo.selector.frontier import frontier
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
 from routoo.statistics import mix_quality
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 
 _CONFIDENCE = 0.95
 _FRONTIER_POINTS = 20

@@ -14,7 +14,7 @@ from routoo.selector.confidence import lower_quality
 from routoo.selector.problem import Capacity, Problem, match_model
 from routoo.selector.solution import Solution, SolveStatus
 from routoo.selector.solvers import solve
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 
 
 def pose_problem(

@@ -16,7 +16,7 @@ from routoo.domain.batch_options import Objective
 from routoo.domain.job import BatchStatus
 from routoo.errors import InfeasibleError, InputError
 from routoo.store import batches
-from routoo.store.batches import BatchRecord
+from routoo.store.batches.records import BatchRecord
 
 _FACTS = ("jobs", "predictions", "assignments", "followers", "results")
 """Tables of a plan's rows that no foreign key deletes with the batch."""
