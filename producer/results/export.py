@@ -7,12 +7,13 @@ from typing import BinaryIO
 
 from psycopg import AsyncConnection
 
-from producer.results.formats import CsvWriter, Export, ResultFormat, ResultWriter
+from producer.results.csv_writer import CsvWriter
+from producer.results.formats import Export, ResultFormat, ResultWriter
 from producer.results.jsonl_writer import JsonlWriter
 from routoo.domain.job import ResultStatus
 from routoo.files import replacing
 from routoo.store import results
-from routoo.store.batches.records import BatchRecord
+from routoo.store.batches import BatchRecord
 from routoo.store.results import ResultRecord
 
 _ROWS_AT_ONCE = 1_000
