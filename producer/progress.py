@@ -77,6 +77,11 @@ class Snapshot:
         return self.progress.status.is_over
 
     @property
+    def as_planned(self) -> bool:
+        """Whether no job was answered by a model that is expected to be worse than planned."""
+        return self.progress.deviations.downgrades == 0
+
+    @property
     def all_succeeded(self) -> bool:
         """Whether every job has an answer."""
         return self.succeeded == self.progress.jobs
@@ -114,6 +119,12 @@ class Snapshot:
                 }
                 for share in models
             ],
+            "deviations": {
+                "jobs": self.progress.deviations.jobs,
+                "downgrades": self.progress.deviations.downgrades,
+                "upgrades": self.progress.deviations.upgrades,
+                "reasons": self.progress.deviations.reasons,
+            },
             "replans": [asdict(replan) for replan in self.replans],
         }
 

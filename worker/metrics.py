@@ -130,6 +130,12 @@ def _work(seen: Overview) -> Iterator[Metric]:
         _of(seen.results.items()),
     )
     yield _gauge(
+        "routoo_jobs_deviated",
+        "Jobs of open batches that another model answered than planned.",
+        ["reason"],
+        _of(seen.deviations.items()),
+    )
+    yield _gauge(
         "routoo_shards", "Shards of open batches.", ["stage", "state"], seen.shards.items()
     )
 

@@ -60,6 +60,13 @@ MaybeFileArgument = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text for people.")]
+StrictOption = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Exit with 7 if a model that is expected to be worse than planned answered a job.",
+    ),
+]
 LimitOption = Annotated[int, typer.Option(min=1, metavar="N", help="Most lines to list.")]
 PoolOption = Annotated[
     Path | None, typer.Option(help="Pool file of candidate models. (default: ROUTOO_POOL)")

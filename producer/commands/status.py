@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from producer.commands.options import BatchArgument, JsonOption, LimitOption
+from producer.commands.options import BatchArgument, JsonOption, LimitOption, StrictOption
+from routoo.console.exit_codes import DEVIATED
 from routoo.console.output import console, json_line
 from routoo.console.run import run_with_database
 
@@ -14,8 +15,10 @@ if TYPE_CHECKING:
     from routoo.store.database import Database
 
 
-def status_command(batch: BatchArgument = None, *, as_json: JsonOption = False) -> None:
-    """Show the progress of a batch: stages, results, money, models.
+def status_command(
+    batch: BatchArgument = None, *, as_json: JsonOption = False, strict: StrictOption = False
+) -> None:
+    """Show the progress of a batch: stages, results, money, models, what is not as planned.
 
     Examples:
         routoo-producer status
@@ -31,10 +34,12 @@ def status_command(batch: BatchArgument = None, *, as_json: JsonOption = False) 
     snapshot = run_with_database(load_settings(), status)
     if as_json:
         typer.echo(json_line(snapshot.as_json()))
-        return
-    from producer.screen.progress import progress_view
+    else:
+        from producer.screen.progress import progress_view
 
-    console().print(progress_view(snapshot))
+        console().print(progress_view(snapshot))
+    if strict and not snapshot.as_planned:
+        raise typer.Exit(DEVIATED)
 
 
 def list_command(*, limit: LimitOption = 20, as_json: JsonOption = False) -> None:

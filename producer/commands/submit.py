@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import BatchOptions, JsonOption, MaybeFileArgument
+from producer.commands.options import (
+    BatchOptions,
+    JsonOption,
+    MaybeFileArgument,
+    StrictOption,
+)
 from routoo.console.options import with_options
 from routoo.console.output import json_line, note
 from routoo.console.run import run_with_database
@@ -43,6 +48,7 @@ def submit_command(
     options: BatchOptions,
     plan: PlanOption = None,
     watch: WatchOption = False,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Submit a file of prompts as one batch and print the batch's id.
@@ -73,7 +79,7 @@ def submit_command(
     else:
         batch_id = _submit_file(settings, str(file), options, as_json=as_json)
     if watch:
-        watch_batch(settings, str(batch_id), as_json=as_json)
+        watch_batch(settings, str(batch_id), as_json=as_json, strict=strict)
 
 
 def send_request(settings: "Settings", source: "Source", request: "BatchRequest") -> "Submission":

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from producer.commands.options import BatchArgument, JsonOption
+from producer.commands.options import BatchArgument, JsonOption, StrictOption
+from routoo.console.exit_codes import DEVIATED
 from routoo.console.output import console, json_line
 from routoo.console.run import run_with_database
 
@@ -22,7 +23,11 @@ OutcomesOption = Annotated[
 
 
 def summary_command(
-    batch: BatchArgument = None, *, outcomes: OutcomesOption = None, as_json: JsonOption = False
+    batch: BatchArgument = None,
+    *,
+    outcomes: OutcomesOption = None,
+    as_json: JsonOption = False,
+    strict: StrictOption = False,
 ) -> None:
     """Compare the routing with every single model: quality, cost, shares, budget, time.
 
@@ -42,3 +47,5 @@ def summary_command(
         typer.echo(json_line(summary.as_json()))
     else:
         console().print(summary_view(summary))
+    if strict and not summary.snapshot.as_planned:
+        raise typer.Exit(DEVIATED)

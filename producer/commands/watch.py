@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from producer.commands.options import BatchArgument, JsonOption
-from routoo.console.exit_codes import INCOMPLETE
+from producer.commands.options import BatchArgument, JsonOption, StrictOption
+from routoo.console.exit_codes import DEVIATED, INCOMPLETE
 from routoo.console.output import console, json_line
 from routoo.console.run import run_with_database
 from routoo.domain.job import BatchStatus
@@ -22,11 +22,14 @@ _LINE_EVERY_S = 5.0
 _ON_INTERRUPT = "The batch goes on. `routoo-producer watch` shows it again."
 
 
-def watch_command(batch: BatchArgument = None, *, as_json: JsonOption = False) -> None:
+def watch_command(
+    batch: BatchArgument = None, *, as_json: JsonOption = False, strict: StrictOption = False
+) -> None:
     """Follow a batch until it is over; Ctrl-C leaves it running.
 
     Where the output is no terminal, a line is printed every few seconds; with --json one object a
-    line. Exit status: 0 when every job has an answer, 5 when some have none.
+    line. Exit status: 0 when every job has an answer, 5 when some have none; with --strict 7 when
+    some answers came from a model that is expected to be worse than the planned one.
 
     Examples:
         routoo-producer watch
@@ -34,14 +37,17 @@ def watch_command(batch: BatchArgument = None, *, as_json: JsonOption = False) -
     """
     from routoo.settings import load_settings
 
-    watch_batch(load_settings(), batch, as_json=as_json)
+    watch_batch(load_settings(), batch, as_json=as_json, strict=strict)
 
 
-def watch_batch(settings: "Settings", batch: str | None, *, as_json: bool) -> None:
+def watch_batch(
+    settings: "Settings", batch: str | None, *, as_json: bool, strict: bool = False
+) -> None:
     """Follow a batch until it is over.
 
     Raises:
-        Exit: With status 5 when some jobs have no answer.
+        Exit: With status 5 when some jobs have no answer; if strict, with 7 when a worse model than
+            planned answered some.
     """
     from producer.progress import find_batch
 
@@ -55,6 +61,8 @@ def watch_batch(settings: "Settings", batch: str | None, *, as_json: bool) -> No
     last = run_with_database(settings, watch, on_interrupt=_ON_INTERRUPT)
     if not last.all_succeeded and last.progress.status is not BatchStatus.PLANNED:
         raise typer.Exit(INCOMPLETE)
+    if strict and not last.as_planned:
+        raise typer.Exit(DEVIATED)
 
 
 async def _show_live(database: "Database", batch: "BatchRecord") -> "Snapshot":

@@ -1,6 +1,7 @@
 """Results as the lines of an OpenAI Batch output file and error file.
 
-Source: OpenAI API reference, "The request output object" of the Batch API.
+Source: OpenAI API reference, "The request output object" of the Batch API; `planned_model` and
+`reason` (why another model answered) are ours.
 """
 
 from collections.abc import Sequence
@@ -61,6 +62,8 @@ def _output_line(batch_id: UUID, record: ResultRecord) -> dict[str, Any]:
         "custom_id": record.custom_id,
         "response": _response(record) if succeeded else None,
         "error": None if succeeded else _error(record),
+        "planned_model": record.planned_model,
+        "reason": record.reason,
     }
 
 

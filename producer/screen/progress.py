@@ -36,6 +36,8 @@ def progress_view(snapshot: Snapshot, eta_s: float | None = None) -> RenderableT
     parts: list[RenderableType] = [_title(snapshot), _stages(snapshot), _facts(snapshot, eta_s)]
     if snapshot.progress.models:
         parts.append(_models(snapshot))
+    if snapshot.progress.deviations.jobs:
+        parts.append(Text(_deviations(snapshot), style="yellow"))
     if snapshot.replans:
         parts.append(Text(_latest_plan(snapshot), style="dim"))
     if snapshot.progress.budget_warnings:
@@ -104,7 +106,7 @@ def progress_line(snapshot: Snapshot, eta_s: float | None = None) -> str:
     return (
         f"{now.status}: {now.scored:,} scored, {snapshot.selected:,} selected, "
         f"{now.ended:,} of {now.jobs:,} answered ({snapshot.unsuccessful:,} failed)"
-        f"{_at_providers(snapshot)}, "
+        f"{_downgraded(snapshot)}{_at_providers(snapshot)}, "
         f"{formatting.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}, "
         f"{formatting.rate(_jobs_per_s(snapshot, eta_s))}{eta}{_used_of_budget(snapshot)}"
     )
@@ -175,6 +177,24 @@ def _budget_warning(snapshot: Snapshot) -> str:
         f"warning: {percent} % of the budget is used; "
         "`routoo-producer resume BATCH --budget-usd X` raises it"
     )
+
+
+def _deviations(snapshot: Snapshot) -> str:
+    """Return how many jobs another model answered than planned, and why."""
+    found = snapshot.progress.deviations
+    same = found.jobs - found.downgrades - found.upgrades
+    kinds = [(found.downgrades, "worse"), (found.upgrades, "better"), (same, "equal")]
+    counts = ", ".join(
+        f"{count:,} by a model expected to be {kind}" for count, kind in kinds if count
+    )
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.reasons.items())
+    return f"not as planned: {counts} ({reasons})"
+
+
+def _downgraded(snapshot: Snapshot) -> str:
+    found = snapshot.progress.deviations
+    kinds = [(found.downgrades, "downgraded"), (found.upgrades, "upgraded")]
+    return "".join(f", {count:,} {kind}" for count, kind in kinds if count)
 
 
 def _used_of_budget(snapshot: Snapshot) -> str:

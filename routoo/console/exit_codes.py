@@ -4,5 +4,7 @@ SYSTEM_ERROR = 4
 """The operating system refused: a full disk, a folder that may not be written (`OSError`)."""
 INCOMPLETE = 5
 """The command came to its end, and some calls failed, some jobs or rows have no answer."""
+DEVIATED = 7
+"""With `--strict`: some jobs were answered by a model expected to be worse than the planned one."""
 INTERRUPTED = 130
 """Ctrl-C, as shells give it (128 + SIGINT)."""

@@ -97,6 +97,33 @@ class ResultSource(StrEnum):
     """An earlier answer to the same request, from the response cache."""
 
 
+class DeviationReason(StrEnum):
+    """Why another model answered a job than the one that was planned for it."""
+
+    UNAVAILABLE = "unavailable"
+    """The planned model's endpoints kept failing."""
+    RATE_LIMITED = "rate_limited"
+    """Its endpoints asked for a wait that was too long."""
+    DENIED = "denied"
+    """Its endpoints took no requests: a wrong key, or no credit."""
+    BUDGET = "budget"
+    """The money that was left did not cover a call to it."""
+    COST_CAP = "cost_cap"
+    """The job's own cost cap did not cover a call to it."""
+    CONTENT_FILTER = "content_filter"
+    """Its content filter refused the prompt or cut the answer."""
+    CONTEXT_LENGTH = "context_length"
+    """The prompt and its answer did not fit its context window."""
+    TRUNCATED = "truncated"
+    """Its answers were cut by their limit of tokens."""
+    FAILED = "failed"
+    """Its calls failed in another way."""
+    BATCH_CHANNEL = "batch_channel"
+    """The provider's batch API did not answer the job, or could not in time."""
+    REPLAN = "replan"
+    """A revision of the plan chose another model."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """How one job ended; a job has exactly one result."""
@@ -111,3 +138,9 @@ class Result:
     error_code: str | None = None
     error_message: str | None = None
     source: ResultSource = ResultSource.CALL
+    reason: DeviationReason | None = None
+    """Why another model than planned answered; None where the planned one did, or none."""
+    expected_quality: float | None = None
+    """Predicted for the model that answered, where it is not the planned one."""
+    expected_cost_usd: Decimal | None = None
+    """Expected of the call that answered, where its model is not the planned one."""

@@ -135,3 +135,10 @@ class PendingJob:
     """Calls made so far, by any worker."""
     cost_usd: Decimal
     """What those calls cost."""
+    planned_model: str = ""
+    """The model that the batch's first plan chose; empty stands for `model`."""
+
+    @property
+    def planned(self) -> str:
+        """Name of the model that the batch's first plan chose."""
+        return self.planned_model or self.model

@@ -135,7 +135,8 @@ async def find(conn: AsyncConnection, batch_id: UUID, custom_id: str) -> Job:
 
 
 _PENDING = f"""
-    SELECT a.model, p.quality, p.completion_tokens, t.attempts, t.cost_usd, {_JOB_COLUMNS}
+    SELECT a.model, first.model, p.quality, p.completion_tokens, t.attempts, t.cost_usd,
+           {_JOB_COLUMNS}
     FROM jobs j
     JOIN predictions p USING (batch_id, job_no)
     CROSS JOIN LATERAL (
@@ -143,6 +144,11 @@ _PENDING = f"""
         WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
         ORDER BY revision DESC LIMIT 1
     ) a
+    CROSS JOIN LATERAL (
+        SELECT model FROM assignments s
+        WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
+        ORDER BY revision LIMIT 1
+    ) first
     CROSS JOIN LATERAL (
         SELECT coalesce(max(attempt_no), 0) AS attempts, coalesce(sum(cost_usd), 0) AS cost_usd
         FROM attempts s WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
@@ -186,6 +192,7 @@ async def pending(conn: AsyncConnection, lease: Lease) -> list[PendingJob]:
 
 def _pending(
     model: str,
+    planned_model: str,
     quality: list[float],
     completion_tokens: list[float],
     attempts: int,
@@ -193,7 +200,13 @@ def _pending(
     *job: Any,  # noqa: ANN401 - the columns of a job
 ) -> PendingJob:
     return PendingJob(
-        _job(*job), model, tuple(quality), tuple(completion_tokens), attempts, cost_usd
+        _job(*job),
+        model,
+        tuple(quality),
+        tuple(completion_tokens),
+        attempts,
+        cost_usd,
+        planned_model,
     )
 
 

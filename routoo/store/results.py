@@ -11,7 +11,7 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from routoo.domain.completion import Result, ResultSource
+from routoo.domain.completion import DeviationReason, Result, ResultSource
 from routoo.domain.job import Lease, ResultStatus
 from routoo.store import columns, leases
 from routoo.store.encoding import json_rows, storable
@@ -39,10 +39,12 @@ class ResultRecord:
     status: ResultStatus
     model: str | None
     answer: str | None
-    expected_quality: float | None = field(metadata=_JOINED)
+    expected_quality: float | None
+    """Predicted for the model that answered; the view has the plan's where the row has none."""
     quality: float | None = field(metadata=_JOINED)
     """What a grader gave, None where none has graded."""
-    expected_cost_usd: Decimal | None = field(metadata=_JOINED)
+    expected_cost_usd: Decimal | None
+    """Expected of a call to that model, in the same way."""
     cost_usd: Decimal
     latency_s: float | None
     error_code: str | None
@@ -50,6 +52,14 @@ class ResultRecord:
     created_at: datetime = field(metadata=_SERVER_SET)
     source: ResultSource
     """Whether it was called for, shares an identical job's answer, or is from the cache."""
+    planned_model: str | None = field(metadata=_JOINED)
+    """The model that the batch's first plan chose, None where it chose none."""
+    planned_quality: float | None = field(metadata=_JOINED)
+    """Predicted for the planned model."""
+    planned_cost_usd: Decimal | None = field(metadata=_JOINED)
+    """Expected of a call to the planned model."""
+    reason: DeviationReason | None
+    """Why another model than planned answered; None where the planned one did, or none."""
     response: dict[str, Any] | None = field(metadata=_NOT_IN_VIEW)
     """The whole response."""
     prompt_tokens: int | None = field(metadata=_NOT_IN_VIEW)
@@ -60,6 +70,8 @@ class ResultRecord:
         """Parse what the database keeps as text."""
         object.__setattr__(self, "status", ResultStatus(self.status))
         object.__setattr__(self, "source", ResultSource(self.source))
+        if self.reason is not None:
+            object.__setattr__(self, "reason", DeviationReason(self.reason))
 
 
 VIEW_COLUMNS = columns.names(ResultRecord, lambda one: "not_in_view" not in one.metadata)
@@ -152,6 +164,9 @@ def row_of(result: Result) -> dict[str, object]:
         "error_code": result.error_code,
         "error_message": storable(result.error_message),
         "source": str(result.source),
+        "reason": None if result.reason is None else str(result.reason),
+        "expected_quality": result.expected_quality,
+        "expected_cost_usd": result.expected_cost_usd,
     }
 
 

@@ -14,6 +14,7 @@ from routoo.domain.job import ShardKey, Stage
 from routoo.domain.pool import Pool
 from routoo.errors import StaleLeaseError
 from routoo.store import leases, ledger, shards
+from routoo.store.batches import progress
 from routoo.store.database import Database
 from tests.dispatch_factory import (
     billed_usd,
@@ -125,6 +126,15 @@ async def test_a_model_that_is_down_is_replaced_by_the_next_best(db: Database) -
         assert await rows(db, "SELECT DISTINCT model, status, attempts FROM results") == [
             ("large", "succeeded", 3)
         ]
+        shown = await rows(
+            db,
+            "SELECT DISTINCT model, expected_quality, planned_model, planned_quality, reason,"
+            " expected_cost_usd > planned_cost_usd FROM batch_results",
+        )
+        assert shown == [("large", pytest.approx(0.9), "small", 0.5, "unavailable", True)]
+        async with db.transaction() as conn:
+            found = await progress.deviations(conn, lease.key.batch_id)
+        assert (found.downgrades, found.upgrades, found.reasons) == (0, 5, {"unavailable": 5})
 
 
 @pytest.mark.parametrize("kind", ["content_filter", "filtered"])

@@ -162,7 +162,7 @@ async def test_scrapes_close_together_share_one_read(
 def test_every_metric_that_rules_and_documentation_name_is_served() -> None:
     text = RULES.read_text() + DOCUMENTATION.read_text().partition("## Metrics")[2]
     named = set(re.findall(r"\broutoo_[a-z_]+", text))
-    nothing = Overview({}, 0, {}, {}, OpenMoney(*[Decimal(0)] * 3), (), {}, (), {})
+    nothing = Overview({}, 0, {}, {}, {}, OpenMoney(*[Decimal(0)] * 3), (), {}, (), {})
     served = {family.name for family in (reachable(yes=True), *families(nothing))}
     assert {name.removesuffix("_total") for name in named} == served
 

@@ -8,10 +8,20 @@ from decimal import Decimal
 from random import Random
 from typing import Any
 
-from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
+import pytest
+
+from routoo.domain.completion import (
+    Attempt,
+    Completion,
+    DeviationReason,
+    Reservation,
+    Result,
+    Usage,
+)
 from routoo.domain.job import SLA, Job, PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.errors import (
+    ContentFilterError,
     ContextLengthError,
     EndpointError,
     EndpointTimeoutError,
@@ -20,6 +30,7 @@ from routoo.errors import (
     RequestRejectedError,
 )
 from routoo.pipeline.dispatch.answer import Answerer
+from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import ReservationOutcome
 from tests.fakes.permit import OpenPermit
 
@@ -135,7 +146,9 @@ def run(
         answerer = Answerer(script, commit, event, 2, rng=NoJitter(0), postponed=commit.postponed)
         job = Job(7, "seven", BODY, sla or SLA())
         pending = PendingJob(job, models[0].name, (0.5, 0.9), (2.0, 2.0), 0, cost_usd)
-        return await answerer.answer(pending, models)
+        quality = {"small": 0.5, "large": 0.9}
+        asked = [Candidate(one, quality.get(one.name), Decimal("0.001")) for one in models]
+        return await answerer.answer(pending, asked)
 
     return asyncio.run(main())
 
@@ -272,3 +285,33 @@ def test_a_drained_job_stays_pending() -> None:
     script, commit = Script(), MemoryCommit()
     assert not run(script, commit, closing=True)
     assert (script.asked, commit.results) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (RequestRejectedError("no"), DeviationReason.FAILED),
+        (ContextLengthError("too long"), DeviationReason.CONTEXT_LENGTH),
+        (ContentFilterError("refused"), DeviationReason.CONTENT_FILTER),
+    ],
+)
+def test_an_answer_of_another_model_than_planned_says_why(
+    error: EndpointError, reason: DeviationReason
+) -> None:
+    commit = MemoryCommit()
+    run(Script(error), commit)
+    (result,) = commit.results
+    assert (result.model, result.reason) == ("large", reason)
+    assert (result.expected_quality, result.expected_cost_usd) == (0.9, Decimal("0.001"))
+
+
+def test_the_reason_is_that_of_the_planned_model_and_not_of_the_last_one() -> None:
+    commit = MemoryCommit(ReservationOutcome.REFUSED)
+    run(Script(RequestRejectedError("no")), commit, [LARGE, candidate("other"), SMALL])
+    assert (commit.results[0].model, commit.results[0].reason) == ("small", DeviationReason.BUDGET)
+
+
+def test_an_answer_of_the_planned_model_has_no_reason() -> None:
+    commit = MemoryCommit()
+    run(Script(), commit)
+    assert (commit.results[0].reason, commit.results[0].expected_quality) == (None, None)

@@ -5,12 +5,26 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Self
 
-from routoo.domain.completion import Attempt, Completion, Result
+from routoo.domain.completion import Attempt, Completion, DeviationReason, Result
 from routoo.domain.job import PendingJob, ResultStatus
-from routoo.domain.pool import CandidateModel
+from routoo.domain.pool import BATCH_SUFFIX, CandidateModel
 from routoo.errors import ContentFilterError, ContextLengthError, EndpointError, HedgeLostError
+from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import Call
+
+_REASONS = {
+    "endpoint_closed": DeviationReason.UNAVAILABLE,
+    "endpoint_unavailable": DeviationReason.UNAVAILABLE,
+    "endpoint_timeout": DeviationReason.UNAVAILABLE,
+    "rate_limited": DeviationReason.RATE_LIMITED,
+    "endpoint_denied": DeviationReason.DENIED,
+    "max_cost_exceeded": DeviationReason.COST_CAP,
+    str(ResultStatus.BUDGET_EXHAUSTED): DeviationReason.BUDGET,
+    ContentFilterError.code: DeviationReason.CONTENT_FILTER,
+    ContextLengthError.code: DeviationReason.CONTEXT_LENGTH,
+}
+"""Why a model was left, by the error with which it was."""
 
 
 @dataclass(slots=True)
@@ -26,13 +40,20 @@ class JobAccount:
     """Name of the model that was asked last."""
     error_code: str | None = None
     error_message: str | None = None
+    asked: Candidate | None = None
+    """The candidate that is asked, or was asked last."""
+    reason: DeviationReason | None = None
+    """Why the model that was chosen first was left; None while it was not."""
     outgrown_tokens: int = 0
     """The largest context window that proved too small, in tokens."""
 
     @classmethod
     def of(cls, pending: PendingJob) -> Self:
         """Return the account of a job; it goes on where an earlier dispatch of the job ended."""
-        return cls(pending, pending.attempts, pending.cost_usd)
+        account = cls(pending, pending.attempts, pending.cost_usd)
+        if pending.model.endswith(BATCH_SUFFIX):  # its channel takes no single calls
+            account.reason = DeviationReason.BATCH_CHANNEL
+        return account
 
     @property
     def job_no(self) -> int:
@@ -48,6 +69,11 @@ class JobAccount:
         """Keep why a model gave no answer; the last such error becomes the job's own."""
         self.model, self.error_code, self.error_message = model.name, code, message
 
+    def note_departure(self) -> None:
+        """Keep why the model that is asked is left; the first such reason stands."""
+        if self.reason is None:
+            self.reason = _REASONS.get(self.error_code or "", DeviationReason.FAILED)
+
     def add_failure(self, model: CandidateModel, cost_usd: Decimal, error: EndpointError) -> None:
         """Count a call that ended without an answer that can be used."""
         self.cost_usd += cost_usd
@@ -62,6 +88,7 @@ class JobAccount:
 
     def success(self, completion: Completion) -> Result:
         """Return the result of the job if the last model's answer is taken."""
+        deviates = self.model != self.pending.planned
         return Result(
             job_no=self.job_no,
             status=ResultStatus.SUCCEEDED,
@@ -69,6 +96,9 @@ class JobAccount:
             attempts=self.attempts,
             model=self.model,
             completion=completion,
+            reason=(self.reason or DeviationReason.REPLAN) if deviates else None,
+            expected_quality=self.asked.expected_quality if deviates and self.asked else None,
+            expected_cost_usd=self.asked.expected_cost_usd if deviates and self.asked else None,
         )
 
     def failure(self) -> Result:

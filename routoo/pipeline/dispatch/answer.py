@@ -25,6 +25,7 @@ from routoo.domain.prompt import (
 )
 from routoo.errors import EndpointClosedError, EndpointError
 from routoo.pipeline.dispatch.accounting import JobAccount, settle_calls
+from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
 from routoo.pipeline.dispatch.hedge import Call, CallLatencies, HedgedCaller
 from routoo.ports import ChatClient, Permit
@@ -75,7 +76,7 @@ class Answerer:
             self.client, self.commit, self.closing, self.latencies, self.now
         )
 
-    async def answer(self, pending: PendingJob, candidates: Sequence[CandidateModel]) -> bool:
+    async def answer(self, pending: PendingJob, candidates: Sequence[Candidate]) -> bool:
         """Ask the candidates in turn until one answers.
 
         Args:
@@ -91,15 +92,17 @@ class Answerer:
         """
         account = JobAccount.of(pending)
         # An unavailable model is asked again after all others; then the job waits for it.
-        unavailable: list[CandidateModel] = []
-        for number, model in enumerate(chain(candidates, unavailable)):
-            if model.context_window_tokens <= account.outgrown_tokens:
+        unavailable: list[Candidate] = []
+        for number, candidate in enumerate(chain(candidates, unavailable)):
+            if candidate.model.context_window_tokens <= account.outgrown_tokens:
                 continue
-            step = await self._ask(account, model, waits=number >= len(candidates))
+            account.asked = candidate
+            step = await self._ask(account, candidate.model, waits=number >= len(candidates))
             if step is _Next.UNAVAILABLE:
-                unavailable.append(model)
+                unavailable.append(candidate)
             elif step is not _Next.NEXT_MODEL:
                 return step is _Next.ENDED
+            account.note_departure()
             if account.is_filtered and account.model in self.final_filters:
                 break
         self.commit.record(account.failure())

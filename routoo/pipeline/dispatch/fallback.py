@@ -1,10 +1,12 @@
 """Which models to ask when the chosen one fails, and after whose refusal a job ends."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from routoo.domain.batch_options import OnContentFilter
 from routoo.domain.job import PendingJob
@@ -15,9 +17,18 @@ from routoo.pipeline.select.experience import answered_shares
 from routoo.store.batches.records import BatchRecord
 
 
-def rank_candidates(
-    batch: BatchRecord, pending: Sequence[PendingJob]
-) -> list[list[CandidateModel]]:
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that may be asked for a job, and what is expected of it."""
+
+    model: CandidateModel
+    expected_quality: float | None = None
+    """Predicted, in [0, 1]."""
+    expected_cost_usd: Decimal | None = None
+    """Of one call."""
+
+
+def rank_candidates(batch: BatchRecord, pending: Sequence[PendingJob]) -> list[list[Candidate]]:
     """Order each job's candidates: the chosen model, then the others by value for money.
 
     Value is predicted quality, times the share of jobs that the model answers, less expected cost
@@ -48,7 +59,7 @@ def rank_candidates(
     value[np.arange(len(pending)), chosen] = np.inf
     channels = [model.is_batch_channel for model in batch.pool.models]
     value[:, channels] = -np.inf  # provider_batch sends their jobs: they take no single calls
-    return _by_value(value, batch.pool.models)
+    return _by_value(value, _Expected(batch.pool.models, quality, estimates.cost_usd))
 
 
 def final_filters(batch: BatchRecord) -> frozenset[str]:
@@ -72,12 +83,30 @@ def _quality_per_usd(batch: BatchRecord, plan: Mapping[str, Any]) -> float:
     return price
 
 
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What is expected of each model for each job, models in pool order."""
+
+    models: Sequence[CandidateModel]
+    quality: Float32[np.ndarray, "jobs models"]
+    cost_usd: Float64[np.ndarray, "jobs models"]
+
+    def candidate(self, row: int, column: int) -> Candidate:
+        """Return a model as a candidate for a job."""
+        return Candidate(
+            self.models[column],
+            float(self.quality[row, column]),
+            Decimal(f"{self.cost_usd[row, column]:.12f}"),
+        )
+
+
 def _by_value(
-    value: Float64[np.ndarray, "jobs models"], models: Sequence[CandidateModel]
-) -> list[list[CandidateModel]]:
+    value: Float64[np.ndarray, "jobs models"], expected: _Expected
+) -> list[list[Candidate]]:
     """Return each job's models by falling value, without those of value -inf."""
     order = np.argsort(-value, axis=1, kind="stable").tolist()
     counts = np.count_nonzero(value > -np.inf, axis=1).tolist()
     return [
-        [models[column] for column in row[:count]] for row, count in zip(order, counts, strict=True)
+        [expected.candidate(row, column) for column in columns[:count]]
+        for row, (columns, count) in enumerate(zip(order, counts, strict=True))
     ]

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from routoo.domain.batch_options import CallOptions
-from routoo.domain.completion import Result, ResultSource
+from routoo.domain.completion import DeviationReason, Result, ResultSource
 from routoo.domain.job import Lease, PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.store import response_cache, results
@@ -80,6 +80,7 @@ async def take_cached(
                 job.model,
                 found[keys[job.job.job_no]],
                 source=ResultSource.CACHE,
+                reason=None if job.model == job.planned else DeviationReason.REPLAN,
             )
             for job in pending
             if keys.get(job.job.job_no) in found

@@ -14,10 +14,9 @@ import structlog
 from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, Lease, PendingJob
-from routoo.domain.pool import CandidateModel
 from routoo.errors import DatabaseUnavailableError
 from routoo.pipeline.dispatch.answer import Answerer
-from routoo.pipeline.dispatch.fallback import final_filters, rank_candidates
+from routoo.pipeline.dispatch.fallback import Candidate, final_filters, rank_candidates
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import CallLatencies
 from routoo.pipeline.dispatch.response_cache import ShardCache, take_cached
@@ -141,9 +140,7 @@ class JobTasks:
         self._tasks: dict[int, asyncio.Task[bool]] = {}
         self._models: dict[int, str] = {}
 
-    def assign(
-        self, pending: Sequence[PendingJob], ranked: Sequence[Sequence[CandidateModel]]
-    ) -> int:
+    def assign(self, pending: Sequence[PendingJob], ranked: Sequence[Sequence[Candidate]]) -> int:
         """Start jobs, and restart those that wait for a call to another model than planned now.
 
         A job that was admitted to an endpoint keeps its model, so that no job is called for twice.

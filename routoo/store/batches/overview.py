@@ -6,6 +6,7 @@ from itertools import product
 
 from psycopg import AsyncConnection
 
+from routoo.domain.completion import DeviationReason
 from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
 from routoo.store.evaluation.alerts import KINDS
 
@@ -58,6 +59,8 @@ class Overview:
     """Jobs of open batches without a result."""
     results: dict[ResultStatus, int]
     """Jobs of open batches that ended, by how; every status is a key."""
+    deviations: dict[DeviationReason, int]
+    """Of these, jobs that another model answered than planned, by why; every reason is a key."""
     shards: dict[tuple[Stage, ShardState], int]
     """Shards of open batches; every pair is a key."""
     money: OpenMoney
@@ -83,6 +86,9 @@ SELECT
     (SELECT json_agg(json_build_array(status, n)) FROM
         (SELECT status, count(*) AS n FROM results WHERE batch_id IN (SELECT id FROM open)
          GROUP BY status) AS r),
+    (SELECT json_agg(json_build_array(reason, n)) FROM
+        (SELECT reason, count(*) AS n FROM results
+         WHERE batch_id IN (SELECT id FROM open) AND reason IS NOT NULL GROUP BY reason) AS d),
     (SELECT coalesce(sum(job_count), 0) FROM open),
     (SELECT json_agg(json_build_array(stage, state, n)) FROM
         (SELECT stage, state, count(*) AS n FROM shards WHERE batch_id IN (SELECT id FROM open)
@@ -111,12 +117,14 @@ FROM ledgers WHERE batch_id IN (SELECT id FROM open)
 async def overview(conn: AsyncConnection) -> Overview:
     """Return what is true now; within a transaction of its own it waits for nobody's locks."""
     row = (await (await conn.execute(_OVERVIEW, [_OPEN])).fetchall())[0]
-    batches, results, jobs, shards, calls, alerts, schedules, endpoints, *money = row
+    batches, results, deviations, jobs, shards, calls, alerts, schedules, endpoints, *money = row
     ended = dict.fromkeys(ResultStatus, 0) | {ResultStatus(key): n for key, n in results or ()}
     return Overview(
         batches=dict.fromkeys(BatchStatus, 0) | {BatchStatus(key): n for key, n in batches or ()},
         jobs_pending=jobs - sum(ended.values()),
         results=ended,
+        deviations=dict.fromkeys(DeviationReason, 0)
+        | {DeviationReason(reason): n for reason, n in deviations or ()},
         shards=dict.fromkeys(product(Stage, ShardState), 0)
         | {(Stage(stage), ShardState(state)): n for stage, state, n in shards or ()},
         money=OpenMoney(*money),

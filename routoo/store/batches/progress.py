@@ -1,6 +1,7 @@
 """How far a batch has come, in one snapshot."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -26,6 +27,23 @@ class ModelShare:
 
 
 @dataclass(frozen=True, slots=True)
+class Deviations:
+    """Jobs that another model answered than the one that the first plan chose for them."""
+
+    downgrades: int = 0
+    """Those whose model is expected to answer worse than the planned one."""
+    upgrades: int = 0
+    """Those whose model is expected to answer better."""
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    """All of them by the reason, as `DeviationReason` has it."""
+
+    @property
+    def jobs(self) -> int:
+        """How many there are, those of equal expected quality included."""
+        return sum(self.reasons.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """A batch's progress."""
 
@@ -46,6 +64,7 @@ class Progress:
     """Shares of the present budget that were used up and warned of, in per cent, ascending."""
     at_providers: int = 0
     """Jobs that providers' batches hold."""
+    deviations: Deviations = field(default_factory=Deviations)
 
     @property
     def ended(self) -> int:
@@ -82,6 +101,34 @@ ORDER BY model
 """
 
 
+# The partial index finds these rows; there are none in a batch that runs as planned.
+_DEVIATIONS = """
+SELECT r.reason, count(*), count(*) FILTER (WHERE e.quality < p.quality),
+       count(*) FILTER (WHERE e.quality > p.quality)
+FROM results r
+CROSS JOIN LATERAL (
+    SELECT expected_quality AS quality FROM assignments s
+    WHERE s.batch_id = r.batch_id AND s.job_no = r.job_no ORDER BY revision LIMIT 1
+) p
+CROSS JOIN LATERAL (
+    SELECT coalesce(r.expected_quality, max(s.expected_quality)) AS quality FROM assignments s
+    WHERE s.batch_id = r.batch_id AND s.job_no = r.job_no AND s.model = r.model
+) e
+WHERE r.batch_id = %s AND r.reason IS NOT NULL
+GROUP BY r.reason ORDER BY count(*) DESC, r.reason
+"""
+
+
+async def deviations(conn: AsyncConnection, batch_id: UUID) -> Deviations:
+    """Count the jobs of a batch that another model answered than planned."""
+    rows = await (await conn.execute(_DEVIATIONS, [batch_id])).fetchall()
+    return Deviations(
+        downgrades=sum(row[2] for row in rows),
+        upgrades=sum(row[3] for row in rows),
+        reasons={row[0]: row[1] for row in rows},
+    )
+
+
 async def progress(conn: AsyncConnection, batch_id: UUID) -> Progress:
     """Return how far a batch has come.
 
@@ -106,6 +153,7 @@ async def progress(conn: AsyncConnection, batch_id: UUID) -> Progress:
         shards=_by_stage(shards or []),
         budget_warnings=tuple(warnings or ()),
         at_providers=held,
+        deviations=await deviations(conn, batch_id),
     )
 
 

@@ -9,10 +9,20 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, REAL, Boolean, CheckConstraint, Index, Integer, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    REAL,
+    Boolean,
+    CheckConstraint,
+    Index,
+    Integer,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlmodel import SQLModel
 
-from routoo.domain.completion import ResultSource
+from routoo.domain.completion import DeviationReason, ResultSource
 from routoo.domain.job import ResultStatus
 from routoo.store.tables.column import (
     NAMES,
@@ -184,6 +194,9 @@ class ResultRow(SQLModel, table=True):
             name="results_answer",
         ),
         one_of("source", ResultSource, "results_source"),
+        one_of("reason", DeviationReason, "results_reason"),
+        # Counts of deviations are read again and again while a batch runs.
+        Index("results_deviations", "batch_id", postgresql_where=text("reason IS NOT NULL")),
         {"comment": "How each job ended: exactly one row a job"},
     )
 
@@ -203,6 +216,15 @@ class ResultRow(SQLModel, table=True):
     created_at: datetime = created_at()
     source: str = column(
         Text(), "call, duplicate (shares another job's answer) or cache", default="'call'"
+    )
+    reason: str | None = column(
+        Text(), "Why another model than planned answered; null = the planned one", nullable=True
+    )
+    expected_quality: float | None = column(
+        REAL(), "Predicted for a model that was not the planned one, in [0, 1]", nullable=True
+    )
+    expected_cost_usd: Decimal | None = column(
+        USD, "Expected of a call to a model that was not the planned one, in USD", nullable=True
     )
 
 
