@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
+import orjson
 import typer
 
 from producer.rows.limits import (
@@ -26,6 +27,7 @@ from producer.rows.problems import LimitError
 from producer.rows.source import Format
 from routoo.domain.batch_options import CallOptions, Objective, OnContentFilter
 from routoo.domain.job import SLA
+from routoo.domain.validators import NO_RULES, Validators, schema_text
 from routoo.errors import InputError
 
 if TYPE_CHECKING:
@@ -192,6 +194,44 @@ class BatchOptions(AimOptions):
             "(default: as the pool says for each model)"
         ),
     ] = None
+    no_cascade: Annotated[
+        bool,
+        typer.Option(
+            "--no-cascade", help="Ask no model first whose answer is judged: one model a job."
+        ),
+    ] = False
+    cascade_only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Only these models may be asked first and their answers judged; can be repeated.",
+        ),
+    ] = None
+    validate_json_schema: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="JSON Schema that every answer must fit."),
+    ] = None
+    validate_regex: Annotated[
+        str | None,
+        typer.Option(metavar="R", help="Regular expression that must match in every answer."),
+    ] = None
+    validate_choices: Annotated[
+        str | None, typer.Option(metavar="A,B", help="The only answers that are allowed.")
+    ] = None
+    validate_not_empty: Annotated[
+        bool, typer.Option("--validate-not-empty", help="No answer may be empty.")
+    ] = False
+    validate_not_truncated: Annotated[
+        bool,
+        typer.Option("--validate-not-truncated", help="No answer may end at its token limit."),
+    ] = False
+    repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Ask once more for an answer that breaks a rule before another model is asked.",
+        ),
+    ] = False
     pool: PoolOption = None
     min_quality: MinQualityOption = None
     max_cost_usd: Annotated[
@@ -270,14 +310,14 @@ class BatchOptions(AimOptions):
             budget_usd=self.budget(),
             objective=self.objective(pool),
             plan_only=plan_only,
-            call_options=self._call_options(),
+            call_options=self._call_options(pool.names),
             sla=self._sla(pool.names),
             ignore_model=self.ignore_model,
             skip_invalid=self.skip_invalid,
             error_file=self.errors,
         )
 
-    def _call_options(self) -> CallOptions:
+    def _call_options(self, models: Sequence[str]) -> CallOptions:
         if self.cache_all and self.cache is None:
             raise InputError("it needs --cache", where="--cache-all", remedy="Give both")
         now = datetime.now(UTC)
@@ -287,7 +327,34 @@ class BatchOptions(AimOptions):
             cache_ttl_s=None if until is None else (until - now).total_seconds(),
             cache_all=self.cache_all,
             on_content_filter=self.on_content_filter,
+            cascade=not self.no_cascade,
+            cascade_only=self._cascade_only(models),
         )
+
+    def _cascade_only(self, models: Sequence[str]) -> tuple[str, ...] | None:
+        if self.cascade_only is None:
+            return None
+        if self.no_cascade:
+            raise InputError("it contradicts --no-cascade", where="--cascade-only")
+        names = ",".join(self.cascade_only)
+        return read_option("--cascade-only", partial(read_models, "the list", known=models), names)
+
+    def _validators(self) -> Validators | None:
+        choices = self.validate_choices
+        rules = Validators(
+            json_schema=_read_schema(self.validate_json_schema),
+            regex=self.validate_regex,
+            choices=None if choices is None else tuple(map(str.strip, choices.split(","))),
+            not_empty=self.validate_not_empty,
+            not_truncated=self.validate_not_truncated,
+            repair=self.repair,
+        )
+        if rules == NO_RULES:
+            return None
+        from routoo.domain.answer_checks import check_rules
+
+        check_rules(rules)
+        return rules
 
     def _sla(self, models: Sequence[str]) -> SLA:
         read_cap, now = partial(read_usd, "the cost cap"), datetime.now(UTC)
@@ -300,6 +367,7 @@ class BatchOptions(AimOptions):
             deadline=read_option("--deadline", partial(read_deadline, now=now), self.deadline),
             allowed_models=read_option("--allow-models", read_list, self.allow_models),
             denied_models=read_option("--deny-models", read_list, self.deny_models),
+            validators=self._validators(),
         )
 
 
@@ -317,6 +385,19 @@ def _matched(text: str | None, pool: "Pool") -> tuple[str | None, float]:
         )
     read_ratio = partial(read_number, "the share to match", above=0.0, most=_MOST_RATIO)
     return model, read_option("--match", read_ratio, share) or 1.0
+
+
+def _read_schema(path: Path | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return schema_text(orjson.loads(path.read_bytes()))
+    except (OSError, orjson.JSONDecodeError) as error:
+        raise InputError(
+            f"the JSON Schema can't be read: {error}",
+            where=str(path),
+            remedy="Give a file that holds one JSON Schema",
+        ) from error
 
 
 def _checked_text(option: str, value: str | None) -> str | None:

@@ -12,6 +12,8 @@ from routoo.domain.prompt import (
     part_counts,
     requested_completion_tokens,
 )
+from routoo.domain.validators import implied_schema
+from routoo.errors import InputError
 
 ROUTED_NAMES = frozenset({"auto", "routoo"})
 """Values of `model` that leave the choice to Routoo, as no value does."""
@@ -99,6 +101,7 @@ class BodyCheck:
             _check_prompt(body)
             or _check_parts(body, window)
             or _check_length(body, size_bytes, window)
+            or _check_response_format(body)
         )
         if problem is not None:
             problems.append(problem)
@@ -159,6 +162,29 @@ def _check_parts(body: Mapping[str, Any], window: _ContextWindow) -> RowProblem 
         "what it bills for one",
         PART_REMEDY[0].upper() + PART_REMEDY[1:],
     )
+
+
+def _check_response_format(body: Mapping[str, Any]) -> RowProblem | None:
+    """Check the schema that answers must keep because the request asks for it."""
+    if "response_format" not in body:
+        return None
+    try:
+        schema = implied_schema(body)
+        if schema is not None:
+            _check_schema(schema)
+    except InputError as error:
+        what = f"response_format: {error.what}"
+        return RowProblem(ProblemKind.INVALID_RULE, what, error.remedy or "Correct it", error.value)
+    except TypeError:
+        return None  # nested too deep for JSON, which is told of the whole body
+    return None
+
+
+def _check_schema(schema: str) -> None:
+    # Here and not above: JSON Schema takes 0.1 s to import, and few requests ask for one.
+    from routoo.domain.answer_checks import check_schema  # noqa: PLC0415
+
+    check_schema(schema)
 
 
 def _part_has_text(part: Mapping[str, Any]) -> bool:

@@ -151,7 +151,7 @@ class RowCheck:
 
     def __init__(self, body_check: BodyCheck, defaults: SLA, now: datetime) -> None:
         self._body_check, self._defaults = body_check, defaults
-        self._readers = sla_readers(now, body_check.models)
+        self._readers = sla_readers(now, body_check.models, defaults.validators)
         self.ignored: set[str] = set()
 
     def check(self, row: RawRow) -> JobInput | BadRow:

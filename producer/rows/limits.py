@@ -8,8 +8,12 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any
 
+import orjson
+
 from producer.rows.problems import LimitError, ProblemKind, RowProblem
 from routoo.domain.job import SLA
+from routoo.domain.validators import NO_RULES, Validators
+from routoo.errors import InputError
 
 LIMIT_FIELDS = frozenset(
     {
@@ -19,9 +23,21 @@ LIMIT_FIELDS = frozenset(
         "deadline",
         "allowed_models",
         "denied_models",
+        "validate",
     }
 )
 """A row's own limits; each overrides the batch-wide one."""
+_SLA_FIELDS = {"validate": "validators"}
+"""Fields of an SLA that rows call otherwise."""
+_RULES: dict[str, tuple[type, ...]] = {
+    "json_schema": (dict, bool),
+    "regex": (str,),
+    "choices": (list,),
+    "not_empty": (bool,),
+    "not_truncated": (bool,),
+    "repair": (bool,),
+}
+_RULES_REMEDY = f"Write an object with some of {', '.join(_RULES)}"
 _NAMES_SHOWN = 10
 _MOST_USD = Decimal(10) ** 9
 _MOST_NUMBER = 1e9
@@ -138,15 +154,66 @@ def read_models(name: str, value: object, known: Collection[str]) -> tuple[str, 
     return models or None
 
 
+def read_validators(value: object, defaults: Validators | None = None) -> Validators | None:
+    """Return the rules for an answer, checked; None where there are none.
+
+    Args:
+        value: An object of rules, or its JSON text, as CSV has it.
+        defaults: Rules of the batch; each that the object names takes the place of one of them.
+
+    Raises:
+        LimitError: It is no such object, or a rule can't be applied.
+    """
+    # Here and not above: JSON Schema takes 0.1 s to import, and few rows have rules.
+    from routoo.domain.answer_checks import check_rules  # noqa: PLC0415
+
+    rules = _rules_object(value)
+    try:
+        own = Validators.from_json({**(defaults or NO_RULES).as_json(), **rules})
+        check_rules(own)
+    except InputError as error:
+        raise invalid_rule(error) from error
+    return None if own == NO_RULES else own
+
+
+def invalid_rule(error: InputError) -> LimitError:
+    """Return the problem of a rule that can't be applied, from the error that says so."""
+    remedy = error.remedy or _RULES_REMEDY
+    return LimitError(RowProblem(ProblemKind.INVALID_RULE, error.what, remedy, error.value))
+
+
+def _rules_object(value: object) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = orjson.loads(value)
+        except orjson.JSONDecodeError:
+            value = None
+    if not isinstance(value, dict):
+        what = "validate is no object of rules"
+        raise LimitError(RowProblem(ProblemKind.WRONG_TYPE, what, _RULES_REMEDY, value))
+    for name, rule in value.items():
+        kinds = _RULES.get(name)
+        if kinds is None or not isinstance(rule, kinds):
+            what = f"validate has no rule {name!r} of that form"
+            raise LimitError(RowProblem(ProblemKind.INVALID_RULE, what, _RULES_REMEDY, rule))
+    if not all(isinstance(choice, str) for choice in value.get("choices", ())):
+        what = "choices is no list of texts"
+        raise LimitError(RowProblem(ProblemKind.WRONG_TYPE, what, 'Write ["a", "b"]', value))
+    return value
+
+
 Reader = Callable[[object], object]
 
 
-def sla_readers(now: datetime, models: Collection[str]) -> dict[str, Reader]:
-    """Return the function that reads each limit of a job, by the limit's name.
+def sla_readers(
+    now: datetime, models: Collection[str], rules: Validators | None = None
+) -> dict[str, Reader]:
+    """Return the function that reads each limit of a job, by the limit's name in a row.
 
     Args:
         now: The present instant, which deadlines are compared with.
         models: Names of the candidate models that lists may hold.
+        rules: Rules of the batch for answers.
     """
     return {
         "min_quality": partial(read_quality, "min_quality"),
@@ -155,6 +222,7 @@ def sla_readers(now: datetime, models: Collection[str]) -> dict[str, Reader]:
         "deadline": partial(read_deadline, now=now),
         "allowed_models": partial(read_models, "allowed_models", known=models),
         "denied_models": partial(read_models, "denied_models", known=models),
+        "validate": partial(read_validators, defaults=rules),
     }
 
 
@@ -163,12 +231,14 @@ def read_sla(
 ) -> tuple[SLA, list[RowProblem]]:
     """Return a row's limits (`defaults` where it has none) and the problems of those it has."""
     problems: list[RowProblem] = []
-    limits: dict[str, Any] = {name: getattr(defaults, name) for name in readers}
+    limits: dict[str, Any] = {}
     for name, read in readers.items():
+        field = _SLA_FIELDS.get(name, name)
+        limits[field] = getattr(defaults, field)
         if row.get(name) is None:
             continue
         try:
-            limits[name] = read(row[name])
+            limits[field] = read(row[name])
         except LimitError as error:
             problems.append(error.problem)
     return SLA(**limits), problems

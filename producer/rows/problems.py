@@ -24,6 +24,7 @@ class ProblemKind(StrEnum):
     UNKNOWN_MODEL = "unknown_model"
     UNSUPPORTED_REQUEST = "unsupported_request"
     LIMIT_OUT_OF_RANGE = "limit_out_of_range"
+    INVALID_RULE = "invalid_rule"
 
 
 @dataclass(frozen=True, slots=True)

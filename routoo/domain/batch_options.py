@@ -81,6 +81,10 @@ class CallOptions:
     """Cache also requests whose answers are sampled: no temperature of 0, no seed."""
     on_content_filter: OnContentFilter | None = None
     """None leaves it to what the pool says of each model."""
+    cascade: bool = True
+    """A job may be asked of a cheap model first, whose answer is judged, where that pays."""
+    cascade_only: tuple[str, ...] | None = None
+    """Names of the only models that may be asked first; None admits all that can be judged."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the options as the value of a JSON column."""
@@ -92,4 +96,6 @@ class CallOptions:
         known = dict(value or {})
         if known.get("on_content_filter") is not None:
             known["on_content_filter"] = OnContentFilter(known["on_content_filter"])
+        if known.get("cascade_only") is not None:
+            known["cascade_only"] = tuple(known["cascade_only"])
         return cls(**known)

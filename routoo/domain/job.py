@@ -7,6 +7,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from routoo.domain.validators import Validators
+
 
 @dataclass(frozen=True, slots=True)
 class SLA:
@@ -24,6 +26,8 @@ class SLA:
     """Names of the only candidate models that may answer."""
     denied_models: tuple[str, ...] | None = None
     """Names of candidate models that may not."""
+    validators: Validators | None = None
+    """Rules for the answer, beside the schema of the request's `response_format`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,11 @@ class Assignment:
     model: str
     expected_quality: float
     expected_cost_usd: Decimal
+    """Of the call; of a probe, with its second call times the probability of one."""
+    probe: bool = False
+    """The answer is judged when it comes; then it is accepted, or another model is asked."""
+    escalation_chance: float = 0.0
+    """Probability that another model is asked after the probe."""
 
 
 @dataclass(frozen=True, slots=True)

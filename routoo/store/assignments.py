@@ -57,7 +57,8 @@ async def _copy(conn: AsyncConnection, key: str, assignments: Iterable[Assignmen
         while block := list(islice(rows, _BLOCK_ROWS)):
             # Field by field, in the record's order: a loop over its fields costs twice the time.
             lines = [
-                f"{key}{a.job_no}\t{escaped(a.model)}\t{a.expected_quality}\t{a.expected_cost_usd}\n"
+                f"{key}{a.job_no}\t{escaped(a.model)}\t{a.expected_quality}\t{a.expected_cost_usd}"
+                f"\t{a.probe}\t{a.escalation_chance}\n"
                 for a in block
             ]
             await copy.write("".join(lines))

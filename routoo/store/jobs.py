@@ -12,6 +12,7 @@ import orjson
 from psycopg import AsyncConnection, AsyncCopy
 
 from routoo.domain.job import SLA, Job, Lease, PendingJob
+from routoo.domain.validators import Validators
 from routoo.errors import InputError, NotFoundError
 from routoo.store import columns
 from routoo.store.encoding import array_literal, copy_field, escaped
@@ -77,6 +78,8 @@ def _sla_fields(sla: SLA) -> str:
 def _limit(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
+    if isinstance(value, Validators):
+        return orjson.dumps(value.as_json()).decode()
     return array_literal(value) if isinstance(value, (tuple, list)) else value
 
 
@@ -213,5 +216,10 @@ def _pending(
 def _job(job_no: int, custom_id: str, body: str, *limits: Any) -> Job:  # noqa: ANN401 - an SLA's fields
     if not any(limit is not None for limit in limits):
         return Job(job_no, custom_id, orjson.loads(body), NO_LIMITS)
-    values: list[Any] = [tuple(one) if isinstance(one, list) else one for one in limits]
-    return Job(job_no, custom_id, orjson.loads(body), SLA(*values))
+    return Job(job_no, custom_id, orjson.loads(body), SLA(*map(_read_limit, limits)))
+
+
+def _read_limit(value: Any) -> Any:  # noqa: ANN401 - of any field of an SLA
+    if isinstance(value, dict):
+        return Validators.from_json(value)
+    return tuple(value) if isinstance(value, list) else value

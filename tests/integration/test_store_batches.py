@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from routoo.domain.job import SLA, BatchStatus, Stage
+from routoo.domain.validators import Validators
 from routoo.errors import DatabaseUnavailableError, InputError, NotFoundError, StoreError
 from routoo.store import batches, jobs, leases
 from routoo.store.batches.progress import progress
@@ -16,7 +17,13 @@ from routoo.store.database import Database
 from tests.batch_factory import BODY, pool_of, submit
 from tests.services import Databases
 
-LIMITS = SLA(0.7, Decimal("0.0123"), 1.5, datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC))
+LIMITS = SLA(
+    0.7,
+    Decimal("0.0123"),
+    1.5,
+    datetime(2030, 1, 2, 3, 4, 5, tzinfo=UTC),
+    validators=Validators('{"type":"string"}', r"\d\t", ("a", 'b"\\')),
+)
 
 
 async def test_a_batch_comes_back_as_it_was_submitted(db: Database) -> None:

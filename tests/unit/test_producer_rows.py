@@ -20,6 +20,7 @@ from producer.rows.report import ProblemReport
 from producer.rows.source import Source
 from routoo.domain.job import SLA
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.validators import Validators
 from routoo.errors import InputError
 from routoo.store.jobs import JobInput
 
@@ -355,3 +356,46 @@ def test_a_damaged_parquet_file_is_an_input_error(tmp_path: Path) -> None:
 def test_a_line_of_many_megabytes_is_one_row() -> None:
     line = b'{"prompt": "x", "padding": "' + b"y" * 20_000_000 + b'"}'
     assert len(from_lines(line, b'{"prompt": "z"}')[0]) == 2
+
+
+def test_rules_for_answers_are_read_and_merged_with_those_of_the_batch() -> None:
+    sla = SLA(validators=Validators(regex="a", not_empty=True))
+    lines = [
+        b'{"prompt": "a", "validate": {"choices": ["yes", "no"], "not_empty": false}}',
+        b'{"prompt": "b"}',
+    ]
+    jobs, _ = from_lines(*lines, sla=sla)
+    assert [job.sla.validators for job in jobs] == [
+        Validators(regex="a", choices=("yes", "no")),
+        sla.validators,
+    ]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        b'{"json_schema": {"type": "strin"}}',
+        b'{"json_schema": "text"}',
+        b'{"regex": "("}',
+        b'{"choices": []}',
+        b'{"schema": {}}',
+        b'{"not_empty": "yes"}',
+    ],
+)
+def test_a_rule_that_cannot_be_applied_is_a_bad_row(rules: bytes) -> None:
+    line = b'{"prompt": "a", "validate": ' + rules + b"}"
+    assert kind_of(line) is ProblemKind.INVALID_RULE
+
+
+@pytest.mark.parametrize("rules", [b"7", b'"regex"', b'{"choices": [1]}'])
+def test_rules_of_another_type_are_a_bad_row(rules: bytes) -> None:
+    assert kind_of(b'{"prompt": "a", "validate": ' + rules + b"}") is ProblemKind.WRONG_TYPE
+
+
+def test_a_response_format_with_a_bad_schema_is_a_bad_row() -> None:
+    def asking(schema: Any) -> bytes:
+        named = {"name": "x", "schema": schema}
+        return request(response_format={"type": "json_schema", "json_schema": named})
+
+    assert kind_of(asking({"type": "strin"})) is ProblemKind.INVALID_RULE
+    assert len(from_lines(asking({"type": "string"}))[0]) == 1

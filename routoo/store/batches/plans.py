@@ -171,8 +171,9 @@ async def derive_plan(
             value=str(source.id),
             remedy="Wait until the plan is there, then derive another from it",
         )
-    # The margins of quality floors are the predictor's, as the predictions are.
-    await conn.execute(_COPY_FACTS.format(table="floors"), key)
+    # The margins of quality floors and the judge are the predictor's, as the predictions are.
+    for table in ("floors", "batch_judges"):
+        await conn.execute(_COPY_FACTS.format(table=table), key)
     await batches.seal(conn, batch_id, source.job_count, shard_size)
     await conn.execute(
         "UPDATE shards SET state = CASE stage WHEN 'score' THEN 'done' ELSE 'ready' END"

@@ -68,6 +68,9 @@ class JobRow(SQLModel, table=True):
     denied_models: list[str] | None = column(
         NAMES, "Candidate models that may not answer", nullable=True
     )
+    validators: dict[str, Any] | None = column(
+        JSON(), "Rules that the answer must keep; null = none of its own", nullable=True
+    )
 
 
 class PredictionRow(SQLModel, table=True):
@@ -118,6 +121,10 @@ class AssignmentRow(SQLModel, table=True):
     __table_args__ = (
         CheckConstraint("expected_quality BETWEEN 0 AND 1", name="assignments_quality"),
         CheckConstraint("expected_cost_usd >= 0", name="assignments_cost"),
+        CheckConstraint(
+            "escalation_chance BETWEEN 0 AND 1 AND (probe OR escalation_chance = 0)",
+            name="assignments_escalation",
+        ),
         {"comment": "Models chosen; the highest revision of a job counts"},
     )
 
@@ -126,7 +133,15 @@ class AssignmentRow(SQLModel, table=True):
     revision: int = column(Integer(), "From 1; plans are revised, not rewritten", primary_key=True)
     model: str = column(Text(), "Name of the candidate model")
     expected_quality: float = column(REAL(), "Predicted quality of its answer, in [0, 1]")
-    expected_cost_usd: Decimal = column(USD, "Expected cost of the call, in USD")
+    expected_cost_usd: Decimal = column(
+        USD, "Expected cost of the call, or of both calls of a probe, in USD"
+    )
+    probe: bool = column(
+        Boolean(), "Its answer is judged, and another model may be asked", default="false"
+    )
+    escalation_chance: float = column(
+        REAL(), "Probability that another model is asked after a probe", default="0"
+    )
 
 
 ATTEMPT_STATUSES = ("succeeded", "failed", "lost")

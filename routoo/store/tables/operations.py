@@ -13,6 +13,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     LargeBinary,
@@ -155,3 +156,31 @@ class StreamBatchRow(SQLModel, table=True):
     ended_at: datetime | None = column(
         TIMESTAMP, "When it was seen to be over and idle", nullable=True
     )
+
+
+class JudgeRow(SQLModel, table=True):
+    """A judge of answers that a scorer put down, since dispatchers may not see its folder."""
+
+    __tablename__ = "judges"
+    __table_args__ = (
+        {"comment": "Judges of answers, for those that can't see the checkpoint's folder"},
+    )
+
+    weights_sha256: str = column(
+        Text(), "Hash of the weights of the checkpoint that the judge belongs to", primary_key=True
+    )
+    content: bytes = column(LargeBinary(), "The judge as one file")
+    created_at: datetime = created_at()
+
+
+class BatchJudgeRow(SQLModel, table=True):
+    """Which judge judges the answers of a batch."""
+
+    __tablename__ = "batch_judges"
+    __table_args__ = (
+        ForeignKeyConstraint(["weights_sha256"], ["judges.weights_sha256"]),
+        {"comment": "Which judge judges a batch's answers"},
+    )
+
+    batch_id: UUID = batch_key(references=True)
+    weights_sha256: str = column(Text(), "The checkpoint that scored it")

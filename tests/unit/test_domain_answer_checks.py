@@ -1,0 +1,141 @@
+"""Rules for answers: what keeps them, what breaks them, and which rules can't be used."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routoo.domain.answer_checks import Rule, check_rules, find_fault
+from routoo.domain.completion import FinishReason
+from routoo.domain.validators import NO_RULES, Validators, schema_text, validators_of
+from routoo.errors import InputError
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "pattern": "^[a-z]+$"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+}
+SCHEMA = Validators(json_schema=schema_text(PERSON))
+
+
+def broken(rules: Validators, answer: str, reason: FinishReason | None = None) -> Rule | None:
+    fault = find_fault(rules, answer, reason)
+    return None if fault is None else fault.rule
+
+
+@pytest.mark.parametrize(
+    ("answer", "rule"),
+    [
+        ('{"name": "ada", "age": 36}', None),
+        (' {"age": 36, "name": "ada", "more": []}\n', None),
+        ('{"name": "ada"}', Rule.JSON_SCHEMA),
+        ('{"name": "Ada", "age": 36}', Rule.JSON_SCHEMA),
+        ('{"name": "ada", "age": NaN}', Rule.JSON_SCHEMA),
+        ('```json\n{"name": "ada", "age": 36}\n```', Rule.JSON_SCHEMA),
+        ('{"name": "ada", "age"', Rule.JSON_SCHEMA),
+        ("", Rule.JSON_SCHEMA),
+        ("[" * 100_000, Rule.JSON_SCHEMA),
+        ("9" * 10_000, Rule.JSON_SCHEMA),
+    ],
+)
+def test_the_whole_answer_is_json_that_fits_the_schema(answer: str, rule: Rule | None) -> None:
+    assert broken(SCHEMA, answer) is rule
+
+
+def test_a_pattern_matches_anywhere_and_its_own_anchors_bind_it() -> None:
+    assert broken(Validators(regex=r"\d{4}"), "in 1984.") is None
+    assert broken(Validators(regex=r"^\d{4}$"), "in 1984.") is Rule.REGEX
+
+
+def test_a_pattern_that_takes_for_ever_counts_as_not_matched() -> None:
+    endless = Validators(regex=r"^(\w|\w\w)+\s\1{500}$")
+    assert broken(endless, "a" * 5_000 + "!") is Rule.REGEX
+
+
+def test_choices_are_compared_without_the_space_around_the_answer() -> None:
+    rules = Validators(choices=("yes", "no"))
+    assert [broken(rules, said) for said in ("yes", " no\n", "Yes", "yes.")] == [
+        None,
+        None,
+        Rule.CHOICES,
+        Rule.CHOICES,
+    ]
+
+
+def test_empty_and_truncated_answers() -> None:
+    assert broken(Validators(not_empty=True), " \n\t") is Rule.NOT_EMPTY
+    cut = Validators(not_truncated=True)
+    assert broken(cut, "half of", FinishReason.LENGTH) is Rule.NOT_TRUNCATED
+    assert broken(cut, "whole", FinishReason.STOP) is None
+    assert broken(NO_RULES, "", FinishReason.LENGTH) is None
+
+
+def test_an_answer_that_calls_tools_need_only_be_whole() -> None:
+    rules = Validators(not_empty=True, choices=("a",), json_schema=schema_text(PERSON))
+    assert broken(rules, "", FinishReason.TOOL_CALLS) is None
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        Validators(json_schema='{"type": "strin"}'),
+        Validators(json_schema="[]"),
+        Validators(json_schema='{"$ref": "https://example.org/person.json"}'),
+        Validators(json_schema='{"$ref": "#/$defs/nothing"}'),
+        Validators(json_schema='{"pattern": "["}'),
+        Validators(regex="("),
+        Validators(choices=()),
+    ],
+)
+def test_rules_that_cannot_be_applied_are_refused(rules: Validators) -> None:
+    with pytest.raises(InputError):
+        check_rules(rules)
+
+
+def test_references_within_the_schema_are_followed() -> None:
+    rules = Validators(json_schema='{"$defs": {"n": {"type": "integer"}}, "$ref": "#/$defs/n"}')
+    check_rules(rules)
+    assert broken(rules, "3") is None
+    assert broken(rules, "3.5") is Rule.JSON_SCHEMA
+
+
+def test_the_schema_of_a_response_format_is_a_rule_without_being_asked_for() -> None:
+    wanted = {"type": "json_schema", "json_schema": {"name": "p", "schema": PERSON}}
+    body: dict[str, Any] = {"messages": [], "response_format": wanted}
+    assert validators_of(body, None) == SCHEMA
+    assert validators_of(body, Validators(not_empty=True)).json_schema == SCHEMA.json_schema
+    own = Validators(json_schema="{}")
+    assert validators_of(body, own) == own
+    assert validators_of({"response_format": {"type": "json_object"}}, None) == NO_RULES
+    assert validators_of({"response_format": "json_schema"}, None) == NO_RULES
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(), st.lists, max_leaves=5
+)
+
+
+@given(
+    st.builds(
+        Validators,
+        json_schema=st.none() | st.just(SCHEMA.json_schema),
+        regex=st.none() | st.just("a+"),
+        choices=st.none() | st.lists(st.text(), min_size=1).map(tuple),
+        not_empty=st.booleans(),
+        repair=st.booleans(),
+    )
+)
+def test_rules_survive_the_database(rules: Validators) -> None:
+    try:
+        stored = orjson.loads(orjson.dumps(rules.as_json()))
+    except TypeError:
+        return  # a lone surrogate: such rows are refused
+    assert Validators.from_json(stored) == rules
+
+
+@given(st.text() | json_values.map(lambda value: orjson.dumps(str(value)).decode()))
+def test_no_answer_makes_a_check_fail(answer: str) -> None:
+    everything = Validators(SCHEMA.json_schema, "a", ("b",), not_empty=True, not_truncated=True)
+    find_fault(everything, answer)
