@@ -11,13 +11,13 @@ import typer
 from producer.commands.options import BatchArgument, JsonOption
 from producer.results.formats import Export, ResultFormat
 from routoo.console import formatting
+from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_with_database
 from routoo.errors import InputError
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
-    from rich.table import Table
 
     from producer.results.export import Exported
     from routoo.store.batches.records import BatchRecord
@@ -126,15 +126,18 @@ async def _print_table(conn: "AsyncConnection", record: "BatchRecord", rows: int
         note(f"{len(shown):,} shown, {ended}; --rows N shows more, --out FILE writes all")
 
 
-def _table(records: "Sequence[ResultRecord]") -> "Table":
+def _table(records: "Sequence[ResultRecord]") -> FittedTable:
     """Return a table of results, an answer cut to one line."""
-    from rich.table import Table
-
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for name in ("custom_id", "status", "model", "answer"):
-        table.add_column(name, overflow="ellipsis", no_wrap=name != "answer")
-    for name in ("expected", "graded", "cost", "latency"):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = FittedTable(
+        TableColumn(title="custom_id", least=10),
+        TableColumn(title="status"),
+        TableColumn(title="model", least=20),
+        TableColumn(title="answer", least=24),
+        TableColumn(title="expected", rank=3, right=True),
+        TableColumn(title="graded", rank=1, right=True),
+        TableColumn(title="cost", rank=2, right=True),
+        TableColumn(title="latency", rank=4, right=True),
+    )
     for record in records:
         table.add_row(
             record.custom_id,

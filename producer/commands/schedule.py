@@ -11,6 +11,7 @@ from producer.commands.options import JsonOption, LimitOption
 from producer.commands.run_options import RunOptions
 from routoo.console import formatting
 from routoo.console.commands import CommandGroup
+from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.options import with_options
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_with_database
@@ -106,9 +107,14 @@ def list_command(*, as_json: JsonOption = False) -> None:
         for one in found:
             typer.echo(json_line(_facts(one)))
         return
-    from rich.table import Table
-
-    table = Table("name", "set", "cron", "zone", "aim", "next", box=None, header_style="dim")
+    table = FittedTable(
+        TableColumn(title="name", least=10),
+        TableColumn(title="set", least=8),
+        TableColumn(title="cron"),
+        TableColumn(title="zone", rank=2),
+        TableColumn(title="aim", rank=1, least=16, fold=True),
+        TableColumn(title="next"),
+    )
     for one in found:
         following = "paused" if one.paused else _instant(one.next_due_at, one.time_zone)
         aim = formatting.describe_objective(Objective.from_json(one.objective), one.budget_usd)
@@ -207,9 +213,14 @@ def history_command(
         for one in firings:
             typer.echo(json_line(one))
         return
-    from rich.table import Table
-
-    table = Table("due", "outcome", "missed", "run", "by", "detail", box=None, header_style="dim")
+    table = FittedTable(
+        TableColumn(title="due"),
+        TableColumn(title="outcome"),
+        TableColumn(title="missed", rank=2, right=True),
+        TableColumn(title="run"),
+        TableColumn(title="by", rank=1, least=10),
+        TableColumn(title="detail", least=16, fold=True),
+    )
     for one in firings:
         run_id = "" if one.run_id is None else str(one.run_id)[:8]
         cells = (one.outcome, str(one.missed or ""), run_id, one.owner, one.detail or "")

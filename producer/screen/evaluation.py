@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.table import Table
-
 from producer.evaluation.runs import RunView
 from routoo.console import formatting
+from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import console
 
 _FIGURES = (
@@ -19,14 +18,24 @@ _FIGURES = (
 )
 
 
-def run_table(views: Sequence[RunView]) -> Table:
-    """Return a table of runs, a line each."""
-    table = Table("run", "name", "set", "state", "quality", "cost", "alerts", "begun", box=None)
+def run_table(views: Sequence[RunView]) -> FittedTable:
+    """Return a table of runs, a line each; ids are cut to what tells them apart."""
+    table = FittedTable(
+        TableColumn(title="run"),
+        TableColumn(title="name", least=10),
+        TableColumn(title="set", rank=1, least=10),
+        TableColumn(title="state"),
+        TableColumn(title="quality", right=True),
+        TableColumn(title="cost", rank=2, right=True),
+        TableColumn(title="alerts", right=True),
+        TableColumn(title="begun", rank=3),
+    )
+    shown = formatting.short_ids([view.run.id for view in views])
     for view in views:
         figures = view.run.figures or {}
         cost = figures.get("cost_usd")
         table.add_row(
-            str(view.run.id)[:8],
+            shown[view.run.id],
             view.name,
             view.eval_set,
             view.run.state,
@@ -61,8 +70,13 @@ def print_run(view: RunView) -> None:
         screen.print(f"alert: {alert.message}", highlight=False)
 
 
-def _figure_table(figures: Mapping[str, Any]) -> Table:
-    table = Table("figure", "mean", "95 % interval", "items", box=None, header_style="dim")
+def _figure_table(figures: Mapping[str, Any]) -> FittedTable:
+    table = FittedTable(
+        TableColumn(title="figure", least=16, fold=True),
+        TableColumn(title="mean", right=True),
+        TableColumn(title="95 % interval", right=True),
+        TableColumn(title="items", rank=1, right=True),
+    )
     for key, name in _FIGURES:
         found = figures[key]
         between = "-"
@@ -72,8 +86,12 @@ def _figure_table(figures: Mapping[str, Any]) -> Table:
     return table
 
 
-def _model_table(models: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table("model", "answers", "alone, on the sample", box=None, header_style="dim")
+def _model_table(models: Sequence[Mapping[str, Any]]) -> FittedTable:
+    table = FittedTable(
+        TableColumn(title="model", least=20, fold=True),
+        TableColumn(title="answers", right=True),
+        TableColumn(title="alone, on the sample", rank=1, right=True),
+    )
     for model in models:
         alone = _shown(model["sample_quality"])
         table.add_row(model["model"], f"{model['answers']:,}", alone)

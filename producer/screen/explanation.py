@@ -5,10 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from routoo.console import formatting
+from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.pipeline.explanation import JobExplanation
 from routoo.selector.explain import Change
 from routoo.store.batches.records import BatchRecord
@@ -45,12 +45,15 @@ def explanation_json(batch: BatchRecord, explained: JobExplanation) -> dict[str,
     }
 
 
-def _candidates(explained: JobExplanation) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column("model", overflow="fold")
-    for name in ("quality", "cost", "latency", "regret"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("standing", overflow="fold")
+def _candidates(explained: JobExplanation) -> FittedTable:
+    table = FittedTable(
+        TableColumn(title="model", least=16, fold=True),
+        TableColumn(title="quality", right=True),
+        TableColumn(title="cost", right=True),
+        TableColumn(title="latency", rank=2, right=True),
+        TableColumn(title="regret", rank=1, right=True),
+        TableColumn(title="standing", least=16, fold=True),
+    )
     columns = (
         explained.explanation.candidates,
         explained.quality,

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from routoo.console import formatting
+from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.domain.job import BatchStatus
 from routoo.files import check_suffix, replacing
 from routoo.store.batches.records import BatchRecord
@@ -23,7 +24,10 @@ def plan_view(batch: BatchRecord, plan: Plan) -> RenderableType:
     parts: list[RenderableType] = [
         Text.assemble(("plan ", "dim"), str(batch.id), " ", (batch.name, "bold"), " ", batch.status)
     ]
-    parts += [Text(line) for line in _sentences(batch, plan)]
+    facts = Table.grid(padding=(0, 2))
+    for name, text in _facts(batch, plan):
+        facts.add_row(name, text)
+    parts.append(facts)
     parts += [Text(), _shares(plan)]
     frontier = plan.get("forecast", {}).get("frontier")
     if frontier:
@@ -85,29 +89,29 @@ def plot_plan(plan: Plan, path: Path) -> None:
         figure.savefig(stream, dpi=150, format=path.suffix.removeprefix(".").lower())
 
 
-def _sentences(batch: BatchRecord, plan: Plan) -> Iterator[str]:
+def _facts(batch: BatchRecord, plan: Plan) -> Iterator[tuple[str, str]]:
     forecast = plan.get("forecast", {})
-    yield f"aim      {formatting.describe_objective(batch.objective, batch.budget_usd)}"
-    yield f"jobs     {_jobs(plan)}"
+    yield "aim", formatting.describe_objective(batch.objective, batch.budget_usd)
+    yield "jobs", _jobs(plan)
     if plan["served"]:
         quality = formatting.percent(plan["expected_quality"])
-        yield f"quality  {quality} expected{_interval(forecast)}"
+        yield "quality", f"{quality} expected{_interval(forecast)}"
         worst = formatting.usd(forecast.get("worst_case_usd"))
         if batch.objective.risk:
-            yield f"caution  {formatting.percent(forecast.get('cautious_quality'))} counted on"
-        yield f"cost     {formatting.usd(plan['expected_cost_usd'])} expected, {worst} at worst"
-        yield f"time     {_time(forecast.get('finish'))}"
+            yield "caution", f"{formatting.percent(forecast.get('cautious_quality'))} counted on"
+        yield "cost", f"{formatting.usd(plan['expected_cost_usd'])} expected, {worst} at worst"
+        yield "time", _time(forecast.get("finish"))
     if batch.deadline is not None:
-        yield f"until    {batch.deadline:%Y-%m-%d %H:%M:%S} UTC, whenever it is submitted"
+        yield "until", f"{batch.deadline:%Y-%m-%d %H:%M:%S} UTC, whenever it is submitted"
     price = plan["shadow_price_per_usd"]
     if price:
-        yield f"money    {formatting.describe_shadow_price(price, plan['expected_cost_usd'])}"
+        yield "money", formatting.describe_shadow_price(price, plan["expected_cost_usd"])
     for name, per_unit in plan.get("shadow_prices", {}).items():
         if per_unit:
-            yield f"limit    {name}: one more would buy {per_unit:.2g} more good answers"
-    yield f"proof    {plan['status']}{_gap(plan['gap'])}"
+            yield "limit", f"{name}: one more would buy {per_unit:.2g} more good answers"
+    yield "proof", f"{plan['status']}{_gap(plan['gap'])}"
     if plan["advice"]:
-        yield f"advice   {plan['advice']}"
+        yield "advice", plan["advice"]
 
 
 def _jobs(plan: Plan) -> str:
@@ -141,11 +145,14 @@ def _gap(gap: float | None) -> str:
     return "" if gap is None else f": no choice is better by more than {gap:.2g} of its value"
 
 
-def _shares(plan: Plan) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column("", overflow="fold")
-    for name in ("quality", "cost", "jobs in plan", "share"):
-        table.add_column(name, justify="right", no_wrap=True)
+def _shares(plan: Plan) -> FittedTable:
+    table = FittedTable(
+        TableColumn(title="", least=20, fold=True),
+        TableColumn(title="quality", right=True),
+        TableColumn(title="cost", right=True),
+        TableColumn(title="jobs in plan", rank=2, right=True),
+        TableColumn(title="share", rank=1, right=True),
+    )
     if plan["served"]:
         cost = formatting.usd(plan["expected_cost_usd"])
         quality = formatting.percent(plan["expected_quality"])
@@ -164,20 +171,23 @@ def _shares(plan: Plan) -> Table:
     return table
 
 
-def _frontier(points: list[Plan], jobs: int) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
+def _frontier(points: list[Plan], jobs: int) -> FittedTable:
     step = formatting.small_amount(points[-1]["cost_usd"])
-    last = f"good answers for ${step:f} more"
-    for name in ("budget", "quality", "random mix", "a job", last):
-        table.add_column(name, justify="right", no_wrap=True)
+    table = FittedTable(
+        TableColumn(title="budget", right=True),
+        TableColumn(title="quality", right=True),
+        TableColumn(title="random mix", rank=1, right=True),
+        TableColumn(title="per 1,000 jobs", rank=2, right=True),
+        TableColumn(title=f"${step:f} more buys", rank=3, right=True),
+    )
     for point in points:
         price = point["shadow_price_per_usd"]
-        more = f"{price * float(step):.2g}" if price else ""
+        more = f"{price * float(step):.2g} good answers" if price else ""
         table.add_row(
             formatting.usd(point["cost_usd"]),
             formatting.percent(point["mean_quality"]),
             formatting.percent(point["random_mix_quality"]),
-            formatting.usd(point["cost_usd"] / jobs),
+            formatting.usd(point["cost_usd"] / jobs * 1000),
             more,
         )
     return table

@@ -19,6 +19,7 @@ from rich.text import Text
 from producer.progress import Snapshot
 from producer.submit import ReadProgress
 from routoo.console import formatting
+from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import messages
 from routoo.store.batches.records import BatchRecord
 
@@ -47,20 +48,25 @@ def progress_view(snapshot: Snapshot, eta_s: float | None = None) -> RenderableT
     return Group(*parts)
 
 
-def batch_table(batches: Sequence[BatchRecord]) -> Table:
-    """Return a table of batches, a line each."""
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    table.add_column("id", no_wrap=True)
-    for name in ("name", "status", "jobs", "budget", "submitted"):
-        table.add_column(name, justify="right" if name in {"jobs", "budget"} else "left")
+def batch_table(batches: Sequence[BatchRecord]) -> FittedTable:
+    """Return a table of batches, a line each; ids are cut to what tells them apart."""
+    table = FittedTable(
+        TableColumn(title="id"),
+        TableColumn(title="name", least=12),
+        TableColumn(title="status"),
+        TableColumn(title="jobs", right=True),
+        TableColumn(title="budget", rank=2, right=True),
+        TableColumn(title="submitted", rank=1),
+    )
+    shown = formatting.short_ids([record.id for record in batches])
     for record in batches:
         table.add_row(
-            str(record.id),
+            shown[record.id],
             record.name,
             record.status,
             f"{record.job_count:,}",
             formatting.usd(record.budget_usd),
-            f"{record.created_at:%Y-%m-%d %H:%M:%S} UTC",
+            f"{record.created_at:%Y-%m-%d %H:%M} UTC",
         )
     return table
 
@@ -202,10 +208,14 @@ def _used_of_budget(snapshot: Snapshot) -> str:
     return f", {warnings[-1]} % of the budget is used" if warnings else ""
 
 
-def _models(snapshot: Snapshot) -> Table:
-    table = Table(box=None, padding=(0, 2), header_style="dim")
-    for name in ("model", "jobs", "share", "calls", "cost"):
-        table.add_column(name, justify="left" if name == "model" else "right")
+def _models(snapshot: Snapshot) -> FittedTable:
+    table = FittedTable(
+        TableColumn(title="model", least=20, fold=True),
+        TableColumn(title="answers", right=True),
+        TableColumn(title="share", rank=1, right=True),
+        TableColumn(title="calls", rank=2, right=True),
+        TableColumn(title="cost", right=True),
+    )
     for share in snapshot.progress.models:
         part = share.results / snapshot.succeeded if snapshot.succeeded else 0.0
         table.add_row(

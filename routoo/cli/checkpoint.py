@@ -13,11 +13,10 @@ from routoo.cli.options import (
     OutcomesOption,
 )
 from routoo.console.commands import CommandGroup
+from routoo.console.fitted_table import FittedTable, TableColumn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.table import Table
 
     from routoo.store.checkpoints import CheckpointRecord, Promotion
     from routoo.store.database import Database
@@ -223,10 +222,16 @@ def _print_json(found: "Sequence[CheckpointRecord]", promoted: "CheckpointRecord
         typer.echo(orjson.dumps(facts).decode())
 
 
-def _table(found: "Sequence[CheckpointRecord]", promoted: "CheckpointRecord | None") -> "Table":
-    from routoo.console.output import report_table
-
-    table = report_table("", "weights", "registered", "AUC", "ECE", "Brier", "folder")
+def _table(found: "Sequence[CheckpointRecord]", promoted: "CheckpointRecord | None") -> FittedTable:
+    table = FittedTable(
+        TableColumn(title=""),
+        TableColumn(title="weights"),
+        TableColumn(title="registered", rank=3),
+        TableColumn(title="AUC", right=True),
+        TableColumn(title="ECE", rank=1, right=True),
+        TableColumn(title="Brier", rank=2, right=True),
+        TableColumn(title="folder", least=20, fold=True),
+    )
     for one in found:
         mean = one.manifest["metrics"]["mean"]
         figures = (_figure(mean[name]) for name in ("auc", "ece", "brier"))

@@ -9,6 +9,7 @@ import typer
 
 from routoo.cli.options import OutcomesOption
 from routoo.console.commands import CommandGroup
+from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.options import with_options
 
 if TYPE_CHECKING:
@@ -88,14 +89,21 @@ def choose(options: ChooseOptions) -> None:
 @pool.command()
 def show(pool_file: PoolFile, *, as_json: AsJson = False) -> None:
     """Show a pool's models with their batch channels, prices and endpoints."""
-    from routoo.console.output import console, report_table
+    from routoo.console.output import console
     from routoo.domain.pool_file import load_pool
 
     found = load_pool(pool_file)
     if as_json:
         typer.echo(found.model_dump_json())
         return
-    table = report_table("model", "endpoint", "USD/Mtok in", "out", "window", "key")
+    table = FittedTable(
+        TableColumn(title="model", least=16, fold=True),
+        TableColumn(title="endpoint", least=20, fold=True),
+        TableColumn(title="USD/Mtok in", right=True),
+        TableColumn(title="out", right=True),
+        TableColumn(title="window", rank=1, right=True),
+        TableColumn(title="key", rank=2),
+    )
     for model in found.with_batch_channels().models:
         price = model.price_usd_per_mtok
         table.add_row(

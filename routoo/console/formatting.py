@@ -5,12 +5,16 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from uuid import UUID
+
     from routoo.domain.batch_options import Objective
 
 _MINUTE_S = 60
 _HOUR_S = 3600
 _SMALL_USD = Decimal("0.01")
 _SIGNIFICANT = 3
+_SHORT_ID, _WHOLE_ID = 8, 36
 
 
 def usd(amount: Decimal | float | None) -> str:
@@ -24,6 +28,20 @@ def usd(amount: Decimal | float | None) -> str:
         return f"${exact:,.4f}"
     digits = _SIGNIFICANT - 1 - exact.adjusted()
     return f"${exact:.{digits}f}"
+
+
+def usd_per_thousand(cost_usd: Decimal | float | None, count: int) -> str:
+    """Return what a thousand cost where so many cost an amount together."""
+    return "-" if cost_usd is None or not count else usd(float(cost_usd) / count * 1000)
+
+
+def short_ids(ids: "Iterable[UUID]") -> "dict[UUID, str]":
+    """Return each id's first characters: eight, or as many as tell these ids apart."""
+    whole = {one: str(one) for one in ids}
+    for length in range(_SHORT_ID, _WHOLE_ID):
+        if len({text[:length] for text in whole.values()}) == len(whole):
+            return {one: text[:length].rstrip("-") for one, text in whole.items()}
+    return whole
 
 
 def percent(share: float | None) -> str:
