@@ -23,6 +23,7 @@ RoutooError
     ├── EndpointDeniedError        key, credit or address are wrong: every request would fail
     └── RequestRejectedError       4xx: final for this candidate model
         ├── ContextLengthError     the prompt does not fit this model's window
+        ├── LimitFieldRefusedError the endpoint doesn't take the field that limits its answers
         └── ContentFilterError     the endpoint's content filter refused the prompt or the answer
 ```
 
@@ -257,6 +258,12 @@ class ContextLengthError(RequestRejectedError):
     """The prompt and its answer don't fit this model's context window."""
 
     code = "context_length_exceeded"
+
+
+class LimitFieldRefusedError(RequestRejectedError):
+    """The endpoint doesn't take the field that limits its answers."""
+
+    code = "limit_field_refused"
 
 
 class ContentFilterError(RequestRejectedError):

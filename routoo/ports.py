@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
+from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import Predictions
@@ -67,6 +68,11 @@ class Permit(Protocol):
 
 class ChatClient(Protocol):
     """Calls model endpoints."""
+
+    @property
+    def behaviour(self) -> KnownBehaviour:
+        """What is known of endpoints beside their pools; what calls show is added to it."""
+        ...
 
     def admit(
         self, model: CandidateModel, tokens: int, *, retry: bool = False

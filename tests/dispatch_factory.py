@@ -126,7 +126,12 @@ async def dispatch_to_outcome(
     async with ChatEndpoints(batch.pool.models) as client:
         options = DispatchOptions(**{"max_attempts_per_model": 2, "drain_grace_s": 0.2} | changes)
         return await dispatch_shard(
-            db, client, lease, batch, options=options, stop=stop or asyncio.Event()
+            db,
+            client,
+            lease,
+            batch,
+            options=options,
+            stop=stop or asyncio.Event(),
         )
 
 

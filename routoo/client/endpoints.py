@@ -8,6 +8,8 @@ from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
+import structlog
+
 from routoo.client.access import check_variables
 from routoo.client.failures import error_of_response
 from routoo.client.formats.wire_format import SentCall, decode_json, encode_json
@@ -17,12 +19,15 @@ from routoo.client.limiter.limit_sync import LimitSync
 from routoo.client.model_endpoints import ModelEndpoint, ModelEndpoints
 from routoo.client.ratelimit_headers import read_rate_limits
 from routoo.client.token_counts import TokenCounters
+from routoo.domain.behaviour import KnownBehaviour, behaviour_key
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
-from routoo.errors import EndpointError
+from routoo.domain.prompt import bound_completion_tokens
+from routoo.errors import EndpointError, LimitFieldRefusedError
 from routoo.limits.account import MemoryLimits
 from routoo.ports import SharedLimits
 
+_log = structlog.get_logger(__name__)
 _SUCCESSES = range(200, 300)
 _TOO_LARGE = "Raise ROUTOO_MAX_ANSWER_BYTES if such answers are expected"
 
@@ -39,6 +44,7 @@ class ChatEndpoints:
             process is taken to be the only one that calls the endpoints.
         counters: Where models' tokenizers are kept.
         max_answer_bytes: Largest answer that is read, decompressed, in bytes.
+        behaviour: What is known of endpoints; what calls show is added to it.
 
     Raises:
         ConfigError: Variables that the models' endpoints name are not set; names them all; or a
@@ -53,12 +59,14 @@ class ChatEndpoints:
         limits: SharedLimits | None = None,
         counters: TokenCounters | None = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        behaviour: KnownBehaviour | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
         counters = counters or TokenCounters()
         models = tuple(models)
         check_variables(models, environ)
         counters.load(models)
+        self.behaviour = KnownBehaviour() if behaviour is None else behaviour
         self._http = HttpClient(max_bytes=max_answer_bytes, remedy=_TOO_LARGE)
         self._sync = LimitSync(limits or MemoryLimits(), lambda: self._endpoints.limiters)
         self._endpoints = ModelEndpoints(environ, counters, self._sync.wake)
@@ -97,7 +105,7 @@ class ChatEndpoints:
         Args:
             model: The candidate model to ask.
             body: A chat request (`messages`) or a plain one (`prompt`); passed through unchanged
-                but for `model`, and `max_tokens` where it names no limit.
+                but for `model` and the limit of its tokens, in the field that the endpoint reads.
             timeout_s: Longest wait for the answer, in seconds; the endpoint's own limit holds too.
 
         Raises:
@@ -116,15 +124,58 @@ class ChatEndpoints:
     async def _ask(
         self, endpoint: ModelEndpoint, body: Mapping[str, Any], timeout_s: float | None
     ) -> Completion:
-        model, format_ = endpoint.model, endpoint.format
-        target = endpoint.targets[format_.path_of(body)]
-        data = encode_json(format_.request(model, body), where=target.where)
-        most_s = model.endpoint.timeout_s
-        started = time.perf_counter()
-        reply = await self._http.send(target, data, timeout_s=min(timeout_s or most_s, most_s))
-        latency_s = time.perf_counter() - started
+        """Ask, and ask once more at once where the endpoint refused the field of the limit."""
+        most_s = endpoint.model.endpoint.timeout_s
+        ends_s = time.perf_counter() + min(timeout_s or most_s, most_s)
+        model = self.behaviour.apply(endpoint.model)
+        while True:
+            try:
+                completion = await self._send(endpoint, model, body, ends_s)
+            except LimitFieldRefusedError:
+                other = self._after_refusal(endpoint, model, body)
+                if other is None:
+                    raise
+                model = other
+            else:
+                if self.behaviour.note_usage(model, body, completion.usage):
+                    _log_excess(self.behaviour, model, completion)
+                return completion
+
+    def _after_refusal(
+        self, endpoint: ModelEndpoint, asked: CandidateModel, body: Mapping[str, Any]
+    ) -> CandidateModel | None:
+        """Return the model to ask instead; None where that may cost more than was reserved."""
+        self.behaviour.note_refusal(asked)
+        other = self.behaviour.apply(endpoint.model)
+        if other is asked:
+            return None
+        reads = other.endpoint.completion_limit_field
+        _log.info("endpoint.limit_field", endpoint=behaviour_key(asked), reads=str(reads))
+        costs_more = bound_completion_tokens(body, other) > bound_completion_tokens(body, asked)
+        return None if costs_more else other
+
+    async def _send(
+        self, endpoint: ModelEndpoint, model: CandidateModel, body: Mapping[str, Any], ends_s: float
+    ) -> Completion:
+        target = endpoint.targets[endpoint.format.path_of(body)]
+        data = encode_json(endpoint.format.request(model, body), where=target.where)
+        started_s = time.perf_counter()
+        reply = await self._http.send(target, data, timeout_s=max(0.001, ends_s - started_s))
+        latency_s = time.perf_counter() - started_s
         call = SentCall(model, body, target.where, endpoint.counter)
         return _read(endpoint, call, reply, latency_s)
+
+
+def _log_excess(known: KnownBehaviour, model: CandidateModel, completion: Completion) -> None:
+    found, usage = known.of(model), completion.usage
+    _log.warning(
+        "endpoint.above_bound",
+        endpoint=behaviour_key(model),
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        extra_prompt_tokens=found.extra_prompt_tokens,
+        extra_completion_tokens=found.extra_completion_tokens,
+    )
 
 
 def _read(

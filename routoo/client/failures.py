@@ -19,6 +19,7 @@ from routoo.errors import (
     EndpointTimeoutError,
     EndpointUnavailableError,
     InvalidResponseError,
+    LimitFieldRefusedError,
     RateLimitedError,
     RequestRejectedError,
 )
@@ -130,6 +131,10 @@ _BY_KIND: Mapping[ErrorKind | None, tuple[type[EndpointError], str]] = {
     ErrorKind.CONTENT_FILTER: (
         ContentFilterError,
         "Rephrase the prompt, or let another model answer",
+    ),
+    ErrorKind.LIMIT_FIELD: (
+        LimitFieldRefusedError,
+        "Correct completion_limit_field of the endpoint in the pool",
     ),
 }
 _DENIALS = {

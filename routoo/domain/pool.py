@@ -58,6 +58,15 @@ class Capability(StrEnum):
     """`tools`, or the older `functions`."""
 
 
+class LimitField(StrEnum):
+    """Which field of a request limits the tokens of an endpoint's answers."""
+
+    MAX_TOKENS = "max_tokens"
+    MAX_COMPLETION_TOKENS = "max_completion_tokens"
+    NONE = "none"
+    """It obeys none: its answers are as long as the pool's `max_completion_tokens` says."""
+
+
 class _Record(BaseModel):
     """Base of the pool's records: frozen; an unknown key is an error, not an ignored typo."""
 
@@ -144,6 +153,12 @@ class Endpoint(_Record):
     """What to expect until enough calls were measured; unknown where unset."""
     timeout_s: Annotated[float, Field(gt=0)] = 120.0
     """Longest wait for one call's answer, in seconds."""
+    completion_limit_field: LimitField | None = None
+    """Field that it reads; where unset, max_tokens until it refuses that."""
+    extra_prompt_tokens: Annotated[int, Field(ge=0)] = 0
+    """Most prompt tokens that it bills beyond a token a byte, such as those of a hidden prompt."""
+    extra_completion_tokens: Annotated[int, Field(ge=0)] = 0
+    """Most completion tokens that it bills beyond a call's limit, such as reasoning beside it."""
 
     @field_validator("base_url")
     @classmethod
@@ -227,6 +242,22 @@ class CandidateModel(_Record):
         if isinstance(given, list | tuple) and given:
             return {**values, "endpoint": given[0]}
         return values
+
+    @property
+    def obeys_limits(self) -> bool:
+        """Whether all its endpoints obey a request's limit of completion tokens."""
+        endpoints = (self.endpoint, *self.endpoints)
+        return all(one.completion_limit_field is not LimitField.NONE for one in endpoints)
+
+    @property
+    def extra_prompt_tokens(self) -> int:
+        """Most prompt tokens that an endpoint bills beyond a token a byte."""
+        return max(one.extra_prompt_tokens for one in (self.endpoint, *self.endpoints))
+
+    @property
+    def extra_completion_tokens(self) -> int:
+        """Most completion tokens that an endpoint bills beyond a call's limit."""
+        return max(one.extra_completion_tokens for one in (self.endpoint, *self.endpoints))
 
     @property
     def part_kinds(self) -> frozenset[str]:

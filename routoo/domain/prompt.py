@@ -23,7 +23,8 @@ TEMPLATE_TOKENS_PER_MESSAGE = 8
 TEMPLATE_TOKENS = 24
 """Room for what a template adds once, such as a default system message."""
 
-_LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
+LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
+"""Fields of a request that limit the tokens of each answer."""
 _CHOICE_KEYS = ("n", "best_of")
 _TEXT_TYPES = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "reasoning"})
 """Types of content parts whose JSON bounds what they are billed: all that is read stands in it."""
@@ -127,22 +128,33 @@ def bound_text_tokens(body: Mapping[str, Any]) -> int:
 
 def bound_prompt_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
     """Return the most prompt tokens a call can be billed, images and other parts included."""
-    return bound_text_tokens(body) + part_tokens(body, model)
+    return bound_text_tokens(body) + part_tokens(body, model) + model.extra_prompt_tokens
 
 
 def requested_completion_tokens(body: Mapping[str, Any]) -> int | None:
-    """Return the request's own limit of completion tokens, None where it names none."""
-    for key in _LIMIT_KEYS:
+    """Return the request's own limit of completion tokens, None where it names none.
+
+    Of two it is the smaller one: calls are sent with that, in the field that their endpoint reads.
+    """
+    smallest: int | None = None
+    for key in LIMIT_KEYS:
         limit = body.get(key)
         if isinstance(limit, int) and not isinstance(limit, bool):
-            return limit
-    return None
+            smallest = limit if smallest is None else min(limit, smallest)
+    return smallest
+
+
+def completion_limit(body: Mapping[str, Any], model: CandidateModel) -> int:
+    """Return the most tokens that each answer to a request can have."""
+    limit = requested_completion_tokens(body)
+    if limit is None:
+        return model.max_completion_tokens
+    return limit if model.obeys_limits else max(limit, model.max_completion_tokens)
 
 
 def bound_completion_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
     """Return the most completion tokens a call can be billed, all its choices together."""
-    limit = requested_completion_tokens(body)
-    return (model.max_completion_tokens if limit is None else limit) * choice_count(body)
+    return completion_limit(body, model) * choice_count(body) + model.extra_completion_tokens
 
 
 def bound_cost_usd(body: Mapping[str, Any], model: CandidateModel) -> Decimal:

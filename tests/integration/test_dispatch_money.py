@@ -96,3 +96,90 @@ async def test_a_file_is_reserved_at_its_bound(db: Database) -> None:
         assert await dispatch(db, lease)
         assert len(server.requests) == 2
         assert await books(db) == (0, billed_usd(server), 0)
+
+
+async def behaviour(db: Database) -> list[tuple[Any, ...]]:
+    return await rows(
+        db,
+        "SELECT limit_field, extra_prompt_tokens, extra_completion_tokens FROM endpoint_behaviour",
+    )
+
+
+async def test_a_limit_goes_into_the_field_that_the_endpoint_reads(db: Database) -> None:
+    script = {"completion_tokens": 3600, "limit_fields": ["max_tokens"]}
+    async with FakeServer({"models": {"*": script}}) as server:
+        body = {"max_tokens": None, "max_completion_tokens": 10}
+        lease = await prepare(db, dear(server), 4, budget_usd=Decimal(2), body=body, sla=ALONE)
+        assert await dispatch(db, lease)
+        assert await statuses(db) == {"succeeded": 4}
+        assert {one.completion_tokens for one in server.requests} == {10}
+        assert await books(db) == (0, billed_usd(server), 0)
+        assert await behaviour(db) == []
+
+
+OTHER_FIELD = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+
+
+async def test_a_refused_limit_field_is_learned_and_kept(db: Database) -> None:
+    script = {"refuses": {"max_tokens": OTHER_FIELD}, "limit_fields": ["max_completion_tokens"]}
+    async with FakeServer({"models": {"*": script}}) as server:
+        assert await dispatch(db, await prepare(db, dear(server), 20, sla=ALONE))
+        assert await statuses(db) == {"succeeded": 20}
+        assert await rows(db, "SELECT max(attempts), count(*) FROM results") == [(1, 20)]
+        refused = [one for one in server.requests if one.fault]
+        assert 1 <= len(refused) <= 8  # one for each call that was in flight already
+        assert await behaviour(db) == [("max_completion_tokens", 0, 0)]
+        server.requests.clear()
+        # By another client, which knows it from the store.
+        assert await dispatch(db, await prepare(db, dear(server), 5, sla=ALONE))
+        assert [one.fault for one in server.requests] == [None] * 5
+
+
+async def test_an_endpoint_without_a_limit_is_reserved_at_the_pools(db: Database) -> None:
+    refusal = {"status": 422, "json": {"detail": [{"msg": "extra fields not permitted"}]}}
+    detail = refusal["json"]["detail"][0]
+    script = {
+        "refuses": {
+            name: {
+                "status": 422,
+                "json": {"detail": [{"loc": ["body", name], **detail}]},
+            }
+            for name in ("max_tokens", "max_completion_tokens")
+        },
+        "completion_tokens": 1000,
+    }
+    async with FakeServer({"models": {"*": script}}) as server:
+        lease = await prepare(db, dear(server), 8, budget_usd=Decimal("2.3"), sla=ALONE)
+        assert await dispatch(db, lease)
+        assert await behaviour(db) == [("none", 0, 0)]
+        assert (await books(db))[2] == 0
+        assert billed_usd(server) <= Decimal("2.3")
+        assert (await statuses(db))["succeeded"] == 2
+
+
+async def test_a_bill_above_its_reservation_raises_the_bound_of_all_later_calls(
+    db: Database,
+) -> None:
+    script = {"completion_tokens": 3600, "limit_fields": [], "latency_s": 0.05}
+    async with FakeServer({"models": {"*": script}}) as server:
+        pool, body = dear(server), {"max_tokens": 10}
+        lease = await prepare(db, pool, 40, budget_usd=Decimal("0.5"), body=body, sla=ALONE)
+        assert await dispatch(db, lease)
+        sent = len(server.requests)
+        assert 1 <= sent <= 8  # what was in flight before the first answer
+        reserved, spent, overrun = await books(db)
+        assert (reserved, spent + overrun) == (0, billed_usd(server))
+        assert await statuses(db) == {"succeeded": sent, "budget_exhausted": 40 - sent}
+        assert await behaviour(db) == [(None, 0, 3590)]
+        # Another batch reserves what was seen, and so keeps its budget.
+        lease = await prepare(db, pool, 5, budget_usd=Decimal(8), body=body, sla=ALONE)
+        assert await dispatch(db, lease)
+        assert len(server.requests) == sent + 2
+
+
+async def test_an_absurd_bill_does_not_keep_its_endpoint_from_other_batches(db: Database) -> None:
+    usage = {"usage": {"prompt_tokens": 2_000_000_000}}
+    fault = {"kind": "patch", "containing": "number 0", "json": usage}
+    async with FakeServer({"models": {"*": {"faults": [fault]}}}) as server:
+        assert await dispatch(db, await prepare(db, dear(server), 1, sla=ALONE))
+        assert await behaviour(db) == [(None, 4096, 0)]

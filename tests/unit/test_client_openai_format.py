@@ -9,7 +9,7 @@ import pytest
 from routoo.client.access import Access
 from routoo.client.endpoints import ChatEndpoints
 from routoo.client.formats.openai import OpenAIFormat
-from routoo.client.formats.wire_format import SentCall, decode_json, encode_json
+from routoo.client.formats.wire_format import ErrorKind, SentCall, decode_json, encode_json
 from routoo.client.http import target_of
 from routoo.domain.completion import Completion, FinishReason
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
@@ -53,9 +53,107 @@ def test_a_request_is_untouched_but_for_its_model_and_a_limit() -> None:
     assert body["model"] == "theirs"
 
 
-@pytest.mark.parametrize("key", ["max_tokens", "max_completion_tokens"])
-def test_a_request_that_names_a_limit_keeps_it(key: str) -> None:
-    assert FORMAT.request(candidate(), {**CHAT, key: 7}) == {**CHAT, key: 7, "model": "small"}
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_tokens": 7},
+        {"max_completion_tokens": 7},
+        {"max_tokens": 7, "max_completion_tokens": 9},
+        {"max_tokens": 9, "max_completion_tokens": 7},
+        {"max_tokens": 7, "max_completion_tokens": None},
+    ],
+)
+@pytest.mark.parametrize(
+    ("reads", "sent"),
+    [
+        (None, {"max_tokens": 7}),
+        ("max_tokens", {"max_tokens": 7}),
+        ("max_completion_tokens", {"max_completion_tokens": 7}),
+        ("none", {}),
+    ],
+)
+def test_a_requests_limit_goes_into_the_field_that_its_endpoint_reads(
+    limits: dict[str, Any], reads: str | None, sent: dict[str, int]
+) -> None:
+    model = candidate(completion_limit_field=reads)
+    assert FORMAT.request(model, {**CHAT, **limits}) == {**CHAT, **sent, "model": "small"}
+
+
+def test_a_plain_prompt_is_limited_by_the_only_field_that_it_has() -> None:
+    model = candidate(completion_limit_field="max_completion_tokens")
+    assert FORMAT.request(model, {"prompt": "x"})["max_tokens"] == 64
+
+
+REFUSALS = [
+    (
+        400,
+        (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. "
+            "Use 'max_completion_tokens' instead."
+        ),
+    ),
+    (
+        400,
+        (
+            "[{'type': 'extra_forbidden', 'loc': ('body', 'max_completion_tokens'), "
+            "'msg': 'Extra inputs are not permitted', 'input': 800}]"
+        ),
+    ),
+    (
+        422,
+        {
+            "detail": [
+                {
+                    "type": "extra_forbidden",
+                    "loc": ["body", "max_completion_tokens"],
+                    "msg": "Extra inputs are not permitted",
+                    "input": 32000,
+                }
+            ]
+        },
+    ),
+    (
+        422,
+        '[{"loc":["body","max_tokens"],"msg":"extra fields not permitted","type":"value_error"}]',
+    ),
+    (400, "Unrecognized request argument supplied: max_completion_tokens"),
+    (400, "property 'max_completion_tokens' is unsupported"),
+    (400, 'Invalid JSON payload received. Unknown name "max_tokens": Cannot find field.'),
+    (400, "Malformed input request: #: extraneous key [max_tokens] is not permitted"),
+    (500, "create() got an unexpected keyword argument 'max_completion_tokens'"),
+    (400, "Additional properties are not allowed ('max_completion_tokens' was unexpected)"),
+    (400, "azure does not support parameters: ['logit_bias', 'max_tokens'], for model=o1"),
+    (422, "unknown field: parameter 'max_completion_tokens' is not a valid field"),
+    (400, "max_tokens is deprecated, please use max_completion_tokens"),
+]
+
+
+@pytest.mark.parametrize(("status", "message"), REFUSALS)
+def test_a_refusal_of_the_limits_field_is_known_in_many_words(status: int, message: object) -> None:
+    raw = orjson.dumps({"object": "error", "message": message, "code": status})
+    assert FORMAT.read_error(status, raw).kind is ErrorKind.LIMIT_FIELD
+    raw = orjson.dumps({"error": {"message": message, "type": "invalid_request_error"}})
+    assert FORMAT.read_error(status, raw).kind is ErrorKind.LIMIT_FIELD
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "max_tokens is too large: 100000. This model supports at most 16384 completion tokens",
+        "Invalid 'max_tokens': integer below minimum value. Expected a value >= 1, but got 0",
+        "max_tokens must be less than or equal to 8192, the maximum for this model",
+        "Unsupported parameter: 'temperature' is not supported with this model",
+        "unknown field `logprobs`, expected one of `messages`, `model`, `max_tokens`",
+        (
+            "'max_tokens' or 'max_completion_tokens' is too large: 9000. This model's maximum "
+            "context length is 8192 tokens and your request has 20 input tokens"
+        ),
+        "The parameter `max_tokens` specified in the request are not valid: integer above maximum",
+    ],
+)
+def test_a_bad_value_of_the_limit_is_no_refusal_of_its_field(message: str) -> None:
+    raw = orjson.dumps({"error": {"message": message, "param": "max_tokens"}})
+    assert FORMAT.read_error(400, raw).kind is not ErrorKind.LIMIT_FIELD
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.client.retry import CAP_S, PATIENCE_S, backoff_s, call_with_retries
+from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Completion, Usage
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.errors import (
@@ -38,6 +39,7 @@ class ScriptedClient:
     def __init__(self, *failures: EndpointError) -> None:
         self.failures = list(failures)
         self.calls = 0
+        self.behaviour = KnownBehaviour()
         self.held = 0
 
     @asynccontextmanager

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.pool import CandidateModel, Endpoint, LimitField, Tariff
 from routoo.domain.prompt import (
     bound_completion_tokens,
     bound_prompt_tokens,
@@ -44,8 +44,24 @@ def test_parts_without_text_count_no_text() -> None:
     assert prompt_text(chat([{"type": "image_url", "image_url": {"url": "x"}}], None)) == ""
 
 
-def test_the_new_name_of_the_completion_limit_comes_first() -> None:
-    assert requested_completion_tokens({"max_tokens": 5, "max_completion_tokens": 7}) == 7
+def test_of_two_completion_limits_the_smaller_one_counts() -> None:
+    assert requested_completion_tokens({"max_tokens": 5, "max_completion_tokens": 7}) == 5
+    assert requested_completion_tokens({"max_tokens": 7, "max_completion_tokens": 5}) == 5
+
+
+def test_where_no_limit_is_obeyed_the_pools_limit_bounds_an_answer() -> None:
+    endpoint = MODEL.endpoint.model_copy(update={"completion_limit_field": LimitField.NONE})
+    free = MODEL.model_copy(update={"endpoint": endpoint})
+    bodies: list[dict[str, Any]] = [{}, {"max_tokens": 10}, {"max_tokens": 9, "n": 2}]
+    assert [bound_completion_tokens(body, free) for body in bodies] == [256, 256, 512]
+
+
+def test_what_an_endpoint_bills_beside_is_in_the_bounds() -> None:
+    extra = {"extra_prompt_tokens": 30, "extra_completion_tokens": 500}
+    more = MODEL.model_copy(update={"endpoint": MODEL.endpoint.model_copy(update=extra)})
+    body = chat("hi")
+    assert bound_prompt_tokens(body, more) == bound_prompt_tokens(body, MODEL) + 30
+    assert bound_completion_tokens(body, more) == bound_completion_tokens(body, MODEL) + 500
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Completion, Usage
 from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
@@ -30,6 +31,7 @@ class InMemoryClient:
 
     def __init__(self, answer: Callable[[str, str], str]) -> None:
         self.answer = answer
+        self.behaviour = KnownBehaviour()
         self.bodies: list[Mapping[str, Any]] = []
         self.open = self.most_open = 0
 

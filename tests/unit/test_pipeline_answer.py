@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import (
     Attempt,
     Completion,
@@ -54,6 +55,7 @@ class Script:
 
     def __init__(self, *steps: EndpointError | None) -> None:
         self.steps = list(steps)
+        self.behaviour = KnownBehaviour()
         self.asked: list[str] = []
         self.timeouts_s: list[float | None] = []
 

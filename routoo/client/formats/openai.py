@@ -6,12 +6,14 @@ from typing import Any
 
 import orjson
 
+from routoo.client.formats.limit_field import is_limit_field_refused
 from routoo.client.formats.openai_batches import OpenAIBatches
 from routoo.client.formats.usage import read_usage
 from routoo.client.formats.wire_format import BatchFormat, ErrorDetails, ErrorKind, SentCall
 from routoo.domain.completion import Completion, FinishReason, Usage
-from routoo.domain.pool import CandidateModel
+from routoo.domain.pool import CandidateModel, LimitField
 from routoo.domain.prompt import (
+    LIMIT_KEYS,
     bound_completion_tokens,
     bound_prompt_tokens,
     requested_completion_tokens,
@@ -65,12 +67,18 @@ class OpenAIFormat:
     def request(self, model: CandidateModel, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the request as it goes out: unchanged but for the model's name and a token limit.
 
-        A request that names no limit gets the candidate model's `max_completion_tokens`, because
-        the cost of a call without one has no bound.
+        The limit stands in the one field that the endpoint reads, since it may ignore another. A
+        request that names none gets the candidate model's `max_completion_tokens`, because the cost
+        of a call without one has no bound.
         """
-        sent = {**body, "model": model.model_at_endpoint}
-        if requested_completion_tokens(body) is None:
-            sent["max_tokens"] = model.max_completion_tokens
+        sent = {name: value for name, value in body.items() if name not in LIMIT_KEYS}
+        sent["model"] = model.model_at_endpoint
+        field = model.endpoint.completion_limit_field or LimitField.MAX_TOKENS
+        if field is not LimitField.NONE:
+            # Plain completions know the older field only.
+            name = field if "messages" in body else LimitField.MAX_TOKENS
+            limit = requested_completion_tokens(body)
+            sent[str(name)] = model.max_completion_tokens if limit is None else limit
         return sent
 
     def read_completion(
@@ -173,6 +181,8 @@ def _kind_of(codes: tuple[object, ...], status: int, message: str) -> ErrorKind 
     kind = next(filter(None, known), None)
     if kind is ErrorKind.CONTEXT_LENGTH:
         return kind
+    if is_limit_field_refused(status, message):
+        return ErrorKind.LIMIT_FIELD
     if status in _CONTEXT_STATUSES and _CONTEXT_MESSAGE.search(message):
         return ErrorKind.CONTEXT_LENGTH
     return kind

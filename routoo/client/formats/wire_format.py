@@ -31,6 +31,8 @@ class ErrorKind(Enum):
     """The request doesn't fit the model's context window."""
     CONTENT_FILTER = "content_filter"
     """The provider's filter refused the request."""
+    LIMIT_FIELD = "limit_field"
+    """The endpoint doesn't take the field that limits its answers."""
     NO_CREDIT = "no_credit"
     """The account has no money left, or reached its limit."""
 

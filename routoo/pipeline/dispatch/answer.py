@@ -23,7 +23,7 @@ from routoo.domain.prompt import (
     bound_cost_usd,
     estimate_call_tokens,
 )
-from routoo.errors import EndpointClosedError, EndpointError
+from routoo.errors import EndpointClosedError, EndpointError, LimitFieldRefusedError
 from routoo.pipeline.dispatch.accounting import JobAccount, settle_calls
 from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
@@ -49,6 +49,8 @@ class _Next(Enum):
     """This model is not asked again."""
     UNAVAILABLE = auto()
     """All endpoints of the model keep failing; it is asked again after the other candidates."""
+    AGAIN = auto()
+    """The call was not sent: it may cost more than was known when its money was reserved."""
 
 
 @dataclass(slots=True)
@@ -153,22 +155,26 @@ class Answerer:
         """Make one call, and its hedge if it is slow.
 
         Returns:
-            What follows, or the error of the call; None where the endpoint admitted no call.
+            What follows, or the error of the call; None where a call may be made at once: the
+            endpoint admitted none, or its bound was raised, as it is when a limit is refused.
         """
-        body = account.pending.job.body
-        worst_case_usd = bound_cost_usd(body, model)
-        tokens = estimate_call_tokens(body, model)
+        body, known = account.pending.job.body, self.client.behaviour.apply(model)
+        worst_case_usd = bound_cost_usd(body, known)
+        tokens = estimate_call_tokens(body, known)
         try:
-            async with self.client.admit(model, tokens, retry=retry) as permit:
+            async with self.client.admit(known, tokens, retry=retry) as permit:
                 self.called.add(account.job_no)
                 step = await self._before_call(account, permit, worst_case_usd)
                 if step is not None:
-                    return step
+                    return None if step is _Next.AGAIN else step
                 calls = await self._call(account, permit, worst_case_usd)
         except EndpointClosedError as closed:
             account.note_error(model, closed.code, str(closed))
             return self._check_time(account)
         error = settle_calls(self.commit, account, calls)
+        refused_limit = isinstance(error, LimitFieldRefusedError)
+        if refused_limit and self.client.behaviour.apply(model) is not known:
+            return None
         return _Next.ENDED if error is None else error
 
     async def _before_call(
@@ -209,12 +215,21 @@ class Answerer:
             if step is None:
                 await permit.start()
                 step = self._check_time(account)
+                step = step or self._check_bound(account, permit, worst_case_usd)
                 sent = step is None
         finally:
             if not sent and not refused:
                 self.commit.release(account.job_no, account.attempts + 1)
         account.attempts += sent
         return step
+
+    def _check_bound(
+        self, account: JobAccount, permit: Permit, reserved_usd: Decimal
+    ) -> _Next | None:
+        """Return None while what was reserved is what is now known that the call may cost."""
+        known = self.client.behaviour.apply(permit.model)
+        enough = bound_cost_usd(account.pending.job.body, known) <= reserved_usd
+        return None if enough else _Next.AGAIN
 
     async def _reserve(
         self, account: JobAccount, model: CandidateModel, worst_case_usd: Decimal

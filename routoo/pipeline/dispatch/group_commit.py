@@ -13,11 +13,12 @@ from typing import Self
 
 from psycopg import AsyncConnection
 
+from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Attempt, Reservation, Result
 from routoo.domain.job import Lease
 from routoo.errors import DatabaseUnavailableError, StoreError
 from routoo.pipeline.dispatch.response_cache import ShardCache
-from routoo.store import budget, leases, ledger, response_cache, results
+from routoo.store import budget, endpoint_behaviour, leases, ledger, response_cache, results
 from routoo.store.database import Database
 
 _LINGER_S = 0.005
@@ -76,6 +77,9 @@ class GroupCommit:
         lease: The shard; its epoch fences every flush.
         cache: Where answers are kept for later batches; None keeps none.
         alone: True if the batch has no duplicates, that is no jobs that share another's answer.
+        behaviour: What is known of endpoints: what this process found is saved with the call that
+            showed it, and what others found is read with each flush. So no call that is reserved
+            after another was billed above its bound is sent at the old one.
         patience_s: How long to retry while the database can't be reached, in seconds.
 
     Raises:
@@ -90,10 +94,12 @@ class GroupCommit:
         *,
         cache: ShardCache | None = None,
         alone: bool = False,
+        behaviour: KnownBehaviour | None = None,
         patience_s: float = 30.0,
     ) -> None:
         self._db, self._lease, self._cache = db, lease, cache
         self._alone, self._patience_s = alone, patience_s
+        self._behaviour = KnownBehaviour() if behaviour is None else behaviour
         self._waiting = _Writes()
         self._has_writes = asyncio.Event()
         self._flushing = asyncio.Lock()
@@ -122,6 +128,10 @@ class GroupCommit:
     async def reserve(self, reservation: Reservation) -> ReservationOutcome:
         """Reserve the worst case of a call in the ledger, and return the committed outcome."""
         self._check()
+        # A call that is tried again has its old number: first its old reservation must be freed.
+        while (reservation.job_no, reservation.attempt_no) in self._waiting.releases:
+            await asyncio.sleep(_LINGER_S)
+            self._check()
         future: asyncio.Future[ReservationOutcome] = asyncio.get_running_loop().create_future()
         self._waiting.reservations.append((reservation, future))
         self._has_writes.set()
@@ -185,6 +195,7 @@ class GroupCommit:
 
     async def _commit(self, writes: _Writes) -> Sequence[ReservationOutcome]:
         lease, wanted = self._lease, [reservation for reservation, _ in writes.reservations]
+        unsaved = dict(self._behaviour.unsaved)
         async with self._db.transaction(pipelined=True) as conn:
             async with conn.pipeline():  # one round trip for the whole flush
                 proof = await leases.ask_fence(conn, lease)
@@ -194,6 +205,9 @@ class GroupCommit:
                 if writes.results:
                     await results.save(conn, lease, writes.results, fenced=True, alone=self._alone)
                 reserved = await ledger.reserve_all(conn, lease, wanted) if wanted else None
+                if unsaved:
+                    await endpoint_behaviour.save(conn, unsaved)
+                found = await endpoint_behaviour.ask(conn)
             leases.check_fence(proof, lease)
             if self._cache is not None and (kept := self._cache.answers(writes.results)):
                 await response_cache.keep(conn, kept, self._cache.ttl_s)
@@ -202,7 +216,10 @@ class GroupCommit:
                 outcomes = await self._reserve_singly(conn, wanted)
             if writes.releases:  # last: this flush may hold a cancelled call's reservation
                 await ledger.release(conn, lease, writes.releases, fenced=True)
-            return outcomes
+            known = await endpoint_behaviour.read(found)
+        self._behaviour.update(known)
+        self._behaviour.saved(unsaved)
+        return outcomes
 
     async def _reserve_singly(
         self, conn: AsyncConnection, wanted: Sequence[Reservation]

@@ -15,7 +15,7 @@ from decimal import Decimal
 from routoo.domain.completion import Completion, Reservation
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
-from routoo.domain.prompt import estimate_call_tokens
+from routoo.domain.prompt import bound_cost_usd, estimate_call_tokens
 from routoo.errors import EndpointClosedError, EndpointError
 from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
 from routoo.ports import ChatClient, Permit
@@ -131,7 +131,7 @@ class HedgedCaller:
                 reserved = await self.commit.reserve(wanted) is ReservationOutcome.GRANTED
                 if reserved:
                     await permit.start()
-                    if not self.closing.is_set():
+                    if not self.closing.is_set() and self._is_covered(pending, permit, hedge):
                         hedge.model = permit.model
                         hedge.answer = await self._send(pending, permit)
         except EndpointClosedError:
@@ -139,6 +139,11 @@ class HedgedCaller:
         finally:
             if hedge.model is None and reserved:
                 self.commit.release(job_no, hedge.attempt_no)
+
+    def _is_covered(self, pending: PendingJob, permit: Permit, hedge: Call) -> bool:
+        """Return whether what was reserved is what is now known that the call may cost."""
+        known = self.client.behaviour.apply(permit.model)
+        return bound_cost_usd(pending.job.body, known) <= hedge.worst_case_usd
 
     def _timeout_s(self, pending: PendingJob, model: CandidateModel) -> float:
         sla, limits_s = pending.job.sla, [model.endpoint.timeout_s]

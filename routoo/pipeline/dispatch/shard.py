@@ -13,6 +13,7 @@ from uuid import UUID
 import structlog
 from psycopg import AsyncConnection
 
+from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.job import BatchStatus, Lease, PendingJob
 from routoo.errors import DatabaseUnavailableError
 from routoo.pipeline.dispatch.answer import Answerer
@@ -22,7 +23,7 @@ from routoo.pipeline.dispatch.hedge import CallLatencies
 from routoo.pipeline.dispatch.response_cache import ShardCache, take_cached
 from routoo.pipeline.select.experience import load_experience
 from routoo.ports import ChatClient
-from routoo.store import assignments, batches, budget, jobs
+from routoo.store import assignments, batches, budget, endpoint_behaviour, jobs
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.database import Database
 from routoo.store.ledger import write_off
@@ -73,8 +74,10 @@ async def dispatch_shard(
         StaleLeaseError: Another worker owns the shard now.
         StoreError: The database can't be reached or refused.
     """
-    loaded = await _load(db, lease, batch)
-    async with GroupCommit(db, lease, cache=loaded.cache, alone=loaded.alone) as commit:
+    loaded = await _load(db, lease, batch, client.behaviour)
+    async with GroupCommit(
+        db, lease, cache=loaded.cache, alone=loaded.alone, behaviour=client.behaviour
+    ) as commit:
         attempts, filters = options.max_attempts_per_model, final_filters(batch)
         answerer = Answerer(client, commit, asyncio.Event(), attempts, filters, loaded.latencies)
         dispatch = _Dispatch(db, lease, batch, answerer, options, stop)
@@ -100,7 +103,9 @@ class _Loaded:
     latencies: CallLatencies
 
 
-async def _load(db: Database, lease: Lease, batch: BatchRecord) -> _Loaded:
+async def _load(
+    db: Database, lease: Lease, batch: BatchRecord, behaviour: KnownBehaviour
+) -> _Loaded:
     """Read a shard, after its unsettled calls were written off and its cached answers taken.
 
     Calls that a crashed owner left unsettled count at their worst case: they may have been billed.
@@ -111,6 +116,7 @@ async def _load(db: Database, lease: Lease, batch: BatchRecord) -> _Loaded:
         pending = await jobs.pending(conn, lease)
         alone = not await assignments.any_duplicates(conn, batch.id)
         latencies = await _latencies(conn, batch, pending)
+        behaviour.update(await endpoint_behaviour.load(conn))
     cache = ShardCache.of(batch.pool, batch.call_options, pending)
     pending = await take_cached(db, lease, cache, pending)
     return _Loaded(pending, cache, revision, alone, latencies)

@@ -160,7 +160,9 @@ def _completion_limits(jobs: Sequence[Job], pool: Pool) -> Float64[np.ndarray, "
     requested = [requested_completion_tokens(job.body) for job in jobs]
     own = np.array([np.nan if limit is None else limit for limit in requested], np.float64)
     default = _array(model.max_completion_tokens for model in pool.models)
-    return np.where(np.isnan(own)[:, None], default, own[:, None])
+    # As `domain.prompt.completion_limit`: where no limit is obeyed, answers may exceed theirs.
+    least = default * _array(not model.obeys_limits for model in pool.models)
+    return np.where(np.isnan(own)[:, None], default, np.maximum(own[:, None], least))
 
 
 def _worst_case_usd(jobs: Sequence[Job], pool: Pool) -> Float64[np.ndarray, "jobs models"]:

@@ -121,8 +121,11 @@ class CallBounds:
                 for row, counts in self.parts.items()
                 if choice[row] == column
             )
-            own = self.limit_tokens[rows]
-            answer = np.where(np.isnan(own), model.max_completion_tokens, own) * self.choices[rows]
+            prompt += rows.size * model.extra_prompt_tokens
+            own, most = self.limit_tokens[rows], model.max_completion_tokens
+            own = own if model.obeys_limits else np.maximum(own, most)
+            answer = np.where(np.isnan(own), most, own) * self.choices[rows]
+            answer += model.extra_completion_tokens
             price = model.price_usd_per_mtok
             total += prompt * float(price.prompt)
             total += float(answer.sum()) * float(price.completion)

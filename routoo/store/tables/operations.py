@@ -24,6 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
+from routoo.domain.pool import LimitField
 from routoo.domain.provider_batch import ProviderState
 from routoo.store.tables.column import TIMESTAMP, USD, batch_key, column, created_at, one_of
 
@@ -86,6 +87,33 @@ class EndpointRow(SQLModel, table=True):
     endpoint: str = column(Text(), "Base URL, model and name of the key", primary_key=True)
     account: dict[str, Any] = column(JSONB(), "Places, windows, breaker")
     created_at: datetime = created_at()
+
+
+class EndpointBehaviourRow(SQLModel, table=True):
+    """What an endpoint was found to do that its pool doesn't say."""
+
+    __tablename__ = "endpoint_behaviour"
+    __table_args__ = (
+        one_of("limit_field", LimitField, "endpoint_behaviour_limit_field"),
+        {
+            "comment": "What endpoints were found to do that pools don't say;"
+            " delete a row once it is mended"
+        },
+    )
+
+    endpoint: str = column(Text(), "Base URL, model and name of the key", primary_key=True)
+    limit_field: str | None = column(
+        Text(),
+        "Field that limits its answers, by its refusals; null = it refused none",
+        nullable=True,
+    )
+    extra_prompt_tokens: int = column(
+        Integer(), "Most prompt tokens billed beyond a call's bound", default="0"
+    )
+    extra_completion_tokens: int = column(
+        Integer(), "Most completion tokens billed beyond a call's bound", default="0"
+    )
+    changed_at: datetime = column(TIMESTAMP, "When that was last found", default="now()")
 
 
 class CachedAnswerRow(SQLModel, table=True):
