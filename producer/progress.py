@@ -1,4 +1,4 @@
-"""The progress of a batch: a snapshot of it, and snapshots until it is over."""
+"""Takes snapshots of a batch's progress: one, or one after the other until it is over."""
 
 import asyncio
 import time

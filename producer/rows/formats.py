@@ -1,4 +1,4 @@
-"""What a reader of an input format is: it turns a stream of bytes into chunks of raw rows.
+"""States what a reader of an input format does: it turns a stream into chunks of raw rows.
 
 A format is one module of this package (`jsonl_rows`, `csv_rows`, `parquet_rows`) whose `read` is a
 `RowReader`; `producer.rows.source` names it for a suffix and an option.

@@ -1,4 +1,4 @@
-"""What can be wrong with an input row, and the check of its text."""
+"""Lists what can be wrong with an input row, and checks its text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

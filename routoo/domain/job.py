@@ -1,4 +1,4 @@
-"""Batches, their jobs and shards: the states they pass through and the limits of a job."""
+"""Records of batches, jobs and shards: the states they pass through and the limits of a job."""
 
 from dataclasses import dataclass, field
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Outcome tables as matrices, items x models, NaN where a model did not answer an item."""
+"""Turns outcome tables into matrices, items x models, NaN where a model did not answer an item."""
 
 import hashlib
 import re

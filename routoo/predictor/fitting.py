@@ -1,4 +1,4 @@
-"""Fitting: from features and outcomes to an estimator, all figures of it on held-out items."""
+"""Fits an estimator to features and outcomes; all figures of it are on held-out items."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace

@@ -1,4 +1,4 @@
-"""A checkpoint's manifest: what it is, what it fits, how good it was. Needs no torch to read."""
+"""Reads and writes a checkpoint's manifest: what it is, what it fits, how good it was; no torch."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Why a job got its model, and what would have to change for it to get another."""
+"""Explains why a job got its model, and what would have to change for it to get another."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The registry of predictor checkpoints: what there is, and which one scorers use."""
+"""Registers predictor checkpoints, and says which one scorers use."""
 
 from dataclasses import dataclass
 from datetime import datetime

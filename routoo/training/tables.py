@@ -1,4 +1,4 @@
-"""The tables a predictor is trained on: files, and graded answers of the database."""
+"""Reads the tables a predictor is trained on: files, and graded answers of the database."""
 
 from collections.abc import Sequence
 from pathlib import Path

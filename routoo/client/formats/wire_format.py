@@ -1,4 +1,4 @@
-"""What a format of requests and answers has to know, so that the client need not know it.
+"""States what the client needs of an API's format of requests and answers.
 
 An endpoint speaks one format. A format turns a request, which its owner gave in OpenAI's words,
 into what the endpoint reads, and reads answers, usage and errors into our own records. Another

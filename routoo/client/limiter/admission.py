@@ -1,4 +1,4 @@
-"""When calls to an endpoint are admitted: their queue, the budget of retries, and the prefetch.
+"""Decides when calls to an endpoint are admitted: by a queue, a retry budget and the prefetch.
 
 An admitted call reserves its money, which takes a commit, and then waits for a slot.
 """

@@ -1,4 +1,4 @@
-"""From prompts to micro-batches: clean text cut to a window of tokens, packed, moved to the device.
+"""Turns prompts into micro-batches: cuts clean text to a window of tokens, packs it, moves it.
 
 A GPU works off a queue. As long as the next batch is in it before the last one is done, it never
 idles: so batches are padded into pinned memory, which it can fetch by itself, and a result is only

@@ -1,4 +1,4 @@
-"""Which k models form the best pool: those that complement each other.
+"""Chooses the k models that form the best pool: those that complement each other.
 
 A pool is worth what its best member brings on each item, averaged: a submodular function. So greedy
 choice reaches at least 1 - 1/e of the best pool's worth; and gains only fall as the pool grows,

@@ -1,4 +1,4 @@
-"""What is true of all batches at one moment, in one statement: for those who watch from outside."""
+"""Reads figures of all batches at one moment, in one statement, for monitoring."""
 
 from dataclasses import dataclass
 from decimal import Decimal

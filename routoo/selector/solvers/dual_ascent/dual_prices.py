@@ -1,4 +1,4 @@
-"""Prices of several resources at once: minimises the Lagrangian dual.
+"""Finds the prices of several resources at once by minimising the Lagrangian dual.
 
 The dual is convex, but has a kink wherever a job changes its mind. Smoothed by a soft maximum it is
 minimised by projected Newton steps, ever less smooth. On many jobs that is done on a sample, whose

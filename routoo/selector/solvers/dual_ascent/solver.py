@@ -1,4 +1,4 @@
-"""Prices for all limits at once, then a repair of the choice that jobs make at these prices.
+"""Finds prices for all limits at once, then repairs the choice that jobs make at these prices.
 
 The repair moves jobs in bulk, the least regret at the prices first, as long as no limit is newly
 broken; then it fills what the limits leave.

@@ -1,4 +1,4 @@
-"""Steps of each job up its upper convex hull of cost and quality.
+"""Finds the steps of each job up its upper convex hull of cost and quality.
 
 Source: Sinha and Zoltners, The multiple-choice knapsack problem, Operations Research 27 (1979): the
 LP relaxation takes the hulls' steps of all jobs in the order of falling quality per USD.
