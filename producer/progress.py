@@ -153,7 +153,7 @@ async def take_snapshot(conn: AsyncConnection, batch: BatchRecord) -> Snapshot:
 
 @dataclass(slots=True)
 class Rate:
-    """Estimates the time left from the jobs that ended in the last half minute."""
+    """The rate at which jobs ended in the last half minute; estimates the time left."""
 
     _points: deque[tuple[float, int]] = field(default_factory=deque)
 

@@ -1,4 +1,4 @@
-"""Records calls and their outcomes: answers, usage, attempts, and how jobs ended."""
+"""Defines records of calls and their outcomes: answers, usage, attempts, and how jobs ended."""
 
 from dataclasses import dataclass
 from decimal import Decimal

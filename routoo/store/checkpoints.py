@@ -29,7 +29,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """A checkpoint was put into use."""
+    """The event that a checkpoint was put into use."""
 
     promotion_no: int
     weights_sha256: str

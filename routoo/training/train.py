@@ -237,7 +237,7 @@ async def promote_if_not_worse(
         folder: The new checkpoint.
         settings: Name the checkpoint in use while none is promoted, and the home of the cache.
         device: Where backbones compute: cpu, cuda or auto.
-        feedback: Is told what was decided, and why.
+        feedback: Shows what was decided, and why.
 
     Returns:
         Whether it is in use now.

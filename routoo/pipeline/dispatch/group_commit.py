@@ -28,7 +28,7 @@ _LONGEST_RETRY_S = 2.0
 
 
 class ReservationOutcome(Enum):
-    """What became of a reservation."""
+    """How the database answered a reservation."""
 
     GRANTED = auto()
     RETRY_SOON = auto()

@@ -51,7 +51,7 @@ class ScheduleFigures:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All batches at one moment. An open batch is one whose work goes on or will."""
+    """All batches at one moment. An open batch is one that is not over."""
 
     batches: dict[BatchStatus, int]
     """Every status is a key."""

@@ -17,7 +17,7 @@ BLOCK_JOBS = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Upgrades of jobs to a dearer and better model, best buy first."""
+    """Upgrades of jobs to a dearer and better model, the most quality per dollar first."""
 
     job: Int64[np.ndarray, " steps"]
     column: Int16[np.ndarray, " steps"]
