@@ -11,7 +11,7 @@ import argparse
 import time
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from figures import Figure, show
@@ -19,8 +19,11 @@ from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
 from routoo.selector import Capacity, Problem, Solution, solve
+from routoo.selector.probes import Judgements, ProbeModel, with_policies
 
 MODELS = 10
+PROBES = (0, 1, 2)
+OUTCOMES = 6
 HIGHS_JOBS = 5_000
 MEAN_BUDGET_USD = 2e-4
 ALLOWED_SHARE = 0.95
@@ -86,6 +89,47 @@ def measure_large(jobs: int, repeat: int) -> list[Figure]:
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """Implements `routoo.selector.probes.Judgements`."""
+
+    chance: np.ndarray
+    quality: np.ndarray
+
+
+def judge(probe: int, quality: np.ndarray) -> Judgements:
+    """Return outcomes that move the probe's estimate much and those of the others a little."""
+    shift = np.linspace(-2, 2, OUTCOMES, dtype=np.float32)[:, None]
+    shift = shift * np.where(np.arange(MODELS) == probe, 1.0, 0.3).astype(np.float32)
+    chance = np.full((len(quality), OUTCOMES), 1 / OUTCOMES, np.float32)
+    odds = (quality / (1 - quality))[:, None, :] * np.exp(shift)
+    shown = odds / (1 + odds)
+    shown += (quality - shown.mean(axis=1))[:, None, :]  # the mean stays the estimate
+    return _Expected(chance, np.clip(shown, 0, 1))
+
+
+def measure_probes(jobs: int, repeat: int) -> list[Figure]:
+    """Measure the same problem with three probes a job, and what making their options takes."""
+    problem = make_problem(jobs)
+    problem = replace(problem, quality=np.clip(problem.quality, 0.01, 0.99))
+    allowed = np.asarray(problem.allowed)
+    known = ProbeModel(judge, PROBES, problem.quality, lambda rows, _probe: allowed[rows])
+    start = time.perf_counter()
+    more, policies = with_policies(problem, known)
+    made_s = time.perf_counter() - start
+    assert sorted(set(policies.probe)) == list(PROBES)
+    without_s = best_s(lambda: solve(problem), repeat)
+    with_s = best_s(lambda: solve(more), repeat)
+    solution, plain = solve(more), solve(problem)
+    gain = solution.mean_quality - plain.mean_quality
+    return [
+        Figure("select_1m_x10_with_probes_s", with_s, "s", without_s, with_s / without_s),
+        Figure("select_1m_x10_with_probes_gap", solution.gap, "relative", None, None),
+        Figure("select_probes_gain", gain, "quality", plain.mean_quality, None),
+        Figure("select_make_policies_s", made_s, "s", without_s, made_s / without_s),
+    ]
+
+
 def peak_bytes(problem: Problem) -> int:
     """Return the most bytes that a solve holds beside its input."""
     tracemalloc.start()
@@ -136,7 +180,9 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1_000_000)
     parser.add_argument("--repeat", type=int, default=5)
     arguments = parser.parse_args()
-    figures = measure_large(arguments.jobs, arguments.repeat) + measure_highs(arguments.repeat)
+    figures = measure_large(arguments.jobs, arguments.repeat)
+    figures += measure_probes(arguments.jobs, arguments.repeat)
+    figures += measure_highs(arguments.repeat)
     show(figures, as_json=arguments.json)
 
 

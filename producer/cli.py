@@ -1,4 +1,4 @@
-"""Builds the command line `routoo-producer`; each command is imported when it is wanted."""
+"""The command line `routoo-producer`: its commands, each imported when it is wanted."""
 
 from routoo.console.commands import CommandGroup
 from routoo.console.run import run_program

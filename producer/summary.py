@@ -36,7 +36,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The figures that the closing screen of a batch compares."""
+    """The closing screen of a batch."""
 
     snapshot: Snapshot
     graded_jobs: int

@@ -1,4 +1,4 @@
-"""States what the library's rooms need of the outside world, as narrow protocols."""
+"""What the library's rooms need of the outside world, as narrow protocols."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager

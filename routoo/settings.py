@@ -1,4 +1,4 @@
-"""Reads settings: `ROUTOO_*` environment variables, once at a program's entry point."""
+"""Settings: `ROUTOO_*` environment variables, read once at a program's entry point."""
 
 import os
 from functools import cached_property

@@ -1,4 +1,4 @@
-"""Computes what several rooms need: cost-quality hulls, random mixes, intervals of shares."""
+"""Statistics that several rooms use: cost-quality hulls, random mixes, intervals of shares."""
 
 from dataclasses import dataclass
 from math import sqrt

@@ -1,4 +1,4 @@
-"""Writes the workers' logs to stderr: one line an event, for people or as JSON."""
+"""Logs of the workers on stderr: one line an event, for people or as JSON."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""Defines the three kinds of worker process, and the queues each consumes."""
+"""The three kinds of worker process, and the queues each listens to."""
 
 from enum import StrEnum
 from typing import TYPE_CHECKING

@@ -1,1 +1,1 @@
-"""Handles evaluation sets, runs, replays and grading for the commands."""
+"""Evaluation sets, runs, replays and grading, for the commands."""

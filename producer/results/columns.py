@@ -1,4 +1,4 @@
-"""Lists the columns of the view `batch_results`, which exported tables have too."""
+"""The columns of the view `batch_results`, which tables of results have too."""
 
 from collections.abc import Callable
 from typing import Any

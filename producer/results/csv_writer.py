@@ -1,4 +1,4 @@
-"""Writes results as CSV with a header."""
+"""Results as CSV with a header."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Writes results as a Parquet table."""
+"""Results as a Parquet table."""
 
 from collections.abc import Sequence
 from datetime import datetime

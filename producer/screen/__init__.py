@@ -1,1 +1,1 @@
-"""Draws on terminals, with rich."""
+"""Views for terminals, made with rich."""

@@ -1,4 +1,4 @@
-"""Draws evaluation runs."""
+"""Evaluation runs on the screen."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""`routoo replay`: serve recorded outcomes as a model endpoint."""
+"""`routoo replay`: an endpoint that answers from recorded outcomes."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

@@ -1,1 +1,1 @@
-"""Calls model endpoints: connections, limits, retries, and the formats of their APIs."""
+"""Calls to model endpoints: connections, limits, retries, and formats of their APIs."""

@@ -1,4 +1,4 @@
-"""Finds how an endpoint is reached: the header that carries its key, and the proxy."""
+"""How an endpoint is reached: the header that carries its key, and the proxy to go through."""
 
 import ipaddress
 from collections.abc import Iterable, Mapping

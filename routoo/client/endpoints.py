@@ -1,4 +1,4 @@
-"""Calls model endpoints: one pool of connections serves many endpoints under shared limits."""
+"""Calls to model endpoints: one pool of connections, many endpoints, shared limits."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""Formats amounts, shares, times and rates for people."""
+"""Amounts, shares, times and rates as people read them."""
 
 import math
 from decimal import Decimal

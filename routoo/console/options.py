@@ -1,4 +1,4 @@
-"""Gives a command options from a record, which several commands share, as one argument."""
+"""Options as a record: several commands share them, and a function takes them as one value."""
 
 import functools
 import inspect

@@ -1,4 +1,4 @@
-"""Reads what a chat request says and needs: its text, tokens, parts beside text, capabilities.
+"""What a chat request says and needs: its text, tokens, parts beside text, and capabilities.
 
 Counts here need no tokenizer: the producer must not load one, and every model has its own.
 """

@@ -1,4 +1,4 @@
-"""Finds where an embedded server's files are, and which user the server runs as."""
+"""Where an embedded server's files are, and which user the server runs as."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Starts an embedded server for its first user, and stops it after the last: the base of both."""
+"""The base of the embedded servers: started by the first user, stopped by the last."""
 
 import time
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""Holds an evaluation run as arrays: predictions, choices, answers, and their grades.
+"""An evaluation run as arrays: predictions, choices, answers, and their grades.
 
 Metrics, reports and the comparison with earlier runs read this record and never the store.
 """

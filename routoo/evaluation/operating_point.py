@@ -1,4 +1,4 @@
-"""Measures one operating point of a router: what was expected of its choices, what came of them."""
+"""One operating point of a router: what was expected of its choices, and what came of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Names the evaluation protocols, in a module that imports nothing heavy."""
+"""The names of the evaluation protocols, in a module that imports nothing heavy."""
 
 from enum import StrEnum
 

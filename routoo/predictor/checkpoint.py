@@ -1,4 +1,4 @@
-"""Reads and writes checkpoints: weights as safetensors, facts as a manifest."""
+"""Checkpoints on disk: weights as safetensors, facts as a manifest."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""Holds the fitted part of a predictor, which turns features into calibrated estimates."""
+"""The fitted part of a predictor: from features to calibrated estimates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Computes means of outcomes where some are missing or there are few."""
+"""Means of outcomes where some are missing, and of few outcomes."""
 
 import numpy as np
 from jaxtyping import Float32

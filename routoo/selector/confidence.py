@@ -1,4 +1,4 @@
-"""Lowers estimates of quality to bounds that hold with some confidence.
+"""Confidence: choosing on what is likely rather than on what is expected.
 
 Lower bounds and intervals take the estimates' own standard deviations at their word. Conformal
 floors don't trust the predictor at all (split conformal prediction): on held-out graded answers,

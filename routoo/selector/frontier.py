@@ -1,4 +1,4 @@
-"""Computes the best quality for every amount of money, before any is spent."""
+"""The best quality for every amount of money, before any is spent."""
 
 import math
 from dataclasses import dataclass

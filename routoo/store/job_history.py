@@ -1,4 +1,4 @@
-"""Reads everything that happened to one job: plans, calls and how it ended."""
+"""Everything that happened to one job: plans, calls and how it ended."""
 
 from dataclasses import dataclass
 from decimal import Decimal

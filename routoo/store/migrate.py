@@ -1,4 +1,4 @@
-"""Migrates the schema: brings a database up to date, and says where it stands."""
+"""The schema's migrations: bring a database up to date, and say where it stands."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

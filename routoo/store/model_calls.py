@@ -1,4 +1,4 @@
-"""Reads the last calls to a model: outcomes, what was predicted, whether the model answers now."""
+"""The last calls to a model: how they went, what was predicted of them, whether it answers now."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Keeps answers of earlier calls, for batches that ask for the response cache."""
+"""The response cache: answers of earlier calls, for batches that ask for it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Computes learning curves: how good a predictor is with fewer outcomes; and plots them."""
+"""Learning curves: how good a predictor would be with fewer outcomes, and their plot."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Translates requests and answers: one module for each API that endpoints speak."""
+"""Formats of requests and answers: one module for each API that endpoints speak."""

@@ -1,4 +1,4 @@
-"""Speaks OpenAI's chat and plain completions, as most providers and servers do."""
+"""OpenAI's chat and plain completions, which most providers and servers speak."""
 
 import re
 from collections.abc import Iterator, Mapping

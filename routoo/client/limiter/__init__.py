@@ -1,1 +1,1 @@
-"""Limits the calls to endpoints: how many may be in flight, and how many may start."""
+"""Limits of the calls to endpoints: how many may be in flight, and how many may start."""

@@ -1,4 +1,4 @@
-"""Grades answers by pure functions, from an answer and its reference to a score with its reason.
+"""Graders: pure functions from an answer and its reference to a score and how it was reached.
 
 | name | right when |
 |---|---|

@@ -1,4 +1,4 @@
-"""Defines what every grader shares: the grade it returns, and how it reads an answer's text."""
+"""What every grader shares: the grade it returns, and how it reads an answer's text."""
 
 import re
 import unicodedata

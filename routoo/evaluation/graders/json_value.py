@@ -1,4 +1,4 @@
-"""Grades answers that are JSON: equal to the reference, or valid by a JSON Schema."""
+"""Answers that are JSON: equal to the reference, or valid by a JSON Schema."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Grades answers as text: to the letter, as a reader would, by a pattern, or contained."""
+"""Answers compared as text: to the letter, as a reader would, by a pattern, or contained."""
 
 import itertools
 import re

@@ -1,4 +1,4 @@
-"""Draws plots as SVG: axes, lines, marks, and labels that don't overlap."""
+"""Plots as SVG: axes, lines, marks, and labels that keep out of each other's way."""
 
 import math
 from collections.abc import Callable, Sequence

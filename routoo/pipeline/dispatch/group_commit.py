@@ -1,4 +1,4 @@
-"""Commits reservations, settlements and results in groups: many calls in few transactions.
+"""Group commit of reservations, settlements and results: many calls in flight, few transactions.
 
 No call is sent before its worst case is reserved in a committed transaction, and a call's cost is
 committed together with its job's result. So the ledger is right whenever a process crashes.
@@ -28,7 +28,7 @@ _LONGEST_RETRY_S = 2.0
 
 
 class ReservationOutcome(Enum):
-    """How the database answered a reservation."""
+    """What became of a reservation."""
 
     GRANTED = auto()
     RETRY_SOON = auto()

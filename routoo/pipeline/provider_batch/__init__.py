@@ -1,1 +1,1 @@
-"""Does the jobs that providers answer through their batch APIs."""
+"""Jobs that providers answer through their batch APIs."""

@@ -1,4 +1,4 @@
-"""Chooses which jobs go into one input file of a provider batch, and settles their answers."""
+"""Rows of a provider batch: which jobs go into one input file, and what each answer settles."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Reads a whole batch as arrays: what the selector decides on, and the jobs that it can't."""
+"""A whole batch as arrays: what the selector decides on, and the jobs that it can't decide on."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence

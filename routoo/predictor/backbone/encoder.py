@@ -1,4 +1,4 @@
-"""Turns prompts into feature vectors: hidden states of a language model, pooled over tokens."""
+"""From prompts to feature vectors: hidden states of a language model, pooled over tokens."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Finds a backbone's files on this disk, hashes them, and loads the language model."""
+"""A backbone's language model: where its files lie, the hashes that name them, how it is loaded."""
 
 import ctypes
 import hashlib

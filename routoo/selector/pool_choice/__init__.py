@@ -1,1 +1,1 @@
-"""Chooses the candidate models that form the best pool, from graded answers and prices."""
+"""Which candidate models form the best pool, from graded answers and prices."""

@@ -1,4 +1,4 @@
-"""Submits, controls, plans, retries and watches batches.
+"""Batches: submitted, controlled, planned, retried and watched.
 
 The functions for a batch's own row are used as `batches.get`, `batches.lock` and so on.
 """

@@ -1,4 +1,4 @@
-"""Reads how far a batch has come, in one snapshot."""
+"""How far a batch has come, in one snapshot."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,1 +1,1 @@
-"""Solves problems with several limits: finds prices of all limits, then repairs the choice."""
+"""The solver for several limits at once: prices of all limits, then repair of the choice."""

@@ -1,1 +1,1 @@
-"""Solves by default: Lagrangian relaxation of the multiple-choice knapsack problem."""
+"""The default solver: Lagrangian relaxation of the multiple-choice knapsack problem."""

@@ -1,0 +1,185 @@
+"""Probes as options: what a policy is worth, which probes are offered, and what limits count."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from routoo.selector import Capacity, Problem, solve
+from routoo.selector.probes import (
+    NEAR,
+    Policies,
+    ProbeModel,
+    extended,
+    second_calls,
+    with_policies,
+)
+
+MODELS = 4
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    chance: Any
+    quality: Any
+
+
+def judge_of(strength: float, outcomes: int = 6) -> Any:
+    """Return a judge whose outcomes are spread by a strength, with the estimate as their mean."""
+
+    def judge(probe: int, quality: Any) -> Outcomes:
+        side = np.linspace(-1, 1, outcomes, dtype=np.float32)
+        own = np.where(np.arange(quality.shape[1]) == probe, 1.0, 0.2).astype(np.float32)
+        room = np.minimum(quality, 1 - quality)[:, None, :]
+        shown = quality[:, None, :] + strength * room * side[:, None] * own
+        chance = np.full((len(quality), outcomes), 1 / outcomes, np.float32)
+        return Outcomes(chance, shown.astype(np.float32))
+
+    return judge
+
+
+def problem_of(jobs: int = 300, *, seed: int = 1, share: float = 0.3) -> Problem:
+    rng = np.random.default_rng(seed)
+    ease = rng.normal(0, 1.2, (jobs, 1))
+    skill = np.linspace(-0.5, 2.0, MODELS)
+    quality = 1 / (1 + np.exp(-(ease + skill + rng.normal(0, 0.3, (jobs, MODELS)))))
+    cost = np.geomspace(1e-5, 1e-3, MODELS) * rng.lognormal(0, 0.3, (jobs, MODELS))
+    budget = cost[:, 0].sum() + share * (cost[:, -1].sum() - cost[:, 0].sum())
+    return Problem(quality.astype(np.float32), cost, budget_usd=float(budget))
+
+
+def known_of(problem: Problem, strength: float = 0.9, **changes: Any) -> ProbeModel:
+    def follow(jobs: Any, _probe: int) -> Any:
+        return np.ones((len(jobs), MODELS), np.bool_)
+
+    known = ProbeModel(judge_of(strength), (0, 1), problem.quality[:, :MODELS], follow)
+    return replace(known, **changes)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 10_000), st.integers(0, MODELS - 1), st.floats(1e-2, 1e6))
+def test_a_policy_is_worth_what_the_best_use_of_its_judgement_is(
+    seed: int, probe: int, price: float
+) -> None:
+    problem = problem_of(20, seed=seed)
+    judged = judge_of(0.8)(probe, problem.quality)
+    follow = np.ones((20, MODELS), np.bool_)
+    second = second_calls(judged, probe, problem.cost_usd, follow, price)
+    charge = np.where(np.arange(MODELS) == probe, 0.0, price * problem.cost_usd)
+    best = (judged.quality - charge[:, None, :]).max(axis=2)
+    wanted = (judged.chance * best).sum(axis=1)
+    assert np.allclose(second.quality - price * second.cost_usd, wanted, atol=1e-5)
+    asked = sum(second.asked(model) for model in range(MODELS))
+    assert np.allclose(asked, 1.0, atol=1e-6)
+
+
+def test_no_policy_is_worth_more_at_a_price_than_the_one_made_for_it() -> None:
+    problem = problem_of(50)
+    judged, follow = judge_of(0.8)(0, problem.quality), np.ones((50, MODELS), np.bool_)
+    for price in np.geomspace(1, 1e5, 8):
+        own, *others = (
+            second_calls(judged, 0, problem.cost_usd, follow, made_for)
+            for made_for in (price, *np.geomspace(1, 1e5, 8))
+        )
+        for other in others:
+            gain = own.quality - other.quality - price * (own.cost_usd - other.cost_usd)
+            assert (gain > -1e-5).all()
+
+
+def test_judging_buys_more_for_the_same_budget_and_never_spends_more() -> None:
+    problem = problem_of()
+    more, policies = with_policies(problem, known_of(problem))
+    routed, probed = solve(problem), solve(more)
+    assert probed.cost_usd <= float(problem.budget_usd or 0)
+    assert probed.mean_quality > routed.mean_quality + 0.01
+    assert np.count_nonzero(probed.choice >= policies.models) > 30
+    assert set(policies.first(probed.choice)) <= {-1, *range(MODELS)}
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.8])
+def test_a_few_prices_lose_next_to_nothing_against_many(share: float) -> None:
+    problem = problem_of(3000, share=share)
+    known = known_of(problem)
+    few, _ = with_policies(problem, known)
+    pairs = [(probe, price) for probe in (0, 1) for price in np.geomspace(1, 1e6, 150)]
+    probes, prices = zip(*pairs, strict=True)
+    many = extended(problem, known, Policies(MODELS, probes, tuple(map(float, prices))))
+    assert solve(few).quality >= solve(many).bound * (1 - 2e-4)
+
+
+def test_the_shadow_price_of_a_sample_is_near_that_of_all_jobs() -> None:
+    problem = problem_of(30_000)
+    more, policies = with_policies(problem, known_of(problem))
+    price = solve(more).shadow_price_per_usd
+    assert min(policies.price) < price < max(policies.price)
+    assert len(policies.price) == len(NEAR) * len(set(policies.probe))
+
+
+def test_a_judge_that_tells_nothing_changes_nothing() -> None:
+    problem = problem_of()
+    same, policies = with_policies(problem, known_of(problem, strength=0.0))
+    assert same is problem
+    assert policies.probe == ()
+
+
+def test_models_that_may_not_follow_are_not_asked() -> None:
+    problem = problem_of()
+
+    def none(jobs: Any, _probe: int) -> Any:
+        return np.zeros((len(jobs), MODELS), np.bool_)
+
+    same, _ = with_policies(problem, known_of(problem, follow=none))
+    assert same is problem
+
+
+def test_a_probe_that_a_job_may_not_ask_is_no_option_of_it() -> None:
+    problem = problem_of()
+    allowed = np.ones((300, MODELS), np.bool_)
+    allowed[::2, :2] = False
+    more, policies = with_policies(replace(problem, allowed=allowed), known_of(problem))
+    choice = solve(more).choice
+    assert (choice[::2] < policies.models).all()
+    assert (choice[1::2] >= policies.models).any()
+
+
+def test_capacities_count_both_calls() -> None:
+    problem = problem_of()
+    free, policies = with_policies(problem, known_of(problem))
+    solution = solve(free)
+    last = MODELS - 1
+    limit = Capacity("calls of the last", (last,), 40.0)
+    more, policies = with_policies(replace(problem, capacities=(limit,)), known_of(problem))
+    held = solve(more)
+    (counted,) = more.capacities
+    assert counted.use is not None
+    rows = np.flatnonzero(held.choice >= 0)
+    assert counted.use[rows, held.choice[rows]].sum() <= 40.0
+    rows = np.flatnonzero(solution.choice >= 0)
+    assert counted.use[rows, solution.choice[rows]].sum() > 40.0
+    assert policies.probe
+
+
+def test_an_answer_that_serves_many_jobs_is_judged_for_all_of_them() -> None:
+    problem = problem_of()
+    weight = np.ones(300, np.float32)
+    weight[:50] = 20.0
+    weighed = replace(problem, quality=problem.quality * weight[:, None])
+    known = known_of(problem, weight=weight)
+    more, policies = with_policies(weighed, known)
+    solution = solve(more)
+    assert (solution.choice[:50] != 0).all()  # twenty jobs are worth more than the cheapest
+    probed = np.flatnonzero(solution.choice >= policies.models)
+    assert (more.quality[probed, solution.choice[probed]] <= weight[probed] + 1e-4).all()
+
+
+def test_a_model_that_fails_keeps_the_probes_answer() -> None:
+    problem = problem_of(20)
+    judged, follow = judge_of(0.8)(0, problem.quality), np.ones((20, MODELS), np.bool_)
+    answered = np.array([1, 0.5, 0.5, 0.5], np.float32)
+    sure = second_calls(judged, 0, problem.cost_usd, follow, 1.0)
+    doubtful = second_calls(judged, 0, problem.cost_usd, follow, 1.0, answered)
+    assert (doubtful.quality <= sure.quality + 1e-6).all()
+    assert (doubtful.quality >= problem.quality[:, 0] - 1e-5).all()
