@@ -1,4 +1,4 @@
-"""The command line `routoo-producer`: its commands, each imported when it is wanted."""
+"""Builds the command line `routoo-producer`; each command is imported when it is wanted."""
 
 from routoo.console.commands import CommandGroup
 from routoo.console.run import run_program

@@ -1,4 +1,4 @@
-"""The progress of a batch: a snapshot of it, and snapshots until it is over."""
+"""Takes snapshots of a batch's progress: one, or one after the other until it is over."""
 
 import asyncio
 import time
@@ -153,7 +153,7 @@ async def take_snapshot(conn: AsyncConnection, batch: BatchRecord) -> Snapshot:
 
 @dataclass(slots=True)
 class Rate:
-    """Estimates the time left from the jobs that ended in the last half minute."""
+    """The rate at which jobs ended in the last half minute; estimates the time left."""
 
     _points: deque[tuple[float, int]] = field(default_factory=deque)
 

@@ -118,7 +118,7 @@ async def submit(
 
 
 def _new_batch(source: Source, request: BatchRequest) -> batches.NewBatch:
-    name = request.name or (source.path.stem if source.path is not None else source.name)
+    name = request.name or source.stem
     return batches.NewBatch(
         name=name,
         pool=request.pool,

@@ -36,7 +36,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """The closing screen of a batch."""
+    """The figures that the closing screen of a batch compares."""
 
     snapshot: Snapshot
     graded_jobs: int

@@ -1,4 +1,4 @@
-"""What the library's rooms need of the outside world, as narrow protocols."""
+"""States what the library's rooms need of the outside world, as narrow protocols."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager

@@ -1,4 +1,4 @@
-"""Settings: `ROUTOO_*` environment variables, read once at a program's entry point."""
+"""Reads settings: `ROUTOO_*` environment variables, once at a program's entry point."""
 
 import os
 from functools import cached_property

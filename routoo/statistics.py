@@ -1,4 +1,4 @@
-"""Statistics that several rooms use: cost-quality hulls, random mixes, intervals of shares."""
+"""Computes what several rooms need: cost-quality hulls, random mixes, intervals of shares."""
 
 from dataclasses import dataclass
 from math import sqrt

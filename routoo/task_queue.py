@@ -1,4 +1,4 @@
-"""The queues between the programs: their names, their messages, and the settings of both ends.
+"""Names the queues between the programs, their messages, and the settings of both ends.
 
 The producer publishes to these queues and the workers consume them, each with a Celery app of its
 own. What the two apps must agree on is here, as plain data: the library imports no task queue.

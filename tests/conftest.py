@@ -16,7 +16,7 @@ from tests.services import Databases, broker_server, database_server, databases,
 
 # The array shapes that signatures promise are checked while the tests run.
 install_import_hook(
-    ["routoo.selector", "routoo.predictor", "routoo.pipeline.select.estimates"],
+    ["routoo.selector", "routoo.predictor", "routoo.judge", "routoo.pipeline.select.estimates"],
     f"{tests.shapes.__name__}.checked",
 )
 

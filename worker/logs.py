@@ -1,4 +1,4 @@
-"""Logs of the workers on stderr: one line an event, for people or as JSON."""
+"""Writes the workers' logs to stderr: one line an event, for people or as JSON."""
 
 import logging
 import sys

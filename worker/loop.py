@@ -1,4 +1,4 @@
-"""An asyncio event loop in a thread of its own, shared by all tasks of a worker process.
+"""Runs an asyncio event loop in a thread of its own, for all tasks of a worker process.
 
 A loop and a session per task cost half the throughput; tasks of Celery's thread pool give their
 coroutines to this loop and wait.

@@ -204,7 +204,7 @@ def _evaluation(seen: Overview) -> Iterator[Metric]:
 
 
 def _without_queries(endpoints: dict[str, bool]) -> dict[str, bool]:
-    """Return the breakers by endpoint's name; what follows a ? may be nobody's business."""
+    """Return the breakers by endpoint's name; what follows a ? may be secret."""
     found: dict[str, bool] = {}
     for key, is_open in endpoints.items():
         base_url, *rest = key.split("|")

@@ -1,4 +1,4 @@
-"""The workers' Celery app: made from settings, publishes shards, counts the messages that wait.
+"""Makes the workers' Celery app, publishes shards, and counts the messages that wait.
 
 A message is a hint that a shard is ready. PostgreSQL knows which shards are, so losing every
 message loses no work: the recovery tick publishes them again.

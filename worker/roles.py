@@ -1,4 +1,4 @@
-"""The three kinds of worker process, and the queues each listens to."""
+"""Defines the three kinds of worker process, and the queues each consumes."""
 
 from enum import StrEnum
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""Everything a batch needs on one machine: servers, schema and worker processes.
+"""Runs everything a batch needs on one machine: servers, schema and worker processes.
 
 PostgreSQL and the broker are embedded where no URL names others. One process at a time runs the
 stack of a home folder.

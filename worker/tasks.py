@@ -1,4 +1,4 @@
-"""The Celery tasks: the stages' tasks, and the beat's recovery and re-planning ticks."""
+"""Registers the Celery tasks: the stages' tasks, and the beat's recovery and re-planning ticks."""
 
 import random
 from collections.abc import Sequence

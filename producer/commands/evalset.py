@@ -1,4 +1,4 @@
-"""`routoo-producer evalset`: sets of questions with references."""
+"""`routoo-producer evalset`: keep sets of questions with references."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`routoo-producer explain`: why a job got its model."""
+"""`routoo-producer explain`: explain why a job got its model."""
 
 from typing import TYPE_CHECKING, Annotated
 

@@ -1,4 +1,4 @@
-"""`routoo-producer grade`: answers against references."""
+"""`routoo-producer grade`: grade a batch's answers against references."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

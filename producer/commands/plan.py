@@ -1,4 +1,4 @@
-"""`routoo-producer plan`: what a file of prompts would bring and cost, before any call."""
+"""`routoo-producer plan`: show what a file of prompts would bring and cost, before any call."""
 
 import sys
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""`routoo-producer results`: the answers of a batch."""
+"""`routoo-producer results`: show or export the answers of a batch."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`routoo-producer schedule`: evaluation runs that workers make again and again."""
+"""`routoo-producer schedule`: keep evaluation runs that workers make again and again."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime

@@ -1,4 +1,4 @@
-"""`routoo-producer status` and `list`: the progress of a batch, and the newest batches."""
+"""`routoo-producer status` and `list`: show the progress of a batch, and the newest batches."""
 
 from typing import TYPE_CHECKING
 

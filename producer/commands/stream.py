@@ -1,4 +1,4 @@
-"""`routoo-producer stream`: lines without end, within a budget an hour."""
+"""`routoo-producer stream`: submit lines without end, within a budget an hour."""
 
 import sys
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""`routoo-producer submit`: a file of prompts becomes a batch."""
+"""`routoo-producer submit`: submit a file of prompts as a batch."""
 
 import sys
 from collections.abc import Callable, Iterator

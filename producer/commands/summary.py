@@ -1,4 +1,4 @@
-"""`routoo-producer summary`: was the routing of a batch worth it?"""
+"""`routoo-producer summary`: compare a batch's routing with every single model."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`routoo-producer watch`: the live progress of a batch."""
+"""`routoo-producer watch`: follow the progress of a batch."""
 
 import sys
 import time

@@ -1,1 +1,1 @@
-"""Evaluation sets, runs, replays and grading, for the commands."""
+"""Handles evaluation sets, runs, replays and grading for the commands."""

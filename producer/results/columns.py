@@ -1,4 +1,4 @@
-"""The columns of the view `batch_results`, which tables of results have too."""
+"""Lists the columns of the view `batch_results`, which exported tables have too."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,4 +1,4 @@
-"""Results as CSV with a header."""
+"""Writes results as CSV with a header."""
 
 import csv
 import io

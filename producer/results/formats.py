@@ -1,4 +1,4 @@
-"""The formats of results, and what a writer of a format is.
+"""Names the formats of results, and states what a writer of a format does.
 
 A format is one module of this package whose class is a `ResultWriter`;
 `producer.results.export` makes the writer of a format.

@@ -1,4 +1,4 @@
-"""Results as the lines of an OpenAI Batch output file and error file.
+"""Writes results as the lines of an OpenAI Batch output file and error file.
 
 Source: OpenAI API reference, "The request output object" of the Batch API; `planned_model` and
 `reason` (why another model answered) are ours.

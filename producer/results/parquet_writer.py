@@ -1,4 +1,4 @@
-"""Results as a Parquet table."""
+"""Writes results as a Parquet table."""
 
 from collections.abc import Sequence
 from datetime import datetime

@@ -1,6 +1,7 @@
 """Checks a completion request's body before any of it reaches a model."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import Any, NamedTuple, Self
 
 from producer.rows.problems import ProblemKind, RowProblem
@@ -18,6 +19,7 @@ from routoo.errors import InputError
 ROUTED_NAMES = frozenset({"auto", "routoo"})
 """Values of `model` that leave the choice to Routoo, as no value does."""
 _COUNTS = ("max_tokens", "max_completion_tokens", "n", "best_of")
+_WHOLE_NUMBERS = (*_COUNTS, "seed", "top_k", "top_logprobs")
 _MOST = 2**31 - 1
 _NAMES_SHOWN = 10
 
@@ -83,10 +85,12 @@ class BodyCheck:
         self.models = pool.names
 
     def check(self, body: dict[str, Any], size_bytes: int, problems: list[RowProblem]) -> None:
-        """Add what is wrong with a body to the problems; remove a `model` that names no one model.
+        """Add what is wrong with a body to the problems.
+
+        Whole numbers such as 256.0 become 256, and a `model` that names no one model is removed.
 
         Args:
-            body: The request; `model` is removed in place where Routoo is to choose.
+            body: The request, changed in place.
             size_bytes: An upper bound of its text's UTF-8 bytes; short texts need no counting then.
             problems: Those of the row so far.
         """
@@ -192,7 +196,11 @@ def _part_has_text(part: Mapping[str, Any]) -> bool:
     return isinstance(text, str) and bool(text.strip())
 
 
-def _counts(body: Mapping[str, Any], problems: list[RowProblem]) -> None:
+def _counts(body: dict[str, Any], problems: list[RowProblem]) -> None:
+    for name in _WHOLE_NUMBERS:
+        value = body.get(name)
+        if isinstance(value, float | Decimal) and value % 1 == 0:
+            body[name] = int(value)  # such as 256.0, which providers refuse
     for name in _COUNTS:
         if name in body:
             value = body[name]

@@ -1,5 +1,6 @@
 """Turns raw rows into jobs, or says everything that is wrong with them."""
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -13,7 +14,7 @@ from jaxtyping import Int32, Int64
 from producer.rows.body import BodyCheck
 from producer.rows.formats import RawRow
 from producer.rows.limits import LIMIT_FIELDS, read_sla, sla_readers
-from producer.rows.problems import ProblemKind, RowProblem
+from producer.rows.problems import TOO_DEEP, ProblemKind, RowProblem
 from producer.rows.report import BadRow, ProblemReport
 from routoo.domain.job import SLA
 from routoo.store.jobs import JobInput
@@ -22,14 +23,25 @@ PLAIN_FIELDS = LIMIT_FIELDS | {"prompt", "custom_id", "item_id", "max_tokens", "
 """Fields of a plain row; `item_id` is read where there is no `custom_id`."""
 REQUEST_FIELDS = LIMIT_FIELDS | {"custom_id", "method", "url", "body"}
 """Fields of an OpenAI Batch request, and the limits on top."""
-CHAT_URL = "/v1/chat/completions"
-PLAIN_URL = "/v1/completions"
-"""The endpoints that requests may name: messages go to the first, a prompt to the second."""
+CHAT_URLS = ("/v1/chat/completions", "/chat/completions")
+PLAIN_URLS = ("/v1/completions", "/completions")
+"""The endpoints that requests may name, as OpenAI and as Azure write them: messages go to the
+first two, a prompt to the others."""
+_OTHER_ENDPOINTS = {
+    "responses": 'Write the input as "messages" with the url /v1/chat/completions',
+    "embeddings": "Send such rows to the provider itself: an embedding has no quality to choose by",
+    "moderations": "Send such rows to the provider itself: only answers in words are routed",
+    "generations": "Send such rows to the provider itself: only answers in words are routed",
+    "messages": 'Write the request as OpenAI\'s "messages" with the url /v1/chat/completions',
+}
+"""What to do with a row for an endpoint that isn't routed, by the last part of its path."""
 LONGEST_CUSTOM_ID = 512
 """Characters: the database's index takes no more than 2,700 bytes."""
 UNNUMBERED = -1
 """A job's number before it is known which rows of its chunk are good."""
 _MOST_IGNORED_NAMES = 20
+_WHOLE_NUMBER = re.compile(r"\d{1,10}(?:\.0*)?")
+"""As it stands in a table; pandas writes 256.0 where other cells of the column are empty."""
 _NO_CUSTOM_ID = RowProblem(
     ProblemKind.MISSING_FIELD, "the row has no custom_id", 'Add "custom_id", unique in the file'
 )
@@ -49,9 +61,6 @@ _NO_BODY = RowProblem(
 _PROMPT_TYPE = RowProblem(ProblemKind.WRONG_TYPE, "prompt is not text", "Quote it")
 _BODY_TYPE = RowProblem(
     ProblemKind.WRONG_TYPE, "body is not an object", 'Write "body": {"messages": [...]}'
-)
-_TOO_DEEP = RowProblem(
-    ProblemKind.MALFORMED_LINE, "the body is nested deeper than 250 levels", "Flatten it"
 )
 _LARGEST_MERGED_RUN = 1 << 17
 """Longer runs are not merged any more: it bounds the memory that a merge takes for a moment."""
@@ -164,7 +173,8 @@ class RowCheck:
         known = REQUEST_FIELDS if is_request else PLAIN_FIELDS
         if not fields.keys() <= known and len(self.ignored) < _MOST_IGNORED_NAMES:
             self.ignored |= fields.keys() - known
-        custom_id = _custom_id(fields, None if is_request else f"row-{row.line}", problems)
+        default_id = None if is_request else f"row-{row.position or row.line}"
+        custom_id = _custom_id(fields, default_id, problems)
         body = _request_body(fields, problems) if is_request else _plain_body(fields, problems)
         limited = not LIMIT_FIELDS.isdisjoint(fields)
         sla = self._sla(fields, problems) if limited else self._defaults
@@ -208,17 +218,17 @@ class InputCheck:
 
     def _take(self, chunk: Sequence[RawRow]) -> list[JobInput]:
         checked = [self.row_check.check(row) for row in chunk]
-        pairs = zip(chunk, checked, strict=True)
-        good = {row.line: one for row, one in pairs if isinstance(one, JobInput)}
         bad = [one for one in checked if isinstance(one, BadRow)]
-        earlier = self._seen.add([job.custom_id for job in good.values()], list(good))
+        good = [one for one in checked if isinstance(one, JobInput)]
+        pairs = zip(chunk, checked, strict=True)
+        rows = [row for row, one in pairs if isinstance(one, JobInput)]
+        earlier = self._seen.add([job.custom_id for job in good], [row.line for row in rows])
         if earlier.any():
-            by_line = {row.line: row for row in chunk}
-            for line, at in zip(list(good), earlier.tolist(), strict=True):
-                if at:
-                    bad.append(_repeat(by_line[line], good.pop(line), at))
+            found = list(zip(rows, good, earlier.tolist(), strict=True))
+            bad += [_repeat(row, job, line) for row, job, line in found if line]
+            good = [job for _, job, line in found if not line]
         self._report(bad)
-        return list(good.values())
+        return good
 
     def _report(self, bad: list[BadRow]) -> None:
         for one in sorted(bad, key=lambda one: one.row.line):
@@ -259,13 +269,24 @@ def _request_body(fields: Mapping[str, Any], problems: list[RowProblem]) -> dict
         )
     body = fields.get("body")
     if type(body) is dict:
-        url = CHAT_URL if "messages" in body or "prompt" not in body else PLAIN_URL
-        if fields.get("url", url) != url:
-            what = "the url is not the one that serves such a body"
-            problems.append(_unsupported(what, f"Write {url}, or leave it out", fields["url"]))
-        return body
+        problem = _check_url(fields.get("url"), body)
+        if problem is None:
+            return body
+        problems.append(problem)
+        return None
     problems.append(_NO_BODY if body is None else _BODY_TYPE)
     return None
+
+
+def _check_url(url: object, body: Mapping[str, Any]) -> RowProblem | None:
+    served = CHAT_URLS if "messages" in body or "prompt" not in body else PLAIN_URLS
+    if url is None or (isinstance(url, str) and url in served):
+        return None
+    other = _OTHER_ENDPOINTS.get(str(url).rstrip("/").rpartition("/")[2])
+    if other is not None:
+        return _unsupported("requests to this endpoint are not routed", other, url)
+    what = "the url is not the one that serves such a body"
+    return _unsupported(what, f"Write {served[0]}, or leave it out", url)
 
 
 def _unsupported(what: str, remedy: str, value: object) -> RowProblem:
@@ -282,7 +303,8 @@ def _plain_body(fields: Mapping[str, Any], problems: list[RowProblem]) -> dict[s
         body["model"] = fields["model"]
     limit = fields.get("max_tokens")
     if limit is not None:
-        body["max_tokens"] = int(limit) if isinstance(limit, str) and limit.isdecimal() else limit
+        is_whole = isinstance(limit, str) and _WHOLE_NUMBER.fullmatch(limit) is not None
+        body["max_tokens"] = int(limit.partition(".")[0]) if is_whole else limit
     return body
 
 
@@ -290,5 +312,5 @@ def _dump(body: Mapping[str, Any], problems: list[RowProblem]) -> str:
     try:
         return orjson.dumps(body).decode()
     except orjson.JSONEncodeError:
-        problems.append(_TOO_DEEP)
+        problems.append(TOO_DEEP)
         return ""

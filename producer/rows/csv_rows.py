@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import BinaryIO, Protocol
 
 from producer.rows import problems
-from producer.rows.formats import RawRow, in_chunks
+from producer.rows.formats import RawRow, in_chunks, refuse_repeated_columns
 from producer.rows.problems import ProblemKind, RowProblem
 from routoo.errors import InputError
 
 _LONGEST_FIELD = 2**31 - 1
+_EMPTY_CELLS = frozenset({"", "nan", "NaN", "NaT", "<NA>"})
+"""How tables that pandas wrote show a cell without a value."""
 
 
 class _CsvReader(Protocol):
@@ -22,10 +24,10 @@ class _CsvReader(Protocol):
 
 
 def read(stream: BinaryIO, source: str) -> Iterator[list[RawRow]]:
-    """Yield the rows of a stream in chunks; an empty field means that it is not given.
+    """Yield the rows of a stream in chunks; an empty field, or NaN, is not given.
 
     Raises:
-        InputError: There is no header, or it names no `prompt` column.
+        InputError: There is no header, or it names no `prompt` column, or a column twice.
     """
     # Bytes that are not UTF-8 become lone surrogates here and are reported with their row.
     lines = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
@@ -47,6 +49,7 @@ def _header(names: Sequence[str], source: str) -> list[str]:
             where=f"{source}:1",
             remedy="Name the columns in the first line: prompt, and as wanted custom_id and limits",
         )
+    refuse_repeated_columns(header, f"{source}:1")
     return header
 
 
@@ -79,8 +82,8 @@ def _row(line: int, values: list[str], header: list[str]) -> RawRow:
     if unstorable is not None:
         undecoded = unstorable is problems.LONE_SURROGATE
         return RawRow(line, shown, problems.INVALID_ENCODING if undecoded else unstorable)
-    fields = {name: value for name, value in zip(header, values, strict=True) if value != ""}
-    return RawRow(line, shown, dict(fields))
+    cells = zip(header, values, strict=True)
+    return RawRow(line, shown, {name: cell for name, cell in cells if cell not in _EMPTY_CELLS})
 
 
 def _printable(value: str) -> str:

@@ -1,13 +1,14 @@
-"""What a reader of an input format is: it turns a stream of bytes into chunks of raw rows.
+"""States what a reader of an input format does: it turns a stream into chunks of raw rows.
 
 A format is one module of this package (`jsonl_rows`, `csv_rows`, `parquet_rows`) whose `read` is a
 `RowReader`; `producer.rows.source` names it for a suffix and an option.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from producer.rows.problems import RowProblem
+from routoo.errors import InputError
 
 CHUNK_BYTES = 1 << 17
 """A chunk ends when its rows have this many bytes: so few that the database's socket takes most of
@@ -24,6 +25,8 @@ class RawRow(NamedTuple):
     raw: bytes | Mapping[str, Any]
     """The row itself, for the error file."""
     fields: dict[str, Any] | RowProblem
+    position: int | None = None
+    """Among the elements of a JSON array, of which several may stand on one line; from 1."""
 
 
 class RowReader(Protocol):
@@ -54,6 +57,19 @@ def in_chunks(rows: Iterable[RawRow]) -> Iterator[list[RawRow]]:
             chunk, size_bytes = [], 0
     if chunk:
         yield chunk
+
+
+def refuse_repeated_columns(names: Sequence[str], where: str) -> None:
+    """Raise where a table has two columns of one name, of which only one could be read.
+
+    Raises:
+        InputError: A name comes twice.
+    """
+    repeated = next((name for name in names if names.count(name) > 1), None)
+    if repeated is not None:
+        raise InputError(
+            "a column comes twice", value=repeated, where=where, remedy="Rename or remove one"
+        )
 
 
 def _size_bytes(row: RawRow) -> int:

@@ -1,5 +1,6 @@
 """Reads Parquet tables of rows; a table of items (`item_id`, `prompt`) is an input as it is."""
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
@@ -8,12 +9,12 @@ import pyarrow.parquet as pq
 
 from producer.rows import problems
 from producer.rows.check import PLAIN_FIELDS
-from producer.rows.formats import CHUNK_ROWS, RawRow, in_chunks
+from producer.rows.formats import CHUNK_ROWS, RawRow, in_chunks, refuse_repeated_columns
 from routoo.errors import InputError
 
 
 def read(stream: BinaryIO, source: str) -> Iterator[list[RawRow]]:
-    """Yield the rows of a file in chunks, numbered from 1; null means that a field is not given.
+    """Yield the rows of a file in chunks, numbered from 1; a null or NaN is not given.
 
     Args:
         stream: A file; a pipe can't be read backwards.
@@ -42,7 +43,9 @@ def _columns(names: list[str], source: str) -> list[str]:
             where=source,
             remedy="Name the column of the prompts prompt",
         )
-    return [name for name in names if name in PLAIN_FIELDS]
+    known = [name for name in names if name in PLAIN_FIELDS]
+    refuse_repeated_columns(known, source)
+    return known
 
 
 def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:
@@ -62,7 +65,7 @@ def _values(column: pa.Array) -> list[Any]:
 
 
 def _row(number: int, values: Mapping[str, Any]) -> RawRow:
-    given = {name: _plain(name, value) for name, value in values.items() if value is not None}
+    given = {name: _plain(name, value) for name, value in values.items() if not _is_absent(value)}
     strings = [value for value in given.values() if isinstance(value, str)]
     problem = problems.find_unstorable_text(strings)
     if problem is not None:
@@ -74,5 +77,12 @@ def _row(number: int, values: Mapping[str, Any]) -> RawRow:
 
 def _plain(name: str, value: object) -> object:
     """Return a value as a row has it; a table's keys are often numbers, and an id is text."""
-    is_key = name in {"custom_id", "item_id"} and isinstance(value, int)
-    return str(value) if is_key else value
+    if name not in {"custom_id", "item_id"}:
+        return value
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # pandas writes 7.0 where other cells of the column are empty
+    return str(value) if isinstance(value, int) else value
+
+
+def _is_absent(value: object) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))

@@ -1,4 +1,4 @@
-"""What can be wrong with an input row, and the check of its text."""
+"""Lists what can be wrong with an input row, and checks its text."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -25,6 +25,8 @@ class ProblemKind(StrEnum):
     UNSUPPORTED_REQUEST = "unsupported_request"
     LIMIT_OUT_OF_RANGE = "limit_out_of_range"
     INVALID_RULE = "invalid_rule"
+    NUMBER_OUT_OF_RANGE = "number_out_of_range"
+    REPEATED_KEY = "repeated_key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,9 @@ NUL_CHARACTER = RowProblem(
 )
 INVALID_ENCODING = RowProblem(
     ProblemKind.INVALID_ENCODING, "the line is not UTF-8", "Convert the file to UTF-8"
+)
+TOO_DEEP = RowProblem(
+    ProblemKind.MALFORMED_LINE, "the body is nested deeper than 250 levels", "Flatten it"
 )
 
 

@@ -1,4 +1,4 @@
-"""Tells people which rows are bad and why: a list for the screen, and a file of the rows."""
+"""Reports which rows are bad and why: a list for the screen, and a file of the rows."""
 
 from collections import Counter
 from collections.abc import Iterator

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from producer.rows import csv_rows, jsonl_rows
+from producer.rows.decode import decoded
 from producer.rows.formats import RawRow, RowReader
 from routoo.errors import InputError, NotFoundError
 
@@ -31,6 +32,10 @@ _BY_SUFFIX = {
     ".parquet": Format.PARQUET,
     ".pq": Format.PARQUET,
 }
+
+
+_COMPRESSED_SUFFIXES = {".gz", ".gzip", ".zst", ".zstd"}
+"""Left out where a name is read; whether a file is compressed is told by its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,11 @@ class Source:
         return "stdin" if self.path is None else str(self.path)
 
     @property
+    def stem(self) -> str:
+        """The name without folder and suffixes, by which a batch is called."""
+        return self.name if self.path is None else _without_compression(self.path).stem
+
+    @property
     def size_bytes(self) -> int | None:
         """Size of the file, None where it is not known."""
         return self.path.stat().st_size if self.path is not None and self.path.is_file() else None
@@ -79,14 +89,23 @@ class Source:
     def rows(self) -> Iterator[tuple[Iterator[list[RawRow]], Callable[[], int]]]:
         """Open the source; yields its rows in chunks, and a function that counts the bytes read.
 
-        The count is 0 where it says nothing: in a pipe, and in Parquet, which is not read in order.
+        Compressed bytes are unpacked, and other encodings become UTF-8; the count is that of the
+        file's own bytes. It is 0 where it says nothing: in a pipe, and in Parquet, which is not
+        read in order.
 
         Raises:
             InputError: The file can't be read, or its header is unusable.
         """
         with self._open() as stream:
             counts = stream.seekable() and self.format is not Format.PARQUET
-            rows = _reader_of(self.format)(stream, self.name)
+            plain = decoded(stream, self.name)
+            if self.format is Format.PARQUET and plain is not stream:
+                raise InputError(
+                    "a compressed file of Parquet can't be read",
+                    where=self.name,
+                    remedy="Unpack it; Parquet files are compressed inside",
+                )
+            rows = _reader_of(self.format)(plain, self.name)
             yield rows, stream.tell if counts else lambda: 0
 
     @contextmanager
@@ -115,10 +134,14 @@ def _format_of(path: Path | None) -> Format:
     if path is None:
         return Format.JSONL
     try:
-        return _BY_SUFFIX[path.suffix.lower()]
+        return _BY_SUFFIX[_without_compression(path).suffix.lower()]
     except KeyError:
         raise InputError(
             "the format can't be told from the file's name",
             where=str(path),
             remedy="Pass --format jsonl, csv or parquet",
         ) from None
+
+
+def _without_compression(path: Path) -> Path:
+    return path.with_suffix("") if path.suffix.lower() in _COMPRESSED_SUFFIXES else path

@@ -1,1 +1,1 @@
-"""Views for terminals, made with rich."""
+"""Draws on terminals, with rich."""

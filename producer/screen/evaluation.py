@@ -1,4 +1,4 @@
-"""Evaluation runs on the screen."""
+"""Draws evaluation runs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

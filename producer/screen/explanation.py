@@ -1,4 +1,4 @@
-"""The explanation of one job's model, as a screen and as JSON."""
+"""Shows the explanation of one job's model, on a screen and as JSON."""
 
 from collections.abc import Iterator
 from dataclasses import asdict

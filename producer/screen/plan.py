@@ -1,4 +1,4 @@
-"""A plan as a screen and as a picture: what the money will buy, before any is spent."""
+"""Draws a plan, on a screen and as a picture: what the money will buy, before any is spent."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The progress of a batch, of reading its rows and of scoring its plan; the list of batches."""
+"""Draws the progress of a batch, of reading its rows and of scoring its plan; lists batches."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""`routoo db`: the database's schema, and the embedded server."""
+"""`routoo db`: migrate the database's schema, and start or stop the embedded server."""
 
 from typing import TYPE_CHECKING, Annotated
 

@@ -1,4 +1,4 @@
-"""`routoo evaluate`: how good a predictor is on outcomes it was not trained on."""
+"""`routoo evaluate`: measure a predictor on outcomes it was not trained on."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`routoo outcomes`: graded answers as outcome tables."""
+"""`routoo outcomes`: export graded answers as outcome tables."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`routoo replay`: an endpoint that answers from recorded outcomes."""
+"""`routoo replay`: serve recorded outcomes as a model endpoint."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated

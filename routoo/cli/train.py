@@ -27,6 +27,12 @@ class TrainOptions(FittingOptions):
     outcomes: Annotated[
         list[Path] | None, typer.Option(help="Outcomes table (Parquet); repeatable.")
     ] = None
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Recorded answers to judge by (Parquet: item_id, model, answer); repeatable."
+        ),
+    ] = None
     plot: Annotated[
         Path | None,
         typer.Option(help="Learning curve to draw; learning_curve.png in OUT if unset."),
@@ -56,18 +62,22 @@ def train(options: TrainOptions) -> None:
     Examples:
         routoo train --items I.parquet --outcomes O.parquet --out DIR
 
+        routoo train --items I.parquet --outcomes O.parquet --answers A.parquet --out DIR
+
         routoo train --backbone models/qwen --tune --items I.parquet --outcomes O.parquet --out DIR
     """
     from routoo.console.feedback import ConsoleFeedback
     from routoo.console.run import run_with_database
+    from routoo.domain.tables import read_answers
     from routoo.settings import load_settings
     from routoo.training.train import promote_if_not_worse, train_predictor
 
     feedback, settings = ConsoleFeedback(), load_settings()
     tables = _read_tables(options, settings, feedback)
+    answers = read_answers(*(options.answers or ()))
     plot = _prepare_plot(options)
     trained = train_predictor(
-        tables, options.model, options.predictor_settings(), options.out, feedback
+        tables, options.model, options.predictor_settings(), options.out, feedback, answers
     )
     if options.curve:
         trained.draw_learning_curve(plot)

@@ -1,1 +1,1 @@
-"""Calls to model endpoints: connections, limits, retries, and formats of their APIs."""
+"""Calls model endpoints: connections, limits, retries, and the formats of their APIs."""

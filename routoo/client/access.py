@@ -1,4 +1,4 @@
-"""How an endpoint is reached: the header that carries its key, and the proxy to go through."""
+"""Finds how an endpoint is reached: the header that carries its key, and the proxy."""
 
 import ipaddress
 from collections.abc import Iterable, Mapping

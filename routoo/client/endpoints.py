@@ -1,4 +1,4 @@
-"""Calls to model endpoints: one pool of connections, many endpoints, shared limits."""
+"""Calls model endpoints: one pool of connections serves many endpoints under shared limits."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""HTTP requests over aiohttp: pooled connections, time limits, and bodies read up to a limit."""
+"""Sends HTTP requests over aiohttp: pooled connections, time limits, bodies read up to a limit."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""The endpoints of candidate models, each with its limiter, key, URLs, format and tokenizer."""
+"""Finds the endpoints of candidate models, each with limiter, key, URLs, format and tokenizer."""
 
 import os
 import socket

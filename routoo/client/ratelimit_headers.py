@@ -1,4 +1,4 @@
-"""What the headers of an answer say of an endpoint's limits.
+"""Reads what the headers of an answer say of an endpoint's limits.
 
 Two kinds are read: `Retry-After` (RFC 9110, section 10.2.3), and OpenAI's `x-ratelimit-*`, which
 many compatible servers send.

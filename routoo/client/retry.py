@@ -1,4 +1,4 @@
-"""When to call an endpoint again after a failure."""
+"""Decides whether and when to call an endpoint again after a failure."""
 
 import random
 from collections.abc import Awaitable, Callable, Mapping

@@ -1,4 +1,4 @@
-"""What the command lines share: lazy commands, running, exit codes, output and its formats.
+"""Gives the command lines what they share: lazy commands, running, exit codes, output, formats.
 
 Both `routoo` and `routoo-producer` stand on it, and `routoo-worker` where it needs to. It is the
 only room of the library, beside `routoo.cli`, that knows the command-line library (typer). Its

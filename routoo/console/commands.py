@@ -1,4 +1,4 @@
-"""Command groups whose commands are imported only when they run or show their own help.
+"""Makes command groups whose commands are imported only when they run or show their own help.
 
 A program lists its commands with a summary each, and the list appears without importing any:
 

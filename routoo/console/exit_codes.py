@@ -1,4 +1,4 @@
-"""Exit statuses of the commands; every `RoutooError` names its own in `exit_code`."""
+"""Lists exit statuses of the commands; every `RoutooError` names its own in `exit_code`."""
 
 SYSTEM_ERROR = 4
 """The operating system refused: a full disk, a folder that may not be written (`OSError`)."""

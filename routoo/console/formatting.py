@@ -1,4 +1,4 @@
-"""Amounts, shares, times and rates as people read them."""
+"""Formats amounts, shares, times and rates for people."""
 
 import math
 from decimal import Decimal

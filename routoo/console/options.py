@@ -1,4 +1,4 @@
-"""Options as a record: several commands share them, and a function takes them as one value."""
+"""Gives a command options from a record, which several commands share, as one argument."""
 
 import functools
 import inspect

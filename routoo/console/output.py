@@ -1,4 +1,4 @@
-"""Standard output and standard error of the commands: text, JSON and tables, whole and as given.
+"""Writes to standard output and standard error: text, JSON and tables, whole and as given.
 
 rich is imported when a table or a console is wanted: help pages and JSON do without.
 """

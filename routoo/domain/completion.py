@@ -1,4 +1,4 @@
-"""Calls and what came of them: answers, usage, attempts, and how jobs ended."""
+"""Defines records of calls and their outcomes: answers, usage, attempts, and how jobs ended."""
 
 from dataclasses import dataclass
 from decimal import Decimal

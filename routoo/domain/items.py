@@ -1,4 +1,4 @@
-"""Items (questions with references) and how they are read from a row of a file."""
+"""Defines items (questions with references), and reads them from a row of a file."""
 
 import json
 from collections.abc import Mapping

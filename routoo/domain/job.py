@@ -1,4 +1,4 @@
-"""Batches, their jobs and shards: the states they pass through and the limits of a job."""
+"""Defines records of batches, jobs and shards: their states, and the limits of a job."""
 
 from dataclasses import dataclass, field
 from datetime import datetime

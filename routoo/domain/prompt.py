@@ -1,4 +1,4 @@
-"""What a chat request says and needs: its text, tokens, parts beside text, and capabilities.
+"""Reads what a chat request says and needs: its text, tokens, parts beside text, capabilities.
 
 Counts here need no tokenizer: the producer must not load one, and every model has its own.
 """

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Float64
 from numpy.typing import DTypeLike
 
+from routoo.domain.answer import TOKEN_FIGURES, RecordedAnswer, TokenProbabilities
 from routoo.domain.items import Item, item_of_line
 from routoo.errors import InputError
 from routoo.files import replacing
@@ -115,6 +116,19 @@ def read_outcomes(*paths: Path) -> Outcomes:
         InputError: A file is unreadable, a column is missing, or a row's value is unusable.
     """
     return Outcomes.joined([_read_outcomes_file(path) for path in paths])
+
+
+def read_answers(*paths: Path) -> list[RecordedAnswer]:
+    """Read tables of recorded answers: `item_id`, `model`, `answer`, and what else is known.
+
+    Optional columns are `finish_reason` and the figures of `TokenProbabilities`, each as
+    `logprob_NAME`. Where a pair of item and model comes twice, the later row counts.
+
+    Raises:
+        InputError: A file is unreadable, a column is missing, or a row's value is unusable.
+    """
+    rows = [row for path in paths for row in _read_answers_file(path)]
+    return list({(row.item_id, row.model): row for row in rows}.values())
 
 
 def write_items(path: Path, items: Sequence[Item]) -> None:
@@ -220,6 +234,29 @@ def _read_outcomes_file(path: Path) -> Outcomes:
     return everything if graded.all() else everything.select(graded)
 
 
+def _read_answers_file(path: Path) -> list[RecordedAnswer]:
+    table = _read_table(path, required=("item_id", "model", "answer"))
+    item_ids, models = _ids(path, table, "item_id"), _ids(path, table, "model")
+    texts, reasons = _texts(path, table, "answer"), _optional_texts(path, table, "finish_reason")
+    for name, values in (("item_id", item_ids), ("model", models)):
+        bad = np.array([value is None for value in values], np.bool_)
+        _refuse(path, name, values, bad, "is missing")
+    figures = [
+        _numbers(path, table, f"logprob_{name}", np.float64, signed=True) for name in TOKEN_FIGURES
+    ]
+    summaries = [_token_probabilities(values) for values in zip(*figures, strict=True)]
+    rows = zip(item_ids, models, texts, reasons, summaries, strict=True)
+    return [
+        RecordedAnswer(str(item_id), str(model), text or "", reason, summary)
+        for item_id, model, text, reason, summary in rows
+    ]
+
+
+def _token_probabilities(values: tuple[float, ...]) -> TokenProbabilities | None:
+    """Return the summary; None where a figure other than the margin is unknown."""
+    return None if any(map(np.isnan, values[:-1])) else TokenProbabilities(*map(float, values))
+
+
 def _read_table(path: Path, *, required: Sequence[str]) -> pa.Table:
     """Read a table that has at least these columns.
 
@@ -270,6 +307,12 @@ def _texts(path: Path, table: pa.Table, column: str, *, needed: str = "text") ->
     return list(table[column].cast(pa.string()).to_pylist())
 
 
+def _optional_texts(path: Path, table: pa.Table, column: str) -> list[str | None]:
+    """Return a column of texts; null is None, as all of it is where there is no such column."""
+    known = column in table.column_names
+    return _texts(path, table, column) if known else [None] * table.num_rows
+
+
 def _whole_numbers(path: Path, table: pa.Table, column: str) -> list[int | None]:
     """Return a column of whole numbers; null is None.
 
@@ -283,9 +326,16 @@ def _whole_numbers(path: Path, table: pa.Table, column: str) -> list[int | None]
 
 
 def _numbers(
-    path: Path, table: pa.Table, column: str, dtype: DTypeLike
+    path: Path, table: pa.Table, column: str, dtype: DTypeLike, *, signed: bool = False
 ) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return a column of numbers of 0 or more; NaN where it is null, or there is no such column.
+    """Return a column of numbers; NaN where it is null, or there is no such column.
+
+    Args:
+        path: The file.
+        table: Its content.
+        column: Name of the column.
+        dtype: What to return.
+        signed: Whether numbers below 0 are allowed too.
 
     Raises:
         InputError: The column holds something else.
@@ -296,7 +346,8 @@ def _numbers(
     if not any(is_kind(kind) for is_kind in _NUMBERS):
         raise _wrong_kind(path, table, column, "numbers")
     values = table[column].cast(pa.float64()).to_numpy(zero_copy_only=False)
-    _refuse(path, column, values, (values < 0) | np.isinf(values), "is below 0 or endless")
+    bad = np.isinf(values) | (~np.bool_(signed) & (values < 0))
+    _refuse(path, column, values, bad, "is endless" if signed else "is below 0 or endless")
     return np.asarray(values, dtype=dtype)
 
 

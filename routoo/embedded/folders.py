@@ -1,4 +1,4 @@
-"""Where an embedded server's files are, and which user the server runs as."""
+"""Finds where an embedded server's files are, and which user the server runs as."""
 
 import hashlib
 import os

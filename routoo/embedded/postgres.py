@@ -1,4 +1,4 @@
-"""PostgreSQL from a wheel, under our own launcher.
+"""Runs PostgreSQL from a wheel, by our own launcher.
 
 The package's own launcher trusts pid files and returns the URL of a dead server after a crash.
 """

@@ -1,4 +1,4 @@
-"""The base of the embedded servers: started by the first user, stopped by the last."""
+"""Starts an embedded server for its first user, and stops it after the last: the base of both."""
 
 import time
 from abc import ABC, abstractmethod

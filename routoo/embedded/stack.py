@@ -1,4 +1,4 @@
-"""The embedded stack, for the time that a program needs it."""
+"""Runs the embedded stack for as long as a program needs it."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

@@ -1,4 +1,4 @@
-"""Valkey from a wheel: the broker of the embedded stack, which speaks Redis's protocol."""
+"""Runs Valkey from a wheel: the embedded stack's broker, which speaks Redis's protocol."""
 
 import os
 import platform

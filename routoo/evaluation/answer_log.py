@@ -1,4 +1,4 @@
-"""The answers collected so far, in a JSONL file: a run that was stopped goes on from there.
+"""Keeps the answers collected so far in a JSONL file, from which a stopped run goes on.
 
 A row is appended and flushed as each answer comes, so that a run that is stopped loses only the
 calls in flight. A row is used again only for the same request: with another prompt, instruction or

@@ -1,4 +1,4 @@
-"""Estimates of held-out outcomes: by a checkpoint, or by fits that each leave a part out."""
+"""Estimates held-out outcomes: by a checkpoint, or by fits that each leave a part out."""
 
 from collections.abc import Callable
 from pathlib import Path

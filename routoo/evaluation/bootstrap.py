@@ -1,4 +1,4 @@
-"""Percentile bootstrap over items: how far a figure would move on another sample of items.
+"""Computes bootstrap intervals: how far a figure would move on another sample of items.
 
 Every interval is computed in the same way: draw the items with replacement, compute the figure of
 each draw, and take the quantiles of these figures. A figure that is a weighted mean uses

@@ -1,4 +1,4 @@
-"""An evaluation run as arrays: predictions, choices, answers, and their grades.
+"""Holds an evaluation run as arrays: predictions, choices, answers, and their grades.
 
 Metrics, reports and the comparison with earlier runs read this record and never the store.
 """

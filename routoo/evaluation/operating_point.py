@@ -1,4 +1,4 @@
-"""One operating point of a router: what was expected of its choices, and what came of them."""
+"""Measures one operating point of a router: what was expected of its choices, what came of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

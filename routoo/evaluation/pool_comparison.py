@@ -1,4 +1,4 @@
-"""Routers beside the models of a pool: at every budget, beside one model, and between two."""
+"""Compares routers with the models of a pool: at every budget, with one model, between two."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The names of the evaluation protocols, in a module that imports nothing heavy."""
+"""Names the evaluation protocols, in a module that imports nothing heavy."""
 
 from enum import StrEnum
 

@@ -1,4 +1,4 @@
-"""How good estimates of quality are: ranking (AUC), calibration (ECE), error (Brier).
+"""Measures how good estimates of quality are: ranking (AUC), calibration (ECE), error (Brier).
 
 All figures are of one model at a time, over the items that it answered and that were graded.
 """

@@ -1,4 +1,4 @@
-"""An endpoint that answers from recorded outcomes: the whole pipeline runs without real models.
+"""Serves an endpoint that answers from recorded outcomes: the pipeline runs without real models.
 
 It speaks the OpenAI chat API on the loopback interface. A request names its item in its metadata
 (`routoo_item_id`), or else is matched by its text. The answer carries the recorded score, which the

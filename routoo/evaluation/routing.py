@@ -68,7 +68,7 @@ class RoutingCurve:
 
 @dataclass(frozen=True, slots=True)
 class ChosenCurve(RoutingCurve):
-    """The same for a router that chooses one model for each item."""
+    """The routing curve of a router that chooses one model for each item."""
 
     choice: Int64[np.ndarray, "budgets items"]
     """Column of the model that answers."""

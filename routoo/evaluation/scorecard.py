@@ -1,4 +1,4 @@
-"""The figures of one evaluation, which reports show: as JSON, on a terminal, as a page."""
+"""Holds the figures of one evaluation, which reports show: as JSON, on a terminal, as a page."""
 
 from dataclasses import dataclass, field
 

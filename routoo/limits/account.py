@@ -1,9 +1,9 @@
 """The account of one endpoint: slots, rates and breaker, over all processes that call it.
 
-A process reports what it did and wants; the account answers with a grant. Whoever keeps accounts
-loads one, lets it answer a report and stores it: `MemoryLimits` here for a single process,
-`routoo.store.endpoint_limits` in the database for many. An `Account` itself reads no clock and does
-no I/O.
+A process reports what it did and wants; the account answers with a grant. `MemoryLimits` keeps the
+accounts of a single process, `routoo.store.endpoint_limits` those of many in the database: they
+load an account, let it answer a report and store it. An `Account` itself reads no clock and does no
+I/O.
 """
 
 import time

@@ -1,1 +1,1 @@
-"""The stages of a batch: score, select and dispatch, each one function over the store and ports."""
+"""Does the stages of a batch: score, select and dispatch, each over the store and the ports."""

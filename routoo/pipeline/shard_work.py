@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ShardOutcome:
-    """What the caller has to do with the task queue once a message was handled."""
+    """What the caller has to publish, or give back to the broker, once a message was handled."""
 
     publish: Sequence[ShardKey] = ()
     """Shards that became ready: each needs a message."""

@@ -1,4 +1,4 @@
-"""The performance predictor: a light LM's estimate of how each candidate model would answer.
+"""Predicts how each candidate model would answer: a light language model's estimate.
 
 Import `routoo.predictor.manifest` where torch must stay out; the rest needs it.
 """

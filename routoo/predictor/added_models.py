@@ -1,4 +1,4 @@
-"""Models added to a fitted predictor, each estimated from the estimates of the fitted models.
+"""Adds models to a fitted predictor, each estimated from the estimates of the fitted models.
 
 An added model's log-odds are `phi(d) . theta`, where `d` is how far the fitted models' estimates
 depart from their levels on a prompt and `phi(d) = (1, c, d - c)`, `c` being the mean of `d` over

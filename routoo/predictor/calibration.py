@@ -1,4 +1,4 @@
-"""Calibration: from log-odds that rank well to probabilities that hold.
+"""Calibrates estimates: turns log-odds that rank well into probabilities that hold.
 
 Per model, temperature (slope only), Platt (slope and shift; Platt 1999) or isotonic regression
 (Zadrozny and Elkan 2002), whichever does best on held-out folds; none where none is clearly better.

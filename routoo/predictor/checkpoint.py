@@ -1,4 +1,4 @@
-"""Checkpoints on disk: weights as safetensors, facts as a manifest."""
+"""Reads and writes checkpoints: weights as safetensors, facts as a manifest."""
 
 import hashlib
 import shutil

@@ -1,4 +1,4 @@
-"""Completion tokens: the length of each model's answer is taken to be log-normal."""
+"""Estimates completion tokens: each model's answer length is taken to be log-normal."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

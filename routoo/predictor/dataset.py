@@ -1,4 +1,4 @@
-"""Outcome tables as matrices, items x models, NaN where a model did not answer an item."""
+"""Turns outcome tables into matrices, items x models, NaN where a model did not answer an item."""
 
 import hashlib
 import re
@@ -94,7 +94,7 @@ def _filled(items: Sequence[Item], outcomes: Outcomes, names: tuple[str, ...]) -
 def text_groups(prompts: Sequence[str]) -> Int64[np.ndarray, " prompts"]:
     """Number the prompts so that equal questions, and questions on one passage, share a number.
 
-    Sharing lets a split keep them on one side: otherwise held-out figures flatter.
+    Sharing lets a split keep them on one side: otherwise held-out figures are too good.
     """
     folded = [re.sub(r"[^\S\n]+", " ", text.strip().lower()) for text in prompts]
     passages = [[line for line in text.split("\n") if _is_long(line)] for text in folded]

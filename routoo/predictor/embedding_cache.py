@@ -1,4 +1,4 @@
-"""Embeddings on disk, found again by the hash of the prompt and of what embeds it."""
+"""Keeps embeddings on disk, by the hash of the prompt and of what embeds it."""
 
 import hashlib
 import zipfile

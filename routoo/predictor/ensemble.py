@@ -1,4 +1,4 @@
-"""The ensemble: the views fitted several times, each time without one fold of the items."""
+"""Fits the ensemble: the views, several times, each time without one fold of the items."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The fitted part of a predictor: from features to calibrated estimates."""
+"""Holds the fitted part of a predictor, which turns features into calibrated estimates."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Fitting: from features and outcomes to an estimator, all figures of it on held-out items."""
+"""Fits an estimator to features and outcomes; all figures of it are on held-out items."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -68,8 +68,8 @@ def fit_estimator(
         hidden: How many of the features are hidden states.
         options: Folds, penalties, seed, class weights.
         progress: Called with 1 when another fold is done.
-        tuned_on: Items that the backbone was tuned on, whole folds: their estimates flatter, so
-            weights and calibration are fitted on the other items.
+        tuned_on: Items that the backbone was tuned on, whole folds: their estimates are too good,
+            so weights and calibration are fitted on the other items.
 
     Raises:
         InputError: There are too few items.
@@ -188,7 +188,7 @@ def _held_out_quality(
 ) -> Float32[np.ndarray, "items models"]:
     """Return each fold's estimates by weights and curves that were fitted to the others.
 
-    Those of the whole fit have seen every outcome: with a few hundred items they would flatter.
+    Those of the whole fit have seen every outcome: with a few hundred items they would be too good.
     """
     quality = np.zeros_like(score)
     for fold in np.unique(folds):

@@ -1,9 +1,9 @@
-"""A checkpoint's manifest: what it is, what it fits, how good it was. Needs no torch to read."""
+"""Reads and writes a checkpoint's manifest: what it is, what it fits, how good it was; no torch."""
 
 import json
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Manifest:
     """Whether the backbone's layers are compiled."""
     reader_sha256: str = ""
     """Hash of the backbone's configuration and tokenizer; empty where it was not noted."""
+    judge: dict[str, Any] = field(default_factory=dict)
+    """The judge of answers: its file, hash, models and held-out figures; empty without one."""
     format_version: int = FORMAT_VERSION
 
     def floor_margins(self, models: Sequence[str], confidence: float) -> list[float]:
@@ -103,6 +105,7 @@ def manifest_text(manifest: Manifest) -> str:
     """Return the manifest as sorted, indented JSON; missing figures are null."""
     facts = asdict(manifest)
     facts["metrics"] = _each(facts["metrics"], _null_for_nan)
+    facts["judge"] = _each(facts["judge"], _null_for_nan)
     return json.dumps(facts, indent=2, sort_keys=True, allow_nan=False) + "\n"
 
 
@@ -117,7 +120,11 @@ def _parsed(content: object, path: Path) -> Manifest:
             remedy="Train it again with `routoo train`, or use the Routoo release that wrote it",
         )
     # What has a default came later: checkpoints from before it are as the default says.
-    needed = {field.name for field in fields(Manifest) if field.default is MISSING}
+    needed = {
+        fact.name
+        for fact in fields(Manifest)
+        if fact.default is MISSING and fact.default_factory is MISSING
+    }
     missing = needed - set(values)
     if missing:
         raise CheckpointError(
@@ -126,7 +133,7 @@ def _parsed(content: object, path: Path) -> Manifest:
             remedy="Train the checkpoint again with `routoo train`",
         )
     _check_kinds(values, path)
-    known = {field.name: values[field.name] for field in fields(Manifest) if field.name in values}
+    known = {fact.name: values[fact.name] for fact in fields(Manifest) if fact.name in values}
     known |= {"models": tuple(known["models"]), "layers": tuple(known["layers"])}
     known["metrics"] = _each(known["metrics"], _nan_for_null)
     return Manifest(**known)
@@ -138,6 +145,7 @@ def _check_kinds(values: dict[str, Any], path: Path) -> None:
     named = isinstance(models, list) and all(isinstance(name, str) for name in models)
     pooled = isinstance(layers, list) and all(isinstance(layer, int) for layer in layers)
     figures = isinstance(values["metrics"], dict) and isinstance(values["settings"], dict)
+    figures = figures and isinstance(values.get("judge", {}), dict)
     if not (named and pooled and figures and len(set(models)) == len(models)):
         raise CheckpointError(
             "the manifest is not as `routoo train` writes it",

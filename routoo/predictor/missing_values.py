@@ -1,4 +1,4 @@
-"""Means of outcomes where some are missing, and of few outcomes."""
+"""Computes means of outcomes where some are missing or there are few."""
 
 import numpy as np
 from jaxtyping import Float32

@@ -1,4 +1,4 @@
-"""Novelty: how far a prompt is from the training prompts, and what that does to an estimate."""
+"""Measures how far a prompt is from the training prompts, and what that does to an estimate."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

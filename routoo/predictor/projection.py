@@ -1,4 +1,4 @@
-"""Features on one scale and of moderate width: standardise, then principal components."""
+"""Brings features to one scale and moderate width: standardise, then principal components."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

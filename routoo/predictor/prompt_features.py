@@ -1,4 +1,4 @@
-"""The features of a prompt: pooled hidden states, and counts of its surface beside them.
+"""Makes the features of a prompt: pooled hidden states, and counts of its surface beside them.
 
 The surface is what can be counted without a model: length, digits, code, options, question words.
 """

@@ -1,4 +1,4 @@
-"""Linear regression with ridge penalties: logistic, least squares and multinomial logistic.
+"""Fits linear regressions with ridge penalties: logistic, least squares, multinomial logistic.
 
 With several outputs a weight is the sum of a part that all outputs share and a part of its own,
 each with its own penalty. Losses are convex and solved by L-BFGS from zero: the same data give the

@@ -1,4 +1,4 @@
-"""Stacking: one log-odds from several views, weighted by what they were worth on held-out items.
+"""Stacks views: makes one log-odds of several, weighted by their worth on held-out items.
 
 Each view is split into what it expects of all models on a prompt (its mean over models) and what it
 expects of one model beyond that. The second is mostly noise, and choosing the best model by noisy

@@ -1,4 +1,4 @@
-"""Chooses a model for each job of a batch: the most quality for the money, with proof."""
+"""Chooses a model for each job of a batch: the most quality for the money, with a bound on it."""
 
 from routoo.selector.problem import Capacity, Problem, match_model
 from routoo.selector.solution import Solution, SolveStatus

@@ -1,4 +1,4 @@
-"""The price of a dollar when jobs never end: a budget an hour, spent as the jobs come.
+"""Paces an hour's budget over jobs that never end, by the price of a dollar.
 
 Every group of jobs is selected at the current price; then the price moves by how far the group's
 cost missed its share of the budget. It is the dual price of the budget, learned online: dual mirror

@@ -1,4 +1,4 @@
-"""Confidence: choosing on what is likely rather than on what is expected.
+"""Lowers estimates of quality to bounds that hold with some confidence.
 
 Lower bounds and intervals take the estimates' own standard deviations at their word. Conformal
 floors don't trust the predictor at all (split conformal prediction): on held-out graded answers,

@@ -1,4 +1,4 @@
-"""Why a job got its model, and what would have to change for it to get another."""
+"""Explains why a job got its model, and what would have to change for it to get another."""
 
 import math
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A price, and about which budget, at which a job's choice would move to another model."""
+    """A price, and roughly the budget, at which a job's choice would move to another model."""
 
     model: str
     shadow_price_per_usd: float
@@ -77,7 +77,7 @@ def explain(
         chosen: Column of its model, -1 where it has none.
         shadow_price_per_usd: What the solution counts a dollar for, in quality.
         models: Names of the candidate models, in pool order.
-        reasons: Codes of `limits.find_reasons` for this job, if there are.
+        reasons: Codes of `job_limits.find_reasons` for this job, if there are.
     """
     table = OptionTable.of(problem).rows(slice(job, job + 1))
     quality, cost = (part[:, 0] for part in table.dense())

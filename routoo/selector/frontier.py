@@ -1,4 +1,4 @@
-"""The best quality for every amount of money, before any is spent."""
+"""Computes the best quality for every amount of money, before any is spent."""
 
 import math
 from dataclasses import dataclass

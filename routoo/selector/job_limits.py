@@ -1,4 +1,4 @@
-"""The mask of a batch: which models each job's own limits admit, and why not the others."""
+"""Computes the mask of a batch: which models each job's limits admit, and why not the others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

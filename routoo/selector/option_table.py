@@ -1,4 +1,4 @@
-"""The numbers of a problem as solvers read them: in blocks, options first, in double precision.
+"""Lays out a problem's numbers for solvers: in blocks, options first, in double precision.
 
 Sums of money are made without rounding here: a budget that must hold can't be left to it.
 """

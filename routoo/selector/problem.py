@@ -1,4 +1,4 @@
-"""What is to be decided: one option for each job, under limits on the whole batch.
+"""States what is to be decided: one option for each job, under limits on the whole batch.
 
 An option is what may be done with a job, a column of the problem: today each candidate model is one
 option, asked directly.

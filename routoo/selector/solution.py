@@ -1,4 +1,4 @@
-"""Solutions: what was decided, how good it provably is, what to relax where the limits can't hold.
+"""Makes solutions: the choice, how good it provably is, what to relax if limits can't hold.
 
 Every solver ends here: `conclude` turns its choice and its proof into a `Solution`, `infeasible`
 returns one that serves no job, with advice.

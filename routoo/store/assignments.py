@@ -1,4 +1,4 @@
-"""What the selection decided: the model of each job, and which jobs share another's answer."""
+"""Saves what the selection decided: each job's model, and which jobs share another's answer."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A batch's budget: changes of it, warnings about its use, and whether some may come back."""
+"""Changes a batch's budget, warns about its use, and tells whether some of it may come back."""
 
 from decimal import Decimal
 from uuid import UUID

@@ -1,4 +1,4 @@
-"""The registry of predictor checkpoints: what there is, and which one scorers use."""
+"""Registers predictor checkpoints, and says which one scorers use."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,7 +29,7 @@ class CheckpointRecord:
 
 @dataclass(frozen=True, slots=True)
 class Promotion:
-    """A checkpoint was put into use."""
+    """The event that a checkpoint was put into use."""
 
     promotion_no: int
     weights_sha256: str

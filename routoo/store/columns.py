@@ -1,4 +1,4 @@
-"""Column lists of SQL statements, derived from the fields of the records that they read and write.
+"""Derives column lists of SQL statements from the fields of the records they read and write.
 
 A record is a dataclass whose fields are named as the columns are. What a statement needs to know of
 the columns (their names, their types, where a value comes from) follows from it, so that a column

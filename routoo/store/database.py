@@ -1,4 +1,4 @@
-"""The door to PostgreSQL: a pool of connections, and the one map of the driver's errors."""
+"""Opens PostgreSQL: a pool of connections, and the one map of the driver's errors."""
 
 import re
 import time

@@ -1,4 +1,4 @@
-"""Values on their way into PostgreSQL: fields of COPY, rows as JSON, texts it can hold."""
+"""Encodes values for PostgreSQL: fields of COPY, rows as JSON, texts it can hold."""
 
 from collections.abc import Iterable, Sequence
 from decimal import Decimal

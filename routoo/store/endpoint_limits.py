@@ -1,4 +1,4 @@
-"""The accounts of endpoints, shared by all processes through the database.
+"""Keeps the accounts of endpoints, which all processes share through the database.
 
 One round of reports is one short transaction: the accounts' rows are locked in one order, answered
 and written back. Nothing is flushed for it: what a crash of the server loses is the count of its

@@ -1,4 +1,4 @@
-"""Everything that happened to one job: plans, calls and how it ended."""
+"""Reads everything that happened to one job: plans, calls and how it ended."""
 
 from dataclasses import dataclass
 from decimal import Decimal

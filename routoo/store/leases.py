@@ -1,4 +1,4 @@
-"""Leases: a worker claims a shard, renews its lease, and proves it before every write.
+"""Leases shards to workers: a worker claims one, renews its lease, and proves it in each write.
 
 A worker that claims a shard holds a lease with an epoch. Whatever it writes for the shard, it first
 proves with `fence`, in the same transaction, that the lease is still its own. The fence locks the

@@ -322,7 +322,7 @@ async def write_off(conn: AsyncConnection, lease: Lease) -> int:
 
 
 async def write_off_batch(conn: AsyncConnection, batch_id: UUID) -> int:
-    """Count what nobody is left to settle in a whole batch as spent at its worst case.
+    """Write off the calls of a whole batch that no worker will settle: count their worst cases.
 
     Args:
         conn: A transaction that has made sure that no dispatch shard of the batch has an owner.

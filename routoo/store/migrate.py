@@ -1,4 +1,4 @@
-"""The schema's migrations: bring a database up to date, and say where it stands."""
+"""Migrates the schema: brings a database up to date, and says where it stands."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The last calls to a model: how they went, what was predicted of them, whether it answers now."""
+"""Reads the last calls to a model: outcomes, what was predicted, whether the model answers now."""
 
 from dataclasses import dataclass
 from datetime import datetime

@@ -1,4 +1,4 @@
-"""Batches at providers: what was handed over, what is still out, and when to look again.
+"""Records provider batches: what was submitted, what has no outcome yet, when to poll again.
 
 Every write is fenced by the lease of the dispatch shard whose rows these are.
 """

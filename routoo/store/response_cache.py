@@ -1,4 +1,4 @@
-"""The response cache: answers of earlier calls, for batches that ask for it."""
+"""Keeps answers of earlier calls, for batches that ask for the response cache."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

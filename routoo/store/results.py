@@ -114,7 +114,7 @@ async def save(
     """Save how jobs ended; the first result of a job stands.
 
     Duplicates of these jobs get their results by the same call, at no cost, wherever their own
-    shards are: nobody else ends them.
+    shards are: nothing else ends them.
 
     Args:
         conn: A transaction.

@@ -1,4 +1,4 @@
-"""Shards: how a shard's work ends, and what that sets going.
+"""Ends the work on shards, and starts what follows from it.
 
 A shard is a contiguous slice of a batch's jobs in one stage, the unit of queueing. `finish` is the
 one way in which a worker that holds a lease gives it up. Every change of a shard's state here
@@ -48,7 +48,7 @@ WorkOutcome = Done | HandedBack | Failed
 
 @dataclass(frozen=True, slots=True)
 class FinishedShard:
-    """What the end of a shard's work set going."""
+    """What follows from the end of a shard's work."""
 
     ready: tuple[ShardKey, ...] = ()
     """Shards that a worker may take now, to be published on the queue."""

@@ -1,9 +1,9 @@
 """Streams: an hour's budget allotted to batches, and the price that paces it.
 
-A batch of a stream gets a budget of its own, and its ledger keeps it. So an hour is safe if the
-batches that may still book something, and those that have, can't exceed its budget together. What
-that is follows from the ledgers and the attempts each time, under a lock on the stream: there is no
-second account that could disagree with them.
+A batch of a stream gets a budget of its own, and its ledger keeps it. So an hour's budget holds if
+what its batches have spent and what they may still spend don't exceed it together. Both are read
+from the ledgers and the attempts each time, under a lock on the stream: there is no second record
+that could disagree with them.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Claims:
     """What the batches of a stream take of an hour's budget, in USD."""
 
     most_usd: Decimal
-    """Booked in the hour, and what may still be booked."""
+    """Spent in the hour, and what may still be spent."""
     expected_usd: Decimal
     """The same as planned: what a batch is expected to cost instead of its whole budget."""
 
@@ -90,7 +90,7 @@ async def lock(conn: AsyncConnection, stream_id: UUID) -> tuple[Stream, datetime
     return found[0], row[0]
 
 
-# A batch that is over can book nothing more once no worker holds a shard and no call is unsettled.
+# A batch that is over can spend nothing more once no worker holds a shard and no call is unsettled.
 _END = """
 UPDATE stream_batches s SET ended_at = %(now)s
 FROM batches b JOIN ledgers l ON l.batch_id = b.id
@@ -116,7 +116,7 @@ FROM (
 
 
 async def claims(conn: AsyncConnection, stream: Stream, hour: datetime, now: datetime) -> Claims:
-    """Return what the stream's batches booked in an hour and may still book, together.
+    """Return what the stream's batches spent in an hour and may still spend, together.
 
     Args:
         conn: The transaction that locked the stream.

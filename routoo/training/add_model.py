@@ -11,6 +11,7 @@ from jaxtyping import Float32
 from routoo.domain.tables import OutcomeTables
 from routoo.errors import InputError
 from routoo.evaluation.quality_metrics import metrics_by_model
+from routoo.judge.files import copy_judge
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.dataset import (
     OutcomeMatrix,
@@ -58,6 +59,7 @@ def add_model(
     quality = before.estimator.held_out_quality(inputs, score, folds)
     manifest = _manifest(before.manifest, matrix, quality[:, None])
     weights = pack(estimator, before.adapters)
+    copy_judge(folder, out, manifest.judge)
     write_checkpoint(out, weights, replace(manifest, weights_sha256=weights_sha256(weights)))
     # Reading it back shows that what was written can be used.
     estimates = load_predictor(out, device=device, cache=cache).predict(matrix.prompts, [model])

@@ -1,4 +1,4 @@
-"""Learning curves: how good a predictor would be with fewer outcomes, and their plot."""
+"""Computes learning curves: how good a predictor is with fewer outcomes; and plots them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The tables a predictor is trained on: files, and graded answers of the database."""
+"""Reads the tables a predictor is trained on: files, and graded answers of the database."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +47,7 @@ async def add_graded_answers(
     Args:
         database: Where batches and runs were graded.
         files: Tables from files; None where there are none.
-        feedback: Is told how many items were left out.
+        feedback: Shows how many items were left out.
 
     Raises:
         InputError: Nothing is left to train on.

@@ -12,13 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
+from routoo.domain.answer import RecordedAnswer
 from routoo.domain.tables import OutcomeTables
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import MeanInterval, mean_interval
 from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
 from routoo.evaluation_runs.graded_outcomes import load_graded_outcomes
+from routoo.judge.files import remove_old_judges, write_judge
+from routoo.judge.judge import AnswerJudge
 from routoo.ports import Feedback
 from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
@@ -32,6 +35,7 @@ from routoo.selector.confidence import floor_margins
 from routoo.settings import Settings
 from routoo.store import checkpoints
 from routoo.store.database import Database
+from routoo.training.judge import PromptEstimates, fit_judge
 from routoo.training.learning_curve import learning_curve, plot_learning_curve
 from routoo.training.predictor_settings import PredictorSettings
 from routoo.training.promote import promote_checkpoint, register_folder
@@ -65,6 +69,7 @@ def train_predictor(
     settings: PredictorSettings,
     out: Path,
     feedback: Feedback,
+    answers: Sequence[RecordedAnswer] = (),
 ) -> TrainedPredictor:
     """Fit a predictor and write its checkpoint.
 
@@ -74,6 +79,7 @@ def train_predictor(
         settings: The backbone, and how it is tuned and fitted.
         out: Folder of the checkpoint; an interrupted tuning goes on from its state there.
         feedback: Shows how far it is.
+        answers: Recorded answers, for a judge of them; none without any.
 
     Raises:
         InputError: The tables can't be fitted on.
@@ -94,9 +100,40 @@ def train_predictor(
     judged = np.arange(len(matrix.items)) if tuned_on is None else np.flatnonzero(~tuned_on)
     weights = pack(fitted.estimator, encoder.adapters)
     metrics = _metrics(matrix, fitted, judged, fit)
-    manifest = replace(_manifest(encoder, matrix, weights), settings=facts, metrics=metrics)
+    # What the backbone was tuned on it knows: a judge fitted there would trust the prompt too much.
+    unseen = _without(matrix, tuned_on)
+    judge = _fit_judge(unseen, features, fitted, answers, feedback, seed=fit.seed)
+    judge_facts = write_judge(out, judge)
+    manifest = replace(
+        _manifest(encoder, matrix, weights), settings=facts, metrics=metrics, judge=judge_facts
+    )
     write_checkpoint(out, weights, manifest)
+    remove_old_judges(out, judge_facts)
     return TrainedPredictor(matrix, features, fitted, fit, manifest)
+
+
+def _fit_judge(
+    matrix: OutcomeMatrix,
+    features: Float32[np.ndarray, "items features"],
+    fitted: FitResult,
+    answers: Sequence[RecordedAnswer],
+    feedback: Feedback,
+    *,
+    seed: int,
+) -> AnswerJudge:
+    if not answers:
+        return AnswerJudge.none(matrix.models)
+    estimator = fitted.estimator
+    tokens = estimator.tokens(estimator.projection.apply(features))
+    estimates = PromptEstimates(fitted.held_out_quality, tokens)
+    return fit_judge(matrix, estimates, answers, feedback, seed=seed)
+
+
+def _without(matrix: OutcomeMatrix, rows: Bool[np.ndarray, " items"] | None) -> OutcomeMatrix:
+    """Return outcomes without the scores of some items."""
+    if rows is None:
+        return matrix
+    return replace(matrix, score=np.where(rows[:, None], np.nan, matrix.score))
 
 
 def _remarks(tables: OutcomeTables, matrix: OutcomeMatrix) -> Iterator[str]:
@@ -200,7 +237,7 @@ async def promote_if_not_worse(
         folder: The new checkpoint.
         settings: Name the checkpoint in use while none is promoted, and the home of the cache.
         device: Where backbones compute: cpu, cuda or auto.
-        feedback: Is told what was decided, and why.
+        feedback: Shows what was decided, and why.
 
     Returns:
         Whether it is in use now.

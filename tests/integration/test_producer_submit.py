@@ -71,7 +71,7 @@ def test_bad_rows_are_all_listed_and_nothing_is_submitted(
     (tmp_path / "bad.jsonl").write_text('{"prompt": "fine"}\n{\n\n{"prompt": " "}\n')
     done = submit("bad.jsonl")
     assert done.returncode == 2
-    assert "bad.jsonl:2: the line is not JSON" in done.stderr
+    assert "bad.jsonl:2: the row is not JSON" in done.stderr
     assert "bad.jsonl:4: the prompt is empty" in done.stderr
     assert "2 of 3 rows have problems" in done.stderr
     assert query(database_url, "SELECT count(*) FROM batches") == [(0,)]

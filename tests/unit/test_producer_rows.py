@@ -165,7 +165,16 @@ def test_a_rows_limits_override_the_batch_wide_ones() -> None:
     [
         (b"{", ProblemKind.MALFORMED_LINE),
         (b"[1]", ProblemKind.MALFORMED_LINE),
-        (b'{"prompt": NaN}', ProblemKind.MALFORMED_LINE),
+        (b'{"prompt": NaN}', ProblemKind.MISSING_FIELD),
+        (b'{"prompt": "x", "more": Infinity}', ProblemKind.MALFORMED_LINE),
+        (b'{"prompt": "x", "more": 1e400}', ProblemKind.MALFORMED_LINE),
+        (b'{"prompt": "x", "more": 18446744073709551616}', ProblemKind.NUMBER_OUT_OF_RANGE),
+        (b'{"prompt": "x", "more": -9223372036854775809}', ProblemKind.NUMBER_OUT_OF_RANGE),
+        (b'{"prompt": "x", "more": ' + b"9" * 5000 + b"}", ProblemKind.NUMBER_OUT_OF_RANGE),
+        (b'{"prompt": "x", "prompt": "y"}', ProblemKind.REPEATED_KEY),
+        (b'{"prompt" :"x", "prompt": "y"}', ProblemKind.REPEATED_KEY),
+        (b'{"prompt": "x", "prom\\u0070t": "y"}', ProblemKind.REPEATED_KEY),
+        (request().replace(b'{"role"', b'{"role":"system","role"'), ProblemKind.REPEATED_KEY),
         (b'{"prompt": ' + b"[" * 5000 + b"]" * 5000 + b"}", ProblemKind.MALFORMED_LINE),
         (b'{"prompt": "\xff\xfe"}', ProblemKind.INVALID_ENCODING),
         (b'{"prompt": "x\\ud800y"}', ProblemKind.LONE_SURROGATE),
@@ -213,6 +222,67 @@ def test_a_rows_limits_override_the_batch_wide_ones() -> None:
 )
 def test_a_bad_row_is_reported_by_its_kind(line: bytes, kind: ProblemKind) -> None:
     assert kind_of(line) is kind
+
+
+@pytest.mark.parametrize(
+    ("url", "body", "words"),
+    [
+        ("/v1/embeddings", {"input": "x"}, "no quality"),
+        ("/v1/responses", {"input": "x"}, "/v1/chat/completions"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "x"}]}, "OpenAI"),
+        ("/v1/moderations", {"input": "x"}, "to the provider itself"),
+        ("/v1/completions", {"messages": [{"role": "user", "content": "x"}]}, "/v1/chat"),
+        ("/v1/chat/completions", {"prompt": "x"}, "/v1/completions"),
+        (7, {"prompt": "x"}, "/v1/completions"),
+    ],
+)
+def test_a_url_that_is_not_served_is_refused_once_with_what_to_do(
+    url: object, body: dict[str, Any], words: str
+) -> None:
+    _, report = from_lines(orjson.dumps({"custom_id": "a", "url": url, "body": body}))
+    assert report.counts == {ProblemKind.UNSUPPORTED_REQUEST: 1}
+    assert words in report.listed[0]
+
+
+def test_azure_writes_urls_without_a_version() -> None:
+    rows = (
+        {"url": "/chat/completions", "body": {"messages": [{"role": "user", "content": "x"}]}},
+        {"url": "/completions", "body": {"prompt": "x"}},
+    )
+    lines = (orjson.dumps({"custom_id": str(no), **row}) for no, row in enumerate(rows))
+    jobs, report = from_lines(*lines)
+    assert not report.counts
+    assert len(jobs) == 2
+
+
+def test_whole_numbers_that_pandas_wrote_as_fractions_are_whole() -> None:
+    jobs, report = from_lines(
+        request("a", max_tokens=256.0, seed=7.0, temperature=1.0),
+        b'{"prompt": "x", "max_tokens": 9.0}',
+    )
+    assert not report.counts
+    body = orjson.loads(jobs[0].body_json)
+    assert [str(body[name]) for name in ("max_tokens", "seed", "temperature")] == [
+        "256",
+        "7",
+        "1.0",
+    ]
+    assert str(orjson.loads(jobs[1].body_json)["max_tokens"]) == "9"
+
+
+def test_nan_in_json_is_an_absent_value() -> None:
+    row = b'{"prompt": "NaN \\u00e9", "max_tokens": NaN, "min_quality": NaN}'
+    jobs, report = from_lines(row)
+    assert not report.counts
+    assert jobs[0].sla == SLA()
+    messages = [{"role": "user", "content": "NaN \u00e9"}]
+    assert orjson.loads(jobs[0].body_json) == {"messages": messages}
+
+
+@pytest.mark.parametrize("number", [2**53 + 1, 2**63, 2**64 - 1, -(2**63), 1234567890123456789])
+def test_large_whole_numbers_are_kept_as_they_are(number: int) -> None:
+    jobs, _ = from_lines(request("a", metadata={"n": number, "text": "9" * 30}))
+    assert orjson.loads(jobs[0].body_json)["metadata"]["n"] == number
 
 
 def test_a_body_nested_too_deep_is_a_bad_row() -> None:
@@ -315,6 +385,43 @@ def test_csv_bytes_that_are_not_utf8_are_a_bad_row() -> None:
     jobs, report = take(csv_rows.read(io.BytesIO(b"prompt\nfine\nb\xe9d\n"), "in"))
     assert len(jobs) == 1
     assert report.counts == {ProblemKind.INVALID_ENCODING: 1}
+
+
+def test_cells_without_a_value_are_absent_as_pandas_writes_them() -> None:
+    table = (
+        b"custom_id,prompt,min_quality,max_tokens,model\n"
+        b"a,x,nan,256.0,NaN\nnan,y,,7.,<NA>\nc,NaN,,,\nd,x,,7.5,\n"
+    )
+    jobs, report = take(csv_rows.read(io.BytesIO(table), "in"))
+    assert [job.custom_id for job in jobs] == ["a", "row-3"]
+    assert [orjson.loads(job.body_json)["max_tokens"] for job in jobs] == [256, 7]
+    assert jobs[0].sla == SLA()
+    assert report.counts == {ProblemKind.MISSING_FIELD: 1, ProblemKind.WRONG_TYPE: 1}
+
+
+def test_parquet_of_pandas_is_read_like_its_csv(tmp_path: Path) -> None:
+    nan = float("nan")
+    table = {
+        "prompt": ["x", "y"],
+        "custom_id": [7.0, nan],
+        "max_tokens": [256.0, nan],
+        "max_cost_usd": [nan, 0.5],
+    }
+    pq.write_table(pa.table(table), tmp_path / "rows.parquet")
+    jobs, report = take(rows_of(tmp_path / "rows.parquet"))
+    assert not report.counts
+    assert [job.custom_id for job in jobs] == ["7", "row-2"]
+    assert [orjson.loads(job.body_json).get("max_tokens") for job in jobs] == [256, None]
+    assert [job.sla.max_cost_usd for job in jobs] == [None, Decimal("0.5")]
+
+
+def test_a_column_that_comes_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="a column comes twice"):
+        list(csv_rows.read(io.BytesIO(b"prompt,model,prompt\nx,,y\n"), "in"))
+    arrays = [pa.array(["x"]), pa.array(["y"])]
+    pq.write_table(pa.table(arrays, names=["prompt", "prompt"]), tmp_path / "two.parquet")
+    with pytest.raises(InputError, match="a column comes twice"):
+        list(rows_of(tmp_path / "two.parquet"))
 
 
 def test_csv_without_a_prompt_column_is_refused_whole() -> None:

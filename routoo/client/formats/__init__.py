@@ -1,1 +1,1 @@
-"""Formats of requests and answers: one module for each API that endpoints speak."""
+"""Translates requests and answers: one module for each API that endpoints speak."""

@@ -1,4 +1,4 @@
-"""OpenAI's chat and plain completions, which most providers and servers speak."""
+"""Speaks OpenAI's chat and plain completions, as most providers and servers do."""
 
 import re
 from collections.abc import Iterator, Mapping

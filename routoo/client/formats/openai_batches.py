@@ -1,4 +1,4 @@
-"""OpenAI's Files and Batches API: requests go in as a file, outcomes come back as files."""
+"""Speaks OpenAI's Files and Batches API: requests go in as a file, outcomes come back as files."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any

@@ -1,7 +1,7 @@
-"""What a format of requests and answers has to know, so that the client need not know it.
+"""States what the client needs of an API's format of requests and answers.
 
-An endpoint speaks one format. A format turns a request, which its owner gave in OpenAI's words,
-into what the endpoint reads, and reads answers, usage and errors into our own records. Another
+An endpoint speaks one format. A format turns a request, which its owner gave in OpenAI's form, into
+the endpoint's form, and reads answers, usage and errors into our own records. Another
 provider's API is one more class that implements `WireFormat`, and `BatchFormat` if it has a batch
 API.
 """
@@ -25,7 +25,7 @@ Outcome = Completion | EndpointError
 
 
 class ErrorKind(Enum):
-    """What an error response is about, where its status alone doesn't tell."""
+    """What an error response is about, where its status alone doesn't say."""
 
     CONTEXT_LENGTH = "context_length"
     """The request doesn't fit the model's context window."""
@@ -48,7 +48,7 @@ class ErrorDetails:
 
 @dataclass(frozen=True, slots=True)
 class SentCall:
-    """What is known of a call when its answer is read."""
+    """The facts of a call that are needed to read its answer."""
 
     model: CandidateModel
     body: Mapping[str, Any]

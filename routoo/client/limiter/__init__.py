@@ -1,1 +1,1 @@
-"""Limits of the calls to endpoints: how many may be in flight, and how many may start."""
+"""Limits the calls to endpoints: how many may be in flight, and how many may start."""

@@ -1,4 +1,4 @@
-"""What a limiter exchanges with its endpoint's shared account: reports for grants."""
+"""Prepares a limiter's reports to its endpoint's shared account, and keeps the grants it gets."""
 
 from collections import deque
 from dataclasses import dataclass, replace

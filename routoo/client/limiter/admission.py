@@ -1,4 +1,4 @@
-"""When calls to an endpoint are admitted: their queue, the budget of retries, and the prefetch.
+"""Decides when calls to an endpoint are admitted: by a queue, a retry budget and the prefetch.
 
 An admitted call reserves its money, which takes a commit, and then waits for a slot.
 """
@@ -53,7 +53,7 @@ class RetryBudget:
 
 
 class Prefetch:
-    """How many calls are admitted before a slot is free for them, by the times that calls took.
+    """Says how many calls are admitted ahead of free slots, by the times that calls took.
 
     With too few calls admitted ahead, slots stay empty while commits are awaited; with too many,
     money is reserved for nothing. By Little's law the calls that end during one commit are the
@@ -86,7 +86,7 @@ class AdmissionQueue(Generic[T]):
     """Two queues, one of first calls and one of retries, which also need the retry budget.
 
     A call may wait in the queues of several endpoints at once: it waits for a future, and the
-    first endpoint with room sets it to itself. Futures that are done are passed over elsewhere.
+    first endpoint that can admit the call sets it to itself; the other queues skip it then.
 
     Args:
         budget: Limits the retries.

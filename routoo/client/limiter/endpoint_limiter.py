@@ -32,10 +32,10 @@ _SUSPECT_FOR_S = 1.0
 
 @dataclass(slots=True)
 class Closure:
-    """Whether the endpoint gets no calls for now: for a pause, or because it keeps failing."""
+    """The time for which an endpoint gets no calls: for a pause, or because it keeps failing."""
 
     open_at_s: float = 0.0
-    """No call starts before this time, by the loop's clock; 0 if none is closed out."""
+    """No call starts before this time, by the loop's clock; 0 if calls may start."""
     outage_s: float = 0.0
     """How long the account's breaker has been open, in seconds; 0 while it is closed."""
     failures_in_a_row: int = 0

@@ -1,4 +1,4 @@
-"""Graders: pure functions from an answer and its reference to a score and how it was reached.
+"""Grades answers by pure functions, from an answer and its reference to a score with its reason.
 
 | name | right when |
 |---|---|

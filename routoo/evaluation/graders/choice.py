@@ -1,4 +1,4 @@
-r"""Letters of multiple choice, as models really write them.
+r"""Grades multiple choice: finds the letter in an answer, as models really write it.
 
 The letter is looked for in this order, and the first step that finds one decides:
 

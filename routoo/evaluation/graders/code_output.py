@@ -1,4 +1,4 @@
-"""Answers that predict what a program prints or returns. Nothing is ever run.
+"""Grades answers that predict what a program prints or returns. Nothing is ever run.
 
 The stated output is the first of these that is found: what follows the last `assert ... ==`; what
 follows the last "output:" or "result:", or the code block that stands there; the only code block;

@@ -1,4 +1,4 @@
-"""What every grader shares: the grade it returns, and how it reads an answer's text."""
+"""Defines what every grader shares: the grade it returns, and how it reads an answer's text."""
 
 import re
 import unicodedata

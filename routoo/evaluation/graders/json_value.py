@@ -1,4 +1,4 @@
-"""Answers that are JSON: equal to the reference, or valid by a JSON Schema."""
+"""Grades answers that are JSON: equal to the reference, or valid by a JSON Schema."""
 
 import itertools
 import json

@@ -1,4 +1,4 @@
-"""Answers compared as text: to the letter, as a reader would, by a pattern, or contained."""
+"""Grades answers as text: to the letter, as a reader would, by a pattern, or contained."""
 
 import itertools
 import re

@@ -1,1 +1,1 @@
-"""A scorecard as one self-contained HTML page: no script, no font, no picture from elsewhere."""
+"""Writes a scorecard as one HTML page: no script, no font, no picture from elsewhere."""

@@ -1,4 +1,4 @@
-"""Routers beside the pool's models: the cost-quality plot, and one weak-strong pair."""
+"""Draws routers beside the pool's models: the cost-quality plot, and one weak-strong pair."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""A scorecard as one HTML page that loads nothing: no script, no font, no picture from elsewhere.
+"""Writes a scorecard as one HTML page that loads nothing: no script, no font, no picture.
 
 `page.html` is the page's template, `page.css` its style sheet; each kind of plot has a module.
 """

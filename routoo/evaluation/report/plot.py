@@ -1,4 +1,4 @@
-"""Plots as SVG: axes, lines, marks, and labels that keep out of each other's way."""
+"""Draws plots as SVG: axes, lines, marks, and labels that don't overlap."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""The report's sections beside the frontier: models and domains, expected and actual, past runs."""
+"""Makes the report's other sections: models and domains, expected and actual, past runs."""
 
 import math
 

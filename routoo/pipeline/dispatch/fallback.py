@@ -1,4 +1,4 @@
-"""Which models to ask when the chosen one fails, and after whose refusal a job ends."""
+"""Decides which models to ask when the chosen one fails, and which refusals end a job."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

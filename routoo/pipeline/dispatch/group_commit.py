@@ -1,4 +1,4 @@
-"""Group commit of reservations, settlements and results: many calls in flight, few transactions.
+"""Commits reservations, settlements and results in groups: many calls in few transactions.
 
 No call is sent before its worst case is reserved in a committed transaction, and a call's cost is
 committed together with its job's result. So the ledger is right whenever a process crashes.
@@ -28,7 +28,7 @@ _LONGEST_RETRY_S = 2.0
 
 
 class ReservationOutcome(Enum):
-    """What became of a reservation."""
+    """How the database answered a reservation."""
 
     GRANTED = auto()
     RETRY_SOON = auto()

@@ -1,1 +1,1 @@
-"""Jobs that providers answer through their batch APIs."""
+"""Does the jobs that providers answer through their batch APIs."""

@@ -1,4 +1,4 @@
-"""Rows of a provider batch: which jobs go into one input file, and what each answer settles."""
+"""Chooses which jobs go into one input file of a provider batch, and settles their answers."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace

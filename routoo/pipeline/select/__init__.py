@@ -1,1 +1,1 @@
-"""The select stage: chooses a model for every job of a batch, and chooses again when it drifts."""
+"""The select stage: chooses a model for every job, and again when a batch drifts from its plan."""

@@ -1,4 +1,4 @@
-"""Capacity of a pool's endpoints until a batch's deadline: requests, tokens, seconds in flight."""
+"""Computes what a pool's endpoints can do until a deadline: requests, tokens, seconds in flight."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What a solution decides for each job: the model it is assigned, or a result without an answer."""
+"""Turns a solution into a decision for each job: a model, or a result without an answer."""
 
 from collections.abc import Iterable, Iterator
 from decimal import Decimal

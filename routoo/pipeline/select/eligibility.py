@@ -1,4 +1,4 @@
-"""Which models may answer a job, and why a job has no eligible model.
+"""Finds which models may answer a job, and why a job has no eligible model.
 
 Here are the limits that need no estimates: lists of models, capabilities, and the windows of batch
 channels. `selector.job_limits` applies those that do.

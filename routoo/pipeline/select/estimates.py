@@ -39,7 +39,7 @@ class CallEstimates:
     sure_quality: Float[np.ndarray, "jobs models"]
     """Predicted quality less the margin of the floor's confidence; compared with quality floors."""
     reasons: UInt8[np.ndarray, "jobs models"]
-    """Why a model may not answer, as flags of `selector.limits.Reason`; 0 where it may."""
+    """Why a model may not answer, as flags of `IneligibilityReason`; 0 where it may."""
 
     @property
     def allowed(self) -> Bool[np.ndarray, "jobs models"]:

@@ -6,8 +6,8 @@ failures, and each revision learns from the calls since the last one only, so th
 twice.
 
 Latency is fitted as base + slope x completion tokens by medians of pairwise slopes, which stay
-right if a third of the measurements are wild. Source: Sen, Estimates of the regression coefficient
-based on Kendall's tau, JASA 63 (1968); Theil (1950).
+right if a third of the measurements are outliers. Source: Sen, Estimates of the regression
+coefficient based on Kendall's tau, JASA 63 (1968); Theil (1950).
 """
 
 from collections.abc import Sequence

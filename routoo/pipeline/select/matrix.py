@@ -1,4 +1,4 @@
-"""A whole batch as arrays: what the selector decides on, and the jobs that it can't decide on."""
+"""Reads a whole batch as arrays: what the selector decides on, and the jobs that it can't."""
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,1 +1,1 @@
-"""The backbone: a light language model that turns prompts into feature vectors."""
+"""Turns prompts into feature vectors by a light language model, the backbone."""

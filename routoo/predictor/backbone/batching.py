@@ -1,8 +1,8 @@
-"""From prompts to micro-batches: clean text cut to a window of tokens, packed, moved to the device.
+"""Turns prompts into micro-batches: cuts clean text to a window of tokens, packs it, moves it.
 
-A GPU works off a queue. As long as the next batch is in it before the last one is done, it never
-idles: so batches are padded into pinned memory, which it can fetch by itself, and a result is only
-waited for when a few later batches are queued behind it.
+A GPU works through a queue of batches, and never idles if the next one is queued before the last
+one is done. So batches are padded into pinned memory, which the GPU can read by itself, and a
+result is only waited for when a few later batches are queued behind it.
 """
 
 import hashlib
@@ -131,7 +131,7 @@ class Transfer(Protocol):
 
 
 class DirectTransfer:
-    """Moves one batch at a time, which is enough for a CPU: nothing is waited for.
+    """Moves one batch at a time, which is enough for a CPU.
 
     Args:
         device: Where batches go.

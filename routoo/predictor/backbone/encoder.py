@@ -1,4 +1,4 @@
-"""From prompts to feature vectors: hidden states of a language model, pooled over tokens."""
+"""Turns prompts into feature vectors: hidden states of a language model, pooled over tokens."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""A backbone's language model: where its files lie, the hashes that name them, how it is loaded."""
+"""Finds a backbone's files on this disk, hashes them, and loads the language model."""
 
 import ctypes
 import hashlib

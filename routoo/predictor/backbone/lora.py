@@ -1,4 +1,4 @@
-"""Low-rank adapters: LoRA (Hu et al. 2021, arXiv 2106.09685)."""
+"""Adapts linear layers by low-rank matrices: LoRA (Hu et al. 2021, arXiv 2106.09685)."""
 
 import hashlib
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Tuning a backbone on outcomes: LoRA adapters and a linear head, early stopping, resume."""
+"""Tunes a backbone on outcomes: LoRA adapters and a linear head, early stopping, resume."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping

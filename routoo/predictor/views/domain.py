@@ -1,4 +1,4 @@
-"""The domain view: which domain a prompt is of, and how well each model does on that domain."""
+"""The domain view: guesses a prompt's domain, and expects what each model does on that domain."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The neighbour view: how models did on the most similar training prompts, and how similar."""
+"""The neighbour view: expects what models did on the most similar training prompts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

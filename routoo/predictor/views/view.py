@@ -1,4 +1,4 @@
-"""What every view is: fitted on outcomes, then asked for log-odds, and kept in a checkpoint."""
+"""States what a view does: it is fitted on outcomes, asked for log-odds, kept in a checkpoint."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,1 +1,1 @@
-"""Which candidate models form the best pool, from graded answers and prices."""
+"""Chooses the candidate models that form the best pool, from graded answers and prices."""

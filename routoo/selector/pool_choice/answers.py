@@ -1,4 +1,4 @@
-"""Outcome tables as items x models, to choose a pool from."""
+"""Reads outcome tables as items x models, to choose a pool from."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass

@@ -1,9 +1,9 @@
-"""Which k models form the best pool: those that complement each other.
+"""Chooses the k models that form the best pool: those that complement each other.
 
 A pool is worth what its best member brings on each item, averaged: a submodular function. So greedy
-choice reaches at least 1 - 1/e of the best pool's worth; and gains only fall as the pool grows,
-which lets most models go unlooked at. With prices the worth of an answer is its score less its cost
-over the willingness to pay; answers that aren't worth their money count as none.
+choice reaches at least 1 - 1/e of the best pool's worth; and gains only fall as the pool grows, so
+most models need not be looked at again. With prices the worth of an answer is its score less its
+cost over the willingness to pay; answers that aren't worth their money count as none.
 
 Source: Nemhauser, Wolsey and Fisher, An analysis of approximations for maximizing submodular set
 functions, Mathematical Programming 14 (1978); Minoux, Accelerated greedy algorithms (1978).

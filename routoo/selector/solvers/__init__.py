@@ -1,4 +1,4 @@
-"""Solvers of selection problems, one a module or package, and the function that picks one."""
+"""Solves selection problems: a module or package a solver, and the function that picks one."""
 
 from collections.abc import Callable
 from typing import Literal

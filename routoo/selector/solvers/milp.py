@@ -1,4 +1,4 @@
-"""The exact solver for small problems: mixed-integer programming by HiGHS.
+"""Solves small problems exactly: mixed-integer programming by HiGHS.
 
 Source: Huangfu and Hall, Parallelizing the dual revised simplex method, Mathematical Programming
 Computation 10 (2018), through scipy.optimize.milp.

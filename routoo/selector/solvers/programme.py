@@ -1,4 +1,4 @@
-"""A problem with several limits as one programme: gains to maximise, and resources that are drawn.
+"""States a problem with several limits as one programme: gains to maximise, resources drawn.
 
 Maximise the sum of gains so that every resource's draws stay within its limit. A quality target
 reads as a resource too: minus the quality may be at most minus the target.

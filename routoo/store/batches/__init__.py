@@ -1,4 +1,4 @@
-"""Batches: submitted, controlled, planned, retried and watched.
+"""Submits, controls, plans, retries and watches batches.
 
 The functions for a batch's own row are used as `batches.get`, `batches.lock` and so on.
 """

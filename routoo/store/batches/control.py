@@ -1,4 +1,4 @@
-"""Control of a batch from outside: pause, resume, cancel, and the end of a cancelled one.
+"""Pauses, resumes and cancels a batch from outside, and ends a cancelled one.
 
 Workers look at the batch's state about twice a second and hand their shards back where it is not
 in progress; nobody can claim a shard then. So a change of state is all that is needed to stop.

@@ -1,4 +1,4 @@
-"""What is true of all batches at one moment, in one statement: for those who watch from outside."""
+"""Reads figures of all batches at one moment, in one statement, for monitoring."""
 
 from dataclasses import dataclass
 from decimal import Decimal
@@ -51,7 +51,7 @@ class ScheduleFigures:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """All batches at one moment. An open batch is one whose work goes on or will."""
+    """All batches at one moment. An open batch is one that is not over."""
 
     batches: dict[BatchStatus, int]
     """Every status is a key."""

@@ -1,4 +1,4 @@
-"""How far a batch has come, in one snapshot."""
+"""Reads how far a batch has come, in one snapshot."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The row of a batch: created, sealed with its jobs, looked up, completed or failed."""
+"""Creates the row of a batch, seals it with its jobs, looks it up, completes or fails it."""
 
 from dataclasses import dataclass, field, fields
 from datetime import datetime

@@ -29,7 +29,7 @@ _IDLE = """
 
 @dataclass(frozen=True, slots=True)
 class Reopened:
-    """What a retry brought about."""
+    """What a retry opened again."""
 
     jobs: int
     """Jobs that are open again."""
@@ -103,7 +103,7 @@ async def _supersede(conn: AsyncConnection, batch_id: UUID, statuses: list[Resul
               AND r.job_no >= first_job AND r.job_no < first_job + job_count
             WHERE {_IDLE} AND r.status = ANY(%(statuses)s) AND NOT EXISTS (
                 SELECT FROM followers f WHERE f.batch_id = r.batch_id AND f.job_no = r.job_no)
-        ), wanted AS (  -- who shares an answer shares its fate, wherever its own shard is
+        ), wanted AS (  -- a duplicate is opened again with its original, wherever its own shard is
             SELECT job_no FROM led UNION ALL
             SELECT f.job_no FROM followers f JOIN led ON f.leader_no = led.job_no
             WHERE f.batch_id = %(id)s

@@ -1,4 +1,4 @@
-"""The schema of record: every table as a SQLModel class.
+"""Defines every table as a SQLModel class: the schema of record.
 
 Hot paths speak SQL through psycopg; these classes say what the columns are, and a test proves that
 the migrations produce exactly them. `batches`, `shards`, `jobs`, `predictions`, `assignments`,

@@ -165,7 +165,7 @@ class CheckpointRow(SQLModel, table=True):
 
 
 class PromotionRow(SQLModel, table=True):
-    """A checkpoint was put into use; the latest row counts."""
+    """The event that a checkpoint was put into use; the latest row counts."""
 
     __tablename__ = "checkpoint_promotions"
     __table_args__ = ({"comment": "Which checkpoint scorers use: the latest row's"},)

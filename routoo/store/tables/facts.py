@@ -99,7 +99,7 @@ class PredictionRow(SQLModel, table=True):
 
 
 class FollowerRow(SQLModel, table=True):
-    """A job that shares the answer of an identical one."""
+    """A duplicate: a job that gets the result of an identical one, its original."""
 
     __tablename__ = "followers"
     __table_args__ = (
@@ -244,7 +244,7 @@ class ResultRow(SQLModel, table=True):
 
 
 class GradeRow(SQLModel, table=True):
-    """What a grader made of a job's answer."""
+    """A grader's score of a job's answer."""
 
     __tablename__ = "grades"
     __table_args__ = (

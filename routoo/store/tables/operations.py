@@ -74,7 +74,7 @@ class ProviderRowRow(SQLModel, table=True):
 
 
 class EndpointRow(SQLModel, table=True):
-    """The account of an endpoint: who holds its places, what was let through lately."""
+    """The account of an endpoint: which processes hold its slots, what was granted lately."""
 
     __tablename__ = "endpoints"
     __table_args__ = (
@@ -117,7 +117,7 @@ class EndpointBehaviourRow(SQLModel, table=True):
 
 
 class CachedAnswerRow(SQLModel, table=True):
-    """An answer to a request, for whoever asks the same model the same."""
+    """An answer to a request, for later jobs that make the same request to the same model."""
 
     __tablename__ = "response_cache"
     __table_args__ = (

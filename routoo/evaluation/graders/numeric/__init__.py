@@ -1,4 +1,4 @@
-r"""Answers that are a number.
+r"""Grades answers that are a number.
 
 The first of these rules that finds a number decides which one counts:
 

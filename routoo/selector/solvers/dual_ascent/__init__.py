@@ -1,1 +1,1 @@
-"""The solver for several limits at once: prices of all limits, then repair of the choice."""
+"""Solves problems with several limits: finds prices of all limits, then repairs the choice."""

@@ -1,8 +1,8 @@
-"""Prices of several resources at once: minimises the Lagrangian dual.
+"""Finds the prices of several resources at once by minimising the Lagrangian dual.
 
-The dual is convex, but has a kink wherever a job changes its mind. Smoothed by a soft maximum it is
-minimised by projected Newton steps, ever less smooth. On many jobs that is done on a sample, whose
-curvature then serves a few steps on the slope of all jobs.
+The dual is convex, but not smooth at prices where a job's choice changes. Smoothed by a soft
+maximum it is minimised by projected Newton steps, with less smoothing in each. On many jobs that is
+done on a sample, whose curvature then serves a few steps on the slope of all jobs.
 
 Source: Nesterov, Smooth minimization of non-smooth functions, Mathematical Programming 103 (2005).
 """

@@ -1,4 +1,4 @@
-"""Prices for all limits at once, then a repair of the choice that jobs make at these prices.
+"""Finds prices for all limits at once, then repairs the choice that jobs make at these prices.
 
 The repair moves jobs in bulk, the least regret at the prices first, as long as no limit is newly
 broken; then it fills what the limits leave.
@@ -25,7 +25,7 @@ from routoo.selector.solvers.lagrangian.solver import solve_lagrangian
 from routoo.selector.solvers.programme import Block, Programme
 
 MOVABLE_JOBS = 20_000
-"""Jobs looked at in a repair: those nearest to changing their mind at the prices."""
+"""Jobs looked at in a repair: those whose choice is nearest to a change at the prices."""
 SAFETY = 1e-12
 """Share of a limit kept free where adding in floats would break it."""
 ROUNDS = 200

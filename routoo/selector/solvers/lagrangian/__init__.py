@@ -1,1 +1,1 @@
-"""The default solver: Lagrangian relaxation of the multiple-choice knapsack problem."""
+"""Solves by default: Lagrangian relaxation of the multiple-choice knapsack problem."""

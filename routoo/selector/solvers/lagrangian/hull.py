@@ -1,4 +1,4 @@
-"""Steps of each job up its upper convex hull of cost and quality.
+"""Finds the steps of each job up its upper convex hull of cost and quality.
 
 Source: Sinha and Zoltners, The multiple-choice knapsack problem, Operations Research 27 (1979): the
 LP relaxation takes the hulls' steps of all jobs in the order of falling quality per USD.
@@ -17,7 +17,7 @@ BLOCK_JOBS = 1 << 15
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """Upgrades of jobs to a dearer and better model, best buy first."""
+    """Upgrades of jobs to a dearer and better model, the most quality per dollar first."""
 
     job: Int64[np.ndarray, " steps"]
     column: Int16[np.ndarray, " steps"]

@@ -1,4 +1,4 @@
-"""The path that all jobs together take through (cost, quality) as the price of a dollar falls.
+"""Follows all jobs together through (cost, quality) as the price of a dollar falls.
 
 At a price p, in quality per USD, a job takes the model with the largest quality - p x cost. As the
 price falls its choice moves up its convex hull of cost and quality, never back. So a job that

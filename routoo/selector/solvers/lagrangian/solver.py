@@ -1,4 +1,4 @@
-"""Follow the path of falling prices to the goal, then put the slack to use by local search.
+"""Follows the path of falling prices to the goal, then uses the slack by local search.
 
 Source: Sinha and Zoltners, The multiple-choice knapsack problem, Operations Research 27 (1979), for
 the relaxation and its bound; Kellerer, Pferschy and Pisinger, Knapsack Problems (2004), chapter 11.

@@ -1,0 +1,390 @@
+"""The features of an answer: counts and checks of its text, made without a model.
+
+They are general: how sure the answer sounds, whether its arithmetic holds, whether what it states
+follows from what it computed, and how its choice stands among the options that were offered.
+"""
+
+import math
+import re
+import zlib
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+from jaxtyping import Float32
+
+from routoo.judge.reading import AnswerReading, Form, number_in, numbers_in, read_answer
+
+_WORD = re.compile(r"[^\W\d_]{3,}")
+_SENTENCE = re.compile(r"[.!?](?:\s|$)")
+_TOKEN = re.compile(r"\d+\.?\d*|\.\d+|[-+*/()]")
+_MARK = re.compile(r"[a-z']+|[?=%$^]|```|\*\*|^#|^\s*[-*]\s", re.MULTILINE)
+_CUES: tuple[tuple[str, str], ...] = (
+    ("however but although", ""),
+    ("", "none of|not listed|not among|not in the|not match|no option|not given|no answer"),
+    ("closest nearest", "best answer|best option|best choice|best match"),
+    ("approximately approximate approx about", "\u2248"),
+    ("round rounded rounding rounds", ""),
+    ("assume assuming assumed assumes assumption suppose", "let's say"),
+    ("mistake error typo incorrect wrong correction incorrectly", ""),
+    ("wait reconsider recheck re", "let's re|check again"),
+    ("seems seem appears appear probably perhaps possibly possible", ""),
+    ("might could may", ""),
+    ("likely most generally typically usually often", ""),
+    ("must clearly obviously only always never", ""),
+    ("therefore thus hence so", ""),
+    ("options option choices choice", ""),
+    ("insufficient unclear ambiguous", "not enough|more information|be determined|not provided"),
+    ("impossible contradiction contradicts contradictory invalid", "no solution"),
+    ("sorry unable cannot can't", "as an ai|i can't|i cannot"),
+    ("not isn't doesn't don't wasn't aren't", ""),
+    ("false true", ""),
+    ("wikipedia according refer", ""),
+    ("formula equation theorem law rule", ""),
+    ("step first second next finally then", ""),
+    ("calculate calculated calculation compute computed substitute substituting solve solving", ""),
+    ("if case cases when", ""),
+    ("?", ""),
+    ("=", ""),
+    ("frac sqrt $ ^", ""),
+    ("``` def return loop function list string", ""),
+    ("** # - *", ""),
+    ("we let", ""),
+    ("different unlike while whereas", ""),
+    ("each every all total", ""),
+    ("per % percent half twice times", ""),
+    ("because since due", ""),
+    ("i my me", ""),
+)
+_CUE_OF_WORD = {word: n for n, (words, _) in enumerate(_CUES) for word in words.split()}
+_PHRASES = tuple(
+    (phrase, n) for n, (_, phrases) in enumerate(_CUES) for phrase in phrases.split("|") if phrase
+)
+_LATE_CUES = 10
+"""The first of the cues are looked for at the end of the answer too."""
+_FINISH_REASONS = ("length", "content_filter")
+_SAME = 0.011
+"""Numbers that differ by less than this share count as equal: answers round."""
+_TAIL = 8
+_LONG_TAIL = 400
+_EQUATION_CHARACTERS = 80
+_MOST_EQUATIONS = 60
+_TINY = 1e-9
+_EDGE = 160
+
+
+def answer_features(
+    prompt: str, answer: str, finish_reason: str | None, expected_tokens: float
+) -> Float32[np.ndarray, " features"]:
+    """Return the features of one answer.
+
+    Args:
+        prompt: What was asked.
+        answer: The answer's text.
+        finish_reason: Why the answer ended, as the provider says it; None where not known.
+        expected_tokens: Length that was expected of it, in tokens.
+    """
+    reading = read_answer(prompt, answer)
+    return features_of(reading, finish_reason, len(answer), expected_tokens)
+
+
+def features_of(
+    reading: AnswerReading, finish_reason: str | None, characters: int, expected_tokens: float
+) -> Float32[np.ndarray, " features"]:
+    """Return the features of an answer that was read."""
+    values = [
+        *_lengths(reading, characters, expected_tokens),
+        *_ending(reading, finish_reason),
+        *_final(reading),
+        *_choice(reading),
+        *_options(reading),
+        *_numbers(reading),
+        *_cues(reading),
+        *_overlap(reading),
+    ]
+    return np.asarray(values, np.float32)
+
+
+def _log(count: float) -> float:
+    return math.log1p(count)
+
+
+def _lengths(reading: AnswerReading, characters: int, expected_tokens: float) -> list[float]:
+    text, raw = reading.text, reading.text.encode(errors="replace")
+    words = _words(text)
+    sentences = len(_SENTENCE.findall(text)) + 1
+    return [
+        _log(characters),
+        _log(characters) - _log(4 * expected_tokens),
+        _log(characters) - _log(len(reading.prompt)),
+        _log(len(reading.prompt)),
+        _log(len(words)),
+        _log(sentences),
+        len(words) / sentences / 20,
+        len(set(words)) / max(len(words), 1),
+        len(zlib.compress(raw, 1)) / (len(raw) + 11),
+        _log(text.count("\n")),
+    ]
+
+
+def _ending(reading: AnswerReading, finish_reason: str | None) -> list[float]:
+    text = reading.text.rstrip()
+    tail = text[-40:]
+    return [
+        *(float(finish_reason == reason) for reason in _FINISH_REASONS),
+        float(bool(text)),
+        float(text.endswith((".", "!", "}", ")", "]", "```", "$"))),
+        float(text.count("{") - text.count("}") > 0),
+        float(text.count("(") - text.count(")") > 0),
+        float(text.count("```") % 2),
+        float(len(tail) == 40 and text.count(tail) > 1),  # noqa: PLR2004 - the tail's length above
+    ]
+
+
+def _final(reading: AnswerReading) -> list[float]:
+    final, reasoning = reading.final, reading.reasoning
+    number = number_in(final)
+    body = reading.numbers
+    return [
+        *(float(reading.form == form) for form in Form),
+        _log(len(reading.statements)),
+        float(len({statement.strip(" .*") for statement in reading.statements}) > 1),
+        _log(len(final)),
+        _log(len(final.split())),
+        *_magnitude(number),
+        float(number is not None and any(_near(number, other) for other in body[-1:])),
+        float(number is not None and any(_near(number, other) for other in body[-3:])),
+        float(number is not None and any(_near(number, other) for other in body)),
+        _log(sum(number is not None and _near(number, other) for other in body)),
+        float(number is not None and number in reading.prompt_numbers),
+        float(bool(final) and final.strip(" .") in reasoning),
+        float(bool(final) and final.strip(" .") in reading.prompt),
+        *(float(final.strip().startswith(sign)) for sign in ("[", "(", "{", "'", "-")),
+        float(final.strip() in {"True", "False", "None"}),
+        _log(final.count(",")),
+        _log(sum(map(str.isdigit, final))),
+        _log(sum(map(str.isalpha, final))),
+    ]
+
+
+def _magnitude(number: float | None) -> list[float]:
+    if number is None or not math.isfinite(number):
+        return [0.0] * 6
+    whole = float(number == round(number))
+    size = min(_log(abs(number)), 30.0)
+    round_ten = float(whole and number % 10 == 0)
+    return [1.0, whole, float(number < 0), size, round_ten, float(abs(number) <= 1)]
+
+
+def _choice(reading: AnswerReading) -> list[float]:
+    """Return whether the option that was chosen is what the reasoning arrived at."""
+    options, letter = reading.options, reading.letter
+    chosen = options.get(letter, "")
+    tail = reading.numbers
+    own, others = numbers_in(chosen), [v for k, v in options.items() if k != letter]
+    late = set(_words(reading.reasoning[-_LONG_TAIL:]))
+    cover = _cover(chosen, late)
+    best = max((_cover(other, late) for other in others), default=0.0)
+    rivals = [numbers_in(other) for other in others]
+    reached = [any(_near(x, y) for x in rival for y in tail[-3:]) for rival in rivals]
+    return [
+        float(bool(options)),
+        float(bool(letter)),
+        float(bool(own)),
+        float(any(x in tail[-_TAIL:] for x in own)),
+        float(any(_near(x, y) for x in own for y in tail[-_TAIL:])),
+        float(any(_near(x, y) for x in own for y in tail[-2:])),
+        float(bool(own) and all(any(_near(x, y) for y in tail) for x in own)),
+        _gap(own, tail),
+        _log(sum(reached)),
+        cover,
+        best,
+        cover - best,
+        float(bool(chosen) and chosen.lower().strip(" .") in reading.text.lower()),
+        _log(sum(bool(o) and o.lower().strip(" .") in reading.text.lower() for o in others)),
+        _log(len(re.findall(r"\b[Oo]ptions?\b|\([A-P]\)", reading.reasoning))),
+    ]
+
+
+def _gap(own: Sequence[float], tail: Sequence[float]) -> float:
+    """Return how far the last number computed is from the option's, as a logarithm."""
+    if not own or not tail:
+        return -1.0
+    last = [abs(x - y) / max(abs(x), abs(y), _TINY) for x in own for y in tail[-3:]]
+    return min(_log(100 * min(last)), 6.0)
+
+
+def _options(reading: AnswerReading) -> list[float]:
+    """Return how the chosen option stands among the others."""
+    options, letter = reading.options, reading.letter
+    count = len(options)
+    if not letter:
+        return [float(count), *([0.0] * 12)]
+    chosen, texts = options[letter], list(options.values())
+    position = list(options).index(letter)
+    lengths = [len(text) for text in texts]
+    words = [set(_words(text)) for text in texts]
+    likeness = [_likeness(words, place) for place in range(count)]
+    numbers = [number_in(text) for text in texts]
+    ordered = sorted(number for number in numbers if number is not None)
+    own = numbers[position]
+    rank = ordered.index(own) / max(len(ordered) - 1, 1) if own is not None else -1.0
+    return [
+        float(count),
+        float(position),
+        position / max(count - 1, 1),
+        _log(len(chosen)),
+        len(chosen) / max(sum(lengths) / count, 1.0),
+        sum(length < len(chosen) for length in lengths) / count,
+        likeness[position],
+        sum(value < likeness[position] for value in likeness) / count,
+        rank,
+        float(rank in {0.0, 1.0}),
+        float(bool(re.search(r"\b(?:none|all|both|neither)\b", chosen, re.IGNORECASE))),
+        sum(number is not None for number in numbers) / count,
+        float(len(set(texts)) < count),
+    ]
+
+
+def _likeness(words: Sequence[set[str]], place: int) -> float:
+    own = words[place]
+    shares = [len(own & other) / max(len(own | other), 1) for other in words]
+    return (sum(shares) - shares[place]) / max(len(words) - 1, 1)
+
+
+def _numbers(reading: AnswerReading) -> list[float]:
+    asked, said = reading.prompt_numbers, reading.numbers
+    known = set(said)
+    used = sum(value in known for value in set(asked))
+    right, wrong, last = _checked_equations(reading.text)
+    final = number_in(reading.final)
+    return [
+        _log(len(said)),
+        _log(len(asked)),
+        used / max(len(set(asked)), 1),
+        len(known - set(asked)) / max(len(known), 1),
+        _log(right),
+        _log(wrong),
+        wrong / max(right + wrong, 1),
+        float(final is not None and last is not None and _near(final, last)),
+        float(sum(value != round(value) for value in said[-_TAIL:])) / _TAIL,
+    ]
+
+
+def _checked_equations(text: str) -> tuple[int, int, float | None]:
+    """Count the sums in an answer that hold and that don't; also return the last one's value."""
+    for sign, instead in _SIGNS:
+        text = text.replace(sign, instead)
+    parts = text.split("=")[-_MOST_EQUATIONS:]
+    right = wrong = 0
+    last = None
+    for before, after in pairwise(parts):
+        value, stated = _evaluated(before), _stated(after)
+        if value is None or stated is None:
+            continue
+        last = stated
+        close = _near(value, stated) or abs(value - stated) <= _SAME
+        right, wrong = right + close, wrong + (not close)
+    return right, wrong, last
+
+
+def _stated(after: str) -> float | None:
+    """Return the number behind an equals sign; None where more of a sum follows it."""
+    found = _RESULT.match(after)
+    return None if found is None else number_in(found[0])
+
+
+def _evaluated(before: str) -> float | None:
+    """Return the value of the sum of plain numbers that a text ends with; None without one."""
+    before = before[-_EQUATION_CHARACTERS:]
+    plain = before[len(before.rstrip(_SUM_CHARACTERS)) :].replace(" ", "")
+    tokens = _TOKEN.findall(plain)
+    if len(tokens) < 3 or "".join(tokens) != plain:  # noqa: PLR2004 - two numbers and a sign
+        return None
+    try:
+        value, rest = _sum(tokens)
+    except (ValueError, IndexError, ZeroDivisionError, OverflowError):
+        return None
+    return None if rest else value
+
+
+_SIGNS = (
+    ("\\times", "*"),
+    ("\\cdot", "*"),
+    ("\\div", "/"),
+    ("\u00d7", "*"),
+    (" x ", "*"),
+    ("\u00b7", "*"),
+    ("\u00f7", "/"),
+    ("\u2212", "-"),
+    ("%", ""),
+    ("$", ""),
+    (",", ""),
+)
+_SUM_CHARACTERS = "0123456789.+-*/() "
+_RESULT = re.compile(r"\s*-?\d*\.?\d+(?!\d*\.?\d*\s*[-+*/^(])")
+
+
+def _sum(tokens: list[str]) -> tuple[float, list[str]]:
+    value, rest = _product(tokens)
+    while rest and rest[0] in "+-":
+        sign, (other, rest) = rest[0], _product(rest[1:])
+        value = value + other if sign == "+" else value - other
+    return value, rest
+
+
+def _product(tokens: list[str]) -> tuple[float, list[str]]:
+    value, rest = _factor(tokens)
+    while rest and rest[0] in "*/":
+        sign, (other, rest) = rest[0], _factor(rest[1:])
+        value = value * other if sign == "*" else value / other
+    return value, rest
+
+
+def _factor(tokens: list[str]) -> tuple[float, list[str]]:
+    head, rest = tokens[0], tokens[1:]
+    if head == "-":
+        value, rest = _factor(rest)
+        return -value, rest
+    if head != "(":
+        return float(head), rest
+    value, rest = _sum(rest)
+    if rest[0] != ")":
+        raise ValueError(head)
+    return value, rest[1:]
+
+
+def _cues(reading: AnswerReading) -> list[float]:
+    text = reading.text.lower()
+    counts, late = _cue_counts(text), _cue_counts(text[-_EDGE:])
+    return [*map(_log, counts), *(float(count > 0) for count in late[:_LATE_CUES])]
+
+
+def _cue_counts(text: str) -> list[int]:
+    counts = [0] * len(_CUES)
+    for mark in _MARK.findall(text):
+        number = _CUE_OF_WORD.get(mark.strip())
+        if number is not None:
+            counts[number] += 1
+    for phrase, number in _PHRASES:
+        counts[number] += text.count(phrase)
+    return counts
+
+
+def _overlap(reading: AnswerReading) -> list[float]:
+    asked, said = set(_words(reading.prompt)), set(_words(reading.text))
+    shared = len(asked & said)
+    return [shared / max(len(asked), 1), shared / max(len(said), 1)]
+
+
+def _cover(option: str, words: set[str]) -> float:
+    own = set(_words(option))
+    return len(own & words) / max(len(own), 1)
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _near(one: float, other: float) -> bool:
+    return abs(one - other) <= _SAME * max(abs(one), abs(other), _TINY)

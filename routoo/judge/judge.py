@@ -1,0 +1,160 @@
+"""Judges answers: how likely each candidate model is to be right, given one model's answer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Float64
+
+from routoo.domain.answer import TokenProbabilities
+from routoo.errors import CheckpointError
+from routoo.judge.answer_features import answer_features
+from routoo.judge.hashed_text import HashedTexts
+from routoo.judge.log_odds import log_odds, sigmoid
+from routoo.judge.outcomes import ExpectedJudgements
+from routoo.judge.probe_judge import AnswerInputs, ProbeJudge
+from routoo.judge.token_probabilities import token_features
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswer:
+    """An answer to judge, and what was expected before it."""
+
+    prompt: str
+    text: str
+    quality: Float[np.ndarray, " models"]
+    """Estimates from the prompt alone, models of the judge; NaN where there is none."""
+    expected_tokens: float
+    """Length that was expected of the answer."""
+    finish_reason: str | None = None
+    """Why it ended, as the provider said."""
+    token_probabilities: TokenProbabilities | None = None
+    """Where the endpoint gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerJudge:
+    """Judges of several models' answers, on the models of one checkpoint."""
+
+    models: tuple[str, ...]
+    """Candidate models of the checkpoint: the columns of everything here."""
+    scale: Float32[np.ndarray, " buckets"]
+    """What each bucket of words counts for: the rarer, the more."""
+    judges: Mapping[str, ProbeJudge]
+    """By name of the model whose answers are judged."""
+    figures: Mapping[str, Any]
+    """Held-out figures of each judge, by the same names."""
+
+    @classmethod
+    def none(cls, models: Sequence[str]) -> "AnswerJudge":
+        """Return a judge of no model's answers."""
+        return cls(tuple(models), np.zeros(0, np.float32), {}, {})
+
+    def extended(self, models: Sequence[str]) -> "AnswerJudge":
+        """Return the judge of more models, those it was fitted on first and in the same order.
+
+        What an answer says of the others on average, it says of a model that came later.
+        """
+        count = len(models)
+        judges = {name: judge.extended(count) for name, judge in self.judges.items()}
+        return replace(self, models=tuple(models), judges=judges)
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """Models whose answers can be judged."""
+        return tuple(self.judges)
+
+    def judge(
+        self, probe: str, answers: Sequence[ProbeAnswer]
+    ) -> Float32[np.ndarray, "answers models"]:
+        """Return the probability that each model is right, given each answer of the probe.
+
+        The probe's own column says how likely its answer is to be good.
+
+        Raises:
+            CheckpointError: The checkpoint can't judge this model's answers.
+        """
+        judge = self._of(probe)
+        if not answers:
+            return np.zeros((0, len(self.models)), np.float32)
+        return sigmoid(judge(self.read(answers))).astype(np.float32)
+
+    def read(self, answers: Sequence[ProbeAnswer]) -> AnswerInputs:
+        """Return what is known of answers, as each judge takes it."""
+        return AnswerInputs(
+            np.stack([features_of_answer(answer) for answer in answers]),
+            HashedTexts.of([answer.text for answer in answers]).scaled(self.scale),
+            self._prior(np.stack([answer.quality for answer in answers])),
+        )
+
+    def expected_judgements(
+        self, probe: str, quality: Float[np.ndarray, "jobs models"]
+    ) -> ExpectedJudgements:
+        """Return what judging the probe's answers may bring, before there are any.
+
+        Args:
+            probe: Model whose answers would be judged.
+            quality: Estimates from the prompts alone; NaN where there is none.
+
+        Returns:
+            A few outcomes with their chances, the same number for each job, and the estimates that
+            each would bring. Their mean is the estimate before.
+
+        Raises:
+            CheckpointError: The checkpoint can't judge this model's answers.
+        """
+        judge = self._of(probe)
+        return judge.outcomes(self._prior(quality), judge.probe)
+
+    def columns(self, models: Sequence[str]) -> list[int]:
+        """Return the columns of models.
+
+        Raises:
+            CheckpointError: The checkpoint doesn't know one.
+        """
+        unknown = [name for name in models if name not in self.models]
+        if unknown:
+            raise CheckpointError(
+                "the checkpoint was not trained on a candidate model",
+                value=", ".join(unknown[:5]),
+                remedy=f"It knows {', '.join(self.models[:50])}",
+            )
+        return [self.models.index(name) for name in models]
+
+    def spread(
+        self, models: Sequence[str], quality: Float[np.ndarray, "jobs pool"]
+    ) -> Float32[np.ndarray, "jobs models"]:
+        """Return estimates of a pool's models as columns of the judge, NaN for all other models."""
+        whole = np.full((len(quality), len(self.models)), np.nan, np.float32)
+        whole[:, self.columns(models)] = quality
+        return whole
+
+    def _of(self, probe: str) -> ProbeJudge:
+        if probe not in self.judges:
+            raise CheckpointError(
+                "the checkpoint can't judge the answers of a model",
+                value=probe,
+                remedy="Train it with --answers that hold enough of them; it can judge those of "
+                f"{', '.join(self.probes[:50]) or 'no model'}",
+            )
+        return self.judges[probe]
+
+    def _prior(
+        self, quality: Float[np.ndarray, "jobs models"]
+    ) -> Float64[np.ndarray, "jobs models"]:
+        """Return log-odds; where there is no estimate, what the others' departures suggest."""
+        prior = log_odds(quality)
+        unknown = np.isnan(prior)
+        if not unknown.any():
+            return prior
+        mean = next(iter(self.judges.values())).view.mean
+        departure = np.where(unknown, 0.0, prior - mean)
+        known = np.maximum((~unknown).sum(axis=1, keepdims=True), 1)
+        return np.where(unknown, mean + departure.sum(axis=1, keepdims=True) / known, prior)
+
+
+def features_of_answer(answer: ProbeAnswer) -> Float32[np.ndarray, " features"]:
+    """Return all features of one answer but those of its words."""
+    text = answer_features(answer.prompt, answer.text, answer.finish_reason, answer.expected_tokens)
+    return np.concatenate([text, token_features(answer.token_probabilities)])

@@ -1,0 +1,73 @@
+"""Arithmetic of log-odds."""
+
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+
+_LEAST = 1e-4
+_STEPS = 10
+
+
+def log_odds(quality: Float[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+    """Return log-odds, at most 9.2 either way; NaN stays."""
+    bounded = np.clip(np.asarray(quality, np.float64), _LEAST, 1 - _LEAST)
+    return np.asarray(np.log(bounded / (1 - bounded)))
+
+
+def sigmoid(value: Float[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+    """Return the probability of log-odds."""
+    return np.asarray(1 / (1 + np.exp(-np.asarray(value, np.float64))))
+
+
+def softmax(value: Float[np.ndarray, "rows classes"]) -> Float64[np.ndarray, "rows classes"]:
+    """Return the probabilities of classes."""
+    raised = np.exp(value - value.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+
+
+def fit_constant_shift(
+    prior: Float[np.ndarray, "rows models"],
+    score: Float[np.ndarray, "rows models"],
+    near: Float[np.ndarray, " models"],
+    pull: float,
+) -> Float64[np.ndarray, " models"]:
+    """Return for each model the shift of all log-odds that fits the scores best.
+
+    Args:
+        prior: Log-odds before.
+        score: What came; NaN where not known.
+        near: Shifts that the fitted ones are held near.
+        pull: How strongly, as curvature.
+    """
+    known = ~np.isnan(score)
+    wanted, shift = np.where(known, score, 0.0), np.array(near, np.float64)
+    for _ in range(_STEPS):
+        chance = sigmoid(prior + shift)
+        slope = np.where(known, wanted - chance, 0.0).sum(axis=0) - pull * (shift - near)
+        bend = np.where(known, chance * (1 - chance), 0.0).sum(axis=0) + pull
+        shift = shift + np.clip(slope / bend, -1, 1)
+    return shift
+
+
+def fit_strength(
+    prior: Float[np.ndarray, "rows models"],
+    shift: Float[np.ndarray, "rows models"],
+    score: Float[np.ndarray, "rows models"],
+    known: Bool[np.ndarray, "rows models"],
+    pull: float,
+) -> float:
+    """Return what to multiply shifts of log-odds by so that they fit the scores best.
+
+    Args:
+        prior: Log-odds before.
+        shift: By how much each is to move.
+        score: What came, in [0, 1].
+        known: Where a score is known.
+        pull: How strongly the factor is held near 1, as curvature.
+    """
+    strength = 1.0
+    for _ in range(_STEPS):
+        chance = sigmoid(prior + strength * shift)
+        slope = (np.where(known, score - chance, 0.0) * shift).sum() - pull * (strength - 1)
+        bend = (np.where(known, chance * (1 - chance), 0.0) * shift**2).sum() + pull
+        strength += float(np.clip(slope / bend, -0.5, 0.5))
+    return min(max(strength, 0.0), 1.5)

@@ -1,0 +1,188 @@
+"""The judge of answers: what it learns, what it expects before, and how it is kept."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sklearn.tree import ExtraTreeRegressor
+
+from routoo.console.feedback import ConsoleFeedback
+from routoo.domain.answer import RecordedAnswer
+from routoo.domain.items import Item
+from routoo.errors import CheckpointError
+from routoo.judge.boosting import BoostingOptions, _completed, fit_boosting
+from routoo.judge.files import load_judge, remove_old_judges, write_judge
+from routoo.judge.judge import AnswerJudge, ProbeAnswer
+from routoo.judge.token_probabilities import summarise_token_probabilities, token_features
+from routoo.predictor.checkpoint import write_checkpoint
+from routoo.predictor.dataset import OutcomeMatrix
+from routoo.predictor.manifest import Manifest
+from routoo.training.judge import PromptEstimates, fit_judge
+
+MODELS = ("cheap", "other", "strong")
+
+
+def _sample(count: int = 400) -> tuple[OutcomeMatrix, PromptEstimates, list[RecordedAnswer]]:
+    """Return outcomes in which hedging answers of the cheap model are mostly wrong."""
+    generator = np.random.default_rng(3)
+    right = generator.random(count) < 0.6
+    hedges = generator.random(count) < np.where(right, 0.15, 0.85)
+    score = np.stack(
+        [right, generator.random(count) < 0.5, generator.random(count) < 0.9], axis=1
+    ).astype(np.float32)
+    items = tuple(Item(f"i{n}", f"Question {n}: what is it?") for n in range(count))
+    texts = ["It might perhaps be so, possibly. The answer is 4.", "It is so. The answer is 4."]
+    answers = [
+        RecordedAnswer(item.item_id, "cheap", texts[0] if hedge else texts[1])
+        for item, hedge in zip(items, hedges, strict=True)
+    ]
+    quality = np.tile(np.array([0.6, 0.5, 0.9], np.float32), (count, 1))
+    tokens = np.full((count, 3), 12.0, np.float32)
+    matrix = OutcomeMatrix(items, MODELS, score, tokens)
+    return matrix, PromptEstimates(quality, tokens), answers
+
+
+@pytest.fixture(scope="module")
+def judge() -> AnswerJudge:
+    matrix, estimates, answers = _sample()
+    return fit_judge(matrix, estimates, answers, ConsoleFeedback(), seed=0)
+
+
+def _answer(text: str) -> ProbeAnswer:
+    return ProbeAnswer("Question: what is it?", text, np.array([0.6, 0.5, 0.9]), 12.0)
+
+
+def test_an_answer_that_sounds_like_wrong_ones_is_judged_to_be_wrong(judge: AnswerJudge) -> None:
+    sure, unsure = judge.judge(
+        "cheap",
+        [
+            _answer("It is so. The answer is 4."),
+            _answer("It might perhaps be so, possibly. The answer is 4."),
+        ],
+    )
+    assert judge.probes == ("cheap",)
+    assert sure[0] > 0.75
+    assert unsure[0] < 0.45
+    assert sure[2] == pytest.approx(0.9, abs=0.06)
+
+
+def test_judging_no_answers_returns_none(judge: AnswerJudge) -> None:
+    assert judge.judge("cheap", []).shape == (0, 3)
+
+
+def test_the_mean_over_expected_judgements_is_the_estimate_before(judge: AnswerJudge) -> None:
+    quality = np.random.default_rng(0).uniform(0.02, 0.98, (50, 3)).astype(np.float32)
+    expected = judge.expected_judgements("cheap", quality)
+    assert expected.chance.sum(axis=1) == pytest.approx(1, abs=1e-5)
+    mean = np.einsum("jk,jkm->jm", expected.chance, expected.quality)
+    assert mean == pytest.approx(quality, abs=2e-3)
+    assert np.ptp(expected.quality[:, :, 0], axis=1).mean() > 0.2
+
+
+def test_models_without_an_estimate_may_be_left_open(judge: AnswerJudge) -> None:
+    quality = judge.spread(["strong"], np.array([[0.8], [0.3]]))
+    assert np.isnan(quality[:, :2]).all()
+    expected = judge.expected_judgements("cheap", quality)
+    assert np.isfinite(expected.quality).all()
+
+
+def test_a_model_that_was_not_judged_is_refused(judge: AnswerJudge) -> None:
+    with pytest.raises(CheckpointError, match="strong"):
+        judge.judge("strong", [_answer("x")])
+
+
+def test_answers_that_tell_nothing_get_no_judge() -> None:
+    matrix, estimates, answers = _sample()
+    same = [RecordedAnswer(answer.item_id, answer.model, "It is 4.") for answer in answers]
+    assert fit_judge(matrix, estimates, same, ConsoleFeedback(), seed=0).probes == ()
+
+
+def test_too_few_answers_get_no_judge() -> None:
+    matrix, estimates, answers = _sample()
+    few = fit_judge(matrix, estimates, answers[:60], ConsoleFeedback(), seed=0)
+    assert few.probes == ()
+
+
+def _checkpoint(folder: Path, facts: dict[str, object], models: tuple[str, ...]) -> None:
+    manifest = Manifest(models, "", "", (), "", "", "", {}, {}, judge=facts)
+    write_checkpoint(folder, b"", manifest)
+
+
+def test_a_judge_is_read_back_as_it_was(judge: AnswerJudge, tmp_path: Path) -> None:
+    facts = write_judge(tmp_path, judge)
+    _checkpoint(tmp_path, facts, MODELS)
+    (tmp_path / "judge-old.safetensors").write_bytes(b"")
+    remove_old_judges(tmp_path, facts)
+    answers = [_answer("It might be so. The answer is 4."), _answer("")]
+    read = load_judge(tmp_path)
+    assert read.judge("cheap", answers) == pytest.approx(judge.judge("cheap", answers), abs=2e-3)
+    assert [path.name for path in tmp_path.glob("judge-*")] == [facts["file"]]
+
+
+def test_a_model_added_later_moves_with_the_others(judge: AnswerJudge, tmp_path: Path) -> None:
+    _checkpoint(tmp_path, write_judge(tmp_path, judge), (*MODELS, "new"))
+    read = load_judge(tmp_path)
+    answer = ProbeAnswer("Question?", "It is so.", np.array([0.6, 0.5, 0.9, 0.7]), 12.0)
+    assert read.judge("cheap", [answer]).shape == (1, 4)
+    expected = read.expected_judgements("cheap", np.array([[0.6, 0.5, 0.9, 0.7]]))
+    assert expected.quality.shape[2] == 4
+
+
+def test_a_checkpoint_without_a_judge_judges_nothing(tmp_path: Path) -> None:
+    _checkpoint(tmp_path, {}, MODELS)
+    assert load_judge(tmp_path).probes == ()
+
+
+def test_a_damaged_judge_is_refused(judge: AnswerJudge, tmp_path: Path) -> None:
+    facts = write_judge(tmp_path, judge)
+    _checkpoint(tmp_path, facts, MODELS)
+    (tmp_path / facts["file"]).write_bytes(b"damaged")
+    with pytest.raises(CheckpointError):
+        load_judge(tmp_path)
+
+
+def test_completed_trees_predict_as_the_fitted_one_does() -> None:
+    generator = np.random.default_rng(1)
+    features = generator.normal(size=(300, 5)).astype(np.float32)
+    target = np.stack([features[:, 0] > 0, features[:, 1]], axis=1)
+    tree = ExtraTreeRegressor(max_depth=4, random_state=0).fit(features, target)
+    completed = _completed(tree, tree.tree_.value[:, :, 0], 4)
+    assert completed(features) == pytest.approx(tree.predict(features), abs=2e-3)
+
+
+def test_boosting_leaves_unknown_scores_out() -> None:
+    generator = np.random.default_rng(2)
+    features = generator.normal(size=(500, 3)).astype(np.float32)
+    score = np.stack([features[:, 0] > 0, np.full(500, np.nan)], axis=1).astype(np.float32)
+    trees = fit_boosting(
+        features, np.zeros((500, 2)), score, np.eye(2), np.ones(2), BoostingOptions(40, 0)
+    )
+    moved = trees(features)
+    assert moved[score[:, 0] == 1, 0].mean() > 0.4
+    assert (moved[:, 1] == 0).all()
+
+
+def test_token_probabilities_are_summarised() -> None:
+    def token(text: str, value: float, other: float) -> dict[str, object]:
+        top = [{"token": text, "logprob": value}, {"token": "?", "logprob": other}]
+        return {"token": text, "logprob": value, "top_logprobs": top}
+
+    tokens = [token("The answer is ", -0.1, -3.0), token("B", -0.4, -1.2), token(".", 0.0, -9.0)]
+    summary = summarise_token_probabilities("Which?\nA. 1\nB. 2", tokens)
+    assert summary is not None
+    assert summary.minimum == pytest.approx(-0.4)
+    assert summary.margin == pytest.approx(0.8)
+    assert np.isfinite(token_features(summary)).all()
+
+
+@pytest.mark.parametrize("tokens", [[], [{}], [{"token": "a", "logprob": None}]])
+def test_tokens_without_probabilities_have_no_summary(tokens: list[dict[str, object]]) -> None:
+    assert summarise_token_probabilities("p", tokens) is None
+
+
+def test_a_margin_is_unknown_without_alternatives() -> None:
+    summary = summarise_token_probabilities("p", [{"token": "a", "logprob": -0.5}])
+    assert summary is not None
+    assert math.isnan(summary.margin)
+    assert np.isfinite(token_features(summary)).all()
