@@ -20,6 +20,8 @@ RoutooError
     ├── EndpointTimeoutError       (retryable; may have been billed)
     ├── HedgeLostError             (cancelled: another call answered first; may have been billed)
     ├── InvalidResponseError       (retryable: cut off, wrong JSON; may have been billed)
+    ├── EmptyAnswerError           (retryable: neither text nor tool calls; billed)
+    │   └── TruncatedAnswerError   its limit of tokens was used up before it said anything
     ├── EndpointDeniedError        key, credit or address are wrong: every request would fail
     └── RequestRejectedError       4xx: final for this candidate model
         ├── ContextLengthError     the prompt does not fit this model's window
@@ -149,6 +151,8 @@ class EndpointError(RoutooError):
     code: ClassVar[str] = "endpoint_error"
     maybe_billed: ClassVar[bool] = False
     """Whether the endpoint may charge for the call: then it counts at its worst case."""
+    most_attempts: ClassVar[int] = 1_000
+    """Calls of a job to one model that may fail so; a lower limit of the dispatch holds as well."""
 
     def __init__(
         self,
@@ -207,6 +211,20 @@ class InvalidResponseError(EndpointError):
     retryable = True
     maybe_billed = True
     code = "invalid_response"
+
+
+class EmptyAnswerError(EndpointError):
+    """The model answered with nothing: neither text nor tool calls."""
+
+    retryable = True
+    code = "empty_answer"
+    most_attempts = 2
+
+
+class TruncatedAnswerError(EmptyAnswerError):
+    """The limit of tokens was used up, by reasoning, before the model said anything."""
+
+    code = "truncated_answer"
 
 
 class DenialReason(StrEnum):

@@ -118,7 +118,10 @@ class ChatEndpoints:
         except EndpointError as error:
             endpoint.limiter.note_failure(error)
             raise
-        endpoint.limiter.note_answer()
+        if completion.failure is not None:
+            endpoint.limiter.note_failure(completion.failure)
+        else:
+            endpoint.limiter.note_answer()
         return completion
 
     async def _ask(
@@ -162,7 +165,7 @@ class ChatEndpoints:
         started_s = time.perf_counter()
         reply = await self._http.send(target, data, timeout_s=max(0.001, ends_s - started_s))
         latency_s = time.perf_counter() - started_s
-        call = SentCall(model, body, target.where, endpoint.counter)
+        call = SentCall(model, body, target.where, endpoint.counter, endpoint.access.key)
         return _read(endpoint, call, reply, latency_s)
 
 

@@ -1,4 +1,4 @@
-"""Maps aiohttp's exceptions and error responses to Routoo's errors; the only place that does."""
+"""Maps aiohttp's exceptions, error responses and unusable completions to Routoo's errors."""
 
 import asyncio
 import re
@@ -10,10 +10,12 @@ import aiohttp
 
 from routoo.client.formats.wire_format import ErrorDetails, ErrorKind
 from routoo.client.ratelimit_headers import retry_after_s
+from routoo.domain.completion import Completion, FinishReason
 from routoo.errors import (
     ContentFilterError,
     ContextLengthError,
     DenialReason,
+    EmptyAnswerError,
     EndpointDeniedError,
     EndpointError,
     EndpointTimeoutError,
@@ -22,8 +24,11 @@ from routoo.errors import (
     LimitFieldRefusedError,
     RateLimitedError,
     RequestRejectedError,
+    TruncatedAnswerError,
 )
 
+LONGEST_WAIT_S = 7 * 86400.0
+"""A longer wait that an endpoint asks for counts as this long, in seconds."""
 SNIPPET_CHARACTERS = 300
 """Longest quote of a response in a message."""
 
@@ -97,18 +102,68 @@ def error_of_response(
         where: The endpoint's URL, without credentials.
         secret: The API key, which the message must not quote.
     """
+    wait_s = retry_after_s(headers, now=datetime.now(UTC)) or details.wait_s
     what = f"HTTP {status}: {_clean(details.message, secret)}"
-    denial = _DENIALS.get(status)
-    if details.kind is ErrorKind.NO_CREDIT:
-        denial = DenialReason.NO_CREDIT
-    if denial is not None and details.kind in {None, ErrorKind.NO_CREDIT}:
-        remedy = _REMEDIES.get(status, _REMEDY_OF_NO_CREDIT)
+    return _error(details.kind, what, status, where=where, wait_s=wait_s)
+
+
+def error_in_success(
+    details: ErrorDetails, http_status: int, *, where: str, secret: str | None = None
+) -> EndpointError:
+    """Return the error that stands for an error inside a response that is a success.
+
+    Args:
+        details: What it says; the status that it names counts as the response's.
+        http_status: Status of the response.
+        where: The endpoint's URL, without credentials.
+        secret: The API key, which the message must not quote.
+    """
+    status = details.status or HTTPStatus.INTERNAL_SERVER_ERROR
+    named = f"error {details.status}" if details.status else "an error"
+    what = f"HTTP {http_status} with {named} in it: {_clean(details.message, secret)}"
+    return _error(details.kind, what, status, where=where, wait_s=details.wait_s)
+
+
+def error_of_completion(model: str, completion: Completion) -> EndpointError | None:
+    """Return why a completion is no answer; None where it is one.
+
+    Args:
+        model: Name of the model that was asked.
+        completion: What its endpoint returned.
+    """
+    status = completion.http_status
+    if completion.failure is not None:
+        return completion.failure
+    if completion.is_filtered:
+        return ContentFilterError(
+            f"the content filter of {model} cut the answer",
+            remedy="Rephrase the prompt, or let another model answer"
+            " (--on-content-filter fallback)",
+            http_status=status,
+        )
+    if completion.finish_reason is FinishReason.TRUNCATED:
+        return TruncatedAnswerError(
+            f"{model} used up its limit of tokens before it answered",
+            remedy="Raise max_tokens: it limits reasoning too",
+            http_status=status,
+        )
+    if completion.finish_reason is FinishReason.EMPTY:
+        return EmptyAnswerError(f"{model} answered with nothing", http_status=status)
+    return None
+
+
+def _error(
+    said: ErrorKind | None, what: str, status: int, *, where: str, wait_s: float | None
+) -> EndpointError:
+    denial = _DENIAL_KINDS.get(said) if said else _DENIALS.get(status)
+    if denial is not None:
+        remedy = _REMEDIES.get(status) or _REMEDIES_OF_DENIALS[denial]
         return EndpointDeniedError(
             what, reason=denial, where=where, remedy=remedy, http_status=status
         )
-    kind, advice = _kind_of(status, details.kind)
-    wait_s = retry_after_s(headers, now=datetime.now(UTC)) if kind.retryable else None
-    return kind(what, where=where, remedy=advice, http_status=status, retry_after_s=wait_s)
+    kind, remedy = _kind_of(status, said)
+    wait_s = min(wait_s, LONGEST_WAIT_S) if wait_s is not None and kind.retryable else None
+    return kind(what, where=where, remedy=remedy, http_status=status, retry_after_s=wait_s)
 
 
 def _kind_of(status: int, said: ErrorKind | None) -> tuple[type[EndpointError], str | None]:
@@ -118,12 +173,14 @@ def _kind_of(status: int, said: ErrorKind | None) -> tuple[type[EndpointError], 
         return RateLimitedError, None
     if status in _TIMEOUT_STATUSES:
         return EndpointTimeoutError, None
+    if said is ErrorKind.OVERLOADED:
+        return EndpointUnavailableError, None
     if status >= HTTPStatus.INTERNAL_SERVER_ERROR or status in _TRANSIENT_STATUSES:
         return EndpointUnavailableError, None
     return RequestRejectedError, _REMEDIES.get(status)
 
 
-_BY_KIND: Mapping[ErrorKind | None, tuple[type[EndpointError], str]] = {
+_BY_KIND: Mapping[ErrorKind | None, tuple[type[EndpointError], str | None]] = {
     ErrorKind.CONTEXT_LENGTH: (
         ContextLengthError,
         "Shorten the prompt or ask a model with a wider window",
@@ -136,6 +193,14 @@ _BY_KIND: Mapping[ErrorKind | None, tuple[type[EndpointError], str]] = {
         LimitFieldRefusedError,
         "Correct completion_limit_field of the endpoint in the pool",
     ),
+    ErrorKind.REQUEST: (RequestRejectedError, None),
+    ErrorKind.RATE_LIMIT: (RateLimitedError, None),
+}
+_DENIAL_KINDS = {
+    ErrorKind.UNAUTHORIZED: DenialReason.UNAUTHORIZED,
+    ErrorKind.NO_CREDIT: DenialReason.NO_CREDIT,
+    ErrorKind.FORBIDDEN: DenialReason.FORBIDDEN,
+    ErrorKind.MISCONFIGURED: DenialReason.MISCONFIGURED,
 }
 _DENIALS = {
     401: DenialReason.UNAUTHORIZED,
@@ -145,13 +210,16 @@ _DENIALS = {
 }
 """Statuses that say that every request would be refused."""
 _REDIRECTED = "Put the address that the endpoint redirects to into the pool's base_url"
-_REMEDY_OF_NO_CREDIT = "Top up the account or raise its limit"
 _REMEDIES = {
     **dict.fromkeys((301, 302, 303, 307, 308), _REDIRECTED),
-    401: "Check the key in the variable that the pool's api_key_env names",
-    403: "Check that the key may use this model",
     404: "Check the pool's base_url and the model's name at the endpoint",
     407: "Put the proxy's user and password into the URL in the variable that names the proxy",
+}
+_REMEDIES_OF_DENIALS = {
+    DenialReason.UNAUTHORIZED: "Check the key in the variable that the pool's api_key_env names",
+    DenialReason.NO_CREDIT: "Top up the account or raise its limit",
+    DenialReason.FORBIDDEN: "Check that the key may use this model",
+    DenialReason.MISCONFIGURED: _REMEDIES[404],
 }
 
 

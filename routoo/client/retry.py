@@ -62,7 +62,9 @@ async def call_with_retries(
                 await permit.start()
                 completion = await client.complete(permit.model, body)
                 permit.used(completion.usage.total_tokens)
-                return completion
+                if completion.failure is None:
+                    return completion
+                raise completion.failure
         except EndpointClosedError:
             if client.outage_s(model):
                 raise

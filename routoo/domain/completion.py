@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Any
 
 from routoo.domain.job import ResultStatus
+from routoo.errors import EndpointError
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,12 @@ class FinishReason(StrEnum):
     """The model asks for tools to be called."""
     CONTENT_FILTER = "content_filter"
     """A content filter cut the answer, or withheld it."""
+    TRUNCATED = "truncated"
+    """The limit of its tokens was used up, by reasoning, before it said anything."""
+    EMPTY = "empty"
+    """It ended without a text, a tool call or anything else."""
+    ERROR = "error"
+    """The endpoint failed while the model wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,8 @@ class Completion:
     latency_s: float
     finish_reason: FinishReason | None = None
     """None where the endpoint gives none, or one that its format doesn't know."""
+    failure: EndpointError | None = None
+    """Why the endpoint failed while the model wrote: what it wrote is billed, and no answer."""
 
     @property
     def is_filtered(self) -> bool:

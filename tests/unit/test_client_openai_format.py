@@ -9,12 +9,23 @@ import pytest
 from routoo.client.access import Access
 from routoo.client.endpoints import ChatEndpoints
 from routoo.client.formats.openai import OpenAIFormat
+from routoo.client.formats.provider_words import FINISH_REASONS
 from routoo.client.formats.wire_format import ErrorKind, SentCall, decode_json, encode_json
 from routoo.client.http import target_of
 from routoo.domain.completion import Completion, FinishReason
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
-from routoo.errors import ConfigError, InvalidResponseError, RequestRejectedError
+from routoo.errors import (
+    ConfigError,
+    ContentFilterError,
+    ContextLengthError,
+    EndpointDeniedError,
+    EndpointError,
+    EndpointUnavailableError,
+    InvalidResponseError,
+    RateLimitedError,
+    RequestRejectedError,
+)
 
 URL = "http://endpoint.test/v1"
 FORMAT = OpenAIFormat()
@@ -206,7 +217,6 @@ def test_the_first_choices_text_is_the_answer(choice: dict[str, Any], text: str)
         b'{"choices": [1]}',
         b'{"choices": [{}]}',
         b'{"choices": [{"message": {"content": 3}}]}',
-        b'{"error": {"message": "x"}}',
         b"\xff",
     ],
 )
@@ -223,6 +233,11 @@ def test_anything_else_is_an_invalid_response(raw: bytes) -> None:
         ("length", FinishReason.LENGTH, False),
         ("function_call", FinishReason.TOOL_CALLS, False),
         ("content_filter", FinishReason.CONTENT_FILTER, True),
+        ("content-filter", FinishReason.CONTENT_FILTER, True),
+        ("SAFETY", FinishReason.CONTENT_FILTER, True),
+        ("FinishReason.RECITATION", FinishReason.CONTENT_FILTER, True),
+        ("MAX_TOKENS", FinishReason.LENGTH, False),
+        ("end_turn", FinishReason.STOP, False),
         ("new_reason", None, False),
         (None, None, False),
         (["stop"], None, False),
@@ -237,6 +252,89 @@ def test_the_first_choices_end_is_read_in_our_own_terms(
     completion = read(orjson.dumps({"choices": [choice]}))
     assert completion.finish_reason is known
     assert completion.is_filtered is filtered
+
+
+@pytest.mark.parametrize("reason", FINISH_REASONS)
+def test_every_word_for_the_end_of_an_answer_is_known(reason: str) -> None:
+    choice = {"message": {"content": "4"}, "finish_reason": reason}
+    assert read(orjson.dumps({"choices": [choice]})).finish_reason is FINISH_REASONS[reason]
+
+
+@pytest.mark.parametrize(
+    ("message", "reason", "known"),
+    [
+        ({"content": ""}, "stop", FinishReason.EMPTY),
+        ({"content": None}, None, FinishReason.EMPTY),
+        ({"content": " \n"}, "stop", FinishReason.EMPTY),
+        ({"content": []}, "stop", FinishReason.EMPTY),
+        ({"content": "", "tool_calls": []}, "tool_calls", FinishReason.EMPTY),
+        ({"content": None, "reasoning_content": "Hm"}, "length", FinishReason.TRUNCATED),
+        ({"content": ""}, "MAX_TOKENS", FinishReason.TRUNCATED),
+        ({"content": None, "refusal": "I can't"}, "stop", FinishReason.CONTENT_FILTER),
+        ({"content": ""}, "PROHIBITED_CONTENT", FinishReason.CONTENT_FILTER),
+        ({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls", FinishReason.TOOL_CALLS),
+        ({"content": None, "function_call": {"name": "f"}}, "stop", FinishReason.STOP),
+        ({"content": None, "audio": {"id": "a"}}, "stop", FinishReason.STOP),
+        ({"content": [{"type": "image_url"}]}, "stop", FinishReason.STOP),
+        ({"content": "4", "refusal": None}, "length", FinishReason.LENGTH),
+    ],
+)
+def test_an_answer_with_nothing_in_it_is_told_from_one_that_says_something(
+    message: dict[str, Any], reason: str | None, known: FinishReason
+) -> None:
+    choice = {"message": message, "finish_reason": reason}
+    assert read(orjson.dumps({"choices": [choice]})).finish_reason is known
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "status"),
+    [
+        ({"code": 429, "message": "Rate limit exceeded"}, RateLimitedError, 429),
+        ({"code": 402, "message": "Insufficient credits"}, EndpointDeniedError, 402),
+        ({"code": 401, "message": "User not found."}, EndpointDeniedError, 401),
+        ({"code": 503, "message": "No instances available"}, EndpointUnavailableError, 503),
+        ({"code": "502", "message": "Bad gateway"}, EndpointUnavailableError, 502),
+        ({"code": 400, "message": "Prompt is too long"}, ContextLengthError, 400),
+        ({"message": "x"}, EndpointUnavailableError, 500),
+        ("upstream failed", EndpointUnavailableError, 500),
+    ],
+)
+def test_an_error_inside_a_success_counts_as_its_own_status_and_costs_nothing(
+    error: object, kind: type[EndpointError], status: int
+) -> None:
+    for body in ({"error": error}, [{"error": error}], {"error": error, "choices": None}):
+        with pytest.raises(kind) as caught:
+            read(orjson.dumps(body))
+        assert caught.value.http_status == status
+        assert caught.value.maybe_billed is False
+        text = error["message"] if isinstance(error, dict) else error
+        assert str(text).rstrip(".") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("choice", "kind"),
+    [
+        ({"finish_reason": "error"}, EndpointUnavailableError),
+        ({"finish_reason": "network_error"}, EndpointUnavailableError),
+        ({"error": {"code": 502, "message": "lost"}}, EndpointUnavailableError),
+        ({"error": {"code": 429, "message": "slow"}}, RateLimitedError),
+        ({"error": {"code": 403, "message": "flagged for x"}}, ContentFilterError),
+    ],
+)
+def test_an_error_in_a_choice_is_a_failure_that_is_billed_as_reported(
+    choice: dict[str, Any], kind: type[EndpointError]
+) -> None:
+    usage = {"prompt_tokens": 3, "completion_tokens": 4}
+    part = {"message": {"content": "half an ans"}, **choice}
+    completion = read(orjson.dumps({"choices": [part], "usage": usage}))
+    assert completion.finish_reason is FinishReason.ERROR
+    assert type(completion.failure) is kind
+    assert completion.usage.total_tokens == 7
+
+
+def test_an_error_that_is_null_is_none() -> None:
+    choice = {"message": {"content": "4"}, "error": None, "finish_reason": "stop"}
+    assert read(orjson.dumps({"choices": [choice], "error": None})).failure is None
 
 
 def test_reported_usage_is_taken() -> None:

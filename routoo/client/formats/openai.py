@@ -1,15 +1,16 @@
 """Speaks OpenAI's chat and plain completions, as most providers and servers do."""
 
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import orjson
 
-from routoo.client.formats.limit_field import is_limit_field_refused
+from routoo.client.failures import error_in_success
+from routoo.client.formats.error_body import details_of, read_error_body
 from routoo.client.formats.openai_batches import OpenAIBatches
+from routoo.client.formats.provider_words import finish_reason_of
 from routoo.client.formats.usage import read_usage
-from routoo.client.formats.wire_format import BatchFormat, ErrorDetails, ErrorKind, SentCall
+from routoo.client.formats.wire_format import BatchFormat, ErrorDetails, SentCall
 from routoo.domain.completion import Completion, FinishReason, Usage
 from routoo.domain.pool import CandidateModel, LimitField
 from routoo.domain.prompt import (
@@ -18,37 +19,13 @@ from routoo.domain.prompt import (
     bound_prompt_tokens,
     requested_completion_tokens,
 )
-from routoo.errors import InvalidResponseError
+from routoo.errors import EndpointError, InvalidResponseError
 
 _CHAT_PATH = "chat/completions"
 _PLAIN_PATH = "completions"
-_FINISH_REASONS = {
-    "stop": FinishReason.STOP,
-    "length": FinishReason.LENGTH,
-    "tool_calls": FinishReason.TOOL_CALLS,
-    "function_call": FinishReason.TOOL_CALLS,
-    "content_filter": FinishReason.CONTENT_FILTER,
-}
-_KINDS_BY_CODE = {
-    "context_length_exceeded": ErrorKind.CONTEXT_LENGTH,
-    "exceed_context_size_error": ErrorKind.CONTEXT_LENGTH,
-    "string_above_max_length": ErrorKind.CONTEXT_LENGTH,
-    "content_filter": ErrorKind.CONTENT_FILTER,
-    "content_policy_violation": ErrorKind.CONTENT_FILTER,
-    "ResponsibleAIPolicyViolation": ErrorKind.CONTENT_FILTER,
-    "moderation_blocked": ErrorKind.CONTENT_FILTER,
-    "insufficient_quota": ErrorKind.NO_CREDIT,
-    "billing_hard_limit_reached": ErrorKind.NO_CREDIT,
-}
-"""Values of an error's `code` or `type`, of OpenAI and of compatible servers."""
-_CONTEXT_STATUSES = {400, 413, 422, 500}
-_CONTEXT_MESSAGE = re.compile(
-    r"maximum context length|context (?:length|window|size)\b.{0,40}\bexceed"
-    r"|exceeds?\b.{0,60}\bcontext (?:length|window|size)|(?:prompt|input) is too long"
-    r"|longer than the (?:model'?s )?(?:maximum )?context"
-    r"|reduce the length of the (?:messages|prompt|input)",
-    re.IGNORECASE | re.DOTALL,
-)
+_CONTENT_KEYS = ("tool_calls", "function_call", "audio", "images")
+"""What a message may hold instead of a text."""
+_NOT_A_COMPLETION = "Check that the base URL is that of an OpenAI-compatible API"
 
 
 class OpenAIFormat:
@@ -87,35 +64,61 @@ class OpenAIFormat:
         """Read an answer: the text of its first choice, why that ended, and the usage.
 
         Raises:
-            InvalidResponseError: The answer is not a completion.
+            EndpointError: The answer is an error, or something else that is not a completion.
         """
         choice = _first_choice(answer)
         text = None if choice is None else _text_of(choice)
+        details = _error_in(answer, choice)
+        if details is not None and choice is not None:
+            text = text or ""
         if choice is None or text is None or not isinstance(answer, dict):
-            raise InvalidResponseError(
-                "the answer is JSON but not a completion: it has no choices",
-                where=call.where,
-                remedy="Check that the base URL is that of an OpenAI-compatible API",
-                http_status=http_status,
-            )
-        reason, usage = _finish_reason(choice), _usage_of(answer, call, http_status)
-        return Completion(text, answer, usage, http_status, latency_s, reason)
+            raise _no_completion(details, call, http_status)
+        usage = _usage_of(answer, call, http_status)
+        reason = _end_of(choice, text)
+        failure = None
+        if details is not None:
+            reason = FinishReason.ERROR
+            failure = error_in_success(details, http_status, where=call.where, secret=call.secret)
+        return Completion(text, answer, usage, http_status, latency_s, reason, failure)
 
     def read_error(self, status: int, raw: bytes) -> ErrorDetails:
-        """Read an error's message and kind, in the forms that compatible servers use."""
-        text = raw.decode("utf-8", errors="replace")
-        try:
-            body = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            return ErrorDetails(_kind_of((), status, text), text)
-        error = body.get("error", body) if isinstance(body, dict) else body
-        if not isinstance(error, dict):
-            return ErrorDetails(_kind_of((), status, str(error)), str(error))
-        message = error.get("message") or error.get("detail") or text
-        if not isinstance(message, str):
-            message = text
-        codes = (error.get("code"), error.get("type"))
-        return ErrorDetails(_kind_of(codes, status, message), message)
+        """Read an error's message, kind and wait, in the forms that compatible servers use."""
+        return read_error_body(raw, status)
+
+
+def _no_completion(details: ErrorDetails | None, call: SentCall, http_status: int) -> EndpointError:
+    """Return the error that stands for an answer without a choice."""
+    if details is not None:
+        return error_in_success(details, http_status, where=call.where, secret=call.secret)
+    return InvalidResponseError(
+        "the answer is JSON but not a completion: it has no choices",
+        where=call.where,
+        remedy=_NOT_A_COMPLETION,
+        http_status=http_status,
+    )
+
+
+def _error_in(answer: object, choice: Mapping[str, Any] | None) -> ErrorDetails | None:
+    """Return what an answer, or its first choice, says went wrong; None where it says nothing."""
+    if isinstance(answer, list):  # Gemini's errors come in a list
+        answer = next((one for one in answer if isinstance(one, dict)), None)
+    if not isinstance(answer, dict):
+        return None
+    for holder in filter(None, (answer, choice)):
+        if holder.get("error"):
+            return details_of(holder["error"], None, "the endpoint says no more")
+    if choice is None:
+        return _bare_error(answer)
+    if finish_reason_of(choice.get("finish_reason")) is FinishReason.ERROR:
+        return ErrorDetails(None, f"the answer ended by {choice['finish_reason']!r}")
+    return None
+
+
+def _bare_error(answer: Mapping[str, Any]) -> ErrorDetails | None:
+    """Return what an answer without choices says, if it is an error without an envelope."""
+    is_error = answer.get("object") == "error" or answer.get("type") == "error"
+    details = details_of(answer, None, "the endpoint says no more")
+    return details if is_error or details.status or details.kind else None
 
 
 def _first_choice(answer: object) -> Mapping[str, Any] | None:
@@ -142,9 +145,25 @@ def _content_text(content: object) -> str | None:
     return content if isinstance(content, str) else None
 
 
-def _finish_reason(choice: Mapping[str, Any]) -> FinishReason | None:
-    reason = choice.get("finish_reason")
-    return _FINISH_REASONS.get(reason) if isinstance(reason, str) else None
+def _end_of(choice: Mapping[str, Any], text: str) -> FinishReason | None:
+    """Return why an answer ended; one that holds nothing is told from one that does."""
+    reason = finish_reason_of(choice.get("finish_reason"))
+    if text.strip() or reason is FinishReason.CONTENT_FILTER:
+        return reason
+    message = choice.get("message")
+    if isinstance(message, dict):
+        if message.get("refusal"):
+            return FinishReason.CONTENT_FILTER
+        if any(message.get(key) for key in _CONTENT_KEYS) or _has_other_parts(message):
+            return reason
+    return FinishReason.TRUNCATED if reason is FinishReason.LENGTH else FinishReason.EMPTY
+
+
+def _has_other_parts(message: Mapping[str, Any]) -> bool:
+    """Return whether a message's content holds parts that are no text, such as images."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else ()
+    return any(isinstance(one, dict) and one.get("type", "text") != "text" for one in parts)
 
 
 def _usage_of(answer: Mapping[str, Any], call: SentCall, http_status: int) -> Usage:
@@ -174,15 +193,3 @@ def _as_text(value: object) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return orjson.dumps(value).decode()
-
-
-def _kind_of(codes: tuple[object, ...], status: int, message: str) -> ErrorKind | None:
-    known = (_KINDS_BY_CODE.get(code) for code in codes if isinstance(code, str))
-    kind = next(filter(None, known), None)
-    if kind is ErrorKind.CONTEXT_LENGTH:
-        return kind
-    if is_limit_field_refused(status, message):
-        return ErrorKind.LIMIT_FIELD
-    if status in _CONTEXT_STATUSES and _CONTEXT_MESSAGE.search(message):
-        return ErrorKind.CONTEXT_LENGTH
-    return kind

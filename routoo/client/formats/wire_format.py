@@ -33,17 +33,33 @@ class ErrorKind(Enum):
     """The provider's filter refused the request."""
     LIMIT_FIELD = "limit_field"
     """The endpoint doesn't take the field that limits its answers."""
+    REQUEST = "request"
+    """The endpoint refuses this one request, whatever the status says."""
     NO_CREDIT = "no_credit"
     """The account has no money left, or reached its limit."""
+    UNAUTHORIZED = "unauthorized"
+    """The endpoint doesn't know the key."""
+    FORBIDDEN = "forbidden"
+    """The key may not use the model."""
+    MISCONFIGURED = "misconfigured"
+    """There is no such model, or no API at this address."""
+    RATE_LIMIT = "rate_limit"
+    """The endpoint gets more calls than it allows."""
+    OVERLOADED = "overloaded"
+    """The endpoint has too much to do, or loads the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorDetails:
-    """What the body of an error response says."""
+    """What an error says, in the body of a response or inside an answer."""
 
     kind: ErrorKind | None
-    """None leaves the meaning to the HTTP status."""
+    """None leaves the meaning to the status."""
     message: str
+    wait_s: float | None = None
+    """How long it asks to wait, in seconds; None where it asks for no wait."""
+    status: int | None = None
+    """HTTP status that it names itself, as an error inside a success does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +73,8 @@ class SentCall:
     """The endpoint's URL for messages."""
     counter: TokenCounter | None = None
     """Counts tokens where the answer reports none; unset, they count at their upper bound."""
+    secret: str | None = None
+    """The API key, which no message may quote."""
 
 
 class WireFormat(Protocol):
@@ -90,8 +108,10 @@ class WireFormat(Protocol):
     ) -> Completion:
         """Read an answer, decoded from JSON, of a response that is a success.
 
+        An answer that holds an error beside what the model wrote has the error as its `failure`.
+
         Raises:
-            EndpointError: It is not a completion.
+            EndpointError: It is not a completion: an error, or something else.
         """
         ...
 

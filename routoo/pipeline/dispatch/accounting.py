@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Self
 
+from routoo.client.failures import error_of_completion
 from routoo.domain.completion import Attempt, Completion, DeviationReason, Result
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import BATCH_SUFFIX, CandidateModel
@@ -147,21 +148,27 @@ def settle_calls(
     sent = [(call, call.model) for call in calls if call.model is not None]
     account.attempts = max(call.attempt_no for call, _ in sent)
     # Failures are settled first, since the cost of the job's result includes them.
-    sent.sort(key=lambda pair: isinstance(pair[0].answer, Completion))
+    sent.sort(key=lambda pair: _is_usable(pair[0]))
     error: EndpointError | None = None
     for number, (call, model) in enumerate(sent, start=1):
         completion = call.answer
         if not isinstance(completion, Completion):
             error = _settle_failure(commit, account, call, model)
-        elif completion.is_filtered:
-            error = _settle_filtered(commit, account, call, model, completion)
+            continue
+        error = error_of_completion(model.name, completion)
+        if error is not None:
+            _settle_unusable(commit, account, call, model, completion, error)
         else:
-            error = None
             attempt = succeeded_attempt(account.job_no, call.attempt_no, model, completion)
             account.add_success(model, attempt.cost_usd)
             is_last = number == len(sent)
             commit.settle(attempt, account.success(completion) if is_last else None)
     return error
+
+
+def _is_usable(call: Call) -> bool:
+    completion = call.answer
+    return isinstance(completion, Completion) and error_of_completion("", completion) is None
 
 
 def _settle_failure(
@@ -177,22 +184,18 @@ def _settle_failure(
     return error
 
 
-def _settle_filtered(
+def _settle_unusable(
     commit: GroupCommit,
     account: JobAccount,
     call: Call,
     model: CandidateModel,
     completion: Completion,
-) -> EndpointError:
-    """Settle a completion that a content filter cut: it is billed, and it is no answer."""
-    error, cost_usd = (
-        content_filter_error(model, completion),
-        completion_cost_usd(model, completion),
-    )
-    account.add_failure(model, cost_usd, error)
-    attempt = failed_attempt(account.job_no, call.attempt_no, model, error, cost_usd)
-    commit.settle(replace(attempt, usage=completion.usage, latency_s=completion.latency_s))
-    return error
+    error: EndpointError,
+) -> None:
+    """Settle a completion that is no answer, such as one that a filter cut: it is billed."""
+    attempt = unusable_attempt(account.job_no, call.attempt_no, model, completion, error)
+    account.add_failure(model, attempt.cost_usd, error)
+    commit.settle(attempt)
 
 
 def succeeded_attempt(
@@ -227,16 +230,20 @@ def failed_attempt(
     )
 
 
+def unusable_attempt(
+    job_no: int,
+    attempt_no: int,
+    model: CandidateModel,
+    completion: Completion,
+    error: EndpointError,
+) -> Attempt:
+    """Return the record of a call whose completion is billed and is no answer."""
+    cost_usd = completion_cost_usd(model, completion)
+    attempt = failed_attempt(job_no, attempt_no, model, error, cost_usd)
+    return replace(attempt, usage=completion.usage, latency_s=completion.latency_s)
+
+
 def completion_cost_usd(model: CandidateModel, completion: Completion) -> Decimal:
     """Return what a completion cost by the usage that came with it, in USD."""
     usage = completion.usage
     return model.cost_usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens)
-
-
-def content_filter_error(model: CandidateModel, completion: Completion) -> ContentFilterError:
-    """Return the error that stands for an answer that the model's content filter cut."""
-    return ContentFilterError(
-        f"the content filter of {model.name} cut the answer",
-        remedy="Rephrase the prompt, or let another model answer (--on-content-filter fallback)",
-        http_status=completion.http_status,
-    )

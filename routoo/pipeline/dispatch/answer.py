@@ -128,7 +128,7 @@ class Answerer:
                 return outcome
             if outcome is None:
                 continue
-            if not outcome.retryable:
+            if not outcome.retryable or attempt >= outcome.most_attempts:
                 break
             if self.client.outage_s(model):
                 continue  # a call that met an outage doesn't use up the job's attempts

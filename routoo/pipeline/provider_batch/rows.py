@@ -1,9 +1,9 @@
 """Chooses which jobs go into one input file of a provider batch, and settles their answers."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from decimal import Decimal
 
+from routoo.client.failures import error_of_completion
 from routoo.client.provider_batches import batch_format_of, channel_of
 from routoo.domain.completion import Attempt, Completion, Reservation, Result
 from routoo.domain.job import PendingJob, ResultStatus
@@ -12,10 +12,9 @@ from routoo.domain.prompt import bound_cost_usd
 from routoo.domain.provider_batch import ProviderRow
 from routoo.errors import ContentFilterError, EndpointError
 from routoo.pipeline.dispatch.accounting import (
-    completion_cost_usd,
-    content_filter_error,
     failed_attempt,
     succeeded_attempt,
+    unusable_attempt,
 )
 
 _BYTES_PER_MB = 1_000_000
@@ -84,8 +83,8 @@ def settlement(
     The job of a row that failed is called like any other job, unless its request names this model,
     or `filter_ends` the job and a content filter refused it.
     """
-    if isinstance(outcome, EndpointError) or outcome.is_filtered:
-        attempt = _failed(model, row, outcome)
+    attempt = _failed(model, row, outcome)
+    if attempt is not None:
         names_model = row.body.get("model") == model.name
         ends = names_model or (filter_ends and attempt.error_code == ContentFilterError.code)
         return attempt, _failure(row, attempt) if ends else None
@@ -103,14 +102,15 @@ def settlement(
 
 def _failed(
     model: CandidateModel, row: ProviderRow, outcome: Completion | EndpointError
-) -> Attempt:
-    """Return the attempt of a row without an answer; one that a filter cut is billed as well."""
-    if isinstance(outcome, Completion):
-        error, cost_usd = content_filter_error(model, outcome), completion_cost_usd(model, outcome)
-        attempt = failed_attempt(row.job_no, row.attempt_no, model, error, cost_usd)
-        return replace(attempt, usage=outcome.usage)
-    cost_usd = row.worst_case_usd if outcome.maybe_billed else Decimal(0)
-    return failed_attempt(row.job_no, row.attempt_no, model, outcome, cost_usd)
+) -> Attempt | None:
+    """Return the attempt of a row without a usable answer, None where it has one."""
+    if isinstance(outcome, EndpointError):
+        cost_usd = row.worst_case_usd if outcome.maybe_billed else Decimal(0)
+        return failed_attempt(row.job_no, row.attempt_no, model, outcome, cost_usd)
+    error = error_of_completion(model.name, outcome)
+    if error is None:
+        return None
+    return unusable_attempt(row.job_no, row.attempt_no, model, outcome, error)
 
 
 def _failure(row: ProviderRow, attempt: Attempt) -> Result:

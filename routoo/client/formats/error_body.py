@@ -1,0 +1,155 @@
+"""Reads the body of an error in any of the shapes that providers give it.
+
+The shapes: `{"error": {...}}`, `{"error": "text"}`, `{"message": ...}`, `{"detail": ...}`, a list
+of any of these (Gemini), an error of the provider behind a gateway inside another one, also as
+JSON in a text (OpenRouter's `metadata.raw`, LiteLLM's messages), or a page that is no JSON.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from routoo.client.formats.limit_field import is_limit_field_refused
+from routoo.client.formats.provider_words import duration_s, kind_of, wait_in_words_s
+from routoo.client.formats.wire_format import ErrorDetails, ErrorKind
+
+_MOST_BYTES = 64 * 1024
+"""Longer bodies of errors are pages, or quote the request."""
+_MOST_VALUES, _MOST_MESSAGES, _DEEPEST = 300, 5, 8
+_CODES = ("code", "type", "status", "reason", "error_code", "error_type", "Code", "__type")
+_MESSAGES = ("message", "detail", "msg", "error_message", "error_description", "raw", "Message")
+_WAITS_S = ("retryDelay", "retry_delay", "retry_after", "retryAfter", "retry_after_seconds",
+            "retry_after_s", "estimated_time", "Retry-After", "retry-after")  # fmt: skip
+_WAITS_MS = ("retry_after_ms", "retryAfterMs", "retry-after-ms")
+_QUOTED = frozenset({"input", "loc", "ctx", "request", "messages", "prompt", "headers_sent"})
+"""Keys whose values quote the request: what stands there says nothing of the error."""
+_STATUSES = range(300, 600)
+
+
+@dataclass(slots=True)
+class _Facts:
+    """What was found in a body."""
+
+    codes: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
+    waits_s: list[float] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+
+
+def read_error_body(raw: bytes, status: int) -> ErrorDetails:
+    """Return what the bytes of an error response say.
+
+    Args:
+        raw: The body.
+        status: HTTP status of the response.
+    """
+    text = raw[:_MOST_BYTES].decode("utf-8", errors="replace")
+    body = _json_or_none(text) if len(raw) <= _MOST_BYTES else None
+    if body is None:
+        kind = _limit_field(text, status) or kind_of((), text, status)
+        return ErrorDetails(kind, text, wait_s=wait_in_words_s(text))
+    details = details_of(body, status, text)
+    if details.kind in {None, ErrorKind.CONTEXT_LENGTH} and not _has_text(body):
+        return replace(details, kind=_limit_field(text, status) or details.kind)
+    return details
+
+
+def _limit_field(message: str, status: int) -> ErrorKind | None:
+    return ErrorKind.LIMIT_FIELD if is_limit_field_refused(status, message) else None
+
+
+def _has_text(body: object) -> bool:
+    """Return whether an error's message is a text, and not a list of what was wrong."""
+    error = body.get("error", body) if isinstance(body, Mapping) else body
+    if not isinstance(error, Mapping):
+        return isinstance(error, str)
+    return isinstance(error.get("message") or error.get("detail"), str)
+
+
+def details_of(body: object, status: int | None, otherwise: str) -> ErrorDetails:
+    """Return what an error says that was decoded from JSON.
+
+    Args:
+        body: The error, or whatever holds it.
+        status: HTTP status of the response; None takes the one that the error itself names.
+        otherwise: The message where it holds none.
+    """
+    facts = _facts_in(body)
+    named = facts.statuses[0] if facts.statuses else None
+    message = "; ".join(dict.fromkeys(facts.messages[:_MOST_MESSAGES])) or otherwise
+    status = status or named or 0
+    kind = _limit_field(message, status) or kind_of(facts.codes, message, status)
+    waits_s = facts.waits_s or [wait_in_words_s(message)]
+    known_s = [wait_s for wait_s in waits_s if wait_s is not None]
+    return ErrorDetails(kind, message, wait_s=max(known_s, default=None), status=named)
+
+
+def _facts_in(body: object) -> _Facts:
+    facts = _Facts()
+    for number, (key, value) in enumerate(_values(body, "error", 0)):
+        if number == _MOST_VALUES:
+            break
+        _note(facts, key, value)
+    return facts
+
+
+def _values(value: object, key: str, depth: int) -> Iterator[tuple[str, object]]:
+    """Yield each plain value in an error, with its key: those further out come first."""
+    if depth > _DEEPEST or key in _QUOTED:
+        return
+    if isinstance(value, str) and value.lstrip()[:1] in {"{", "["}:
+        inner = _json_or_none(value[:_MOST_BYTES])
+        value = value if inner is None else inner
+    if isinstance(value, Mapping):
+        inner_first = sorted(value.items(), key=lambda item: isinstance(item[1], dict | list))
+        for name, one in inner_first:
+            yield from _values(one, str(name), depth + 1)
+        if value.keys() & set(_WAITS_S):
+            yield from ((name, one) for name, one in _seconds_in(value))
+    elif isinstance(value, list):
+        for one in value[:_MOST_VALUES]:
+            yield from _values(one, key, depth + 1)
+    else:
+        yield key, value
+
+
+def _seconds_in(value: Mapping[str, Any]) -> Iterator[tuple[str, object]]:
+    """Yield waits that are an object of `seconds`, as a `Duration` of protocol buffers may be."""
+    for name in _WAITS_S:
+        one = value.get(name)
+        if isinstance(one, Mapping):
+            yield name, one.get("seconds")
+
+
+def _note(facts: _Facts, key: str, value: object) -> None:
+    if isinstance(value, bool) or value is None:
+        return
+    text = str(value)
+    if key in _CODES:
+        facts.codes.append(text)
+        if text.isascii() and text.isdigit() and len(text) == 3 and int(text) in _STATUSES:  # noqa: PLR2004
+            facts.statuses.append(int(text))
+    elif key in _WAITS_S or key in _WAITS_MS:
+        wait_s = _wait_s(text)
+        if wait_s is not None:
+            facts.waits_s.append(wait_s / 1000 if key in _WAITS_MS else wait_s)
+    elif isinstance(value, str) and (key in _MESSAGES or key == "error") and text.strip():
+        facts.messages.append(text)
+
+
+def _wait_s(text: str) -> float | None:
+    try:
+        wait_s = float(text)
+    except ValueError:
+        return duration_s(text)
+    return wait_s if math.isfinite(wait_s) and wait_s >= 0 else None
+
+
+def _json_or_none(text: str) -> object:
+    try:
+        return orjson.loads(text)
+    except (orjson.JSONDecodeError, UnicodeEncodeError):
+        return None
