@@ -157,9 +157,9 @@ def _error(
 ) -> EndpointError:
     denial = _DENIAL_KINDS.get(said) if said else _DENIALS.get(status)
     if denial is not None:
-        remedy = _REMEDIES.get(status) or _REMEDIES_OF_DENIALS[denial]
+        advice = _REMEDIES.get(status) or _REMEDIES_OF_DENIALS[denial]
         return EndpointDeniedError(
-            what, reason=denial, where=where, remedy=remedy, http_status=status
+            what, reason=denial, where=where, remedy=advice, http_status=status
         )
     kind, remedy = _kind_of(status, said)
     wait_s = min(wait_s, LONGEST_WAIT_S) if wait_s is not None and kind.retryable else None

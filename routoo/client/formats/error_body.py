@@ -82,9 +82,8 @@ def details_of(body: object, status: int | None, otherwise: str) -> ErrorDetails
     message = "; ".join(dict.fromkeys(facts.messages[:_MOST_MESSAGES])) or otherwise
     status = status or named or 0
     kind = _limit_field(message, status) or kind_of(facts.codes, message, status)
-    waits_s = facts.waits_s or [wait_in_words_s(message)]
-    known_s = [wait_s for wait_s in waits_s if wait_s is not None]
-    return ErrorDetails(kind, message, wait_s=max(known_s, default=None), status=named)
+    wait_s = max(facts.waits_s) if facts.waits_s else wait_in_words_s(message)
+    return ErrorDetails(kind, message, wait_s=wait_s, status=named)
 
 
 def _facts_in(body: object) -> _Facts:

@@ -9,7 +9,13 @@ from routoo.client.failures import error_of_completion
 from routoo.domain.completion import Attempt, Completion, DeviationReason, Result
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import BATCH_SUFFIX, CandidateModel
-from routoo.errors import ContentFilterError, ContextLengthError, EndpointError, HedgeLostError
+from routoo.errors import (
+    ContentFilterError,
+    ContextLengthError,
+    EndpointError,
+    HedgeLostError,
+    TruncatedAnswerError,
+)
 from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import Call
@@ -24,6 +30,7 @@ _REASONS = {
     str(ResultStatus.BUDGET_EXHAUSTED): DeviationReason.BUDGET,
     ContentFilterError.code: DeviationReason.CONTENT_FILTER,
     ContextLengthError.code: DeviationReason.CONTEXT_LENGTH,
+    TruncatedAnswerError.code: DeviationReason.TRUNCATED,
 }
 """Why a model was left, by the error with which it was."""
 

@@ -83,11 +83,14 @@ def settlement(
     The job of a row that failed is called like any other job, unless its request names this model,
     or `filter_ends` the job and a content filter refused it.
     """
-    attempt = _failed(model, row, outcome)
-    if attempt is not None:
-        names_model = row.body.get("model") == model.name
-        ends = names_model or (filter_ends and attempt.error_code == ContentFilterError.code)
-        return attempt, _failure(row, attempt) if ends else None
+    if isinstance(outcome, EndpointError):
+        cost_usd = row.worst_case_usd if outcome.maybe_billed else Decimal(0)
+        failed = failed_attempt(row.job_no, row.attempt_no, model, outcome, cost_usd)
+        return failed, _failure_if_final(model, row, failed, filter_ends=filter_ends)
+    error = error_of_completion(model.name, outcome)
+    if error is not None:
+        failed = unusable_attempt(row.job_no, row.attempt_no, model, outcome, error)
+        return failed, _failure_if_final(model, row, failed, filter_ends=filter_ends)
     attempt = succeeded_attempt(row.job_no, row.attempt_no, model, outcome)
     result = Result(
         job_no=row.job_no,
@@ -100,17 +103,13 @@ def settlement(
     return attempt, result
 
 
-def _failed(
-    model: CandidateModel, row: ProviderRow, outcome: Completion | EndpointError
-) -> Attempt | None:
-    """Return the attempt of a row without a usable answer, None where it has one."""
-    if isinstance(outcome, EndpointError):
-        cost_usd = row.worst_case_usd if outcome.maybe_billed else Decimal(0)
-        return failed_attempt(row.job_no, row.attempt_no, model, outcome, cost_usd)
-    error = error_of_completion(model.name, outcome)
-    if error is None:
-        return None
-    return unusable_attempt(row.job_no, row.attempt_no, model, outcome, error)
+def _failure_if_final(
+    model: CandidateModel, row: ProviderRow, attempt: Attempt, *, filter_ends: bool
+) -> Result | None:
+    """Return the result of a job whose row failed, None where the job is called instead."""
+    names_model = row.body.get("model") == model.name
+    ends = names_model or (filter_ends and attempt.error_code == ContentFilterError.code)
+    return _failure(row, attempt) if ends else None
 
 
 def _failure(row: ProviderRow, attempt: Attempt) -> Result:
