@@ -19,6 +19,7 @@ from routoo.client.formats.wire_format import ErrorDetails, ErrorKind
 _MOST_BYTES = 64 * 1024
 """Longer bodies of errors are pages, or quote the request."""
 _MOST_VALUES, _MOST_MESSAGES, _DEEPEST = 300, 5, 8
+_JSON_STARTS = frozenset({"{", "["})
 _CODES = ("code", "type", "status", "reason", "error_code", "error_type", "Code", "__type")
 _MESSAGES = ("message", "detail", "msg", "error_message", "error_description", "raw", "Message")
 _WAITS_S = ("retryDelay", "retry_delay", "retry_after", "retryAfter", "retry_after_seconds",
@@ -64,9 +65,10 @@ def _limit_field(message: str, status: int) -> ErrorKind | None:
 def _has_text(body: object) -> bool:
     """Return whether an error's message is a text, and not a list of what was wrong."""
     error = body.get("error", body) if isinstance(body, Mapping) else body
-    if not isinstance(error, Mapping):
-        return isinstance(error, str)
-    return isinstance(error.get("message") or error.get("detail"), str)
+    message = error
+    if isinstance(error, Mapping):
+        message = error.get("message") or error.get("detail")
+    return isinstance(message, str) and message.lstrip()[:1] not in _JSON_STARTS
 
 
 def details_of(body: object, status: int | None, otherwise: str) -> ErrorDetails:
@@ -99,7 +101,7 @@ def _values(value: object, key: str, depth: int) -> Iterator[tuple[str, object]]
     """Yield each plain value in an error, with its key: those further out come first."""
     if depth > _DEEPEST or key in _QUOTED:
         return
-    if isinstance(value, str) and value.lstrip()[:1] in {"{", "["}:
+    if isinstance(value, str) and value.lstrip()[:1] in _JSON_STARTS:
         inner = _json_or_none(value[:_MOST_BYTES])
         value = value if inner is None else inner
     if isinstance(value, Mapping):
