@@ -1,4 +1,4 @@
-"""Jobs/s of a dispatcher, beside a bare aiohttp loop and beside litellm's router.
+"""Measures jobs/s of a dispatcher, beside a bare aiohttp loop and beside litellm's router.
 
 Every client has a process of its own on one core; the endpoint (50 ms, small bodies) and PostgreSQL
 share another. The bare loop only sends, parses and drops; ours also keeps limits of requests,

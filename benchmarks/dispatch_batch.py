@@ -1,4 +1,4 @@
-"""A batch brought to its dispatch stage, and dispatched: ours in benchmarks/dispatch.py."""
+"""Brings a batch to its dispatch stage and dispatches it: the side of ours in dispatch.py."""
 
 import asyncio
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""The clients that benchmarks/dispatch.py compares, each run in a process of its own on one core.
+"""Runs one of the clients that dispatch.py compares, in a process of its own on one core.
 
 `python dispatch_clients.py CLIENT '{"base_url": ..., "calls": ..., "concurrency": ...}'` prints one
 JSON object: seconds taken, CPU seconds, and the latency of every call in seconds.

@@ -1,4 +1,4 @@
-"""A chat endpoint that costs next to nothing: the benchmark's clients must be the slow side.
+"""Serves a chat endpoint that costs next to nothing, so that the clients are the slow side.
 
 It answers every POST after a fixed latency with the same small completion, over keep-alive
 connections. Prints its port, serves until its standard input closes.

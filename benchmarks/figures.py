@@ -1,4 +1,4 @@
-"""What every benchmark prints: a table for people, or one JSON object a line."""
+"""Prints a benchmark's figures: a table for people, or one JSON object a line."""
 
 import json
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""Is routing ever worse than a random mix of the same cost? On every table of recorded outcomes.
+"""Compares routing with the random mix of the same cost, on every table of recorded outcomes.
 
 Each pool is predicted in five parts, every item by a fit that never saw it. Two mixes are compared
 with, at 25 budgets: the one that knows the held-out outcomes (the hull of the models' means there)

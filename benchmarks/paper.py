@@ -1,4 +1,4 @@
-"""The paper's table: what a router makes of pools of real models, on recorded outcomes.
+"""Measures the paper's table: a router over pools of real models, on recorded outcomes.
 
     python benchmarks/paper.py --data ../shared/data [--dataset mmlu] [--protocol random] [--json]
 

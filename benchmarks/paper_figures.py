@@ -1,4 +1,4 @@
-"""The figures of the paper's table, beside what the pool alone gives."""
+"""Computes the figures of the paper's table, beside what the pool alone gives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

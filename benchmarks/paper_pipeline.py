@@ -1,4 +1,4 @@
-"""One setting through the whole pipeline, and again offline by the library: item by item.
+"""Runs one setting through the whole pipeline and offline by the library; compares item by item.
 
 The held-out items are submitted, scored, selected, answered by endpoints that replay the recorded
 outcomes, graded, and read from the results; and the library alone predicts, selects and looks the

@@ -1,4 +1,4 @@
-"""The settings of the paper's table: data sets, pools, and what a router may be trained on."""
+"""Lists the settings of the paper's table: data sets, pools, and training data allowed for each."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Prompts/s of the predictor, text in and estimates out, beside others that run its backbone.
+"""Measures prompts/s of the predictor, text to estimates, beside others that run its backbone.
 
 All read the same prompts with the same backbone and threads, taking turns on slices of 1,000. The
 others only embed; ours also counts surface features, runs all views and calibrates. They are

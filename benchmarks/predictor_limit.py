@@ -1,4 +1,4 @@
-"""How near a backbone comes to what its device can multiply, for benchmarks/predictor.py."""
+"""Measures how near a backbone comes to its device's rate of multiplication, for predictor.py."""
 
 import time
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The backbone in onnxruntime, for benchmarks/predictor.py; run by the interpreter of the peers.
+"""Runs the backbone in onnxruntime, for predictor.py, by the interpreter of the peers.
 
 `python predictor_onnx.py BACKBONE_FOLDER THREADS` exports the backbone, prints a line when it is
 ready, and for every line of standard input, a JSON list of prompts, a line when they are embedded.

@@ -1,4 +1,4 @@
-"""How fast the selector is, and how near to the optimum: ratios to references of the same run.
+"""Measures how fast the selector is and how near to the optimum: ratios within the same run.
 
     python benchmarks/selector.py [--json] [--jobs 1000000] [--repeat 5]
 

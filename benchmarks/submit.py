@@ -1,4 +1,4 @@
-"""Rows/s from a JSONL file to committed jobs, beside a raw COPY, and the producer's peak memory.
+"""Measures rows/s from a JSONL file to committed jobs, beside a raw COPY, and peak memory.
 
 The raw COPY is psycopg's `write_row` of rows that are in memory and parsed already, into the same
 table with the same indexes; ours reads, parses and checks the file too. Both take turns on one

@@ -1,4 +1,4 @@
-"""The main job, end to end: `make run`.
+"""Runs the main job from end to end: `make run`.
 
 Fetches and serves three real language models, starts the embedded stack, submits the example batch
 under a budget, watches it, grades the answers and compares the routing with every model alone. It

@@ -1,4 +1,4 @@
-"""The example's models: where their weights come from and where each is served."""
+"""Lists the example's models: where their weights come from and where each is served."""
 
 from dataclasses import dataclass
 

@@ -178,7 +178,7 @@ def add_model(
     *,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Teach a checkpoint one more model from a few hundred of its graded answers.
+    """Add one more model to a checkpoint, from a few hundred of its graded answers.
 
     Nothing else is fitted again: the other models' estimates stay as they are.
 

@@ -1,4 +1,4 @@
-"""A table that keeps the columns which matter on a narrow screen, and names those it leaves out."""
+"""Prints tables that leave out columns, by rank, where the screen is narrow, and name them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Answers as a judge reads them: the text, why it ended, and how probable its tokens were."""
+"""Defines answers as a judge reads them: text, why it ended, how probable its tokens were."""
 
 from dataclasses import dataclass, fields
 

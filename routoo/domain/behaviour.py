@@ -1,4 +1,4 @@
-"""What endpoints were found to do that their pool does not say, and models that allow for it.
+"""Records what endpoints were found to do beyond their pool, and adapts models to it.
 
 An endpoint may refuse the field that limits its answers, or bill more than a call's bound. Either
 is found by a call, and holds for all later ones: of other jobs, batches and dispatchers too.

@@ -1,4 +1,4 @@
-"""The judge's file in a checkpoint's folder: arrays as safetensors, facts in the manifest."""
+"""Reads and writes the judge in a checkpoint's folder: safetensors, and facts in the manifest."""
 
 import hashlib
 from collections.abc import Mapping

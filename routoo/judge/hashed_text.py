@@ -1,4 +1,4 @@
-"""What the words of an answer say: hashed one- and two-word features with linear weights."""
+"""Scores the words of an answer: hashed one- and two-word features with linear weights."""
 
 import re
 import zlib

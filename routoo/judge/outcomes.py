@@ -1,4 +1,4 @@
-"""What judging an answer may bring, before there is an answer.
+"""Predicts what judging an answer may bring, before there is an answer.
 
 A judgement falls into one of a few outcomes: the probe's estimate rises or falls much or little,
 and the other models' with it. Chances and estimates of each are fitted to held-out judgements and

@@ -1,4 +1,4 @@
-"""What endpoints were found to do, for all processes that call them."""
+"""Saves what endpoints were found to do, for all processes that call them."""
 
 from collections.abc import Mapping
 

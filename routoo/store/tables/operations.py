@@ -187,7 +187,7 @@ class StreamBatchRow(SQLModel, table=True):
 
 
 class JudgeRow(SQLModel, table=True):
-    """A judge of answers that a scorer put down, since dispatchers may not see its folder."""
+    """A judge of answers that a scorer saved, since dispatchers may not see its folder."""
 
     __tablename__ = "judges"
     __table_args__ = (
