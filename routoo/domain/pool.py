@@ -1,10 +1,11 @@
 """Candidate models, their prices and endpoints, and the pool they form."""
 
+import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     BaseModel,
@@ -41,6 +42,50 @@ PartTokens = Annotated[
     PlainSerializer(dict),
 ]
 """Tokens by kind of content part: a mapping in the pool file; pairs here, as pools are hashed."""
+
+
+_FIXED_FIELDS = frozenset(
+    {
+        *("model", "messages", "prompt", "stream", "stream_options", "tools", "functions"),
+        *("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"),
+        *("response_format", "logit_bias"),
+    }
+)
+"""Request fields that are a row's own, or that other keys of the pool are for."""
+
+
+def _read_parameters(value: object) -> object:
+    """Take request fields as a mapping, or as the pairs that the record keeps."""
+    if not isinstance(value, Mapping):
+        return value
+    for name in value:
+        if not isinstance(name, str) or name in _FIXED_FIELDS:
+            msg = f"parameters names {name}, which is a row's own, or another key of the pool"
+            raise ValueError(msg)
+    return tuple((name, _as_json(value[name])) for name in sorted(value))
+
+
+def _as_json(value: object) -> str:
+    try:
+        return json.dumps(value, default=_plain_number, allow_nan=False, sort_keys=True)
+    except (TypeError, RecursionError) as error:
+        msg = f"parameters holds what JSON can't carry: {error}"
+        raise ValueError(msg) from error
+
+
+def _plain_number(value: object) -> float:
+    if isinstance(value, Decimal):
+        return float(value)  # a pool file's numbers are exact
+    msg = f"a {type(value).__name__}"
+    raise TypeError(msg)
+
+
+Parameters = Annotated[
+    tuple[tuple[str, str], ...],
+    BeforeValidator(_read_parameters),
+    PlainSerializer(lambda value: {name: json.loads(text) for name, text in value}),
+]
+"""Fields of a request by name; kept as pairs of name and JSON text, so that a record has a hash."""
 
 
 class Capability(StrEnum):
@@ -207,6 +252,9 @@ class CandidateModel(_Record):
     part_prompt_tokens: PartTokens = ()
     """Most prompt tokens that one content part of another kind is billed, by its `type`, such as
     input_audio, file or video_url; the model takes no part of a kind that is not here."""
+    parameters: Parameters = ()
+    """Fields of every request to it that the request itself doesn't set, such as reasoning_effort:
+    one model with other parameters is another candidate."""
     capabilities: frozenset[Capability] | None = None
     """What it can do beside plain answers; None says nothing, and then it is asked for anything.
 
@@ -242,6 +290,12 @@ class CandidateModel(_Record):
         if isinstance(given, list | tuple) and given:
             return {**values, "endpoint": given[0]}
         return values
+
+    def with_parameters(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a request with the candidate's own parameters where it sets none of that name."""
+        if not self.parameters:
+            return body
+        return {**{name: json.loads(text) for name, text in self.parameters}, **body}
 
     @property
     def obeys_limits(self) -> bool:

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 
 from routoo.domain.batch_options import CallOptions
+from routoo.domain.pool import CandidateModel
+from routoo.pipeline.dispatch.response_cache import key_of
 from routoo.store import ledger, response_cache, shards
 from routoo.store.database import Database
+from tests import batch_factory
 from tests.dispatch_factory import dispatch, pool_of, prepare, rows
 from tests.fakes.openai_server import FakeServer
 
@@ -87,3 +90,17 @@ async def test_expired_answers_are_purged(db: Database) -> None:
         async with db.transaction() as conn:
             assert await response_cache.purge(conn) == JOBS
             assert await response_cache.purge(conn) == 0
+
+
+def test_parameters_of_a_candidate_are_part_of_the_request_that_is_cached() -> None:
+    (plain,) = batch_factory.pool_of("small").models
+    record = plain.model_dump(mode="json")
+    low, high = (
+        CandidateModel.model_validate({**record, "parameters": {"reasoning_effort": effort}})
+        for effort in ("low", "high")
+    )
+    body = {"messages": [], "temperature": 0}
+    keys = {key_of(model, body) for model in (plain, low, high)}
+    assert len(keys) == 3
+    own = {**body, "reasoning_effort": "medium"}
+    assert key_of(low, own) == key_of(high, own) == key_of(plain, own)

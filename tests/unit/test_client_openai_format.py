@@ -368,3 +368,16 @@ def test_missing_keys_are_named_all_at_once() -> None:
 
 def test_keys_that_are_there_or_not_needed_are_fine() -> None:
     ChatEndpoints([candidate(api_key_env="KEY_A"), candidate()], environ={"KEY_A": "x"})
+
+
+def test_parameters_of_the_candidate_are_sent_where_the_request_sets_none() -> None:
+    parameters = {"reasoning_effort": "high", "temperature": 0.2}
+    thinker = CandidateModel.model_validate(
+        {**candidate().model_dump(mode="json"), "parameters": parameters}
+    )
+    sent = FORMAT.request(thinker, {**CHAT, "temperature": 1})
+    assert sent == {
+        **FORMAT.request(candidate(), CHAT),
+        "reasoning_effort": "high",
+        "temperature": 1,
+    }

@@ -183,3 +183,45 @@ def test_a_tokenizers_path_begins_at_the_pool_file_and_a_package_is_a_name(tmp_p
     small, large = load_pool(path).models
     assert small.tokenizer == str(tmp_path / "files" / "small.json")
     assert large.tokenizer == "a_package"
+
+
+EFFORTS = """
+models:
+  - &low
+    name: low
+    endpoint: {base_url: "https://api.example.com/v1", model: thinker}
+    price_usd_per_mtok: {prompt: 1, completion: 2}
+    context_window_tokens: 1000
+    parameters: {reasoning_effort: low, temperature: 0.5, thinking: {budget_tokens: 100}}
+  - <<: *low
+    name: high
+    parameters: {reasoning_effort: high}
+"""
+
+
+def test_one_model_with_two_parameters_is_two_candidates_of_one_endpoint() -> None:
+    low, high = parse_pool(EFFORTS).models
+    assert low.endpoint_key == high.endpoint_key
+    assert low != high
+    assert hash(low) != hash(high)
+    thinking = {"budget_tokens": 100}
+    asked = {"messages": [], "reasoning_effort": "low", "temperature": 0.5, "thinking": thinking}
+    assert low.with_parameters({"messages": []}) == asked
+
+
+def test_a_requests_own_value_comes_before_the_candidates() -> None:
+    low = parse_pool(EFFORTS).models[0]
+    body = {"messages": [], "reasoning_effort": "medium", "thinking": None, "temperature": 0}
+    assert low.with_parameters(body) == body
+
+
+def test_parameters_survive_the_snapshot_of_a_batch() -> None:
+    pool = parse_pool(EFFORTS)
+    assert Pool.model_validate(pool.model_dump(mode="json")) == pool
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "max_tokens", "n", "stream", "3"])
+def test_parameters_that_are_a_rows_own_are_refused(name: str) -> None:
+    text = EFFORTS.replace("parameters: {reasoning_effort: high}", f"parameters: {{{name}: 1}}")
+    message = problems_of(text)
+    assert f"parameters names {name}" in message

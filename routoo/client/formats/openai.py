@@ -44,11 +44,13 @@ class OpenAIFormat:
     def request(self, model: CandidateModel, body: Mapping[str, Any]) -> dict[str, Any]:
         """Return the request as it goes out: unchanged but for the model's name and a token limit.
 
+        Parameters of the candidate are added where the request sets none of that name.
         The limit stands in the one field that the endpoint reads, since it may ignore another. A
         request that names none gets the candidate model's `max_completion_tokens`, because the cost
         of a call without one has no bound.
         """
-        sent = {name: value for name, value in body.items() if name not in LIMIT_KEYS}
+        asked = model.with_parameters(body)
+        sent = {name: value for name, value in asked.items() if name not in LIMIT_KEYS}
         sent["model"] = model.model_at_endpoint
         field = model.endpoint.completion_limit_field or LimitField.MAX_TOKENS
         if field is not LimitField.NONE:

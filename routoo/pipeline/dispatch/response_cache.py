@@ -94,7 +94,7 @@ def key_of(model: CandidateModel, body: Mapping[str, Any]) -> bytes:
     asked = {
         "model": [model.name, model.endpoint.base_url, model.model_at_endpoint],
         "most_tokens": model.max_completion_tokens,
-        "body": {name: value for name, value in body.items() if name != "model"},
+        "body": {k: value for k, value in model.with_parameters(body).items() if k != "model"},
     }
     return hashlib.blake2b(
         orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=32
