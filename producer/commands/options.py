@@ -172,10 +172,15 @@ class BatchOptions(AimOptions):
             "is lowered by its largest known error. (default: compare the estimate itself)",
         ),
     ] = None
-    no_dedupe: Annotated[
-        bool,
-        typer.Option("--no-dedupe", help="Make a call for each of several identical requests."),
-    ] = False
+    dedupe: Annotated[
+        bool | None,
+        typer.Option(
+            "--dedupe/--no-dedupe",
+            help="Call identical requests once: all of them, or none. (default: those with "
+            "temperature 0 or a seed; without a temperature, answers are samples)",
+            show_default=False,
+        ),
+    ] = None
     cache: Annotated[
         str | None,
         typer.Option(
@@ -323,7 +328,7 @@ class BatchOptions(AimOptions):
         now = datetime.now(UTC)
         until = read_option("--cache", partial(read_deadline, now=now), self.cache)
         return CallOptions(
-            dedupe=not self.no_dedupe,
+            dedupe=self.dedupe,
             cache_ttl_s=None if until is None else (until - now).total_seconds(),
             cache_all=self.cache_all,
             on_content_filter=self.on_content_filter,

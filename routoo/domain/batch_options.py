@@ -73,8 +73,9 @@ class OnContentFilter(StrEnum):
 class CallOptions:
     """How the calls of a batch are made."""
 
-    dedupe: bool = True
-    """Identical requests with identical limits are called once, and share the answer."""
+    dedupe: bool | None = None
+    """Identical requests with identical limits are called once, and share the answer; None merges
+    only those whose one answer shall be the same each time, and no samples."""
     cache_ttl_s: float | None = None
     """Answers are taken from and kept in the response cache for so long; None means neither."""
     cache_all: bool = False

@@ -172,6 +172,14 @@ def choice_count(body: Mapping[str, Any]) -> int:
     return most
 
 
+def is_repeatable(body: Mapping[str, Any]) -> bool:
+    """Return whether a request's answer shall be the same each time: temperature 0, or a seed.
+
+    Without a temperature, providers sample at 1.
+    """
+    return body.get("temperature") == 0 or body.get("seed") is not None
+
+
 def estimate_call_tokens(
     body: Mapping[str, Any], model: CandidateModel, completion_tokens: float | None = None
 ) -> int:

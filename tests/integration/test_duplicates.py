@@ -32,13 +32,19 @@ QUESTIONS = ("Where?", "When?", "Where?", "Where?", "When?", "Who?")
 async def scored(db: Database, server: FakeServer, **changes: Any) -> UUID:
     """Submit the questions in shards of two and bring them before the selection."""
     slas: dict[int, SLA] = changes.pop("slas", {})
+    temperature: float = changes.pop("temperature", 0)
     async with db.transaction() as conn:
         new = batches.NewBatch(name="repeats", pool=pool_of(server), **changes)
         batch_id, _ = await batches.create(conn, new)
         async with jobs.copy_jobs(conn, batch_id) as copy:
             await copy.write(
                 [
-                    jobs.JobInput(number, f"job-{number}", body_of(number), slas.get(number, SLA()))
+                    jobs.JobInput(
+                        number,
+                        f"job-{number}",
+                        body_of(number, temperature),
+                        slas.get(number, SLA()),
+                    )
                     for number in range(len(QUESTIONS))
                 ]
             )
@@ -51,12 +57,12 @@ async def scored(db: Database, server: FakeServer, **changes: Any) -> UUID:
     return batch_id
 
 
-def body_of(number: int) -> str:
+def body_of(number: int, temperature: float) -> str:
     """Return a request; each second one has its keys in another order."""
     body = {
         "messages": [{"role": "user", "content": QUESTIONS[number]}],
         "max_tokens": 20,
-        "temperature": 1,
+        "temperature": temperature,
     }
     return orjson.dumps(body if number % 2 else dict(reversed(body.items()))).decode()
 
@@ -105,6 +111,16 @@ async def test_a_request_with_limits_of_its_own_is_called_for_itself(db: Databas
     async with FakeServer() as server:
         await run(db, await scored(db, server, slas={3: SLA(max_latency_s=30.0)}))
         assert [served.prompt for served in server.requests].count("Where?") == 2
+
+
+@pytest.mark.parametrize(("dedupe", "calls"), [(None, 6), (True, 3), (False, 6)])
+async def test_samples_are_called_for_each_unless_asked_otherwise(
+    db: Database, *, dedupe: bool | None, calls: int
+) -> None:
+    async with FakeServer() as server:
+        options = CallOptions(dedupe=dedupe)
+        await run(db, await scored(db, server, temperature=1, call_options=options))
+        assert len(server.requests) == calls
 
 
 async def test_a_batch_can_have_every_request_called(db: Database) -> None:

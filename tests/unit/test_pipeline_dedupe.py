@@ -1,6 +1,7 @@
 """Identical requests in the selection: an answer counts for all who share it, its call once."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
@@ -60,8 +61,32 @@ def test_jobs_are_the_same_by_request_and_limits_whatever_the_order_of_keys() ->
         Job(2, "c", {"prompt": "Who?", "seed": 1}, SLA(min_quality=0.5)),
         Job(3, "d", {"prompt": "Who?"}),
     ]
-    digests = RequestDigests(len(asked))
+    digests = RequestDigests(len(asked), merge_samples=False)
     digests.fill(slice(0, 3), asked[:3])
     digests.fill(slice(3, 4), asked[3:])
     assert digests.duplicates().original.tolist() == [0, 0, 2, 3]
     assert list(digests.duplicates().pairs()) == [(1, 0)]
+
+
+@pytest.mark.parametrize(
+    ("more", "is_sample"),
+    [
+        ({"temperature": 0}, False),
+        ({"temperature": 0.0}, False),
+        ({"temperature": 0.7, "seed": 1}, False),
+        ({"temperature": 0.7}, True),
+        ({}, True),
+        ({"temperature": None}, True),
+        ({"temperature": 0, "n": 3}, True),
+        ({"temperature": 0, "n": 1}, False),
+    ],
+)
+def test_samples_are_merged_only_where_that_is_asked_for(
+    more: dict[str, object], *, is_sample: bool
+) -> None:
+    asked = [Job(number, str(number), {"prompt": "Who?", **more}) for number in range(2)]
+    for merge_samples in (False, True):
+        digests = RequestDigests(2, merge_samples=merge_samples)
+        digests.fill(slice(0, 2), asked)
+        merged = digests.duplicates().original.tolist() == [0, 0]
+        assert merged is (merge_samples or not is_sample)

@@ -11,6 +11,7 @@ from routoo.domain.batch_options import CallOptions
 from routoo.domain.completion import DeviationReason, Result, ResultSource
 from routoo.domain.job import Lease, PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel, Pool
+from routoo.domain.prompt import is_repeatable
 from routoo.store import response_cache, results
 from routoo.store.database import Database
 from routoo.store.response_cache import CachedAnswer
@@ -33,8 +34,10 @@ class ShardCache:
         """Return the cache of a shard's jobs; None where the batch uses none."""
         if options.cache_ttl_s is None:
             return None
-        jobs = (one.job for one in pending)
-        wanted = {job.job_no: job.body for job in jobs if options.cache_all or _is_fixed(job.body)}
+        jobs = [one.job for one in pending]
+        if not options.cache_all:
+            jobs = [job for job in jobs if is_repeatable(job.body)]
+        wanted = {job.job_no: job.body for job in jobs}
         return cls(pool, options.cache_ttl_s, wanted)
 
     def answers(self, ended: Sequence[Result]) -> list[CachedAnswer]:
@@ -99,8 +102,3 @@ def key_of(model: CandidateModel, body: Mapping[str, Any]) -> bytes:
     return hashlib.blake2b(
         orjson.dumps(asked, option=orjson.OPT_SORT_KEYS), digest_size=32
     ).digest()
-
-
-def _is_fixed(body: Mapping[str, Any]) -> bool:
-    """Return whether a request asks for the same answer each time."""
-    return body.get("temperature") == 0 or body.get("seed") is not None

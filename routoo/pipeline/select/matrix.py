@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import orjson
@@ -16,6 +16,7 @@ from routoo.domain.prediction import Experience, Predictions
 from routoo.domain.prompt import (
     bound_text_tokens,
     choice_count,
+    is_repeatable,
     part_counts,
     requested_completion_tokens,
 )
@@ -33,25 +34,36 @@ _HALVES = np.dtype([("high", "<u8"), ("low", "<u8")])
 
 
 class RequestDigests:
-    """Digests of all jobs of a batch, filled in slice by slice."""
+    """Digests of all jobs of a batch, filled in slice by slice.
 
-    def __init__(self, jobs: int) -> None:
-        self._found = np.zeros(jobs, _HALVES)
+    Args:
+        jobs: Number of jobs.
+        merge_samples: Requests whose answers are random, or that ask for several, are identical
+            too. Otherwise each of them is like no other.
+    """
+
+    def __init__(self, jobs: int, *, merge_samples: bool) -> None:
+        self._found, self._merge_samples = np.zeros(jobs, _HALVES), merge_samples
 
     def fill(self, rows: slice, slice_: Sequence[Job]) -> None:
         """Set the digests of the jobs in some rows."""
-        self._found[rows] = np.frombuffer(b"".join(map(_digest, slice_)), _HALVES)
+        self._found[rows] = np.frombuffer(b"".join(map(self._digest, slice_)), _HALVES)
 
     def duplicates(self) -> "Duplicates":
         """Return which jobs are identical."""
         _, first, group = np.unique(self._found, return_index=True, return_inverse=True)
         return Duplicates(first[group].astype(np.int32))
 
+    def _digest(self, job: Job) -> bytes:
+        # The limits count: an answer that is in time for one job may be late for another.
+        asked = orjson.dumps(job.body, option=orjson.OPT_SORT_KEYS) + repr(job.sla).encode()
+        if not self._merge_samples and _is_sample(job.body):
+            asked += b"#%d" % job.job_no
+        return hashlib.blake2b(asked, digest_size=_HALVES.itemsize).digest()
 
-def _digest(job: Job) -> bytes:
-    # The limits count: an answer that is in time for one job may be late for another.
-    asked = orjson.dumps(job.body, option=orjson.OPT_SORT_KEYS) + repr(job.sla).encode()
-    return hashlib.blake2b(asked, digest_size=_HALVES.itemsize).digest()
+
+def _is_sample(body: Mapping[str, Any]) -> bool:
+    return not is_repeatable(body) or choice_count(body) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +227,10 @@ class _Filler:
         needs_demand = batch.deadline is not None or is_plan
         self._demand = Demand.empty(shape) if needs_demand else None
         self._bounds = CallBounds.empty(shape[0]) if is_plan else None
-        self._digests = RequestDigests(shape[0]) if batch.call_options.dedupe else None
+        self._digests = None
+        if batch.call_options.dedupe is not False:
+            merge_samples = batch.call_options.dedupe is True
+            self._digests = RequestDigests(shape[0], merge_samples=merge_samples)
 
     def fill(self, first: int, jobs: Sequence[Job]) -> None:
         """Estimate the calls of some jobs.
