@@ -98,7 +98,7 @@ async def await_plan(
     async with database.transaction() as conn:
         batch = await batches.get(conn, batch_id)
     if batch.status is BatchStatus.PLANNING:
-        async for snapshot, _ in follow(database, batch):
+        async for snapshot in follow(database, batch):
             if on_progress is not None:
                 on_progress(snapshot)
         batch = snapshot.batch

@@ -1,10 +1,11 @@
 """Takes snapshots of a batch's progress: one, or one after the other until it is over."""
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,18 +13,20 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from routoo.console.output import note
-from routoo.domain.job import ResultStatus, ShardState, Stage
+from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
 from routoo.errors import DatabaseUnavailableError, NotFoundError
-from routoo.store import batches
+from routoo.store import batches, workers
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.progress import Progress, progress
 from routoo.store.batches.replans import Replan
 from routoo.store.database import Database
+from routoo.store.workers import WorkerWait
 
 _POLL_S = 0.5
 _DATABASE_AWAY_S = 60.0
 """How long `follow` waits for a database that restarts."""
-_WINDOW_S = 30.0
+_WINDOW_S = 180.0
+"""Of the rate of scoring: longer than a shard takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,10 @@ class Snapshot:
     at: datetime
     replans: Sequence[Replan] = ()
     """Revisions of the plan since the batch started, in order."""
+    wait: WorkerWait | None = None
+    """What it waits for where no worker is at it."""
+    scored_per_s: float | None = None
+    """Jobs scored a second lately, where the batch has been followed long enough to tell."""
 
     @property
     def selected(self) -> int:
@@ -67,9 +74,45 @@ class Snapshot:
 
     @property
     def jobs_per_s(self) -> float | None:
-        """Jobs ended a second since submission; None before the first."""
+        """Jobs a second: of the present stage lately, or of the whole batch once it is over."""
+        if not self.is_over:
+            return self.progress.recent_per_s if self.selected else self.scored_per_s
         ended, elapsed_s = self.progress.ended, self.elapsed_s
         return ended / elapsed_s if ended and elapsed_s else None
+
+    @property
+    def stage(self) -> str | None:
+        """What happens to the jobs now; None where nothing does."""
+        if self.progress.status not in {BatchStatus.PLANNING, BatchStatus.IN_PROGRESS}:
+            return None
+        if self.selected:
+            return "answering"
+        return "scoring" if self.progress.scored < self.progress.jobs else "selecting"
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until the present stage is done at its rate of late, None where not known."""
+        rate, now = self.jobs_per_s, self.progress
+        if self.stage is None or not rate or now.at_providers:
+            return None
+        return (now.jobs - (now.ended if self.selected else now.scored)) / rate
+
+    @property
+    def budget_warning(self) -> int | None:
+        """Share of the budget that is used up, in per cent, where the batch may need more.
+
+        None where what is left pays for the open jobs at the cost that the plan expects of them.
+        """
+        now, warnings = self.progress, self.progress.budget_warnings
+        if not warnings or now.balance.limit_usd is None:
+            return None
+        if self.is_over:
+            return warnings[-1] if now.results[ResultStatus.BUDGET_EXHAUSTED] else None
+        expected_usd = (self.batch.plan or {}).get("expected_cost_usd", math.inf)
+        open_jobs = now.jobs - now.ended
+        to_come_usd = expected_usd * open_jobs / now.jobs if open_jobs else 0.0
+        enough = float(self.spent_usd) + to_come_usd <= float(now.balance.limit_usd)
+        return None if enough else warnings[-1]
 
     @property
     def is_over(self) -> bool:
@@ -99,7 +142,8 @@ class Snapshot:
             "jobs": self.progress.jobs,
             "scored": self.progress.scored,
             "selected": self.selected,
-            "answered": self.progress.ended,
+            "answered": self.succeeded,
+            "ended": self.progress.ended,
             "at_providers": self.progress.at_providers,
             "results": {str(status): count for status, count in self.progress.results.items()},
             "budget_usd": balance.limit_usd,
@@ -108,7 +152,11 @@ class Snapshot:
             "overrun_usd": balance.overrun_usd,
             "budget_warnings": self.progress.budget_warnings,
             "elapsed_s": self.elapsed_s,
+            "stage": self.stage,
             "jobs_per_s": self.jobs_per_s,
+            "eta_s": self.left_s if self.selected else None,
+            "waits_for": None if self.wait is None else asdict(self.wait),
+            "failures": [asdict(failure) for failure in self.progress.failures],
             "models": [
                 {
                     "model": share.model,
@@ -148,44 +196,40 @@ async def take_snapshot(conn: AsyncConnection, batch: BatchRecord) -> Snapshot:
     now = await progress(conn, batch.id)
     if now.status is not batch.status:
         batch = await batches.get(conn, batch.id)
-    return Snapshot(batch, now, datetime.now(UTC), await replans.history(conn, batch.id))
+    revisions = await replans.history(conn, batch.id)
+    return Snapshot(batch, now, datetime.now(UTC), revisions, await workers.wait_of(conn, batch.id))
 
 
 @dataclass(slots=True)
-class Rate:
-    """The rate at which jobs ended in the last half minute; estimates the time left."""
+class ScoringRate:
+    """The rate at which jobs are scored; their count moves by whole shards."""
 
     _points: deque[tuple[float, int]] = field(default_factory=deque)
 
-    def eta_s(self, now_s: float, ended: int, jobs: int) -> float | None:
-        """Add a measurement and return the seconds until all jobs have ended.
+    def add(self, now_s: float, scored: int) -> float | None:
+        """Add a measurement and return the rate of the last minutes.
 
         Args:
             now_s: Time of the measurement on a monotonic clock.
-            ended: Jobs that have ended by then.
-            jobs: Jobs of the batch.
+            scored: Jobs that are scored by then.
 
         Returns:
-            None while no job has ended in the last half minute.
+            Jobs a second; None while none was scored in that time.
         """
-        self._points.append((now_s, ended))
+        self._points.append((now_s, scored))
         while len(self._points) > 1 and now_s - self._points[0][0] > _WINDOW_S:
             self._points.popleft()
-        first_s, first_ended = self._points[0]
-        if ended <= first_ended:
-            return None
-        return (jobs - ended) * (now_s - first_s) / (ended - first_ended)
+        first_s, first_scored = self._points[0]
+        return (scored - first_scored) / (now_s - first_s) if scored > first_scored else None
 
 
-async def follow(
-    database: Database, batch: BatchRecord
-) -> AsyncIterator[tuple[Snapshot, float | None]]:
-    """Yield snapshots of a batch with the seconds left, twice a second, until the batch is over.
+async def follow(database: Database, batch: BatchRecord) -> AsyncIterator[Snapshot]:
+    """Yield snapshots of a batch, twice a second, until the batch is over.
 
     Raises:
         DatabaseUnavailableError: The database was away for a minute.
     """
-    rate = Rate()
+    rate = ScoringRate()
     last_answer_s = time.monotonic()
     while True:
         try:
@@ -197,8 +241,8 @@ async def follow(
             note(f"trying again: {error}")
         else:
             last_answer_s = time.monotonic()
-            now = snapshot.progress
-            yield snapshot, rate.eta_s(last_answer_s, now.ended, now.jobs)
+            scored_per_s = rate.add(last_answer_s, snapshot.progress.scored)
+            yield replace(snapshot, scored_per_s=scored_per_s)
             if snapshot.is_over:
                 return
         await asyncio.sleep(_POLL_S)

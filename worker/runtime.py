@@ -40,6 +40,7 @@ from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
 from routoo.store.shards import Done, WorkOutcome
 from worker.background import background_ticks
+from worker.heartbeat import heartbeat
 from worker.loop import LoopThread
 from worker.metrics import serving_metrics
 from worker.queue import RECOVER_TASK, create_app
@@ -248,6 +249,7 @@ def run_role(role: Role, settings: Settings, *, on_ready: Callable[[], None]) ->
         worker = _worker(app, role, settings)
         with ExitStack() as exits:
             exits.enter_context(_signals_connected(runtime, on_ready))
+            exits.enter_context(heartbeat(runtime.loop, runtime.db, _owner(role), role))
             if role is Role.BEAT:
                 _start_beat(app, settings, runtime, exits)
             worker.start()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from producer.commands.options import BatchArgument, JsonOption, StrictOption
-from routoo.console.exit_codes import DEVIATED, INCOMPLETE
+from routoo.console.exit_codes import BATCH_FAILED, DEVIATED, INCOMPLETE
 from routoo.console.output import console, json_line
 from routoo.console.run import run_with_database
 from routoo.domain.job import BatchStatus
@@ -28,8 +28,9 @@ def watch_command(
     """Follow a batch until it is over; Ctrl-C leaves it running.
 
     Where the output is no terminal, a line is printed every few seconds; with --json one object a
-    line. Exit status: 0 when every job has an answer, 5 when some have none; with --strict 7 when
-    some answers came from a model that is expected to be worse than the planned one.
+    line. Exit status: 0 when every job has an answer, 5 when some have none, 8 when the batch
+    failed; with --strict 7 when some answers came from a model that is expected to be worse than
+    the planned one.
 
     Examples:
         routoo-producer watch
@@ -46,8 +47,8 @@ def watch_batch(
     """Follow a batch until it is over.
 
     Raises:
-        Exit: With status 5 when some jobs have no answer; if strict, with 7 when a worse model than
-            planned answered some.
+        Exit: With status 8 when the batch failed, 5 when some jobs have no answer; if strict, with
+            7 when a worse model than planned answered some.
     """
     from producer.progress import find_batch
 
@@ -59,6 +60,8 @@ def watch_batch(
         return await _print_lines(database, record, as_json=as_json)
 
     last = run_with_database(settings, watch, on_interrupt=_ON_INTERRUPT)
+    if last.progress.status is BatchStatus.FAILED:
+        raise typer.Exit(BATCH_FAILED)
     if not last.all_succeeded and last.progress.status is not BatchStatus.PLANNED:
         raise typer.Exit(INCOMPLETE)
     if strict and not last.as_planned:
@@ -72,8 +75,8 @@ async def _show_live(database: "Database", batch: "BatchRecord") -> "Snapshot":
     from producer.screen.progress import progress_view
 
     with Live(console=console(), auto_refresh=False) as live:
-        async for snapshot, eta_s in follow(database, batch):
-            live.update(progress_view(snapshot, eta_s), refresh=True)
+        async for snapshot in follow(database, batch):
+            live.update(progress_view(snapshot), refresh=True)
     return snapshot
 
 
@@ -82,10 +85,9 @@ async def _print_lines(database: "Database", batch: "BatchRecord", *, as_json: b
     from producer.screen.progress import progress_line
 
     printed_s = -_LINE_EVERY_S
-    async for snapshot, eta_s in follow(database, batch):
+    async for snapshot in follow(database, batch):
         if time.monotonic() - printed_s >= _LINE_EVERY_S or snapshot.is_over:
             printed_s = time.monotonic()
-            facts = {**snapshot.as_json(), "eta_s": eta_s}
             # click's echo flushes: a reader at the other end of a pipe sees each line at once.
-            typer.echo(json_line(facts) if as_json else progress_line(snapshot, eta_s))
+            typer.echo(json_line(snapshot.as_json()) if as_json else progress_line(snapshot))
     return snapshot

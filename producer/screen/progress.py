@@ -21,28 +21,29 @@ from producer.submit import ReadProgress
 from routoo.console import formatting
 from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import messages
+from routoo.domain.job import BatchStatus
 from routoo.store.batches.records import BatchRecord
+from routoo.store.workers import WorkerWait
 
 _BAR_WIDTH = 40
+_LONGEST_REASON = 160
 _REFRESHES_PER_S = 5
 
 
-def progress_view(snapshot: Snapshot, eta_s: float | None = None) -> RenderableType:
-    """Return the screen of `status` and `watch`.
-
-    Args:
-        snapshot: The batch at one moment.
-        eta_s: Expected seconds until the end, None where it is not known.
-    """
-    parts: list[RenderableType] = [_title(snapshot), _stages(snapshot), _facts(snapshot, eta_s)]
+def progress_view(snapshot: Snapshot) -> RenderableType:
+    """Return the screen of `status` and `watch`."""
+    parts: list[RenderableType] = [_title(snapshot), _stages(snapshot), _facts(snapshot)]
+    if snapshot.wait is not None:
+        parts.append(Text(f"waits for {_awaited(snapshot.wait)}", style="yellow"))
     if snapshot.progress.models:
         parts.append(_models(snapshot))
     if snapshot.progress.deviations.jobs:
         parts.append(Text(_deviations(snapshot), style="yellow"))
     if snapshot.replans:
         parts.append(Text(_latest_plan(snapshot), style="dim"))
-    if snapshot.progress.budget_warnings:
-        parts.append(Text(_budget_warning(snapshot), style="yellow"))
+    if snapshot.budget_warning is not None:
+        parts.append(Text(_budget_warning(snapshot.budget_warning), style="yellow"))
+    parts += [Text(line) for line in _failures(snapshot)]
     if snapshot.progress.error:
         parts.append(Text(f"error: {snapshot.progress.error}", style="red"))
     return Group(*parts)
@@ -105,24 +106,54 @@ def _bar(name: str, *columns: ProgressColumn) -> Progress:
     )
 
 
-def progress_line(snapshot: Snapshot, eta_s: float | None = None) -> str:
+def progress_line(snapshot: Snapshot) -> str:
     """Return the progress in one line, for logs."""
-    now = snapshot.progress
-    eta = "" if eta_s is None or snapshot.is_over else f", {formatting.duration(eta_s)} left"
-    return (
-        f"{now.status}: {now.scored:,} scored, {snapshot.selected:,} selected, "
-        f"{now.ended:,} of {now.jobs:,} answered ({snapshot.unsuccessful:,} failed)"
-        f"{_downgraded(snapshot)}{_at_providers(snapshot)}, "
-        f"{formatting.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}, "
-        f"{formatting.rate(_jobs_per_s(snapshot, eta_s))}{eta}{_used_of_budget(snapshot)}"
-    )
+    now, wait, warning = snapshot.progress, snapshot.wait, snapshot.budget_warning
+    parts = [
+        f"{now.scored:,} scored",
+        f"{snapshot.selected:,} selected",
+        f"{snapshot.succeeded:,} of {now.jobs:,} answered",
+        f"{snapshot.unsuccessful:,} without an answer" if snapshot.unsuccessful else "",
+        _downgraded(snapshot).removeprefix(", "),
+        _at_providers(snapshot),
+        f"{formatting.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}",
+        *_pace(snapshot),
+        "" if wait is None else f"waits for {_awaited(wait)}",
+        "" if warning is None else f"{warning} % of the budget is used",
+        *(_failures(snapshot) if snapshot.is_over else ()),
+        f"error: {now.error}" if now.error else "",
+    ]
+    return f"{now.status}: {', '.join(filter(None, parts))}"
 
 
-def _jobs_per_s(snapshot: Snapshot, eta_s: float | None) -> float | None:
-    """Return the rate that the time left assumes while a batch runs, else its mean rate."""
-    if eta_s and not snapshot.is_over:
-        return (snapshot.progress.jobs - snapshot.progress.ended) / eta_s
-    return snapshot.jobs_per_s
+def _pace(snapshot: Snapshot) -> list[str]:
+    """Return the rate and the time left, each where it is known."""
+    rate, left_s = snapshot.jobs_per_s, snapshot.left_s
+    doing = f"{snapshot.stage} " if snapshot.stage else ""
+    parts = [] if rate is None else [f"{doing}{formatting.rate(rate)}"]
+    return parts + ([] if left_s is None else [f"{formatting.duration(left_s)} left"])
+
+
+def _awaited(wait: WorkerWait) -> str:
+    """Return which workers a batch waits for, since when, and what to do."""
+    if wait.is_served:
+        return f"a free {wait.role}"
+    since = "yet" if wait.silent_s is None else f"for {formatting.duration(wait.silent_s)}"
+    return f"a {wait.role}: none has run {since}, `routoo-worker up` starts one"
+
+
+def _failures(snapshot: Snapshot) -> list[str]:
+    """Return the commonest reasons of jobs without an answer, a line each."""
+    return [
+        f"{one.jobs:,} without an answer, {one.error_code}: {_one_line(one.example)}"
+        for one in snapshot.progress.failures
+    ]
+
+
+def _one_line(text: str) -> str:
+    # It may be an endpoint's: control characters could rewrite the terminal.
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    return line if len(line) <= _LONGEST_REASON else f"{line[: _LONGEST_REASON - 3]}..."
 
 
 def _title(snapshot: Snapshot) -> Text:
@@ -135,35 +166,33 @@ def _title(snapshot: Snapshot) -> Text:
 def _stages(snapshot: Snapshot) -> Table:
     now = snapshot.progress
     grid = Table.grid(padding=(0, 2))
-    stages = (("scored", now.scored), ("selected", snapshot.selected), ("answered", now.ended))
+    stages = (
+        ("scored", now.scored),
+        ("selected", snapshot.selected),
+        ("answered", snapshot.succeeded),
+    )
     for name, done in stages:
         bar = ProgressBar(total=max(now.jobs, 1), completed=done, width=_BAR_WIDTH)
         grid.add_row(name, bar, f"{done:,} of {now.jobs:,}")
     return grid
 
 
-def _facts(snapshot: Snapshot, eta_s: float | None) -> Text:
-    failed = ", ".join(
-        f"{count:,} {status}" for status, count in snapshot.progress.results.items() if count
-    )
+def _facts(snapshot: Snapshot) -> Text:
+    counts = [f"{count:,} {status}" for status, count in snapshot.progress.results.items() if count]
+    waits = snapshot.progress.status is BatchStatus.PLANNED
     facts = [
+        ", ".join(counts),
+        _at_providers(snapshot),
         f"{formatting.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}",
-        formatting.duration(snapshot.elapsed_s),
+        "" if waits else formatting.duration(snapshot.elapsed_s),
+        *_pace(snapshot),
     ]
-    if snapshot.progress.at_providers:
-        facts.insert(0, _at_providers(snapshot).removeprefix(", "))
-    if snapshot.jobs_per_s is not None:
-        facts.append(formatting.rate(_jobs_per_s(snapshot, eta_s)))
-    if failed:
-        facts.insert(0, failed)
-    if eta_s is not None and not snapshot.is_over:
-        facts.append(f"{formatting.duration(eta_s)} left")
-    return Text(" · ".join(facts))
+    return Text(" · ".join(filter(None, facts)))
 
 
 def _at_providers(snapshot: Snapshot) -> str:
     count = snapshot.progress.at_providers
-    return f", {count:,} in providers' batches" if count else ""
+    return f"{count:,} in providers' batches" if count else ""
 
 
 def _of_budget(snapshot: Snapshot) -> str:
@@ -177,8 +206,7 @@ def _latest_plan(snapshot: Snapshot) -> str:
     return f"plan {latest.revision}: {latest.reason}; {outcome}"
 
 
-def _budget_warning(snapshot: Snapshot) -> str:
-    percent = snapshot.progress.budget_warnings[-1]
+def _budget_warning(percent: int) -> str:
     return (
         f"warning: {percent} % of the budget is used; "
         "`routoo-producer resume BATCH --budget-usd X` raises it"
@@ -201,11 +229,6 @@ def _downgraded(snapshot: Snapshot) -> str:
     found = snapshot.progress.deviations
     kinds = [(found.downgrades, "downgraded"), (found.upgrades, "upgraded")]
     return "".join(f", {count:,} {kind}" for count, kind in kinds if count)
-
-
-def _used_of_budget(snapshot: Snapshot) -> str:
-    warnings = snapshot.progress.budget_warnings
-    return f", {warnings[-1]} % of the budget is used" if warnings else ""
 
 
 def _models(snapshot: Snapshot) -> FittedTable:

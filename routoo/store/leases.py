@@ -9,6 +9,8 @@ A transaction that writes facts takes its locks in one order: shard (fence), led
 `shards.finish` runs in a transaction of its own, after the facts are written.
 """
 
+from uuid import UUID
+
 from psycopg import AsyncConnection, AsyncCursor
 
 from routoo.domain.job import Lease, ShardKey, Stage
@@ -116,6 +118,30 @@ async def due(conn: AsyncConnection, stage: Stage, limit: int) -> list[ShardKey]
         [str(stage), limit],
     )
     return [ShardKey(batch_id, stage, shard_no) async for batch_id, shard_no in cursor]
+
+
+async def untaken_stage(conn: AsyncConnection, batch_id: UUID) -> Stage | None:
+    """Return the stage of a running batch's shards that any worker might take while none works.
+
+    Args:
+        conn: A connection.
+        batch_id: The batch.
+
+    Returns:
+        The earliest such stage; None where a worker holds a shard of the batch, or none is ready.
+    """
+    cursor = await conn.execute(
+        f"""
+        SELECT s.stage FROM shards s JOIN batches b ON b.id = s.batch_id
+        WHERE s.batch_id = %s AND {_FREE} AND {_AT_WORK} AND NOT EXISTS (
+            SELECT FROM shards held WHERE held.batch_id = s.batch_id AND held.state = 'leased'
+              AND held.lease_expires_at >= clock_timestamp())
+        ORDER BY array_position(ARRAY['score', 'select', 'dispatch'], s.stage) LIMIT 1
+        """.encode(),
+        [batch_id],
+    )
+    row = await cursor.fetchone()
+    return None if row is None else Stage(row[0])
 
 
 async def update_owned(

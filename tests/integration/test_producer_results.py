@@ -142,7 +142,7 @@ async def test_watch_ends_with_status_five_when_a_job_has_no_answer(
     done = producer("watch", batch_id, "--json")
     assert done.returncode == 5
     last = rows(done.stdout)[-1]
-    assert (last["status"], last["answered"], last["jobs"]) == ("completed", 4, 4)
+    assert (last["status"], last["answered"], last["ended"], last["jobs"]) == ("completed", 3, 4, 4)
     assert last["spent_usd"] == 0.03
 
 
@@ -156,7 +156,9 @@ async def test_status_shows_the_progress_of_a_batch(db: Database, producer: Run)
     shown = producer("status", "example").stdout
     assert str(batch_id) in shown
     assert "$0.0300 spent" in shown
-    assert str(batch_id) in producer("list").stdout
+    assert "3 of 4" in shown
+    assert "1 without an answer, rate_limited: too many" in shown
+    assert str(batch_id)[:8] in producer("list").stdout
 
 
 async def test_an_unknown_batch_is_not_found(db: Database, producer: Run) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from producer.progress import Rate
+from producer.progress import ScoringRate
 from producer.summary import quality_of_mix
 
 MODELS = [(1.0, 0.4), (2.0, 0.45), (5.0, 0.8)]
@@ -22,9 +22,9 @@ def test_a_mix_of_unknown_models_is_unknown() -> None:
     assert quality_of_mix([], 1.0) is None
 
 
-def test_the_time_left_follows_the_last_half_minute() -> None:
-    rate = Rate()
-    assert rate.eta_s(0.0, 0, 100) is None
-    assert rate.eta_s(10.0, 10, 100) == 90.0
-    assert rate.eta_s(100.0, 10, 100) is None
-    assert rate.eta_s(110.0, 60, 100) == 8.0
+def test_the_rate_of_scoring_is_that_of_the_last_minutes() -> None:
+    rate = ScoringRate()
+    assert rate.add(0.0, 0) is None
+    assert rate.add(10.0, 100) == 10.0
+    assert rate.add(600.0, 100) is None
+    assert rate.add(610.0, 150) == 5.0

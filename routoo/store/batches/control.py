@@ -99,7 +99,9 @@ async def end_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
     await write_off_batch(conn, batch_id)
     await _save_results(conn, batch_id)
     await conn.execute(
-        "UPDATE batches SET status = 'cancelled', completed_at = clock_timestamp() WHERE id = %s",
+        "UPDATE batches SET status = 'cancelled',"
+        # that of a failed batch stays
+        " completed_at = coalesce(completed_at, clock_timestamp()) WHERE id = %s",
         [batch_id],
     )
     return True

@@ -44,6 +44,16 @@ class Deviations:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A reason for which jobs ended without an answer."""
+
+    error_code: str
+    jobs: int
+    example: str
+    """What one of them says."""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """A batch's progress."""
 
@@ -65,6 +75,10 @@ class Progress:
     at_providers: int = 0
     """Jobs that providers' batches hold."""
     deviations: Deviations = field(default_factory=Deviations)
+    recent_per_s: float | None = None
+    """Jobs that ended a second in the last half minute; None where none did."""
+    failures: tuple[Failure, ...] = ()
+    """The commonest reasons of jobs without an answer."""
 
     @property
     def ended(self) -> int:
@@ -72,14 +86,22 @@ class Progress:
         return sum(self.results.values())
 
 
+RECENT_S = 30.0
+"""The window of the rate at which jobs end, in seconds."""
+_WINDOW = f"interval '{RECENT_S} s'"
+_FAILURES_TOLD = 3
+
 # Shards tell how many jobs are scored without counting millions of rows on every poll.
-_PROGRESS = """
+_PROGRESS = f"""
 SELECT b.status, b.error, b.job_count,
     (SELECT coalesce(sum(job_count), 0) FROM shards
      WHERE batch_id = b.id AND stage = 'score' AND state = 'done'),
     (SELECT count(*) FROM assignments WHERE batch_id = b.id AND revision = 1),
-    (SELECT json_object_agg(status, n) FROM
-        (SELECT status, count(*) AS n FROM results WHERE batch_id = b.id GROUP BY status) AS r),
+    (SELECT json_agg(r) FROM
+        (SELECT status, count(*) AS n,
+                count(*) FILTER (WHERE created_at > now() - {_WINDOW}) AS recent,
+                extract(epoch FROM now() - min(created_at))::float AS since_first_s
+         FROM results WHERE batch_id = b.id GROUP BY status) AS r),
     (SELECT json_agg(json_build_array(stage, state, n)) FROM
         (SELECT stage, state, count(*) AS n FROM shards WHERE batch_id = b.id
          GROUP BY stage, state) AS s),
@@ -135,7 +157,7 @@ async def progress(conn: AsyncConnection, batch_id: UUID) -> Progress:
     Raises:
         NotFoundError: There is no such batch.
     """
-    cursor = await conn.execute(_PROGRESS, [batch_id])
+    cursor = await conn.execute(_PROGRESS.encode(), [batch_id])
     row = await cursor.fetchone()
     if row is None:
         raise NotFoundError("there is no such batch", value=str(batch_id))
@@ -147,14 +169,44 @@ async def progress(conn: AsyncConnection, batch_id: UUID) -> Progress:
         jobs=jobs,
         scored=scored,
         assigned=assigned,
-        results={status: (ended or {}).get(status, 0) for status in ResultStatus},
+        results=_counts(ended or []),
         balance=Balance(*money),
         models=tuple(ModelShare(*share) for share in shares),
         shards=_by_stage(shards or []),
         budget_warnings=tuple(warnings or ()),
         at_providers=held,
         deviations=await deviations(conn, batch_id),
+        recent_per_s=_recent_per_s(ended or []),
+        failures=await failures(conn, batch_id) if _failed(ended or []) else (),
     )
+
+
+async def failures(conn: AsyncConnection, batch_id: UUID) -> tuple[Failure, ...]:
+    """Return the commonest reasons for which jobs of a batch have no answer."""
+    cursor = await conn.execute(
+        """
+        SELECT coalesce(error_code, status), count(*), coalesce(min(error_message), '')
+        FROM results WHERE batch_id = %s AND status <> 'succeeded'
+        GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %s
+        """,
+        [batch_id, _FAILURES_TOLD],
+    )
+    return tuple([Failure(*row) async for row in cursor])
+
+
+def _counts(ended: list[dict[str, Any]]) -> dict[ResultStatus, int]:
+    found = {row["status"]: row["n"] for row in ended}
+    return {status: found.get(status, 0) for status in ResultStatus}
+
+
+def _failed(ended: list[dict[str, Any]]) -> bool:
+    return any(row["status"] != ResultStatus.SUCCEEDED for row in ended)
+
+
+def _recent_per_s(ended: list[dict[str, Any]]) -> float | None:
+    recent = sum(row["recent"] for row in ended)
+    window_s = min(RECENT_S, max((row["since_first_s"] for row in ended), default=0.0))
+    return recent / window_s if recent and window_s > 0 else None
 
 
 def _by_stage(rows: list[tuple[Any, Any, int]]) -> dict[Stage, dict[ShardState, int]]:

@@ -247,7 +247,7 @@ async def finish_if_done(conn: AsyncConnection, batch_id: UUID) -> bool:
 async def fail(conn: AsyncConnection, batch_id: UUID, error: str) -> None:
     """Mark a running batch as failed; its ready shards are not handed out any more."""
     await conn.execute(
-        "UPDATE batches SET status = 'failed', error = %s"
+        "UPDATE batches SET status = 'failed', error = %s, completed_at = clock_timestamp()"
         " WHERE id = %s AND status IN ('planning', 'in_progress')",
         [error, batch_id],
     )

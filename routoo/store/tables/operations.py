@@ -212,3 +212,20 @@ class BatchJudgeRow(SQLModel, table=True):
 
     batch_id: UUID = batch_key(references=True)
     weights_sha256: str = column(Text(), "The checkpoint that scored it")
+
+
+class WorkerRow(SQLModel, table=True):
+    """A worker process that reports every few seconds."""
+
+    __tablename__ = "workers"
+    __table_args__ = (
+        one_of("role", ("scorer", "dispatcher", "beat"), "workers_role"),
+        {"comment": "Worker processes; one that was killed stays until a day has passed"},
+    )
+
+    name: str = column(
+        Text(), "Role, host and process, as shards name their owner", primary_key=True
+    )
+    role: str = column(Text(), "scorer, dispatcher or beat")
+    started_at: datetime = column(TIMESTAMP, "When it reported first", default="now()")
+    seen_at: datetime = column(TIMESTAMP, "When it reported last", default="now()")

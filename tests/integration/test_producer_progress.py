@@ -1,0 +1,147 @@
+"""What `status` and `watch` say of a batch: rates, waits for workers, causes, the budget."""
+
+import io
+import subprocess
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from rich.console import Console
+
+from producer.progress import Snapshot, find_batch, take_snapshot
+from producer.screen.progress import progress_line, progress_view
+from routoo.domain.completion import Result
+from routoo.domain.job import ResultStatus, Stage
+from routoo.store import batches, ledger, results, shards, workers
+from routoo.store.database import Database
+from tests import batch_factory as factory
+from tests.producer_command import ProducerCommand
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def producer(database_url: str, tmp_path: Path) -> Run:
+    return ProducerCommand(database_url, tmp_path).run
+
+
+async def run_sql(db: Database, statement: str, *values: object) -> None:
+    async with db.transaction() as conn:
+        await conn.execute(statement.encode(), values)
+
+
+async def snapshot(db: Database, batch_id: UUID) -> Snapshot:
+    async with db.transaction() as conn:
+        return await take_snapshot(conn, await find_batch(conn, str(batch_id)))
+
+
+async def facts(db: Database, batch_id: UUID) -> dict[str, Any]:
+    return (await snapshot(db, batch_id)).as_json()
+
+
+async def status(db: Database, batch_id: UUID) -> str:
+    screen = Console(file=io.StringIO(), width=200, markup=False)
+    screen.print(progress_view(await snapshot(db, batch_id)))
+    return screen.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+async def half_answered(db: Database, budget_usd: str, expected_usd: float) -> UUID:
+    """Return a batch of four jobs for 4 cents, two of them answered, whose plan expects a cost."""
+    batch_id = await factory.submit(db, 4, shard_size=2, budget_usd=budget_usd)
+    await factory.score(db, batch_id)
+    await factory.select(db, batch_id)
+    async with db.transaction() as conn:
+        await batches.save_plan(conn, batch_id, {"expected_cost_usd": expected_usd})
+    await factory.dispatch(db, await factory.claim(db, batch_id, Stage.DISPATCH))
+    await run_sql(
+        db,
+        "INSERT INTO budget_warnings (batch_id, limit_usd, percent, spent_usd)"
+        " SELECT batch_id, limit_usd, 80, spent_usd FROM ledgers WHERE batch_id = %s",
+        batch_id,
+    )
+    return batch_id
+
+
+async def test_the_rate_is_of_the_answers_lately_and_tells_the_time_left(db: Database) -> None:
+    batch_id = await half_answered(db, "0.04", 0.04)
+    await run_sql(db, "UPDATE batches SET created_at = now() - interval '1 day'")
+    await run_sql(db, "UPDATE results SET created_at = now() - interval '20 s' WHERE job_no = 0")
+    found = await facts(db, batch_id)
+    assert found["stage"] == "answering"
+    assert found["jobs_per_s"] == pytest.approx(2 / 20, rel=0.3)
+    assert found["eta_s"] == pytest.approx(20, rel=0.3)
+    assert "answering 0.1 jobs/s · " in await status(db, batch_id)
+
+
+async def test_a_failed_batch_says_why_and_its_time_stands_still(
+    db: Database, producer: Run
+) -> None:
+    batch_id = await factory.submit(db)
+    await run_sql(db, "UPDATE batches SET created_at = now() - interval '10 s'")
+    async with db.transaction() as conn:
+        await batches.fail(conn, batch_id, "the checkpoint does not know the model")
+    await run_sql(
+        db,
+        "UPDATE batches SET created_at = created_at - interval '1 hour',"
+        " completed_at = completed_at - interval '1 hour'",
+    )
+    assert (await facts(db, batch_id))["elapsed_s"] == pytest.approx(10, abs=5)
+    assert "error: the checkpoint does not know the model" in await status(db, batch_id)
+    done = producer("watch", batch_id)
+    assert done.returncode == 8
+    assert "error: the checkpoint does not know the model" in done.stdout
+
+
+async def test_a_batch_says_which_workers_it_waits_for(db: Database) -> None:
+    batch_id = await factory.submit(db)
+    assert "waits for a scorer: none has run yet" in await status(db, batch_id)
+    async with db.transaction() as conn:
+        await workers.report(conn, "scorer@host:1", "scorer")
+    assert "waits for a free scorer" in await status(db, batch_id)
+    await run_sql(db, "UPDATE workers SET seen_at = now() - interval '70 s'")
+    wait = (await facts(db, batch_id))["waits_for"]
+    assert (wait["role"], round(wait["silent_s"], -1)) == ("scorer", 70)
+    shown = await status(db, batch_id)
+    assert "none has run for 1 min 1" in shown
+    assert "`routoo-worker up` starts one" in shown
+    await factory.claim(db, batch_id, Stage.SCORE)
+    assert (await facts(db, batch_id))["waits_for"] is None
+
+
+async def test_a_worker_that_ends_is_silent_at_once_and_one_that_is_long_gone_is_forgotten(
+    db: Database,
+) -> None:
+    batch_id = await factory.submit(db)
+    async with db.transaction() as conn:
+        await workers.report(conn, "scorer@host:1", "scorer")
+        await workers.leave(conn, "scorer@host:1")
+        wait = await workers.wait_of(conn, batch_id)
+        assert wait is not None
+        assert not wait.is_served
+    await run_sql(db, "UPDATE workers SET seen_at = now() - interval '2 days'")
+    async with db.transaction() as conn:
+        await workers.report(conn, "dispatcher@host:2", "dispatcher")
+        assert await workers.wait_of(conn, batch_id) == workers.WorkerWait("scorer", None)
+
+
+async def test_a_batch_that_keeps_its_plan_is_not_warned_of_its_budget(db: Database) -> None:
+    kept = await half_answered(db, "0.04", 0.04)
+    assert (await snapshot(db, kept)).progress.budget_warnings == (80,)
+    assert "of the budget is used" not in await status(db, kept)
+
+
+async def test_a_batch_whose_plan_costs_more_than_is_left_is_warned(db: Database) -> None:
+    short = await half_answered(db, "0.04", 0.06)
+    assert "warning: 80 % of the budget is used" in await status(db, short)
+    lease = await factory.claim(db, short, Stage.DISPATCH, 1)
+    spent = [Result(n, ResultStatus.BUDGET_EXHAUSTED, Decimal(0), 0) for n in (2, 3)]
+    async with db.transaction() as conn:
+        await ledger.reserve(conn, lease, [])
+        await results.save(conn, lease, spent)
+        await shards.finish(conn, lease, shards.Done())
+    line = progress_line(await snapshot(db, short))
+    assert "2 of 4 answered, 2 without an answer" in line
+    assert "80 % of the budget is used" in line
