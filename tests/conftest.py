@@ -4,8 +4,13 @@
 Tests may be `async def`: AnyIO's plugin runs them on asyncio.
 """
 
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+
+# One thread a process, told before NumPy and torch are loaded: the suite's processes and the
+# programs that they start share the cores, and threads that wait for each other burn them.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from jaxtyping import install_import_hook
