@@ -213,6 +213,13 @@ class InvalidResponseError(EndpointError):
     code = "invalid_response"
 
 
+class BatchPostponedError(EndpointError):
+    """The provider takes the batch later: its queue is full, or it still reads the input file."""
+
+    retryable = True
+    code = "batch_postponed"
+
+
 class EmptyAnswerError(EndpointError):
     """The model answered with nothing: neither text nor tool calls."""
 

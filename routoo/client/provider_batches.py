@@ -13,12 +13,15 @@ from routoo.client.model_endpoints import format_of
 from routoo.client.token_counts import TokenCounters
 from routoo.domain.pool import BatchChannel, CandidateModel
 from routoo.domain.provider_batch import ProviderBatch, ProviderRow
+from routoo.errors import BatchPostponedError, RateLimitedError
 
 _MAX_FILE_BYTES = 2**30
 """Largest file of outcomes that is read; it holds the rows of one shard."""
 _FILE_TIMEOUT_S = 600.0
 _MOST_PAGES = 50
 _SUCCESSES = range(200, 300)
+_PASSING_REFUSALS = frozenset({400, 404, 409, 413, 422, 425, 429})
+"""Statuses with which a provider says that it takes a batch later."""
 
 
 class ProviderBatches:
@@ -76,18 +79,21 @@ class ProviderBatches:
             body: Any of its requests, all of one kind.
 
         Raises:
+            BatchPostponedError: The provider surely did not create it, and may do so later.
             EndpointError: The call failed; unless the provider refused it (4xx), the batch may
                 exist all the same.
             ConfigError: The key's or the proxy's variable is not set.
         """
         batches = batch_format_of(model)
         request = batches.create(channel_of(model), file_id, marker, body)
-        return batches.read_batch(*await self._send(model, request))
+        return batches.read_batch(*await self._send(model, request, may_postpone=True))
 
     async def find(
         self, model: CandidateModel, marker: str, since_s: float
     ) -> ProviderBatch | None:
         """Return the batch that carries a marker, None where the provider has none.
+
+        Of several, as of one that failed and the next attempt, it is one that did not fail.
 
         Args:
             model: A batch channel.
@@ -98,16 +104,18 @@ class ProviderBatches:
             EndpointError: The call failed.
             ConfigError: The key's or the proxy's variable is not set.
         """
-        batches, after = batch_format_of(model), None
+        batches, after, failed = batch_format_of(model), None, None
         for _ in range(_MOST_PAGES):
             page = batches.read_page(*await self._send(model, batches.list_page(after)))
             for listed in page.batches:
-                if listed.marker == marker:
+                if listed.marker == marker and listed.batch.status != "failed":
                     return listed.batch
+                if listed.marker == marker:
+                    failed = failed or listed.batch
             after = page.next_after
             if after is None or page.batches[-1].created_at_s < since_s:
                 break
-        return None
+        return failed
 
     async def get(self, model: CandidateModel, provider_id: str) -> ProviderBatch:
         """Return how far a batch has come.
@@ -142,7 +150,9 @@ class ProviderBatches:
         files = [(await self._send(model, one))[0] for one in batches.result_files(batch)]
         return batches.read_outcomes(files, model, batch, rows, self._counters.of(model))
 
-    async def _send(self, model: CandidateModel, request: BatchApiRequest) -> tuple[bytes, str]:
+    async def _send(
+        self, model: CandidateModel, request: BatchApiRequest, *, may_postpone: bool = False
+    ) -> tuple[bytes, str]:
         """Return the body of a successful response, and the URL that it came from for messages."""
         access, format_ = find_access(model, self._environ), format_of(model)
         # A form brings a content type of its own.
@@ -157,9 +167,16 @@ class ProviderBatches:
         )
         if reply.status not in _SUCCESSES:
             details = format_.read_error(reply.status, reply.body)
-            raise error_of_response(
+            error = error_of_response(
                 details, reply.status, reply.headers, where=target.where, secret=access.key
             )
+            if may_postpone and reply.status in _PASSING_REFUSALS:
+                postponed = batch_format_of(model).is_postponed(reply.body)
+                if postponed or isinstance(error, RateLimitedError):
+                    raise BatchPostponedError(
+                        str(error), http_status=reply.status, retry_after_s=error.retry_after_s
+                    )
+            raise error
         return reply.body, target.where
 
 

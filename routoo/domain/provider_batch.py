@@ -38,6 +38,8 @@ class ProviderBatch:
     """From creation to end, in seconds, where the provider says so."""
     message: str | None = None
     """Why it failed as a whole."""
+    is_postponed: bool = False
+    """It failed before any row was tried, for a reason that passes: another one may succeed."""
 
     @property
     def is_over(self) -> bool:
@@ -58,6 +60,8 @@ class ProviderRow:
     """Reserved for it, in USD."""
     spent_usd: Decimal = Decimal(0)
     """What the job's earlier calls cost, in USD."""
+    deadline: datetime | None = None
+    """The job's, with time zone."""
 
     @property
     def custom_id(self) -> str:
@@ -83,6 +87,8 @@ class OpenProviderBatch:
     """Since the provider was last asked to create it, in seconds."""
     cancel_asked: bool
     """Whether the provider was asked to cancel it."""
+    file_id: str | None = None
+    """The provider's key of the input file, once it is uploaded."""
 
     def __post_init__(self) -> None:
         """Parse what the database keeps as text."""

@@ -60,7 +60,8 @@ async def load_open(conn: AsyncConnection, lease: Lease) -> list[OpenProviderBat
     async with conn.cursor(row_factory=class_row(OpenProviderBatch)) as cursor:
         await cursor.execute(
             """
-            SELECT marker, model, state, provider_id, created_at AS prepared_at, cancel_asked,
+            SELECT marker, model, state, provider_id, file_id, created_at AS prepared_at,
+                   cancel_asked,
                    extract(epoch FROM clock_timestamp() - created_at)::float8 AS age_s,
                    extract(epoch FROM clock_timestamp() - create_tried_at)::float8 AS create_age_s
             FROM provider_batches
@@ -75,7 +76,7 @@ async def load_rows(conn: AsyncConnection, lease: Lease, marker: UUID) -> list[P
     """Return the rows of a batch that are not settled yet, in the order of their jobs."""
     cursor = await conn.execute(
         """
-        SELECT m.job_no, m.attempt_no, j.body::text, r.worst_case_usd,
+        SELECT m.job_no, m.attempt_no, j.body::text, r.worst_case_usd, j.deadline,
                (SELECT coalesce(sum(cost_usd), 0) FROM attempts a
                 WHERE a.batch_id = m.batch_id AND a.job_no = m.job_no)
         FROM provider_rows m
@@ -89,8 +90,8 @@ async def load_rows(conn: AsyncConnection, lease: Lease, marker: UUID) -> list[P
         [lease.key.batch_id, marker],
     )
     return [
-        ProviderRow(job_no, attempt_no, orjson.loads(body), worst_case_usd, spent_usd)
-        async for job_no, attempt_no, body, worst_case_usd, spent_usd in cursor
+        ProviderRow(job_no, attempt_no, orjson.loads(body), worst_case_usd, spent_usd, deadline)
+        async for job_no, attempt_no, body, worst_case_usd, deadline, spent_usd in cursor
     ]
 
 
@@ -126,6 +127,25 @@ async def make_due(conn: AsyncConnection, batch_id: UUID) -> None:
         """,
         [batch_id],
     )
+
+
+async def note_file(conn: AsyncConnection, lease: Lease, marker: UUID, file_id: str | None) -> None:
+    """Note how the provider names the input file; None for one that it doesn't know any more.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+    """
+    await _update(conn, lease, marker, "file_id = %(file_id)s", file_id=file_id)
+
+
+async def note_postponed(conn: AsyncConnection, lease: Lease, marker: UUID, error: str) -> None:
+    """Note that the provider surely has no batch of these rows, and takes one later.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+    """
+    changes = "state = 'prepared', provider_id = NULL, create_tried_at = NULL, error = %(error)s"
+    await _update(conn, lease, marker, changes, error=storable(error))
 
 
 async def note_create(conn: AsyncConnection, lease: Lease, marker: UUID) -> None:

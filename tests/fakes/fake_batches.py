@@ -5,6 +5,12 @@ The script's `batches` says how they behave:
     status          how a batch ends: completed, failed, expired
     create_delay_s  the answer to a creation comes this late; the batch exists at once
     lose_creates    the first N creations are lost: accepted by nobody, answered with 503
+    refuse_creates  the first creations are answered with these: {"status", "json"}
+    fail_first      the first batches fail as a whole, with these values of `errors`
+    wrap            answers about a batch or a file stand under this key
+    prefix          this text stands before the output file's first line
+    row_status      the status_code of answered rows instead of 200
+    text_bodies     the bodies of answered rows are JSON in a text
 A row whose prompt holds FAIL fails with status 400, REFUSE by the content filter, EXPIRE expires,
 DROP is in no file, with NOUSAGE it is answered without usage, and with CUT the filter cuts it.
 """
@@ -39,11 +45,13 @@ class FakeBatch:
     ended_at: float | None = None
     rows: int = 0
     billed_tokens: int = 0
+    errors: Any = None
+    """Why it failed, in the form that the script gave."""
 
     def shown(self) -> dict[str, Any]:
         """Return it as the API shows it."""
         ended = {f"{self.status}_at": self.ended_at} if self.ended_at else {}
-        errors = [{"code": "invalid", "message": "a line is bad"}]
+        errors = {"object": "list", "data": [{"code": "invalid", "message": "a line is bad"}]}
         return {
             "id": self.id,
             "object": "batch",
@@ -51,7 +59,7 @@ class FakeBatch:
             "input_file_id": self.input_file_id,
             "completion_window": self.window,
             "status": self.status,
-            "errors": {"object": "list", "data": errors} if self.status == "failed" else None,
+            "errors": (self.errors or errors) if self.status == "failed" else None,
             "output_file_id": self.output_file_id,
             "error_file_id": self.error_file_id,
             "created_at": int(self.created_at),
@@ -85,7 +93,11 @@ class FakeBatches:
             return error_response(400, "purpose or file is missing", None)
         file_id = f"file-{len(self.files) + 1}"
         self.files[file_id] = form["file"].file.read()
-        return web.json_response({"id": file_id, "object": "file", "purpose": "batch"})
+        return self._shown({"id": file_id, "object": "file", "purpose": "batch"})
+
+    def _shown(self, answer: dict[str, Any]) -> web.Response:
+        wrapper = self.script.get("wrap")
+        return web.json_response({"code": 0, wrapper: answer} if wrapper else answer)
 
     async def _content(self, request: web.Request) -> web.Response:
         content = self.files.get(request.match_info["id"])
@@ -98,6 +110,10 @@ class FakeBatches:
         self.creates += 1
         if self.creates <= self.script.get("lose_creates", 0):
             return error_response(503, "overloaded", None)
+        refusals = self.script.get("refuse_creates", ())
+        if self.creates <= len(refusals):
+            refusal = refusals[self.creates - 1]
+            return web.json_response(refusal["json"], status=refusal["status"])
         rows = self.files[wanted["input_file_id"]].splitlines()
         if any(json.loads(row)["url"] != wanted["endpoint"] for row in rows):
             return error_response(400, "a row's url is not the batch's endpoint", None)
@@ -111,10 +127,11 @@ class FakeBatches:
             ends_at=now + self.script.get("latency_s", 0.0),
             window=wanted["completion_window"],
             rows=len(rows),
+            errors=next(iter(self.script.get("fail_first", ())[len(self.batches) :]), None),
         )
         self.batches[batch.id] = batch
         await asyncio.sleep(self.script.get("create_delay_s", 0.0))
-        return web.json_response(batch.shown())
+        return self._shown(batch.shown())
 
     async def _list(self, request: web.Request) -> web.Response:
         newest = list(reversed(self.batches.values()))
@@ -132,8 +149,8 @@ class FakeBatches:
         if batch.status == "cancelling":
             self._end(batch, "cancelled", share=0.5)
         elif batch.status == "in_progress" and time.time() >= batch.ends_at:
-            self._end(batch, self.script.get("status", "completed"))
-        return web.json_response(batch.shown())
+            self._end(batch, "failed" if batch.errors else self.script.get("status", "completed"))
+        return self._shown(batch.shown())
 
     async def _cancel(self, request: web.Request) -> web.Response:
         batch = self.batches[request.match_info["id"]]
@@ -172,12 +189,15 @@ class FakeBatches:
             del body["usage"]
         if "CUT" in prompt_of(row["body"]):
             body["choices"][0]["finish_reason"] = "content_filter"
-        return {"status_code": 200, "request_id": "req", "body": body}
+        status = self.script.get("row_status", 200)
+        sent = json.dumps(body) if self.script.get("text_bodies") else body
+        return {"status_code": status, "request_id": "req", "body": sent}
 
     def _keep(self, file_id: str, lines: list[dict[str, Any]]) -> str | None:
         if not lines:
             return None
-        self.files[file_id] = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        self.files[file_id] = (self.script.get("prefix", "") + text).encode()
         return file_id
 
     async def _log(self, _request: web.Request) -> web.Response:

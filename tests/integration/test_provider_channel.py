@@ -231,6 +231,144 @@ async def test_a_batch_that_fails_as_a_whole_costs_nothing_and_its_jobs_are_call
         assert "a line is bad" in (await rows(db, "SELECT error FROM provider_batches"))[0][0]
 
 
+QUEUE_IS_FULL = {
+    "code": "token_limit_exceeded",
+    "message": "Enqueued token limit reached for m in organization org. Limit: 90,000 enqueued "
+    "tokens. Please try again once some in_progress batches have been completed.",
+}
+AZURE_QUEUE_IS_FULL = {
+    "code": "token_limit_exceeded",
+    "message": "The number of enqueued tokens has surpassed the configured limit of 30K for the "
+    "deployment 'm'. Please either increase the limit or try again once the current jobs have "
+    "finished.",
+}
+
+
+@pytest.mark.parametrize(
+    "errors",
+    [
+        {"object": "list", "data": [QUEUE_IS_FULL]},
+        [QUEUE_IS_FULL],
+        AZURE_QUEUE_IS_FULL,
+        "Enqueued token limit reached",
+    ],
+)
+async def test_a_batch_that_failed_for_a_full_queue_is_created_again_of_the_same_file(
+    db: Database, errors: object
+) -> None:
+    script = {"models": {"m": {}}, "batches": {"fail_first": [errors, errors]}}
+    async with FakeServer(script) as server:
+        await finish(db, await prepare(db, pool_of(server), ["a", "b"]))
+        assert await outcome(db) == [(n, "succeeded", "m@batch") for n in (0, 1)]
+        assert [one.status for one in server.batches.batches.values()] == [
+            *["failed"] * 2,
+            "completed",
+        ]
+        assert {one.input_file_id for one in server.batches.batches.values()} == {"file-1"}
+        assert await assert_settled(db) == billed_usd(server)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, QUEUE_IS_FULL),
+        (400, {"code": "invalid_request", "message": "Input file file-1 is still pending."}),
+        (400, {"message": "The file file-1 with status 'pending' is not yet processed."}),
+        (409, {"message": "The input file is being processed"}),
+        (429, {"code": "too_many_requests", "message": "Slow down"}),
+        (429, {"code": "429", "message": "Maximum number of concurrent jobs exceeded"}),
+        (500, {"message": "The server had an error"}),
+        (503, {"message": "overloaded"}),
+    ],
+)
+async def test_a_creation_that_is_refused_for_now_is_made_again(
+    db: Database, status: int, error: dict[str, Any]
+) -> None:
+    refusals = [{"status": status, "json": {"error": error}}] * 3
+    script = {"models": {"m": {}}, "batches": {"refuse_creates": refusals}}
+    async with FakeServer(script) as server:
+        await finish(db, await prepare(db, pool_of(server), ["a", "b"]))
+        assert (server.batches.creates, len(server.batches.batches)) == (4, 1)
+        assert len([name for name in server.batches.files if name.startswith("file-")]) == 1
+        assert await outcome(db) == [(n, "succeeded", "m@batch") for n in (0, 1)]
+        assert await assert_settled(db) == billed_usd(server)
+
+
+@pytest.mark.parametrize("error", [QUEUE_IS_FULL, {"message": "The server had an error"}])
+async def test_a_creation_is_not_tried_again_once_the_window_has_passed(
+    db: Database, error: dict[str, Any]
+) -> None:
+    refusals = [{"status": 400 if "code" in error else 500, "json": {"error": error}}] * 99
+    script = {"models": {"m": {}}, "batches": {"refuse_creates": refusals}}
+    async with FakeServer(script) as server:
+        lease = await prepare(db, pool_of(server), ["a"])
+        assert not await take_turn(db, lease)
+        await rows(
+            db,
+            "UPDATE provider_batches SET created_at = now() - interval '25 hours' RETURNING 1",
+        )
+        await finish(db, await _claim_again(db, lease))
+        assert await outcome(db) == [(0, "succeeded", "m")]
+        assert await assert_settled(db) == billed_usd(server)
+
+
+async def test_a_deadline_that_leaves_no_whole_window_ends_the_attempts(db: Database) -> None:
+    refusals = [{"status": 400, "json": {"error": QUEUE_IS_FULL}}] * 99
+    script = {"models": {"m": {}}, "batches": {"refuse_creates": refusals}}
+    async with FakeServer(script) as server:
+        lease = await prepare(db, pool_of(server), ["a", "b"])
+        assert not await take_turn(db, lease)
+        await rows(
+            db,
+            "UPDATE jobs SET deadline = now() + interval '23 hours' WHERE job_no = 1 RETURNING 1",
+        )
+        await finish(db, await _claim_again(db, lease))
+        assert await outcome(db) == [(n, "succeeded", "m") for n in (0, 1)]
+
+
+async def test_a_file_that_the_provider_forgot_is_uploaded_once_more(db: Database) -> None:
+    full, gone = QUEUE_IS_FULL, {"message": "No such File object: file-1"}
+    refusals = [
+        {"status": 400, "json": {"error": full}},
+        {"status": 404, "json": {"error": gone}},
+    ]
+    script = {"models": {"m": {}}, "batches": {"refuse_creates": refusals}}
+    async with FakeServer(script) as server:
+        await finish(db, await prepare(db, pool_of(server), ["a"]))
+        assert [one.input_file_id for one in server.batches.batches.values()] == ["file-2"]
+        assert await outcome(db) == [(0, "succeeded", "m@batch")]
+
+
+async def test_a_refusal_for_good_is_not_tried_again(db: Database) -> None:
+    refusal = {"status": 400, "json": {"error": {"message": "Invalid 'completion_window'"}}}
+    script = {"models": {"m": {}}, "batches": {"refuse_creates": [refusal] * 9}}
+    async with FakeServer(script) as server:
+        await finish(db, await prepare(db, pool_of(server), ["a"]))
+        assert server.batches.creates == 1
+        assert await outcome(db) == [(0, "succeeded", "m")]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"wrap": "data"},
+        {"wrap": "result"},
+        {"prefix": "\ufeff"},
+        {"row_status": 0},
+        {"row_status": None},
+        {"row_status": "200"},
+        {"text_bodies": True},
+    ],
+)
+async def test_answers_in_other_providers_shapes_are_read(
+    db: Database, shape: dict[str, Any]
+) -> None:
+    async with FakeServer({"models": {"m": {}}, "batches": shape}) as server:
+        await finish(db, await prepare(db, pool_of(server), ["a", "FAIL b"]))
+        assert await outcome(db) == [(0, "succeeded", "m@batch"), (1, "succeeded", "m")]
+        assert await assert_settled(db) == billed_usd(server)
+
+
 async def test_files_are_split_at_the_providers_limits(db: Database) -> None:
     async with FakeServer() as server:
         await finish(db, await prepare(db, pool_of(server, max_requests=4), ["x"] * 10))

@@ -1,5 +1,6 @@
 """Speaks OpenAI's Files and Batches API: requests go in as a file, outcomes come back as files."""
 
+import codecs
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -7,6 +8,7 @@ import aiohttp
 import orjson
 
 from routoo.client.failures import error_of_response
+from routoo.client.formats.provider_words import is_batch_postponed
 from routoo.client.formats.wire_format import (
     BatchApiRequest,
     BatchPage,
@@ -25,6 +27,11 @@ _MARKER_KEY = "routoo"
 """Key of a batch's metadata that holds our marker."""
 _PAGE_SIZE = 100
 _SUCCESSES = range(200, 300)
+_OK, _NO_STATUS = 200, 500
+_WRAPPERS = ("data", "batch", "result")
+"""Keys in which gateways put what the API itself answers."""
+_MOST_ERROR_BYTES = 64 * 1024
+_REASONS_SHOWN = 3
 
 
 class OpenAIBatches:
@@ -100,6 +107,10 @@ class OpenAIBatches:
         """
         return str(_read(raw, where, "id")["id"])
 
+    def is_postponed(self, raw: bytes) -> bool:
+        """Return whether a refusal to create a batch says that another attempt may succeed."""
+        return is_batch_postponed(raw[:_MOST_ERROR_BYTES].decode(errors="replace"))
+
     def read_batch(self, raw: bytes, where: str) -> ProviderBatch:
         """Read the answer to `create` or `get`.
 
@@ -151,10 +162,10 @@ class OpenAIBatches:
         if not isinstance(response, Mapping):
             what = f"the row failed: {_reason(line.get('error'))}"
             return RequestRejectedError(what, where=call.where)
-        status, body = response.get("status_code"), response.get("body")
-        if not isinstance(status, int) or status not in _SUCCESSES:
+        body = _decoded(response.get("body"))
+        status = _status_of(response.get("status_code"), body)
+        if status not in _SUCCESSES:
             raw = orjson.dumps(body if body is not None else line.get("error"))
-            status = status if isinstance(status, int) else 500
             details = self._calls.read_error(status, raw)
             return error_of_response(details, status, {}, where=call.where)
         try:
@@ -163,11 +174,33 @@ class OpenAIBatches:
             return error
 
 
+def _status_of(status: object, body: object) -> int:
+    """Return the status of a row; some providers write 0 for success, a text, or nothing."""
+    number = int(status) if isinstance(status, str) and status.isdecimal() else status
+    if isinstance(number, int) and number:
+        return number
+    return _OK if isinstance(body, Mapping) and "choices" in body else _NO_STATUS
+
+
+def _decoded(body: object) -> object:
+    """Return a row's body, which some providers give as JSON in a text."""
+    if not isinstance(body, str):
+        return body
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return body
+
+
 def _read(raw: bytes, where: str, needed: str) -> dict[str, Any]:
     try:
-        answer = orjson.loads(raw)
+        answer = orjson.loads(raw.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError:
         answer = None
+    for wrapper in _WRAPPERS:
+        inner = answer.get(wrapper) if isinstance(answer, dict) else None
+        if isinstance(inner, dict) and needed in inner:
+            answer = inner
     if not isinstance(answer, dict) or needed not in answer:
         raise InvalidResponseError(
             "the answer is not of the Batch API",
@@ -186,22 +219,37 @@ def _batch_of(row: Mapping[str, Any]) -> ProviderBatch:
     created = _created_at_s(row)
     ends = (row.get(f"{end}_at") for end in ("completed", "expired", "cancelled", "failed"))
     ended = next((float(end) for end in ends if isinstance(end, (int, float))), None)
-    errors = row.get("errors")
-    listed = errors.get("data") or () if isinstance(errors, dict) else ()
-    messages = [str(error.get("message")) for error in listed if isinstance(error, dict)]
+    reasons = [_reason(error) for error in _errors_of(row)]
+    files = row.get("output_file_id") or None, row.get("error_file_id") or None
+    status = str(row.get("status"))
     return ProviderBatch(
         id=str(row["id"]),
-        status=str(row.get("status")),
-        output_file_id=row.get("output_file_id") or None,
-        error_file_id=row.get("error_file_id") or None,
+        status=status,
+        output_file_id=files[0],
+        error_file_id=files[1],
         latency_s=max(0.0, ended - created) if ended is not None and created else None,
-        message="; ".join(messages[:3]) or None,
+        message="; ".join(reasons[:_REASONS_SHOWN]) or None,
+        is_postponed=status == "failed"
+        and files == (None, None)
+        and bool(reasons)
+        and all(map(is_batch_postponed, reasons)),
     )
+
+
+def _errors_of(row: Mapping[str, Any]) -> list[Any]:
+    """Return the errors of a batch, which come as a list, as an object with one, or as one."""
+    errors = row.get("errors") or row.get("error")
+    if isinstance(errors, Mapping):
+        inner = errors.get("data")
+        errors = inner if isinstance(inner, list) else [errors]
+    elif not isinstance(errors, list):
+        errors = [errors]
+    return [error for error in errors if error]
 
 
 def _lines(files: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
     for file in files:
-        for raw in file.splitlines():
+        for raw in file.removeprefix(codecs.BOM_UTF8).splitlines():
             try:
                 line = orjson.loads(raw)
             except orjson.JSONDecodeError:

@@ -335,3 +335,24 @@ def _unit_s(unit: str) -> float:
     if unit.startswith(("ms", "mil")):
         return _UNIT_S["ms"]
     return _UNIT_S[unit[0]]
+
+
+_POSTPONED = _any_of(
+    r"token_limit_exceeded|enqueued tokens?|tokens? enqueued",  # OpenAI, Azure
+    r"too[_ ]many[_ ](?:requests|batches|jobs|concurrent)|rate[_ ]limit",
+    r"(?:maximum|max|limit)\b.{0,40}\b(?:active|concurrent|running|queued|in.progress)\b",
+    r"try again (?:later|after|once|in (?:a|\d))|temporar(?:y|ily)|overloaded",
+    r"(?:server|internal)[_ ](?:server[_ ])?error|service[_ ]unavailable",
+    r"\bfile\b.{0,80}\b(?:is|still|status|state)\b.{0,30}\b(?:pending|processing|uploaded)\b",
+    r"\bfile\b.{0,80}\b(?:not|n't)\b.{0,30}\b(?:processed|ready|available)\b",  # Azure
+    r"\bfile\b.{0,40}\b(?:being|to be) processed\b",
+)
+
+
+def is_batch_postponed(error: str) -> bool:
+    """Return whether an error of a batch as a whole passes by itself.
+
+    The provider's queue of batches is full, it has not read the input file to its end yet, or it
+    is busy.
+    """
+    return _POSTPONED.search(error) is not None

@@ -202,6 +202,10 @@ class BatchFormat(Protocol):
         """
         ...
 
+    def is_postponed(self, raw: bytes) -> bool:
+        """Return whether a refusal to create a batch says that another attempt may succeed."""
+        ...
+
     def read_batch(self, raw: bytes, where: str) -> ProviderBatch:
         """Read the answer to `create` or `get`."""
         ...

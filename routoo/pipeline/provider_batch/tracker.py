@@ -9,14 +9,25 @@ provider's list of batches has no such marker.
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from routoo.client.provider_batches import channel_of
 from routoo.domain.completion import Attempt, Completion, Result
 from routoo.domain.job import Lease
 from routoo.domain.pool import CandidateModel
-from routoo.domain.provider_batch import OpenProviderBatch, ProviderBatch, ProviderState
-from routoo.errors import ConfigError, EndpointError, InvalidResponseError, RequestRejectedError
+from routoo.domain.provider_batch import (
+    OpenProviderBatch,
+    ProviderBatch,
+    ProviderRow,
+    ProviderState,
+)
+from routoo.errors import (
+    BatchPostponedError,
+    ConfigError,
+    EndpointError,
+    InvalidResponseError,
+    RequestRejectedError,
+)
 from routoo.pipeline.provider_batch.rows import input_file, settlement
 from routoo.ports import BatchProvider
 from routoo.store import ledger, provider_batches, results
@@ -39,8 +50,6 @@ class ChannelOptions:
     """Longest time between two polls of a batch, in seconds."""
     create_grace_s: float = 120.0
     """How long a creation without an answer may be in progress, in seconds."""
-    hand_over_s: float = 3600.0
-    """Time until rows that no provider took are called one by one, in seconds."""
     patience_s: float = 86_400.0
     """How long after its window a batch's answers are waited for, in seconds."""
 
@@ -107,31 +116,61 @@ class BatchTracker:
         """Upload rows that the provider does not have, and create a batch of them."""
         async with self.db.transaction() as conn:
             rows = await provider_batches.load_rows(conn, batch.lease, batch.open.marker)
-        if batch.cancelling or not rows:
-            await self._settle(batch, missing=_refused(batch, "the batch was cancelled"))
+        reason = _reason_against(batch, rows)
+        if reason is not None:
+            await self._settle(batch, missing=_refused(batch, reason))
             return None
-        marker = str(batch.open.marker)
         try:
-            content = input_file(batch.model, rows)
-            file_id = await self.provider.upload(batch.model, f"routoo-{marker}.jsonl", content)
+            file_id = batch.open.file_id or await self._upload(batch, rows)
             async with self.db.transaction() as conn:
                 await provider_batches.note_create(conn, batch.lease, batch.open.marker)
         except EndpointError as error:
-            return await self._refuse_or_wait(batch, error)
+            return await self._refuse_or_wait(batch, rows, error)
+        marker = str(batch.open.marker)
         try:
             created = await self.provider.create(batch.model, file_id, marker, rows[0].body)
+        except BatchPostponedError as error:
+            return await self._postpone_or_refuse(batch, rows, error)
         except EndpointError as error:
             if error.retryable:  # it may exist all the same: `_find` looks for it
                 return await self._wait(batch, error)
-            return await self._refuse_or_wait(batch, error)
+            return await self._refuse_or_wait(batch, rows, error)
         return await self._created(batch, created)
 
-    async def _refuse_or_wait(self, batch: TrackedBatch, error: EndpointError) -> float | None:
-        """Wait, or give up a batch that the provider surely does not have."""
-        if error.retryable and batch.open.age_s < self.options.hand_over_s:
+    async def _upload(self, batch: TrackedBatch, rows: Sequence[ProviderRow]) -> str:
+        """Upload the input file, and note how the provider names it."""
+        content, marker = input_file(batch.model, rows), batch.open.marker
+        file_id = await self.provider.upload(batch.model, f"routoo-{marker}.jsonl", content)
+        async with self.db.transaction() as conn:
+            await provider_batches.note_file(conn, batch.lease, marker, file_id)
+        return file_id
+
+    async def _refuse_or_wait(
+        self, batch: TrackedBatch, rows: Sequence[ProviderRow], error: EndpointError
+    ) -> float | None:
+        """Try again later, or give up a batch that the provider surely does not have."""
+        if error.retryable and _may_try_again(batch, rows):
             return await self._wait(batch, error)
+        if not error.retryable and batch.open.file_id is not None:
+            # The file is an earlier turn's, which the provider may have deleted by now.
+            async with self.db.transaction() as conn:
+                await provider_batches.note_file(conn, batch.lease, batch.open.marker, None)
+            return await self._postpone_or_refuse(batch, rows, error)
         await self._settle(batch, missing=_refused(batch, str(error)))
         return None
+
+    async def _postpone_or_refuse(
+        self, batch: TrackedBatch, rows: Sequence[ProviderRow], error: EndpointError
+    ) -> float | None:
+        """Try again later, without a look for the batch, or give it up if that is too late."""
+        if not _may_try_again(batch, rows):
+            await self._settle(batch, missing=_refused(batch, str(error)))
+            return None
+        async with self.db.transaction() as conn:
+            lease, marker = batch.lease, batch.open.marker
+            await provider_batches.note_postponed(conn, lease, marker, str(error))
+        wait_s = self._wait_s(batch)
+        return max(wait_s, min(error.retry_after_s or 0.0, self.options.longest_poll_s))
 
     async def _created(self, batch: TrackedBatch, created: ProviderBatch) -> float:
         async with self.db.transaction() as conn:
@@ -143,8 +182,7 @@ class BatchTracker:
         try:
             found = await self.provider.get(batch.model, provider_id)
             if found.is_over:
-                await self._fetch_answers(batch, found)
-                return None
+                return await self._fetch_answers(batch, found)
         except EndpointError as error:
             if error.http_status not in _GONE:
                 return await self._give_up_or_wait(batch, error)
@@ -168,15 +206,20 @@ class BatchTracker:
         await self._settle(batch, missing=_unknown(batch, why))
         return None
 
-    async def _fetch_answers(self, batch: TrackedBatch, found: ProviderBatch) -> None:
+    async def _fetch_answers(self, batch: TrackedBatch, found: ProviderBatch) -> float | None:
+        """Settle the rows of a batch that is over; create one that was postponed again, later."""
         async with self.db.transaction() as conn:
             rows = await provider_batches.load_rows(conn, batch.lease, batch.open.marker)
+        if found.is_postponed and not batch.cancelling:
+            why = BatchPostponedError(found.message or found.status, where=_where(batch))
+            return await self._postpone_or_refuse(batch, rows, why)
         outcomes = await self.provider.outcomes(batch.model, found, rows)
         if found.status == "failed":
             missing: EndpointError = _refused(batch, found.message or "it gives no reason")
         else:
             missing = _unknown(batch, f"the files of the batch, {found.status}, don't name the row")
         await self._settle(batch, outcomes, missing=missing)
+        return None
 
     async def _settle(
         self,
@@ -217,8 +260,32 @@ class BatchTracker:
             await provider_batches.note_look(
                 conn, batch.lease, marker, status=status, error=message
             )
+        return self._wait_s(batch)
+
+    def _wait_s(self, batch: TrackedBatch) -> float:
         wait_s = 0.0 if batch.cancelling else batch.open.age_s * _SHARE_OF_AGE
         return min(max(wait_s, self.options.poll_s), self.options.longest_poll_s)
+
+
+def _reason_against(batch: TrackedBatch, rows: Sequence[ProviderRow]) -> str | None:
+    """Return why no batch of some rows is to be created, None where one is."""
+    if batch.cancelling or not rows:
+        return "the batch was cancelled"
+    if batch.open.create_age_s is not None and not _may_try_again(batch, rows):
+        return "it answered none of the attempts to create one"
+    return None
+
+
+def _may_try_again(batch: TrackedBatch, rows: Sequence[ProviderRow]) -> bool:
+    """Return whether a later attempt to create a batch is in time.
+
+    It is while the window has not passed since the first one, and while every row's deadline leaves
+    the whole window.
+    """
+    window = timedelta(hours=channel_of(batch.model).window_h)
+    latest = datetime.now(UTC) + window
+    deadlines = [row.deadline for row in rows if row.deadline is not None]
+    return batch.open.age_s < window.total_seconds() and all(one >= latest for one in deadlines)
 
 
 def _results_to_save(

@@ -49,6 +49,7 @@ class ProviderBatchRow(SQLModel, table=True):
     state: str = column(Text(), "prepared, created or closed", default="'prepared'")
     provider_id: str | None = column(Text(), "The provider's key of it", nullable=True)
     provider_status: str | None = column(Text(), "The provider's word for it", nullable=True)
+    file_id: str | None = column(Text(), "The provider's key of its input file", nullable=True)
     create_tried_at: datetime | None = column(
         TIMESTAMP, "When the provider was last asked to create it", nullable=True
     )
