@@ -9,6 +9,7 @@ RoutooError
 ├── InfeasibleError          the limits can't all hold; says what to relax
 ├── StoreError
 │   ├── DatabaseUnavailableError   (retryable)
+│   ├── ValueRefusedError          a value of one row can't be stored
 │   └── StaleLeaseError            another worker took the shard over
 ├── BrokerUnavailableError         (retryable)
 ├── EmbeddedStackError       PostgreSQL, the broker or a local model could not be started
@@ -34,7 +35,7 @@ Foreign errors (psycopg, aiohttp, OSError, ...) are mapped to these at one bound
 """
 
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 
 class RoutooError(Exception):
@@ -113,6 +114,10 @@ class DatabaseUnavailableError(StoreError):
     exit_code = 4
 
 
+class ValueRefusedError(StoreError):
+    """The database can't hold a value of a row: too large, malformed, or against a constraint."""
+
+
 class StaleLeaseError(StoreError):
     """The shard's epoch moved on: another worker owns it now, so nothing was written."""
 
@@ -166,6 +171,11 @@ class EndpointError(RoutooError):
     ) -> None:
         self.http_status, self.retry_after_s = http_status, retry_after_s
         super().__init__(what, value=value, where=where, remedy=remedy)
+
+    def detached(self) -> Self:
+        """Return this error without its traceback and causes, which keep whole answers alive."""
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
 
 class RateLimitedError(EndpointError):

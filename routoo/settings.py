@@ -57,7 +57,8 @@ class Settings(BaseSettings):
     task_time_limit_s: PositiveFloat = 600.0
     """A dispatch task hands its shard back after this long, in seconds."""
     max_answer_bytes: PositiveInt = 16 * 2**20
-    """An endpoint's answer that is larger, decompressed, fails its call, in bytes."""
+    """An endpoint's answer that is larger, decompressed, fails its call, in bytes; of answers over
+    256 KiB eight are read at a time, so that they take eight times as much memory at most."""
     webhook_url: str | None = None
     """Where alerts of evaluation runs are sent; unset means nowhere."""
     webhook_secret: SecretStr | None = None

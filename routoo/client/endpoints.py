@@ -11,8 +11,9 @@ from typing import Any, Self
 import structlog
 
 from routoo.client.access import check_variables
-from routoo.client.failures import error_of_response
-from routoo.client.formats.wire_format import SentCall, decode_json, encode_json
+from routoo.client.failures import error_of_response, unreadable
+from routoo.client.formats.json_answer import decode_json
+from routoo.client.formats.wire_format import SentCall, encode_json
 from routoo.client.http import MAX_ANSWER_BYTES, HttpClient, HttpReply
 from routoo.client.limiter.endpoint_limiter import EndpointLimiter, admit_to_any
 from routoo.client.limiter.limit_sync import LimitSync
@@ -23,7 +24,7 @@ from routoo.domain.behaviour import KnownBehaviour, behaviour_key
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_completion_tokens
-from routoo.errors import EndpointError, LimitFieldRefusedError
+from routoo.errors import EndpointError, LimitFieldRefusedError, RoutooError
 from routoo.limits.account import MemoryLimits
 from routoo.ports import SharedLimits
 
@@ -166,7 +167,12 @@ class ChatEndpoints:
         reply = await self._http.send(target, data, timeout_s=max(0.001, ends_s - started_s))
         latency_s = time.perf_counter() - started_s
         call = SentCall(model, body, target.where, endpoint.counter, endpoint.access.key)
-        return _read(endpoint, call, reply, latency_s)
+        try:
+            return _read(endpoint, call, reply, latency_s)
+        except RoutooError:
+            raise
+        except Exception as error:
+            raise unreadable(error, target.where, reply.status) from error
 
 
 def _log_excess(known: KnownBehaviour, model: CandidateModel, completion: Completion) -> None:

@@ -77,6 +77,18 @@ def error_of_exception(error: BaseException, *, where: str) -> EndpointError:
     return ours(text, where=where, remedy=remedy)
 
 
+def unreadable(error: Exception, where: str, http_status: int | None = None) -> EndpointError:
+    """Return the error that stands for a response that broke what reads it.
+
+    Args:
+        error: What was raised.
+        where: The endpoint's URL, without credentials.
+        http_status: Of the response, where that could be read.
+    """
+    what = f"the response can't be read: {type(error).__name__}: {_clean(str(error), None)}"
+    return InvalidResponseError(what, where=where, http_status=http_status)
+
+
 def meaning_of(kind: type[BaseException]) -> tuple[type[EndpointError], str]:
     """Return the class of ours that stands for a class of exceptions, and what to say of it."""
     for foreign, ours, what in _ERRORS:

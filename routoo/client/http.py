@@ -13,15 +13,17 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from routoo.client.access import Access
-from routoo.client.failures import CALL_ERRORS, error_of_exception
+from routoo.client.failures import CALL_ERRORS, error_of_exception, unreadable
 from routoo.domain.pool import Endpoint
-from routoo.errors import InvalidResponseError
+from routoo.errors import EndpointError, InvalidResponseError
 
 MAX_ANSWER_BYTES = 16 * 2**20
 """Largest body of an answer, decompressed, unless a caller gives another limit."""
 _CONNECT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
 """Only connecting is limited here: `total` would include the wait for a connection, and whole
 requests have a limit of their own."""
+_LARGE_ANSWER_BYTES, _LARGE_AT_ONCE = 2**18, 8
+"""Of answers that are larger than this, only so many are read at the same time."""
 _LARGE_REQUEST_BYTES = 2**20
 """aiohttp writes larger bodies in parts only if they come as a file."""
 
@@ -72,6 +74,7 @@ class HttpClient:
 
     def __init__(self, *, max_bytes: int = MAX_ANSWER_BYTES, remedy: str | None = None) -> None:
         self._max_bytes, self._remedy = max_bytes, remedy
+        self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -136,22 +139,55 @@ class HttpClient:
                 return await self._read(response, target.where)
         except CALL_ERRORS as error:
             raise error_of_exception(error, where=target.where) from error
+        except EndpointError:
+            raise
+        except Exception as error:
+            raise unreadable(error, target.where) from error
 
     async def _read(self, response: aiohttp.ClientResponse, where: str) -> HttpReply:
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
             response.close()
             raise aiohttp.ClientPayloadError("the server switched to another protocol")
-        content, chunks, size = response.content, list[bytes](), 0
-        while not content.at_eof():
-            chunk = await content.readany()
-            size += len(chunk)
-            if size > self._max_bytes:
-                raise InvalidResponseError(
-                    f"the answer is larger than {self._max_bytes} bytes",
-                    where=where,
-                    remedy=self._remedy,
-                    http_status=response.status,
-                )
-            chunks.append(chunk)
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        return HttpReply(response.status, response.headers, body)
+        body = _Body(response.content)
+        await body.read(min(_LARGE_ANSWER_BYTES, self._max_bytes))
+        if not body.is_whole:
+            async with self._large:  # so that many large answers at once don't fill the memory
+                await body.read(self._max_bytes)
+        if body.size > self._max_bytes:
+            body.clear()  # the error's traceback holds it
+            raise InvalidResponseError(
+                f"the answer is larger than {self._max_bytes} bytes",
+                where=where,
+                remedy=self._remedy,
+                http_status=response.status,
+            )
+        return HttpReply(response.status, response.headers, body.joined())
+
+
+class _Body:
+    """What was read of a response's body."""
+
+    def __init__(self, content: aiohttp.StreamReader) -> None:
+        self._content, self._chunks = content, list[bytes]()
+        self.size = 0
+        """In bytes, decompressed."""
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it was read to its end."""
+        return self._content.at_eof()
+
+    async def read(self, most_bytes: int) -> None:
+        """Read on to the end, or until more than so many bytes were read."""
+        while not self._content.at_eof() and self.size <= most_bytes:
+            chunk = await self._content.readany()
+            self.size += len(chunk)
+            self._chunks.append(chunk)
+
+    def clear(self) -> None:
+        """Forget what was read."""
+        self._chunks.clear()
+
+    def joined(self) -> bytes:
+        """Return the whole body."""
+        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)

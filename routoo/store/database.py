@@ -13,9 +13,15 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from routoo.errors import DatabaseUnavailableError, StoreError
+from routoo.errors import DatabaseUnavailableError, StoreError, ValueRefusedError
 
 _CONNECT_TIMEOUT_S = 10.0
+_REFUSALS_OF_VALUES = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,  # an `OperationalError`, as if the server were away
+    psycopg.errors.StatementTooComplex,
+)
 _FRESH_S = 0.2
 """A connection used so lately needs no check, which is a round trip."""
 
@@ -98,6 +104,10 @@ class Database:
     def _errors_mapped(self) -> Iterator[None]:
         try:
             yield
+        except _REFUSALS_OF_VALUES as error:
+            raise ValueRefusedError(
+                f"the database can't hold a value: {_said(error)}", where=self._where
+            ) from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise DatabaseUnavailableError(
                 f"the database can't be reached or gave up: {_said(error)}",

@@ -7,6 +7,7 @@ from typing import overload
 import orjson
 
 from routoo.domain.prompt import unicode_text
+from routoo.errors import ValueRefusedError
 
 _NULL = r"\N"
 
@@ -49,8 +50,14 @@ def json_rows(rows: Iterable[object]) -> str:
 
     One JSON parameter for many rows: the driver's arrays cost the caller ten times the time a row.
     Texts must be `storable`: the database refuses JSON that holds a NUL.
+
+    Raises:
+        ValueRefusedError: A value is none that JSON can carry.
     """
-    return orjson.dumps(list(rows), default=_exact).decode()
+    try:
+        return orjson.dumps(list(rows), default=_exact).decode()
+    except TypeError as error:
+        raise ValueRefusedError(f"a value can't be sent to the database: {error}") from error
 
 
 def _exact(value: object) -> str:

@@ -8,9 +8,10 @@ import pytest
 
 from routoo.client.access import Access
 from routoo.client.endpoints import ChatEndpoints
+from routoo.client.formats.json_answer import decode_json
 from routoo.client.formats.openai import OpenAIFormat
 from routoo.client.formats.provider_words import FINISH_REASONS
-from routoo.client.formats.wire_format import ErrorKind, SentCall, decode_json, encode_json
+from routoo.client.formats.wire_format import ErrorKind, SentCall, encode_json
 from routoo.client.http import target_of
 from routoo.domain.completion import Completion, FinishReason
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff

@@ -18,7 +18,7 @@ from routoo.client.token_counts import TokenCounter
 from routoo.domain.completion import Completion
 from routoo.domain.pool import BatchChannel, CandidateModel
 from routoo.domain.provider_batch import ProviderBatch, ProviderRow
-from routoo.errors import EndpointError, InvalidResponseError, RequestRejectedError
+from routoo.errors import EndpointError, RequestRejectedError
 
 Outcome = Completion | EndpointError
 """What came of a row of a provider's batch."""
@@ -243,18 +243,4 @@ def encode_json(sent: Mapping[str, Any], *, where: str) -> bytes:
             f"the request can't be sent as JSON: {error}",
             where=where,
             remedy="Remove lone surrogates and numbers beyond 64 bits from the request",
-        ) from error
-
-
-def decode_json(raw: bytes, *, where: str, http_status: int) -> object:
-    """Return the body of a successful response.
-
-    Raises:
-        InvalidResponseError: It is not JSON.
-    """
-    try:
-        return orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise InvalidResponseError(
-            f"the answer is not JSON: {error}", where=where, http_status=http_status
         ) from error

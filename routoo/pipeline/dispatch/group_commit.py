@@ -5,18 +5,24 @@ committed together with its job's result. So the ledger is right whenever a proc
 """
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from types import TracebackType
 from typing import Self
 
+import structlog
 from psycopg import AsyncConnection
 
 from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Attempt, Reservation, Result
-from routoo.domain.job import Lease
-from routoo.errors import DatabaseUnavailableError, StoreError
+from routoo.domain.job import Lease, ResultStatus
+from routoo.errors import (
+    DatabaseUnavailableError,
+    InvalidResponseError,
+    StoreError,
+    ValueRefusedError,
+)
 from routoo.pipeline.dispatch.response_cache import ShardCache
 from routoo.store import budget, endpoint_behaviour, leases, ledger, response_cache, results
 from routoo.store.database import Database
@@ -25,6 +31,7 @@ _LINGER_S = 0.005
 """How long a flush waits for more writes, in seconds; so a transaction has hundreds of rows."""
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 2.0
+_log = structlog.get_logger(__name__)
 
 
 class ReservationOutcome(Enum):
@@ -51,6 +58,52 @@ class _Writes:
     """Job number and attempt number of calls that were not sent."""
     settlements: list[Attempt] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
+    is_plain: bool = False
+    """Whether they hold none of the values that came from an endpoint."""
+
+    def split(self) -> "list[_Writes]":
+        """Return the writes in parts: two halves of the jobs, and what needs no answer.
+
+        A job's settlements and its result stay together. What can't be divided is one part.
+        """
+        jobs = dict.fromkeys(one.job_no for one in (*self.settlements, *self.results))
+        first = set(list(jobs)[: (len(jobs) + 1) // 2])
+        parts = [self._of(first), self._of(jobs.keys() - first)]
+        parts.append(_Writes(reservations=self.reservations, releases=self.releases))
+        return [part for part in parts if part.size]
+
+    def _of(self, jobs: Collection[int]) -> "_Writes":
+        return _Writes(
+            settlements=[one for one in self.settlements if one.job_no in jobs],
+            results=[one for one in self.results if one.job_no in jobs],
+        )
+
+    @property
+    def size(self) -> int:
+        """How many writes there are."""
+        parts = (self.reservations, self.releases, self.settlements, self.results)
+        return sum(map(len, parts))
+
+    def without_values(self, error: ValueRefusedError) -> "_Writes":
+        """Return the writes of jobs with none of the values that came from an endpoint."""
+        code, message = InvalidResponseError.code, f"the answer can't be stored: {error.what}"
+        return _Writes(
+            is_plain=True,
+            settlements=[
+                replace(one, status="failed", usage=None, error_code=code, error_message=message)
+                for one in self.settlements
+            ],
+            results=[
+                replace(
+                    one,
+                    status=ResultStatus.FAILED,
+                    completion=None,
+                    error_code=code,
+                    error_message=message,
+                )
+                for one in self.results
+            ],
+        )
 
     def succeed(self, outcomes: Sequence[ReservationOutcome]) -> None:
         """Give every reservation's caller its outcome."""
@@ -187,11 +240,26 @@ class GroupCommit:
         while True:
             try:
                 return await self._commit(writes)
+            except ValueRefusedError as error:
+                return await self._commit_apart(writes, error)
             except DatabaseUnavailableError:
                 if waited_s >= self._patience_s:
                     raise
                 await asyncio.sleep(delay_s)
                 waited_s, delay_s = waited_s + delay_s, min(delay_s * 2, _LONGEST_RETRY_S)
+
+    async def _commit_apart(
+        self, writes: _Writes, error: ValueRefusedError
+    ) -> list[ReservationOutcome]:
+        """Commit writes in parts, since one of them was refused: only its own job fails for it."""
+        parts = writes.split()
+        if len(parts) > 1:
+            return [one for part in parts for one in await self._commit_patiently(part)]
+        if writes.is_plain or not (writes.settlements or writes.results):
+            raise error  # it was refused for nothing that came from an endpoint
+        plain = writes.without_values(error)
+        _log.warning("dispatch.value_refused", reason=error.what)
+        return list(await self._commit_patiently(plain))
 
     async def _commit(self, writes: _Writes) -> Sequence[ReservationOutcome]:
         lease, wanted = self._lease, [reservation for reservation, _ in writes.reservations]

@@ -111,7 +111,7 @@ class HedgedCaller:
                 permit.model, pending.job.body, timeout_s=timeout_s
             )
         except EndpointError as error:
-            return error
+            return error.detached()  # it is kept while the job waits for its next attempt
         permit.used(completion.usage.total_tokens)
         self.latencies.note(permit.model, completion.latency_s)
         return completion
