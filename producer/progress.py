@@ -13,9 +13,10 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from routoo.console.output import note
+from routoo.domain.behaviour import FoundBehaviour, found_in
 from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
 from routoo.errors import DatabaseUnavailableError, NotFoundError
-from routoo.store import batches, workers
+from routoo.store import batches, endpoint_behaviour, workers
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.progress import Progress, progress
 from routoo.store.batches.replans import Replan
@@ -42,6 +43,8 @@ class Snapshot:
     """What it waits for where no worker is at it."""
     scored_per_s: float | None = None
     """Jobs scored a second lately, where the batch has been followed long enough to tell."""
+    behaviours: Sequence[FoundBehaviour] = ()
+    """What endpoints of the batch were found to do that its pool doesn't say."""
 
     @property
     def selected(self) -> int:
@@ -174,6 +177,10 @@ class Snapshot:
                 "reasons": self.progress.deviations.reasons,
             },
             "replans": [asdict(replan) for replan in self.replans],
+            "endpoints": [
+                {"model": one.model, "base_url": one.base_url, **asdict(one.behaviour)}
+                for one in self.behaviours
+            ],
         }
 
 
@@ -197,7 +204,9 @@ async def take_snapshot(conn: AsyncConnection, batch: BatchRecord) -> Snapshot:
     if now.status is not batch.status:
         batch = await batches.get(conn, batch.id)
     revisions = await replans.history(conn, batch.id)
-    return Snapshot(batch, now, datetime.now(UTC), revisions, await workers.wait_of(conn, batch.id))
+    wait = await workers.wait_of(conn, batch.id)
+    behaviours = found_in(batch.pool, await endpoint_behaviour.load(conn))
+    return Snapshot(batch, now, datetime.now(UTC), revisions, wait, behaviours=behaviours)
 
 
 @dataclass(slots=True)

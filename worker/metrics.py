@@ -7,7 +7,7 @@ names of models, schedules and endpoints, never anything of a batch, a job or a 
 import asyncio
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import structlog
@@ -145,6 +145,7 @@ def _money(seen: Overview) -> Iterator[Metric]:
         "limit": (seen.money.limit_usd, "Budgets of open batches together"),
         "reserved": (seen.money.reserved_usd, "Worst case of the calls in flight"),
         "spent": (seen.money.spent_usd, "What the calls of open batches have cost"),
+        "overrun": (seen.money.overrun_usd, "Of that, what was billed beyond what was reserved"),
     }
     for kind, (usd, text) in kinds.items():
         yield _gauge(f"routoo_{kind}_usd", f"{text}, in USD.", (), [((), float(usd))])
@@ -173,6 +174,14 @@ def _calls(seen: Overview) -> Iterator[Metric]:
         ["endpoint"],
         _of(_without_queries(seen.endpoints).items()),
     )
+    for column, kind in enumerate(("prompt", "completion")):
+        extras = {key: tokens[column] for key, tokens in seen.extra_tokens.items()}
+        yield _gauge(
+            f"routoo_endpoint_extra_{kind}_tokens",
+            f"Most {kind} tokens that an endpoint billed beyond a call's bound.",
+            ["endpoint"],
+            _of(_without_queries(extras).items()),
+        )
 
 
 def _evaluation(seen: Overview) -> Iterator[Metric]:
@@ -203,13 +212,13 @@ def _evaluation(seen: Overview) -> Iterator[Metric]:
     )
 
 
-def _without_queries(endpoints: dict[str, bool]) -> dict[str, bool]:
-    """Return the breakers by endpoint's name; what follows a ? may be secret."""
-    found: dict[str, bool] = {}
-    for key, is_open in endpoints.items():
+def _without_queries(endpoints: Mapping[str, int]) -> dict[str, int]:
+    """Return figures by endpoint's name; what follows a ? may be secret."""
+    found: dict[str, int] = {}
+    for key, figure in endpoints.items():
         base_url, *rest = key.split("|")
         name = "|".join([base_url.partition("?")[0], *rest])
-        found[name] = found.get(name, False) or is_open
+        found[name] = max(found.get(name, 0), figure)
     return found
 
 

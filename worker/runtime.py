@@ -24,6 +24,7 @@ from pydantic import SecretStr
 from routoo.client.endpoints import ChatEndpoints
 from routoo.client.provider_batches import ProviderBatches
 from routoo.client.token_counts import TokenCounters
+from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.job import Lease, Stage
 from routoo.errors import ConfigError
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
@@ -175,12 +176,13 @@ def _select(db: Database) -> StageWork:
 def _dispatch(base: _Base) -> StageWork:
     settings, db = base.settings, base.db
     counters = TokenCounters()
-    provider = ProviderBatches(timeout_s=settings.channel_timeout_s, counters=counters)
-    channel = _channel(db, _enter(base.exits, base.loop, provider), settings)
     endpoints = ChatEndpoints(
         limits=DatabaseLimits(db), counters=counters, max_answer_bytes=settings.max_answer_bytes
     )
     client = _enter(base.exits, base.loop, endpoints)
+    provider = ProviderBatches(timeout_s=settings.channel_timeout_s, counters=counters)
+    opened = _enter(base.exits, base.loop, provider)
+    channel = _channel(db, opened, settings, client.behaviour)
     options = DispatchOptions(
         max_attempts_per_model=settings.max_attempts_per_model,
         time_limit_s=settings.task_time_limit_s,
@@ -196,12 +198,14 @@ def _dispatch(base: _Base) -> StageWork:
     return _with_tokenizers(counters, StageWork(work, grace_s=grace_s))
 
 
-def _channel(db: Database, provider: BatchProvider, settings: Settings) -> ProviderChannel:
+def _channel(
+    db: Database, provider: BatchProvider, settings: Settings, behaviour: KnownBehaviour
+) -> ProviderChannel:
     options = ChannelOptions(
         poll_s=settings.channel_poll_s,
         create_grace_s=settings.channel_timeout_s * _CREATE_GRACE_FACTOR,
     )
-    return ProviderChannel(BatchTracker(db, provider, options))
+    return ProviderChannel(BatchTracker(db, provider, options, behaviour))
 
 
 def _with_tokenizers(counters: TokenCounters, stage: StageWork) -> StageWork:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from routoo.domain.completion import Usage
-from routoo.domain.pool import BATCH_SUFFIX, CandidateModel, Endpoint, LimitField
+from routoo.domain.pool import BATCH_SUFFIX, CandidateModel, Endpoint, LimitField, Pool
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
 
 _MOST_CACHED = 1_000
@@ -167,3 +167,29 @@ class KnownBehaviour:
         self._known[key] = merged
         self._applied.clear()
         return True
+
+
+@dataclass(frozen=True, slots=True)
+class FoundBehaviour:
+    """What an endpoint of a model of a pool was found to do."""
+
+    model: str
+    base_url: str
+    behaviour: EndpointBehaviour
+
+
+def found_in(pool: Pool, stored: Mapping[str, EndpointBehaviour]) -> tuple[FoundBehaviour, ...]:
+    """Return what is known of a pool's endpoints; those that do as expected are left out."""
+    return tuple(
+        FoundBehaviour(model.name, endpoint.base_url, stored[key])
+        for model in pool.models
+        for endpoint in (model.all_endpoints if stored else ())
+        if (key := behaviour_key(model.at(endpoint))) in stored
+    )
+
+
+def pool_as_found(pool: Pool, stored: Mapping[str, EndpointBehaviour]) -> Pool:
+    """Return a pool whose endpoints say what is known of them."""
+    known = KnownBehaviour()
+    known.update(stored)
+    return pool.model_copy(update={"models": tuple(map(known.apply, pool.models))})

@@ -5,9 +5,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from producer.progress import take_snapshot
+from producer.screen.progress import progress_view
 from routoo.domain.job import SLA
 from routoo.domain.pool import Pool, Tariff
+from routoo.store import batches
 from routoo.store.database import Database
 from tests.dispatch_factory import dispatch, pool_of, prepare, rows
 from tests.fakes.openai_server import FakeServer
@@ -183,3 +187,30 @@ async def test_an_absurd_bill_does_not_keep_its_endpoint_from_other_batches(db: 
     async with FakeServer({"models": {"*": {"faults": [fault]}}}) as server:
         assert await dispatch(db, await prepare(db, dear(server), 1, sla=ALONE))
         assert await behaviour(db) == [(None, 4096, 0)]
+
+
+async def test_status_tells_what_an_endpoint_does_otherwise_than_its_pool_says(
+    db: Database,
+) -> None:
+    script = {
+        "completion_tokens": 3600,
+        "limit_fields": [],
+        "refuses": {"max_tokens": OTHER_FIELD},
+    }
+    async with FakeServer({"models": {"*": script}}) as server:
+        lease = await prepare(db, dear(server), 1, body={"max_tokens": 10}, sla=ALONE)
+        assert await dispatch(db, lease)
+        async with db.transaction() as conn:
+            batch = await batches.get(conn, lease.key.batch_id)
+            snapshot = await take_snapshot(conn, batch)
+    (found,) = snapshot.as_json()["endpoints"]
+    assert found["model"] == "small"
+    assert found["limit_field"] == "max_completion_tokens"
+    assert found["extra_completion_tokens"] == 3590
+    console = Console(width=200)
+    with console.capture() as capture:
+        console.print(progress_view(snapshot))
+    screen = capture.get()
+    assert "billed up to 3,590 completion tokens beyond the bound of a call" in screen
+    assert "takes its limit from max_completion_tokens" in screen
+    assert "were billed beyond what was reserved" in screen

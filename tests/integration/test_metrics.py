@@ -11,11 +11,13 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from routoo.domain.behaviour import EndpointBehaviour
 from routoo.domain.calendar import Missed
 from routoo.domain.job import Stage
+from routoo.domain.pool import LimitField
 from routoo.errors import ConfigError
 from routoo.settings import REPOSITORY, Settings
-from routoo.store import schedules
+from routoo.store import endpoint_behaviour, schedules
 from routoo.store.batches.overview import OpenMoney, Overview
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts, eval_runs
@@ -139,6 +141,18 @@ async def test_an_open_breaker_is_served_without_the_addresss_query(
     assert seen["routoo_endpoint_breaker_open", "http://b/v1|m|"] == 0
 
 
+async def test_what_an_endpoint_billed_beyond_its_bound_is_served(
+    db: Database, served: tuple[Database, Scrape]
+) -> None:
+    found = {"http://a/v1?key=s|m|K": EndpointBehaviour(LimitField.NONE, 7, 3590)}
+    async with db.transaction() as conn:
+        await endpoint_behaviour.save(conn, found)
+    seen = await served[1]()
+    assert seen["routoo_endpoint_extra_prompt_tokens", "http://a/v1|m|K"] == 7
+    assert seen["routoo_endpoint_extra_completion_tokens", "http://a/v1|m|K"] == 3590
+    assert seen["routoo_overrun_usd",] == 0
+
+
 async def test_while_the_database_is_away_nothing_stale_is_served(
     served: tuple[Database, Scrape], loop: LoopThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -162,7 +176,7 @@ async def test_scrapes_close_together_share_one_read(
 def test_every_metric_that_rules_and_documentation_name_is_served() -> None:
     text = RULES.read_text() + DOCUMENTATION.read_text().partition("## Metrics")[2]
     named = set(re.findall(r"\broutoo_[a-z_]+", text))
-    nothing = Overview({}, 0, {}, {}, {}, OpenMoney(*[Decimal(0)] * 3), (), {}, (), {})
+    nothing = Overview({}, 0, {}, {}, {}, OpenMoney(*[Decimal(0)] * 4), (), {}, (), {}, {})
     served = {family.name for family in (reachable(yes=True), *families(nothing))}
     assert {name.removesuffix("_total") for name in named} == served
 

@@ -14,6 +14,7 @@ from routoo.errors import InvalidResponseError
 MOST_TOKENS = 2**31 - 1
 """No call takes more; larger counts are no counts, and don't fit the database."""
 
+_MOST_SHOWN = 40
 _PROMPT = ("prompt_tokens", "input_tokens")
 _COMPLETION = ("completion_tokens", "output_tokens")
 _CACHED = (
@@ -61,12 +62,12 @@ def bounded_count(value: object, name: str) -> int | None:
     """
     if value is None:
         return None
-    whole = isinstance(value, int | float) and not isinstance(value, bool)
-    if not whole or not 0 <= value <= MOST_TOKENS or value != int(value):
-        plain = isinstance(value, int | float | str)
-        msg = f"{name} is {str(value)[:40] if plain else 'no number'}"
-        raise ValueError(msg)
-    return int(value)
+    number = -1 if isinstance(value, bool) or not isinstance(value, int | float) else value
+    if 0 <= number <= MOST_TOKENS and number == int(number):
+        return int(number)
+    shown = str(value)[:_MOST_SHOWN] if isinstance(value, int | float | str) else "no number"
+    msg = f"{name} is {shown}"
+    raise ValueError(msg)
 
 
 def _read(reported: Mapping[str, Any]) -> Usage | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from routoo.client.provider_batches import channel_of
+from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Attempt, Completion, Result
 from routoo.domain.job import Lease
 from routoo.domain.pool import CandidateModel
@@ -26,11 +27,12 @@ from routoo.errors import (
     ConfigError,
     EndpointError,
     InvalidResponseError,
+    LimitFieldRefusedError,
     RequestRejectedError,
 )
 from routoo.pipeline.provider_batch.rows import input_file, settlement
 from routoo.ports import BatchProvider
-from routoo.store import ledger, provider_batches, results
+from routoo.store import endpoint_behaviour, ledger, provider_batches, results
 from routoo.store.database import Database
 
 _ROWS_PER_TRANSACTION = 500
@@ -74,6 +76,8 @@ class BatchTracker:
     db: Database
     provider: BatchProvider
     options: ChannelOptions = field(default_factory=ChannelOptions)
+    behaviour: KnownBehaviour = field(default_factory=KnownBehaviour)
+    """What is known of endpoints beside their pools; rows show more of it."""
 
     async def advance(self, batch: TrackedBatch) -> float | None:
         """Take one batch as far as it gets now.
@@ -139,7 +143,8 @@ class BatchTracker:
 
     async def _upload(self, batch: TrackedBatch, rows: Sequence[ProviderRow]) -> str:
         """Upload the input file, and note how the provider names it."""
-        content, marker = input_file(batch.model, rows), batch.open.marker
+        known, marker = self.behaviour.apply(batch.model), batch.open.marker
+        content = input_file(known, rows)
         file_id = await self.provider.upload(batch.model, f"routoo-{marker}.jsonl", content)
         async with self.db.transaction() as conn:
             await provider_batches.note_file(conn, batch.lease, marker, file_id)
@@ -233,6 +238,7 @@ class BatchTracker:
         async with self.db.transaction() as conn:
             rows = await provider_batches.load_rows(conn, lease, marker)
         found = outcomes or {}
+        await self._learn(batch.model, rows, found)
         settled = [
             settlement(
                 batch.model,
@@ -250,6 +256,25 @@ class BatchTracker:
         async with self.db.transaction() as conn:
             error = None if all(row.custom_id in found for row in rows) else str(missing)
             await provider_batches.close(conn, lease, marker, error=error)
+
+    async def _learn(
+        self,
+        model: CandidateModel,
+        rows: Sequence[ProviderRow],
+        outcomes: Mapping[str, Completion | EndpointError],
+    ) -> None:
+        """Record what the outcomes of rows show of their endpoint, for later calls and batches."""
+        known = self.behaviour.apply(model)
+        for row in rows:
+            outcome = outcomes.get(row.custom_id)
+            if isinstance(outcome, Completion):
+                self.behaviour.note_usage(known, row.body, outcome.usage)
+            elif isinstance(outcome, LimitFieldRefusedError):
+                self.behaviour.note_refusal(known)
+        if unsaved := dict(self.behaviour.unsaved):
+            async with self.db.transaction() as conn:
+                await endpoint_behaviour.save(conn, unsaved)
+            self.behaviour.saved(unsaved)
 
     async def _wait(
         self, batch: TrackedBatch, error: EndpointError | None, *, status: str | None = None

@@ -106,7 +106,7 @@ class CallBounds:
     @classmethod
     def empty(cls, jobs: int) -> Self:
         """Return bounds for a number of jobs, to be filled in."""
-        return cls(*(np.zeros(jobs) for _ in range(3)))
+        return cls(np.zeros(jobs), np.zeros(jobs), np.zeros(jobs))
 
     def fill(self, rows: slice, jobs: Sequence[Job]) -> None:
         """Set the bounds of the jobs in some rows."""

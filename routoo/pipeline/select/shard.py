@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Int, Int64
 from psycopg import AsyncConnection
 
+from routoo.domain.behaviour import pool_as_found
 from routoo.domain.job import BatchStatus, Lease
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience, experience_to_json
@@ -27,7 +28,7 @@ from routoo.pipeline.select.plan import describe_forecast, describe_plan
 from routoo.pipeline.select.problem import choose, is_met, pose_problem
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
-from routoo.store import assignments, batches, ledger, results
+from routoo.store import assignments, batches, endpoint_behaviour, ledger, results
 from routoo.store.assignments import OpenJobs, load_open_jobs
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import FIRST_REVISION, Replan
@@ -51,6 +52,9 @@ async def select_shard(db: Database, lease: Lease, batch: BatchRecord) -> None:
     """
     async with db.transaction() as conn:
         request = await replans.open_request(conn, batch.id)
+        behaviour = await endpoint_behaviour.load(conn)
+    # So a plan's worst case allows for endpoints that were found to exceed their bounds.
+    batch = batch.with_pool(pool_as_found(batch.pool, behaviour))
     if request is None:
         await _plan_batch(db, lease, batch)
     else:

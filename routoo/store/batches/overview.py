@@ -23,6 +23,8 @@ class OpenMoney:
     """Worst case of the calls in flight."""
     spent_usd: Decimal
     """Cost of the calls that ended, as billed."""
+    overrun_usd: Decimal
+    """Of that, what was billed beyond the worst case of a call."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class Overview:
     schedules: tuple[ScheduleFigures, ...]
     endpoints: dict[str, bool]
     """Whether the breaker holds calls back, by endpoint's key."""
+    extra_tokens: dict[str, tuple[int, int]]
+    """Most prompt and completion tokens billed beyond a call's bound, by endpoint's key."""
 
 
 # The calls are looked up model by model: the index on attempts begins with it.
@@ -108,8 +112,10 @@ SELECT
          ORDER BY s.id, r.finished_at DESC) AS f),
     (SELECT json_agg(json_build_array(endpoint, (account #>> '{breaker,pause_s}')::float > 0))
      FROM endpoints),
+    (SELECT json_agg(json_build_array(endpoint, extra_prompt_tokens, extra_completion_tokens))
+     FROM endpoint_behaviour),
     coalesce(sum(limit_usd), 0), coalesce(sum(reserved_usd), 0),
-    coalesce(sum(spent_usd + overrun_usd), 0)
+    coalesce(sum(spent_usd + overrun_usd), 0), coalesce(sum(overrun_usd), 0)
 FROM ledgers WHERE batch_id IN (SELECT id FROM open)
 """
 
@@ -117,7 +123,8 @@ FROM ledgers WHERE batch_id IN (SELECT id FROM open)
 async def overview(conn: AsyncConnection) -> Overview:
     """Return what is true now; within a transaction of its own it waits for nobody's locks."""
     row = (await (await conn.execute(_OVERVIEW, [_OPEN])).fetchall())[0]
-    batches, results, deviations, jobs, shards, calls, alerts, schedules, endpoints, *money = row
+    batches, results, deviations, jobs, shards, calls, alerts, schedules, *rest = row
+    endpoints, extras, *money = rest
     ended = dict.fromkeys(ResultStatus, 0) | {ResultStatus(key): n for key, n in results or ()}
     return Overview(
         batches=dict.fromkeys(BatchStatus, 0) | {BatchStatus(key): n for key, n in batches or ()},
@@ -132,4 +139,5 @@ async def overview(conn: AsyncConnection) -> Overview:
         alerts=dict.fromkeys(KINDS, 0) | dict(alerts or ()),
         schedules=tuple(ScheduleFigures(*one) for one in schedules or ()),
         endpoints=dict(endpoints or ()),
+        extra_tokens={key: (prompt, completion) for key, prompt, completion in extras or ()},
     )

@@ -1,9 +1,10 @@
 """Creates the row of a batch, seals it with its jobs, looks it up, completes or fails it."""
 
+from copy import copy
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from decimal import Decimal
-from typing import Any, cast
+from typing import Any, Self, cast
 from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
@@ -76,6 +77,12 @@ class BatchRecord:
         object.__setattr__(self, "objective", Objective.from_json(objective))
         call_options = cast("dict[str, Any] | None", self.call_options)
         object.__setattr__(self, "call_options", CallOptions.from_json(call_options))
+
+    def with_pool(self, pool: Pool) -> Self:
+        """Return the batch with a pool that says more of the same models."""
+        changed = copy(self)  # `replace` would parse once more what is parsed
+        object.__setattr__(changed, "pool", pool)
+        return changed
 
 
 async def create(conn: AsyncConnection, new: NewBatch) -> tuple[UUID, bool]:
