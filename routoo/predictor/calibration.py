@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
-from scipy.optimize import minimize
-from sklearn.isotonic import IsotonicRegression
 
 from routoo.predictor.logistic import log_loss, logit, sigmoid
 
@@ -121,12 +119,16 @@ def _platt(x: Vector, y: Vector) -> Curve:
 
 
 def _isotonic(x: Vector, y: Vector) -> Curve:
+    from sklearn.isotonic import IsotonicRegression
+
     model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(x, y)
     pull = _PRIOR / (_PRIOR + np.sqrt(len(x)))
     return lambda grid: logit((1 - pull) * model.predict(grid) + pull * sigmoid(grid))
 
 
 def _affine(x: Vector, y: Vector, *, shift: bool) -> tuple[float, float]:
+    from scipy.optimize import minimize
+
     def objective(parameters: Float64[np.ndarray, " 2"]) -> tuple[float, np.ndarray]:
         raw = x * parameters[0] + parameters[1]
         error = sigmoid(raw) - y

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32
-from sklearn.decomposition import PCA
 
 CLIP = 6.0
 """Standardised features are held within this many deviations: no outlier runs away with a score."""
@@ -69,6 +68,8 @@ class Projection:
             features: Hidden states first, then the surface.
             hidden: How many of the features are hidden states.
         """
+        from sklearn.decomposition import PCA
+
         standardiser = Standardiser.fit(features)
         scaled = standardiser.apply(features)[:, :hidden]
         solver = "covariance_eigh" if hidden <= _EXACT_WIDTH else "randomized"

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float32, Float64
-from scipy.optimize import minimize
 
 from routoo.predictor.logistic import sigmoid
 from routoo.predictor.missing_values import PRIOR_OUTCOMES, known_mean, with_prior
@@ -101,6 +100,8 @@ class _Evidence:
             common: Weights of the common parts to start from and to be pulled to.
             own: The same of the own parts: one column a direction, or one for all of them.
         """
+        from scipy.optimize import minimize
+
         views, models = len(common), self.goal.shape[1]
         start = np.concatenate([common, own.ravel(), np.zeros(models)])
         count = len(start) - models

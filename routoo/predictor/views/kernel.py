@@ -9,7 +9,6 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float16, Float32
-from scipy.linalg import solve
 
 from routoo.predictor.missing_values import known_mean
 from routoo.predictor.views.view import TrainingItems
@@ -39,6 +38,8 @@ class KernelView:
         weights don't count: one system of equations serves all models, with weights it would be one
         a model.
         """
+        from scipy.linalg import solve
+
         score, landmarks = items.score, items.landmarks
         excess = score - known_mean(score, axis=0)
         common = known_mean(excess, axis=1)[:, None]
