@@ -12,6 +12,8 @@ from routoo.evaluation.protocol import Protocol
 
 if TYPE_CHECKING:
     from routoo.domain.tables import OutcomeTables
+    from routoo.evaluation.build_scorecard import EvaluationData
+    from routoo.evaluation.cascade_report import CascadeReport
     from routoo.evaluation.quality_metrics import Quality
     from routoo.evaluation.scorecard import Scorecard
     from routoo.predictor.dataset import OutcomeMatrix
@@ -39,6 +41,14 @@ class EvaluateOptions(FittingOptions):
     reference: Annotated[
         str | None, typer.Option(help="Model to compare with; the best single one if unset.")
     ] = None
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(help="Recorded answers of the items, to judge; repeatable."),
+    ] = None
+    decisions: Annotated[
+        Path | None,
+        typer.Option(help="Write what is decided for each item at 25 budgets (Parquet)."),
+    ] = None
     html: Annotated[
         Path | None, typer.Option(help="Write the whole report to this one HTML file.")
     ] = None
@@ -55,6 +65,9 @@ def evaluate(options: EvaluateOptions) -> None:
         routoo evaluate --checkpoint DIR --items I.parquet --outcomes O.parquet \
             --reference mixtral-8x7b-instruct-v0.1 --html report.html
 
+        routoo evaluate --checkpoint DIR --items I.parquet --outcomes O.parquet \
+            --answers A.parquet --model cheap --model strong --decisions D.parquet
+
         routoo evaluate --protocol domains --items I.parquet --outcomes O.parquet
 
         routoo evaluate --protocol random --backbone models/qwen --pooling both \
@@ -66,10 +79,11 @@ def evaluate(options: EvaluateOptions) -> None:
     from routoo.evaluation.build_scorecard import build_scorecard
     from routoo.training.tables import read_tables
 
+    _check_answers(options)
     tables = read_tables(options.items, options.outcomes)
     matrix, estimates = _estimate(options, tables)
     data = evaluation_data(tables, matrix, estimates)
-    facts = _facts(options, matrix)
+    facts, cascade = _facts(options, matrix), _judge_answers(options, data)
     try:
         card = build_scorecard(
             "Router evaluation", facts, data, options.seed, reference=options.reference
@@ -82,7 +96,44 @@ def evaluate(options: EvaluateOptions) -> None:
         return
     if options.html is not None:
         _write_html(options.html, card)
-    _print_scorecard(card, as_json=options.json)
+    _print_scorecard(card, cascade, as_json=options.json)
+
+
+def _check_answers(options: EvaluateOptions) -> None:
+    """Check that answers come with a checkpoint, and decisions with answers."""
+    from routoo.errors import InputError
+    from routoo.files import check_suffix
+
+    if options.answers and options.checkpoint is None:
+        raise InputError(
+            "answers are judged by a checkpoint", remedy="Give --checkpoint, not --protocol"
+        )
+    if options.decisions is not None:
+        check_suffix(options.decisions, (".parquet",), "decisions are written as Parquet")
+        if not options.answers:
+            raise InputError("there are no answers to decide by", remedy="Give --answers")
+
+
+def _judge_answers(options: EvaluateOptions, data: "EvaluationData") -> "CascadeReport | None":
+    """Judge the recorded answers, write the decisions, and return the comparison."""
+    from routoo.console.feedback import ConsoleFeedback
+    from routoo.domain.tables import read_answers
+    from routoo.evaluation.assess import judge_by_checkpoint
+    from routoo.evaluation.judged_answers import write_decisions
+    from routoo.judge.files import load_judge
+    from routoo.predictor.predictor import load_predictor
+
+    if not options.answers or options.checkpoint is None:
+        return None
+    judge = load_judge(options.checkpoint)
+    predictor = load_predictor(options.checkpoint, device=options.device, cache=options.embeddings)
+    answers = read_answers(*options.answers)
+    judged = judge_by_checkpoint(
+        judge, predictor, data, answers, ConsoleFeedback(), seed=options.seed
+    )
+    if options.decisions is not None:
+        write_decisions(options.decisions, judged.known, judged.items, judged.models)
+    return judged.report
 
 
 def _estimate(
@@ -194,7 +245,8 @@ def _write_html(path: Path, card: "Scorecard") -> None:
     path.write_text(render_page(card), encoding="utf-8", errors="replace")
 
 
-def _print_scorecard(card: "Scorecard", *, as_json: bool) -> None:
+def _print_scorecard(card: "Scorecard", cascade: "CascadeReport | None", *, as_json: bool) -> None:
+    from routoo.console.cascade_tables import print_cascade
     from routoo.console.output import console, note
     from routoo.console.scorecard_tables import print_scorecard
 
@@ -204,9 +256,12 @@ def _print_scorecard(card: "Scorecard", *, as_json: bool) -> None:
             f"of {card.facts['items']}"
         )
     if as_json:
-        _echo_json(asdict(card))
-    else:
-        print_scorecard(console(), card)
+        judged = {} if cascade is None else {"cascade": asdict(cascade)}
+        _echo_json(asdict(card) | judged)
+        return
+    print_scorecard(console(), card)
+    if cascade is not None:
+        print_cascade(console(), cascade)
 
 
 def _print_calibration(

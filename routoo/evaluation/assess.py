@@ -1,10 +1,17 @@
 """Estimates held-out outcomes: by a checkpoint, or by fits that each leave a part out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
+from routoo.domain.answer import RecordedAnswer
+from routoo.domain.items import Item
 from routoo.domain.tables import OutcomeTables
 from routoo.evaluation.build_scorecard import EvaluationData
+from routoo.evaluation.cascade import CascadeKnowledge
+from routoo.evaluation.cascade_report import CascadeReport, compare_policies
 from routoo.evaluation.cross_fitting import (
     FeatureReader,
     cross_fit,
@@ -13,9 +20,11 @@ from routoo.evaluation.cross_fitting import (
     mean_quality,
     split_items,
 )
+from routoo.evaluation.judged_answers import EstimatedItems, judge_recorded, mean_costs
 from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import Quality
-from routoo.evaluation.routing import cost_matrix, latency_matrix
+from routoo.evaluation.routing import cost_matrix, latency_matrix, priced_columns
+from routoo.judge.judge import AnswerJudge
 from routoo.ports import Feedback
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
 from routoo.predictor.fitting import FitOptions
@@ -69,6 +78,55 @@ def estimate_by_checkpoint(
         train = outcome_matrix(trained_on.items, trained_on.outcomes, matrix.models)
         estimates |= _baselines(predictor, train, matrix)
     return estimates
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedAnswers:
+    """What a checkpoint's judge says of recorded answers to all items."""
+
+    items: tuple[Item, ...]
+    models: tuple[str, ...]
+    """The pool: models of the outcomes that have costs, in their order."""
+    known: CascadeKnowledge
+    report: CascadeReport | None
+    """None where no item was answered by all models of the pool."""
+
+
+def judge_by_checkpoint(
+    judge: AnswerJudge,
+    predictor: CheckpointPredictor,
+    data: EvaluationData,
+    answers: Sequence[RecordedAnswer],
+    feedback: Feedback,
+    *,
+    seed: int,
+) -> JudgedAnswers:
+    """Judge recorded answers, and compare probing and deciding with routing by the prompt alone.
+
+    Args:
+        judge: Of the checkpoint.
+        predictor: Of the same checkpoint.
+        data: Held-out outcomes of models that the checkpoint knows.
+        answers: Recorded answers.
+        feedback: Shows how far it is; told what can't be judged.
+        seed: Of the bootstrap.
+
+    Raises:
+        InputError: No model has a cost.
+    """
+    items, columns = data.matrix.items, priced_columns(data.cost_usd)
+    pool = tuple(data.matrix.models[column] for column in columns)
+    costs = mean_costs(data.cost_usd[:, columns], pool)
+    asked = EstimatedItems(items, predictor.predict(data.matrix.prompts, judge.models))
+    known = judge_recorded(judge, asked, pool, costs, answers, feedback)
+    if not known.probes:
+        feedback.note(f"no answers that the checkpoint can judge: {', '.join(judge.probes) or '-'}")
+    score = data.matrix.score[:, columns].astype(np.float64)
+    rows = np.flatnonzero(~np.isnan(score).any(axis=1))
+    report = None
+    if len(rows) and len(pool) > 1:
+        report = compare_policies(known.take(rows), score[rows], pool, seed)
+    return JudgedAnswers(items, pool, known, report)
 
 
 def estimate_by_protocol(
