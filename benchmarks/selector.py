@@ -113,7 +113,9 @@ def measure_probes(jobs: int, repeat: int) -> list[Figure]:
     problem = make_problem(jobs)
     problem = replace(problem, quality=np.clip(problem.quality, 0.01, 0.99))
     allowed = np.asarray(problem.allowed)
-    known = ProbeModel(judge, PROBES, problem.quality, lambda rows, _probe: allowed[rows])
+    known = ProbeModel(
+        judge, PROBES, problem.quality, problem.cost_usd, lambda rows, _probe: allowed[rows]
+    )
     start = time.perf_counter()
     more, policies = with_policies(problem, known)
     made_s = time.perf_counter() - start

@@ -21,18 +21,18 @@ def upgrade() -> None:
     op.create_check_constraint("assignments_escalation", "assignments", "escalation_chance BETWEEN 0 AND 1 AND (probe OR escalation_chance = 0)")
     op.create_table(
         "judges",
-        sa.Column("weights_sha256", sa.Text(), nullable=False, comment="Hash of the weights of the checkpoint that the judge belongs to"),
+        sa.Column("content_sha256", sa.Text(), nullable=False, comment="Hash of the content"),
         sa.Column("content", sa.LargeBinary(), nullable=False, comment="The judge as one file"),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), server_default=sa.text("now()"), nullable=False, comment="When the row was written"),
-        sa.PrimaryKeyConstraint("weights_sha256"),
+        sa.PrimaryKeyConstraint("content_sha256"),
         comment="Judges of answers, for those that can't see the checkpoint's folder",
     )
     op.create_table(
         "batch_judges",
         sa.Column("batch_id", sa.Uuid(), nullable=False, comment="The batch"),
-        sa.Column("weights_sha256", sa.Text(), nullable=False, comment="The checkpoint that scored it"),
+        sa.Column("content_sha256", sa.Text(), nullable=False, comment="The judge of the checkpoint that scored it"),
         sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], ondelete="CASCADE"),
-        sa.ForeignKeyConstraint(["weights_sha256"], ["judges.weights_sha256"]),
+        sa.ForeignKeyConstraint(["content_sha256"], ["judges.content_sha256"]),
         sa.PrimaryKeyConstraint("batch_id"),
         comment="Which judge judges a batch's answers",
     )

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
@@ -17,6 +18,8 @@ from routoo.predictor.manifest import read_manifest
 
 _PATTERN = "judge-*.safetensors"
 _NAME_LENGTH = 12
+_SEPARATOR = b"\n"
+"""Between the facts, JSON in one line, and the arrays."""
 
 
 def write_judge(folder: Path, judge: AnswerJudge) -> dict[str, Any]:
@@ -72,6 +75,37 @@ def load_judge(folder: Path) -> AnswerJudge:
     if hashlib.sha256(content).hexdigest() != facts.get("sha256"):
         raise _unreadable(path, "its hash is not the manifest's")
     return judge.extended(manifest.models)
+
+
+def pack_judge(folder: Path) -> bytes | None:
+    """Return a checkpoint's judge as one file, for processes that can't see the folder.
+
+    Returns:
+        None where the checkpoint can judge no answers.
+
+    Raises:
+        CheckpointError: The folder holds no checkpoint, or the judge's file is absent or damaged.
+    """
+    manifest = read_manifest(folder)
+    if not load_judge(folder).judges:
+        return None
+    facts = {"judge": manifest.judge, "models": list(manifest.models)}
+    arrays = (folder / str(manifest.judge["file"])).read_bytes()
+    return orjson.dumps(facts) + _SEPARATOR + arrays
+
+
+def unpack_judge(content: bytes) -> AnswerJudge:
+    """Return the judge that `pack_judge` put into one file.
+
+    Raises:
+        CheckpointError: It is damaged.
+    """
+    head, _, arrays = content.partition(_SEPARATOR)
+    try:
+        facts = orjson.loads(head)
+        return _parsed(facts["judge"], load(arrays)).extended(facts["models"])
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise _unreadable(Path("judges"), str(error)) from error
 
 
 def _parsed(facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> AnswerJudge:

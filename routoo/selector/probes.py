@@ -157,6 +157,8 @@ class ProbeModel:
     """Columns of the models whose answers can be judged."""
     quality: Float32[np.ndarray, "jobs models"]
     """Expected quality of one answer, for one job that it serves."""
+    cost_usd: Float[np.ndarray, "jobs models"]
+    """Expected cost of a call, in USD."""
     follow: Follow
     answered: Float32[np.ndarray, " models"] | None = None
     """Share of jobs that each model answers; None = all."""
@@ -164,27 +166,26 @@ class ProbeModel:
     """Number of jobs that an answer serves; None = 1 each."""
 
     def second_calls(
-        self, problem: Problem, jobs: Int[np.ndarray, " some"], probe: int, price: float
-    ) -> SecondCalls:
-        """Return what some jobs' policy of a probe at a price does."""
-        return self.at_prices(problem, jobs, probe, [price])[0]
-
-    def at_prices(
-        self,
-        problem: Problem,
-        jobs: Int[np.ndarray, " some"],
-        probe: int,
-        prices: Sequence[float],
+        self, jobs: Int[np.ndarray, " some"], probe: int, *prices: float
     ) -> list[SecondCalls]:
-        """Return what some jobs' policies of a probe at several prices do."""
+        """Return what some jobs' policies of a probe do, one for each price."""
         shown = _Shown.of(self.judge(probe, self.quality[jobs]))
-        cost = problem.cost_usd[jobs, : self.quality.shape[1]].T
-        follow = self.follow(jobs, probe).T
+        cost, follow = self.cost_usd[jobs].T, self.follow(jobs, probe).T
         # A call that serves several jobs buys their quality together.
         shared = 1.0 if self.weight is None else np.maximum(self.weight[jobs], 1.0)
         return [
             _at_price(shown, probe, cost, follow, price / shared, self.answered) for price in prices
         ]
+
+    def some(self, jobs: Int[np.ndarray, " some"]) -> "ProbeModel":
+        """Return what is known of some jobs."""
+        return replace(
+            self,
+            quality=self.quality[jobs],
+            cost_usd=self.cost_usd[jobs],
+            weight=None if self.weight is None else self.weight[jobs],
+            follow=lambda some, probe: self.follow(jobs[some], probe),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +203,6 @@ class Policies:
         """Return the column of the model that each job asks first; -1 where it has none."""
         columns = np.array([*range(self.models), *self.probe, -1])
         return columns[choice].astype(choice.dtype)
-
-
-NO_JOBS = np.empty(0, np.int64)
 
 
 def with_policies(problem: Problem, known: ProbeModel) -> tuple[Problem, Policies]:
@@ -226,9 +224,8 @@ def with_policies(problem: Problem, known: ProbeModel) -> tuple[Problem, Policie
     return extended(problem, known, policies), policies
 
 
-def spread_policies(problem: Problem, known: ProbeModel) -> Policies:
-    """Return policies of the worthwhile probes for prices over the whole range, for a frontier."""
-    probes, _ = _worthwhile(problem, known)
+def spread_policies(problem: Problem, probes: Sequence[int]) -> Policies:
+    """Return policies of some probes for prices over the whole range, as a frontier needs them."""
     pairs = [(probe, price) for probe in probes for price in _price_range(problem)]
     if not pairs:
         return Policies(problem.options)
@@ -251,7 +248,7 @@ def extended(problem: Problem, known: ProbeModel, policies: Policies) -> Problem
     for start in range(0, problem.jobs, BLOCK_JOBS):
         rows = slice(start, min(start + BLOCK_JOBS, problem.jobs))
         table = _Columns(quality[rows], cost[rows], allowed[rows], [use[rows] for use in uses])
-        _fill(table, problem, known, policies, np.arange(rows.start, rows.stop))
+        _fill(table, known, policies, np.arange(rows.start, rows.stop))
     capacities = tuple(
         replace(item, options=tuple(range(shape[1])), use=use)
         for item, use in zip(problem.capacities, uses, strict=True)
@@ -271,20 +268,21 @@ class _Columns:
 
 def _fill(
     table: _Columns,
-    problem: Problem,
     known: ProbeModel,
     policies: Policies,
     jobs: Int[np.ndarray, " rows"],
 ) -> None:
+    weight: float | Float32[np.ndarray, " rows"]
     weight = 1.0 if known.weight is None else known.weight[jobs]
     for probe in dict.fromkeys(policies.probe):
         columns = [at for at, one in enumerate(policies.probe) if one == probe]
         prices = [policies.price[at] for at in columns]
-        found = known.at_prices(problem, jobs, probe, prices)
+        found = known.second_calls(jobs, probe, *prices)
+        served = 1.0 if known.answered is None else float(known.answered[probe])
         for at, second in zip(columns, found, strict=True):
             column = policies.models + at
             escalated = 1.0 - second.asked(probe)
-            table.quality[:, column] = second.quality * weight
+            table.quality[:, column] = second.quality * weight * served
             table.cost[:, column] = table.cost[:, probe] + second.cost_usd
             table.allowed[:, column] = table.allowed[:, probe] & (escalated > LEAST_ESCALATION)
             for use in table.uses:
@@ -323,33 +321,25 @@ def _taken(policies: Policies, choice: Int[np.ndarray, " jobs"]) -> tuple[int, .
 
 
 def _sampled(problem: Problem, known: ProbeModel) -> tuple[Problem, ProbeModel]:
-    """Return some of a problem's jobs with their share of its budget, without its capacities."""
+    """Return a sample of the jobs; all of them where they are few."""
     if problem.jobs <= SAMPLE_JOBS:
         return replace(problem, capacities=()), known
     draw = np.random.default_rng(SAMPLE_SEED).choice(problem.jobs, SAMPLE_JOBS, replace=False)
-    return sampled(problem, known, np.sort(draw))
+    draw.sort()
+    return part_of(problem, draw), known.some(draw)
 
 
-def sampled(
-    problem: Problem, known: ProbeModel, rows: Int[np.ndarray, " rows"]
-) -> tuple[Problem, ProbeModel]:
-    """Return the given jobs with their share of the budget, without capacities."""
+def part_of(problem: Problem, jobs: Int[np.ndarray, " some"]) -> Problem:
+    """Return some of a problem's jobs with their share of its budget, without its capacities."""
     budget = problem.budget_usd
-    part = replace(
+    return replace(
         problem,
-        quality=problem.quality[rows],
-        cost_usd=problem.cost_usd[rows],
-        allowed=None if problem.allowed is None else problem.allowed[rows],
-        budget_usd=None if budget is None else float(budget) * len(rows) / problem.jobs,
+        quality=problem.quality[jobs],
+        cost_usd=problem.cost_usd[jobs],
+        allowed=None if problem.allowed is None else problem.allowed[jobs],
+        budget_usd=None if budget is None else float(budget) * len(jobs) / problem.jobs,
         capacities=(),
     )
-    some = replace(
-        known,
-        quality=known.quality[rows],
-        weight=None if known.weight is None else known.weight[rows],
-        follow=lambda jobs, probe: known.follow(rows[jobs], probe),
-    )
-    return part, some
 
 
 def _price_range(problem: Problem) -> list[float]:

@@ -99,6 +99,7 @@ _SLICE_JOBS = 10_000
 
 _OPEN = """
 SELECT j.job_no, coalesce(array_position(%(models)s::text[], a.model), 0) - 1,
+       coalesce(a.probe, false)::int,
        (EXISTS (
            SELECT FROM reservations r
            WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no AND NOT EXISTS (
@@ -106,7 +107,7 @@ SELECT j.job_no, coalesce(array_position(%(models)s::text[], a.model), 0) - 1,
                  AND t.attempt_no = r.attempt_no)))::int
 FROM jobs j
 LEFT JOIN LATERAL (
-    SELECT model FROM assignments s WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
+    SELECT model, probe FROM assignments s WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
     ORDER BY revision DESC LIMIT 1
 ) a ON true
 WHERE j.batch_id = %(batch_id)s AND j.job_no >= %(first)s AND j.job_no < %(end)s
@@ -125,6 +126,8 @@ class OpenJobs:
     job_no: Int32[np.ndarray, " open"]
     column: Int32[np.ndarray, " open"]
     """Of the model assigned last, in pool order; -1 where none is."""
+    probe: Bool[np.ndarray, " open"]
+    """Its answer is to be judged."""
     called: Bool[np.ndarray, " open"]
     """A call is under way, or was lost in a crash."""
 
@@ -140,7 +143,7 @@ async def load_open_jobs(
         job_count: Its jobs, open or not.
         models: Names of its candidate models, in pool order.
     """
-    slices = [np.empty((0, 3), np.int32)]
+    slices = [np.empty((0, 4), np.int32)]
     for first in range(0, job_count, _SLICE_JOBS):
         cursor = await conn.execute(
             _OPEN,
@@ -152,6 +155,6 @@ async def load_open_jobs(
             },
         )
         rows = await cursor.fetchall()
-        slices.append(np.array(rows, np.int32).reshape(-1, 3))
+        slices.append(np.array(rows, np.int32).reshape(-1, 4))
     table = np.concatenate(slices)
-    return OpenJobs(table[:, 0], table[:, 1], table[:, 2] > 0)
+    return OpenJobs(table[:, 0], table[:, 1], table[:, 2] > 0, table[:, 3] > 0)

@@ -55,7 +55,7 @@ def known_of(problem: Problem, strength: float = 0.9, **changes: Any) -> ProbeMo
     def follow(jobs: Any, _probe: int) -> Any:
         return np.ones((len(jobs), MODELS), np.bool_)
 
-    known = ProbeModel(judge_of(strength), (0, 1), problem.quality[:, :MODELS], follow)
+    known = ProbeModel(judge_of(strength), (0, 1), problem.quality, problem.cost_usd, follow)
     return replace(known, **changes)
 
 

@@ -20,9 +20,11 @@ from routoo.domain.prompt import (
     part_counts,
     requested_completion_tokens,
 )
+from routoo.pipeline.judges import load_judge
 from routoo.pipeline.select.capacity import Demand
 from routoo.pipeline.select.eligibility import describe_ineligibility
 from routoo.pipeline.select.estimates import NOTHING_KNOWN, CallEstimates, estimate_calls
+from routoo.pipeline.select.probes import ForeseeingJudge, SecondCallLimits
 from routoo.selector.solution import Solution
 from routoo.store import jobs, predictions
 from routoo.store.batches.records import BatchRecord
@@ -143,6 +145,24 @@ class CallBounds:
             total += float(answer.sum()) * float(price.completion)
         return total / float(TOKENS_PER_MTOK)
 
+    def most_usd(
+        self, pool: Pool, rows: Int[np.ndarray, " some"]
+    ) -> Float64[np.ndarray, "some models"]:
+        """Return the most that a call of some jobs to each model can cost, in USD."""
+        columns = []
+        for model in pool.models:
+            parts = [model.part_tokens(self.parts.get(row, {})) or 0 for row in rows.tolist()]
+            prompt = self.text_tokens[rows] + np.array(parts) + model.extra_prompt_tokens
+            own, most = self.limit_tokens[rows], model.max_completion_tokens
+            own = own if model.obeys_limits else np.maximum(own, most)
+            answer = np.where(np.isnan(own), most, own) * self.choices[rows]
+            price = model.price_usd_per_mtok
+            columns.append(
+                prompt * float(price.prompt)
+                + (answer + model.extra_completion_tokens) * float(price.completion)
+            )
+        return np.stack(columns, axis=1) / float(TOKENS_PER_MTOK)
+
 
 @dataclass(frozen=True, slots=True)
 class BatchMatrix:
@@ -160,6 +180,10 @@ class BatchMatrix:
     """What each call takes of its endpoint; None where nothing needs it."""
     bounds: CallBounds | None = None
     """What bounds each call's cost; None where nothing needs it."""
+    judge: ForeseeingJudge | None = None
+    """Judges answers; None where none are judged."""
+    second_limits: SecondCallLimits | None = None
+    """What keeps jobs from a second call; there where there is a judge."""
     weight: Float32[np.ndarray, " jobs"] | None = None
     """Number of jobs that a job's answer serves, 0 for a duplicate; None = 1 each."""
     duplicates: Duplicates | None = None
@@ -175,6 +199,7 @@ class BatchMatrix:
             cost_usd=self.cost_usd[jobs],
             allowed=self.allowed[jobs],
             demand=demand and Demand(demand.tokens[jobs], demand.latency_s[jobs]),
+            second_limits=self.second_limits and self.second_limits.rows(jobs),
             weight=None if self.weight is None else self.weight[jobs],
             duplicates=None,
         )
@@ -208,7 +233,9 @@ async def load_matrix(
         has a deadline or is a plan. A job takes 24 bytes more while duplicates are looked for, and
         32 in a plan.
     """
-    filler = _Filler(batch, await predictions.load_batch(conn, batch.id), experience)
+    judge = await load_judge(conn, batch)
+    predicted = await predictions.load_batch(conn, batch.id)
+    filler = _Filler(batch, predicted, experience, judge)
     for first in range(0, batch.job_count, _JOBS_PER_READ):
         filler.fill(first, await jobs.load_slice(conn, batch.id, first, _JOBS_PER_READ))
     return filler.matrix()
@@ -217,8 +244,15 @@ async def load_matrix(
 class _Filler:
     """Fills a batch's arrays, slice by slice, and makes the matrix of them."""
 
-    def __init__(self, batch: BatchRecord, predicted: Predictions, experience: Experience) -> None:
+    def __init__(
+        self,
+        batch: BatchRecord,
+        predicted: Predictions,
+        experience: Experience,
+        judge: ForeseeingJudge | None,
+    ) -> None:
         self._batch, self._predicted, self._experience = batch, predicted, experience
+        self._judge = judge
         shape = predicted.quality.shape
         self._cost_usd = np.zeros(shape)
         self._allowed = np.zeros(shape, np.bool_)
@@ -227,6 +261,7 @@ class _Filler:
         needs_demand = batch.deadline is not None or is_plan
         self._demand = Demand.empty(shape) if needs_demand else None
         self._bounds = CallBounds.empty(shape[0]) if is_plan else None
+        self._second_limits = None if judge is None else SecondCallLimits.empty(shape)
         self._digests = None
         if batch.call_options.dedupe is not False:
             merge_samples = batch.call_options.dedupe is True
@@ -251,6 +286,8 @@ class _Filler:
             self._demand.latency_s[rows] = estimates.latency_s
         if self._bounds is not None:
             self._bounds.fill(rows, jobs)
+        if self._second_limits is not None:
+            self._second_limits.fill(rows, jobs, self._batch.pool)
         if self._digests is not None:
             self._digests.fill(rows, jobs)
 
@@ -268,6 +305,8 @@ class _Filler:
             ineligible=self._ineligible,
             demand=self._demand,
             bounds=self._bounds,
+            judge=self._judge,
+            second_limits=self._second_limits,
             weight=weight,
             duplicates=duplicates,
         )

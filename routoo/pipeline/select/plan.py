@@ -5,7 +5,7 @@ A batch that is planned and not submitted also gets a forecast for its owner to 
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,17 +19,24 @@ from routoo.pipeline.select.capacity import (
     endpoint_groups,
     separate_groups,
 )
-from routoo.pipeline.select.estimates import NOTHING_KNOWN
+from routoo.pipeline.select.decisions import Decisions
 from routoo.pipeline.select.matrix import BatchMatrix
+from routoo.pipeline.select.probes import (
+    PosedProblem,
+    ProbedJobs,
+    describe_probes,
+    no_probed_jobs,
+)
 from routoo.selector.confidence import quality_interval
 from routoo.selector.frontier import frontier
-from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
 from routoo.statistics import mix_quality
 from routoo.store.batches.records import BatchRecord
 
 _CONFIDENCE = 0.95
 _FRONTIER_POINTS = 20
+_FRONTIER_JOBS = 20_000
+"""Jobs of which the frontier is drawn where probes are options, which takes many more columns."""
 _S_PER_MINUTE = 60.0
 _S_PER_HOUR = 3600.0
 _HALVINGS = 60
@@ -58,7 +65,11 @@ class EndpointTime:
 
 
 def endpoint_times(
-    pool: Pool, choice: Int32[np.ndarray, " jobs"], demand: Demand, experience: Experience
+    pool: Pool,
+    choice: Int32[np.ndarray, " jobs"],
+    demand: Demand,
+    experience: Experience,
+    second: ProbedJobs | None = None,
 ) -> list[EndpointTime] | None:
     """Forecast each endpoint that the plan calls; endpoints of one candidate count as one.
 
@@ -67,12 +78,14 @@ def endpoint_times(
         choice: Column of each job's model, -1 where it has none.
         demand: Tokens and latency of each pair.
         experience: Its tail factors raise the typical latency to the mean.
+        second: The calls that may follow; None where each job is called once.
 
     Returns:
         The endpoints, then the batch channels; None where a called model's latency is not known.
     """
     tails = np.array([experience.get(name, NO_EXPERIENCE).tail_factor for name in pool.names])
-    calls = _PlannedCalls(choice, demand.tokens, demand.latency_s * tails)
+    second = second or no_probed_jobs(len(pool.models))
+    calls = _PlannedCalls(choice, demand.tokens, demand.latency_s * tails, second)
     times = []
     for groups in separate_groups(endpoint_groups(pool)):
         load = calls.of(groups[0].columns)
@@ -95,6 +108,14 @@ class _Load:
     latency_s: float
     """Mean latency of a call; NaN where it is not known."""
 
+    def joined(self, other: "_Load") -> "_Load":
+        """Return both loads as one."""
+        if other.calls == 0:
+            return self
+        calls = self.calls + other.calls
+        latency_s = (self.calls * self.latency_s + other.calls * other.latency_s) / calls
+        return _Load(calls, self.tokens + other.tokens, latency_s)
+
 
 @dataclass(frozen=True, slots=True)
 class _PlannedCalls:
@@ -104,15 +125,30 @@ class _PlannedCalls:
     tokens: Float32[np.ndarray, "jobs models"]
     latency_s: Float[np.ndarray, "jobs models"]
     """Mean latency of each pair, slow calls included."""
+    second: ProbedJobs
+    """Calls that may follow."""
 
     def of(self, columns: Sequence[int]) -> _Load:
         """Return the calls of some candidates together."""
         rows = np.flatnonzero(np.isin(self.choice, columns))
         taken = self.choice[rows]
         if len(rows) == 0:
-            return _Load(0, 0.0, 0.0)
+            return self._following(columns)
         tokens = float(self.tokens[rows, taken].sum(dtype=np.float64))
-        return _Load(len(rows), tokens, float(self.latency_s[rows, taken].mean()))
+        first = _Load(len(rows), tokens, float(self.latency_s[rows, taken].mean()))
+        return first.joined(self._following(columns))
+
+    def _following(self, columns: Sequence[int]) -> _Load:
+        """Return the second calls of some candidates that are expected."""
+        models = list(columns)
+        chance = self.second.second[:, models].astype(np.float64)
+        calls = float(chance.sum())
+        if calls < 1:
+            return _Load(0, 0.0, 0.0)
+        pairs = np.ix_(self.second.jobs, models)
+        tokens = float((chance * self.tokens[pairs]).sum())
+        latency_s = np.where(chance > 0, self.latency_s[pairs], 0.0)
+        return _Load(round(calls), tokens, float((chance * latency_s).sum()) / calls)
 
 
 def _slowest(calls: _PlannedCalls, groups: Sequence[EndpointGroup]) -> tuple[str, float]:
@@ -158,9 +194,37 @@ def _spreads(group: EndpointGroup, load: _Load) -> Iterator[tuple[str, float]]:
         yield "tokens per minute", load.tokens / per_minute * _S_PER_MINUTE
 
 
-def describe_plan(
-    pool: Pool, matrix: BatchMatrix, solution: Solution, experience: Experience = NOTHING_KNOWN
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """A batch with what was chosen for it."""
+
+    batch: BatchRecord
+    matrix: BatchMatrix
+    posed: PosedProblem
+    solution: Solution
+    """Its choice is the model that each job asks first."""
+    decisions: Decisions
+    experience: Experience = field(default_factory=dict)
+
+    @property
+    def pool(self) -> Pool:
+        """The candidate models."""
+        return self.batch.pool
+
+    @property
+    def calls(self) -> Int[np.ndarray, " jobs"]:
+        """The first model of the jobs that are called: -1 for those that share an answer."""
+        choice, weight = self.solution.choice, self.matrix.weight
+        return choice if weight is None else np.where(weight > 0, choice, -1)
+
+    @property
+    def second_calls(self) -> ProbedJobs:
+        """What may be asked after the probes that are called."""
+        probed = self.decisions.probed
+        return probed.some(self.calls[probed.jobs] >= 0)
+
+
+def describe_plan(planned: PlannedBatch) -> dict[str, Any]:
     """Return what was chosen, how near to the optimum it is, and what each model alone would bring.
 
     Keys: `status`, `advice`, `jobs`, `served`, `no_eligible_model`, `unaffordable` (jobs),
@@ -170,13 +234,14 @@ def describe_plan(
     `experience` (what was known of each model, so that later stages estimate alike),
     `random_mix_quality` (of a random mix of models at the same cost) and `models`:
     in pool order `model`, `jobs`, `share` of the served jobs, `alone_quality` (mean) and
-    `alone_cost_usd` (total) if it answered every job of the batch.
+    `alone_cost_usd` (total) if it answered every job of the batch. Where probes are options there
+    is `probes` too, as `describe_probes` gives it.
     """
+    matrix, solution = planned.matrix, planned.solution
     served = solution.served
-    rows = np.flatnonzero(solution.choice >= 0)
     # The solution's own mean is a lower bound if the batch is cautious, so it is not used.
-    quality = matrix.quality[rows, solution.choice[rows]].astype(np.float64)
-    return {
+    quality = planned.decisions.quality[solution.choice >= 0].astype(np.float64)
+    plan = {
         "status": solution.status.value,
         "advice": solution.advice,
         "jobs": len(solution.choice),
@@ -190,10 +255,18 @@ def describe_plan(
         "gap": _finite(solution.gap),
         "shadow_price_per_usd": solution.shadow_price_per_usd,
         "shadow_prices": solution.shadow_prices,
-        "experience": experience_to_json(experience),
+        "experience": experience_to_json(planned.experience),
         "random_mix_quality": _random_mix(matrix, solution),
-        "models": _models(pool, matrix, solution),
+        "models": _models(planned.pool, matrix, solution),
     }
+    probes = describe_probes(
+        planned.posed,
+        planned.pool,
+        planned.decisions.probed,
+        solution.choice,
+        solution.shadow_price_per_usd,
+    )
+    return plan if probes is None else {**plan, "probes": probes}
 
 
 def _models(pool: Pool, matrix: BatchMatrix, solution: Solution) -> list[dict[str, Any]]:
@@ -211,13 +284,7 @@ def _models(pool: Pool, matrix: BatchMatrix, solution: Solution) -> list[dict[st
     ]
 
 
-def describe_forecast(
-    batch: BatchRecord,
-    matrix: BatchMatrix,
-    problem: Problem,
-    solution: Solution,
-    experience: Experience,
-) -> dict[str, Any]:
+def describe_forecast(planned: PlannedBatch) -> dict[str, Any]:
     """Return the forecast for the plan of a batch that is not submitted yet.
 
     Keys: `quality_interval` (where the served jobs' mean grade will lie with `confidence`),
@@ -225,34 +292,41 @@ def describe_forecast(
     answer at its limit, never above the budget), `finish` (null where a latency is not known:
     `p50_s`, `p95_s` and `last_s` after submission, and `endpoints` with `calls`, `spread_s`,
     `latency_s` and what is `slowest`), and `frontier`: points of rising `cost_usd` with
-    `mean_quality`, `shadow_price_per_usd` (null at the cheapest) and `random_mix_quality`.
+    `mean_quality`, `shadow_price_per_usd` (null at the cheapest) and `random_mix_quality`; where
+    probes are options also `direct_quality`, the best mean without them at that cost.
     """
-    rows = np.flatnonzero(solution.choice >= 0)
-    chosen = solution.choice[rows]
-    quality, std = matrix.quality[rows, chosen], matrix.quality_std[rows, chosen]
+    choice = planned.solution.choice
+    rows = np.flatnonzero(choice >= 0)
+    quality = planned.decisions.quality[rows]
+    std = planned.matrix.quality_std[rows, choice[rows]]
     return {
         "confidence": _CONFIDENCE,
         "quality_interval": list(quality_interval(quality, std, _CONFIDENCE)),
-        "cautious_quality": solution.mean_quality,
-        "worst_case_usd": _worst_case_usd(batch, matrix, solution),
-        "finish": _finish(batch, matrix, solution, experience),
-        "frontier": _frontier(problem),
+        "cautious_quality": planned.solution.mean_quality,
+        "worst_case_usd": _worst_case_usd(planned),
+        "finish": _finish(planned),
+        "frontier": _frontier(planned.posed),
     }
 
 
-def _worst_case_usd(batch: BatchRecord, matrix: BatchMatrix, solution: Solution) -> float | None:
-    if matrix.bounds is None:
+def _worst_case_usd(planned: PlannedBatch) -> float | None:
+    batch, bounds = planned.batch, planned.matrix.bounds
+    if bounds is None:
         return None
-    worst = matrix.bounds.worst_case_usd(batch.pool, _calls(matrix, solution))
+    worst = bounds.worst_case_usd(batch.pool, planned.calls)
+    second = planned.second_calls
+    if len(second.jobs):
+        dearest = np.where(second.second > 0, bounds.most_usd(batch.pool, second.jobs), 0.0)
+        worst += float(dearest.max(axis=1).sum())
     return worst if batch.budget_usd is None else min(worst, float(batch.budget_usd))
 
 
-def _finish(
-    batch: BatchRecord, matrix: BatchMatrix, solution: Solution, experience: Experience
-) -> dict[str, Any] | None:
-    if matrix.demand is None or solution.served == 0:
+def _finish(planned: PlannedBatch) -> dict[str, Any] | None:
+    demand = planned.matrix.demand
+    if demand is None or planned.solution.served == 0:
         return None
-    times = endpoint_times(batch.pool, _calls(matrix, solution), matrix.demand, experience)
+    calls = planned.calls, planned.second_calls
+    times = endpoint_times(planned.pool, calls[0], demand, planned.experience, calls[1])
     if times is None:
         return None
     return {
@@ -272,30 +346,34 @@ def _finish(
     }
 
 
-def _calls(matrix: BatchMatrix, solution: Solution) -> Int[np.ndarray, " jobs"]:
-    """Return the choice without the jobs that share another's answer."""
-    if matrix.weight is None:
-        return solution.choice
-    return np.where(matrix.weight > 0, solution.choice, -1)
-
-
-def _frontier(problem: Problem) -> list[dict[str, float | None]]:
+def _frontier(posed: PosedProblem) -> list[dict[str, float | None]]:
+    problem, options, jobs = posed.direct, posed.direct, posed.direct.jobs
     if problem.allowed is not None and not problem.allowed.any():
         return []
-    points = frontier(problem, _FRONTIER_POINTS)
+    if posed.known is not None:
+        problem, options = posed.frontier_problems(_FRONTIER_JOBS)
+    scale = jobs / problem.jobs
+    points = frontier(options, _FRONTIER_POINTS)
     means = problem.quality.mean(axis=0, dtype=np.float64)
     costs = problem.cost_usd.mean(axis=0, dtype=np.float64)
     budgets = np.array([point.cost_usd / problem.jobs for point in points])
     mixed = mix_quality(means, costs, budgets)
-    return [
+    line: list[dict[str, float | None]] = [
         {
-            "cost_usd": point.cost_usd,
+            "cost_usd": point.cost_usd * scale,
             "mean_quality": point.mean_quality,
             "shadow_price_per_usd": _finite(point.shadow_price_per_usd),
             "random_mix_quality": float(mix) if budget >= costs.min() else None,
         }
         for point, mix, budget in zip(points, mixed, budgets, strict=True)
     ]
+    if posed.known is not None:
+        direct = frontier(problem, _FRONTIER_POINTS)
+        known_usd = [point.cost_usd * scale for point in direct]
+        known = [point.mean_quality for point in direct]
+        for shown in line:
+            shown["direct_quality"] = float(np.interp(shown["cost_usd"] or 0.0, known_usd, known))
+    return line
 
 
 def _random_mix(matrix: BatchMatrix, solution: Solution) -> float | None:

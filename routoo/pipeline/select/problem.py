@@ -10,7 +10,9 @@ from routoo.domain.prediction import Experience
 from routoo.pipeline.select.capacity import endpoint_capacities
 from routoo.pipeline.select.experience import answered_shares
 from routoo.pipeline.select.matrix import BatchMatrix
+from routoo.pipeline.select.probes import JudgedBatch, PosedProblem, probe_model
 from routoo.selector.confidence import lower_quality
+from routoo.selector.probes import ProbeModel
 from routoo.selector.problem import Capacity, Problem, match_model
 from routoo.selector.solution import Solution, SolveStatus
 from routoo.selector.solvers import solve
@@ -54,13 +56,45 @@ def pose_problem(
     return replace(problem, min_mean_quality=target)
 
 
+def add_probes(
+    batch: BatchRecord, matrix: BatchMatrix, direct: Problem, experience: Experience, now: datetime
+) -> PosedProblem:
+    """Return a problem with the policies of the probes that are worth it as further options.
+
+    Args:
+        batch: The batch with its limits.
+        matrix: Its jobs; without a judge there are no probes.
+        direct: Their problem, with the models as its options.
+        experience: What the matrix was estimated with.
+        now: The present time, for the deadline.
+    """
+    return PosedProblem.with_probes(direct, known_probes(batch, matrix, direct, experience, now))
+
+
+def known_probes(
+    batch: BatchRecord, matrix: BatchMatrix, direct: Problem, experience: Experience, now: datetime
+) -> ProbeModel | None:
+    """Return what is known of a batch's probes, as `add_probes` does; None where there are none."""
+    if matrix.judge is None or matrix.second_limits is None:
+        return None
+    left_s = None if batch.deadline is None else (batch.deadline - now).total_seconds()
+    latency_s = None if matrix.demand is None else matrix.demand.latency_s
+    judged = JudgedBatch(matrix.judge, matrix.allowed, matrix.second_limits, latency_s, left_s)
+    quality = _cautious_quality(batch, matrix)
+    return probe_model(batch, judged, direct, quality, experience, matrix.weight)
+
+
+def _cautious_quality(batch: BatchRecord, matrix: BatchMatrix) -> Float[np.ndarray, "jobs models"]:
+    """Return predicted quality, lowered by the batch's risk aversion."""
+    risk = batch.objective.risk
+    return lower_quality(matrix.quality, matrix.quality_std, risk) if risk > 0 else matrix.quality
+
+
 def _expected_quality(
     batch: BatchRecord, matrix: BatchMatrix, experience: Experience
 ) -> Float[np.ndarray, "jobs models"]:
     """Return predicted quality, lowered by the batch's risk aversion and by calls that fail."""
-    quality, risk = matrix.quality, batch.objective.risk
-    if risk > 0:
-        quality = lower_quality(quality, matrix.quality_std, risk)
+    quality = _cautious_quality(batch, matrix)
     answered = answered_shares(batch.pool, experience)
     return quality * answered if (answered < 1).any() else quality
 

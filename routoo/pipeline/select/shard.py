@@ -7,15 +7,14 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int, Int64
+from jaxtyping import Bool, Int32, Int64
 from psycopg import AsyncConnection
 
 from routoo.domain.behaviour import pool_as_found
 from routoo.domain.job import BatchStatus, Lease
-from routoo.domain.pool import Pool
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience, experience_to_json
 from routoo.errors import InfeasibleError
-from routoo.pipeline.select.decisions import assign, unserved_results
+from routoo.pipeline.select.decisions import Decisions, assign, unserved_results
 from routoo.pipeline.select.experience import (
     answered_shares,
     batch_experience,
@@ -24,8 +23,9 @@ from routoo.pipeline.select.experience import (
     planned_experience,
 )
 from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
-from routoo.pipeline.select.plan import describe_forecast, describe_plan
-from routoo.pipeline.select.problem import choose, is_met, pose_problem
+from routoo.pipeline.select.plan import PlannedBatch, describe_forecast, describe_plan
+from routoo.pipeline.select.probes import PosedProblem, ProbedJobs, describe_probes, joined
+from routoo.pipeline.select.problem import add_probes, choose, is_met, pose_problem
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
 from routoo.store import assignments, batches, endpoint_behaviour, ledger, results
@@ -72,29 +72,31 @@ async def _plan_batch(db: Database, lease: Lease, batch: BatchRecord) -> None:
             return  # a worker died after it had saved the plan: what people saw of it stands
         experience = await batch_experience(conn, batch)
         matrix = await load_matrix(conn, batch, experience)
-    problem = pose_problem(batch, matrix, experience, datetime.now(UTC))
-    solution = await asyncio.to_thread(choose, problem)
+    now = datetime.now(UTC)
+    direct = pose_problem(batch, matrix, experience, now)
+    posed = await asyncio.to_thread(add_probes, batch, matrix, direct, experience, now)
+    solution = await asyncio.to_thread(choose, posed.problem)
     if matrix.duplicates is not None:
         solution = matrix.duplicates.spread(solution)
-    plan, met = describe_plan(batch.pool, matrix, solution, experience), is_met(solution, problem)
+    probed = await asyncio.to_thread(posed.probed, solution.choice)
+    solution = replace(solution, choice=posed.policies.first(solution.choice))
+    decisions = Decisions.of(matrix, solution.choice, probed)
+    planned = PlannedBatch(batch, matrix, posed, solution, decisions, experience)
+    plan, met = describe_plan(planned), is_met(solution, posed.problem)
     if batch.status is BatchStatus.PLANNING:
-        plan["forecast"] = await asyncio.to_thread(
-            describe_forecast, batch, matrix, problem, solution, experience
-        )
+        plan["forecast"] = await asyncio.to_thread(describe_forecast, planned)
     async with db.transaction() as conn:
         if met:
-            await _save_first_plan(conn, lease, batch.pool, matrix, solution)
+            await _save_first_plan(conn, lease, planned)
         await batches.save_plan(conn, batch.id, plan)
     if not met and batch.status is not BatchStatus.PLANNING:
         raise InfeasibleError("the batch's aim can't be met", remedy=solution.advice.rstrip("."))
 
 
-async def _save_first_plan(
-    conn: AsyncConnection, lease: Lease, pool: Pool, matrix: BatchMatrix, solution: Solution
-) -> None:
+async def _save_first_plan(conn: AsyncConnection, lease: Lease, planned: PlannedBatch) -> None:
     """Save each job's decision: its model, its original, or a result without an answer."""
-    served = np.flatnonzero(solution.choice >= 0)
-    chosen = assign(pool, matrix, served, solution.choice[served])
+    matrix, solution = planned.matrix, planned.solution
+    chosen = assign(planned.batch.pool, planned.decisions, np.flatnonzero(solution.choice >= 0))
     await assignments.save(conn, lease, chosen, FIRST_REVISION)
     if matrix.duplicates is not None:
         await assignments.save_duplicates(conn, lease, matrix.duplicates.pairs())
@@ -114,11 +116,34 @@ class _State:
     """Budget that is not spent yet, in USD; None means no limit."""
     down: tuple[str, ...]
     """Names of the models whose endpoint doesn't answer."""
+    shadow_price_per_usd: float
+    """Of the present plan, in quality per USD."""
 
     @property
     def movable(self) -> Int64[np.ndarray, " movable"]:
         """Positions, among the open jobs, of those without a call in flight."""
         return np.flatnonzero(~self.open_jobs.called)
+
+    @property
+    def jobs(self) -> Int32[np.ndarray, " movable"]:
+        """Numbers of those jobs."""
+        return self.open_jobs.job_no[self.movable]
+
+    @property
+    def current(self) -> Int32[np.ndarray, " movable"]:
+        """Position in the pool of the model that each of them was assigned last, or -1."""
+        return self.open_jobs.column[self.movable]
+
+    @property
+    def is_probe(self) -> Bool[np.ndarray, " movable"]:
+        """Whether that model's answer is to be judged."""
+        return self.open_jobs.probe[self.movable]
+
+    def probed(self, posed: PosedProblem, of: Bool[np.ndarray, " movable"]) -> ProbedJobs:
+        """Return what is now expected of those of some movable jobs that ask a probe."""
+        rows = np.flatnonzero(of & self.is_probe)
+        price = posed.threshold_price(self.shadow_price_per_usd)
+        return posed.at_price(rows, self.current[rows], price)
 
 
 async def replan_batch(db: Database, lease: Lease, batch: BatchRecord, request: Replan) -> None:
@@ -139,35 +164,62 @@ async def replan_batch(db: Database, lease: Lease, batch: BatchRecord, request: 
     """
     async with db.transaction() as conn:
         state = await _load(conn, batch)
-    jobs, current = state.open_jobs.job_no[state.movable], state.open_jobs.column[state.movable]
-    now, rows = datetime.now(UTC), state.matrix.rows(jobs)
-    problem = pose_problem(batch, rows, state.experience, now)
-    problem = replace(problem, budget_usd=_left_usd(state))
+    now, rows = datetime.now(UTC), state.matrix.rows(state.jobs)
+    direct = pose_problem(batch, rows, state.experience, now)
+    direct = replace(direct, budget_usd=_left_usd(state))
+    posed = await asyncio.to_thread(add_probes, batch, rows, direct, state.experience, now)
     promised = pose_problem(batch, rows, planned_experience(batch), now)
-    solution = await asyncio.to_thread(_choose, problem, promised, current)
+    solution = await asyncio.to_thread(_choose, state, posed, promised)
     async with db.transaction() as conn:
-        await _save(conn, lease, batch, state, solution, request)
+        await _save(conn, lease, batch, state, _Revised(request, posed, solution))
+
+
+@dataclass(frozen=True, slots=True)
+class _Revised:
+    """What was chosen anew for the jobs that may be moved."""
+
+    request: Replan
+    posed: PosedProblem
+    solution: Solution
+
+    def decisions(self, state: _State, expected: BatchMatrix) -> Decisions:
+        """Return the decisions; a job that could not be served keeps its own."""
+        choice, current = self.solution.choice, state.current
+        kept = choice < 0
+        column = np.where(kept, current, self.posed.policies.first(choice))
+        probed = self.posed.probed(choice)
+        return Decisions.of(
+            expected,
+            column,
+            joined([probed, self._present(state, kept)], expected.quality.shape[1]),
+        )
+
+    def present(self, state: _State, expected: BatchMatrix) -> Decisions:
+        """Return the decisions that held before, with what is expected of them now."""
+        everyone = np.ones(len(state.current), np.bool_)
+        return Decisions.of(expected, state.current, self._present(state, everyone))
+
+    def _present(self, state: _State, of: Bool[np.ndarray, " movable"]) -> ProbedJobs:
+        return state.probed(self.posed, of)
 
 
 async def _save(
-    conn: AsyncConnection,
-    lease: Lease,
-    batch: BatchRecord,
-    state: _State,
-    solution: Solution,
-    request: Replan,
+    conn: AsyncConnection, lease: Lease, batch: BatchRecord, state: _State, revised: _Revised
 ) -> None:
     """Save the revision: the jobs' new models, results without an answer, and the plan."""
-    jobs, current = state.open_jobs.job_no[state.movable], state.open_jobs.column[state.movable]
-    column = np.where(solution.choice >= 0, solution.choice, current)
-    expected, moved = _as_answered(batch, state), np.flatnonzero(column != current)
-    moves = assign(batch.pool, expected, jobs[moved], column[moved])
+    expected = _as_answered(batch, state)
+    decisions, before = (find(state, expected) for find in (revised.decisions, revised.present))
+    moved = np.flatnonzero(
+        (decisions.column != before.column) | (decisions.is_probe != state.is_probe)
+    )
+    moves = assign(batch.pool, decisions, moved, state.jobs[moved])
+    request, solution = revised.request, revised.solution
     await assignments.save(conn, lease, moves, request.revision)
-    unserved = jobs[column < 0].tolist()
+    unserved = state.jobs[decisions.column < 0].tolist()
     await results.save(conn, lease, list(unserved_results(unserved, state.matrix, solution.advice)))
-    before, after = (_expected(batch, expected, jobs, of) for of in (current, column))
-    await replans.decide(conn, lease, request, len(moved), (before, after))
-    plan = _revised(batch.plan or {}, state, solution, request.revision)
+    facts = (_expected(batch, before), _expected(batch, decisions))
+    await replans.decide(conn, lease, request, len(moved), facts)
+    plan = _revised_plan(batch, state, revised, decisions)
     await batches.save_plan(conn, batch.id, plan)
 
 
@@ -189,6 +241,7 @@ async def _load(conn: AsyncConnection, batch: BatchRecord) -> _State:
         open_jobs=open_jobs,
         free_usd=await _unspent_usd(conn, batch),
         down=down,
+        shadow_price_per_usd=float((batch.plan or {}).get("shadow_price_per_usd") or 0.0),
     )
 
 
@@ -226,62 +279,72 @@ def _left_usd(state: _State) -> Decimal | None:
     return max(state.free_usd - Decimal(expected_usd), Decimal(0))
 
 
-def _choose(problem: Problem, promised: Problem, current: Int[np.ndarray, " movable"]) -> Solution:
+def _choose(state: _State, posed: PosedProblem, promised: Problem) -> Solution:
     """Choose within the limits; the mean quality of the present plan is kept if it is in reach.
 
     Args:
-        problem: The problem by what is known now.
+        state: The batch.
+        posed: The problem by what is known now.
         promised: The problem with the failures that the present plan assumes.
-        current: Position of each job's present model in the pool; -1 where it has none.
     """
+    problem = posed.problem
     if problem.min_mean_quality is None:
         return choose(problem)
-    kept = replace(problem, min_mean_quality=_promised_mean(promised, current))
+    kept = replace(problem, min_mean_quality=_promised_mean(state, posed, promised))
     solution = choose(kept)
     if is_met(solution, kept):
         return solution
-    return choose(replace(problem, min_mean_quality=_promised_mean(problem, current)))
+    return choose(replace(problem, min_mean_quality=_promised_mean(state, posed, posed.direct)))
 
 
-def _promised_mean(problem: Problem, current: Int[np.ndarray, " movable"]) -> float:
+def _promised_mean(state: _State, posed: PosedProblem, direct: Problem) -> float:
     """Return the mean quality of the jobs' present models.
 
     It is what the rest of the batch must keep. The batch's own target is another number, since the
     jobs that have ended may be better or worse than the rest.
     """
+    current = state.current
     served = np.flatnonzero(current >= 0)
-    promised = problem.quality[served, current[served]]
-    return float(promised.mean(dtype=np.float64)) if len(served) else 0.0
+    promised = np.zeros(len(current), direct.quality.dtype)
+    promised[served] = direct.quality[served, current[served]]
+    probed = state.probed(posed, np.ones(len(current), np.bool_))
+    weight = state.matrix.rows(state.jobs).weight
+    serves = 1.0 if weight is None else weight[probed.jobs]
+    promised[probed.jobs] = probed.quality * serves
+    return float(promised[served].mean(dtype=np.float64)) if len(served) else 0.0
 
 
-def _expected(
-    batch: BatchRecord,
-    matrix: BatchMatrix,
-    jobs: Int[np.ndarray, " movable"],
-    column: Int[np.ndarray, " movable"],
-) -> dict[str, Any]:
-    """Return the expected quality and cost of a choice for these jobs, by what is known now."""
-    served = column >= 0
-    rows, models = jobs[served], column[served]
+def _expected(batch: BatchRecord, decisions: Decisions) -> dict[str, Any]:
+    """Return the expected quality and cost of decisions, by what is known now."""
+    served = decisions.column >= 0
+    models = decisions.column[served]
     counts = np.bincount(models, minlength=len(batch.pool.models)).tolist()
-    return {
-        "jobs": len(jobs),
-        "served": len(rows),
-        "expected_quality": float(matrix.quality[rows, models].mean()) if len(rows) else 0.0,
-        "expected_cost_usd": float(matrix.cost_usd[rows, models].sum()),
+    facts: dict[str, Any] = {
+        "jobs": len(served),
+        "served": len(models),
+        "expected_quality": float(decisions.quality[served].mean()) if len(models) else 0.0,
+        "expected_cost_usd": float(decisions.cost_usd[served].sum()),
         "models": dict(zip(batch.pool.names, counts, strict=True)),
     }
+    if len(decisions.probed.jobs):
+        facts["probes"] = len(decisions.probed.jobs)
+        facts["escalations"] = float(decisions.probed.escalation_chance.sum())
+    return facts
 
 
-def _revised(
-    plan: dict[str, Any], state: _State, solution: Solution, revision: int
+def _revised_plan(
+    batch: BatchRecord, state: _State, revised: _Revised, decisions: Decisions
 ) -> dict[str, Any]:
     """Return the plan with the new revision's prices and experience; its expectations stay."""
-    return {
-        **plan,
-        "revision": revision,
-        "shadow_price_per_usd": solution.shadow_price_per_usd,
+    solution, posed = revised.solution, revised.posed
+    price = solution.shadow_price_per_usd
+    plan = {
+        **(batch.plan or {}),
+        "revision": revised.request.revision,
+        "shadow_price_per_usd": price,
         "shadow_prices": solution.shadow_prices,
         "experience": experience_to_json(state.experience),
         "down": list(state.down),
     }
+    probes = describe_probes(posed, batch.pool, decisions.probed, decisions.column, price)
+    return plan if probes is None else {**plan, "probes": probes}

@@ -195,9 +195,7 @@ class JudgeRow(SQLModel, table=True):
         {"comment": "Judges of answers, for those that can't see the checkpoint's folder"},
     )
 
-    weights_sha256: str = column(
-        Text(), "Hash of the weights of the checkpoint that the judge belongs to", primary_key=True
-    )
+    content_sha256: str = column(Text(), "Hash of the content", primary_key=True)
     content: bytes = column(LargeBinary(), "The judge as one file")
     created_at: datetime = created_at()
 
@@ -207,12 +205,12 @@ class BatchJudgeRow(SQLModel, table=True):
 
     __tablename__ = "batch_judges"
     __table_args__ = (
-        ForeignKeyConstraint(["weights_sha256"], ["judges.weights_sha256"]),
+        ForeignKeyConstraint(["content_sha256"], ["judges.content_sha256"]),
         {"comment": "Which judge judges a batch's answers"},
     )
 
     batch_id: UUID = batch_key(references=True)
-    weights_sha256: str = column(Text(), "The checkpoint that scored it")
+    content_sha256: str = column(Text(), "The judge of the checkpoint that scored it")
 
 
 class WorkerRow(SQLModel, table=True):
