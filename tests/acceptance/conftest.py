@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, write_items, write_outcomes
@@ -22,14 +23,21 @@ CHANCES = {"small": (0.9, 0.2), "large": (0.95, 0.9)}
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small predictor, trained by `routoo train` on a synthetic table."""
-    folder = tmp_path_factory.mktemp("training")
-    write_tables(folder)
-    run_command(
-        *("routoo", "train", "--out", folder / "checkpoint"),
-        *("--items", folder / "items.parquet", "--outcomes", folder / "outcomes.parquet"),
-        environ=os.environ | {"ROUTOO_HOME": str(folder), "OMP_NUM_THREADS": "1"},
-    )
+    """A small predictor, trained by `routoo train` on a synthetic table.
+
+    It is trained once for all processes of a test run.
+    """
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    with FileLock(folder / "training.lock"):
+        if not (folder / "checkpoint").exists():
+            write_tables(folder)
+            run_command(
+                *("routoo", "train", "--out", folder / "checkpoint"),
+                *("--items", folder / "items.parquet", "--outcomes", folder / "outcomes.parquet"),
+                environ=os.environ | {"ROUTOO_HOME": str(folder), "OMP_NUM_THREADS": "1"},
+            )
     return folder / "checkpoint"
 
 
