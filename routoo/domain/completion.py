@@ -5,6 +5,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from routoo.domain.answer import TokenProbabilities
 from routoo.domain.job import ResultStatus
 from routoo.errors import EndpointError
 
@@ -83,6 +84,19 @@ class Attempt:
     http_status: int | None = None
     error_code: str | None = None
     error_message: str | None = None
+    probe: bool = False
+    """Its answer is judged before it is accepted."""
+    token_probabilities: TokenProbabilities | None = None
+    """Of the answer, where the endpoint gave them."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """An answer that was paid and is not, or not yet, its job's result."""
+
+    attempt: Attempt
+    """The call that it answered."""
+    completion: Completion
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +145,19 @@ class DeviationReason(StrEnum):
     """The provider's batch API did not answer the job, or could not in time."""
     REPLAN = "replan"
     """A revision of the plan chose another model."""
+    INVALID = "invalid"
+    """Its answers broke a rule of the job."""
+
+
+class AnswerDecision(StrEnum):
+    """How the answer of a job came about."""
+
+    DIRECT = "direct"
+    """No answer was judged before it, or there is none."""
+    ACCEPTED = "accepted"
+    """It is the answer of a probe, which was judged and stands."""
+    ESCALATED = "escalated"
+    """Its model was asked after another model's answer was judged, or broke a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,3 +180,5 @@ class Result:
     """Predicted for the model that answered, where it is not the planned one."""
     expected_cost_usd: Decimal | None = None
     """Expected of the call that answered, where its model is not the planned one."""
+    decision: AnswerDecision = AnswerDecision.DIRECT
+    """How its answer came about."""

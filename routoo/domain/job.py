@@ -141,6 +141,10 @@ class PendingJob:
     """What those calls cost."""
     planned_model: str = ""
     """The model that the batch's first plan chose; empty stands for `model`."""
+    probe: bool = False
+    """The chosen model's answer is judged before it is accepted."""
+    serves: int = 1
+    """Number of jobs that the answer serves: this one and its duplicates."""
 
     @property
     def planned(self) -> str:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
+from routoo.domain.judgement import AnswerJudgement
 from routoo.store import columns
 
 
@@ -17,6 +18,9 @@ class Decision:
     model: str
     expected_quality: float
     expected_cost_usd: Decimal
+    probe: bool
+    """Its answer is judged, and another model may be asked."""
+    escalation_chance: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,8 @@ class CallRecord:
     latency_s: float | None
     error_code: str | None
     error_message: str | None
+    probe: bool
+    """Its answer was judged before it was accepted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class Ending:
     latency_s: float | None
     error_code: str | None
     error_message: str | None
+    decision: str
+    """How its answer came about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,8 @@ class JobHistory:
     decisions: tuple[Decision, ...]
     """By rising revision; the last one counts."""
     calls: tuple[CallRecord, ...]
+    judgements: tuple[AnswerJudgement, ...]
+    """Decisions about answers, in the order of their calls."""
     ending: Ending | None
     """None while it has not ended."""
 
@@ -72,4 +82,7 @@ async def load_job_history(conn: AsyncConnection, batch_id: UUID, job_no: int) -
     decisions = await columns.select(conn, Decision, f"assignments {of_job} revision", key)
     calls = await columns.select(conn, CallRecord, f"attempts {of_job} attempt_no", key)
     ending = await columns.select(conn, Ending, _ENDING, key)
-    return JobHistory(tuple(decisions), tuple(calls), ending[0] if ending else None)
+    judged = f"answer_judgements {of_job} attempt_no"
+    judgements = await columns.select(conn, AnswerJudgement, judged, key)
+    ended = ending[0] if ending else None
+    return JobHistory(tuple(decisions), tuple(calls), tuple(judgements), ended)

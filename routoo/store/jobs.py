@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -138,12 +137,13 @@ async def find(conn: AsyncConnection, batch_id: UUID, custom_id: str) -> Job:
 
 
 _PENDING = f"""
-    SELECT a.model, first.model, p.quality, p.completion_tokens, t.attempts, t.cost_usd,
-           {_JOB_COLUMNS}
+    SELECT a.model, first.model, p.quality, p.completion_tokens, t.attempts, t.cost_usd, a.probe,
+           1 + (SELECT count(*) FROM followers f
+                WHERE f.batch_id = j.batch_id AND f.leader_no = j.job_no), {_JOB_COLUMNS}
     FROM jobs j
     JOIN predictions p USING (batch_id, job_no)
     CROSS JOIN LATERAL (
-        SELECT model FROM assignments s
+        SELECT model, probe FROM assignments s
         WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
         ORDER BY revision DESC LIMIT 1
     ) a
@@ -193,15 +193,9 @@ async def pending(conn: AsyncConnection, lease: Lease) -> list[PendingJob]:
     return [_pending(*row) for row in await cursor.fetchall()]
 
 
-def _pending(
-    model: str,
-    planned_model: str,
-    quality: list[float],
-    completion_tokens: list[float],
-    attempts: int,
-    cost_usd: Decimal,
-    *job: Any,  # noqa: ANN401 - the columns of a job
-) -> PendingJob:
+def _pending(*row: Any) -> PendingJob:  # noqa: ANN401 - of any type
+    """Return a row of `_PENDING`."""
+    model, planned_model, quality, completion_tokens, attempts, cost_usd, probe, serves, *job = row
     return PendingJob(
         _job(*job),
         model,
@@ -210,6 +204,8 @@ def _pending(
         attempts,
         cost_usd,
         planned_model,
+        probe,
+        serves,
     )
 
 

@@ -5,6 +5,7 @@ function may be repeated when a commit's acknowledgement was lost: rows that exi
 money again.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,6 +13,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection, AsyncCursor
 
+from routoo.domain.answer import TOKEN_FIGURES
 from routoo.domain.completion import Attempt, Reservation
 from routoo.domain.job import Lease
 from routoo.errors import NotFoundError
@@ -58,12 +60,15 @@ class AttemptRecord:
     error_code: str | None
     error_message: str | None
     cached_prompt_tokens: int | None
+    probe: bool
+    token_probabilities: dict[str, float | None] | None
 
 
 _RESERVATION = columns.listed(columns.names(Reservation))
 _RESERVATION_ROWS = columns.recordset(Reservation)
 _ATTEMPT = columns.listed(columns.names(AttemptRecord))
 _ATTEMPT_ROWS = columns.recordset(AttemptRecord)
+_ATTEMPT_VALUES = columns.from_recordset(AttemptRecord, columns.names(AttemptRecord))
 
 
 async def balance(conn: AsyncConnection, batch_id: UUID, *, locked: bool = False) -> Balance:
@@ -276,7 +281,7 @@ async def settle(
         f"""
         WITH new AS (
             INSERT INTO attempts (batch_id, {_ATTEMPT})
-            SELECT %(batch_id)s, {_ATTEMPT} FROM {_ATTEMPT_ROWS}
+            SELECT %(batch_id)s, {_ATTEMPT_VALUES} FROM {_ATTEMPT_ROWS}
             ON CONFLICT DO NOTHING RETURNING batch_id, job_no, attempt_no, cost_usd
         ) {SETTLE_NEW}
         """.encode(),
@@ -300,7 +305,18 @@ def _attempt_record(attempt: Attempt) -> AttemptRecord:
         error_code=attempt.error_code,
         error_message=storable(attempt.error_message),
         cached_prompt_tokens=usage.cached_prompt_tokens if usage else None,
+        probe=attempt.probe,
+        token_probabilities=_figures(attempt),
     )
+
+
+def _figures(attempt: Attempt) -> dict[str, float | None] | None:
+    """Return the summary of token probabilities as JSON; JSON has no NaN."""
+    summary = attempt.token_probabilities
+    if summary is None:
+        return None
+    named = zip(TOKEN_FIGURES, summary.values().tolist(), strict=True)
+    return {name: None if math.isnan(value) else value for name, value in named}
 
 
 async def write_off(conn: AsyncConnection, lease: Lease) -> int:

@@ -11,7 +11,7 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from routoo.domain.completion import DeviationReason, Result, ResultSource
+from routoo.domain.completion import AnswerDecision, DeviationReason, Result, ResultSource
 from routoo.domain.job import Lease, ResultStatus
 from routoo.store import columns, leases
 from routoo.store.encoding import json_rows, storable
@@ -60,6 +60,8 @@ class ResultRecord:
     """Expected of a call to the planned model."""
     reason: DeviationReason | None
     """Why another model than planned answered; None where the planned one did, or none."""
+    decision: AnswerDecision
+    """How its answer came about: direct, accepted or escalated."""
     response: dict[str, Any] | None = field(metadata=_NOT_IN_VIEW)
     """The whole response."""
     prompt_tokens: int | None = field(metadata=_NOT_IN_VIEW)
@@ -72,6 +74,7 @@ class ResultRecord:
         object.__setattr__(self, "source", ResultSource(self.source))
         if self.reason is not None:
             object.__setattr__(self, "reason", DeviationReason(self.reason))
+        object.__setattr__(self, "decision", AnswerDecision(self.decision))
 
 
 VIEW_COLUMNS = columns.names(ResultRecord, lambda one: "not_in_view" not in one.metadata)
@@ -167,6 +170,7 @@ def row_of(result: Result) -> dict[str, object]:
         "reason": None if result.reason is None else str(result.reason),
         "expected_quality": result.expected_quality,
         "expected_cost_usd": result.expected_cost_usd,
+        "decision": str(result.decision),
     }
 
 

@@ -13,21 +13,25 @@ from sqlmodel import SQLModel
 
 from routoo.domain.completion import Reservation, Result
 from routoo.domain.job import SLA, ResultStatus
+from routoo.domain.judgement import AnswerJudgement
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.errors import DatabaseUnavailableError
 from routoo.store import columns, migrate, results
 from routoo.store.batches.records import BatchRecord
 from routoo.store.evaluation.eval_runs import RunRecord
 from routoo.store.evaluation.grades import GradeRecord
+from routoo.store.kept_answers import KeptAnswerRecord
 from routoo.store.ledger import AttemptRecord
 from routoo.store.schedules import ScheduleRecord
 from routoo.store.tables.batch import BatchRow
 from routoo.store.tables.evaluation import EvalRunRow, ScheduleRow
 from routoo.store.tables.facts import (
+    AnswerJudgementRow,
     AssignmentRow,
     AttemptRow,
     GradeRow,
     JobRow,
+    KeptAnswerRow,
     PredictionRow,
     ReservationRow,
     ResultRow,
@@ -74,6 +78,8 @@ def test_migrations_produce_the_constraints_of_record(
     ("record", "table", "left_out"),
     [
         (AttemptRecord, AttemptRow, {"batch_id", "created_at"}),
+        (KeptAnswerRecord, KeptAnswerRow, {"batch_id", "created_at"}),
+        (AnswerJudgement, AnswerJudgementRow, {"batch_id", "created_at"}),
         (Reservation, ReservationRow, {"batch_id", "shard_no", "created_at"}),
         (GradeRecord, GradeRow, {"batch_id", "created_at"}),
         (Assignment, AssignmentRow, {"batch_id", "revision"}),

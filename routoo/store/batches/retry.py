@@ -110,6 +110,9 @@ async def _supersede(conn: AsyncConnection, batch_id: UUID, statuses: list[Resul
         ), gone AS (
             DELETE FROM results r USING wanted
             WHERE r.batch_id = %(id)s AND r.job_no = wanted.job_no RETURNING r.*
+        ), forgotten AS (  -- all models are asked again
+            DELETE FROM kept_answers k USING gone
+            WHERE k.batch_id = gone.batch_id AND k.job_no = gone.job_no
         ), ungraded AS (
             DELETE FROM grades g USING gone
             WHERE g.batch_id = gone.batch_id AND g.job_no = gone.job_no

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlmodel import SQLModel
 
-from routoo.domain.completion import DeviationReason, ResultSource
+from routoo.domain.completion import AnswerDecision, DeviationReason, ResultSource
 from routoo.domain.job import ResultStatus
 from routoo.store.tables.column import (
     NAMES,
@@ -195,6 +195,66 @@ class AttemptRow(SQLModel, table=True):
     cached_prompt_tokens: int | None = column(
         Integer(), "Of the prompt tokens, those billed at cached_prompt", nullable=True
     )
+    probe: bool = column(Boolean(), "Its answer is judged before it is accepted", default="false")
+    token_probabilities: dict[str, Any] | None = column(
+        JSON(), "Summary of the log-probabilities of the answer's tokens", nullable=True
+    )
+
+
+class KeptAnswerRow(SQLModel, table=True):
+    """An answer that is kept until it is decided about, or as the best of a job without a good one.
+
+    Its tokens, cost and model stand in `attempts`.
+    """
+
+    __tablename__ = "kept_answers"
+    __table_args__ = (
+        {"comment": "Answers that were paid and are not, or not yet, their job's result"},
+    )
+
+    batch_id: UUID = batch_key()
+    job_no: int = column(Integer(), "The job", primary_key=True)
+    attempt_no: int = column(Integer(), "The call that it answered", primary_key=True)
+    answer: str = column(Text(), "Text of its first choice")
+    response: dict[str, Any] = column(JSON(), "The whole response")
+    finish_reason: str | None = column(
+        Text(), "Why it ended, as far as the endpoint told", nullable=True
+    )
+    created_at: datetime = created_at()
+
+
+class AnswerJudgementRow(SQLModel, table=True):
+    """What was decided about an answer, and by which figures."""
+
+    __tablename__ = "answer_judgements"
+    __table_args__ = (
+        one_of("decision", ("accepted", "escalated"), "answer_judgements_decision"),
+        {"comment": "What was decided about answers that were judged, or broke a rule"},
+    )
+
+    batch_id: UUID = batch_key()
+    job_no: int = column(Integer(), "The job", primary_key=True)
+    attempt_no: int = column(Integer(), "The call that it answered", primary_key=True)
+    before: float | None = column(
+        REAL(), "Probability that its model is right, by the prompt alone", nullable=True
+    )
+    after: float | None = column(
+        REAL(), "Probability that the answer is good; null where none was estimated", nullable=True
+    )
+    threshold: float | None = column(
+        REAL(),
+        "Value of the best other model: its quality less its price; null where there is none",
+        nullable=True,
+    )
+    price_per_usd: float | None = column(REAL(), "Quality that a dollar had to buy", nullable=True)
+    next_model: str | None = column(
+        Text(), "The model that was to be asked next; null = none", nullable=True
+    )
+    fault: str | None = column(
+        Text(), "Which rule of the job it breaks, and how; null = none", nullable=True
+    )
+    decision: str = column(Text(), "accepted or escalated")
+    created_at: datetime = created_at()
 
 
 class ResultRow(SQLModel, table=True):
@@ -210,6 +270,7 @@ class ResultRow(SQLModel, table=True):
         ),
         one_of("source", ResultSource, "results_source"),
         one_of("reason", DeviationReason, "results_reason"),
+        one_of("decision", AnswerDecision, "results_decision"),
         # Counts of deviations are read again and again while a batch runs.
         Index("results_deviations", "batch_id", postgresql_where=text("reason IS NOT NULL")),
         {"comment": "How each job ended: exactly one row a job"},
@@ -240,6 +301,11 @@ class ResultRow(SQLModel, table=True):
     )
     expected_cost_usd: Decimal | None = column(
         USD, "Expected of a call to a model that was not the planned one, in USD", nullable=True
+    )
+    decision: str = column(
+        Text(),
+        "direct, accepted (a probe's answer stands) or escalated (asked after another answer)",
+        default="'direct'",
     )
 
 
