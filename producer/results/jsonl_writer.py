@@ -1,7 +1,7 @@
 """Writes results as the lines of an OpenAI Batch output file and error file.
 
-Source: OpenAI API reference, "The request output object" of the Batch API; `planned_model` and
-`reason` (why another model answered) are ours.
+Source: OpenAI API reference, "The request output object" of the Batch API; `planned_model`,
+`reason` (why another model answered) and `decision` (how the answer came about) are ours.
 """
 
 from collections.abc import Sequence
@@ -64,6 +64,7 @@ def _output_line(batch_id: UUID, record: ResultRecord) -> dict[str, Any]:
         "error": None if succeeded else _error(record),
         "planned_model": record.planned_model,
         "reason": record.reason,
+        "decision": record.decision,
     }
 
 
