@@ -21,9 +21,7 @@ from producer.submit import ReadProgress
 from routoo.console import formatting
 from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import messages
-from routoo.domain.behaviour import FoundBehaviour
 from routoo.domain.job import BatchStatus
-from routoo.domain.pool import LimitField
 from routoo.store.batches.records import BatchRecord
 from routoo.store.workers import WorkerWait
 
@@ -43,7 +41,7 @@ def progress_view(snapshot: Snapshot) -> RenderableType:
         parts.append(Text(_deviations(snapshot), style="yellow"))
     if snapshot.replans:
         parts.append(Text(_latest_plan(snapshot), style="dim"))
-    parts += [Text(_behaviour(one), style="yellow") for one in snapshot.behaviours]
+    parts += [Text(str(one), style="yellow") for one in snapshot.behaviours]
     if snapshot.progress.balance.overrun_usd:
         parts.append(Text(_overrun(snapshot), style="yellow"))
     if snapshot.budget_warning is not None:
@@ -216,22 +214,6 @@ def _budget_warning(percent: int) -> str:
         f"warning: {percent} % of the budget is used; "
         "`routoo-producer resume BATCH --budget-usd X` raises it"
     )
-
-
-def _behaviour(found: FoundBehaviour) -> str:
-    """Return what an endpoint does otherwise than its pool says, and what follows."""
-    one, says = found.behaviour, []
-    extras = {"prompt": one.extra_prompt_tokens, "completion": one.extra_completion_tokens}
-    billed = " and ".join(f"{extra:,} {kind}" for kind, extra in extras.items() if extra)
-    if billed:
-        says.append(
-            f"billed up to {billed} tokens beyond the bound of a call: calls now reserve as much"
-        )
-    if one.limit_field is LimitField.NONE:
-        says.append("takes no limit of its answers: calls reserve the pool's max_completion_tokens")
-    elif one.limit_field is not None:
-        says.append(f"takes its limit from {one.limit_field}")
-    return f"{found.model} at {found.base_url.partition('?')[0]}: {'; '.join(says)}"
 
 
 def _overrun(snapshot: Snapshot) -> str:

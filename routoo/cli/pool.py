@@ -13,7 +13,8 @@ from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.options import with_options
 
 if TYPE_CHECKING:
-    from routoo.domain.pool import Tariff
+    from routoo.domain.behaviour import FoundBehaviour
+    from routoo.domain.pool import Pool, Tariff
     from routoo.selector.pool_choice.answers import AnswerTable
     from routoo.selector.pool_choice.choose import PoolChoice
 
@@ -119,7 +120,10 @@ def show(pool_file: PoolFile, *, as_json: AsJson = False) -> None:
 
 @pool.command()
 def check(pool_file: PoolFile) -> None:
-    """Check a pool file: readable, priced, keys and tokenizers there; exit status 2 where not."""
+    """Check a pool file: readable, priced, keys and tokenizers there; exit status 2 where not.
+
+    Tells too what dispatchers found of its endpoints, where their database is reachable.
+    """
     import os
 
     from routoo.client.access import check_variables
@@ -132,6 +136,18 @@ def check(pool_file: PoolFile) -> None:
     typer.echo(
         f"{pool_file}: {len(found.models)} models, all priced, all keys and tokenizers there"
     )
+    for behaviour in _behaviours(found):
+        typer.echo(str(behaviour))
+
+
+def _behaviours(pool: "Pool") -> "tuple[FoundBehaviour, ...]":
+    """Return what dispatchers found of a pool's endpoints; nothing while no database is there."""
+    from routoo.domain.behaviour import found_in
+    from routoo.embedded.stack import database_url
+    from routoo.settings import load_settings
+    from routoo.store.endpoint_behaviour import load_if_reachable
+
+    return found_in(pool, load_if_reachable(database_url(load_settings())))
 
 
 def _describe(

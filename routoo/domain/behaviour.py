@@ -171,11 +171,28 @@ class KnownBehaviour:
 
 @dataclass(frozen=True, slots=True)
 class FoundBehaviour:
-    """What an endpoint of a model of a pool was found to do."""
+    """What an endpoint of a model of a pool was found to do; its text says so to people."""
 
     model: str
     base_url: str
     behaviour: EndpointBehaviour
+
+    def __str__(self) -> str:
+        one, says = self.behaviour, []
+        extras = {"prompt": one.extra_prompt_tokens, "completion": one.extra_completion_tokens}
+        billed = " and ".join(f"{extra:,} {kind}" for kind, extra in extras.items() if extra)
+        if billed:
+            says.append(
+                f"billed up to {billed} tokens beyond the bound of a call, "
+                "and calls now reserve as much"
+            )
+        if one.limit_field is LimitField.NONE:
+            says.append(
+                "takes no limit of its answers: calls reserve the pool's max_completion_tokens"
+            )
+        elif one.limit_field is not None:
+            says.append(f"takes its limit from {one.limit_field}")
+        return f"{self.model} at {self.base_url.partition('?')[0]}: {'; '.join(says)}"
 
 
 def found_in(pool: Pool, stored: Mapping[str, EndpointBehaviour]) -> tuple[FoundBehaviour, ...]:

@@ -1,14 +1,19 @@
 """Saves what endpoints were found to do, for all processes that call them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 
 from routoo.domain.behaviour import EndpointBehaviour
 from routoo.domain.pool import LimitField
+from routoo.store.database import libpq_url
 from routoo.store.encoding import json_rows
 
-_SELECT = """
+_CONNECT_TIMEOUT_S = 2
+
+_SELECT = b"""
 SELECT endpoint, limit_field, extra_prompt_tokens, extra_completion_tokens FROM endpoint_behaviour
 """
 
@@ -56,12 +61,25 @@ async def ask(conn: AsyncConnection) -> AsyncCursor:
 
 async def read(cursor: AsyncCursor) -> dict[str, EndpointBehaviour]:
     """Return what was found, by the endpoints' keys, from the cursor of `ask`."""
+    return _of_rows(await cursor.fetchall())
+
+
+def _of_rows(rows: Sequence[tuple[Any, ...]]) -> dict[str, EndpointBehaviour]:
     return {
         endpoint: EndpointBehaviour(LimitField(field) if field else None, prompt, completion)
-        for endpoint, field, prompt, completion in await cursor.fetchall()
+        for endpoint, field, prompt, completion in rows
     }
 
 
 async def load(conn: AsyncConnection) -> dict[str, EndpointBehaviour]:
     """Return what was found, by the endpoints' keys: few endpoints are here at all."""
     return await read(await ask(conn))
+
+
+def load_if_reachable(url: str) -> dict[str, EndpointBehaviour]:
+    """Return the same for a command that needs no database: nothing where none is there."""
+    try:
+        with psycopg.connect(libpq_url(url), connect_timeout=_CONNECT_TIMEOUT_S) as conn:
+            return _of_rows(conn.execute(_SELECT).fetchall())
+    except psycopg.Error:
+        return {}
