@@ -13,7 +13,7 @@ from routoo.embedded import stack
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.errors import BrokerUnavailableError
 from routoo.settings import Settings
-from routoo.task_queue import celery_settings, is_amqp, task_arguments, task_name
+from routoo.task_queue import celery_settings, check_refusal, is_amqp, task_arguments, task_name
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -23,6 +23,27 @@ _TIMEOUT_S = 3.0
 """How long the broker may take to connect, and to take one message."""
 _RETRY_S = 0.2
 _NO_WORKERS = "no workers run on this home: `routoo-worker up` will run the batch"
+
+
+def check_broker(settings: Settings) -> None:
+    """Refuse a broker that will never take a message, before anything is committed.
+
+    A broker that is only away is fine: workers find a batch by their recovery tick.
+
+    Raises:
+        ConfigError: It refuses the user, the password or the virtual host of the URL.
+    """
+    if settings.embedded_broker:
+        return
+    from kombu.exceptions import KombuError
+
+    connection = _connection(_app(stack.broker_url(settings)))
+    try:
+        connection.connect()
+        connection.close()
+    except (KombuError, OSError, *connection.connection_errors) as error:
+        connection.collect()
+        check_refusal(error)
 
 
 def publish(broker_url: str, stage: Stage, batch_id: UUID, shard_count: int) -> None:
@@ -43,7 +64,7 @@ def publish(broker_url: str, stage: Stage, batch_id: UUID, shard_count: int) -> 
     from kombu.exceptions import KombuError
 
     app = _app(broker_url)
-    connection = app.connection_for_write(connect_timeout=_TIMEOUT_S, heartbeat=0)
+    connection = _connection(app)
     errors = (KombuError, OSError, *connection.connection_errors, *connection.channel_errors)
     try:
         connection.ensure_connection(max_retries=1, interval_start=_RETRY_S, timeout=_TIMEOUT_S)
@@ -76,6 +97,10 @@ def _app(broker_url: str) -> "Celery":
     app.conf.update(celery_settings(broker_url))
     app.conf.broker_transport_options |= _timeouts(broker_url)
     return app
+
+
+def _connection(app: "Celery") -> "Connection":
+    return app.connection_for_write(connect_timeout=_TIMEOUT_S, heartbeat=0)
 
 
 def _timeouts(broker_url: str) -> dict[str, float]:

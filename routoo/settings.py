@@ -1,16 +1,52 @@
 """Reads settings: `ROUTOO_*` environment variables, once at a program's entry point."""
 
 import os
+import re
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from routoo.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 """Where the example pool, its checkpoint and the migrations stand."""
+
+
+_SERVERS = {
+    "database_url": (r"postgres(ql)?(\+\w+)?", "postgresql://user:password@host:5432/name"),
+    "broker_url": (
+        r"amqps?|pyamqp|rediss?|redis\+socket",
+        "amqp://user:password@host:5672// (RabbitMQ) or redis://host:6379/0 (Redis, Valkey)",
+    ),
+}
+"""Of each server's URL: the schemes, and one to write."""
+
+
+def _check_server_url(text: str, schemes: str, example: str) -> None:
+    """Raise where a URL can't name such a server; messages leave it out: it may hold a password."""
+    for part in text.split(";"):  # a broker may have several
+        if not re.match(rf"({schemes})://", part):
+            scheme = part.partition("://")[0] if "://" in part else "none"
+            message = f"the URL has the wrong scheme ({scheme}); write {example}"
+            raise ValueError(message)
+        try:
+            port = None if "," in part else urlsplit(part).port
+        except ValueError:
+            port = 0
+        if port == 0:
+            message = f"the URL's port is no number from 1 to 65535; write {example}"
+            raise ValueError(message)
 
 
 def default_home() -> Path:
@@ -73,6 +109,21 @@ class Settings(BaseSettings):
     """Address it listens on; metrics have no password, so it must not be public."""
     log_level: str = "INFO"
 
+    @field_validator("home", "checkpoint", "pool")
+    @classmethod
+    def _absolute(cls, path: Path) -> Path:
+        """Keep what a path means: other processes and the database know it too."""
+        return path.absolute()
+
+    @field_validator("database_url", "broker_url")
+    @classmethod
+    def _check_url(cls, url: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        """Refuse a URL of the wrong kind before anything is done with it."""
+        if url is not None:
+            schemes, example = _SERVERS[info.field_name or ""]
+            _check_server_url(url.get_secret_value(), schemes, example)
+        return url
+
     @cached_property
     def embedded_database(self) -> bool:
         """Whether the database is the embedded one."""
@@ -99,5 +150,7 @@ def load_settings() -> Settings:
         first = error.errors()[0]
         name = "ROUTOO_" + "_".join(str(part) for part in first["loc"]).upper()
         raise ConfigError(
-            first["msg"], where=name, remedy="Correct or unset the variable"
+            first["msg"].removeprefix("Value error, "),
+            where=name,
+            remedy="Correct or unset the variable",
         ) from None

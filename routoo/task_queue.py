@@ -46,6 +46,30 @@ def is_amqp(broker_url: str) -> bool:
     )
 
 
+_REFUSALS = {"AccessRefused", "AuthenticationError", "AuthorizationError", "NotAllowed"}
+"""Names of the errors by which the drivers tell a broker's refusal."""
+
+
+def check_refusal(error: BaseException) -> None:
+    """Raise where a broker refused its URL, so that trying again is in vain.
+
+    Args:
+        error: What connecting raised, of whatever driver.
+
+    Raises:
+        ConfigError: The broker refused the user, the password or the virtual host.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__name__ in _REFUSALS:
+            raise ConfigError(
+                f"the broker refuses the connection: {str(cause).strip(' .') or 'access denied'}",
+                where="ROUTOO_BROKER_URL",
+                remedy="Correct the URL's user, password or virtual host",
+            ) from error
+        cause = cause.__cause__ or cause.__context__
+
+
 def celery_settings(broker_url: str) -> dict[str, Any]:
     """Return the Celery settings of every app, whether it publishes or consumes.
 

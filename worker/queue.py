@@ -9,11 +9,20 @@ from typing import Any
 
 import structlog
 from celery import Celery
+from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from routoo.domain.job import ShardKey, Stage
+from routoo.errors import BrokerUnavailableError
 from routoo.settings import Settings
-from routoo.task_queue import CONTROL_QUEUE, celery_settings, is_amqp, task_arguments, task_name
+from routoo.task_queue import (
+    CONTROL_QUEUE,
+    celery_settings,
+    check_refusal,
+    is_amqp,
+    task_arguments,
+    task_name,
+)
 
 RECOVER_TASK = "routoo.recover"
 REPLAN_TASK = "routoo.replan"
@@ -21,6 +30,7 @@ _BEAT_SCHEDULER = "celery.beat:Scheduler"
 """In memory: the default scheduler keeps its state with shelve, that is pickle, in the cwd."""
 _REDELIVERY_FACTOR = 2.0
 """Redis delivers a message again after this many time limits of its task."""
+_CONNECT_TIMEOUT_S = 5.0
 _log = structlog.get_logger(__name__)
 
 
@@ -56,6 +66,28 @@ def create_app(settings: Settings, broker_url: str) -> Celery:
     if not is_amqp(broker_url):
         app.conf.broker_transport_options = _redis_options(settings.task_time_limit_s)
     return app
+
+
+def check_broker(url: str) -> None:
+    """Connect to a broker once.
+
+    Raises:
+        ConfigError: It refuses the URL.
+        BrokerUnavailableError: It can't be reached.
+    """
+    connection = Connection(url, connect_timeout=_CONNECT_TIMEOUT_S)
+    try:
+        connection.connect()
+        connection.close()
+    except (*connection.connection_errors, OSError, OperationalError) as error:
+        connection.collect()
+        check_refusal(error)
+        raise BrokerUnavailableError(
+            "the broker can't be reached",
+            value=type(error).__name__,
+            where="ROUTOO_BROKER_URL",
+            remedy="Check that the server runs and that the URL names it",
+        ) from error
 
 
 def _every(interval_s: float, task: str) -> dict[str, object]:

@@ -21,6 +21,7 @@ from routoo.embedded.stack import broker_url, database_url, embedded_servers
 from routoo.errors import EmbeddedStackError
 from routoo.settings import Settings
 from routoo.store.migrate import upgrade
+from worker.queue import check_broker
 from worker.roles import Role
 from worker.supervisor import Supervisor, remove_status
 
@@ -44,10 +45,12 @@ def run_stack(
         on_ready: Called once, when every worker consumes messages.
 
     Raises:
+        BrokerUnavailableError: A broker that is named by URL can't be reached.
         EmbeddedStackError: Another process runs the stack of this home, a server can't start, or
             a worker died several times before it was ready.
         StoreError: The database can't be reached or migrated.
-        ConfigError: A worker can't start, and no restart will mend it.
+        ConfigError: The broker refuses the URL, or a worker can't start and no restart will mend
+            it.
     """
     _raise_on_sigterm()
     with _running_servers(settings) as servers:
@@ -71,6 +74,8 @@ def _running_servers(settings: Settings) -> Iterator[_Servers]:
     """Start the embedded servers, bring the schema up to date, and stop the servers in the end."""
     with ExitStack() as exits:
         exits.enter_context(_only_stack_of(settings.home))
+        if not settings.embedded_broker:
+            check_broker(broker_url(settings))
         remove_status(settings.home)  # of a supervisor that was killed
         servers = embedded_servers(settings)
         for server in servers:

@@ -101,8 +101,8 @@ def retry_command(
         list[str] | None,
         typer.Option(
             metavar="STATUS",
-            help="Only jobs that ended so: failed, expired, budget_exhausted or cancelled; may be "
-            "given more than once.",
+            help="Only jobs that ended so: failed, expired, budget_exhausted or cancelled; can be "
+            "repeated.",
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -30,7 +30,7 @@ evaluation = CommandGroup("Measure the routing on sets of questions with referen
 RunArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN]",
+        metavar="RUN",
         help="Id, start of an id, or name of the run; the latest where left out.",
         show_default=False,
     ),
@@ -48,7 +48,7 @@ class EvalRunOptions(RunOptions):
         list[Path] | None,
         typer.Option(
             metavar="OUTCOMES",
-            help="Outcome table whose answers are replayed: no model is called. Repeatable.",
+            help="Outcome table whose answers are replayed: no model is called; can be repeated.",
         ),
     ] = None
     latency_scale: Annotated[

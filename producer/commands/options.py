@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import orjson
 import typer
 
+from producer.commands.completion import complete_batches
 from producer.rows.limits import (
     read_deadline,
     read_max_latency_s,
@@ -42,21 +43,24 @@ _MOST_CONFIDENCE = 0.99
 BatchArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[BATCH]",
+        metavar="BATCH",
         help="Id, start of an id (4 characters or more) or name; the latest batch where left out.",
         show_default=False,
+        autocompletion=complete_batches,
     ),
 ]
 NamedBatch = Annotated[
     str,
     typer.Argument(
-        metavar="BATCH", help="Id, start of an id (4 characters or more) or name of the batch."
+        metavar="BATCH",
+        help="Id, start of an id (4 characters or more) or name of the batch.",
+        autocompletion=complete_batches,
     ),
 ]
 MaybeFileArgument = Annotated[
     str | None,
     typer.Argument(
-        metavar="[FILE]",
+        metavar="FILE",
         help="JSONL, CSV or Parquet file; - is standard input.",
         show_default=False,
     ),
@@ -255,12 +259,18 @@ class BatchOptions(AimOptions):
             help="No call starts after this: 2027-01-31T18:00:00Z, or from now: 2h, 30m.",
         ),
     ] = None
-    allow_models: Annotated[
-        str | None, typer.Option(metavar="A,B", help="The only models of the pool that may answer.")
+    allow_model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL", help="Only this model of the pool may answer; can be repeated."
+        ),
     ] = None
-    deny_models: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Models of the pool that may not answer.")
+    deny_model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="This model may not answer; can be repeated."),
     ] = None
+    allow_models: Annotated[str | None, typer.Option(hidden=True)] = None
+    deny_models: Annotated[str | None, typer.Option(hidden=True)] = None
     name: Annotated[
         str | None, typer.Option(metavar="N", help="Name of the batch. (default: the file's)")
     ] = None
@@ -370,10 +380,20 @@ class BatchOptions(AimOptions):
             max_cost_usd=read_option("--max-cost-usd", read_cap, self.max_cost_usd),
             max_latency_s=read_option("--max-latency-s", read_max_latency_s, self.max_latency_s),
             deadline=read_option("--deadline", partial(read_deadline, now=now), self.deadline),
-            allowed_models=read_option("--allow-models", read_list, self.allow_models),
-            denied_models=read_option("--deny-models", read_list, self.deny_models),
+            allowed_models=read_option(
+                "--allow-model", read_list, _joined(self.allow_model, self.allow_models)
+            ),
+            denied_models=read_option(
+                "--deny-model", read_list, _joined(self.deny_model, self.deny_models)
+            ),
             validators=self._validators(),
         )
+
+
+def _joined(repeated: Sequence[str] | None, listed: str | None) -> str | None:
+    """Return names with commas: those of an option that is repeated, and of its old spelling."""
+    names = [*(repeated or ()), *([] if listed is None else [listed])]
+    return ",".join(names) if names else None
 
 
 def _matched(text: str | None, pool: "Pool") -> tuple[str | None, float]:

@@ -113,8 +113,9 @@ def _plan_file(settings: "Settings", file: str, options: BatchOptions) -> "UUID"
 
 def _plan_again(settings: "Settings", source: str, options: BatchOptions) -> "UUID":
     from producer.plans import plan_again
-    from producer.queue import publish_or_note
+    from producer.queue import check_broker, publish_or_note
 
+    check_broker(settings)
     batch_id = run_with_database(
         settings,
         lambda database: plan_again(

@@ -89,8 +89,11 @@ def send_request(settings: "Settings", source: "Source", request: "BatchRequest"
         BadInputError: Rows have problems and are not to be skipped; they are listed by then.
         RoutooError: As `producer.submit.submit` raises.
     """
+    from producer.queue import check_broker
     from producer.rows.report import BadInputError
     from producer.submit import submit
+
+    check_broker(settings)
 
     async def submit_rows(database: "Database") -> "Submission":
         with _read_progress(source) as on_progress:
@@ -130,8 +133,9 @@ def _submit_file(
 
 def _submit_plan(settings: "Settings", plan: str, *, as_json: bool) -> "UUID":
     from producer.plans import submit_plan
-    from producer.queue import publish_or_note
+    from producer.queue import check_broker, publish_or_note
 
+    check_broker(settings)
     submission = run_with_database(settings, lambda database: submit_plan(database, plan))
     if submission.created:
         note(f"submitted {submission.job_count:,} jobs as planned")

@@ -26,13 +26,15 @@ class CollectOptions:
     """Options of `routoo collect`."""
 
     items: Annotated[
-        list[Path], typer.Option(help="Items table (Parquet or JSONL); may be given again.")
+        list[Path], typer.Option(help="Items table (Parquet or JSONL); can be repeated.")
     ]
     out: Annotated[Path, typer.Option(help="Outcomes table to write (Parquet).")]
     pool: Annotated[Path | None, typer.Option(help="Pool file; ROUTOO_POOL if unset.")] = None
-    models: Annotated[
-        str | None, typer.Option(help="Only these candidate models, separated by commas.")
+    model: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Only this candidate model; can be repeated."),
     ] = None
+    models: Annotated[str | None, typer.Option(hidden=True)] = None
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N items.")] = None
     max_tokens: Annotated[
         int | None, typer.Option(min=1, help="Most tokens of an answer, for items that name none.")
@@ -43,6 +45,11 @@ class CollectOptions:
     ] = None
     keep_answers: Annotated[bool, typer.Option(help="Add a column with the answers.")] = False
     json_out: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False
+
+    @property
+    def named_models(self) -> list[str]:
+        """Names of the models to ask, as typed; --models has them with commas."""
+        return [*(self.model or ()), *(self.models.split(",") if self.models is not None else ())]
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,24 +107,24 @@ def _questions(options: CollectOptions) -> _Questions:
     check_gradable(items)
     pool = load_pool(options.pool or load_settings().pool)
     form = RequestForm(options.system, options.instruction, options.max_tokens)
-    return _Questions(items, _named_models(pool.models, options.models), form, options.out)
+    return _Questions(items, _named_models(pool.models, options.named_models), form, options.out)
 
 
 def _named_models(
-    pool: "Sequence[CandidateModel]", named: str | None
+    pool: "Sequence[CandidateModel]", named: "Sequence[str]"
 ) -> "Sequence[CandidateModel]":
     from routoo.errors import InputError
 
-    if named is None:
+    if not named:
         return pool
     by_name = {model.name: model for model in pool}
-    names = [name.strip() for name in named.split(",") if name.strip()]
+    names = [name for name in map(str.strip, named) if name]
     unknown = [name for name in names if name not in by_name]
     if unknown or not names:
         raise InputError(
             "no such model in the pool",
-            value=", ".join(unknown) or named,
-            where="--models",
+            value=", ".join(unknown) or ", ".join(named),
+            where="--model",
             remedy=f"Choose from {', '.join(by_name)}",
         )
     return [by_name[name] for name in names]

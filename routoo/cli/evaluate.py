@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class EvaluateOptions(FittingOptions):
     """Options of `routoo evaluate`."""
 
-    items: Annotated[list[Path], typer.Option(help="Held-out items table; repeatable.")]
-    outcomes: Annotated[list[Path], typer.Option(help="Held-out outcomes table; repeatable.")]
+    items: Annotated[list[Path], typer.Option(help="Held-out items table; can be repeated.")]
+    outcomes: Annotated[list[Path], typer.Option(help="Held-out outcomes table; can be repeated.")]
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder that `routoo train` wrote; or give --protocol.")
     ] = None

@@ -3,7 +3,7 @@
 from routoo.console.commands import CommandGroup
 from routoo.console.run import run_program
 
-app = CommandGroup("Offline work on predictors, pools and the database.", add_completion=False)
+app = CommandGroup("Offline work on predictors, pools and the database.")
 app.add_lazy(
     "checkpoint",
     "routoo.cli.checkpoint:checkpoint",

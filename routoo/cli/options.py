@@ -27,18 +27,20 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of 
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
 CheckpointArgument = Annotated[Path, typer.Argument(help="Folder that `routoo train` wrote.")]
 ItemsOption = Annotated[
-    list[Path], typer.Option(help="Items table (Parquet or JSONL); repeatable.")
+    list[Path], typer.Option(help="Items table (Parquet or JSONL); can be repeated.")
 ]
-OutcomesOption = Annotated[list[Path], typer.Option(help="Outcomes table (Parquet); repeatable.")]
+OutcomesOption = Annotated[
+    list[Path], typer.Option(help="Outcomes table (Parquet); can be repeated.")
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FittingOptions:
     """How a predictor is fitted, for `routoo train` and `routoo evaluate --protocol`."""
 
-    model: Annotated[list[str] | None, _option(help="Only this candidate model; repeatable.")] = (
-        None
-    )
+    model: Annotated[
+        list[str] | None, _option(help="Only this candidate model; can be repeated.")
+    ] = None
     seed: Annotated[int, _option(help="Seed of all that is drawn, such as folds.", min=0)] = 0
     device: Annotated[str, _option(help="cpu, cuda or auto.")] = "auto"
     cache: Annotated[
@@ -49,7 +51,7 @@ class FittingOptions:
     ] = DEFAULT_BACKBONE
     layer: Annotated[
         list[int] | None,
-        _option(help="Hidden state to use, 0 = tokens; repeatable. Unset: each third."),
+        _option(help="Hidden state to use, 0 = tokens; can be repeated. Unset: each third."),
     ] = None
     pooling: Annotated[
         Pooling | None, _option(help="Unset: mean for an encoder, last for a decoder.")

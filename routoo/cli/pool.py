@@ -28,7 +28,7 @@ PoolFile = Annotated[Path, typer.Argument(help="Pool file (YAML).")]
 class ChooseOptions:
     """Options of `routoo pool choose`."""
 
-    items: Annotated[list[Path], typer.Option(help="Items table; repeatable.")]
+    items: Annotated[list[Path], typer.Option(help="Items table; can be repeated.")]
     outcomes: OutcomesOption
     size: Annotated[int, typer.Option(help="Models wanted.", min=1)]
     price_aware: Annotated[
@@ -40,9 +40,9 @@ class ChooseOptions:
     prices: Annotated[
         Path | None, typer.Option(help="CSV: model, usd_per_mtok_in, usd_per_mtok_out.")
     ] = None
-    exclude: Annotated[list[str] | None, typer.Option(help="Leave this model out; repeatable.")] = (
-        None
-    )
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="Leave this model out; can be repeated.")
+    ] = None
     out: Annotated[Path | None, typer.Option(help="Pool file to write.")] = None
     base_url: Annotated[
         str | None, typer.Option(help="Endpoint of all models in the pool file.")

@@ -17,7 +17,7 @@ def predict(
     items: ItemsOption,
     out: Annotated[Path, typer.Option(help="Table to write: .parquet, .jsonl or .ndjson.")],
     model: Annotated[
-        list[str] | None, typer.Option(help="Only this candidate model; repeatable.")
+        list[str] | None, typer.Option(help="Only this candidate model; can be repeated.")
     ] = None,
     device: DeviceOption = "auto",
     *,

@@ -22,15 +22,15 @@ class TrainOptions(FittingOptions):
 
     out: Annotated[Path, typer.Option(help="Folder of the checkpoint to write.")]
     items: Annotated[
-        list[Path] | None, typer.Option(help="Items table (Parquet or JSONL); repeatable.")
+        list[Path] | None, typer.Option(help="Items table (Parquet or JSONL); can be repeated.")
     ] = None
     outcomes: Annotated[
-        list[Path] | None, typer.Option(help="Outcomes table (Parquet); repeatable.")
+        list[Path] | None, typer.Option(help="Outcomes table (Parquet); can be repeated.")
     ] = None
     answers: Annotated[
         list[Path] | None,
         typer.Option(
-            help="Recorded answers to judge by (Parquet: item_id, model, answer); repeatable."
+            help="Recorded answers to judge by (Parquet: item_id, model, answer); can be repeated."
         ),
     ] = None
     plot: Annotated[

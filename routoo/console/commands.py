@@ -10,7 +10,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperCommand
@@ -41,7 +41,7 @@ class Command(TyperCommand):
         """Write arguments, options and each panel of options as a section of its own."""
         sections: dict[str, list[tuple[str, str]]] = {"Arguments": [], "Options": []}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            record = _help_record(param, ctx)
             if record is not None:
                 kind = "Arguments" if param.param_type_name == "argument" else "Options"
                 title = getattr(param, "rich_help_panel", None) or kind
@@ -50,6 +50,51 @@ class Command(TyperCommand):
             if records:
                 with formatter.section(title):
                     formatter.write_dl(records)
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Return the words of the usage line: NAME must be given, [NAME] may be."""
+        return [_REQUIRED.sub(r"\1", piece) for piece in super().collect_usage_pieces(ctx)]
+
+
+_REQUIRED = re.compile(r"\{(.*)\}")
+_TYPE = re.compile(r" <(?:list\[)?([^\[\]>]+)\]?>")
+_EXTRAS = re.compile(r"  \[([^\[\]]*)\]$")
+_RANGE = re.compile(r"(?:(\S+)<=)?x(?:<=(\S+)|>=(\S+))?$")
+_PLACEHOLDERS = {"str": "TEXT", "Path": "PATH", "path": "PATH", "int": "N", "float": "X"}
+
+
+def _help_record(param: Any, ctx: Any) -> tuple[str, str] | None:
+    """Return a parameter's name and help in one style, whatever its type.
+
+    typer writes `--size <int range>` and `[default: 1; x>=0]`; here it is `--size N` and
+    `(default: 1, at least 0)`.
+    """
+    record = param.get_help_record(ctx)
+    if record is None:
+        return None
+    name, text = record
+    if param.param_type_name == "argument":
+        return _TYPE.sub("", name), _EXTRAS.sub(_plain_extras, text)
+    return _TYPE.sub(_placeholder, name), _EXTRAS.sub(_plain_extras, text)
+
+
+def _placeholder(kind: re.Match[str]) -> str:
+    name = kind[1].removesuffix(" range")
+    return f" {_PLACEHOLDERS.get(name, name)}"
+
+
+def _plain_extras(extras: re.Match[str]) -> str:
+    return f" ({', '.join(_plain_range(extra) for extra in extras[1].split('; '))})"
+
+
+def _plain_range(extra: str) -> str:
+    found = _RANGE.fullmatch(extra)
+    if found is None:
+        return extra
+    low, high = found[1] or found[3], found[2]
+    if low and high:
+        return f"{low} to {high}"
+    return f"at least {low}" if low else f"at most {high}"
 
 
 class CommandGroup(typer.Typer):
@@ -69,7 +114,7 @@ class CommandGroup(typer.Typer):
             **settings,
         )
         # Without a callback typer would make a lone command the program itself.
-        self.callback()(_do_nothing)
+        self.callback()(_group_options)
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[Function], Function]:
         """Return a decorator that adds a function as a command, as `typer.Typer.command` does."""
@@ -105,6 +150,26 @@ def _load(target: str) -> Any:
     alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     alone.command(cls=Command)(found)
     return get_command(alone)
+
+
+def _show_version(ctx: typer.Context, *, wanted: bool) -> None:
+    if wanted and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        typer.echo(f"{ctx.find_root().info_name} {version('routoo')}")
+        raise typer.Exit
+
+
+def _group_options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that every group has; each acts by itself."""
 
 
 def _do_nothing() -> None:

@@ -103,8 +103,9 @@ def usable_database(settings: "Settings") -> Iterator[str]:
 
 
 async def _with_database(url: str, command: "Callable[[Database], Awaitable[Result]]") -> Result:
-    from routoo.store.database import Database
+    from routoo.store.database import Database, check_reachable
 
+    await check_reachable(url)
     async with Database(url, max_size=_CONNECTIONS) as database:
         return await command(database)
 

@@ -110,20 +110,43 @@ class Database:
             ) from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise DatabaseUnavailableError(
-                f"the database can't be reached or gave up: {_said(error)}",
+                f"the database can't be reached or gave up: {first_line(error)}",
                 where=self._where,
                 remedy="Check that the server runs and ROUTOO_DATABASE_URL names it",
             ) from error
         except psycopg.errors.UndefinedTable as error:
             raise StoreError(
-                f"the database has no such table: {_said(error)}",
+                f"the database has no such table: {first_line(error)}",
                 where=self._where,
                 remedy="Run `routoo db upgrade`",
             ) from error
         except psycopg.Error as error:
             raise StoreError(
-                f"the database refused a statement: {_said(error)}", where=self._where
+                f"the database refused a statement: {first_line(error)}", where=self._where
             ) from error
+
+
+async def check_reachable(url: str) -> None:
+    """Connect once and say at once why that fails; a server that only starts up is waited for.
+
+    Args:
+        url: `postgresql://...`, as libpq reads it.
+
+    Raises:
+        DatabaseUnavailableError: No such host, server, database or user, or a wrong password.
+    """
+    try:
+        timeout_s = int(_CONNECT_TIMEOUT_S)
+        async with await AsyncConnection.connect(libpq_url(url), connect_timeout=timeout_s):
+            pass
+    except psycopg.errors.CannotConnectNow:
+        return
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailableError(
+            f"the database can't be reached: {first_line(error)}",
+            where=redacted(url),
+            remedy="Check that the server runs and ROUTOO_DATABASE_URL names it",
+        ) from error
 
 
 async def _configure(conn: AsyncConnection) -> None:
@@ -131,8 +154,8 @@ async def _configure(conn: AsyncConnection) -> None:
     await conn.commit()
 
 
-def _said(error: psycopg.Error) -> str:
-    # The first line only: DETAIL may repeat whole rows.
+def first_line(error: psycopg.Error) -> str:
+    """Return the first line of what the driver says: DETAIL may repeat whole rows."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 

@@ -13,10 +13,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from routoo.errors import DatabaseUnavailableError, StoreError
 from routoo.settings import REPOSITORY
-from routoo.store.database import libpq_url, redacted
+from routoo.store.database import first_line, libpq_url, redacted
 
 _LOCK_KEY = 0x726F_7574_6F6F
 """Advisory lock of the migrations: the letters of the project's name."""
+
+_CONNECT_TIMEOUT_S = 10
 
 
 def upgrade(url: str) -> str:
@@ -72,7 +74,7 @@ def _connected(url: str) -> Iterator[Connection]:
     engine = create_engine(
         "postgresql+psycopg://",
         # libpq reads the URL itself, so every form of it means the same here and on hot paths.
-        creator=lambda: psycopg.connect(libpq_url(url)),
+        creator=lambda: psycopg.connect(libpq_url(url), connect_timeout=_CONNECT_TIMEOUT_S),
         poolclass=NullPool,
     )
     try:
@@ -90,7 +92,7 @@ def _connected(url: str) -> Iterator[Connection]:
 
 def _unavailable(url: str, error: psycopg.Error) -> DatabaseUnavailableError:
     return DatabaseUnavailableError(
-        f"the database can't be reached: {error}".strip(),
+        f"the database can't be reached: {first_line(error)}",
         where=redacted(url),
         remedy="Check ROUTOO_DATABASE_URL and that the server runs",
     )

@@ -38,7 +38,7 @@ async def promote_named(
         NotFoundError: No such checkpoint is registered.
         CheckpointError: The folder holds another checkpoint by now, which scorers would refuse.
     """
-    found = await checkpoints.find(conn, name)
+    found = await checkpoints.find(conn, _registered_name(name))
     held = read_manifest(Path(found.path)).weights_sha256
     if held != found.weights_sha256:
         raise CheckpointError(
@@ -73,6 +73,12 @@ async def promote_checkpoint(
         if before.id != checkpoint.id:
             await checkpoints.promote(conn, before, _UNTIL_NOW)
     await checkpoints.promote(conn, checkpoint, reason)
+
+
+def _registered_name(name: str) -> str:
+    """Return a folder's name as it was registered, absolute; another name as it is."""
+    folder = Path(name)
+    return str(folder.resolve()) if folder.is_dir() else name
 
 
 def _describe(folder: Path) -> tuple[str, dict[str, Any]]:

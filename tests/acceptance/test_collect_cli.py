@@ -111,6 +111,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
     ("arguments", "expected"),
     [
         (["--models", "small,huge"], "huge"),
+        (["--model", "small", "--model", "huge"], "huge"),
         (["--pool", "gone.yaml"], "gone.yaml"),
         (["--items", "gone.jsonl"], "gone.jsonl"),
     ],

@@ -1,6 +1,7 @@
 """Which checkpoint scores a batch, against a real registry."""
 
 import asyncio
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 from routoo.errors import CheckpointError
 from routoo.pipeline import score
 from routoo.pipeline.score import PredictorCache
+from routoo.settings import REPOSITORY
 from routoo.store import batches, checkpoints
 from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
+from routoo.training.promote import promote_named, register_folder
 from tests import batch_factory
 
 pytestmark = pytest.mark.anyio
@@ -101,3 +104,15 @@ async def test_a_folder_that_holds_other_weights_is_refused(db: Database) -> Non
     await promote(db, "wanted", "/checkpoints/other")
     with pytest.raises(CheckpointError, match="not hold the checkpoint that was promoted"):
         await PredictorCache(db, DEFAULT).of(await submitted(db))
+
+
+async def test_a_folder_is_promoted_by_a_relative_name_too(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.symlink(REPOSITORY / "examples" / "checkpoint", "fitted")
+    async with db.transaction() as conn:
+        registered = await register_folder(conn, Path("fitted"))
+        promoted = await promote_named(conn, "fitted", "a test", Path("nothing"))
+        assert promoted == registered
+        assert await checkpoints.promoted(conn) == registered

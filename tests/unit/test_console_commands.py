@@ -3,6 +3,7 @@
 import errno
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -73,6 +74,10 @@ def test_a_mistyped_command_gets_a_suggestion_and_status_2(program: CommandGroup
     assert "greet" in result.output
 
 
+def test_every_group_tells_the_version(program: CommandGroup) -> None:
+    assert shown(program, "--version") == f"root {version('routoo')}\n"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Shared:
     """Options that two commands have."""
@@ -116,3 +121,28 @@ def test_an_expected_error_is_a_message_and_a_status(
         run_program(fail)
     assert ended.value.code == status
     assert capsys.readouterr().err == message
+
+
+def test_values_ranges_and_defaults_read_alike() -> None:
+    group = CommandGroup("A program.", add_completion=False)
+
+    @group.command()
+    def work(
+        name: Annotated[str, typer.Argument(metavar="NAME", help="Who.")],
+        other: Annotated[str | None, typer.Argument(metavar="OTHER")] = None,
+        *,
+        out: Annotated[Path, typer.Option(help="Where to.")],
+        many: Annotated[list[str] | None, typer.Option(help="Words; can be repeated.")] = None,
+        size: Annotated[int, typer.Option(min=1, help="How many.")] = 3,
+        port: Annotated[int, typer.Option(min=0, max=9, help="Port.")] = 0,
+    ) -> None:
+        """Work."""
+
+    page = shown(group, "work", "--help")
+    assert "Usage: root work [OPTIONS] NAME [OTHER]" in page
+    lines = [" ".join(line.split()) for line in page.splitlines()]
+    assert "NAME Who. (required)" in lines
+    assert "--out PATH Where to. (required)" in lines
+    assert "--many TEXT Words; can be repeated." in lines
+    assert "--size N How many. (default: 3, at least 1)" in lines
+    assert "--port N Port. (default: 0, 0 to 9)" in lines

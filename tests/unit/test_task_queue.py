@@ -10,7 +10,7 @@ from producer import queue as producer_queue
 from routoo.domain.job import ShardKey, Stage
 from routoo.errors import ConfigError
 from routoo.settings import Settings
-from routoo.task_queue import task_arguments, task_name
+from routoo.task_queue import check_refusal, task_arguments, task_name
 from worker.queue import RECOVER_TASK, create_app
 
 AMQP = "amqp://guest:guest@localhost:5672//"
@@ -67,3 +67,12 @@ def test_a_message_names_a_shard_and_nothing_else() -> None:
     key = ShardKey(UUID(int=7), Stage.SCORE, 3)
     assert task_arguments(key) == ("00000000-0000-0000-0000-000000000007", 3)
     assert task_name(key.stage) == "routoo.score"
+
+
+def test_a_refusal_of_the_broker_is_told_from_one_that_is_away() -> None:
+    check_refusal(ConnectionRefusedError())
+    outer = OSError("wrapped")
+    refused = type("AccessRefused", (Exception,), {})  # as amqp names it
+    outer.__cause__ = refused("PLAIN login refused.")
+    with pytest.raises(ConfigError, match=r"ROUTOO_BROKER_URL: .* PLAIN login refused. Correct"):
+        check_refusal(outer)

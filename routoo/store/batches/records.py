@@ -194,6 +194,20 @@ async def list_recent(conn: AsyncConnection, limit: int) -> list[BatchRecord]:
     return await _select(conn, "ORDER BY created_at DESC, id LIMIT %s", [limit])
 
 
+async def names_like(conn: AsyncConnection, beginning: str, limit: int) -> list[str]:
+    """Return names of the newest batches that begin so; ids where no name does."""
+    for column in (b"name", b"id::text"):
+        cursor = await conn.execute(
+            b"SELECT " + column + b" FROM batches WHERE starts_with(" + column + b", %s)"
+            b" GROUP BY 1 ORDER BY max(created_at) DESC LIMIT %s",
+            [beginning, limit],
+        )
+        found = [row[0] async for row in cursor]
+        if found:
+            return found
+    return []
+
+
 async def _select(conn: AsyncConnection, condition: str, values: list[Any]) -> list[BatchRecord]:
     return await columns.select(conn, BatchRecord, f"batches {condition}", values)
 
