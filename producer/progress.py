@@ -132,6 +132,11 @@ class Snapshot:
         """Whether every job has an answer."""
         return self.succeeded == self.progress.jobs
 
+    @property
+    def probes(self) -> dict[str, Any]:
+        """What the plan says of jobs that ask a cheap model first; empty where none may."""
+        return (self.batch.plan or {}).get("probes") or {}
+
     def as_json(self) -> dict[str, Any]:
         """Return the facts that `--json` prints."""
         balance, models = self.progress.balance, self.progress.models
@@ -170,6 +175,7 @@ class Snapshot:
                 }
                 for share in models
             ],
+            "probes": {key: value for key, value in self.probes.items() if key != "policies"},
             "deviations": {
                 "jobs": self.progress.deviations.jobs,
                 "downgrades": self.progress.deviations.downgrades,

@@ -159,7 +159,8 @@ def _score(base: _Base) -> StageWork:
     base.loop.run(predictors.warm_up())
 
     async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
-        await score_shard(base.db, await predictors.of(batch), lease, batch)
+        used = await predictors.of(batch)
+        await score_shard(base.db, used.predictor, lease, batch, judge=used.judge)
         return Done()
 
     return StageWork(work)

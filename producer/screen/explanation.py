@@ -86,7 +86,11 @@ def _sentences(batch: BatchRecord, explained: JobExplanation) -> Iterator[str]:
     for decision in explained.history.decisions:
         quality, cost = decision.expected_quality, decision.expected_cost_usd
         expected = f"expected {formatting.percent(quality)} for {formatting.usd(cost)}"
-        yield f"Plan {decision.revision}: {decision.model}, {expected}."
+        then = ""
+        if decision.probe:
+            chance = formatting.percent(decision.escalation_chance)
+            then = f"; its answer is judged, another model is asked with a probability of {chance}"
+        yield f"Plan {decision.revision}: {decision.model}, {expected}{then}."
     for call in explained.history.calls:
         error = f", {call.error_code}: {call.error_message}" if call.error_code else ""
         took = formatting.duration(call.latency_s)

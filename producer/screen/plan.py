@@ -63,6 +63,14 @@ def plot_plan(plan: Plan, path: Path) -> None:
     points = plan.get("forecast", {}).get("frontier", [])
     costs = [point["cost_usd"] for point in points]
     axes.plot(costs, [point["mean_quality"] for point in points], marker=".", label="frontier")
+    direct = [point for point in points if point.get("direct_quality") is not None]
+    if direct:
+        axes.plot(
+            [point["cost_usd"] for point in direct],
+            [point["direct_quality"] for point in direct],
+            linestyle=":",
+            label="without judging answers",
+        )
     mixed = [point for point in points if point["random_mix_quality"] is not None]
     axes.plot(
         [point["cost_usd"] for point in mixed],
@@ -100,6 +108,8 @@ def _facts(batch: BatchRecord, plan: Plan) -> Iterator[tuple[str, str]]:
         if batch.objective.risk:
             yield "caution", f"{formatting.percent(forecast.get('cautious_quality'))} counted on"
         yield "cost", f"{formatting.usd(plan['expected_cost_usd'])} expected, {worst} at worst"
+        if plan.get("probes"):
+            yield "probes", formatting.describe_probes(plan["probes"])
         yield "time", _time(forecast.get("finish"))
     if batch.deadline is not None:
         yield "until", f"{batch.deadline:%Y-%m-%d %H:%M:%S} UTC, whenever it is submitted"

@@ -39,6 +39,8 @@ def progress_view(snapshot: Snapshot) -> RenderableType:
         parts.append(_models(snapshot))
     if snapshot.progress.deviations.jobs:
         parts.append(Text(_deviations(snapshot), style="yellow"))
+    if snapshot.probes:
+        parts.append(Text(_planned_probes(snapshot), style="dim"))
     if snapshot.replans:
         parts.append(Text(_latest_plan(snapshot), style="dim"))
     parts += [Text(str(one), style="yellow") for one in snapshot.behaviours]
@@ -201,6 +203,15 @@ def _at_providers(snapshot: Snapshot) -> str:
 def _of_budget(snapshot: Snapshot) -> str:
     limit_usd = snapshot.progress.balance.limit_usd
     return "" if limit_usd is None else f" of {formatting.usd(limit_usd)}"
+
+
+def _planned_probes(snapshot: Snapshot) -> str:
+    """Say what the plan expects of the jobs that ask a cheap model first, and of the money."""
+    plan = snapshot.batch.plan or {}
+    expected = formatting.usd(plan.get("expected_cost_usd"))
+    worst_usd = plan.get("forecast", {}).get("worst_case_usd")
+    worst = "" if worst_usd is None else f", {formatting.usd(worst_usd)} at worst"
+    return f"planned: {formatting.describe_probes(snapshot.probes)}; in all {expected}{worst}"
 
 
 def _latest_plan(snapshot: Snapshot) -> str:

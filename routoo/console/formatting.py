@@ -1,8 +1,9 @@
 """Formats amounts, shares, times and rates for people."""
 
 import math
+from collections.abc import Mapping
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -87,3 +88,15 @@ def describe_objective(objective: "Objective", budget_usd: Decimal | None) -> st
     within = "" if budget_usd is None else f" within {usd(budget_usd)}"
     caution = f", counted {objective.risk:g} standard deviations low" if objective.risk else ""
     return f"{objective.goal}{within}{caution}"
+
+
+def describe_probes(probes: Mapping[str, Any]) -> str:
+    """Say how many jobs a plan asks of a cheap model first, and what is expected of them."""
+    if not probes["jobs"]:
+        return "no job is asked of a cheap model first: judging its answer would not pay"
+    names = ", ".join(one["model"] for one in probes["models"] if one["jobs"])
+    return (
+        f"{probes['jobs']:,} jobs ({percent(probes['share'])}) ask {names} first; of these, "
+        f"{percent(probes['escalation_share'])} are expected to ask another model too, for "
+        f"{usd(probes['second_cost_usd'])}"
+    )

@@ -1,10 +1,11 @@
 """Explains a job: why it got its model, what the others would have brought, and what happened."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
+from jaxtyping import Int64
 from psycopg import AsyncConnection
 
 from routoo.domain.job import Job
@@ -12,7 +13,8 @@ from routoo.domain.prediction import experience_from_json
 from routoo.errors import InputError
 from routoo.pipeline.select.estimates import estimate_calls
 from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
-from routoo.pipeline.select.problem import pose_problem
+from routoo.pipeline.select.probes import PosedProblem
+from routoo.pipeline.select.problem import known_probes, pose_problem
 from routoo.selector.explain import Explanation, explain
 from routoo.store import jobs, predictions
 from routoo.store.batches.records import BatchRecord
@@ -21,14 +23,14 @@ from routoo.store.job_history import JobHistory, load_job_history
 
 @dataclass(frozen=True, slots=True)
 class JobExplanation:
-    """One job among its candidate models, in pool order."""
+    """One job among its options: the candidate models in pool order, then probes that may pay."""
 
     job: Job
     explanation: Explanation
     """Its candidates' quality is what the selector sees: the sum over all jobs that the call
     serves, and a lower bound if the batch is cautious."""
     quality: tuple[float, ...]
-    """Expected quality of each candidate, by the predictor."""
+    """Expected quality of each option: by the predictor, of a probe as far as judging may show."""
     quality_std: tuple[float, ...]
     """Standard deviation of that estimate."""
     latency_s: tuple[float | None, ...]
@@ -61,19 +63,68 @@ async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str)
     row = slice(job.job_no, job.job_no + 1)
     tokens = await predictions.load_completion_tokens(conn, batch.id, job.job_no)
     own = estimate_calls([job], batch.pool, matrix.quality[row], tokens[None, :], experience)
-    chosen = batch.pool.index(history.decisions[-1].model) if history.decisions else -1
-    problem = pose_problem(batch, matrix, experience, datetime.now(UTC))
-    price = float(plan["shadow_price_per_usd"])
-    explanation = explain(problem, original, chosen, price, batch.pool.names, own.reasons[0])
+    now = datetime.now(UTC)
+    direct = pose_problem(batch, matrix, experience, now)
+    known = known_probes(batch, matrix, direct, experience, now)
+    posed = PosedProblem.of_plan(direct, known, batch.pool, plan)
+    offered = _Offered.of(posed, original)
+    price, chosen = float(plan["shadow_price_per_usd"]), _chosen(batch, posed, history)
+    reasons = own.reasons[0][offered.first]
+    found = explain(posed.problem, original, chosen, price, posed.names(batch.pool), reasons)
+    shown = tuple(found.candidates[option] for option in offered.options)
+    latency_s = own.latency_s[0][offered.first[offered.options]]
     return JobExplanation(
         job=job,
-        explanation=explanation,
-        quality=tuple(matrix.quality[job.job_no].tolist()),
-        quality_std=tuple(matrix.quality_std[job.job_no].tolist()),
-        latency_s=tuple(None if np.isnan(one) else one for one in own.latency_s[0].tolist()),
+        explanation=replace(found, candidates=shown),
+        quality=offered.quality(matrix, job.job_no, serves),
+        quality_std=tuple(matrix.quality_std[job.job_no, offered.first[offered.options]].tolist()),
+        latency_s=tuple(None if np.isnan(one) else one for one in latency_s.tolist()),
         serves=serves,
         history=history,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Offered:
+    """The options of one job: all models, and the probes that may pay for it."""
+
+    posed: PosedProblem
+    original: int
+    """The job whose call answers it."""
+    options: Int64[np.ndarray, " offered"]
+    """Columns of the problem."""
+    first: Int64[np.ndarray, " options"]
+    """Column of the model that each option of the problem asks first."""
+
+    @classmethod
+    def of(cls, posed: PosedProblem, original: int) -> Self:
+        """Return the options of a job."""
+        count = posed.problem.options
+        models, allowed = posed.policies.models, posed.problem.allowed
+        shown = np.arange(count) < models
+        if allowed is not None:
+            shown |= allowed[original]
+        first = posed.policies.first(np.arange(count))
+        return cls(posed, original, np.flatnonzero(shown), first)
+
+    def quality(self, matrix: BatchMatrix, job_no: int, serves: int) -> tuple[float, ...]:
+        """Return what each is expected to bring: of a probe, of the answer that is kept."""
+        models = self.posed.policies.models
+        direct = matrix.quality[job_no].tolist()
+        probes = self.options[self.options >= models]
+        kept = self.posed.problem.quality[self.original, probes] / max(serves, 1)
+        return (*direct, *kept.tolist())
+
+
+def _chosen(batch: BatchRecord, posed: PosedProblem, history: JobHistory) -> int:
+    """Return the option that was chosen last; -1 where none was."""
+    if not history.decisions:
+        return -1
+    last = history.decisions[-1]
+    column = batch.pool.index(last.model)
+    if last.probe and column in posed.policies.probe:
+        return posed.policies.models + posed.policies.probe.index(column)
+    return column
 
 
 def _plan_of(batch: BatchRecord) -> dict[str, Any]:

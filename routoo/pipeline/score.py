@@ -10,8 +10,9 @@ import structlog
 from routoo.domain.job import Lease
 from routoo.domain.prompt import prompt_text
 from routoo.errors import CheckpointError
+from routoo.judge.files import pack_judge
 from routoo.ports import Predictor
-from routoo.store import checkpoints, jobs, predictions
+from routoo.store import checkpoints, jobs, judges, predictions
 from routoo.store.batches.records import BatchRecord
 from routoo.store.checkpoints import CheckpointRecord
 from routoo.store.database import Database
@@ -21,7 +22,24 @@ _CACHED = 2
 _log = structlog.get_logger(__name__)
 
 
-async def score_shard(db: Database, predictor: Predictor, lease: Lease, batch: BatchRecord) -> None:
+@dataclass(frozen=True, slots=True)
+class ScoringCheckpoint:
+    """A checkpoint as scorers use it."""
+
+    weights_sha256: str
+    predictor: Predictor
+    judge: bytes | None = None
+    """Its judge of answers as one file, put down for dispatchers; None where it has none."""
+
+
+async def score_shard(
+    db: Database,
+    predictor: Predictor,
+    lease: Lease,
+    batch: BatchRecord,
+    *,
+    judge: bytes | None = None,
+) -> None:
     """Predict quality and completion tokens of every candidate for a shard's jobs.
 
     The predictor computes in a thread, so that the lease is renewed meanwhile.
@@ -31,6 +49,7 @@ async def score_shard(db: Database, predictor: Predictor, lease: Lease, batch: B
         predictor: Must know every model of the batch's pool.
         lease: The shard; renewed by the caller.
         batch: The shard's batch.
+        judge: The judge of its answers as one file; None where the checkpoint has none.
 
     Raises:
         CheckpointError: The predictor does not know a model of the pool, or can't promise a floor
@@ -48,6 +67,8 @@ async def score_shard(db: Database, predictor: Predictor, lease: Lease, batch: B
         if confidence is not None:
             margins = predictor.floor_margins(names, confidence)
             await predictions.save_margins(conn, lease, margins)
+        if judge is not None and batch.call_options.cascade:
+            await judges.keep(conn, lease, judge)
         await predictions.save(conn, lease, predicted)
 
 
@@ -65,7 +86,7 @@ class PredictorCache:
 
     db: Database
     default: Path
-    _loaded: OrderedDict[Path, tuple[str, Predictor]] = field(default_factory=OrderedDict)
+    _loaded: OrderedDict[Path, ScoringCheckpoint] = field(default_factory=OrderedDict)
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def warm_up(self) -> None:
@@ -78,8 +99,8 @@ class PredictorCache:
             promoted = await checkpoints.promoted(conn)
         await self._get(promoted)
 
-    async def of(self, batch: BatchRecord) -> Predictor:
-        """Return the predictor that scores a batch.
+    async def of(self, batch: BatchRecord) -> ScoringCheckpoint:
+        """Return the checkpoint that scores a batch.
 
         Raises:
             CheckpointError: Its checkpoint can't be used.
@@ -88,31 +109,35 @@ class PredictorCache:
             promoted = await checkpoints.promoted(conn, at=batch.created_at)
         return await self._get(promoted)
 
-    async def _get(self, promoted: CheckpointRecord | None) -> Predictor:
+    async def _get(self, promoted: CheckpointRecord | None) -> ScoringCheckpoint:
         path = self.default if promoted is None else Path(promoted.path)
         wanted = None if promoted is None else promoted.weights_sha256
         async with self._loading:
             found = self._loaded.get(path)
-            if found is None or (wanted is not None and found[0] != wanted):
+            if found is None or (wanted is not None and found.weights_sha256 != wanted):
                 found = await asyncio.to_thread(_load, path)
                 self._loaded[path] = found
-            if wanted is not None and found[0] != wanted:
+            if wanted is not None and found.weights_sha256 != wanted:
                 raise CheckpointError(
                     "the folder does not hold the checkpoint that was promoted",
                     where=str(path),
-                    value=found[0],
+                    value=found.weights_sha256,
                     remedy=f"Copy the checkpoint with the weights {wanted} there",
                 )
             self._loaded.move_to_end(path)
             while len(self._loaded) > _CACHED:
                 self._loaded.popitem(last=False)
-            return found[1]
+            return found
 
 
-def _load(path: Path) -> tuple[str, Predictor]:
+def _load(path: Path) -> ScoringCheckpoint:
     # Here and not above: PyTorch takes seconds to import and only scorers need it.
     from routoo.predictor.predictor import load_predictor  # noqa: PLC0415
 
-    predictor = load_predictor(path)
-    _log.info("checkpoint.loaded", path=str(path), weights=predictor.manifest.weights_sha256[:12])
-    return predictor.manifest.weights_sha256, predictor
+    predictor, judge = load_predictor(path), pack_judge(path)
+    weights_sha256 = predictor.manifest.weights_sha256
+    judges_answers = judge is not None
+    _log.info(
+        "checkpoint.loaded", path=str(path), weights=weights_sha256[:12], judges=judges_answers
+    )
+    return ScoringCheckpoint(weights_sha256, predictor, judge)

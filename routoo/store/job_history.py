@@ -21,6 +21,7 @@ class Decision:
     probe: bool
     """Its answer is judged, and another model may be asked."""
     escalation_chance: float
+    """Probability of that, as planned."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 
 from routoo.errors import CheckpointError
 from routoo.pipeline import score
-from routoo.pipeline.score import PredictorCache
+from routoo.pipeline.score import PredictorCache, ScoringCheckpoint
 from routoo.settings import REPOSITORY
 from routoo.store import batches, checkpoints
 from routoo.store.batches.records import BatchRecord
@@ -27,9 +27,10 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Folders loaded so far; a folder's name is also the hash of the weights in it."""
     found: list[Path] = []
 
-    def load(path: Path) -> tuple[str, Any]:
+    def load(path: Path) -> ScoringCheckpoint:
         found.append(path)
-        return path.name, SimpleNamespace(name=path.name)
+        named: Any = SimpleNamespace(name=path.name)
+        return ScoringCheckpoint(path.name, named)
 
     monkeypatch.setattr(score, "_load", load)
     return found
@@ -50,7 +51,7 @@ async def submitted(db: Database) -> BatchRecord:
 
 async def scored_by(used: PredictorCache, batch: BatchRecord) -> str:
     found: Any = await used.of(batch)
-    return str(found.name)
+    return str(found.predictor.name)
 
 
 async def test_a_batch_is_scored_by_what_was_in_use_when_it_was_submitted(

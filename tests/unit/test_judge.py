@@ -12,7 +12,13 @@ from routoo.domain.answer import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.errors import CheckpointError
 from routoo.judge.boosting import BoostingOptions, _completed, fit_boosting
-from routoo.judge.files import load_judge, remove_old_judges, write_judge
+from routoo.judge.files import (
+    load_judge,
+    pack_judge,
+    remove_old_judges,
+    unpack_judge,
+    write_judge,
+)
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
 from routoo.judge.token_probabilities import summarise_token_probabilities, token_features
 from routoo.predictor.checkpoint import write_checkpoint
@@ -118,6 +124,26 @@ def test_a_judge_is_read_back_as_it_was(judge: AnswerJudge, tmp_path: Path) -> N
     read = load_judge(tmp_path)
     assert read.judge("cheap", answers) == pytest.approx(judge.judge("cheap", answers), abs=2e-3)
     assert [path.name for path in tmp_path.glob("judge-*")] == [facts["file"]]
+
+
+def test_a_judge_travels_as_one_file(judge: AnswerJudge, tmp_path: Path) -> None:
+    _checkpoint(tmp_path, write_judge(tmp_path, judge), (*MODELS, "late"))
+    content = pack_judge(tmp_path)
+    assert content is not None
+    read = unpack_judge(content)
+    assert read.models == (*MODELS, "late")
+    quality = np.full((3, 4), 0.5, np.float32)
+    wanted = load_judge(tmp_path).expected_judgements("cheap", quality)
+    assert np.array_equal(read.expected_judgements("cheap", quality).quality, wanted.quality)
+    with pytest.raises(CheckpointError):
+        unpack_judge(content[:-100])
+    with pytest.raises(CheckpointError):
+        unpack_judge(b"{}")
+
+
+def test_a_checkpoint_without_a_judge_has_nothing_that_travels(tmp_path: Path) -> None:
+    _checkpoint(tmp_path, {}, MODELS)
+    assert pack_judge(tmp_path) is None
 
 
 def test_a_model_added_later_moves_with_the_others(judge: AnswerJudge, tmp_path: Path) -> None:

@@ -236,14 +236,19 @@ class PosedProblem:
     def of_plan(
         cls, direct: Problem, known: ProbeModel | None, pool: Pool, plan: Mapping[str, Any]
     ) -> "PosedProblem":
-        """Return the problem with the policies that a plan was made with."""
-        described = (plan.get("probes") or {}).get("policies", [])
-        if known is None or not described:
+        """Return the problem with each probe of a plan as an option, at the plan's threshold."""
+        described = plan.get("probes")
+        if known is None or described is None:
             return cls.without_probes(direct)
-        probes = tuple(pool.index(one["model"]) for one in described)
-        prices = tuple(float(one["price_per_usd"]) for one in described)
+        probes = tuple(pool.index(one["model"]) for one in described["models"])
+        prices = (float(described["threshold_price_per_usd"]),) * len(probes)
         policies = Policies(direct.options, probes, prices)
         return cls(extended(direct, known, policies), direct, policies, known)
+
+    def names(self, pool: Pool) -> tuple[str, ...]:
+        """Return what people call each option."""
+        probes = tuple(f"{pool.names[probe]}, judged" for probe in self.policies.probe)
+        return (*pool.names, *probes)
 
     def probed(self, choice: Int[np.ndarray, " jobs"]) -> ProbedJobs:
         """Return the jobs whose choice is a policy, with what is expected of each."""

@@ -1,0 +1,238 @@
+"""The selection with a judge of answers: probes in assignments, plans and explanations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+
+from routoo.domain.batch_options import CallOptions, Objective
+from routoo.domain.job import SLA, Stage
+from routoo.domain.prediction import Predictions
+from routoo.pipeline.explanation import explain_job
+from routoo.pipeline.select import matrix
+from routoo.pipeline.select.shard import select_shard
+from routoo.store import batches, judges, predictions, shards
+from routoo.store.batches import replans
+from routoo.store.database import Database
+from tests import batch_factory
+
+pytestmark = pytest.mark.anyio
+
+JOBS = 40
+NAMES = ("small", "large")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    chance: Any
+    quality: Any
+
+
+class FakeJudge:
+    """Tells nearly for certain whether the small model's answer is good."""
+
+    probes = ("small",)
+
+    def columns(self, models: Sequence[str]) -> list[int]:
+        return [NAMES.index(name) for name in models]
+
+    def spread(self, models: Sequence[str], quality: Any) -> Any:
+        assert list(models) == list(NAMES)
+        return np.asarray(quality, np.float32)
+
+    def expected_judgements(self, probe: str, quality: Any) -> Outcomes:
+        assert probe == "small"
+        own = quality[:, 0]
+        chance = np.stack([own, 1 - own], axis=1).astype(np.float32)
+        shown = np.repeat(quality[:, None, :], 2, axis=1)
+        shown[:, 0, 0], shown[:, 1, 0] = 1.0, 0.0
+        return Outcomes(chance, shown.astype(np.float32))
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every batch that wants it have a judge."""
+
+    async def load(_conn: Any, batch: Any) -> Any:
+        return FakeJudge() if batch.call_options.cascade else None
+
+    monkeypatch.setattr(matrix, "load_judge", load)
+
+
+def predicted(count: int) -> Predictions:
+    quality = np.tile(np.array([0.5, 0.9], np.float32), (count, 1))
+    quality[:, 0] += np.linspace(-0.2, 0.2, count, dtype=np.float32)
+    return Predictions(
+        quality=quality,
+        quality_std=np.full((count, 2), 0.1, np.float32),
+        completion_tokens=np.tile(np.array([10, 1000], np.float32), (count, 1)),
+        novelty=np.zeros(count, np.float32),
+        truncated=np.zeros(count, np.bool_),
+    )
+
+
+async def scored(db: Database, **options: Any) -> UUID:
+    batch_id = await batch_factory.submit(db, JOBS, shard_size=JOBS, **options)
+    lease = await batch_factory.claim(db, batch_id, Stage.SCORE)
+    async with db.transaction() as conn:
+        await predictions.save(conn, lease, predicted(JOBS))
+        await shards.finish(conn, lease, shards.Done())
+    return batch_id
+
+
+async def selected(db: Database, **options: Any) -> UUID:
+    batch_id = await scored(db, **options)
+    lease = await batch_factory.claim(db, batch_id, Stage.SELECT)
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
+    await select_shard(db, lease, batch)
+    async with db.transaction() as conn:
+        await shards.finish(conn, lease, shards.Done())
+    return batch_id
+
+
+async def plan_of(db: Database, batch_id: UUID) -> dict[str, Any]:
+    async with db.transaction() as conn:
+        found = (await batches.get(conn, batch_id)).plan
+    assert found is not None
+    return found
+
+
+async def assigned(db: Database, batch_id: UUID) -> list[tuple[Any, ...]]:
+    async with db.transaction() as conn:
+        cursor = await conn.execute(
+            "SELECT model, probe, escalation_chance, expected_quality, expected_cost_usd"
+            " FROM assignments WHERE batch_id = %s ORDER BY job_no, revision",
+            [batch_id],
+        )
+        return await cursor.fetchall()
+
+
+@pytest.mark.usefixtures("judged")
+async def test_probes_are_assigned_and_described(db: Database) -> None:
+    batch_id = await selected(db, budget_usd="0.05")
+    rows, plan = await assigned(db, batch_id), await plan_of(db, batch_id)
+    probes = [row for row in rows if row[1]]
+    assert len(probes) == plan["probes"]["jobs"] > JOBS / 2
+    assert all(model == "small" and 0 < chance < 1 for model, _, chance, _, _ in probes)
+    assert all(quality > 0.6 for _, _, _, quality, _ in probes)
+    cost_usd = float(sum(row[4] for row in rows))
+    assert cost_usd == pytest.approx(plan["expected_cost_usd"])
+    assert cost_usd <= 0.05
+    escalations = sum(row[2] for row in probes)
+    assert plan["probes"]["escalations"] == pytest.approx(escalations, abs=1e-3)
+    assert plan["probes"]["second"] == {"large": pytest.approx(escalations, abs=1e-3)}
+    assert plan["probes"]["threshold_price_per_usd"] > 0
+    assert plan["expected_quality"] == pytest.approx(np.mean([row[3] for row in rows]), abs=1e-5)
+
+
+@pytest.mark.usefixtures("judged")
+async def test_judging_brings_more_than_not_judging(db: Database) -> None:
+    with_probes = await plan_of(db, await selected(db, budget_usd="0.05"))
+    without = CallOptions(dedupe=False, cascade=False)
+    plain = await plan_of(db, await selected(db, budget_usd="0.05", call_options=without))
+    assert "probes" not in plain
+    assert with_probes["expected_quality"] > plain["expected_quality"] + 0.02
+
+
+async def test_without_a_judge_a_plan_is_what_it_was(db: Database) -> None:
+    batch_id = await selected(db, budget_usd="0.05")
+    plan, rows = await plan_of(db, batch_id), await assigned(db, batch_id)
+    assert "probes" not in plan
+    assert {row[1] for row in rows} == {False}
+    none = CallOptions(dedupe=False, cascade=False)
+    again = await selected(db, budget_usd="0.05", call_options=none)
+    assert await plan_of(db, again) == plan
+    assert await assigned(db, again) == rows
+
+
+@pytest.mark.usefixtures("judged")
+async def test_only_the_models_that_are_named_are_asked_first(db: Database) -> None:
+    only_large = CallOptions(dedupe=False, cascade_only=("large",))
+    batch_id = await selected(db, budget_usd="0.05", call_options=only_large)
+    assert not any(row[1] for row in await assigned(db, batch_id))
+
+
+@pytest.mark.usefixtures("judged")
+async def test_a_cost_cap_that_covers_one_call_only_admits_no_probe(db: Database) -> None:
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, await scored(db))
+    large = batch.pool.models[1]
+    most = large.cost_usd(100, large.max_completion_tokens)
+    capped = [SLA(max_cost_usd=most * Decimal("1.2")) for _ in range(JOBS)]
+    batch_id = await selected(db, budget_usd="0.05", slas=capped)
+    rows = await assigned(db, batch_id)
+    assert {row[0] for row in rows} == {"small", "large"}
+    assert not any(row[1] for row in rows)
+
+
+@pytest.mark.usefixtures("judged")
+async def test_a_plan_forecasts_both_calls_and_draws_the_frontier_with_probes(
+    db: Database,
+) -> None:
+    plan = await plan_of(db, await selected(db, budget_usd="0.05", draft=True))
+    forecast = plan["forecast"]
+    assert forecast["worst_case_usd"] >= plan["expected_cost_usd"]
+    points = forecast["frontier"]
+    assert all(one["mean_quality"] >= one["direct_quality"] - 1e-6 for one in points)
+    gains = [one["mean_quality"] - one["direct_quality"] for one in points]
+    assert max(gains) > 0.02
+
+
+@pytest.mark.usefixtures("judged")
+async def test_a_mean_quality_is_reached_for_less_with_probes(db: Database) -> None:
+    aim = Objective(min_mean_quality=0.8)
+    with_probes = await plan_of(db, await selected(db, objective=aim))
+    none = CallOptions(dedupe=False, cascade=False)
+    plain = await plan_of(db, await selected(db, objective=aim, call_options=none))
+    assert with_probes["expected_quality"] >= 0.8 - 1e-6
+    assert with_probes["expected_cost_usd"] < 0.9 * plain["expected_cost_usd"]
+
+
+@pytest.mark.usefixtures("judged")
+async def test_an_explanation_shows_the_probe_among_the_options(db: Database) -> None:
+    batch_id = await selected(db, budget_usd="0.05")
+    first = next(n for n, row in enumerate(await assigned(db, batch_id)) if row[1])
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
+        explained = await explain_job(conn, batch, f"job-{first}")
+    candidates = {one.model: one for one in explained.explanation.candidates}
+    assert list(candidates) == ["small", "large", "small, judged"]
+    assert candidates["small, judged"].standing == "chosen"
+    assert len(explained.quality) == len(explained.latency_s) == len(explained.quality_std) == 3
+    assert explained.history.decisions[-1].probe
+
+
+@pytest.mark.usefixtures("judged")
+async def test_a_replan_keeps_probes_and_moves_none_without_a_reason(db: Database) -> None:
+    batch_id = await selected(db, budget_usd="0.05")
+    before = await assigned(db, batch_id)
+    async with db.transaction() as conn:
+        assert await replans.request(conn, batch_id, "test")
+    lease = await batch_factory.claim(db, batch_id, Stage.SELECT)
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
+    await select_shard(db, lease, batch)
+    assert await assigned(db, batch_id) == before
+    plan = await plan_of(db, batch_id)
+    assert plan["revision"] == 2
+    assert plan["probes"]["jobs"] == sum(row[1] for row in before)
+
+
+async def test_a_judge_is_kept_once_for_all_batches_that_use_it(db: Database) -> None:
+    first, second = [await batch_factory.submit(db, 4) for _ in range(2)]
+    async with db.transaction() as conn:
+        assert await judges.content_of(conn, first) is None
+    for batch_id in (first, second):
+        for shard_no in range(2):
+            lease = await batch_factory.claim(db, batch_id, Stage.SCORE, shard_no)
+            async with db.transaction() as conn:
+                await judges.keep(conn, lease, b"judge")
+    async with db.transaction() as conn:
+        assert await judges.content_of(conn, second) == b"judge"
+        cursor = await conn.execute("SELECT count(*) FROM judges")
+        assert await cursor.fetchone() == (1,)
