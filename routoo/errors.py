@@ -23,6 +23,7 @@ RoutooError
     ├── InvalidResponseError       (retryable: cut off, wrong JSON; may have been billed)
     ├── EmptyAnswerError           (retryable: neither text nor tool calls; billed)
     │   └── TruncatedAnswerError   its limit of tokens was used up before it said anything
+    ├── CutAnswerError             (retryable: by a limit of ours; asked again with a higher one)
     ├── EndpointDeniedError        key, credit or address are wrong: every request would fail
     └── RequestRejectedError       4xx: final for this candidate model
         ├── ContextLengthError     the prompt does not fit this model's window
@@ -242,6 +243,13 @@ class TruncatedAnswerError(EmptyAnswerError):
     """The limit of tokens was used up, by reasoning, before the model said anything."""
 
     code = "truncated_answer"
+
+
+class CutAnswerError(EndpointError):
+    """A limit that we set, not the request, cut the answer: it is billed, and no answer."""
+
+    retryable = True
+    code = "answer_cut"
 
 
 class DenialReason(StrEnum):

@@ -241,6 +241,15 @@ class BatchOptions(AimOptions):
             help="Ask once more for an answer that breaks a rule before another model is asked.",
         ),
     ] = False
+    max_completion_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Limit of tokens of the answers to rows that name none. (default: four times the "
+            "predicted length and 64; an answer cut by that is asked again with the pool's limit)",
+        ),
+    ] = None
     pool: PoolOption = None
     min_quality: MinQualityOption = None
     max_cost_usd: Annotated[
@@ -342,6 +351,7 @@ class BatchOptions(AimOptions):
             cache_ttl_s=None if until is None else (until - now).total_seconds(),
             cache_all=self.cache_all,
             on_content_filter=self.on_content_filter,
+            max_completion_tokens=self.max_completion_tokens,
             cascade=not self.no_cascade,
             cascade_only=self._cascade_only(models),
         )

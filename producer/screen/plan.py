@@ -113,6 +113,9 @@ def _facts(batch: BatchRecord, plan: Plan) -> Iterator[tuple[str, str]]:
         yield "time", _time(forecast.get("finish"))
     if batch.deadline is not None:
         yield "until", f"{batch.deadline:%Y-%m-%d %H:%M:%S} UTC, whenever it is submitted"
+    pace = _pace(forecast.get("reservations"))
+    if pace is not None:
+        yield "pace", pace
     price = plan["shadow_price_per_usd"]
     if price:
         yield "money", formatting.describe_shadow_price(price, plan["expected_cost_usd"])
@@ -122,6 +125,19 @@ def _facts(batch: BatchRecord, plan: Plan) -> Iterator[tuple[str, str]]:
     yield "proof", f"{plan['status']}{_gap(plan['gap'])}"
     if plan["advice"]:
         yield "advice", plan["advice"]
+
+
+def _pace(reservations: Plan | None) -> str | None:
+    """Say how many calls the money keeps in flight, where that is fewer than there are slots."""
+    if reservations is None or reservations["calls_at_the_end"] >= reservations["slots"]:
+        return None
+    at_once = max(1, min(reservations["calls_at_once"], reservations["slots"]))
+    at_the_end = max(1, reservations["calls_at_the_end"])
+    last = f", {at_the_end:,} at the end" if at_the_end < at_once else ""
+    return (
+        f"the budget covers {at_once:,} calls at a time{last}; set max_tokens, "
+        f"or {formatting.usd(reservations['budget_for_all_usd'])} for {reservations['slots']:,}"
+    )
 
 
 def _jobs(plan: Plan) -> str:

@@ -82,6 +82,8 @@ class CallOptions:
     """Cache also requests whose answers are sampled: no temperature of 0, no seed."""
     on_content_filter: OnContentFilter | None = None
     """None leaves it to what the pool says of each model."""
+    max_completion_tokens: int | None = None
+    """Limit of the answers to requests that name none; None derives it from predicted lengths."""
     cascade: bool = True
     """A job may be asked of a cheap model first, whose answer is judged, where that pays."""
     cascade_only: tuple[str, ...] | None = None

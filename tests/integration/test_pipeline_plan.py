@@ -56,13 +56,13 @@ async def explained(db: Database, batch: BatchRecord, custom_id: str) -> JobExpl
 
 
 async def test_a_draft_is_forecast_before_any_money_is_spent(db: Database) -> None:
-    batch = await planned(db, budget_usd="0.00023")
+    batch = await planned(db, budget_usd="0.0008")
     assert batch.status is BatchStatus.PLANNED
     assert batch.plan is not None
     forecast = batch.plan["forecast"]
     low, high = forecast["quality_interval"]
     assert low < batch.plan["expected_quality"] < high
-    assert batch.plan["expected_cost_usd"] <= forecast["worst_case_usd"] == 0.00023
+    assert batch.plan["expected_cost_usd"] <= forecast["worst_case_usd"] == 0.0008
     assert forecast["finish"] is None  # nobody declared a latency, and no call was made
     costs = [point["cost_usd"] for point in forecast["frontier"]]
     means = [point["mean_quality"] for point in forecast["frontier"]]
@@ -147,7 +147,8 @@ async def test_identical_jobs_are_forecast_and_explained_by_their_one_call(db: D
     alone = await planned(db)
     shared = await planned(db, call_options=CallOptions(dedupe=True))
     worst_usd = [(one.plan or {})["forecast"]["worst_case_usd"] for one in (alone, shared)]
-    assert worst_usd[0] == pytest.approx(JOBS * worst_usd[1])
+    # Limits follow the predicted lengths, which differ a little from row to row.
+    assert worst_usd[0] == pytest.approx(JOBS * worst_usd[1], rel=0.01)
     first, last = [await explained(db, shared, f"job-{number}") for number in (0, JOBS - 1)]
     assert (first.serves, last.serves) == (JOBS, JOBS)
     assert first.explanation == last.explanation

@@ -142,13 +142,19 @@ async def test_a_job_that_no_model_may_answer_fails_with_the_reason(db: Database
 
 
 async def test_jobs_that_the_budget_can_not_pay_for_end_as_budget_exhausted(db: Database) -> None:
-    batch_id = await select(db, budget_usd="0.0001")
+    batch_id = await select(db, budget_usd="0.0004")
     served = await chosen(db, batch_id)
     left = await refused(db, batch_id)
     assert served
     assert set(served) == {"small"}
     assert len(served) + len(left) == JOBS
     assert {row[1:3] for row in left} == {("budget_exhausted", "budget_exhausted")}
+
+
+async def test_a_budget_below_what_one_call_reserves_serves_nobody(db: Database) -> None:
+    batch_id = await select(db, budget_usd="0.0001")  # one call costs less, and reserves more
+    assert await chosen(db, batch_id) == []
+    assert {row[1] for row in await refused(db, batch_id)} == {"budget_exhausted"}
 
 
 async def test_selecting_again_after_a_crash_changes_nothing(db: Database) -> None:

@@ -102,6 +102,7 @@ class MemoryCommit:
         self.reserved: list[Reservation] = []
         self.attempts: list[tuple[Attempt, Decimal]] = []
         self.results: list[Result] = []
+        self.free: Decimal | None = None
         self.released: list[tuple[int, int]] = []
         self.postponed: set[int] = set()
         """Jobs left pending for others; kept here because the commit outlives a run."""
@@ -111,6 +112,9 @@ class MemoryCommit:
         if outcome is ReservationOutcome.GRANTED:
             self.reserved.append(reservation)
         return outcome
+
+    async def free_usd(self) -> Decimal | None:
+        return self.free
 
     def release(self, job_no: int, attempt_no: int) -> None:
         self.released.append((job_no, attempt_no))

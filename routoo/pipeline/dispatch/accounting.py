@@ -1,17 +1,26 @@
 """Accounts for the calls of a job: what they cost, and the attempts and results to record."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Self
 
 from routoo.client.failures import error_of_completion
-from routoo.domain.completion import Attempt, Completion, DeviationReason, Result
+from routoo.domain.completion import (
+    Attempt,
+    Completion,
+    DeviationReason,
+    FinishReason,
+    Result,
+)
 from routoo.domain.job import PendingJob, ResultStatus
-from routoo.domain.pool import BATCH_SUFFIX, CandidateModel
+from routoo.domain.pool import BATCH_SUFFIX, TOKENS_PER_MTOK, CandidateModel
+from routoo.domain.prompt import bound_cost_usd, choice_count
 from routoo.errors import (
     ContentFilterError,
     ContextLengthError,
+    CutAnswerError,
     EndpointError,
     HedgeLostError,
     TruncatedAnswerError,
@@ -20,12 +29,16 @@ from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import Call
 
+_CLEARLY_MORE = 1.25
+"""A limit is raised by at least a quarter, or the answer would probably be cut again."""
 _REASONS = {
     "endpoint_closed": DeviationReason.UNAVAILABLE,
     "endpoint_unavailable": DeviationReason.UNAVAILABLE,
     "endpoint_timeout": DeviationReason.UNAVAILABLE,
     "rate_limited": DeviationReason.RATE_LIMITED,
     "endpoint_denied": DeviationReason.DENIED,
+    "answer_cut": DeviationReason.TRUNCATED,
+    "truncated_answer": DeviationReason.TRUNCATED,
     "max_cost_exceeded": DeviationReason.COST_CAP,
     str(ResultStatus.BUDGET_EXHAUSTED): DeviationReason.BUDGET,
     ContentFilterError.code: DeviationReason.CONTENT_FILTER,
@@ -39,7 +52,10 @@ _REASONS = {
 class JobAccount:
     """What happened to a job so far: its calls, their cost, and the last error."""
 
+    given: PendingJob
+    """The job as its owner gave it."""
     pending: PendingJob
+    """The job as it is asked: its request may name a limit of tokens that we set."""
     attempts: int
     """Number of calls that were sent."""
     cost_usd: Decimal
@@ -52,13 +68,17 @@ class JobAccount:
     """The candidate that is asked, or was asked last."""
     reason: DeviationReason | None = None
     """Why the model that was chosen first was left; None while it was not."""
+    limit_tokens: int | None = None
+    """Limit of tokens that we set; None where the request names one, or the pool's holds."""
+    cut_tokens: int = 0
+    """The highest such limit that cut an answer of the model that is asked."""
     outgrown_tokens: int = 0
     """The largest context window that proved too small, in tokens."""
 
     @classmethod
     def of(cls, pending: PendingJob) -> Self:
         """Return the account of a job; it goes on where an earlier dispatch of the job ended."""
-        account = cls(pending, pending.attempts, pending.cost_usd)
+        account = cls(pending, pending, pending.attempts, pending.cost_usd)
         if pending.model.endswith(BATCH_SUFFIX):  # its channel takes no single calls
             account.reason = DeviationReason.BATCH_CHANNEL
         return account
@@ -72,6 +92,60 @@ class JobAccount:
     def is_filtered(self) -> bool:
         """Whether the last error is the refusal of a content filter."""
         return self.error_code == ContentFilterError.code
+
+    def reassign(self, pending: PendingJob) -> None:
+        """Go on with a job to which a revision of the plan gave another model."""
+        self.given = self.pending = pending
+
+    def ask(self, candidate: Candidate) -> None:
+        """Turn to a candidate, with the limit of tokens that its answer is first asked for with."""
+        self.asked, self.cut_tokens = candidate, 0
+        self._set_limit(candidate.limit_tokens)
+
+    def _set_limit(self, tokens: int | None) -> None:
+        self.limit_tokens, job = tokens, self.given.job
+        if tokens is None:
+            self.pending = self.given
+        else:
+            limited = replace(job, body={**job.body, "max_tokens": tokens})
+            self.pending = replace(self.given, job=limited)
+
+    @property
+    def most_tokens(self) -> int | None:
+        """The limit to which that of the present call may be raised; None where it may not."""
+        most = self.asked.most_tokens if self.asked else None
+        raisable = most is not None and self.limit_tokens is not None and self.limit_tokens < most
+        return most if raisable else None
+
+    def raise_limit(self) -> bool:
+        """Raise a limit that cut an answer to the pool's; return whether it was raised."""
+        most = self.most_tokens
+        if most is None:
+            return False
+        self.cut_tokens = max(self.cut_tokens, self.limit_tokens or 0)
+        self._set_limit(most)
+        return True
+
+    def lower_limit(self, model: CandidateModel, free_usd: Decimal) -> bool:
+        """Lower a limit that was raised so far that the money covers a call with it.
+
+        Args:
+            model: The model to ask, with what is known of its endpoint.
+            free_usd: The money that may be reserved, in USD.
+
+        Returns:
+            Whether it was lowered; not below what is clearly more than the limit that cut.
+        """
+        body, price = self.pending.job.body, model.price_usd_per_mtok.completion
+        if self.limit_tokens is None or not self.cut_tokens or not price:
+            return False
+        beyond_usd = bound_cost_usd(body, model) - free_usd
+        tokens = beyond_usd * TOKENS_PER_MTOK / (price * choice_count(body))
+        affordable = self.limit_tokens - math.ceil(tokens)
+        if not self.cut_tokens * _CLEARLY_MORE <= affordable < self.limit_tokens:
+            return False
+        self._set_limit(affordable)
+        return True
 
     def note_error(self, model: CandidateModel, code: str, message: str) -> None:
         """Keep why a model gave no answer; the last such error becomes the job's own."""
@@ -96,7 +170,7 @@ class JobAccount:
 
     def success(self, completion: Completion) -> Result:
         """Return the result of the job if the last model's answer is taken."""
-        deviates = self.model != self.pending.planned
+        deviates = self.model != self.given.planned
         return Result(
             job_no=self.job_no,
             status=ResultStatus.SUCCEEDED,
@@ -155,14 +229,14 @@ def settle_calls(
     sent = [(call, call.model) for call in calls if call.model is not None]
     account.attempts = max(call.attempt_no for call, _ in sent)
     # Failures are settled first, since the cost of the job's result includes them.
-    sent.sort(key=lambda pair: _is_usable(pair[0]))
+    sent.sort(key=lambda pair: _is_usable(account, pair[0]))
     error: EndpointError | None = None
     for number, (call, model) in enumerate(sent, start=1):
         completion = call.answer
         if not isinstance(completion, Completion):
             error = _settle_failure(commit, account, call, model)
             continue
-        error = error_of_completion(model.name, completion)
+        error = error_of_completion(model.name, completion) or cut_error(account, completion)
         if error is not None:
             _settle_unusable(commit, account, call, model, completion, error)
         else:
@@ -173,9 +247,11 @@ def settle_calls(
     return error
 
 
-def _is_usable(call: Call) -> bool:
+def _is_usable(account: JobAccount, call: Call) -> bool:
     completion = call.answer
-    return isinstance(completion, Completion) and error_of_completion("", completion) is None
+    if not isinstance(completion, Completion):
+        return False
+    return (error_of_completion("", completion) or cut_error(account, completion)) is None
 
 
 def _settle_failure(
@@ -189,6 +265,17 @@ def _settle_failure(
     account.add_failure(model, cost_usd, error)
     commit.settle(failed_attempt(account.job_no, call.attempt_no, model, error, cost_usd))
     return error
+
+
+def cut_error(account: JobAccount, completion: Completion) -> CutAnswerError | None:
+    """Return the error of an answer that reached a limit that we set and may raise, else None."""
+    if completion.finish_reason is not FinishReason.LENGTH or account.most_tokens is None:
+        return None
+    return CutAnswerError(
+        f"the limit of {account.limit_tokens} tokens cut the answer",
+        remedy="Set max_tokens, or --max-completion-tokens for all requests without it",
+        http_status=completion.http_status,
+    )
 
 
 def _settle_unusable(

@@ -23,19 +23,30 @@ from routoo.domain.prompt import (
     bound_cost_usd,
     estimate_call_tokens,
 )
-from routoo.errors import EndpointClosedError, EndpointError, LimitFieldRefusedError
+from routoo.errors import (
+    CutAnswerError,
+    EndpointClosedError,
+    EndpointError,
+    LimitFieldRefusedError,
+    TruncatedAnswerError,
+)
 from routoo.pipeline.dispatch.accounting import JobAccount, settle_calls
 from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
 from routoo.pipeline.dispatch.hedge import Call, CallLatencies, HedgedCaller
+from routoo.pipeline.dispatch.money_queue import MoneyQueue
 from routoo.ports import ChatClient, Permit
 
 _OUTAGE_POSTPONE_S = 10.0
 """A job is postponed when its endpoints have all failed for this long, in seconds."""
 _OUTAGE_PATIENCE_S = 900.0
 """A job fails when its endpoints have all failed for this long, in seconds."""
-_BUDGET_POLL_S = 0.2
+_BUDGET_POLL_S = 0.05
 """Time between two attempts to reserve money that other calls may free, in seconds."""
+
+
+_CUT = (CutAnswerError, TruncatedAnswerError)
+"""Errors of answers that need more tokens than their limit left them."""
 
 
 class _Next(Enum):
@@ -47,6 +58,8 @@ class _Next(Enum):
     """No call may start now; the job has no result yet."""
     NEXT_MODEL = auto()
     """This model is not asked again."""
+    AWAIT_MONEY = auto()
+    """The money that is left covers no call now, and calls in flight may free some."""
     UNAVAILABLE = auto()
     """All endpoints of the model keep failing; it is asked again after the other candidates."""
     AGAIN = auto()
@@ -65,13 +78,16 @@ class Answerer:
     final_filters: frozenset[str] = frozenset()
     """Names of models after whose content filter no other model is asked."""
     latencies: CallLatencies = field(default_factory=CallLatencies)
-    called: set[int] = field(default_factory=set)
-    """Numbers of the jobs that an endpoint ever admitted: money may be reserved for them."""
+    busy: set[int] = field(default_factory=set)
+    """Numbers of the jobs that an endpoint has admitted: money may be reserved for them."""
     postponed: set[int] = field(default_factory=set)
     """Numbers of the jobs left pending until an endpoint works, or others free money."""
     rng: Random = field(default_factory=Random)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _caller: HedgedCaller = field(init=False)
+    _money: MoneyQueue = field(default_factory=MoneyQueue)
+    _accounts: dict[int, JobAccount] = field(default_factory=dict)
+    """By job number: a revision of the plan may start the task of a job anew."""
 
     def __post_init__(self) -> None:
         self._caller = HedgedCaller(
@@ -92,23 +108,41 @@ class Answerer:
         Raises:
             StoreError: A flush failed, or another worker owns the shard.
         """
-        account = JobAccount.of(pending)
+        account = self._account_of(pending)
+        try:
+            step = await self._ask_in_turn(account, candidates)
+        finally:
+            self._money.leave(account.job_no)
+        if step is _Next.NEXT_MODEL:  # there is none
+            self.commit.record(account.failure())
+        return step is not _Next.LEFT_PENDING
+
+    def _account_of(self, pending: PendingJob) -> JobAccount:
+        """Return the account of a job, which goes on if the job was given another model."""
+        account = self._accounts.get(pending.job.job_no)
+        if account is None:
+            account = self._accounts[pending.job.job_no] = JobAccount.of(pending)
+        else:
+            account.reassign(pending)
+        return account
+
+    async def _ask_in_turn(self, account: JobAccount, candidates: Sequence[Candidate]) -> _Next:
+        """Ask the candidates in turn until the job has its result or is left pending."""
         # An unavailable model is asked again after all others; then the job waits for it.
         unavailable: list[Candidate] = []
         for number, candidate in enumerate(chain(candidates, unavailable)):
             if candidate.model.context_window_tokens <= account.outgrown_tokens:
                 continue
-            account.asked = candidate
+            account.ask(candidate)
             step = await self._ask(account, candidate.model, waits=number >= len(candidates))
             if step is _Next.UNAVAILABLE:
                 unavailable.append(candidate)
             elif step is not _Next.NEXT_MODEL:
-                return step is _Next.ENDED
+                return step
             account.note_departure()
             if account.is_filtered and account.model in self.final_filters:
                 break
-        self.commit.record(account.failure())
-        return True
+        return _Next.NEXT_MODEL
 
     async def _ask(self, account: JobAccount, model: CandidateModel, *, waits: bool) -> _Next:
         """Ask one model until it answers or has failed too often.
@@ -124,9 +158,11 @@ class Answerer:
             if step is not None:
                 return step
             outcome = await self._attempt(account, model, retry=attempt > 1)
+            if outcome is _Next.AWAIT_MONEY:
+                outcome = await self._await_money(account, model)
             if isinstance(outcome, _Next):
                 return outcome
-            if outcome is None:
+            if outcome is None or (isinstance(outcome, _CUT) and account.raise_limit()):
                 continue
             if not outcome.retryable or attempt >= outcome.most_attempts:
                 break
@@ -149,6 +185,12 @@ class Answerer:
             return self._postpone(account)
         return None
 
+    async def _await_money(self, account: JobAccount, model: CandidateModel) -> _Next | None:
+        """Wait, without a slot, until calls in flight may have freed money; None to try again."""
+        if await self._money.wait(account.job_no, model.name):
+            await self._pause(_BUDGET_POLL_S)
+        return self._check_time(account)
+
     async def _attempt(
         self, account: JobAccount, model: CandidateModel, *, retry: bool
     ) -> _Next | EndpointError | None:
@@ -163,7 +205,7 @@ class Answerer:
         tokens = estimate_call_tokens(body, known)
         try:
             async with self.client.admit(known, tokens, retry=retry) as permit:
-                self.called.add(account.job_no)
+                self.busy.add(account.job_no)
                 step = await self._before_call(account, permit, worst_case_usd)
                 if step is not None:
                     return None if step is _Next.AGAIN else step
@@ -171,6 +213,8 @@ class Answerer:
         except EndpointClosedError as closed:
             account.note_error(model, closed.code, str(closed))
             return self._check_time(account)
+        finally:
+            self.busy.discard(account.job_no)
         error = settle_calls(self.commit, account, calls)
         refused_limit = isinstance(error, LimitFieldRefusedError)
         if refused_limit and self.client.behaviour.apply(model) is not known:
@@ -236,14 +280,16 @@ class Answerer:
     ) -> _Next | None:
         """Reserve the call's worst case; None where it is granted."""
         reservation = Reservation(account.job_no, account.attempts + 1, model.name, worst_case_usd)
-        while (outcome := await self.commit.reserve(reservation)) is ReservationOutcome.RETRY_SOON:
-            await self._pause(_BUDGET_POLL_S)
-            if self.closing.is_set():
-                return _Next.LEFT_PENDING
+        outcome = await self.commit.reserve(reservation)
+        if outcome is ReservationOutcome.RETRY_SOON:
+            return _Next.AWAIT_MONEY
+        self._money.leave(account.job_no)
         if outcome is ReservationOutcome.GRANTED:
             return None
         if outcome is ReservationOutcome.RETRY_LATER:
             return self._postpone(account)
+        if await self._lower_limit(account, model):
+            return _Next.AGAIN
         account.note_error(
             model,
             ResultStatus.BUDGET_EXHAUSTED,
@@ -251,6 +297,12 @@ class Answerer:
             "has left; raise budget_usd or lower max_tokens",
         )
         return _Next.NEXT_MODEL
+
+    async def _lower_limit(self, account: JobAccount, model: CandidateModel) -> bool:
+        """Lower a limit of tokens that was raised to what the money that is left covers."""
+        free_usd = await self.commit.free_usd() if account.cut_tokens else None
+        known = self.client.behaviour.apply(model)
+        return free_usd is not None and account.lower_limit(known, free_usd)
 
     async def _call(
         self, account: JobAccount, permit: Permit, worst_case_usd: Decimal

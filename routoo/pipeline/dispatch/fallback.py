@@ -12,7 +12,7 @@ from routoo.domain.batch_options import OnContentFilter
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import experience_from_json
-from routoo.pipeline.select.estimates import estimate_calls
+from routoo.pipeline.select.estimates import CallEstimates, estimate_calls
 from routoo.pipeline.select.experience import answered_shares
 from routoo.store.batches.records import BatchRecord
 
@@ -26,6 +26,10 @@ class Candidate:
     """Predicted, in [0, 1]."""
     expected_cost_usd: Decimal | None = None
     """Of one call."""
+    limit_tokens: int | None = None
+    """Limit of its answers that is set first; None leaves that to the request and the pool."""
+    most_tokens: int | None = None
+    """Limit with which an answer that reached the first one is asked again; None where it stays."""
 
 
 def rank_candidates(batch: BatchRecord, pending: Sequence[PendingJob]) -> list[list[Candidate]]:
@@ -49,7 +53,12 @@ def rank_candidates(batch: BatchRecord, pending: Sequence[PendingJob]) -> list[l
     plan = batch.plan or {}
     experience = experience_from_json(plan.get("experience"))
     estimates = estimate_calls(
-        [job.job for job in pending], batch.pool, quality, tokens, experience
+        [job.job for job in pending],
+        batch.pool,
+        quality,
+        tokens,
+        experience,
+        batch.call_options.max_completion_tokens,
     )
     price = _quality_per_usd(batch, plan)
     answered = quality * answered_shares(batch.pool, experience)
@@ -59,7 +68,8 @@ def rank_candidates(batch: BatchRecord, pending: Sequence[PendingJob]) -> list[l
     value[np.arange(len(pending)), chosen] = np.inf
     channels = [model.is_batch_channel for model in batch.pool.models]
     value[:, channels] = -np.inf  # provider_batch sends their jobs: they take no single calls
-    return _by_value(value, _Expected(batch.pool.models, quality, estimates.cost_usd))
+    raises = batch.call_options.max_completion_tokens is None
+    return _by_value(value, _Expected(batch.pool.models, quality, estimates, raises))
 
 
 def final_filters(batch: BatchRecord) -> frozenset[str]:
@@ -89,14 +99,23 @@ class _Expected:
 
     models: Sequence[CandidateModel]
     quality: Float32[np.ndarray, "jobs models"]
-    cost_usd: Float64[np.ndarray, "jobs models"]
+    calls: CallEstimates
+    raises_limit: bool
+    """Whether limits that the requests don't name are raised for answers that reach them."""
 
     def candidate(self, row: int, column: int) -> Candidate:
         """Return a model as a candidate for a job."""
+        model, limit_tokens, most_tokens = self.models[column], None, None
+        if not self.calls.has_own_limit[row]:
+            limit_tokens = int(self.calls.limit_tokens[row, column])
+            if self.raises_limit and limit_tokens < model.max_completion_tokens:
+                most_tokens = model.max_completion_tokens
         return Candidate(
-            self.models[column],
+            model,
             float(self.quality[row, column]),
-            Decimal(f"{self.cost_usd[row, column]:.12f}"),
+            Decimal(f"{self.calls.cost_usd[row, column]:.12f}"),
+            limit_tokens,
+            most_tokens,
         )
 
 

@@ -7,6 +7,7 @@ committed together with its job's result. So the ledger is right whenever a proc
 import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from enum import Enum, auto
 from types import TracebackType
 from typing import Self
@@ -189,6 +190,11 @@ class GroupCommit:
         self._waiting.reservations.append((reservation, future))
         self._has_writes.set()
         return await future
+
+    async def free_usd(self) -> Decimal | None:
+        """Return what may still be reserved now; None without a budget."""
+        async with self._db.transaction() as conn:
+            return (await ledger.balance(conn, self._lease.key.batch_id)).free_usd
 
     def release(self, job_no: int, attempt_no: int) -> None:
         """Free the reservation of a call that was not sent."""

@@ -164,10 +164,10 @@ class JobTasks:
         for job, candidates in zip(pending, ranked, strict=True):
             number, task = job.job.job_no, self._tasks.get(job.job.job_no)
             if task is not None:
-                settled = task.done() or number in self._answerer.called
+                settled = task.done() or number in self._answerer.busy
                 if settled or self._models[number] == job.model:
                     continue
-                task.cancel()  # it waits in a queue and has reserved nothing
+                task.cancel()  # it waits in a queue, and has nothing reserved
                 moved += 1
             self._models[number] = job.model
             self._tasks[number] = self._group.create_task(self._answerer.answer(job, candidates))

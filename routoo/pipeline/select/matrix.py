@@ -23,7 +23,12 @@ from routoo.domain.prompt import (
 from routoo.pipeline.judges import load_judge
 from routoo.pipeline.select.capacity import Demand
 from routoo.pipeline.select.eligibility import describe_ineligibility
-from routoo.pipeline.select.estimates import NOTHING_KNOWN, CallEstimates, estimate_calls
+from routoo.pipeline.select.estimates import (
+    NOTHING_KNOWN,
+    CallEstimates,
+    estimate_calls,
+    reservations_usd,
+)
 from routoo.pipeline.select.probes import ForeseeingJudge, SecondCallLimits
 from routoo.selector.solution import Solution
 from routoo.store import jobs, predictions
@@ -102,13 +107,15 @@ class CallBounds:
     """Number of answers that the request asks for."""
     limit_tokens: Float64[np.ndarray, " jobs"]
     """The request's own limit of tokens an answer; NaN where it has none."""
+    asked_twice: Bool[np.ndarray, "jobs models"]
+    """Whether an answer that reaches the first limit is asked again with the pool's."""
     parts: dict[int, Mapping[str, int]] = field(default_factory=dict)
     """How many content parts of each kind beside text, of the jobs that have any."""
 
     @classmethod
-    def empty(cls, jobs: int) -> Self:
-        """Return bounds for a number of jobs, to be filled in."""
-        return cls(np.zeros(jobs), np.zeros(jobs), np.zeros(jobs))
+    def empty(cls, shape: tuple[int, ...]) -> Self:
+        """Return bounds for jobs x models, to be filled in."""
+        return cls(*(np.zeros(shape[0]) for _ in range(3)), np.zeros(shape, np.bool_))
 
     def fill(self, rows: slice, jobs: Sequence[Job]) -> None:
         """Set the bounds of the jobs in some rows."""
@@ -120,8 +127,19 @@ class CallBounds:
         self.choices[rows] = [choice_count(body) for body in bodies]
         self.limit_tokens[rows] = [np.nan if limit is None else limit for limit in limits]
 
+    def fill_limits(self, rows: slice, batch: BatchRecord, estimates: CallEstimates) -> None:
+        """Set which calls of the jobs in some rows may be made twice, and the batch's own limit."""
+        default = batch.call_options.max_completion_tokens
+        if default is not None:
+            own = self.limit_tokens[rows]
+            self.limit_tokens[rows] = np.where(np.isnan(own), default, own)
+            return
+        most = np.array([model.max_completion_tokens for model in batch.pool.models])
+        ours = ~estimates.has_own_limit[:, None]
+        self.asked_twice[rows] = ours & (estimates.limit_tokens < most)
+
     def worst_case_usd(self, pool: Pool, choice: Int32[np.ndarray, " jobs"]) -> float:
-        """Return the most that the calls of all served jobs can cost together, in USD.
+        """Return the most that one call of each served job can cost together, in USD.
 
         Args:
             pool: The candidate models.
@@ -178,6 +196,9 @@ class BatchMatrix:
     """For each job without an eligible model, by job_no: the reason."""
     demand: Demand | None = None
     """What each call takes of its endpoint; None where nothing needs it."""
+    reserve_usd: Float32[np.ndarray, "jobs models"] | None = None
+    """What dispatch sets aside for a job's first call, in USD; 0 for a duplicate, which has none;
+    None where the batch has no budget and is no plan."""
     bounds: CallBounds | None = None
     """What bounds each call's cost; None where nothing needs it."""
     judge: ForeseeingJudge | None = None
@@ -200,6 +221,7 @@ class BatchMatrix:
             allowed=self.allowed[jobs],
             demand=demand and Demand(demand.tokens[jobs], demand.latency_s[jobs]),
             second_limits=self.second_limits and self.second_limits.rows(jobs),
+            reserve_usd=None if self.reserve_usd is None else self.reserve_usd[jobs],
             weight=None if self.weight is None else self.weight[jobs],
             duplicates=None,
         )
@@ -229,9 +251,9 @@ async def load_matrix(
         experience: What is known from earlier calls.
 
     Returns:
-        The arrays. Each job and candidate model takes about 17 bytes, and 8 more where the batch
-        has a deadline or is a plan. A job takes 24 bytes more while duplicates are looked for, and
-        32 in a plan.
+        The arrays. Each job and candidate model takes about 17 bytes, 8 more where the batch has a
+        deadline or is a plan, and 5 more where it has a budget or is a plan. A job takes 24 bytes
+        more while duplicates are looked for, and 32 in a plan.
     """
     judge = await load_judge(conn, batch)
     predicted = await predictions.load_batch(conn, batch.id)
@@ -260,7 +282,9 @@ class _Filler:
         is_plan = batch.status is BatchStatus.PLANNING
         needs_demand = batch.deadline is not None or is_plan
         self._demand = Demand.empty(shape) if needs_demand else None
-        self._bounds = CallBounds.empty(shape[0]) if is_plan else None
+        has_budget = batch.budget_usd is not None
+        self._reserve_usd = np.zeros(shape, np.float32) if has_budget or is_plan else None
+        self._bounds = CallBounds.empty(shape) if is_plan else None
         self._second_limits = None if judge is None else SecondCallLimits.empty(shape)
         self._digests = None
         if batch.call_options.dedupe is not False:
@@ -277,15 +301,26 @@ class _Filler:
         rows = slice(first, first + len(jobs))
         quality = self._predicted.quality[rows]
         tokens = self._predicted.completion_tokens[rows]
-        estimates = estimate_calls(jobs, self._batch.pool, quality, tokens, self._experience)
+        estimates = estimate_calls(
+            jobs,
+            self._batch.pool,
+            quality,
+            tokens,
+            self._experience,
+            self._batch.call_options.max_completion_tokens,
+        )
         self._cost_usd[rows] = estimates.cost_usd
         self._allowed[rows] = estimates.allowed
         self._describe_ineligible(jobs, estimates)
         if self._demand is not None:
             self._demand.tokens[rows] = estimates.tokens
             self._demand.latency_s[rows] = estimates.latency_s
+        if self._reserve_usd is not None:
+            limit_tokens = estimates.limit_tokens
+            self._reserve_usd[rows] = reservations_usd(jobs, self._batch.pool, limit_tokens)
         if self._bounds is not None:
             self._bounds.fill(rows, jobs)
+            self._bounds.fill_limits(rows, self._batch, estimates)
         if self._second_limits is not None:
             self._second_limits.fill(rows, jobs, self._batch.pool)
         if self._digests is not None:
@@ -304,6 +339,7 @@ class _Filler:
             self._allowed,
             ineligible=self._ineligible,
             demand=self._demand,
+            reserve_usd=self._reserve_usd,
             bounds=self._bounds,
             judge=self._judge,
             second_limits=self._second_limits,
@@ -314,6 +350,8 @@ class _Filler:
     def _clear(self, duplicates: Bool[np.ndarray, " jobs"]) -> None:
         """Let duplicates cost nothing and take nothing of their endpoints."""
         self._cost_usd[duplicates] = 0
+        if self._reserve_usd is not None:
+            self._reserve_usd[duplicates] = 0
         if self._demand is not None:
             self._demand.tokens[duplicates] = 0
             self._demand.latency_s[duplicates] = 0

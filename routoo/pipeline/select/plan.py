@@ -289,7 +289,8 @@ def describe_forecast(planned: PlannedBatch) -> dict[str, Any]:
 
     Keys: `quality_interval` (where the served jobs' mean grade will lie with `confidence`),
     `cautious_quality` (mean of the lower bounds that were selected on), `worst_case_usd` (every
-    answer at its limit, never above the budget), `finish` (null where a latency is not known:
+    answer at its limit, never above the budget), `reservations` (how many calls the budget keeps
+    in flight), `finish` (null where a latency is not known:
     `p50_s`, `p95_s` and `last_s` after submission, and `endpoints` with `calls`, `spread_s`,
     `latency_s` and what is `slowest`), and `frontier`: points of rising `cost_usd` with
     `mean_quality`, `shadow_price_per_usd` (null at the cheapest) and `random_mix_quality`; where
@@ -304,6 +305,7 @@ def describe_forecast(planned: PlannedBatch) -> dict[str, Any]:
         "quality_interval": list(quality_interval(quality, std, _CONFIDENCE)),
         "cautious_quality": planned.solution.mean_quality,
         "worst_case_usd": _worst_case_usd(planned),
+        "reservations": _reservations(planned),
         "finish": _finish(planned),
         "frontier": _frontier(planned.posed),
     }
@@ -313,12 +315,43 @@ def _worst_case_usd(planned: PlannedBatch) -> float | None:
     batch, bounds = planned.batch, planned.matrix.bounds
     if bounds is None:
         return None
-    worst = bounds.worst_case_usd(batch.pool, planned.calls)
+    calls, reserve_usd = planned.calls, planned.matrix.reserve_usd
+    worst = bounds.worst_case_usd(batch.pool, calls)
+    if reserve_usd is not None:
+        rows = np.flatnonzero(calls >= 0)
+        twice = bounds.asked_twice[rows, calls[rows]]
+        worst += float(reserve_usd[rows, calls[rows]][twice].sum(dtype=np.float64))
     second = planned.second_calls
     if len(second.jobs):
         dearest = np.where(second.second > 0, bounds.most_usd(batch.pool, second.jobs), 0.0)
         worst += float(dearest.max(axis=1).sum())
     return worst if batch.budget_usd is None else min(worst, float(batch.budget_usd))
+
+
+def _reservations(planned: PlannedBatch) -> dict[str, Any] | None:
+    """Return how many calls the budget keeps in flight, since each reserves its worst case.
+
+    Keys: `calls_at_once` when the batch starts, `calls_at_the_end` when its last jobs are due,
+    `slots` (calls that the planned endpoints could take at once, at most one a job), and
+    `budget_for_all_usd`, with which money keeps no slot empty. None without a budget.
+    """
+    batch, calls, reserved = planned.batch, planned.calls, planned.matrix.reserve_usd
+    rows, cost_usd = np.flatnonzero(calls >= 0), planned.solution.cost_usd
+    if batch.budget_usd is None or reserved is None or not len(rows):
+        return None
+    reserve_usd = float(reserved[rows, calls[rows]].mean(dtype=np.float64))
+    if reserve_usd <= 0:
+        return None
+    called = [batch.pool.models[column] for column in set(calls[rows].tolist())]
+    endpoints = {key: one for model in called for key, one in model.endpoint_keys.items()}
+    slots = min(len(rows), sum(one.max_concurrency for one in endpoints.values()))
+    budget_usd = float(batch.budget_usd)
+    return {
+        "calls_at_once": int(budget_usd / reserve_usd),
+        "calls_at_the_end": max(int((budget_usd - cost_usd) / reserve_usd), 0),
+        "slots": slots,
+        "budget_for_all_usd": cost_usd + slots * reserve_usd,
+    }
 
 
 def _finish(planned: PlannedBatch) -> dict[str, Any] | None:

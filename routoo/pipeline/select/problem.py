@@ -1,5 +1,6 @@
 """Poses a batch as a problem of the selector, and solves it as far as its limits allow."""
 
+import math
 from dataclasses import replace
 from datetime import datetime
 
@@ -108,6 +109,99 @@ def _weigh(
     calls = np.broadcast_to((weight > 0).astype(np.float32)[:, None], quality.shape)
     counted = [replace(item, use=calls) if item.use is None else item for item in capacities]
     return quality * weight[:, None], tuple(counted)
+
+
+_MOST_ROUNDS = 5
+_ROUNDING = 1 + 1e-6
+"""Reservations are estimated in single precision."""
+_SHARD_JOBS = 1000
+"""Jobs of a shard, as far as the order of calls goes."""
+
+
+def choose_payable(
+    posed: PosedProblem, reserve_usd: Float32[np.ndarray, "jobs models"] | None
+) -> Solution:
+    """Solve a problem so that the budget covers what each call reserves when its turn comes.
+
+    A call is sent once its worst case is reserved, so the last jobs need more than they cost. No
+    job is given a model whose reservation the whole budget doesn't cover.
+
+    Args:
+        posed: The problem; where it asks for a mean quality, only the expected cost is counted. Of
+            a probe and the model that may follow, the probe's reservation is counted.
+        reserve_usd: What a call of each pair reserves, in USD; None where nothing limits it.
+    """
+    problem, policies = posed.problem, posed.policies
+    if problem.budget_usd is None or problem.min_mean_quality is not None or reserve_usd is None:
+        return choose(problem)
+    if policies.probe:
+        reserve_usd = reserve_usd[:, [*range(policies.models), *policies.probe]]
+    budget_usd = float(problem.budget_usd)
+    asked, payable = problem, reserve_usd <= budget_usd * _ROUNDING
+    if not payable.all():
+        allowed = payable if problem.allowed is None else problem.allowed & payable
+        problem = replace(problem, allowed=allowed)
+    solution = choose(problem)
+    limit_usd = budget_usd
+    for _ in range(_MOST_ROUNDS):
+        short_usd = needed_usd(solution, problem, reserve_usd) - budget_usd * _ROUNDING
+        if short_usd <= 0:
+            break
+        limit_usd = max(min(limit_usd, solution.cost_usd) - short_usd, 0.0)
+        solution = choose(replace(problem, budget_usd=limit_usd))
+    if limit_usd == budget_usd and payable.all():
+        return solution
+    return _advise(solution, asked, reserve_usd)
+
+
+def _advise(
+    solution: Solution, problem: Problem, reserve_usd: Float32[np.ndarray, "jobs models"]
+) -> Solution:
+    """Say what budget would serve the jobs that reservations leave without a model."""
+    allowed = np.ones(reserve_usd.shape, np.bool_) if problem.allowed is None else problem.allowed
+    servable = allowed.any(axis=1)
+    left = int(np.count_nonzero(servable & (solution.choice < 0)))
+    if left == 0:
+        return replace(solution, unaffordable=0)
+    cheapest = np.where(allowed, problem.cost_usd, np.inf).argmin(axis=1)
+    cheapest = np.where(servable, cheapest, -1).astype(np.int32)
+    everybody = replace(solution, choice=cheapest)
+    needed = needed_usd(everybody, replace(problem, budget_usd=None), reserve_usd)
+    advice = (
+        f"The budget leaves {left} jobs without a model: a call reserves its worst case before it "
+        f"is sent. Raise budget_usd to at least {_up(needed)}, or set max_tokens."
+    )
+    return replace(solution, advice=advice, unaffordable=left)
+
+
+def _up(usd: float) -> str:
+    """Return an amount in USD, rounded up to three digits."""
+    step = 10.0 ** (math.floor(math.log10(usd)) - 2) if usd > 0 else 1.0
+    return f"{math.ceil(usd / step) * step:.3g}"
+
+
+def needed_usd(
+    solution: Solution, problem: Problem, reserve_usd: Float32[np.ndarray, "jobs models"]
+) -> float:
+    """Return the least money with which every call can be reserved when its turn comes, in USD.
+
+    A shard's jobs are called in the order of falling reservations, each after the ones before it
+    have cost what is expected.
+    """
+    rows = np.flatnonzero(solution.choice >= 0)
+    if not len(rows):
+        return 0.0
+    chosen = solution.choice[rows]
+    reserved = reserve_usd[rows, chosen].astype(np.float64)
+    cost = problem.cost_usd[rows, chosen].astype(np.float64)
+    total_usd = float(cost.sum())
+    if problem.budget_usd is not None:
+        most_usd = total_usd + float(np.maximum(reserved - cost, 0).max())
+        if most_usd <= float(problem.budget_usd):
+            return most_usd
+    order = np.lexsort((-reserved, rows // _SHARD_JOBS))
+    before = np.cumsum(cost[order]) - cost[order]
+    return max(total_usd, float((before + reserved[order]).max()))
 
 
 def choose(problem: Problem) -> Solution:

@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 from psycopg import AsyncConnection
 
 from routoo.domain.behaviour import pool_as_found
@@ -25,7 +25,13 @@ from routoo.pipeline.select.experience import (
 from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
 from routoo.pipeline.select.plan import PlannedBatch, describe_forecast, describe_plan
 from routoo.pipeline.select.probes import PosedProblem, ProbedJobs, describe_probes, joined
-from routoo.pipeline.select.problem import add_probes, choose, is_met, pose_problem
+from routoo.pipeline.select.problem import (
+    add_probes,
+    choose,
+    choose_payable,
+    is_met,
+    pose_problem,
+)
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
 from routoo.store import assignments, batches, endpoint_behaviour, ledger, results
@@ -75,7 +81,7 @@ async def _plan_batch(db: Database, lease: Lease, batch: BatchRecord) -> None:
     now = datetime.now(UTC)
     direct = pose_problem(batch, matrix, experience, now)
     posed = await asyncio.to_thread(add_probes, batch, matrix, direct, experience, now)
-    solution = await asyncio.to_thread(choose, posed.problem)
+    solution = await asyncio.to_thread(choose_payable, posed, matrix.reserve_usd)
     if matrix.duplicates is not None:
         solution = matrix.duplicates.spread(solution)
     probed = await asyncio.to_thread(posed.probed, solution.choice)
@@ -169,7 +175,7 @@ async def replan_batch(db: Database, lease: Lease, batch: BatchRecord, request: 
     direct = replace(direct, budget_usd=_left_usd(state))
     posed = await asyncio.to_thread(add_probes, batch, rows, direct, state.experience, now)
     promised = pose_problem(batch, rows, planned_experience(batch), now)
-    solution = await asyncio.to_thread(_choose, state, posed, promised)
+    solution = await asyncio.to_thread(_choose, state, posed, promised, rows.reserve_usd)
     async with db.transaction() as conn:
         await _save(conn, lease, batch, state, _Revised(request, posed, solution))
 
@@ -279,17 +285,23 @@ def _left_usd(state: _State) -> Decimal | None:
     return max(state.free_usd - Decimal(expected_usd), Decimal(0))
 
 
-def _choose(state: _State, posed: PosedProblem, promised: Problem) -> Solution:
+def _choose(
+    state: _State,
+    posed: PosedProblem,
+    promised: Problem,
+    reserve_usd: Float32[np.ndarray, "movable models"] | None,
+) -> Solution:
     """Choose within the limits; the mean quality of the present plan is kept if it is in reach.
 
     Args:
         state: The batch.
         posed: The problem by what is known now.
         promised: The problem with the failures that the present plan assumes.
+        reserve_usd: What a call of each pair reserves, in USD.
     """
     problem = posed.problem
     if problem.min_mean_quality is None:
-        return choose(problem)
+        return choose_payable(posed, reserve_usd)
     kept = replace(problem, min_mean_quality=_promised_mean(state, posed, promised))
     solution = choose(kept)
     if is_met(solution, kept):
