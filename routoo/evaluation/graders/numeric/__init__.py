@@ -3,7 +3,7 @@ r"""Grades answers that are a number.
 The first of these rules that finds a number decides which one counts:
 
 1. the last one that is marked as the result: `\boxed{42}`, `#### 42`, "the answer is 42",
-   "the output of the code will be 42";
+   "the output of the code will be 42", or as the only number of `"answer": "..."`;
 2. with the option `unit`: the last one that is followed by that unit, or by another of its kind
    (km for m), which is converted; numbers with units of other kinds don't count;
 3. the only number of the answer;
@@ -11,10 +11,15 @@ The first of these rules that finds a number decides which one counts:
    last one of the text. With `pick: only`, several different numbers are ambiguous.
 
 "12 or 13" and "between 12 and 13" are ambiguous unless rule 1 or 2 decides.
+
+An expression such as `3\sqrt{2}`, `2^{10}`, `2\pi` or `-\frac{3}{4}` is one number, its value. What
+can't be evaluated to its end, such as `2x + 1` in a box, is left ungraded and never half-read.
+So is a calculation where the result should stand, as in "the answer is 9 * 2 = 18".
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -26,18 +31,27 @@ from routoo.evaluation.graders.grade import (
     right_or_wrong,
     ungraded,
 )
-from routoo.evaluation.graders.numeric.numbers import Number, find_numbers, plain_notation
-from routoo.evaluation.graders.numeric.units import carries, in_unit
+from routoo.evaluation.graders.numeric.boxed import boxed_results
+from routoo.evaluation.graders.numeric.numbers import (
+    GOES_ON,
+    Number,
+    find_numbers,
+    plain_notation,
+)
+from routoo.evaluation.graders.numeric.units import carries, in_unit, is_unit
 
 _IS = r"(?:is|was|=|equals|will be|would be)"
 _RESULT = re.compile(
-    rf"\\boxed\s?\{{|####\s?|\b(?:final\s)?(?:answer|result)\b[\s_*:]{{0,6}}{_IS}?"
+    rf"####\s?|\b(?:final\s)?(?:answer|result)\b[\s_*:]{{0,6}}{_IS}?"
     rf"|\b(?:output|total|sum|difference|product|quotient|remainder|value)\b[^.\n=]{{0,60}}?\b{_IS}",
     re.IGNORECASE,
 )
 _FILLER = re.compile(
     r"[\s$€£¥*_:=`\"'({\\~≈]*(?:(?:about|approximately|roughly|text\{)\s*)?[\s$€£¥*_]*"
 )
+_CALCULATION = re.compile(r"\s?[-+*/\u00d7\u00b7]\s?[$€£]?[\d.(\\\u221a\u03c0]")
+_TERM_BEFORE = re.compile(r"(?:^|[^a-zA-Z\\])[a-zA-Z]\s?[-+*/^]\s?\Z")
+_FIELD = re.compile(r'"answer"\s?:\s?"((?:[^"\\\n]|\\.){1,300})"')
 _HEDGE = re.compile(r"[\s\w°%$€£]{0,12}\b(?:or|to|and)\b\s*[$€£]?\s*\Z", re.IGNORECASE)
 
 
@@ -65,13 +79,15 @@ def grade_numeric(answer: str, reference: str, options: Mapping[str, Any]) -> Gr
     chosen, how = _pick(text, numbers, options)
     if chosen is None:
         return ungraded(how)
+    if chosen.value is None:
+        return ungraded(f"{chosen.text.strip()} is not evaluated")
     right = any(_equal(chosen, number, options) for number in wanted)
     return right_or_wrong(right=right, detail=f"{chosen.text} {how}, reference {reference}")
 
 
 def _only(reference: str) -> Number:
     numbers = find_numbers(plain_notation(readable(reference)))
-    if len(numbers) != 1:
+    if len(numbers) != 1 or numbers[0].value is None:
         raise InputError(
             "a numeric reference must hold one number",
             value=reference,
@@ -84,32 +100,51 @@ def _pick(
     text: str, numbers: list[Number], options: Mapping[str, Any]
 ) -> tuple[Number | None, str]:
     marked = _marked(text, numbers)
-    if marked and not _hedged(text, numbers, marked[-1]):
+    if marked and (marked[-1] not in numbers or not _hedged(text, numbers, marked[-1])):
         return marked[-1], "marked as result"
     unit = options.get("unit")
     united = [number for number in numbers if unit and carries(text, number, str(unit))]
     if united:
         return united[-1], f"with unit {unit}"
     if len({number.value for number in numbers}) == 1:
-        return numbers[-1], "the only number"
+        return _whole(text, numbers[-1]), "the only number"
     shown = ", ".join(number.text for number in numbers[-5:])
     last = _last_result(text, numbers)
     if options.get("pick", "last") == "only" or _hedged(text, numbers, last):
         return None, f"several numbers: {shown}"
-    return last, "the last number"
+    return _whole(text, last), "the last number"
 
 
 def _marked(text: str, numbers: list[Number]) -> list[Number]:
     """Return the numbers that stand right after a word or sign that announces the result."""
-    found = []
+    found = list(boxed_results(text))
     for match in _RESULT.finditer(text):
         filler = _FILLER.match(text, match.end())
         reach = filler.end() if filler else match.end()
         after = next((number for number in numbers if number.start >= match.end()), None)
         # A number's start takes its sign and currency in, which the filler may have eaten.
         if after is not None and after.start <= reach:
-            found.append(after)
-    return found
+            calculates = _CALCULATION.match(text, after.end)
+            found.append(replace(after, value=None) if calculates else _whole(text, after))
+    found += [_whole(text, number) for number in _in_fields(text, numbers)]
+    return sorted(found, key=lambda number: number.start)
+
+
+def _in_fields(text: str, numbers: list[Number]) -> Iterator[Number]:
+    """Yield the only number of a sentence that stands in a JSON field `answer`."""
+    for match in _FIELD.finditer(text):
+        inside = [one for one in numbers if match.start(1) <= one.start and one.end <= match.end(1)]
+        if len(inside) == 1:
+            yield inside[0]
+
+
+def _whole(text: str, number: Number) -> Number:
+    """Return a number; without its value where it is only a part of a term, as in 2x or p - 2."""
+    goes_on = GOES_ON.match(text, number.end)
+    is_part = goes_on is not None and not is_unit(goes_on[0].strip())
+    if is_part or _TERM_BEFORE.search(text[max(0, number.start - 8) : number.start]):
+        return replace(number, value=None)
+    return number
 
 
 def _last_result(text: str, numbers: list[Number]) -> Number:
@@ -129,6 +164,8 @@ def _hedged(text: str, numbers: list[Number], chosen: Number) -> bool:
 
 
 def _equal(said: Number, wanted: Number, options: Mapping[str, Any]) -> bool:
+    if said.value is None or wanted.value is None:
+        return False
     absolute = Fraction(str(options.get("tolerance", 0)))
     relative = Fraction(str(options.get("relative_tolerance", "1e-9")))
     allowed = max(absolute, abs(wanted.value) * relative)

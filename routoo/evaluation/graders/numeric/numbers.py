@@ -2,8 +2,11 @@
 
 import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from fractions import Fraction
+
+from routoo.evaluation.graders.numeric.expressions import Evaluated, evaluate
 
 _SCALES = {
     "dozen": 12,
@@ -13,6 +16,7 @@ _SCALES = {
     "billion": 10**9,
     "trillion": 10**12,
 }
+SCALE_NAMES = frozenset(_SCALES)
 _UNITS = (
     *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"),
     *("ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen"),
@@ -33,7 +37,19 @@ _WORD_NUMBER = re.compile(
     rf"|(?P<unit>{'|'.join(_UNITS)})){_SCALE}\b",
     re.IGNORECASE,
 )
+_LATEX_GROUP = re.compile(r"(?<=\d)(?:\{,\}|,?\\[,;:! ])\s?(?=\d{3}(?!\d))")
+_DEGREES = re.compile(r"\s?\^\s?(?:\{\s?\\circ\s?\}|\\circ\b)|\\degree\b")
+_EXPRESSION = re.compile(r"(?<![\w.])\d|\.\d|\\(?:[dtc]?frac|sqrt|pi)(?![a-z])|[\u221a\u03c0]")
+"""Where an expression may start."""
+_COMPOUND = re.compile(r"\\[a-z]|[\^\u221a\u03c0\u00d7\u00b7]")
+"""What a text holds that has expressions other than plain numbers."""
+GOES_ON = re.compile(
+    r"\^|_\{?\d|\\(?:sqrt|pi|[dtc]?frac|overline|infty|pm|times|cdot)\b|\(?[a-zA-Z](?![a-zA-Z'])"
+)
 _PERCENT = re.compile(r"\s*(?:\\?%|percent\b|per cent\b)")
+_SIGN = re.compile(r"(?<![\w)\]}])-[$€£]?\Z")
+"""A hyphen is a sign only where it joins nothing: not in "7-3", "7 - 3" or "COVID-19"."""
+_BLOT = "\x00"
 _LARGEST_POWER = 400
 """Powers of ten beyond any double: not a number that anyone means."""
 
@@ -45,7 +61,8 @@ _FROM_SUPERSCRIPTS = str.maketrans(_SUPERSCRIPTS, "-0123456789")
 class Number:
     """A number that stands in a text."""
 
-    value: Fraction
+    value: Fraction | None
+    """None for an expression that can't be evaluated."""
     text: str
     start: int
     """Offset in the text, sign included."""
@@ -54,15 +71,18 @@ class Number:
 
 
 def plain_notation(text: str) -> str:
-    """Return a text with powers of ten, fractions and digits in one plain notation.
+    r"""Return a text with powers of ten, fractions and digits in one plain notation.
 
-    `2.5 x 10^3` becomes 2.5e3, `10^3` 1e3, LaTeX and one-character fractions a/b, and the digits
-    of other scripts those of ASCII.
+    `2.5 x 10^3` becomes 2.5e3, `10^3` 1e3, one-character fractions a/b, `9{,}500` and `9\,500`
+    9,500, and the digits of other scripts those of ASCII. Degrees lose their sign.
     """
-    text = re.sub(r"\\[dt]?frac\s?\{(\d+)\}\s?\{(\d+)\}", r" \1/\2", text)
+    text = _LATEX_GROUP.sub(",", text.replace("\\\\", "\\"))
+    text = _DEGREES.sub("", text)
     raised = re.compile(rf"(?<=10)[{_SUPERSCRIPTS}]+")
     text = raised.sub(lambda match: "^" + match[0].translate(_FROM_SUPERSCRIPTS), text)
-    text = re.sub(r"(?<=\d)\s?(?:[x\u00d7*\u00b7]|\\times)\s?10\s?\^\s?\{?(-?\d+)\}?", r"e\1", text)
+    text = re.sub(
+        r"(?<=\d)\s?(?:[x\u00d7*\u00b7]|\\times|\\cdot)\s?10\s?\^\s?\{?(-?\d+)\}?", r"e\1", text
+    )
     text = re.sub(r"(?<![\d.e])10\s?\^\s?\{?(-?\d+)\}?", r"1e\1", text)
     return "".join(_plain_character(character) for character in text)
 
@@ -79,13 +99,61 @@ def _plain_character(character: str) -> str:
 
 
 def find_numbers(text: str) -> list[Number]:
-    """Return the numbers of a text in plain notation, in order.
+    r"""Return the numbers of a text in plain notation, in order.
 
-    Written-out numbers count only where there are no digits.
+    Written-out numbers count only where there are no digits. An expression such as `3\sqrt{2}` is
+    one number.
     """
-    digits = [_number(text, match) for match in _NUMBER.finditer(text)]
-    found = [number for number in digits if number is not None]
+    compound = _expressions(text) if _COMPOUND.search(text) else []
+    rest = _without(text, compound)
+    digits = [_number(rest, match) for match in _NUMBER.finditer(rest)]
+    found = [number for number in digits if number is not None] + compound
+    found.sort(key=lambda number: number.start)
     return found or [_word_number(text, match) for match in _WORD_NUMBER.finditer(text)]
+
+
+def _expressions(text: str) -> list[Number]:
+    """Return the expressions that are more than plain numbers."""
+    found: list[Number] = []
+    at = 0
+    while match := _EXPRESSION.search(text, at):
+        start, at = match.start(), match.end()
+        read = evaluate(text, start)
+        if read is not None and read.is_compound:
+            at = max(at, read.end)
+            found.append(_expression(text, start, replace(read, end=at)))
+        elif read is not None and match[0][-1].isdigit():
+            at = _digits_end(text, at)
+    return found
+
+
+def _expression(text: str, start: int, read: Evaluated) -> Number:
+    value, sign = read.value, _SIGN.search(text[max(0, start - 3) : start])
+    if value is not None and GOES_ON.match(text, read.end):
+        value = None
+    if sign is not None:
+        start, value = start - len(sign[0]), None if value is None else _negated(text, start, read)
+    percent = _PERCENT.match(text, read.end) is not None
+    return Number(value, text[start : read.end], start, read.end, percent)
+
+
+def _negated(text: str, start: int, read: Evaluated) -> Fraction | None:
+    """Return the value of an expression with a minus sign before its first term."""
+    whole = evaluate(f"-{text[start : read.end]}")
+    return None if whole is None or whole.end != read.end - start + 1 else whole.value
+
+
+def _digits_end(text: str, at: int) -> int:
+    while at < len(text) and (text[at].isdigit() or text[at] in ",."):
+        at += 1
+    return at
+
+
+def _without(text: str, numbers: Iterable[Number]) -> str:
+    """Return a text whose expressions are blotted out, at the same offsets."""
+    for number in numbers:
+        text = text[: number.start] + _BLOT * (number.end - number.start) + text[number.end :]
+    return text
 
 
 def _number(text: str, match: re.Match[str]) -> Number | None:
@@ -93,8 +161,7 @@ def _number(text: str, match: re.Match[str]) -> Number | None:
     if value is None:
         return None
     start = match.start()
-    # A hyphen is a sign only where it joins nothing: not in "7-3", "7 - 3" or "COVID-19".
-    sign = re.search(r"(?<![\w)\]])-[$€£]?\Z", text[max(0, start - 3) : start])
+    sign = _SIGN.search(text[max(0, start - 3) : start])
     if sign:
         start, value = start - len(sign[0]), -value
     percent = _PERCENT.match(text, match.end()) is not None

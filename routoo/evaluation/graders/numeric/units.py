@@ -68,7 +68,7 @@ def in_unit(text: str, numbers: list[Number], unit: str) -> Iterator[Number]:
         found = _find(sign[1]) if sign else None
         if wanted is None or found is None:
             yield number
-        elif found[0] == wanted[0]:
+        elif found[0] == wanted[0] and number.value is not None:
             yield replace(number, value=number.value * found[1] / wanted[1])
 
 
@@ -79,6 +79,11 @@ def carries(text: str, number: Number, unit: str) -> bool:
     sign, wanted = _SIGN.match(text, number.end), _find(unit)
     found = _find(sign[1]) if sign else None
     return found is not None and wanted is not None and found[0] == wanted[0]
+
+
+def is_unit(name: str) -> bool:
+    """Whether a unit of this name is known."""
+    return _find(name) is not None
 
 
 def _find(name: str) -> tuple[str, Fraction] | None:
