@@ -24,7 +24,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.fakes.fake_answers import completion_of, error_response, prompt_of
+from tests.fakes.fake_answers import completion_of, error_response, prompt_of, refusal_of
 from tests.fakes.fake_script import ModelScript
 
 
@@ -73,6 +73,8 @@ class FakeBatches:
     """Files and batches of one fake endpoint."""
 
     script: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, ModelScript] = field(default_factory=dict)
+    """How the models answer the rows; their latencies and faults are of single calls only."""
     files: dict[str, bytes] = field(default_factory=dict)
     batches: dict[str, FakeBatch] = field(default_factory=dict)
     creates: int = 0
@@ -177,13 +179,26 @@ class FakeBatches:
                 code = "content_filter" if "REFUSE" in prompt else None
                 error = {"error": {"message": "bad row", "code": code}}
                 failed.append({**_line(row), "response": {"status_code": 400, "body": error}})
+            elif (refusal := self._refusal(row)) is not None:
+                failed.append({**_line(row), "response": refusal})
             else:
                 answered.append({**_line(row), "response": self._answer(batch, row)})
         batch.output_file_id = self._keep(f"{batch.id}-output", answered)
         batch.error_file_id = self._keep(f"{batch.id}-errors", failed)
 
+    def _script_of(self, body: Mapping[str, Any]) -> ModelScript:
+        models = self.models
+        return models.get(str(body.get("model"))) or models.get("*") or ModelScript()
+
+    def _refusal(self, row: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the response to a row that has a field which its model refuses."""
+        refused = refusal_of(row["body"], self._script_of(row["body"]))
+        if refused is None:
+            return None
+        return {"status_code": refused.status, "body": json.loads(str(refused.text))}
+
     def _answer(self, batch: FakeBatch, row: Mapping[str, Any]) -> dict[str, Any]:
-        body = completion_of(row["body"]["model"], row["body"], ModelScript())
+        body = completion_of(row["body"]["model"], row["body"], self._script_of(row["body"]))
         batch.billed_tokens += body["usage"]["total_tokens"]
         if "NOUSAGE" in prompt_of(row["body"]):
             del body["usage"]

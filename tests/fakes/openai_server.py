@@ -103,6 +103,7 @@ class FakeServer:
         """Behave like this from now on."""
         self.batches.script = script.get("batches", {})
         self._models = {name: ModelScript.parse(one) for name, one in script["models"].items()}
+        self.batches.models = self._models
 
     @property
     def base_url(self) -> str:

@@ -9,8 +9,10 @@ from rich.console import Console
 
 from producer.progress import take_snapshot
 from producer.screen.progress import progress_view
+from routoo.domain.completion import Reservation
 from routoo.domain.job import SLA
-from routoo.domain.pool import Pool, Tariff
+from routoo.domain.pool import LimitField, Pool, Tariff
+from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.store import batches
 from routoo.store.database import Database
 from tests.dispatch_factory import dispatch, pool_of, prepare, rows
@@ -214,3 +216,32 @@ async def test_status_tells_what_an_endpoint_does_otherwise_than_its_pool_says(
     assert "billed up to 3,590 completion tokens beyond the bound of a call" in screen
     assert "takes its limit from max_completion_tokens" in screen
     assert "were billed beyond what was reserved" in screen
+
+
+async def test_a_call_that_is_reserved_anew_holds_the_new_amount_only(db: Database) -> None:
+    async with FakeServer() as server:
+        lease = await prepare(db, dear(server), 1, sla=ALONE)
+    async with GroupCommit(db, lease) as commit:
+        await commit.reserve(Reservation(0, 1, "small", Decimal(1)))
+        commit.release(0, 1)
+        await commit.reserve(Reservation(0, 1, "small", Decimal(3)))
+        assert (await books(db))[0] == 3
+
+
+async def test_a_field_that_the_pool_names_wrongly_fails_the_row_with_the_remedy(
+    db: Database,
+) -> None:
+    async with FakeServer({"models": {"*": {"refuses": {"max_tokens": OTHER_FIELD}}}}) as server:
+        models = dear(server).models
+        stated = {"completion_limit_field": LimitField.MAX_TOKENS}
+        pool = Pool(
+            models=tuple(
+                one.model_copy(update={"endpoint": one.endpoint.model_copy(update=stated)})
+                for one in models
+            )
+        )
+        assert await dispatch(db, await prepare(db, pool, 1, sla=ALONE))
+        (found,) = await rows(db, "SELECT error_code, error_message FROM results")
+        assert found[0] == "limit_field_refused"
+        assert "Correct completion_limit_field of the endpoint in the pool" in found[1]
+        assert len(server.requests) == 1

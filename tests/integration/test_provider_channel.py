@@ -91,7 +91,7 @@ async def take_turn(
                 db, client, lease, batch, options=DispatchOptions(2), stop=asyncio.Event()
             )
 
-        channel = ProviderChannel(BatchTracker(db, provider, options))
+        channel = ProviderChannel(BatchTracker(db, provider, options, client.behaviour))
         outcome = await channel.dispatch(lease, batch, call)
     async with db.transaction() as conn:
         await shards.finish(conn, lease, outcome)
@@ -486,3 +486,34 @@ async def test_answers_of_a_channel_teach_of_the_model_itself(db: Database) -> N
     async with db.transaction() as conn:
         found = [(one.model, one.latency_s) async for one in grades.iterate_graded(conn)]
     assert found == [("m", None)] * 2
+
+
+async def found_of_endpoints(db: Database) -> list[tuple[Any, ...]]:
+    return await rows(
+        db,
+        "SELECT limit_field, extra_prompt_tokens, extra_completion_tokens FROM endpoint_behaviour",
+    )
+
+
+async def test_rows_that_were_billed_above_their_bound_raise_it_for_calls_too(
+    db: Database,
+) -> None:
+    script = {"completion_tokens": 520, "limit_fields": []}
+    async with FakeServer({"models": {"*": script}}) as server:
+        await finish(db, await prepare(db, pool_of(server), ["a", "b"]))
+        assert await found_of_endpoints(db) == [(None, 0, 500)]
+        overrun = (await rows(db, "SELECT overrun_usd FROM ledgers"))[0][0]
+        assert overrun > 0
+        lease = await prepare(db, pool_of(server), ["FAIL", "FAIL twice"])
+        await finish(db, lease)
+        later = "SELECT overrun_usd FROM ledgers WHERE batch_id = %s"
+        assert await rows(db, later, lease.key.batch_id) == [(0,)]
+
+
+async def test_a_row_whose_limit_was_refused_is_called_with_the_other_field(db: Database) -> None:
+    refusal = "Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+    async with FakeServer({"models": {"*": {"refuses": {"max_tokens": refusal}}}}) as server:
+        await finish(db, await prepare(db, pool_of(server), ["a", "b"]))
+        assert [status for _, status, _ in await outcome(db)] == ["succeeded"] * 2
+        assert [one.fault for one in server.requests] == [None] * 2
+        assert await found_of_endpoints(db) == [("max_completion_tokens", 0, 0)]

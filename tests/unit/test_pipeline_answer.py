@@ -20,13 +20,14 @@ from routoo.domain.completion import (
     Usage,
 )
 from routoo.domain.job import SLA, Job, PendingJob, ResultStatus
-from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.pool import CandidateModel, Endpoint, LimitField, Tariff
 from routoo.errors import (
     ContentFilterError,
     ContextLengthError,
     EndpointError,
     EndpointTimeoutError,
     EndpointUnavailableError,
+    LimitFieldRefusedError,
     RateLimitedError,
     RequestRejectedError,
 )
@@ -56,6 +57,7 @@ class Script:
     def __init__(self, *steps: EndpointError | None) -> None:
         self.steps = list(steps)
         self.behaviour = KnownBehaviour()
+        self.permit: type[OpenPermit] = OpenPermit
         self.asked: list[str] = []
         self.timeouts_s: list[float | None] = []
 
@@ -64,7 +66,7 @@ class Script:
         self, model: CandidateModel, _tokens: int, *, retry: bool = False
     ) -> AsyncIterator[OpenPermit]:
         del retry
-        yield OpenPermit(model)
+        yield self.permit(model)
 
     def outage_s(self, model: CandidateModel) -> float:
         del model
@@ -120,7 +122,7 @@ class MemoryCommit:
         self.released.append((job_no, attempt_no))
 
     def settle(self, attempt: Attempt, result: Result | None = None) -> None:
-        (worst,) = (
+        *_, worst = (
             one.worst_case_usd for one in self.reserved if one.attempt_no == attempt.attempt_no
         )
         self.attempts.append((attempt, worst))
@@ -321,3 +323,37 @@ def test_an_answer_of_the_planned_model_has_no_reason() -> None:
     commit = MemoryCommit()
     run(Script(), commit)
     assert (commit.results[0].reason, commit.results[0].expected_quality) == (None, None)
+
+
+def test_a_call_whose_bound_was_raised_while_it_waited_reserves_anew() -> None:
+    script = Script()
+
+    class Surprise(OpenPermit):
+        async def start(self) -> None:
+            script.behaviour.note_usage(SMALL, BODY, Usage(20, 500))  # of another call
+
+    script.permit = Surprise
+    commit = MemoryCommit()
+    assert run(script, commit)
+    assert commit.released == [(7, 1)]
+    first, second = commit.reserved
+    assert second.worst_case_usd - first.worst_case_usd == SMALL.cost_usd(0, 490)
+    assert (second.attempt_no, script.asked) == (1, ["small"])
+
+
+def test_a_refused_limit_that_raises_the_bound_uses_up_no_attempt() -> None:
+    class Refusing(Script):
+        async def complete(
+            self, model: CandidateModel, body: dict[str, Any], *, timeout_s: float | None = None
+        ) -> Completion:
+            if model.endpoint.completion_limit_field is not LimitField.NONE:
+                known = self.behaviour.apply(SMALL)
+                self.behaviour.note_refusal(known)
+                self.steps.append(LimitFieldRefusedError("max_tokens is not supported"))
+            return await super().complete(model, body, timeout_s=timeout_s)
+
+    script, commit = Refusing(), MemoryCommit()
+    assert run(script, commit)
+    assert [one.worst_case_usd for one in commit.reserved][-1] > commit.reserved[0].worst_case_usd
+    assert commit.results[0].status is ResultStatus.SUCCEEDED
+    assert script.asked == ["small"] * 3
