@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -141,7 +142,17 @@ def _print_figures(options: TrainOptions, trained: "TrainedPredictor") -> None:
         f"{options.out}: {items} items, {len(trained.matrix.models)} models; held out: "
         f"AUC {fixed(mean['auc'])}, ECE {fixed(mean['ece'])}, Brier {fixed(mean['brier'])}"
     )
+    judged = trained.manifest.judge.get("probes", {})
+    if judged:
+        before, after = (
+            fmean(figures[kind]["auc"] for figures in judged.values())
+            for kind in ("from_prompt", "with_answer")
+        )
+        note(
+            f"answers of {len(judged)} models can be judged; held out, AUC of a right answer: "
+            f"{fixed(before)} from the prompt, {fixed(after)} with the answer"
+        )
     if options.json:
         held_out = {key: metrics[key] for key in ("mean", "models", "calibration")}
-        facts = {"out": str(options.out), "items": items, "held_out": held_out}
+        facts = {"out": str(options.out), "items": items, "held_out": held_out, "judged": judged}
         typer.echo(json_line(facts))

@@ -45,7 +45,7 @@ class BoostedTrees:
             node = 2 * node + 1 + (features[rows, flat_feature[at]] > flat_threshold[at])
         leaf = trees * leaves + node - nodes
         values = self.value.reshape(-1, self.value.shape[2])
-        return values[leaf].sum(axis=1, dtype=np.float32)
+        return np.asarray(values[leaf].sum(axis=1), np.float32)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays that a checkpoint keeps."""
