@@ -106,7 +106,7 @@ class Database:
             yield
         except _REFUSALS_OF_VALUES as error:
             raise ValueRefusedError(
-                f"the database can't hold a value: {_said(error)}", where=self._where
+                f"the database can't hold a value: {first_line(error)}", where=self._where
             ) from error
         except (psycopg.OperationalError, psycopg.InterfaceError) as error:
             raise DatabaseUnavailableError(
