@@ -202,7 +202,7 @@ class Policies:
     def first(self, choice: Int[np.ndarray, " jobs"]) -> Int[np.ndarray, " jobs"]:
         """Return the column of the model that each job asks first; -1 where it has none."""
         columns = np.array([*range(self.models), *self.probe, -1])
-        return columns[choice].astype(choice.dtype)
+        return np.asarray(columns[choice], choice.dtype)
 
 
 def with_policies(problem: Problem, known: ProbeModel) -> tuple[Problem, Policies]:

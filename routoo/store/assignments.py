@@ -101,6 +101,8 @@ _OPEN = """
 SELECT j.job_no, coalesce(array_position(%(models)s::text[], a.model), 0) - 1,
        coalesce(a.probe, false)::int,
        (EXISTS (
+           SELECT FROM kept_answers k WHERE k.batch_id = j.batch_id AND k.job_no = j.job_no)
+        OR EXISTS (
            SELECT FROM reservations r
            WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no AND NOT EXISTS (
                SELECT FROM attempts t WHERE t.batch_id = r.batch_id AND t.job_no = r.job_no
@@ -129,7 +131,7 @@ class OpenJobs:
     probe: Bool[np.ndarray, " open"]
     """Its answer is to be judged."""
     called: Bool[np.ndarray, " open"]
-    """A call is under way, or was lost in a crash."""
+    """A call is under way, or was lost in a crash, or an answer waits to be judged."""
 
 
 async def load_open_jobs(

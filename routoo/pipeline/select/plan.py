@@ -145,9 +145,9 @@ class _PlannedCalls:
         calls = float(chance.sum())
         if calls < 1:
             return _Load(0, 0.0, 0.0)
-        pairs = np.ix_(self.second.jobs, models)
-        tokens = float((chance * self.tokens[pairs]).sum())
-        latency_s = np.where(chance > 0, self.latency_s[pairs], 0.0)
+        jobs = self.second.jobs
+        tokens = float((chance * self.tokens[jobs][:, models]).sum())
+        latency_s = np.where(chance > 0, self.latency_s[jobs][:, models], 0.0)
         return _Load(round(calls), tokens, float((chance * latency_s).sum()) / calls)
 
 

@@ -191,7 +191,7 @@ class ProbedJobs:
     @property
     def escalation_chance(self) -> Float64[np.ndarray, " probed"]:
         """Probability that any is."""
-        return np.clip(self.second.sum(axis=1, dtype=np.float64), 0.0, 1.0)
+        return np.asarray(np.clip(self.second.sum(axis=1, dtype=np.float64), 0.0, 1.0))
 
     def some(self, keep: Bool[np.ndarray, " probed"]) -> "ProbedJobs":
         """Return those that are to be kept."""

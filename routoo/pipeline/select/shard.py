@@ -32,6 +32,7 @@ from routoo.pipeline.select.problem import (
     is_met,
     pose_problem,
 )
+from routoo.selector.probes import Policies
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
 from routoo.store import assignments, batches, endpoint_behaviour, ledger, results
@@ -122,8 +123,8 @@ class _State:
     """Budget that is not spent yet, in USD; None means no limit."""
     down: tuple[str, ...]
     """Names of the models whose endpoint doesn't answer."""
-    shadow_price_per_usd: float
-    """Of the present plan, in quality per USD."""
+    threshold_price_per_usd: float
+    """Quality per USD at which the present plan accepts probes' answers; 0 where it has none."""
 
     @property
     def movable(self) -> Int64[np.ndarray, " movable"]:
@@ -133,23 +134,22 @@ class _State:
     @property
     def jobs(self) -> Int32[np.ndarray, " movable"]:
         """Numbers of those jobs."""
-        return self.open_jobs.job_no[self.movable]
+        return np.asarray(self.open_jobs.job_no[self.movable])
 
     @property
     def current(self) -> Int32[np.ndarray, " movable"]:
         """Position in the pool of the model that each of them was assigned last, or -1."""
-        return self.open_jobs.column[self.movable]
+        return np.asarray(self.open_jobs.column[self.movable])
 
     @property
     def is_probe(self) -> Bool[np.ndarray, " movable"]:
         """Whether that model's answer is to be judged."""
-        return self.open_jobs.probe[self.movable]
+        return np.asarray(self.open_jobs.probe[self.movable])
 
     def probed(self, posed: PosedProblem, of: Bool[np.ndarray, " movable"]) -> ProbedJobs:
         """Return what is now expected of those of some movable jobs that ask a probe."""
         rows = np.flatnonzero(of & self.is_probe)
-        price = posed.threshold_price(self.shadow_price_per_usd)
-        return posed.at_price(rows, self.current[rows], price)
+        return posed.at_price(rows, self.current[rows], self.threshold_price_per_usd)
 
 
 async def replan_batch(db: Database, lease: Lease, batch: BatchRecord, request: Replan) -> None:
@@ -172,7 +172,7 @@ async def replan_batch(db: Database, lease: Lease, batch: BatchRecord, request: 
         state = await _load(conn, batch)
     now, rows = datetime.now(UTC), state.matrix.rows(state.jobs)
     direct = pose_problem(batch, rows, state.experience, now)
-    direct = replace(direct, budget_usd=_left_usd(state))
+    direct = replace(direct, budget_usd=_left_usd(batch, state, now))
     posed = await asyncio.to_thread(add_probes, batch, rows, direct, state.experience, now)
     promised = pose_problem(batch, rows, planned_experience(batch), now)
     solution = await asyncio.to_thread(_choose, state, posed, promised, rows.reserve_usd)
@@ -241,13 +241,14 @@ async def _load(conn: AsyncConnection, batch: BatchRecord) -> _State:
     open_jobs = await load_open_jobs(conn, batch.id, batch.job_count, names)
     matrix = matrix.prefer(open_jobs.job_no, _sendable(batch, open_jobs))
     matrix = matrix.prefer(open_jobs.job_no, np.array([name not in down for name in names]))
+    probes = (batch.plan or {}).get("probes") or {}
     return _State(
         matrix=matrix,
         experience=experience,
         open_jobs=open_jobs,
         free_usd=await _unspent_usd(conn, batch),
         down=down,
-        shadow_price_per_usd=float((batch.plan or {}).get("shadow_price_per_usd") or 0.0),
+        threshold_price_per_usd=float(probes.get("threshold_price_per_usd", 0.0)),
     )
 
 
@@ -275,14 +276,36 @@ async def _unspent_usd(conn: AsyncConnection, batch: BatchRecord) -> Decimal | N
     return balance.limit_usd - balance.spent_usd - balance.overrun_usd
 
 
-def _left_usd(state: _State) -> Decimal | None:
+def _left_usd(batch: BatchRecord, state: _State, now: datetime) -> Decimal | None:
     """Return the money left after the expected cost of the calls in flight; None = no limit."""
     if state.free_usd is None:
         return None
     in_flight = state.open_jobs.called & (state.open_jobs.column >= 0)
     jobs, column = state.open_jobs.job_no[in_flight], state.open_jobs.column[in_flight]
+    probe = state.open_jobs.probe[in_flight]
     expected_usd = float(state.matrix.cost_usd[jobs, column].sum())
+    expected_usd += _second_usd(batch, state, now, (jobs[probe], column[probe]))
     return max(state.free_usd - Decimal(expected_usd), Decimal(0))
+
+
+def _second_usd(
+    batch: BatchRecord,
+    state: _State,
+    now: datetime,
+    probes: tuple[Int32[np.ndarray, " probes"], Int32[np.ndarray, " probes"]],
+) -> float:
+    """Return the expected cost of what may follow probes, given as job numbers and columns."""
+    jobs, column = probes
+    if not len(jobs):
+        return 0.0
+    rows = state.matrix.rows(jobs)
+    direct = pose_problem(batch, rows, state.experience, now)
+    known = known_probes(batch, rows, direct, state.experience, now)
+    posed = PosedProblem(direct, direct, Policies(direct.options), known)
+    places = np.arange(len(jobs))
+    probed = posed.at_price(places, column, state.threshold_price_per_usd)
+    first_usd = direct.cost_usd[probed.jobs, column[probed.jobs]]
+    return float((probed.cost_usd - first_usd).sum())
 
 
 def _choose(
