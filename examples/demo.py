@@ -1,17 +1,18 @@
-"""Runs the main job from end to end: `make run`.
+"""The main job, end to end: `make run`; and `make serve`, which only starts what it needs.
 
-Fetches and serves three real language models, starts the embedded stack, submits the example batch
-under a budget, watches it, grades the answers and compares the routing with every model alone. It
-only runs commands that a user would type, and prints each.
+`make run` fetches and serves three real language models, starts the embedded stack, submits the
+first questions of the example batch under a budget, watches them, grades the answers and compares
+the routing with every model alone. It only runs commands that a user would type, and prints each.
 """
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,22 +21,24 @@ from rich.console import Console
 from examples.local_models.catalogue import MODELS, demo_models
 from examples.local_models.fetch import fetch
 from examples.local_models.serve import LocalModels
+from routoo.console import formatting
 from routoo.errors import EmbeddedStackError, RoutooError
 from routoo.settings import REPOSITORY, load_settings
 
 EXAMPLES = REPOSITORY / "examples"
-BUDGET_USD = "0.0009"
-"""About two thirds of what the strongest model alone would cost for this batch."""
+BUDGET_USD = "0.0005"
+"""About two thirds of what the strongest model alone would cost for these questions."""
+_SERVERS = ("ROUTOO_DATABASE_URL", "ROUTOO_BROKER_URL")
 _READY_S = 180.0
 _STOP_S = 30.0
 _console = Console()
 
 
-def main() -> int:
-    """Run the demonstration and return its exit status."""
+def main(arguments: Sequence[str]) -> int:
+    """Run the demonstration, or only its servers (`serve`), and return the exit status."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _demo()
+        return _demo(_serve if "serve" in arguments else _batch)
     except RoutooError as error:
         _console.print(f"error: {error}", style="red", markup=False)
         return error.exit_code
@@ -44,7 +47,8 @@ def main() -> int:
         return 130
 
 
-def _demo() -> int:
+def _demo(use: Callable[[Path, Path], int]) -> int:
+    """Run a function of the home and the pool file while models and workers run."""
     home = load_settings().home
     models = demo_models(os.environ.get("ROUTOO_DEMO", ""))
     pool = EXAMPLES / ("pool.yaml" if models == MODELS else "pool-small.yaml")
@@ -56,31 +60,89 @@ def _demo() -> int:
     with LocalModels(models, home):
         _say("The embedded stack: PostgreSQL, Valkey, a scorer, a dispatcher, beat")
         with _stack(home):
-            return _batch(pool)
+            return use(home, pool)
 
 
-def _batch(pool: Path) -> int:
+def _serve(home: Path, pool: Path) -> int:
+    _say("Models and workers run until Ctrl-C; in another shell")
+    _print_commands(_yours(home, pool))
+    while True:
+        signal.pause()
+
+
+def _batch(home: Path, pool: Path) -> int:
     _say("The example batch")
+    begun_s = time.monotonic()
     submitted = _produce(
         [
-            *("submit", str(EXAMPLES / "batch.jsonl"), "--pool", str(pool)),
+            *("submit", str(EXAMPLES / "demo.jsonl"), "--pool", str(pool)),
             *("--budget-usd", BUDGET_USD, "--name", "example"),
         ],
         keep_output=True,
     )
     batch = submitted.stdout.strip()
+    _console.print(f"batch {batch}", highlight=False)
     # Jobs without an answer are part of the outcome: shown, and told by the exit status.
     watched = _produce(["watch", batch], may_fail=True)
     _produce(["grade", batch, "--references", str(EXAMPLES / "references.jsonl")])
     _say("The outcome")
-    _produce(["results", batch])
+    _produce(["results", batch, "--rows", "10"])
     _produce(["summary", batch, "--outcomes", str(EXAMPLES / "outcomes" / "batch.parquet")])
-    _console.print(
-        "\nEvery answer is in PostgreSQL, table [bold]results[/], view [bold]batch_results[/]. "
-        "To route your own: [bold].venv/bin/routoo-worker up[/], then "
-        "[bold].venv/bin/routoo-producer submit FILE --pool POOL --budget-usd X --watch[/]"
-    )
+    took = formatting.duration(time.monotonic() - begun_s)
+    _say(f"Submitted, answered and graded in {took}. From here, in any shell")
+    _print_commands({**_look(home), **_yours(home, pool)})
     return watched.returncode
+
+
+def _look(home: Path) -> dict[str, str]:
+    """Return commands that show what there is, each with what it does."""
+    sql = "SELECT custom_id, model, answer, quality FROM batch_results LIMIT 5"
+    return {
+        "the answers as a file": _command(
+            home, "routoo-producer", "results", "example", "--out", "answers.jsonl"
+        ),
+        "the same in SQL": _command(home, "routoo", "db", "psql", "-c", sql),
+        "PostgreSQL's prompt": _command(home, "routoo", "db", "psql"),
+    }
+
+
+def _yours(home: Path, pool: Path) -> dict[str, str]:
+    """Return commands that route a person's own prompts over the example's models."""
+    submit = ("submit", "mine.jsonl", "--pool", str(pool), "--budget-usd", "0.001", "--watch")
+    variables = _variables(home, "ROUTOO_DEMO")
+    return {
+        "models and workers again, until Ctrl-C": f"{variables}make -C {_quoted(REPOSITORY)} serve",
+        "your own prompts, one a line": (
+            """echo '{"prompt": "What is the capital of Peru?", "max_tokens": 24}' > mine.jsonl"""
+        ),
+        "route them, while those run": _command(home, "routoo-producer", *submit),
+        "read the answers": _command(home, "routoo-producer", "results", "mine"),
+    }
+
+
+def _command(home: Path, program: str, *arguments: str) -> str:
+    """Return a command as it works in a shell where nothing is activated."""
+    words = " ".join(map(_quoted, (_program(program), *arguments)))
+    return f"{_variables(home)}{words}"
+
+
+def _variables(home: Path, *others: str) -> str:
+    """Return the settings that a new shell lacks, to stand before a command."""
+    names = [name for name in (*_SERVERS, *others) if os.environ.get(name)]
+    found = {name: os.environ[name] for name in names}
+    if "ROUTOO_HOME" in os.environ:
+        found["ROUTOO_HOME"] = str(home)
+    return "".join(f"{name}={_quoted(value)} " for name, value in found.items())
+
+
+def _quoted(word: object) -> str:
+    return shlex.quote(str(word))
+
+
+def _print_commands(commands: Mapping[str, str]) -> None:
+    for what, command in commands.items():
+        _console.print(f"# {what}", style="dim", markup=False, highlight=False)
+        _console.print(command, style="cyan", markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -155,4 +217,4 @@ def _echo(program: str, arguments: Sequence[str], note: str = "") -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

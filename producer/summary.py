@@ -1,23 +1,29 @@
 """Compares a batch's routing with every single model, expected and graded; shows it."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float64
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from producer.progress import Snapshot, find_batch, take_snapshot
 from producer.screen.progress import progress_view
 from routoo.console import formatting
+from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.domain.tables import read_outcomes
+from routoo.evaluation.bootstrap import Interval, bootstrap_weights
 from routoo.statistics import mix_quality
 from routoo.store.database import Database
 from routoo.store.evaluation.grades import load_scores
+
+Answered = tuple[float, float]
+"""The score of a job's answer, and its cost in USD."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,8 @@ class Summary:
     """Every candidate model if it had answered all jobs, in pool order."""
     mix: Contender
     """A random mix of models at the routed cost: what the money buys without a predictor."""
+    gain: Interval | None = None
+    """Graded quality of the routing less that of the mix, over the jobs that all have graded."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the facts that `--json` prints."""
@@ -55,6 +63,7 @@ class Summary:
             "routed": asdict(self.routed),
             "alone": [asdict(contender) for contender in self.alone],
             "random_mix": asdict(self.mix),
+            "gain_over_random_mix": None if self.gain is None else asdict(self.gain),
         }
 
 
@@ -81,35 +90,70 @@ async def summarise_batch(
         "routed",
         plan.get("expected_quality"),
         plan.get("expected_cost_usd"),
-        sum(scores.values()) / len(scores) if scores else None,
+        fmean(score for score, _ in scores.values()) if scores else None,
         float(snapshot.spent_usd),
     )
-    recorded = _recorded(outcomes, scores.keys(), snapshot.progress.jobs) if outcomes else {}
+    recorded = _recorded(outcomes, scores.keys()) if outcomes else {}
     alone = tuple(
         Contender(
             one["model"],
             one["alone_quality"],
             one["alone_cost_usd"],
-            *recorded.get(one["model"], (None, None)),
+            *_of_batch(recorded.get(one["model"], {}), snapshot.progress.jobs),
         )
         for one in plan.get("models", ())
     )
-    return Summary(snapshot, len(scores), routed, alone, _mix(routed, alone))
+    mix = _mix(routed, alone)
+    models = [recorded.get(one.name, {}) for one in alone]
+    gain = gain_over_mix(scores, models) if mix.graded_quality is not None else None
+    return Summary(snapshot, len(scores), routed, alone, mix, gain)
 
 
-def _recorded(path: Path, graded: Iterable[str], jobs: int) -> dict[str, tuple[float, float]]:
-    """Return each model's mean score on the graded jobs, and its cost scaled to the batch."""
+def _recorded(path: Path, graded: Iterable[str]) -> dict[str, dict[str, Answered]]:
+    """Return each model's score and cost of the graded jobs, by custom_id."""
     table, wanted = read_outcomes(path), set(graded)
-    rows: dict[str, list[tuple[float, float]]] = {}
+    rows: dict[str, dict[str, Answered]] = {}
     columns = zip(table.item_ids, table.models, table.score, table.cost_usd, strict=True)
     for item_id, model, score, cost_usd in columns:
-        if item_id in wanted:
-            rows.setdefault(model, []).append((float(score), float(cost_usd)))
-    return {model: (_mean(one, 0), _mean(one, 1) * jobs) for model, one in rows.items()}
+        if item_id in wanted and not math.isnan(score):
+            rows.setdefault(model, {})[item_id] = (float(score), float(cost_usd))
+    return rows
 
 
-def _mean(rows: Sequence[tuple[float, float]], column: int) -> float:
-    return sum(row[column] for row in rows) / len(rows)
+def _of_batch(answers: Mapping[str, Answered], jobs: int) -> tuple[float | None, float | None]:
+    """Return the mean score of a model's answers, and their cost scaled to so many jobs."""
+    if not answers:
+        return None, None
+    scores, costs_usd = zip(*answers.values(), strict=True)
+    return fmean(scores), fmean(costs_usd) * jobs
+
+
+def gain_over_mix(
+    routed: Mapping[str, Answered], models: Sequence[Mapping[str, Answered]]
+) -> Interval | None:
+    """Return how much better the routing is than the best random mix that costs the same.
+
+    Jobs are drawn with replacement, and the mix is chosen anew for each draw.
+
+    Args:
+        routed: Score and cost in USD of each job as it was routed, by custom_id.
+        models: The same of each model alone.
+
+    Returns:
+        The difference of mean scores with its 95 % interval; None where no job has all of them.
+    """
+    common = [job for job in routed if all(job in model for model in models)]
+    if not common or not models:
+        return None
+    table = np.array([[one[job] for job in common] for one in (routed, *models)])
+    draws = bootstrap_weights(len(common), seed=0) @ table  # contenders, draws, (score, cost)
+    return Interval.of(np.array([_difference(draw) for draw in draws.transpose(1, 0, 2)]))
+
+
+def _difference(means: Float64[np.ndarray, "contenders 2"]) -> float:
+    """Return the routing's mean score (its row is the first) less the mix's at its mean cost."""
+    (score, cost_usd), models = means[0], means[1:]
+    return float(score - mix_quality(models[:, 0], models[:, 1], np.array([cost_usd]))[0])
 
 
 def _mix(routed: Contender, alone: Sequence[Contender]) -> Contender:
@@ -161,35 +205,39 @@ def summary_view(summary: Summary) -> RenderableType:
     return Group(*parts)
 
 
-def _contender_table(summary: Summary) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="dim")
-    table.add_column("", overflow="fold")
-    for name in ("expected", "cost", "graded", "cost"):
-        table.add_column(name, justify="right", no_wrap=True)
-    _add_contender(table, summary.routed, style="bold")
-    _add_contender(table, summary.mix)
-    for contender in summary.alone:
-        _add_contender(table, contender, prefix="only ")
-    return table
-
-
-def _add_contender(
-    table: Table, contender: Contender, *, prefix: str = "", style: str | None = None
-) -> None:
-    table.add_row(
-        prefix + contender.name,
-        formatting.percent(contender.expected_quality),
-        formatting.usd(contender.expected_cost_usd),
-        formatting.percent(contender.graded_quality),
-        formatting.usd(contender.cost_usd),
-        style=style,
+def _contender_table(summary: Summary) -> FittedTable:
+    table = FittedTable(
+        TableColumn(title="", least=20, fold=True),
+        TableColumn(title="expected", rank=1, right=True),
+        TableColumn(title="per 1,000", rank=2, right=True),
+        TableColumn(title="graded", right=True),
+        TableColumn(title="per 1,000", right=True),
     )
+    jobs = summary.snapshot.progress.jobs
+    shown = [
+        ("routed", summary.routed, "bold"),
+        (summary.mix.name, summary.mix, None),
+        *((f"only {one.name}", one, None) for one in summary.alone),
+    ]
+    for name, contender, style in shown:
+        table.add_row(
+            name,
+            formatting.percent(contender.expected_quality),
+            formatting.usd_per_thousand(contender.expected_cost_usd, jobs),
+            formatting.percent(contender.graded_quality),
+            formatting.usd_per_thousand(contender.cost_usd, jobs),
+            style=style,
+        )
+    return table
 
 
 def _sentences(summary: Summary) -> list[str]:
     snapshot = summary.snapshot
     rate = f"{formatting.duration(snapshot.elapsed_s)}, {formatting.rate(snapshot.jobs_per_s)}"
-    lines = [f"{snapshot.progress.ended:,} jobs in {rate}."]
+    lines = [
+        "Costs are dollars per 1,000 prompts.",
+        f"{snapshot.progress.ended:,} jobs in {rate}.",
+    ]
     limit_usd = snapshot.progress.balance.limit_usd
     if limit_usd:
         used = float(snapshot.spent_usd / limit_usd)
@@ -206,6 +254,16 @@ def _sentences(summary: Summary) -> list[str]:
         )
     if summary.graded_jobs:
         lines.append(f"Graded are {summary.graded_jobs:,} jobs against their references.")
+    if summary.gain is not None:
+        lines.append(_gain(summary.gain))
     if any(one.graded_quality is not None for one in summary.alone):
         lines.append("Single models' grades and costs are recorded answers to the same questions.")
     return lines
+
+
+def _gain(gain: Interval) -> str:
+    points, low, high = (100 * value for value in (gain.value, gain.low, gain.high))
+    return (
+        f"Graded, the routing is {points:+.1f} points from the random mix that costs the same "
+        f"(95 % interval {low:+.1f} to {high:+.1f})."
+    )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from routoo.store.database import Database
 
 _LINE_EVERY_S = 5.0
+_LINE_AT_LEAST_EVERY_S = 60.0
 _ON_INTERRUPT = "The batch goes on. `routoo-producer watch` shows it again."
 
 
@@ -27,10 +28,10 @@ def watch_command(
 ) -> None:
     """Follow a batch until it is over; Ctrl-C leaves it running.
 
-    Where the output is no terminal, a line is printed every few seconds; with --json one object a
-    line. Exit status: 0 when every job has an answer, 5 when some have none, 8 when the batch
-    failed; with --strict 7 when some answers came from a model that is expected to be worse than
-    the planned one.
+    Where the output is no terminal, a line is printed every few seconds, later every minute; with
+    --json one object a line. Exit status: 0 when every job has an answer, 5 when some have none, 8
+    when the batch failed; with --strict 7 when some answers came from a model that is expected to
+    be worse than the planned one.
 
     Examples:
         routoo-producer watch
@@ -80,14 +81,22 @@ async def _show_live(database: "Database", batch: "BatchRecord") -> "Snapshot":
     return snapshot
 
 
+def _line_every_s(followed_s: float) -> float:
+    """Return after how long the next line is printed, of a batch that was followed so long."""
+    return min(max(_LINE_EVERY_S, followed_s / 4), _LINE_AT_LEAST_EVERY_S)
+
+
 async def _print_lines(database: "Database", batch: "BatchRecord", *, as_json: bool) -> "Snapshot":
     from producer.progress import follow
     from producer.screen.progress import progress_line
 
-    printed_s = -_LINE_EVERY_S
+    begun_s, printed_s, status = time.monotonic(), -_LINE_EVERY_S, batch.status
     async for snapshot in follow(database, batch):
-        if time.monotonic() - printed_s >= _LINE_EVERY_S or snapshot.is_over:
-            printed_s = time.monotonic()
+        now_s = time.monotonic()
+        # A long batch fills no log: the lines come less and less often.
+        wait_s = _LINE_EVERY_S if as_json else _line_every_s(now_s - begun_s)
+        if now_s - printed_s >= wait_s or snapshot.progress.status is not status:
+            printed_s, status = now_s, snapshot.progress.status
             # click's echo flushes: a reader at the other end of a pipe sees each line at once.
             typer.echo(json_line(snapshot.as_json()) if as_json else progress_line(snapshot))
     return snapshot

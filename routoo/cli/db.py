@@ -8,6 +8,7 @@ from routoo.console.commands import CommandGroup
 
 if TYPE_CHECKING:
     from routoo.embedded.postgres import EmbeddedPostgres
+    from routoo.settings import Settings
 
 db = CommandGroup("The database's schema, and the embedded server.")
 
@@ -87,20 +88,75 @@ def status() -> None:
 @db.command()
 def psql(
     command: Annotated[
-        str | None, typer.Option("--command", "-c", help="SQL to run instead of a prompt.")
+        str | None, typer.Option("--command", "-c", metavar="SQL", help="Run this, then end.")
     ] = None,
 ) -> None:
-    """Open a prompt on the embedded database, or run one command."""
+    """Open psql, PostgreSQL's prompt, on the database, or run one command with it.
+
+    The embedded server brings its psql along; for another server the machine needs one, and
+    `routoo db query` does without.
+
+    Examples:
+        routoo db psql
+        routoo db psql -c "SELECT custom_id, model, answer FROM batch_results LIMIT 5"
+    """
     import subprocess
 
-    server = _embedded_server()
+    from routoo.embedded.stack import embedded_stack
+    from routoo.settings import load_settings
+    from routoo.store.database import with_password_apart
+
+    settings = load_settings()
     arguments = ["-c", command] if command else []
-    server.start()
-    try:
-        done = subprocess.run([server.psql, server.url, *arguments], check=False)  # noqa: S603 - of the installed package
-    finally:
-        server.stop()
+    with embedded_stack(settings, broker=False) as (found, _):
+        url, environment = with_password_apart(found)
+        program = _psql(settings)
+        done = subprocess.run([program, url, *arguments], env=environment, check=False)  # noqa: S603 - the database's own program
     raise typer.Exit(done.returncode)
+
+
+@db.command()
+def query(
+    sql: Annotated[str, typer.Argument(metavar="SQL", help="One statement; it only reads.")],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one object a row.")] = False,
+) -> None:
+    """Run one statement on the database, which it can't change, and print its rows.
+
+    Example:
+        routoo db query "SELECT status, count(*) FROM batch_results GROUP BY status"
+    """
+    from routoo.console.output import console, json_line, report_table
+    from routoo.console.run import run_with_database
+    from routoo.settings import load_settings
+    from routoo.store.database import Database, read_rows
+
+    async def read(database: Database) -> "tuple[list[str], list[tuple[object, ...]]]":
+        return await read_rows(database, sql)
+
+    names, rows = run_with_database(load_settings(), read)
+    if as_json:
+        for row in rows:
+            typer.echo(json_line(dict(zip(names, row, strict=True))))
+        return
+    table = report_table(*names)
+    for row in rows:
+        table.add_row(*("" if cell is None else str(cell) for cell in row))
+    console().print(table)
+
+
+def _psql(settings: "Settings") -> str:
+    import shutil
+
+    from routoo.embedded.postgres import EmbeddedPostgres
+    from routoo.errors import NotFoundError
+
+    if settings.embedded_database:
+        return str(EmbeddedPostgres(settings.home).psql)
+    found = shutil.which("psql")
+    if found is None:
+        raise NotFoundError("there is no psql on this machine", remedy="Use `routoo db query SQL`")
+    return found
 
 
 def _embedded_server() -> "EmbeddedPostgres":

@@ -43,7 +43,7 @@ class EvaluateOptions(FittingOptions):
     ] = None
     answers: Annotated[
         list[Path] | None,
-        typer.Option(help="Recorded answers of the items, to judge; repeatable."),
+        typer.Option(help="Recorded answers of the items, to judge; can be repeated."),
     ] = None
     decisions: Annotated[
         Path | None,

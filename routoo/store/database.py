@@ -1,12 +1,13 @@
 """Opens PostgreSQL: a pool of connections, and the one map of the driver's errors."""
 
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 from weakref import WeakKeyDictionary
 
 import psycopg
@@ -162,6 +163,39 @@ def first_line(error: psycopg.Error) -> str:
 def libpq_url(url: str) -> str:
     """Return the URL as libpq reads it, without the driver that SQLAlchemy users add."""
     return re.sub(r"^postgres(ql)?(\+\w+)?://", "postgresql://", url)
+
+
+def with_password_apart(url: str) -> tuple[str, dict[str, str]]:
+    """Return a URL without its password, and the environment of a program that needs it.
+
+    Other users of the machine see a program's arguments, but not its environment.
+    """
+    parts = urlsplit(libpq_url(url))
+    environment = dict(os.environ)
+    if parts.password is None:
+        return urlunsplit(parts), environment
+    environment["PGPASSWORD"] = unquote(parts.password)
+    user, _, host = parts.netloc.rpartition("@")
+    netloc = f"{user.partition(':')[0]}@{host}"
+    return urlunsplit(parts._replace(netloc=netloc)), environment
+
+
+async def read_rows(database: Database, sql: str) -> tuple[list[str], list[tuple[object, ...]]]:
+    """Run one statement of a person in a transaction that can't write.
+
+    Returns:
+        Names of the columns, and the rows; both empty where the statement returns none.
+
+    Raises:
+        StoreError: The database refuses the statement.
+    """
+    async with database.transaction() as conn:
+        await conn.execute("SET TRANSACTION READ ONLY")
+        # Prepared: then it is one statement, and none can follow that ends the transaction.
+        cursor = await conn.execute(sql.encode(), prepare=True)
+        if cursor.description is None:
+            return [], []
+        return [column.name for column in cursor.description], await cursor.fetchall()
 
 
 def redacted(url: str) -> str:

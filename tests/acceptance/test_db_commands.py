@@ -37,6 +37,10 @@ def test_a_kept_server_serves_commands_until_it_is_stopped(home: Path) -> None:
         assert head() in _db(home, "upgrade").stdout
         assert _db(home, "current").stdout == f"{head()} (the newest)\n"
         assert "0" in _db(home, "psql", "-c", "SELECT count(*) FROM batches").stdout
+        counted = _db(home, "query", "--json", "SELECT count(*) AS batches FROM batches")
+        assert counted.stdout == '{"batches":0}\n'
+        for statement in ("DELETE FROM batches", "COMMIT; DELETE FROM batches"):
+            assert _db(home, "query", statement).returncode == 1
     finally:
         stopped = _db(home, "stop")
 

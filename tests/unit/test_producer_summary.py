@@ -3,7 +3,7 @@
 import pytest
 
 from producer.progress import ScoringRate
-from producer.summary import quality_of_mix
+from producer.summary import gain_over_mix, quality_of_mix
 
 MODELS = [(1.0, 0.4), (2.0, 0.45), (5.0, 0.8)]
 
@@ -28,3 +28,23 @@ def test_the_rate_of_scoring_is_that_of_the_last_minutes() -> None:
     assert rate.add(10.0, 100) == 10.0
     assert rate.add(600.0, 100) is None
     assert rate.add(610.0, 150) == 5.0
+
+
+def test_the_gain_is_over_the_mix_that_costs_the_same_and_has_an_interval() -> None:
+    cheap = {str(n): (float(n % 4 == 0), 1.0) for n in range(100)}
+    dear = {str(n): (float(n % 4 != 3), 3.0) for n in range(100)}
+    # Each job to the dear model where only that is right, for a mean cost of 2: a mix gets 0.5.
+    routed = {job: dear[job] if int(job) % 4 in {1, 2} else cheap[job] for job in cheap}
+    gain = gain_over_mix(routed, [cheap, dear])
+    assert gain is not None
+    assert gain.value == pytest.approx(0.75 - 0.5)
+    assert 0.1 < gain.low < gain.value < gain.high < 0.4
+
+
+def test_a_gain_is_measured_only_on_jobs_that_all_have_graded() -> None:
+    routed = {"a": (1.0, 1.0), "b": (0.0, 1.0)}
+    gain = gain_over_mix(routed, [{"a": (0.0, 1.0), "c": (1.0, 1.0)}])
+    assert gain is not None
+    assert (gain.value, gain.low, gain.high) == (1.0, 1.0, 1.0)
+    assert gain_over_mix(routed, [{"c": (1.0, 1.0)}]) is None
+    assert gain_over_mix(routed, []) is None

@@ -6,6 +6,7 @@ import pytest
 
 from routoo.errors import ConfigError
 from routoo.settings import load_settings
+from routoo.store.database import with_password_apart
 
 
 @pytest.mark.parametrize(
@@ -57,3 +58,12 @@ def test_a_relative_folder_means_the_same_to_every_process(
     settings = load_settings()
     assert settings.home == tmp_path / "home"
     assert settings.checkpoint == tmp_path / "checkpoint"
+
+
+def test_a_password_is_given_to_another_program_in_its_environment_alone() -> None:
+    url, environment = with_password_apart("postgresql+psycopg://ada:s%40fe@host:5432/db?x=1")
+    assert url == "postgresql://ada@host:5432/db?x=1"
+    assert environment["PGPASSWORD"] == "s@fe"
+    url, environment = with_password_apart("postgresql://routoo@/routoo?host=%2Ftmp")
+    assert url == "postgresql://routoo@/routoo?host=%2Ftmp"
+    assert "PGPASSWORD" not in environment

@@ -76,16 +76,17 @@ async def iterate_gradable(conn: AsyncConnection, batch_id: UUID) -> AsyncIterat
             yield record
 
 
-async def load_scores(conn: AsyncConnection, batch_id: UUID) -> dict[str, float]:
-    """Return the grades of a batch's jobs by custom_id."""
+async def load_scores(conn: AsyncConnection, batch_id: UUID) -> dict[str, tuple[float, float]]:
+    """Return the grade of each graded job of a batch, and its cost in USD, by custom_id."""
     cursor = await conn.execute(
         """
-        SELECT j.custom_id, g.score FROM grades g JOIN jobs j USING (batch_id, job_no)
+        SELECT j.custom_id, g.score, r.cost_usd::float
+        FROM grades g JOIN jobs j USING (batch_id, job_no) JOIN results r USING (batch_id, job_no)
         WHERE g.batch_id = %s AND g.score IS NOT NULL
         """,
         [batch_id],
     )
-    return dict(await cursor.fetchall())
+    return {custom_id: (score, cost_usd) async for custom_id, score, cost_usd in cursor}
 
 
 @dataclass(frozen=True, slots=True)
