@@ -26,6 +26,8 @@ from routoo.store.workers import WorkerWait
 _POLL_S = 0.5
 _DATABASE_AWAY_S = 60.0
 """How long `follow` waits for a database that restarts."""
+_AS_PLANNED = 1.05
+"""A batch that will cost no more of its budget than this keeps its plan."""
 _WINDOW_S = 180.0
 """Of the rate of scoring: longer than a shard takes."""
 
@@ -104,18 +106,32 @@ class Snapshot:
     def budget_warning(self) -> int | None:
         """Share of the budget that is used up, in per cent, where the batch may need more.
 
-        None where what is left pays for the open jobs at the cost that the plan expects of them.
+        None where what is left pays for the open jobs: as many of each model as planned, at what
+        its calls have cost so far.
         """
         now, warnings = self.progress, self.progress.budget_warnings
         if not warnings or now.balance.limit_usd is None:
             return None
         if self.is_over:
             return warnings[-1] if now.results[ResultStatus.BUDGET_EXHAUSTED] else None
-        expected_usd = (self.batch.plan or {}).get("expected_cost_usd", math.inf)
-        open_jobs = now.jobs - now.ended
-        to_come_usd = expected_usd * open_jobs / now.jobs if open_jobs else 0.0
-        enough = float(self.spent_usd) + to_come_usd <= float(now.balance.limit_usd)
+        total_usd = float(self.spent_usd) + self._to_come_usd()
+        enough = total_usd <= float(now.balance.limit_usd) * _AS_PLANNED
         return None if enough else warnings[-1]
+
+    def _to_come_usd(self) -> float:
+        """Return what the open jobs will cost if each model gets as many as planned."""
+        plan, so_far = self.batch.plan, {one.model: one for one in self.progress.models}
+        if plan is None:
+            return math.inf
+        to_come_usd = 0.0
+        for model in plan.get("models", ()):
+            found = so_far.get(model["model"])
+            left = max(model["jobs"] - (found.results if found else 0), 0)
+            each_usd = model["alone_cost_usd"] / plan["jobs"]
+            if found and found.results:
+                each_usd = float(found.cost_usd) / found.results
+            to_come_usd += left * each_usd
+        return to_come_usd
 
     @property
     def is_over(self) -> bool:
@@ -207,7 +223,8 @@ async def find_batch(conn: AsyncConnection, text: str | None) -> BatchRecord:
 async def take_snapshot(conn: AsyncConnection, batch: BatchRecord) -> Snapshot:
     """Return a snapshot of a batch, now."""
     now = await progress(conn, batch.id)
-    if now.status is not batch.status:
+    selected = now.shards[Stage.SELECT].get(ShardState.DONE, 0)
+    if now.status is not batch.status or (selected and batch.plan is None):
         batch = await batches.get(conn, batch.id)
     revisions = await replans.history(conn, batch.id)
     wait = await workers.wait_of(conn, batch.id)

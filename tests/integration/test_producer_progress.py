@@ -48,13 +48,14 @@ async def status(db: Database, batch_id: UUID) -> str:
     return screen.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
 
-async def half_answered(db: Database, budget_usd: str, expected_usd: float) -> UUID:
-    """Return a batch of four jobs for 4 cents, two of them answered, whose plan expects a cost."""
+async def half_answered(db: Database, budget_usd: str, jobs: int) -> UUID:
+    """Return a batch of four jobs for 4 cents, two of them answered."""
     batch_id = await factory.submit(db, 4, shard_size=2, budget_usd=budget_usd)
     await factory.score(db, batch_id)
     await factory.select(db, batch_id)
     async with db.transaction() as conn:
-        await batches.save_plan(conn, batch_id, {"expected_cost_usd": expected_usd})
+        small = {"model": "small", "jobs": jobs, "alone_cost_usd": 0.04}
+        await batches.save_plan(conn, batch_id, {"jobs": 4, "models": [small]})
     await factory.dispatch(db, await factory.claim(db, batch_id, Stage.DISPATCH))
     await run_sql(
         db,
@@ -66,7 +67,7 @@ async def half_answered(db: Database, budget_usd: str, expected_usd: float) -> U
 
 
 async def test_the_rate_is_of_the_answers_lately_and_tells_the_time_left(db: Database) -> None:
-    batch_id = await half_answered(db, "0.04", 0.04)
+    batch_id = await half_answered(db, "0.04", 4)
     await run_sql(db, "UPDATE batches SET created_at = now() - interval '1 day'")
     await run_sql(db, "UPDATE results SET created_at = now() - interval '20 s' WHERE job_no = 0")
     found = await facts(db, batch_id)
@@ -128,13 +129,13 @@ async def test_a_worker_that_ends_is_silent_at_once_and_one_that_is_long_gone_is
 
 
 async def test_a_batch_that_keeps_its_plan_is_not_warned_of_its_budget(db: Database) -> None:
-    kept = await half_answered(db, "0.04", 0.04)
+    kept = await half_answered(db, "0.04", 4)
     assert (await snapshot(db, kept)).progress.budget_warnings == (80,)
     assert "of the budget is used" not in await status(db, kept)
 
 
 async def test_a_batch_whose_plan_costs_more_than_is_left_is_warned(db: Database) -> None:
-    short = await half_answered(db, "0.04", 0.06)
+    short = await half_answered(db, "0.03", 4)
     assert "warning: 80 % of the budget is used" in await status(db, short)
     lease = await factory.claim(db, short, Stage.DISPATCH, 1)
     spent = [Result(n, ResultStatus.BUDGET_EXHAUSTED, Decimal(0), 0) for n in (2, 3)]
