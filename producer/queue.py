@@ -4,7 +4,7 @@ PostgreSQL knows which shards are ready, so a message that is lost loses no work
 recovery tick publishes it again.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from routoo.console.output import note
@@ -99,7 +99,7 @@ def _app(broker_url: str) -> "Celery":
     return app
 
 
-def _connection(app: "Celery") -> "Connection":
+def _connection(app: "Celery") -> Any:
     return app.connection_for_write(connect_timeout=_TIMEOUT_S, heartbeat=0)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import structlog
 from celery import Celery
-from kombu import Connection
 from kombu.exceptions import OperationalError
 
 from routoo.domain.job import ShardKey, Stage
@@ -75,7 +74,8 @@ def check_broker(url: str) -> None:
         ConfigError: It refuses the URL.
         BrokerUnavailableError: It can't be reached.
     """
-    connection = Connection(url, connect_timeout=_CONNECT_TIMEOUT_S)
+    app = Celery("routoo", broker=url, set_as_current=False)
+    connection: Any = app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT_S)
     try:
         connection.connect()
         connection.close()
