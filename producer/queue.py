@@ -4,7 +4,7 @@ PostgreSQL knows which shards are ready, so a message that is lost loses no work
 recovery tick publishes it again.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from routoo.console.output import note
@@ -37,7 +37,8 @@ def check_broker(settings: Settings) -> None:
         return
     from kombu.exceptions import KombuError
 
-    connection = _connection(_app(stack.broker_url(settings)))
+    app = _app(stack.broker_url(settings))
+    connection = app.connection_for_write(connect_timeout=_TIMEOUT_S, heartbeat=0)
     try:
         connection.connect()
         connection.close()
@@ -64,7 +65,7 @@ def publish(broker_url: str, stage: Stage, batch_id: UUID, shard_count: int) -> 
     from kombu.exceptions import KombuError
 
     app = _app(broker_url)
-    connection = _connection(app)
+    connection = app.connection_for_write(connect_timeout=_TIMEOUT_S, heartbeat=0)
     errors = (KombuError, OSError, *connection.connection_errors, *connection.channel_errors)
     try:
         connection.ensure_connection(max_retries=1, interval_start=_RETRY_S, timeout=_TIMEOUT_S)
@@ -97,10 +98,6 @@ def _app(broker_url: str) -> "Celery":
     app.conf.update(celery_settings(broker_url))
     app.conf.broker_transport_options |= _timeouts(broker_url)
     return app
-
-
-def _connection(app: "Celery") -> Any:
-    return app.connection_for_write(connect_timeout=_TIMEOUT_S, heartbeat=0)
 
 
 def _timeouts(broker_url: str) -> dict[str, float]:
