@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from routoo.domain.completion import Usage
 from routoo.domain.pool import BATCH_SUFFIX, CandidateModel, Endpoint, LimitField, Pool
-from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
+from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens, prompt_text
 
 _MOST_CACHED = 1_000
 _NEXT_FIELD = {
@@ -53,6 +53,13 @@ class EndpointBehaviour:
             }
         )
         return endpoint if changed == endpoint else changed
+
+
+def _is_surely_within(usage: Usage, body: Mapping[str, Any], model: CandidateModel) -> bool:
+    """Return whether counting characters shows it: that is quick, and nearly always enough."""
+    return usage.prompt_tokens <= len(prompt_text(body)) and (
+        usage.completion_tokens <= bound_completion_tokens(body, model)
+    )
 
 
 def behaviour_key(model: CandidateModel) -> str:
@@ -130,6 +137,8 @@ class KnownBehaviour:
         if usage.estimated:
             return False
         most, endpoint = model.context_window_tokens, model.endpoint
+        if _is_surely_within(usage, body, model):
+            return False
         prompt = usage.prompt_tokens - bound_prompt_tokens(body, model)
         completion = usage.completion_tokens - bound_completion_tokens(body, model)
         if prompt <= 0 and completion <= 0:

@@ -272,6 +272,8 @@ class Answerer:
     ) -> _Next | None:
         """Return None while what was reserved is what is now known that the call may cost."""
         known = self.client.behaviour.apply(permit.model)
+        if known is permit.model:
+            return None
         enough = bound_cost_usd(account.pending.job.body, known) <= reserved_usd
         return None if enough else _Next.AGAIN
 

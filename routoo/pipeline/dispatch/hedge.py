@@ -143,6 +143,8 @@ class HedgedCaller:
     def _is_covered(self, pending: PendingJob, permit: Permit, hedge: Call) -> bool:
         """Return whether what was reserved is what is now known that the call may cost."""
         known = self.client.behaviour.apply(permit.model)
+        if known is permit.model:
+            return True
         return bound_cost_usd(pending.job.body, known) <= hedge.worst_case_usd
 
     def _timeout_s(self, pending: PendingJob, model: CandidateModel) -> float:
