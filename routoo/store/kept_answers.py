@@ -80,9 +80,10 @@ async def save_judgements(
     Args:
         conn: A transaction that has proved the lease.
         lease: The dispatch shard.
-        judgements: At most one of an answer.
+        judgements: In the order in which they were made.
     """
-    rows = [{**row_of(one), "fault": storable(one.fault)} for one in judgements]
+    last = {(one.job_no, one.attempt_no): one for one in judgements}
+    rows = [{**row_of(one), "fault": storable(one.fault)} for one in last.values()]
     await conn.execute(_SAVE_JUDGEMENTS, {"batch_id": lease.key.batch_id, "rows": json_rows(rows)})
 
 

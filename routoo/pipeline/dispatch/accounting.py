@@ -2,21 +2,24 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Self
 
 from routoo.client.failures import error_of_completion
 from routoo.domain.completion import (
+    AnswerDecision,
     Attempt,
     Completion,
     DeviationReason,
     FinishReason,
+    KeptAnswer,
     Result,
 )
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import BATCH_SUFFIX, TOKENS_PER_MTOK, CandidateModel
 from routoo.domain.prompt import bound_cost_usd, choice_count
+from routoo.domain.validators import NO_RULES, Validators, validators_of
 from routoo.errors import (
     ContentFilterError,
     ContextLengthError,
@@ -28,9 +31,11 @@ from routoo.errors import (
 from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import Call
+from routoo.pipeline.dispatch.kept import KeptAnswers
 
 _CLEARLY_MORE = 1.25
 """A limit is raised by at least a quarter, or the answer would probably be cut again."""
+_INVALID = "validation_failed"
 _REASONS = {
     "endpoint_closed": DeviationReason.UNAVAILABLE,
     "endpoint_unavailable": DeviationReason.UNAVAILABLE,
@@ -44,6 +49,7 @@ _REASONS = {
     ContentFilterError.code: DeviationReason.CONTENT_FILTER,
     ContextLengthError.code: DeviationReason.CONTEXT_LENGTH,
     TruncatedAnswerError.code: DeviationReason.TRUNCATED,
+    _INVALID: DeviationReason.INVALID,
 }
 """Why a model was left, by the error with which it was."""
 
@@ -74,11 +80,23 @@ class JobAccount:
     """The highest such limit that cut an answer of the model that is asked."""
     outgrown_tokens: int = 0
     """The largest context window that proved too small, in tokens."""
+    rules: Validators = NO_RULES
+    """Rules that the answer must keep."""
+    candidates: Sequence[Candidate] = ()
+    """The models to ask, in their order; a judgement changes them."""
+    kept: KeptAnswers = field(default_factory=KeptAnswers)
+    """Its answers that are paid and not, or not yet, the result."""
+    offered: Sequence[Candidate] = ()
+    """The models that it may be asked of, by what the prompt alone tells."""
+    escalated: bool = False
+    """Whether the models that are asked now are asked after another one's answer."""
 
     @classmethod
-    def of(cls, pending: PendingJob) -> Self:
+    def of(cls, pending: PendingJob, kept: Sequence[KeptAnswer] = ()) -> Self:
         """Return the account of a job; it goes on where an earlier dispatch of the job ended."""
         account = cls(pending, pending, pending.attempts, pending.cost_usd)
+        account.rules = validators_of(pending.job.body, pending.job.sla.validators)
+        account.kept.answers.extend(kept)
         if pending.model.endswith(BATCH_SUFFIX):  # its channel takes no single calls
             account.reason = DeviationReason.BATCH_CHANNEL
         return account
@@ -147,6 +165,18 @@ class JobAccount:
         self._set_limit(affordable)
         return True
 
+    @property
+    def asks_probe(self) -> bool:
+        """Whether the answer of the model that is asked will be judged."""
+        is_chosen = self.asked is not None and self.asked.model.name == self.given.model
+        return self.given.probe and is_chosen and not self.escalated
+
+    def note_fault(self, kept: KeptAnswer, fault: str) -> None:
+        """Keep how an answer breaks a rule; the last such error becomes the job's own."""
+        self.kept.note_fault(kept, fault)
+        self.model, self.error_code = kept.attempt.model, _INVALID
+        self.error_message = f"the answer of {kept.attempt.model} breaks a rule: {fault}"
+
     def note_error(self, model: CandidateModel, code: str, message: str) -> None:
         """Keep why a model gave no answer; the last such error becomes the job's own."""
         self.model, self.error_code, self.error_message = model.name, code, message
@@ -171,6 +201,8 @@ class JobAccount:
     def success(self, completion: Completion) -> Result:
         """Return the result of the job if the last model's answer is taken."""
         deviates = self.model != self.given.planned
+        # A probe's job that asks another model does what its plan says.
+        reason = self.reason if self.escalated else self.reason or DeviationReason.REPLAN
         return Result(
             job_no=self.job_no,
             status=ResultStatus.SUCCEEDED,
@@ -178,13 +210,61 @@ class JobAccount:
             attempts=self.attempts,
             model=self.model,
             completion=completion,
-            reason=(self.reason or DeviationReason.REPLAN) if deviates else None,
+            reason=reason if deviates else None,
             expected_quality=self.asked.expected_quality if deviates and self.asked else None,
             expected_cost_usd=self.asked.expected_cost_usd if deviates and self.asked else None,
+            decision=AnswerDecision.ESCALATED if self.escalated else AnswerDecision.DIRECT,
+        )
+
+    def accepted(self, kept: KeptAnswer, expected_quality: float | None = None) -> Result:
+        """Return the result of the job if a kept answer is taken.
+
+        Args:
+            kept: An answer that keeps the rules.
+            expected_quality: Probability that it is good, where it was judged.
+        """
+        self.model = kept.attempt.model
+        result = self.success(kept.completion)
+        if not kept.attempt.probe:
+            return result
+        return replace(
+            result,
+            decision=AnswerDecision.ACCEPTED,
+            expected_quality=expected_quality,
+            expected_cost_usd=None,
         )
 
     def failure(self) -> Result:
-        """Return the result of the job if no model answers."""
+        """Return the result of the job if no model gives an answer that is better than kept ones.
+
+        That is the best kept answer where there is one; it counts as failed if it breaks a rule.
+        """
+        return self._from_kept(self._failure())
+
+    def _from_kept(self, otherwise: Result) -> Result:
+        """Return the result with the best kept answer, if there is one."""
+        kept = self.kept.best(self.offered)
+        if kept is None:
+            return otherwise
+        fault = self.kept.fault_of(kept)
+        if fault is None:
+            return self.accepted(kept)
+        status = ResultStatus.FAILED
+        if otherwise.status is not ResultStatus.BUDGET_EXHAUSTED:
+            status = otherwise.status
+        message = f"no answer keeps the rules; {kept.attempt.model}'s is kept: {fault}"
+        if otherwise.error_code != _INVALID:
+            message = f"{message}; then {otherwise.error_message}"
+        return replace(
+            otherwise,
+            status=status,
+            model=kept.attempt.model,
+            completion=kept.completion,
+            error_code=_INVALID,
+            error_message=message,
+        )
+
+    def _failure(self) -> Result:
         exhausted = self.error_code == ResultStatus.BUDGET_EXHAUSTED
         return Result(
             job_no=self.job_no,
@@ -197,7 +277,10 @@ class JobAccount:
         )
 
     def expiry(self) -> Result:
-        """Return the result of the job if its deadline passes before an answer."""
+        """Return the result of the job if its deadline passes: the best kept answer, if any."""
+        return self._from_kept(self._expiry())
+
+    def _expiry(self) -> Result:
         return Result(
             job_no=self.job_no,
             status=ResultStatus.EXPIRED,
@@ -221,7 +304,8 @@ def settle_calls(
         calls: Calls that have ended or were cancelled; those that were never sent are skipped.
 
     Returns:
-        Why the job has no answer yet; None where its result is recorded.
+        Why the job has no answer yet; None where its result is recorded, or an answer is kept that
+        must be decided about (`KeptAnswers.undecided`).
 
     Raises:
         StoreError: A flush failed, or another worker owns the shard.
@@ -240,11 +324,30 @@ def settle_calls(
         if error is not None:
             _settle_unusable(commit, account, call, model, completion, error)
         else:
-            attempt = succeeded_attempt(account.job_no, call.attempt_no, model, completion)
-            account.add_success(model, attempt.cost_usd)
-            is_last = number == len(sent)
-            commit.settle(attempt, account.success(completion) if is_last else None)
+            _settle_answer(commit, account, call, model, completion, is_last=number == len(sent))
     return error
+
+
+def _settle_answer(
+    commit: GroupCommit,
+    account: JobAccount,
+    call: Call,
+    model: CandidateModel,
+    completion: Completion,
+    *,
+    is_last: bool,
+) -> None:
+    """Settle an answer: with the job's result, or kept until it is decided about."""
+    attempt = succeeded_attempt(account.job_no, call.attempt_no, model, completion)
+    attempt = replace(attempt, probe=account.asks_probe)
+    account.add_success(model, attempt.cost_usd)
+    if is_last and (attempt.probe or account.rules.has_rules):
+        kept = KeptAnswer(attempt, completion)
+        account.kept.add(kept)
+        commit.settle(attempt)
+        commit.keep(kept)
+    else:
+        commit.settle(attempt, account.success(completion) if is_last else None)
 
 
 def _is_usable(account: JobAccount, call: Call) -> bool:
@@ -263,7 +366,8 @@ def _settle_failure(
         error = HedgeLostError(f"another call to {model.name} answered first")
     cost_usd = call.worst_case_usd if error.maybe_billed else Decimal(0)
     account.add_failure(model, cost_usd, error)
-    commit.settle(failed_attempt(account.job_no, call.attempt_no, model, error, cost_usd))
+    attempt = failed_attempt(account.job_no, call.attempt_no, model, error, cost_usd)
+    commit.settle(replace(attempt, probe=account.asks_probe))
     return error
 
 
@@ -289,7 +393,7 @@ def _settle_unusable(
     """Settle a completion that is no answer, such as one that a filter cut: it is billed."""
     attempt = unusable_attempt(account.job_no, call.attempt_no, model, completion, error)
     account.add_failure(model, attempt.cost_usd, error)
-    commit.settle(attempt)
+    commit.settle(replace(attempt, probe=account.asks_probe))
 
 
 def succeeded_attempt(

@@ -6,7 +6,7 @@ follows each step.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +16,7 @@ from itertools import chain
 from random import Random
 
 from routoo.client.retry import backoff_s
-from routoo.domain.completion import Reservation
+from routoo.domain.completion import KeptAnswer, Reservation
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import (
@@ -34,7 +34,9 @@ from routoo.pipeline.dispatch.accounting import JobAccount, settle_calls
 from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
 from routoo.pipeline.dispatch.hedge import Call, CallLatencies, HedgedCaller
+from routoo.pipeline.dispatch.judging import AnswerJudging
 from routoo.pipeline.dispatch.money_queue import MoneyQueue
+from routoo.pipeline.dispatch.review import Verdict, resume, review
 from routoo.ports import ChatClient, Permit
 
 _OUTAGE_POSTPONE_S = 10.0
@@ -62,8 +64,18 @@ class _Next(Enum):
     """The money that is left covers no call now, and calls in flight may free some."""
     UNAVAILABLE = auto()
     """All endpoints of the model keep failing; it is asked again after the other candidates."""
+    ESCALATED = auto()
+    """Its answer was judged: other candidates are asked now."""
     AGAIN = auto()
     """The call was not sent: it may cost more than was known when its money was reserved."""
+
+
+_STEPS = {
+    Verdict.TAKEN: _Next.ENDED,
+    Verdict.ASK_AGAIN: None,
+    Verdict.LEAVE: _Next.NEXT_MODEL,
+    Verdict.ESCALATE: _Next.ESCALATED,
+}
 
 
 @dataclass(slots=True)
@@ -78,6 +90,10 @@ class Answerer:
     final_filters: frozenset[str] = frozenset()
     """Names of models after whose content filter no other model is asked."""
     latencies: CallLatencies = field(default_factory=CallLatencies)
+    judging: AnswerJudging | None = None
+    """Judges the answers of probes; without it they are taken as they come."""
+    kept: Mapping[int, Sequence[KeptAnswer]] = field(default_factory=dict)
+    """Answers that earlier dispatches kept, by job number."""
     busy: set[int] = field(default_factory=set)
     """Numbers of the jobs that an endpoint has admitted: money may be reserved for them."""
     postponed: set[int] = field(default_factory=set)
@@ -109,25 +125,36 @@ class Answerer:
             StoreError: A flush failed, or another worker owns the shard.
         """
         account = self._account_of(pending)
+        account.offered = account.candidates = candidates
         try:
-            step = await self._ask_in_turn(account, candidates)
+            step = await self._answer(account)
         finally:
             self._money.leave(account.job_no)
         if step is _Next.NEXT_MODEL:  # there is none
             self.commit.record(account.failure())
         return step is not _Next.LEFT_PENDING
 
+    async def _answer(self, account: JobAccount) -> _Next:
+        """Decide about the answers that the job has; ask until it has its result, or can't be."""
+        if await resume(self.commit, self.judging, account) is Verdict.TAKEN:
+            return _Next.ENDED
+        step = _Next.ESCALATED
+        while step is _Next.ESCALATED:
+            step = await self._ask_in_turn(account, account.candidates)
+        return step
+
     def _account_of(self, pending: PendingJob) -> JobAccount:
         """Return the account of a job, which goes on if the job was given another model."""
-        account = self._accounts.get(pending.job.job_no)
+        number = pending.job.job_no
+        account = self._accounts.get(number)
         if account is None:
-            account = self._accounts[pending.job.job_no] = JobAccount.of(pending)
+            account = self._accounts[number] = JobAccount.of(pending, self.kept.get(number, ()))
         else:
             account.reassign(pending)
         return account
 
     async def _ask_in_turn(self, account: JobAccount, candidates: Sequence[Candidate]) -> _Next:
-        """Ask the candidates in turn until the job has its result or is left pending."""
+        """Ask the candidates in turn until the job has its result, or something else follows."""
         # An unavailable model is asked again after all others; then the job waits for it.
         unavailable: list[Candidate] = []
         for number, candidate in enumerate(chain(candidates, unavailable)):
@@ -181,6 +208,8 @@ class Answerer:
             return _Next.UNAVAILABLE
         if outage_s > _OUTAGE_PATIENCE_S:
             return _Next.NEXT_MODEL
+        if outage_s > _OUTAGE_POSTPONE_S and account.kept.has_good:
+            return _Next.NEXT_MODEL
         if outage_s > _OUTAGE_POSTPONE_S:
             return self._postpone(account)
         return None
@@ -219,7 +248,14 @@ class Answerer:
         refused_limit = isinstance(error, LimitFieldRefusedError)
         if refused_limit and self.client.behaviour.apply(model) is not known:
             return None
-        return _Next.ENDED if error is None else error
+        return await self._review(account) if error is None else error
+
+    async def _review(self, account: JobAccount) -> _Next | None:
+        """Decide about the answer that came; None where its model is asked once more."""
+        if account.kept.undecided is None:
+            return _Next.ENDED
+        verdict = await review(self.commit, self.judging, account, account.kept.undecided)
+        return _STEPS[verdict]
 
     async def _before_call(
         self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
@@ -288,7 +324,7 @@ class Answerer:
         self._money.leave(account.job_no)
         if outcome is ReservationOutcome.GRANTED:
             return None
-        if outcome is ReservationOutcome.RETRY_LATER:
+        if outcome is ReservationOutcome.RETRY_LATER and not account.kept.has_good:
             return self._postpone(account)
         if await self._lower_limit(account, model):
             return _Next.AGAIN

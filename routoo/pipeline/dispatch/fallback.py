@@ -60,7 +60,7 @@ def rank_candidates(batch: BatchRecord, pending: Sequence[PendingJob]) -> list[l
         experience,
         batch.call_options.max_completion_tokens,
     )
-    price = _quality_per_usd(batch, plan)
+    price = quality_per_usd(batch, plan)
     answered = quality * answered_shares(batch.pool, experience)
     value = np.where(estimates.allowed, answered - price * estimates.cost_usd, -np.inf)
     column_of = {name: column for column, name in enumerate(batch.pool.names)}
@@ -85,7 +85,7 @@ def final_filters(batch: BatchRecord) -> frozenset[str]:
     )
 
 
-def _quality_per_usd(batch: BatchRecord, plan: Mapping[str, Any]) -> float:
+def quality_per_usd(batch: BatchRecord, plan: Mapping[str, Any]) -> float:
     """Return how much quality a dollar must buy, by the plan or by the batch's owner."""
     price = float(plan.get("shadow_price_per_usd") or 0.0)
     if batch.objective.willingness_to_pay_usd is not None:

@@ -16,8 +16,9 @@ import structlog
 from psycopg import AsyncConnection
 
 from routoo.domain.behaviour import KnownBehaviour
-from routoo.domain.completion import Attempt, Reservation, Result
+from routoo.domain.completion import Attempt, KeptAnswer, Reservation, Result
 from routoo.domain.job import Lease, ResultStatus
+from routoo.domain.judgement import AnswerJudgement
 from routoo.errors import (
     DatabaseUnavailableError,
     InvalidResponseError,
@@ -25,7 +26,15 @@ from routoo.errors import (
     ValueRefusedError,
 )
 from routoo.pipeline.dispatch.response_cache import ShardCache
-from routoo.store import budget, endpoint_behaviour, leases, ledger, response_cache, results
+from routoo.store import (
+    budget,
+    endpoint_behaviour,
+    kept_answers,
+    leases,
+    ledger,
+    response_cache,
+    results,
+)
 from routoo.store.database import Database
 
 _LINGER_S = 0.005
@@ -59,6 +68,8 @@ class _Writes:
     """Job number and attempt number of calls that were not sent."""
     settlements: list[Attempt] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
+    kept: list[KeptAnswer] = field(default_factory=list)
+    judgements: list[AnswerJudgement] = field(default_factory=list)
     is_plain: bool = False
     """Whether they hold none of the values that came from an endpoint."""
 
@@ -67,7 +78,8 @@ class _Writes:
 
         A job's settlements and its result stay together. What can't be divided is one part.
         """
-        jobs = dict.fromkeys(one.job_no for one in (*self.settlements, *self.results))
+        values = (*self.settlements, *self.results, *self.judgements)
+        jobs = dict.fromkeys(one.job_no for one in values)
         first = set(list(jobs)[: (len(jobs) + 1) // 2])
         parts = [self._of(first), self._of(jobs.keys() - first)]
         parts.append(_Writes(reservations=self.reservations, releases=self.releases))
@@ -77,13 +89,21 @@ class _Writes:
         return _Writes(
             settlements=[one for one in self.settlements if one.job_no in jobs],
             results=[one for one in self.results if one.job_no in jobs],
+            kept=[one for one in self.kept if one.attempt.job_no in jobs],
+            judgements=[one for one in self.judgements if one.job_no in jobs],
         )
+
+    @property
+    def undecided(self) -> list[KeptAnswer]:
+        """The kept answers whose jobs get no result at once."""
+        ended = {result.job_no for result in self.results}
+        return [one for one in self.kept if one.attempt.job_no not in ended]
 
     @property
     def size(self) -> int:
         """How many writes there are."""
         parts = (self.reservations, self.releases, self.settlements, self.results)
-        return sum(map(len, parts))
+        return sum(map(len, parts)) + len(self.kept) + len(self.judgements)
 
     def without_values(self, error: ValueRefusedError) -> "_Writes":
         """Return the writes of jobs with none of the values that came from an endpoint."""
@@ -215,6 +235,18 @@ class GroupCommit:
         self._waiting.results.append(result)
         self._has_writes.set()
 
+    def keep(self, kept: KeptAnswer) -> None:
+        """Keep an answer whose call is settled now; not if its job's result is written with it."""
+        self._check()
+        self._waiting.kept.append(kept)
+        self._has_writes.set()
+
+    def note(self, judgement: AnswerJudgement) -> None:
+        """Record what was decided about an answer."""
+        self._check()
+        self._waiting.judgements.append(judgement)
+        self._has_writes.set()
+
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
@@ -276,6 +308,10 @@ class GroupCommit:
                 # Settlements come first: the money that they free may cover these reservations.
                 if writes.settlements:
                     await ledger.settle(conn, lease, writes.settlements, fenced=True)
+                if kept := writes.undecided:
+                    await kept_answers.save(conn, lease, kept)
+                if writes.judgements:
+                    await kept_answers.save_judgements(conn, lease, writes.judgements)
                 if writes.results:
                     await results.save(conn, lease, writes.results, fenced=True, alone=self._alone)
                 reserved = await ledger.reserve_all(conn, lease, wanted) if wanted else None
@@ -283,8 +319,8 @@ class GroupCommit:
                     await endpoint_behaviour.save(conn, unsaved)
                 found = await endpoint_behaviour.ask(conn)
             leases.check_fence(proof, lease)
-            if self._cache is not None and (kept := self._cache.answers(writes.results)):
-                await response_cache.keep(conn, kept, self._cache.ttl_s)
+            if self._cache is not None and (new := self._cache.answers(writes.results)):
+                await response_cache.keep(conn, new, self._cache.ttl_s)
             outcomes = [ReservationOutcome.GRANTED] * len(wanted)
             if reserved is not None and reserved.rowcount == 0:
                 outcomes = await self._reserve_singly(conn, wanted)

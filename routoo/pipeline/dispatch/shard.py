@@ -4,7 +4,7 @@ While a shard is dispatched its batch is followed: its state, its plan and its b
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,16 +14,18 @@ import structlog
 from psycopg import AsyncConnection
 
 from routoo.domain.behaviour import KnownBehaviour
+from routoo.domain.completion import KeptAnswer
 from routoo.domain.job import BatchStatus, Lease, PendingJob
 from routoo.errors import DatabaseUnavailableError
 from routoo.pipeline.dispatch.answer import Answerer
 from routoo.pipeline.dispatch.fallback import Candidate, final_filters, rank_candidates
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import CallLatencies
+from routoo.pipeline.dispatch.judging import AnswerJudging
 from routoo.pipeline.dispatch.response_cache import ShardCache, take_cached
 from routoo.pipeline.select.experience import load_experience
 from routoo.ports import ChatClient
-from routoo.store import assignments, batches, budget, endpoint_behaviour, jobs
+from routoo.store import assignments, batches, budget, endpoint_behaviour, jobs, kept_answers
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.database import Database
 from routoo.store.ledger import write_off
@@ -80,6 +82,7 @@ async def dispatch_shard(
     ) as commit:
         attempts, filters = options.max_attempts_per_model, final_filters(batch)
         answerer = Answerer(client, commit, asyncio.Event(), attempts, filters, loaded.latencies)
+        answerer.judging, answerer.kept = loaded.judging, loaded.kept
         dispatch = _Dispatch(db, lease, batch, answerer, options, stop)
         tasks = await dispatch.run(loaded.pending, loaded.revision)
     await log_budget_used(db, batch.id)
@@ -101,6 +104,9 @@ class _Loaded:
     alone: bool
     """Whether the batch has no duplicates."""
     latencies: CallLatencies
+    judging: AnswerJudging
+    kept: Mapping[int, Sequence[KeptAnswer]]
+    """Answers that are paid and not, or not yet, results, by job number."""
 
 
 async def _load(
@@ -117,9 +123,12 @@ async def _load(
         alone = not await assignments.any_duplicates(conn, batch.id)
         latencies = await _latencies(conn, batch, pending)
         behaviour.update(await endpoint_behaviour.load(conn))
+        kept = await kept_answers.load(conn, lease)
+        judging = AnswerJudging(batch.pool)
+        judging.follow(batch)
     cache = ShardCache.of(batch.pool, batch.call_options, pending)
     pending = await take_cached(db, lease, cache, pending)
-    return _Loaded(pending, cache, revision, alone, latencies)
+    return _Loaded(pending, cache, revision, alone, latencies, judging, kept)
 
 
 async def _latencies(
@@ -144,7 +153,8 @@ class JobTasks:
     def __init__(self, answerer: Answerer, group: asyncio.TaskGroup) -> None:
         self._answerer, self._group = answerer, group
         self._tasks: dict[int, asyncio.Task[bool]] = {}
-        self._models: dict[int, str] = {}
+        self._choices: dict[int, tuple[str, bool]] = {}
+        """Each job's model, and whether it is asked as a probe."""
 
     def assign(self, pending: Sequence[PendingJob], ranked: Sequence[Sequence[Candidate]]) -> int:
         """Start jobs, and restart those that wait for a call to another model than planned now.
@@ -165,11 +175,11 @@ class JobTasks:
             number, task = job.job.job_no, self._tasks.get(job.job.job_no)
             if task is not None:
                 settled = task.done() or number in self._answerer.busy
-                if settled or self._models[number] == job.model:
+                if settled or self._choices[number] == (job.model, job.probe):
                     continue
                 task.cancel()  # it waits in a queue, and has nothing reserved
                 moved += 1
-            self._models[number] = job.model
+            self._choices[number] = job.model, job.probe
             self._tasks[number] = self._group.create_task(self._answerer.answer(job, candidates))
         return moved
 
@@ -220,6 +230,8 @@ class _Dispatch:
         async with self.db.transaction() as conn:
             batch = await batches.get(conn, self.lease.key.batch_id)
             pending = await jobs.pending(conn, self.lease)
+        if self.answerer.judging is not None:
+            self.answerer.judging.follow(batch)
         tasks.assign(pending, rank_candidates(batch, pending))
 
     async def _watch_clock(self, tasks: JobTasks) -> None:

@@ -1,0 +1,104 @@
+"""Reviews answers before they become results: by their job's rules, and probes' by the judge."""
+
+import asyncio
+from enum import Enum, auto
+
+from routoo.domain.answer_checks import find_fault
+from routoo.domain.completion import KeptAnswer
+from routoo.domain.judgement import AnswerJudgement
+from routoo.domain.validators import Validators
+from routoo.pipeline.dispatch.accounting import JobAccount
+from routoo.pipeline.dispatch.group_commit import GroupCommit
+from routoo.pipeline.dispatch.judging import ESCALATED, AnswerJudging
+
+
+class Verdict(Enum):
+    """What follows from an answer."""
+
+    TAKEN = auto()
+    """It is the job's result."""
+    ASK_AGAIN = auto()
+    """It broke a rule, and its model is asked once more."""
+    LEAVE = auto()
+    """It broke a rule: the next model is asked."""
+    ESCALATE = auto()
+    """It was judged; `JobAccount.candidates` are asked now, in their order."""
+
+
+async def review(
+    commit: GroupCommit, judging: AnswerJudging | None, account: JobAccount, kept: KeptAnswer
+) -> Verdict:
+    """Decide about an answer that is kept.
+
+    Args:
+        commit: Records what was decided, and the result if the answer is taken.
+        judging: Judges probes' answers; without it each is as good as any.
+        account: The job's account; is brought up to date.
+        kept: The answer.
+
+    Raises:
+        StoreError: A flush failed, or another worker owns the shard.
+    """
+    account.kept.undecided = None
+    fault = await _fault(account.rules, kept)
+    if fault is not None:
+        account.note_fault(kept, fault)
+        if account.rules.repair and account.kept.faults_of(kept.attempt.model) == 1:
+            return Verdict.ASK_AGAIN
+    if kept.attempt.probe and judging is not None:
+        return await _decide(commit, judging, account, kept)
+    if fault is None:
+        commit.record(account.accepted(kept))
+        return Verdict.TAKEN
+    number = kept.attempt
+    commit.note(AnswerJudgement(number.job_no, number.attempt_no, ESCALATED, fault=fault))
+    account.escalated = True
+    return Verdict.LEAVE
+
+
+async def _decide(
+    commit: GroupCommit, judging: AnswerJudging, account: JobAccount, kept: KeptAnswer
+) -> Verdict:
+    """Decide about a probe's answer at the price of now."""
+    fault = account.kept.fault_of(kept)
+    decision = await judging.decide(account.given, kept, account.offered, fault)
+    commit.note(decision.judgement)
+    if decision.accepts:
+        commit.record(account.accepted(kept, decision.judgement.after))
+        return Verdict.TAKEN
+    account.escalated, account.candidates = True, decision.order
+    return Verdict.ESCALATE
+
+
+async def resume(
+    commit: GroupCommit, judging: AnswerJudging | None, account: JobAccount
+) -> Verdict | None:
+    """Decide again about the answers that a job has already, as if they came now.
+
+    Returns:
+        What follows from the last one; None where there is none. The account's candidates are
+        those that are left.
+    """
+    verdict = None
+    account.kept.forget_decisions()
+    account.escalated = False
+    for kept in account.kept.answers:
+        verdict = await review(commit, judging, account, kept)
+        if verdict is Verdict.TAKEN:
+            break
+        if verdict is Verdict.LEAVE:
+            account.note_departure()
+            account.candidates = [
+                one for one in account.candidates if one.model.name != kept.attempt.model
+            ]
+    return verdict
+
+
+async def _fault(rules: Validators, kept: KeptAnswer) -> str | None:
+    """Return how an answer breaks its job's rules; None where it keeps them."""
+    answer, reason = kept.completion.answer, kept.completion.finish_reason
+    if rules.regex is None and rules.json_schema is None:
+        fault = find_fault(rules, answer, reason)
+    else:  # in a thread: some patterns and schemas take long
+        fault = await asyncio.to_thread(find_fault, rules, answer, reason)
+    return None if fault is None else f"{fault.rule}: {fault.message}"
