@@ -9,6 +9,8 @@ from rich.text import Text
 
 from routoo.console import formatting
 from routoo.console.fitted_table import FittedTable, TableColumn
+from routoo.domain.completion import AnswerDecision
+from routoo.domain.judgement import AnswerJudgement
 from routoo.pipeline.explanation import JobExplanation
 from routoo.selector.explain import Change
 from routoo.store.batches.records import BatchRecord
@@ -41,6 +43,7 @@ def explanation_json(batch: BatchRecord, explained: JobExplanation) -> dict[str,
         "with_less_money": _change_facts(explained.explanation.with_less_money),
         "decisions": [asdict(one) for one in history.decisions],
         "calls": [asdict(one) for one in history.calls],
+        "judgements": [asdict(one) for one in history.judgements],
         "result": None if history.ending is None else asdict(history.ending),
     }
 
@@ -94,11 +97,26 @@ def _sentences(batch: BatchRecord, explained: JobExplanation) -> Iterator[str]:
     for call in explained.history.calls:
         error = f", {call.error_code}: {call.error_message}" if call.error_code else ""
         took = formatting.duration(call.latency_s)
+        probe = ", a probe," if call.probe else ""
         yield (
-            f"Call {call.attempt_no}: {call.model} {call.status} in {took} for "
+            f"Call {call.attempt_no}: {call.model}{probe} {call.status} in {took} for "
             f"{formatting.usd(call.cost_usd)}{error}"
         )
+    yield from map(_judgement, explained.history.judgements)
     yield _result(explained)
+
+
+def _judgement(judged: AnswerJudgement) -> str:
+    """Say what was decided about an answer, and by which figures."""
+    said = f"Its answer to call {judged.attempt_no} was {judged.decision}"
+    if judged.before is not None and judged.after is not None:
+        before, after = formatting.percent(judged.before), formatting.percent(judged.after)
+        said += f": it was expected to be good with {before}, judged with {after}"
+    if judged.threshold is not None:
+        said += f", and asking another model was worth {judged.threshold:.3f}"
+    if judged.fault is not None:
+        said += f"; it broke a rule ({judged.fault})"
+    return said + (f"; next was {judged.next_model}." if judged.next_model else ".")
 
 
 def _changed(way: str, change: Change | None) -> Iterator[str]:
@@ -114,7 +132,8 @@ def _result(explained: JobExplanation) -> str:
     graded = "" if ending.quality is None else f", graded {formatting.percent(ending.quality)}"
     error = f": {ending.error_message}" if ending.error_message else ""
     by = f" by {ending.model}" if ending.model else ""
-    return f"Ended as {ending.status}{by} for {formatting.usd(ending.cost_usd)}{graded}{error}"
+    how = "" if ending.decision == AnswerDecision.DIRECT else f" ({ending.decision})"
+    return f"Ended as {ending.status}{by}{how} for {formatting.usd(ending.cost_usd)}{graded}{error}"
 
 
 def _candidate_facts(explained: JobExplanation) -> list[dict[str, Any]]:

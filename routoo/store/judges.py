@@ -35,6 +35,15 @@ async def keep(conn: AsyncConnection, lease: Lease, content: bytes) -> None:
     )
 
 
+async def sha256_of(conn: AsyncConnection, batch_id: UUID) -> str | None:
+    """Return the hash of the judge of a batch's answers; None where it has none."""
+    cursor = await conn.execute(
+        "SELECT content_sha256 FROM batch_judges WHERE batch_id = %s", [batch_id]
+    )
+    row = await cursor.fetchone()
+    return None if row is None else str(row[0])
+
+
 async def content_of(conn: AsyncConnection, batch_id: UUID) -> bytes | None:
     """Return the judge of a batch's answers as one file; None where it has none."""
     cursor = await conn.execute(

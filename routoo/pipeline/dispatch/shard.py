@@ -6,7 +6,7 @@ While a shard is dispatched its batch is followed: its state, its plan and its b
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
 
@@ -23,6 +23,7 @@ from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import CallLatencies
 from routoo.pipeline.dispatch.judging import AnswerJudging
 from routoo.pipeline.dispatch.response_cache import ShardCache, take_cached
+from routoo.pipeline.judges import JudgeCache
 from routoo.pipeline.select.experience import load_experience
 from routoo.ports import ChatClient
 from routoo.store import assignments, batches, budget, endpoint_behaviour, jobs, kept_answers
@@ -40,13 +41,15 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DispatchOptions:
-    """Limits of a shard's dispatch."""
+    """Limits of a shard's dispatch, and what a process keeps for all of its shards."""
 
     max_attempts_per_model: int = 4
     time_limit_s: float = 600.0
     """No new call starts after this time; then the shard is handed back, in seconds."""
     drain_grace_s: float = 3.0
     """How long calls in flight may go on once the worker is asked to stop, in seconds."""
+    judges: JudgeCache = field(default_factory=JudgeCache)
+    """Judges of answers."""
 
 
 async def dispatch_shard(
@@ -76,7 +79,7 @@ async def dispatch_shard(
         StaleLeaseError: Another worker owns the shard now.
         StoreError: The database can't be reached or refused.
     """
-    loaded = await _load(db, lease, batch, client.behaviour)
+    loaded = await _load(db, lease, batch, client.behaviour, options.judges)
     async with GroupCommit(
         db, lease, cache=loaded.cache, alone=loaded.alone, behaviour=client.behaviour
     ) as commit:
@@ -110,7 +113,11 @@ class _Loaded:
 
 
 async def _load(
-    db: Database, lease: Lease, batch: BatchRecord, behaviour: KnownBehaviour
+    db: Database,
+    lease: Lease,
+    batch: BatchRecord,
+    behaviour: KnownBehaviour,
+    judges: JudgeCache,
 ) -> _Loaded:
     """Read a shard, after its unsettled calls were written off and its cached answers taken.
 
@@ -124,7 +131,7 @@ async def _load(
         latencies = await _latencies(conn, batch, pending)
         behaviour.update(await endpoint_behaviour.load(conn))
         kept = await kept_answers.load(conn, lease)
-        judging = AnswerJudging(batch.pool)
+        judging = AnswerJudging(batch.pool, await judges.of(conn, batch))
         judging.follow(batch)
     cache = ShardCache.of(batch.pool, batch.call_options, pending)
     pending = await take_cached(db, lease, cache, pending)

@@ -1,0 +1,363 @@
+"""Dispatch with judged answers and with rules for answers, against a real local endpoint."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import pytest
+
+from routoo.domain.job import SLA, Lease
+from routoo.domain.validators import Validators
+from routoo.pipeline.dispatch import answer
+from routoo.pipeline.judges import JudgeCache
+from routoo.store import ledger, shards
+from routoo.store.database import Database
+from tests.dispatch_factory import billed_usd, claim, dispatch, pool_of, prepare, rows
+from tests.fakes.openai_server import FakeServer
+
+pytestmark = pytest.mark.anyio
+
+NAMES = ("small", "large")
+BAD = {"models": {"small": {"answer": "I am not sure"}, "large": {"answer": "certain"}}}
+GOOD = {"models": {"small": {"answer": "certain"}, "large": {"answer": "certain"}}}
+
+
+class FakeJudge:
+    """Takes an answer for good unless it says that it isn't sure."""
+
+    probes = ("small",)
+
+    def columns(self, models: Sequence[str]) -> list[int]:
+        return [NAMES.index(name) for name in models]
+
+    def spread(self, models: Sequence[str], quality: Any) -> Any:
+        assert tuple(models) == NAMES
+        return np.asarray(quality, np.float32)
+
+    def judge(self, probe: str, answers: Sequence[Any]) -> Any:
+        assert probe == "small"
+        assert all("Question number" in one.prompt for one in answers)
+        own = [0.1 if "not sure" in one.text else 0.95 for one in answers]
+        return np.array([[value, 0.9] for value in own], np.float32)
+
+
+class CrashError(Exception):
+    """Stands for the death of a worker."""
+
+
+@pytest.fixture(autouse=True)
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def of(_cache: JudgeCache, _conn: Any, _batch: Any) -> Any:
+        return FakeJudge()
+
+    monkeypatch.setattr(JudgeCache, "of", of)
+
+
+async def probed(db: Database, server: FakeServer, count: int = 4, **options: Any) -> Lease:
+    """Bring a batch to its dispatch, each job a probe of the small model."""
+    lease = await prepare(db, pool_of(server), count, **options)
+    await rows(db, "UPDATE assignments SET probe = true, escalation_chance = 0.5 RETURNING 1")
+    return lease
+
+
+async def again(db: Database, lease: Lease) -> Lease:
+    async with db.transaction() as conn:
+        await shards.finish(conn, lease, shards.HandedBack())
+    return await claim(db, lease.key)
+
+
+async def ends(db: Database) -> list[tuple[Any, ...]]:
+    return await rows(
+        db,
+        "SELECT status, model, decision, reason, attempts, count(*) FROM results"
+        " GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3",
+    )
+
+
+async def calls(db: Database) -> list[tuple[Any, ...]]:
+    return await rows(
+        db,
+        "SELECT model, status, probe, count(*) FROM attempts GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+    )
+
+
+async def money_agrees(db: Database, lease: Lease, server: FakeServer) -> None:
+    async with db.transaction() as conn:
+        balance = await ledger.balance(conn, lease.key.batch_id)
+    assert balance.reserved_usd == 0
+    assert balance.spent_usd == billed_usd(server)
+    assert await rows(db, "SELECT sum(cost_usd) FROM results") == [(balance.spent_usd,)]
+
+
+async def test_a_probe_that_answers_well_is_accepted(db: Database) -> None:
+    async with FakeServer(GOOD) as server:
+        lease = await probed(db, server)
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "small", "accepted", None, 1, 4)]
+        assert await calls(db) == [("small", "succeeded", True, 4)]
+        await money_agrees(db, lease, server)
+        judged = "SELECT DISTINCT before, after, threshold, decision, next_model, fault"
+        assert await rows(db, f"{judged} FROM answer_judgements") == [
+            (0.5, pytest.approx(0.95), pytest.approx(0.9), "accepted", None, None)
+        ]
+
+
+async def test_a_probe_that_answers_badly_is_escalated_and_both_calls_count(db: Database) -> None:
+    async with FakeServer(BAD) as server:
+        lease = await probed(db, server)
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "large", "escalated", None, 2, 4)]
+        assert await calls(db) == [
+            ("large", "succeeded", False, 4),
+            ("small", "succeeded", True, 4),
+        ]
+        assert await rows(db, "SELECT count(DISTINCT answer) FROM kept_answers") == [(1,)]
+        await money_agrees(db, lease, server)
+        view = "SELECT DISTINCT decision, answer, expected_quality FROM batch_results"
+        assert await rows(db, view) == [("escalated", "certain", pytest.approx(0.9))]
+
+
+async def test_an_answer_is_judged_by_the_price_of_the_newest_plan(db: Database) -> None:
+    """Where a dollar must buy much, the same bad answer is good enough."""
+    async with FakeServer(BAD) as server:
+        lease = await probed(db, server)
+        dear = '{"shadow_price_per_usd": 1e6}'
+        await rows(db, "UPDATE batches SET plan = %s RETURNING 1", dear)
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "small", "accepted", None, 1, 4)]
+
+
+async def test_a_replan_changes_what_answers_must_reach(db: Database) -> None:
+    slow = {"models": {"small": {"answer": "I am not sure", "latency_s": 1.0}, "large": {}}}
+    async with FakeServer(slow) as server:
+        lease = await probed(db, server)
+        running = asyncio.create_task(dispatch(db, lease))
+        await asyncio.sleep(0.1)
+        dear = '{"shadow_price_per_usd": 1e6}'
+        await rows(db, "UPDATE batches SET plan = %s RETURNING 1", dear)
+        await rows(
+            db,
+            "INSERT INTO assignments (batch_id, job_no, revision, model, expected_quality,"
+            " expected_cost_usd, probe, escalation_chance) SELECT batch_id, job_no, 2, model,"
+            " expected_quality, expected_cost_usd, probe, escalation_chance FROM assignments"
+            " RETURNING 1",
+        )
+        await rows(
+            db,
+            "INSERT INTO replans (batch_id, revision, reason, decided_at, moved, before, after)"
+            " SELECT id, 2, 'a test', now(), 0, '{}', '{}' FROM batches RETURNING 1",
+        )
+        assert await running
+        assert await ends(db) == [("succeeded", "small", "accepted", None, 1, 4)]
+
+
+async def test_a_kept_answer_outlives_the_worker_and_is_not_paid_twice(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker dies when the answer is committed and nothing is decided yet."""
+
+    async def crash(*_args: Any) -> Any:
+        await asyncio.sleep(0.2)  # the answers are committed
+        raise CrashError
+
+    async with FakeServer(BAD) as server:
+        lease = await probed(db, server)
+        with monkeypatch.context() as patched:
+            patched.setattr(answer, "review", crash)
+            with pytest.raises(CrashError):
+                await dispatch(db, lease)
+        assert await ends(db) == []
+        assert await rows(db, "SELECT count(*) FROM kept_answers") == [(4,)]
+        lease = await again(db, lease)
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "large", "escalated", None, 2, 4)]
+        assert await calls(db) == [
+            ("large", "succeeded", False, 4),
+            ("small", "succeeded", True, 4),
+        ]
+        await money_agrees(db, lease, server)
+
+
+async def test_a_kept_answer_that_is_good_needs_no_further_call(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def crash(*_args: Any) -> Any:
+        await asyncio.sleep(0.2)
+        raise CrashError
+
+    async with FakeServer(GOOD) as server:
+        lease = await probed(db, server)
+        with monkeypatch.context() as patched:
+            patched.setattr(answer, "review", crash)
+            with pytest.raises(CrashError):
+                await dispatch(db, lease)
+        before = len(server.requests)
+        lease = await again(db, lease)
+        assert await dispatch(db, lease)
+        assert len(server.requests) == before
+        assert await ends(db) == [("succeeded", "small", "accepted", None, 1, 4)]
+        await money_agrees(db, lease, server)
+
+
+async def test_a_budget_that_covers_no_second_call_leaves_the_kept_answer(db: Database) -> None:
+    async with FakeServer(BAD) as server:
+        # The worst case of a small call is about $0.00012, that of a large one ten times as much.
+        lease = await probed(db, server, 2, budget_usd=Decimal("0.0005"))
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "small", "accepted", None, 1, 2)]
+        decided = "SELECT DISTINCT decision, next_model FROM answer_judgements"
+        assert await rows(db, decided) == [("escalated", "large")]
+        await money_agrees(db, lease, server)
+
+
+async def test_the_cap_of_a_job_leaves_the_kept_answer(db: Database) -> None:
+    async with FakeServer(BAD) as server:
+        lease = await probed(db, server, 2, sla=SLA(max_cost_usd=Decimal("0.0003")))
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "small", "accepted", None, 1, 2)]
+
+
+@pytest.mark.parametrize("fault", [{"kind": "status", "status": 500}, {"kind": "reset"}])
+async def test_an_endpoint_that_fails_for_good_leaves_the_kept_answer(
+    db: Database, monkeypatch: pytest.MonkeyPatch, fault: Mapping[str, Any]
+) -> None:
+    monkeypatch.setattr(answer, "_OUTAGE_POSTPONE_S", 0.2)
+    script = {"models": {**BAD["models"], "large": {"faults": [fault]}}}
+    async with FakeServer(script) as server:
+        lease = await probed(db, server, 2)
+        assert await dispatch(db, lease)
+        assert [row[:4] for row in await ends(db)] == [("succeeded", "small", "accepted", None)]
+        assert await rows(db, "SELECT DISTINCT answer FROM results") == [("I am not sure",)]
+
+
+async def test_a_probe_that_fails_for_good_is_replaced_without_a_judgement(db: Database) -> None:
+    fault = {"kind": "status", "status": 400}
+    script = {"models": {**GOOD["models"], "small": {"faults": [fault]}}}
+    async with FakeServer(script) as server:
+        lease = await probed(db, server, 2)
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "large", "direct", "failed", 2, 2)]
+        assert await calls(db) == [("large", "succeeded", False, 2), ("small", "failed", True, 2)]
+
+
+async def test_a_duplicate_says_how_its_original_came_about(db: Database) -> None:
+    async with FakeServer(BAD) as server:
+        lease = await probed(db, server, 2)
+        await rows(
+            db,
+            "INSERT INTO followers (batch_id, job_no, leader_no)"
+            " SELECT DISTINCT batch_id, 1, 0 FROM jobs RETURNING 1",
+        )
+        assert await dispatch(db, lease)
+        assert await rows(db, "SELECT source, decision FROM results ORDER BY job_no") == [
+            ("call", "escalated"),
+            ("duplicate", "escalated"),
+        ]
+
+
+CHOICES = Validators(choices=("certain",))
+
+
+@pytest.mark.parametrize(
+    ("rules", "bad"),
+    [
+        (Validators(choices=("certain",)), "maybe"),
+        (Validators(regex="^c"), "maybe"),
+        (Validators(json_schema='{"type": "string"}'), "maybe"),
+    ],
+)
+async def test_an_answer_that_breaks_a_rule_is_asked_of_the_next_model(
+    db: Database, rules: Validators, bad: str
+) -> None:
+    good = '"certain"' if rules.json_schema else "certain"
+    script = {"models": {"small": {"answer": bad}, "large": {"answer": good}}}
+    async with FakeServer(script) as server:
+        lease = await prepare(db, pool_of(server), 2, sla=SLA(validators=rules))
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "large", "escalated", "invalid", 2, 2)]
+        await money_agrees(db, lease, server)
+
+
+async def test_an_answer_that_keeps_the_rules_is_taken_as_ever(db: Database) -> None:
+    async with FakeServer(GOOD) as server:
+        lease = await prepare(db, pool_of(server), 3, sla=SLA(validators=CHOICES))
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "small", "direct", None, 1, 3)]
+        assert await rows(db, "SELECT count(*) FROM answer_judgements") == [(0,)]
+
+
+async def test_an_answer_is_repaired_by_one_retry_if_asked_for(db: Database) -> None:
+    once = {"kind": "patch", "first_per_prompt": 1, "json": said("maybe")}
+    script = {"models": {"small": {"answer": "certain", "faults": [once]}, "large": {}}}
+    rules = Validators(choices=("certain",), repair=True)
+    async with FakeServer(script) as server:
+        lease = await prepare(db, pool_of(server), 2, sla=SLA(validators=rules))
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "small", "direct", None, 2, 2)]
+        await money_agrees(db, lease, server)
+
+
+async def test_a_repair_that_fails_is_followed_by_the_next_model(db: Database) -> None:
+    rules = Validators(choices=("certain",), repair=True)
+    async with FakeServer(BAD) as server:
+        lease = await prepare(db, pool_of(server), 2, sla=SLA(validators=rules))
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "large", "escalated", "invalid", 3, 2)]
+
+
+async def test_if_nothing_keeps_the_rules_the_result_says_so_and_keeps_the_best_answer(
+    db: Database,
+) -> None:
+    script = {"models": {"small": {"answer": "maybe"}, "large": {"answer": "perhaps"}}}
+    async with FakeServer(script) as server:
+        lease = await prepare(db, pool_of(server), 2, sla=SLA(validators=CHOICES))
+        assert await dispatch(db, lease)
+        found = "SELECT DISTINCT status, model, answer, error_code, attempts FROM results"
+        assert await rows(db, found) == [("failed", "large", "perhaps", "validation_failed", 2)]
+        message = (await rows(db, "SELECT error_message FROM results LIMIT 1"))[0][0]
+        assert "none of the 1 choices" in message
+        await money_agrees(db, lease, server)
+
+
+async def test_a_schema_of_the_request_is_a_rule_without_being_asked(db: Database) -> None:
+    schema = {"type": "object", "required": ["answer"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": schema}}
+    script = {"models": {"small": {"answer": "{}"}, "large": {"answer": '{"answer": 4}'}}}
+    async with FakeServer(script) as server:
+        lease = await prepare(db, pool_of(server), 2, body={"response_format": wanted})
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "large", "escalated", "invalid", 2, 2)]
+
+
+async def test_a_probe_that_breaks_a_rule_is_never_accepted(db: Database) -> None:
+    async with FakeServer(BAD) as server:
+        lease = await probed(db, server, 2, sla=SLA(validators=CHOICES))
+        await rows(db, "UPDATE batches SET plan = '{\"shadow_price_per_usd\": 1e6}' RETURNING 1")
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "large", "escalated", None, 2, 2)]
+
+
+async def test_a_good_probe_stands_where_the_next_answer_breaks_a_rule(db: Database) -> None:
+    rules = Validators(regex="sure")
+    async with FakeServer(BAD) as server:
+        lease = await probed(db, server, 2, sla=SLA(validators=rules))
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "small", "accepted", None, 2, 2)]
+        assert await rows(db, "SELECT DISTINCT answer FROM results") == [("I am not sure",)]
+
+
+async def test_a_deadline_leaves_the_kept_answer(db: Database) -> None:
+    script = {"models": {**BAD["models"], "large": {"faults": [{"kind": "status"}]}}}
+    soon = datetime.now(UTC) + timedelta(seconds=1.5)
+    async with FakeServer(script) as server:
+        lease = await probed(db, server, 1, sla=SLA(deadline=soon))
+        assert await dispatch(db, lease, max_attempts_per_model=50)
+        assert [row[:3] for row in await ends(db)] == [("succeeded", "small", "accepted")]
+
+
+def said(text: str) -> dict[str, Any]:
+    """Return a patch that makes an answer say something else."""
+    return {"choices": [{"message": {"content": text}}]}
