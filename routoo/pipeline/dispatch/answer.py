@@ -30,13 +30,14 @@ from routoo.errors import (
     LimitFieldRefusedError,
     TruncatedAnswerError,
 )
-from routoo.pipeline.dispatch.accounting import JobAccount, settle_calls
+from routoo.pipeline.dispatch.accounting import JobAccount
 from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
 from routoo.pipeline.dispatch.hedge import Call, CallLatencies, HedgedCaller
 from routoo.pipeline.dispatch.judging import AnswerJudging
 from routoo.pipeline.dispatch.money_queue import MoneyQueue
 from routoo.pipeline.dispatch.review import Verdict, resume, review
+from routoo.pipeline.dispatch.settlement import settle_calls
 from routoo.ports import ChatClient, Permit
 
 _OUTAGE_POSTPONE_S = 10.0

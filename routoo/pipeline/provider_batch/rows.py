@@ -11,7 +11,7 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_cost_usd
 from routoo.domain.provider_batch import ProviderRow
 from routoo.errors import ContentFilterError, EndpointError
-from routoo.pipeline.dispatch.accounting import (
+from routoo.pipeline.dispatch.settlement import (
     failed_attempt,
     succeeded_attempt,
     unusable_attempt,
