@@ -1,4 +1,4 @@
-"""Settles calls that have ended: their attempts, what they cost, and the result or a kept answer."""
+"""Settles calls that have ended: attempts with their cost, and the result or a kept answer."""
 
 from collections.abc import Sequence
 from dataclasses import replace
