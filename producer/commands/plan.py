@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -147,13 +147,28 @@ def _awaited(settings: "Settings", batch_id: "UUID") -> "BatchRecord":
     return run_with_database(settings, wait, on_interrupt=_ON_INTERRUPT)
 
 
+@dataclass(slots=True)
+class _WaitNote:
+    """Notes once that no worker lives which could go on."""
+
+    noted: bool = False
+
+    def note(self, now: "Snapshot") -> None:
+        from producer.screen.progress import wait_line
+
+        if now.wait is not None and not now.wait.is_served and not self.noted:
+            self.noted = True
+            note(wait_line(now) or "")
+
+
 @contextmanager
-def _progress() -> "Iterator[Callable[[Snapshot], None] | None]":
-    """Show how many jobs are scored where standard error is a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
+def _progress() -> "Iterator[Callable[[Snapshot], None]]":
+    """Show how many jobs are scored; elsewhere than on a terminal only say what is waited for."""
     from producer.screen.progress import scoring_progress_bar
+
+    if not sys.stderr.isatty():
+        yield _WaitNote().note
+        return
 
     with scoring_progress_bar() as on_progress:
         yield on_progress

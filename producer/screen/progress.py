@@ -23,7 +23,6 @@ from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import messages
 from routoo.domain.job import BatchStatus
 from routoo.store.batches.records import BatchRecord
-from routoo.store.workers import WorkerWait
 
 _BAR_WIDTH = 40
 _LONGEST_REASON = 160
@@ -33,8 +32,9 @@ _REFRESHES_PER_S = 5
 def progress_view(snapshot: Snapshot) -> RenderableType:
     """Return the screen of `status` and `watch`."""
     parts: list[RenderableType] = [_title(snapshot), _stages(snapshot), _facts(snapshot)]
-    if snapshot.wait is not None:
-        parts.append(Text(f"waits for {_awaited(snapshot.wait)}", style="yellow"))
+    wait = wait_line(snapshot)
+    if wait is not None:
+        parts.append(Text(wait, style="yellow"))
     if snapshot.progress.models:
         parts.append(_models(snapshot))
     if snapshot.progress.deviations.jobs:
@@ -93,10 +93,14 @@ def read_progress_bar(size_bytes: int | None) -> Iterator[Callable[[ReadProgress
 @contextmanager
 def scoring_progress_bar() -> Iterator[Callable[[Snapshot], None]]:
     """Show a bar on standard error while jobs are scored; yields a function that moves it."""
-    columns = (TaskProgressColumn(), TextColumn("{task.completed:,.0f} jobs scored"))
-    with _bar("planning", *columns) as bar:
-        task = bar.add_task("plan", total=None)
-        yield lambda now: bar.update(task, total=now.progress.jobs, completed=now.progress.scored)
+    with _bar("planning", TaskProgressColumn(), TextColumn("{task.fields[doing]}")) as bar:
+        task = bar.add_task("plan", total=None, doing="")
+
+        def show(now: Snapshot) -> None:
+            doing = wait_line(now) or f"{now.progress.scored:,} jobs scored"
+            bar.update(task, total=now.progress.jobs, completed=now.progress.scored, doing=doing)
+
+        yield show
 
 
 def _bar(name: str, *columns: ProgressColumn) -> Progress:
@@ -113,7 +117,7 @@ def _bar(name: str, *columns: ProgressColumn) -> Progress:
 
 def progress_line(snapshot: Snapshot) -> str:
     """Return the progress in one line, for logs."""
-    now, wait, warning = snapshot.progress, snapshot.wait, snapshot.budget_warning
+    now, warning = snapshot.progress, snapshot.budget_warning
     parts = [
         f"{now.scored:,} scored",
         f"{snapshot.selected:,} selected",
@@ -123,7 +127,7 @@ def progress_line(snapshot: Snapshot) -> str:
         _at_providers(snapshot),
         f"{formatting.usd(snapshot.spent_usd)} spent{_of_budget(snapshot)}",
         *_pace(snapshot),
-        "" if wait is None else f"waits for {_awaited(wait)}",
+        wait_line(snapshot) or "",
         "" if warning is None else f"{warning} % of the budget is used",
         *(_failures(snapshot) if snapshot.is_over else ()),
         f"error: {now.error}" if now.error else "",
@@ -139,12 +143,15 @@ def _pace(snapshot: Snapshot) -> list[str]:
     return parts + ([] if left_s is None else [f"{formatting.duration(left_s)} left"])
 
 
-def _awaited(wait: WorkerWait) -> str:
-    """Return which workers a batch waits for, since when, and what to do."""
+def wait_line(snapshot: Snapshot) -> str | None:
+    """Return which workers a batch waits for, since when, and what to do; None where for none."""
+    wait = snapshot.wait
+    if wait is None:
+        return None
     if wait.is_served:
-        return f"a free {wait.role}"
+        return f"waits for a free {wait.role}"
     since = "yet" if wait.silent_s is None else f"for {formatting.duration(wait.silent_s)}"
-    return f"a {wait.role}: none has run {since}, `routoo-worker up` starts one"
+    return f"waits for a {wait.role}: none has run {since}, `routoo-worker up` starts one"
 
 
 def _failures(snapshot: Snapshot) -> list[str]:

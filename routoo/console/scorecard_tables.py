@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.table import Table
 
+from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import report_table
 from routoo.evaluation.bootstrap import Interval
 from routoo.evaluation.operating_point import OperatingPoint
@@ -23,6 +24,8 @@ from routoo.evaluation.scorecard import Scorecard
 def print_scorecard(console: Console, card: Scorecard) -> None:
     """Print what matters of a scorecard: models, routers, the reference, the operating point."""
     console.print(_models(card))
+    console.print()
+    console.print(_reliability(card))
     if card.pool is not None:
         console.print(_frontiers(card.pool))
         console.print(_beside(card.pool))
@@ -40,27 +43,33 @@ def print_calibration(
     for name, row in by_model.items():
         figures = [fixed(row[key]) for key in ("auc", "brier", "ece", "mean_score")]
         table.add_row(name, *figures, f"{row['outcomes']:.0f}")
-    _add_mean(table, mean)
+    if mean:
+        table.add_row("mean", *(with_interval(mean[name]) for name in ("auc", "brier", "ece")))
     console.print(table)
 
 
-def _models(card: Scorecard) -> Table:
-    table = report_table("model", "AUC", "Brier", "ECE", "quality", "USD/1,000", "share", "graded")
-    rows = {row.name: row for row in card.models}
-    for one in card.reliability:
-        row = rows[one.model]
-        figures = [fixed(value) for value in (one.auc, one.brier, one.ece)]
-        share = percent(row.share)
-        cost = usd_per_thousand(row.cost_usd.value)
-        quality = with_interval(row.quality)
-        table.add_row(one.model, *figures, quality, cost, share, f"{row.answers}")
-    _add_mean(table, card.mean)
+def _models(card: Scorecard) -> FittedTable:
+    table = FittedTable(
+        TableColumn(title="model", least=16, fold=True),
+        TableColumn(title="quality"),
+        TableColumn(title="USD/1,000", right=True),
+        TableColumn(title="share", rank=1, right=True),
+        TableColumn(title="graded", rank=2, right=True),
+    )
+    for row in card.models:
+        cost, share = usd_per_thousand(row.cost_usd.value), percent(row.share)
+        table.add_row(row.name, with_interval(row.quality), cost, share, f"{row.answers}")
     return table
 
 
-def _add_mean(table: Table, mean: Mapping[str, Interval]) -> None:
-    if mean:
-        table.add_row("mean", *(with_interval(mean[name]) for name in ("auc", "brier", "ece")))
+def _reliability(card: Scorecard) -> FittedTable:
+    figures = [TableColumn(title=title, least=12, fold=True) for title in ("AUC", "Brier", "ECE")]
+    table = FittedTable(TableColumn(title="model", least=16, fold=True), *figures)
+    for one in card.reliability:
+        table.add_row(one.model, *(fixed(value) for value in (one.auc, one.brier, one.ece)))
+    if card.mean:
+        table.add_row("mean", *(with_interval(card.mean[name]) for name in ("auc", "brier", "ece")))
+    return table
 
 
 def _frontiers(pool: PoolComparison) -> Table:
