@@ -149,6 +149,7 @@ def _memory(url: str, folder: Path, many_rows: int) -> Figure:
 
 def _peak_mb(url: str, pool: Path, path: Path) -> float:
     environment = os.environ | {"ROUTOO_DATABASE_URL": url, "ROUTOO_HOME": str(path.parent)}
+    environment |= {"ROUTOO_PING_TIMEOUT_S": "0", "ROUTOO_CHECKPOINT": str(path.parent / "none")}
     command = [sys.executable, "-c", _RUN_AND_TELL_PEAK, "submit", str(path), "--pool", str(pool)]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return int(done.stderr.rpartition("peak_kib=")[2]) / _KIB_A_MB

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import (
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     SecretStr,
@@ -72,6 +73,9 @@ class Settings(BaseSettings):
     """Pool file used where none is named."""
     checkpoint: Path = REPOSITORY / "examples" / "checkpoint"
     """Predictor checkpoint the scorers load."""
+    ping_timeout_s: NonNegativeFloat = 5.0
+    """How long `submit` and `plan` wait for each endpoint's list of models, in seconds; 0 leaves
+    the question out, as --no-ping does."""
     shard_size: PositiveInt = 1000
     """Most jobs in a shard, the unit of queueing."""
     lease_s: PositiveFloat = 60.0

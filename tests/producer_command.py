@@ -36,6 +36,8 @@ class ProducerCommand:
             "ROUTOO_DATABASE_URL": database_url,
             "ROUTOO_BROKER_URL": NO_BROKER,
             "ROUTOO_HOME": str(folder),
+            "ROUTOO_CHECKPOINT": str(folder / "no-checkpoint"),
+            "ROUTOO_PING_TIMEOUT_S": "0",
             "ROUTOO_POOL": str(write_pool(folder / "pool.yaml")),
         }
 

@@ -250,6 +250,10 @@ class BatchOptions(AimOptions):
             "predicted length and 64; an answer cut by that is asked again with the pool's limit)",
         ),
     ] = None
+    no_ping: Annotated[
+        bool,
+        typer.Option("--no-ping", help="Don't ask first whether the pool's endpoints answer."),
+    ] = False
     pool: PoolOption = None
     min_quality: MinQualityOption = None
     max_cost_usd: Annotated[

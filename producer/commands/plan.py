@@ -105,7 +105,8 @@ def _plan_file(settings: "Settings", file: str, options: BatchOptions) -> "UUID"
     from producer.rows.source import Source
 
     request = options.request(settings, plan_only=True)
-    submission = send_request(settings, Source.of(file, options.row_format), request)
+    source = Source.of(file, options.row_format)
+    submission = send_request(settings, source, request, no_ping=options.no_ping)
     note(f"plan {submission.batch_id}")
     publish_batch(settings, submission)
     return submission.batch_id

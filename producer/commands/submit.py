@@ -82,11 +82,21 @@ def submit_command(
         watch_batch(settings, str(batch_id), as_json=as_json, strict=strict)
 
 
-def send_request(settings: "Settings", source: "Source", request: "BatchRequest") -> "Submission":
+def send_request(
+    settings: "Settings", source: "Source", request: "BatchRequest", *, no_ping: bool = False
+) -> "Submission":
     """Submit or plan a batch; progress, bad rows and the outcome go to standard error.
+
+    Args:
+        settings: Those of the deployment.
+        source: The rows.
+        request: The batch.
+        no_ping: Whether the question is left out whether the pool's endpoints answer.
 
     Raises:
         BadInputError: Rows have problems and are not to be skipped; they are listed by then.
+        CheckpointError: The checkpoint doesn't know a model of the pool.
+        ConfigError: A model of the pool doesn't answer.
         RoutooError: As `producer.submit.submit` raises.
     """
     from producer.queue import check_broker
@@ -96,6 +106,7 @@ def send_request(settings: "Settings", source: "Source", request: "BatchRequest"
     check_broker(settings)
 
     async def submit_rows(database: "Database") -> "Submission":
+        await _check_pool(database, settings, request, no_ping=no_ping)
         with _read_progress(source) as on_progress:
             return await submit(
                 database, source, request, shard_size=settings.shard_size, on_progress=on_progress
@@ -108,6 +119,18 @@ def send_request(settings: "Settings", source: "Source", request: "BatchRequest"
         raise
     _note_outcome(submission, "planning" if request.plan_only else "submitted")
     return submission
+
+
+async def _check_pool(
+    database: "Database", settings: "Settings", request: "BatchRequest", *, no_ping: bool
+) -> None:
+    from producer.pool_check import check_endpoints, check_models
+
+    notes = [await check_models(database, request.pool, settings.checkpoint)]
+    if settings.ping_timeout_s and not no_ping:
+        notes.append(await check_endpoints(request.pool, settings.ping_timeout_s))
+    for text in filter(None, notes):
+        note(text)
 
 
 def publish_batch(settings: "Settings", submission: "Submission") -> None:
@@ -125,7 +148,8 @@ def _submit_file(
     from producer.rows.source import Source
 
     source = Source.of(file, options.row_format)
-    submission = send_request(settings, source, options.request(settings))
+    request = options.request(settings)
+    submission = send_request(settings, source, request, no_ping=options.no_ping)
     typer.echo(_json(submission) if as_json else str(submission.batch_id))
     publish_batch(settings, submission)
     return submission.batch_id

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 pool = CommandGroup("Choose, look at and check pools of models.")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+NoPing = Annotated[bool, typer.Option("--no-ping", help="Don't ask whether endpoints answer.")]
+_PING_TIMEOUT_S = 5.0
 PoolFile = Annotated[Path, typer.Argument(help="Pool file (YAML).")]
 
 
@@ -119,9 +121,10 @@ def show(pool_file: PoolFile, *, as_json: AsJson = False) -> None:
 
 
 @pool.command()
-def check(pool_file: PoolFile) -> None:
-    """Check a pool file: readable, priced, keys and tokenizers there; exit status 2 where not.
+def check(pool_file: PoolFile, *, no_ping: NoPing = False) -> None:
+    """Check a pool file: priced, keys and tokenizers there, endpoints answer; else exit status 2.
 
+    Each endpoint is asked for its list of models, which costs nothing; --no-ping leaves that out.
     Tells too what dispatchers found of its endpoints, where their database is reachable.
     """
     import os
@@ -138,6 +141,26 @@ def check(pool_file: PoolFile) -> None:
     )
     for behaviour in _behaviours(found):
         typer.echo(str(behaviour))
+    if not no_ping:
+        _ping(found)
+
+
+def _ping(pool: "Pool") -> None:
+    """Print whether each endpoint answers.
+
+    Raises:
+        ConfigError: A model has none that does.
+    """
+    import asyncio
+
+    from routoo.client.ping import check_answers, ping
+    from routoo.settings import load_settings
+
+    timeout_s = load_settings().ping_timeout_s or _PING_TIMEOUT_S
+    found = asyncio.run(ping(pool.models, timeout_s=timeout_s))
+    for one in found:
+        typer.echo(f"{', '.join(one.models)} at {one.base_url}: {one.problem or 'answers'}")
+    check_answers(found)
 
 
 def _behaviours(pool: "Pool") -> "tuple[FoundBehaviour, ...]":

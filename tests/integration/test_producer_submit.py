@@ -201,6 +201,8 @@ def test_without_any_setting_the_embedded_database_is_started(tmp_path: Path) ->
     with short_folder() as home:
         environment["ROUTOO_HOME"] = str(home)
         environment["ROUTOO_POOL"] = str(write_pool(tmp_path / "pool.yaml"))
+        environment["ROUTOO_CHECKPOINT"] = str(tmp_path / "none")
+        environment["ROUTOO_PING_TIMEOUT_S"] = "0"
 
         def producer(*arguments: str) -> "subprocess.CompletedProcess[str]":
             return subprocess.run(

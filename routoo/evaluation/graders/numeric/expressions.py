@@ -226,7 +226,7 @@ class _Reader:
 
 
 def _power(base: _Value, exponent: _Value) -> _Value:
-    if abs(exponent) > _MOST_POWER:
+    if not -_MOST_POWER <= exponent <= _MOST_POWER:
         raise _NotUnderstoodError
     if isinstance(base, Fraction) and isinstance(exponent, Fraction):
         exact = _exact_power(base, exponent)
@@ -234,7 +234,8 @@ def _power(base: _Value, exponent: _Value) -> _Value:
             return exact
     if base < 0:
         raise _NotUnderstoodError
-    return float(base) ** float(exponent)
+    power: float = float(base) ** float(exponent)
+    return power
 
 
 def _exact_power(base: Fraction, exponent: Fraction) -> Fraction | None:

@@ -1,0 +1,77 @@
+"""Finds, before a submission, models that can't be scored and endpoints that don't answer."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from routoo.client.ping import check_answers, ping
+from routoo.domain.pool import Pool
+from routoo.errors import CheckpointError
+from routoo.predictor.manifest import checkpoint_models
+from routoo.store import checkpoints
+from routoo.store.database import Database
+
+
+async def check_models(database: Database, pool: Pool, checkpoint: Path) -> str | None:
+    """Check that the checkpoint that will score a batch knows every model of its pool.
+
+    Args:
+        database: Where checkpoints are promoted.
+        pool: The candidate models.
+        checkpoint: The checkpoint of scorers while none is promoted.
+
+    Returns:
+        A note for people where that can't be told, because the checkpoint is not on this machine.
+
+    Raises:
+        CheckpointError: It doesn't know some of them.
+    """
+    async with database.transaction() as conn:
+        promoted = await checkpoints.promoted(conn)
+    if promoted is not None:
+        known, where = tuple(promoted.manifest["models"]), f"checkpoint {promoted.path}"
+    else:
+        where = f"checkpoint {checkpoint}"
+        try:
+            known = checkpoint_models(checkpoint)
+        except CheckpointError:
+            return f"{where} can't be read here: whether it knows all models, scorers will find"
+    _check_known(pool, known, where)
+    return None
+
+
+def _check_known(pool: Pool, known: Sequence[str], where: str) -> None:
+    names = dict.fromkeys(model.predicted_as for model in pool.models)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise CheckpointError(
+            f"the checkpoint doesn't know {len(unknown)} of the pool's models, so no job can be "
+            "scored",
+            value=", ".join(unknown),
+            where=where,
+            remedy="Add them with `routoo checkpoint add-model` or `routoo train`, take them out "
+            f"of the pool, or name them as the checkpoint does: {', '.join(known[:10])}",
+        )
+
+
+async def check_endpoints(
+    pool: Pool, timeout_s: float, *, environ: Mapping[str, str] | None = None
+) -> str | None:
+    """Check that every model of a pool has an endpoint that answers.
+
+    Args:
+        pool: The candidate models.
+        timeout_s: Longest wait for each endpoint, in seconds; all are asked at once.
+        environ: Where keys and proxies are looked up; the process's environment if unset.
+
+    Returns:
+        A note for people where some could not be asked, since their keys are not on this machine.
+
+    Raises:
+        ConfigError: Some models don't answer.
+    """
+    found = await ping(pool.models, timeout_s=timeout_s, environ=environ)
+    check_answers(found)
+    unknown = sorted({name for one in found if one.is_unknown for name in one.models})
+    if not unknown:
+        return None
+    return f"not asked whether they answer, since their keys are not set here: {', '.join(unknown)}"
