@@ -19,17 +19,60 @@ _REQUEST_LIMIT, _TOKEN_LIMIT = istr(f"{_LIMIT}requests"), istr(f"{_LIMIT}tokens"
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s|d)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST_PERIOD_S = 90.0
-"""A limit whose period is longer is not one per minute; only its exhaustion counts."""
+"""Of a limit whose period is longer, such as one a day, only its exhaustion counts."""
+_MINUTE_S, _SHORTEST_MINUTE_S = 60.0, 40.0
+"""Periods from the second to the longest are taken for a minute: they are inferred roughly."""
+_SHORTEST_PERIOD_S = 0.001
+_HIGHEST_LIMIT = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class PeriodLimit:
+    """A limit of requests or tokens in any period of some length."""
+
+    limit: int
+    period_s: float
+    """In seconds, at most `_LONGEST_PERIOD_S`."""
+
+    @property
+    def per_minute(self) -> int:
+        """The same rate as a limit per minute, at least 1."""
+        if self.period_s >= _SHORTEST_MINUTE_S:
+            return self.limit
+        return max(1, min(_HIGHEST_LIMIT, int(self.limit * _MINUTE_S / self.period_s)))
 
 
 @dataclass(frozen=True, slots=True)
 class RateLimitHeaders:
     """The limits that an answer's `x-ratelimit-*` headers name; None where they name none."""
 
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
+    requests: PeriodLimit | None = None
+    tokens: PeriodLimit | None = None
     pause_s: float = 0.0
     """How long until an exhausted limit is free again, in seconds."""
+
+
+class KnownLimit:
+    """What the answers of one endpoint said of a limit so far.
+
+    A period is inferred from one answer. Where all of a limit comes back at once, at the period's
+    end, an answer shortly before it makes the period look short: so the longest one counts.
+    """
+
+    def __init__(self) -> None:
+        self._known: PeriodLimit | None = None
+
+    def note(self, said: PeriodLimit | None) -> int | None:
+        """Take in what an answer says; return the limit per minute, None where it says nothing."""
+        if said is None:
+            return None
+        if (
+            self._known is None
+            or self._known.limit != said.limit
+            or said.period_s > self._known.period_s
+        ):
+            self._known = said
+        return self._known.per_minute
 
 
 def read_rate_limits(headers: Mapping[str, str]) -> RateLimitHeaders | None:
@@ -41,13 +84,11 @@ def read_rate_limits(headers: Mapping[str, str]) -> RateLimitHeaders | None:
     if _REQUEST_LIMIT not in headers and _TOKEN_LIMIT not in headers:
         return None
     pause_s = max(_pause_s(headers, "requests"), _pause_s(headers, "tokens"))
-    return RateLimitHeaders(
-        _per_minute(headers, "requests"), _per_minute(headers, "tokens"), pause_s
-    )
+    return RateLimitHeaders(_limit(headers, "requests"), _limit(headers, "tokens"), pause_s)
 
 
-def _per_minute(headers: Mapping[str, str], kind: str) -> int | None:
-    """Return a limit per minute; None where the headers name none, or one of a longer period.
+def _limit(headers: Mapping[str, str], kind: str) -> PeriodLimit | None:
+    """Return a limit; None where the headers name none, or one of a long period.
 
     The headers don't name the period, so it is inferred: what was used is free again after `reset`,
     and the whole limit in proportion.
@@ -55,12 +96,13 @@ def _per_minute(headers: Mapping[str, str], kind: str) -> int | None:
     limit = _number(headers.get(_LIMIT + kind))
     remaining = _number(headers.get(_REMAINING + kind))
     reset_s = duration_s(headers.get(_RESET + kind))
-    if limit is None or limit < 1:
+    if limit is None or not 1 <= limit <= _HIGHEST_LIMIT:
         return None
     if remaining is None or reset_s is None or remaining >= limit:
         return None
     period_s = reset_s * limit / (limit - remaining)
-    return int(limit) if period_s <= _LONGEST_PERIOD_S else None
+    known = _SHORTEST_PERIOD_S <= period_s <= _LONGEST_PERIOD_S
+    return PeriodLimit(int(limit), period_s) if known else None
 
 
 def _pause_s(headers: Mapping[str, str], kind: str) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import estimate_call_tokens
-from routoo.errors import EndpointClosedError, EndpointError
+from routoo.errors import EndpointClosedError, EndpointError, RateLimitedError
 from routoo.ports import ChatClient
 
 BASE_S = 0.5
@@ -49,16 +49,18 @@ async def call_with_retries(
 ) -> Completion:
     """Call an endpoint until it answers, fails for good, or has failed `max_attempts` times.
 
+    Rate limits don't count as failures until they were waited for as long as `PATIENCE_S`.
+
     It is for callers that don't account for each attempt; a batch's dispatch does, and reserves
     money for each.
 
     Raises:
         EndpointError: The last attempt's failure.
     """
-    attempt, tokens = 1, estimate_call_tokens(body, model)
+    attempt, limited, waited_s, tokens = 1, 0, 0.0, estimate_call_tokens(body, model)
     while True:
         try:
-            async with client.admit(model, tokens, retry=attempt > 1) as permit:
+            async with client.admit(model, tokens, retry=attempt + limited > 1) as permit:
                 await permit.start()
                 completion = await client.complete(permit.model, body)
                 permit.used(completion.usage.total_tokens)
@@ -71,8 +73,11 @@ async def call_with_retries(
             continue  # it asked for a pause, for which the next permit waits
         except EndpointError as error:
             too_long = (error.retry_after_s or 0.0) > PATIENCE_S
-            if not error.retryable or too_long or attempt >= max_attempts:
+            is_limited = isinstance(error, RateLimitedError) and waited_s < PATIENCE_S
+            if not error.retryable or too_long or (attempt >= max_attempts and not is_limited):
                 raise
-            wait_s = backoff_s(attempt, retry_after_s=error.retry_after_s, rng=rng)
+            tries = attempt + limited
+            wait_s = backoff_s(tries, retry_after_s=error.retry_after_s, rng=rng)
         await sleep(wait_s)
-        attempt += 1
+        limited, attempt = limited + is_limited, attempt + (not is_limited)
+        waited_s += wait_s * is_limited

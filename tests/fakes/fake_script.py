@@ -103,6 +103,10 @@ class ModelScript:
     patch: dict[str, Any] = field(default_factory=dict)
     """Merged over every answer, such as {"usage": {...}} or {"choices": [{"finish_reason": ...}]};
     the log bills by the usage that results."""
+    window: dict[str, Any] = field(default_factory=dict)
+    """{"calls": 10, "seconds": 12.0}: it answers so many calls in each window, which begins with a
+    call, and refuses others with status 429; how long to wait stands in the body alone, where
+    `says`, "try again in {wait_s}s" if unset, puts it."""
     faults: tuple[Fault, ...] = ()
 
     @staticmethod

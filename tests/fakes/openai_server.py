@@ -22,6 +22,7 @@ the Batch API of fake_batches.py.
 import argparse
 import asyncio
 import json
+import math
 import signal
 import ssl
 import sys
@@ -97,6 +98,7 @@ class FakeServer:
         self._in_flight: Counter[str] = Counter()
         self._requests_of: Counter[str] = Counter()
         self._prompts_of: Counter[tuple[str, str]] = Counter()
+        self._windows: dict[str, tuple[float, int]] = {}
         self.set_script(script or {"models": {"*": {}}})
 
     def set_script(self, script: Mapping[str, Any]) -> None:
@@ -168,6 +170,9 @@ class FakeServer:
         self, request: web.Request, body: Mapping[str, Any], script: ModelScript, served: Served
     ) -> web.StreamResponse:
         prompt, refusal = prompt_of(body), refusal_of(body, script)
+        limited = self._refuse_early(served, script.window)
+        if limited is not None:
+            return limited
         if refusal is not None:
             served.fault = "refused field"
             return refusal
@@ -190,6 +195,22 @@ class FakeServer:
             if hit is None
             else await faulty_response(request, hit, answer)
         )
+
+    def _refuse_early(self, served: Served, window: Mapping[str, Any]) -> web.StreamResponse | None:
+        """Return the refusal of a call for which its window has no room; None where it has."""
+        if not window:
+            return None
+        now_s = time.monotonic()
+        began_s, calls = self._windows.get(served.model, (-math.inf, 0))
+        if now_s - began_s >= window["seconds"]:
+            began_s, calls = now_s, 0
+        self._windows[served.model] = began_s, calls + 1
+        if calls < window["calls"]:
+            return None
+        served.fault = "window"
+        wait_s = f"{began_s + window['seconds'] - now_s:.3f}"
+        says = window.get("says", "Rate limit reached. Please try again in {wait_s}s.")
+        return error_response(429, says.format(wait_s=wait_s), "rate_limit_exceeded")
 
     async def _list_models(self, _request: web.Request) -> web.Response:
         rows = [{"id": name, "object": "model"} for name in self._models]

@@ -2,7 +2,13 @@
 
 import pytest
 
-from routoo.client.ratelimit_headers import RateLimitHeaders, duration_s, read_rate_limits
+from routoo.client.ratelimit_headers import (
+    KnownLimit,
+    PeriodLimit,
+    RateLimitHeaders,
+    duration_s,
+    read_rate_limits,
+)
 
 
 def headers(kind: str, limit: str, remaining: str, reset: str) -> dict[str, str]:
@@ -30,7 +36,48 @@ def test_a_limit_per_minute_is_read() -> None:
     found = read_rate_limits(
         headers("requests", "60", "59", "1s") | headers("tokens", "150000", "149984", "6ms")
     )
-    assert found == RateLimitHeaders(60, 150_000, 0.0)
+    assert found is not None
+    assert found.requests is not None
+    assert found.tokens is not None
+    assert (found.requests.per_minute, found.tokens.per_minute) == (60, 150_000)
+    assert found.pause_s == 0
+
+
+@pytest.mark.parametrize(
+    ("limit", "remaining", "reset", "per_minute"),
+    [
+        ("10", "9", "0.1s", 600),  # all of it in a second
+        ("10", "0", "0.1s", 6_000),
+        ("10", "9", "100ms", 600),
+        ("10", "5", "6s", 50),
+        ("10", "9", "6s", 10),
+        ("10", "0", "1m0s", 10),
+        ("100", "50", "45s", 100),  # 90 s: a minute, roughly
+        ("10", "0", "0.000000001", None),
+        ("10", "0", "0s", None),
+        ("10", "10", "0.1s", None),
+        ("10", "9", "10s", None),
+        ("1e300", "1", "1s", None),
+        ("1000000000", "0", "0.001s", 10**9),
+        ("10", "-1", "1s", None),
+        ("0", "0", "1s", None),
+    ],
+)
+def test_a_limit_holds_for_the_period_that_its_reset_tells(
+    limit: str, remaining: str, reset: str, per_minute: int | None
+) -> None:
+    found = read_rate_limits(headers("requests", limit, remaining, reset))
+    assert found is not None
+    assert KnownLimit().note(found.requests) == per_minute
+
+
+def test_an_answer_shortly_before_a_reset_does_not_raise_a_known_limit() -> None:
+    known = KnownLimit()
+    assert known.note(PeriodLimit(10, 0.1)) == 6_000
+    assert known.note(PeriodLimit(10, 60.0)) == 10
+    assert known.note(PeriodLimit(10, 0.1)) == 10
+    assert known.note(None) is None
+    assert known.note(PeriodLimit(20, 1.0)) == 1_200
 
 
 def test_a_limit_per_day_is_not_taken_for_one_per_minute() -> None:

@@ -124,6 +124,19 @@ def test_the_last_attempts_failure_is_raised() -> None:
     assert client.calls == 3
 
 
+def test_rate_limits_use_up_no_attempts() -> None:
+    client = ScriptedClient(*[RateLimitedError("slow down", retry_after_s=7) for _ in range(20)])
+    assert run(client)[0] is DONE
+    assert client.calls == 21
+
+
+def test_an_endpoint_that_only_ever_limits_is_given_up() -> None:
+    client = ScriptedClient(*[RateLimitedError("slow down", retry_after_s=60) for _ in range(99)])
+    with pytest.raises(RateLimitedError):
+        run(client, max_attempts=2)
+    assert client.calls < 9
+
+
 def test_an_endpoint_that_asks_for_hours_is_not_waited_for() -> None:
     client = ScriptedClient(RateLimitedError("come back later", retry_after_s=PATIENCE_S + 1))
     with pytest.raises(RateLimitedError):

@@ -198,6 +198,14 @@ def test_a_retryable_error_is_retried_on_the_same_model() -> None:
     assert [attempt.attempt_no for attempt, _ in commit.attempts] == [1, 2]
 
 
+def test_rate_limits_use_up_no_attempts() -> None:
+    limits = [RateLimitedError("slow down", retry_after_s=0.0) for _ in range(9)]
+    script, commit = Script(*limits), MemoryCommit()
+    assert run(script, commit)
+    assert script.asked == ["small"] * 10
+    assert commit.results[0].status is ResultStatus.SUCCEEDED
+
+
 def test_the_next_best_model_is_asked_when_a_model_keeps_failing() -> None:
     down = EndpointUnavailableError("down", retry_after_s=0.0)
     script, commit = Script(down, down), MemoryCommit()

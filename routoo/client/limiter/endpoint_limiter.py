@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from routoo.client.limiter.account_exchange import AccountExchange, SlotUse
 from routoo.client.limiter.admission import AdmissionQueue, Prefetch, RetryBudget
-from routoo.client.ratelimit_headers import RateLimitHeaders
+from routoo.client.ratelimit_headers import KnownLimit, RateLimitHeaders
 from routoo.errors import EndpointClosedError, EndpointError, RateLimitedError
 from routoo.limits.account import LEASE_S, LONGEST_PAUSE_S
 from routoo.limits.breaker import FAILURES_TO_OPEN
@@ -96,6 +96,7 @@ class EndpointLimiter:
         self._use = SlotUse()
         self._closure = Closure()
         self._exchange = AccountExchange(endpoint, owner)
+        self._known_requests, self._known_tokens = KnownLimit(), KnownLimit()
         self._woken = False
 
     @property
@@ -226,8 +227,8 @@ class EndpointLimiter:
 
     def note_headers(self, headers: RateLimitHeaders) -> None:
         """Note the limits that an answer's headers name."""
-        outcomes = self._exchange.outcomes
-        outcomes.note_limits(headers.requests_per_minute, headers.tokens_per_minute)
+        requests = self._known_requests.note(headers.requests)
+        self._exchange.outcomes.note_limits(requests, self._known_tokens.note(headers.tokens))
         self._pause(headers.pause_s)
 
     def _pause(self, pause_s: float) -> None:

@@ -28,6 +28,7 @@ from routoo.errors import (
     EndpointClosedError,
     EndpointError,
     LimitFieldRefusedError,
+    RateLimitedError,
     TruncatedAnswerError,
 )
 from routoo.pipeline.dispatch.accounting import JobAccount
@@ -99,6 +100,8 @@ class Answerer:
     """Numbers of the jobs that an endpoint has admitted: money may be reserved for them."""
     postponed: set[int] = field(default_factory=set)
     """Numbers of the jobs left pending until an endpoint works, or others free money."""
+    limited_since_s: dict[str, float] = field(default_factory=dict)
+    """When a model, by name, began to answer with rate limits alone, by the loop's clock."""
     rng: Random = field(default_factory=Random)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     _caller: HedgedCaller = field(init=False)
@@ -180,12 +183,12 @@ class Answerer:
             model: The model to ask.
             waits: Whether the job waits for a model that is unavailable.
         """
-        attempt = 1
+        attempt, limited = 1, 0
         while attempt <= self.max_attempts_per_model:
             step = self._check_outage(account, model, waits=waits)
             if step is not None:
                 return step
-            outcome = await self._attempt(account, model, retry=attempt > 1)
+            outcome = await self._attempt(account, model, retry=attempt + limited > 1)
             if outcome is _Next.AWAIT_MONEY:
                 outcome = await self._await_money(account, model)
             if isinstance(outcome, _Next):
@@ -196,9 +199,22 @@ class Answerer:
                 break
             if self.client.outage_s(model):
                 continue  # a call that met an outage doesn't use up the job's attempts
+            if self._is_rate_limited(model, outcome):  # nor does one that came too early
+                limited += 1
+                wait_s = outcome.retry_after_s
+                await self._pause(backoff_s(limited, retry_after_s=wait_s, rng=self.rng))
+                continue
             await self._back_off(attempt, outcome)
             attempt += 1
         return _Next.NEXT_MODEL
+
+    def _is_rate_limited(self, model: CandidateModel, error: EndpointError) -> bool:
+        """Return whether a call was refused as too early, by a model that answers now and then."""
+        if not isinstance(error, RateLimitedError):
+            return False
+        now_s = asyncio.get_running_loop().time()
+        since_s = self.limited_since_s.setdefault(model.name, now_s)
+        return now_s - since_s < _OUTAGE_PATIENCE_S
 
     def _check_outage(
         self, account: JobAccount, model: CandidateModel, *, waits: bool
@@ -246,6 +262,8 @@ class Answerer:
         finally:
             self.busy.discard(account.job_no)
         error = settle_calls(self.commit, account, calls)
+        if error is None:
+            self.limited_since_s.pop(model.name, None)
         refused_limit = isinstance(error, LimitFieldRefusedError)
         if refused_limit and self.client.behaviour.apply(model) is not known:
             return None

@@ -78,8 +78,9 @@ class _Writes:
 
         A job's settlements and its result stay together. What can't be divided is one part.
         """
-        values = (*self.settlements, *self.results, *self.judgements)
-        jobs = dict.fromkeys(one.job_no for one in values)
+        jobs = dict.fromkeys(one.job_no for one in self.settlements)
+        jobs |= dict.fromkeys(one.job_no for one in self.results)
+        jobs |= dict.fromkeys(one.job_no for one in self.judgements)
         first = set(list(jobs)[: (len(jobs) + 1) // 2])
         parts = [self._of(first), self._of(jobs.keys() - first)]
         parts.append(_Writes(reservations=self.reservations, releases=self.releases))
@@ -102,8 +103,8 @@ class _Writes:
     @property
     def size(self) -> int:
         """How many writes there are."""
-        parts = (self.reservations, self.releases, self.settlements, self.results)
-        return sum(map(len, parts)) + len(self.kept) + len(self.judgements)
+        ended = len(self.settlements) + len(self.results) + len(self.kept) + len(self.judgements)
+        return ended + len(self.reservations) + len(self.releases)
 
     def without_values(self, error: ValueRefusedError) -> "_Writes":
         """Return the writes of jobs with none of the values that came from an endpoint."""
