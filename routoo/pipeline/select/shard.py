@@ -30,6 +30,7 @@ from routoo.pipeline.select.problem import (
     choose,
     choose_payable,
     is_met,
+    known_probes,
     pose_problem,
 )
 from routoo.selector.probes import Policies
