@@ -54,8 +54,17 @@ def json_rows(rows: Iterable[object]) -> str:
     Raises:
         ValueRefusedError: A value is none that JSON can carry.
     """
+    return json_text(list(rows))
+
+
+def json_text(value: object) -> str:
+    """Return a value as JSON; decimals go as text, exactly.
+
+    Raises:
+        ValueRefusedError: It is nested too deep, or holds what JSON can't carry.
+    """
     try:
-        return orjson.dumps(list(rows), default=_exact).decode()
+        return orjson.dumps(value, default=_exact).decode()
     except TypeError as error:
         raise ValueRefusedError(f"a value can't be sent to the database: {error}") from error
 

@@ -14,7 +14,7 @@ from routoo.domain.completion import Attempt, Completion, FinishReason, KeptAnsw
 from routoo.domain.job import Lease
 from routoo.domain.judgement import AnswerJudgement
 from routoo.store import columns
-from routoo.store.encoding import json_rows, storable
+from routoo.store.encoding import json_rows, json_text, storable
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ async def save(conn: AsyncConnection, lease: Lease, kept: Sequence[KeptAnswer]) 
             "job_no": one.attempt.job_no,
             "attempt_no": one.attempt.attempt_no,
             "answer": storable(one.completion.answer),
-            "response": orjson.dumps(one.completion.body).decode(),
+            "response": json_text(one.completion.body),
             "finish_reason": one.completion.finish_reason,
         }
         for one in kept

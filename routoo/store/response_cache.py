@@ -7,7 +7,7 @@ import orjson
 from psycopg import AsyncConnection
 
 from routoo.domain.completion import Completion, Usage
-from routoo.store.encoding import json_rows, storable
+from routoo.store.encoding import json_rows, json_text, storable
 
 _OK = 200
 
@@ -84,7 +84,7 @@ def _row(answer: CachedAnswer) -> dict[str, object]:
         "key": answer.key.hex(),
         "model": answer.model,
         "answer": storable(completion.answer),
-        "response": orjson.dumps(completion.body).decode(),
+        "response": json_text(completion.body),
         "prompt_tokens": completion.usage.prompt_tokens,
         "completion_tokens": completion.usage.completion_tokens,
     }

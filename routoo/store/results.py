@@ -7,14 +7,13 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 from routoo.domain.completion import AnswerDecision, DeviationReason, Result, ResultSource
 from routoo.domain.job import Lease, ResultStatus
 from routoo.store import columns, leases
-from routoo.store.encoding import json_rows, storable
+from routoo.store.encoding import json_rows, json_text, storable
 
 _FETCH_ROWS = 1_000
 # Marks of the fields of ResultRecord; one without a mark is a column of `results` and of the view.
@@ -158,7 +157,7 @@ def row_of(result: Result) -> dict[str, object]:
         "model": result.model,
         "answer": storable(completion.answer) if completion else None,
         # As a string: so the response's own escapes, NULs among them, stay as they came.
-        "response": orjson.dumps(completion.body).decode() if completion else None,
+        "response": json_text(completion.body) if completion else None,
         "prompt_tokens": usage.prompt_tokens if usage else None,
         "completion_tokens": usage.completion_tokens if usage else None,
         "cost_usd": result.cost_usd,

@@ -7,7 +7,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from routoo.client.failures import error_of_response
+from routoo.client.failures import error_of_response, unreadable
 from routoo.client.formats.provider_words import is_batch_postponed
 from routoo.client.formats.wire_format import (
     BatchApiRequest,
@@ -172,6 +172,8 @@ class OpenAIBatches:
             return self._calls.read_completion(body, call, http_status=status, latency_s=latency_s)
         except EndpointError as error:
             return error
+        except Exception as error:  # noqa: BLE001 - whatever a row breaks costs its own job
+            return unreadable(error, call.where, status)
 
 
 def _status_of(status: object, body: object) -> int:

@@ -108,24 +108,11 @@ class _Writes:
 
     def without_values(self, error: ValueRefusedError) -> "_Writes":
         """Return the writes of jobs with none of the values that came from an endpoint."""
-        code, message = InvalidResponseError.code, f"the answer can't be stored: {error.what}"
-        return _Writes(
-            is_plain=True,
-            settlements=[
-                replace(one, status="failed", usage=None, error_code=code, error_message=message)
-                for one in self.settlements
-            ],
-            results=[
-                replace(
-                    one,
-                    status=ResultStatus.FAILED,
-                    completion=None,
-                    error_code=code,
-                    error_message=message,
-                )
-                for one in self.results
-            ],
-        )
+        results = [without_answer(one, error) for one in self.results]
+        # An answer that was kept for a later decision is lost, and with it its job's.
+        results += [_lost_result(one.attempt, error) for one in self.undecided]
+        attempts = [without_usage(one, error) for one in self.settlements]
+        return _Writes(settlements=attempts, results=results, is_plain=True)
 
     def succeed(self, outcomes: Sequence[ReservationOutcome]) -> None:
         """Give every reservation's caller its outcome."""
@@ -138,6 +125,34 @@ class _Writes:
         for _, future in self.reservations:
             if not future.done():
                 future.set_exception(error)
+
+
+def without_usage(attempt: Attempt, error: ValueRefusedError) -> Attempt:
+    """Return a call's record without the values of its answer, one of which can't be stored."""
+    return replace(
+        attempt,
+        status="failed",
+        usage=None,
+        error_code=InvalidResponseError.code,
+        error_message=f"the answer can't be stored: {error.what}",
+    )
+
+
+def without_answer(result: Result, error: ValueRefusedError) -> Result:
+    """Return a job's result as a failure, because a value of its answer can't be stored."""
+    return replace(
+        result,
+        status=ResultStatus.FAILED,
+        completion=None,
+        error_code=InvalidResponseError.code,
+        error_message=f"the answer can't be stored: {error.what}",
+    )
+
+
+def _lost_result(attempt: Attempt, error: ValueRefusedError) -> Result:
+    number, cost_usd = attempt.attempt_no, attempt.cost_usd
+    lost = Result(attempt.job_no, ResultStatus.FAILED, cost_usd, number, attempt.model)
+    return without_answer(lost, error)
 
 
 class GroupCommit:

@@ -29,7 +29,9 @@ from routoo.errors import (
     InvalidResponseError,
     LimitFieldRefusedError,
     RequestRejectedError,
+    ValueRefusedError,
 )
+from routoo.pipeline.dispatch.group_commit import without_answer, without_usage
 from routoo.pipeline.provider_batch.rows import input_file, settlement
 from routoo.ports import BatchProvider
 from routoo.store import endpoint_behaviour, ledger, provider_batches, results
@@ -249,13 +251,35 @@ class BatchTracker:
             for row in rows
         ]
         for first in range(0, len(settled), _ROWS_PER_TRANSACTION):
-            part = settled[first : first + _ROWS_PER_TRANSACTION]
-            async with self.db.transaction() as conn:
-                await ledger.settle(conn, lease, [attempt for attempt, _ in part])
-                await results.save(conn, lease, _results_to_save(batch, part))
+            await self._save(batch, settled[first : first + _ROWS_PER_TRANSACTION])
         async with self.db.transaction() as conn:
             error = None if all(row.custom_id in found for row in rows) else str(missing)
             await provider_batches.close(conn, lease, marker, error=error)
+
+    async def _save(
+        self, batch: TrackedBatch, part: Sequence[tuple[Attempt, Result | None]]
+    ) -> None:
+        """Save what came of some rows; one whose answer can't be stored fails alone."""
+        try:
+            await self._save_at_once(batch, part)
+        except ValueRefusedError as error:
+            if len(part) > 1:
+                half = len(part) // 2
+                await self._save(batch, part[:half])
+                await self._save(batch, part[half:])
+                return
+            plain = [
+                (without_usage(attempt, error), result and without_answer(result, error))
+                for attempt, result in part
+            ]
+            await self._save_at_once(batch, plain)
+
+    async def _save_at_once(
+        self, batch: TrackedBatch, part: Sequence[tuple[Attempt, Result | None]]
+    ) -> None:
+        async with self.db.transaction() as conn:
+            await ledger.settle(conn, batch.lease, [attempt for attempt, _ in part])
+            await results.save(conn, batch.lease, _results_to_save(batch, part))
 
     async def _learn(
         self,
