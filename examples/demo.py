@@ -30,6 +30,7 @@ BUDGET_USD = "0.0005"
 """About two thirds of what the strongest model alone would cost for these questions."""
 _SERVERS = ("ROUTOO_DATABASE_URL", "ROUTOO_BROKER_URL")
 _READY_S = 180.0
+_CHECK_S = 1.0
 _STOP_S = 30.0
 _console = Console()
 
@@ -66,8 +67,9 @@ def _demo(use: Callable[[Path, Path], int]) -> int:
 def _serve(home: Path, pool: Path) -> int:
     _say("Models and workers run until Ctrl-C; in another shell")
     _print_commands(_yours(home, pool))
-    while True:
-        signal.pause()
+    while (home / "worker.json").exists():  # the supervisor removes it when it ends
+        time.sleep(_CHECK_S)
+    raise EmbeddedStackError("the workers have ended", where=str(_log_path(home)))
 
 
 def _batch(home: Path, pool: Path) -> int:
@@ -148,7 +150,7 @@ def _print_commands(commands: Mapping[str, str]) -> None:
 @contextmanager
 def _stack(home: Path) -> Iterator[None]:
     """Run `routoo-worker up` in the background."""
-    log = home / "logs" / "worker.log"
+    log = _log_path(home)
     log.parent.mkdir(parents=True, exist_ok=True)
     _echo("routoo-worker", ["up"], note=f"> {log} &")
     with log.open("wb") as output:
@@ -169,6 +171,10 @@ def _stack(home: Path) -> Iterator[None]:
             process.wait(_STOP_S)
         except subprocess.TimeoutExpired:
             process.kill()
+
+
+def _log_path(home: Path) -> Path:
+    return home / "logs" / "worker.log"
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], home: Path, log: Path) -> None:
