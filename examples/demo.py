@@ -92,7 +92,7 @@ def _batch(home: Path, pool: Path) -> int:
     _produce(["summary", batch, "--outcomes", str(EXAMPLES / "outcomes" / "batch.parquet")])
     took = formatting.duration(time.monotonic() - begun_s)
     _say(f"Submitted, answered and graded in {took}. From here, in any shell")
-    _print_commands({**_look(home), **_yours(home, pool)})
+    _print_commands({**_look(home), **_again(home), **_yours(home, pool)})
     return watched.returncode
 
 
@@ -104,21 +104,25 @@ def _look(home: Path) -> dict[str, str]:
             home, "routoo-producer", "results", "example", "--out", "answers.jsonl"
         ),
         "the same in SQL": _command(home, "routoo", "db", "psql", "-c", sql),
-        "PostgreSQL's prompt": _command(home, "routoo", "db", "psql"),
     }
+
+
+def _again(home: Path) -> dict[str, str]:
+    """Return the command that starts the models and the workers."""
+    command = f"{_variables(home, 'ROUTOO_DEMO')}make -C {_quoted(REPOSITORY)} serve"
+    return {"models and workers again, until Ctrl-C": command}
 
 
 def _yours(home: Path, pool: Path) -> dict[str, str]:
     """Return commands that route a person's own prompts over the example's models."""
     submit = ("submit", "mine.jsonl", "--pool", str(pool), "--budget-usd", "0.001", "--watch")
-    variables = _variables(home, "ROUTOO_DEMO")
     return {
-        "models and workers again, until Ctrl-C": f"{variables}make -C {_quoted(REPOSITORY)} serve",
         "your own prompts, one a line": (
             """echo '{"prompt": "What is the capital of Peru?", "max_tokens": 24}' > mine.jsonl"""
         ),
         "route them, while those run": _command(home, "routoo-producer", *submit),
         "read the answers": _command(home, "routoo-producer", "results", "mine"),
+        "PostgreSQL's prompt": _command(home, "routoo", "db", "psql"),
     }
 
 

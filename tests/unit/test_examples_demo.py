@@ -13,7 +13,7 @@ EXAMPLES = REPOSITORY / "examples"
 
 def commands(home: Path) -> list[str]:
     pool = EXAMPLES / "pool.yaml"
-    return [*demo._look(home).values(), *demo._yours(home, pool).values()]
+    return [*(demo._look(home) | demo._again(home) | demo._yours(home, pool)).values()]
 
 
 def test_the_demonstration_asks_the_first_questions_of_the_batch() -> None:
