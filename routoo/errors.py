@@ -208,6 +208,12 @@ class EndpointTimeoutError(EndpointError):
     code = "endpoint_timeout"
 
 
+class BudgetExhaustedError(EndpointError):
+    """The money that is left does not cover the worst case of a call: nothing was sent."""
+
+    code = "budget_exhausted"
+
+
 class HedgeLostError(EndpointError):
     """The other of two calls for a job answered first; this one was cancelled."""
 

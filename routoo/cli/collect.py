@@ -11,11 +11,13 @@ from routoo.console.exit_codes import INCOMPLETE, INTERRUPTED
 from routoo.console.options import with_options
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from rich.table import Table
 
     from routoo.domain.items import Item
     from routoo.domain.pool import CandidateModel
-    from routoo.evaluation.collect import Collection, Failure, RequestForm
+    from routoo.evaluation.collect import CallEstimate, Collection, Failure, RequestForm
     from routoo.evaluation.item_grading import CollectedOutcome, ModelSummary
 
 _FAILURES_SHOWN = 10
@@ -43,6 +45,14 @@ class CollectOptions:
     instruction: Annotated[
         str | None, typer.Option(help='Put after each prompt: "Answer with the letter only."')
     ] = None
+    budget_usd: Annotated[
+        str | None,
+        typer.Option(metavar="X", help="Most that this run's calls may cost together, in USD."),
+    ] = None
+    ungraded: Annotated[
+        bool,
+        typer.Option("--ungraded", help="Ask items without a reference too; they get no score."),
+    ] = False
     keep_answers: Annotated[bool, typer.Option(help="Add a column with the answers.")] = False
     json_out: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False
 
@@ -60,6 +70,7 @@ class _Questions:
     models: "Sequence[CandidateModel]"
     form: "RequestForm"
     out: Path
+    budget_usd: "Decimal | None"
 
     @property
     def log(self) -> Path:
@@ -69,6 +80,9 @@ class _Questions:
 @with_options(CollectOptions)
 def collect(options: CollectOptions) -> None:
     """Ask every candidate model every question, grade the answers, write an outcomes table.
+
+    What the calls may cost is printed first. With --budget-usd, none is sent whose worst case the
+    money left does not cover.
 
     Answers are kept beside the table as they arrive: run the same command again after an
     interruption or failures, and only what is missing is asked.
@@ -100,14 +114,35 @@ def _questions(options: CollectOptions) -> _Questions:
     from routoo.domain.pool_file import load_pool
     from routoo.domain.tables import read_items
     from routoo.evaluation.collect import RequestForm
-    from routoo.evaluation.item_grading import check_gradable
+    from routoo.evaluation.item_grading import check_gradable, check_referenced
     from routoo.settings import load_settings
 
     items = read_items(*options.items)[: options.limit]
+    if not options.ungraded:
+        check_referenced(items)
     check_gradable(items)
     pool = load_pool(options.pool or load_settings().pool)
     form = RequestForm(options.system, options.instruction, options.max_tokens)
-    return _Questions(items, _named_models(pool.models, options.named_models), form, options.out)
+    models = _named_models(pool.models, options.named_models)
+    return _Questions(items, models, form, options.out, _budget(options.budget_usd))
+
+
+def _budget(text: str | None) -> "Decimal | None":
+    from decimal import Decimal, InvalidOperation
+
+    from routoo.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        budget_usd = Decimal(text)
+    except InvalidOperation:
+        budget_usd = Decimal(-1)
+    if not (budget_usd.is_finite() and budget_usd >= 0):
+        raise InputError(
+            "no amount of dollars", value=text, where="--budget-usd", remedy="Give one, as 0.25"
+        )
+    return budget_usd
 
 
 def _named_models(
@@ -141,8 +176,9 @@ async def _ask(questions: _Questions) -> "tuple[list[CollectedOutcome], list[Fai
     )
 
     from routoo.client.endpoints import ChatEndpoints
-    from routoo.console.output import messages
+    from routoo.console.output import messages, note
     from routoo.evaluation.answer_log import AnswerLog
+    from routoo.evaluation.call_budget import BudgetedClient
     from routoo.evaluation.collect import Collection
 
     items, models = questions.items, questions.models
@@ -154,13 +190,28 @@ async def _ask(questions: _Questions) -> "tuple[list[CollectedOutcome], list[Fai
         async with ChatEndpoints(models) as client:
             tasks = {model.name: bar.add_task(model.name, total=len(items)) for model in models}
             collection = Collection(
-                client, log, questions.form, on_answer=lambda model: bar.advance(tasks[model])
+                BudgetedClient(client, questions.budget_usd),
+                log,
+                questions.form,
+                on_answer=lambda model: bar.advance(tasks[model]),
             )
+            note(_estimate(collection.estimate(items, models), questions.budget_usd))
             for item in items:
                 for model in models:
                     bar.advance(tasks[model.name], collection.answered(item, model) is not None)
             failures = await collection.run(items, models)
         return _graded(questions, collection), failures
+
+
+def _estimate(estimate: "CallEstimate", budget_usd: "Decimal | None") -> str:
+    from routoo.console.formatting import usd
+
+    worst = usd(estimate.worst_usd)
+    limit = "without a limit" if budget_usd is None else f"{usd(budget_usd)} at most"
+    return (
+        f"{estimate.calls:,} calls to make: about {usd(estimate.prompts_usd)} for prompts and "
+        f"the answers' tokens on top, {worst} at worst; {limit}"
+    )
 
 
 def _graded(questions: _Questions, collection: "Collection") -> "list[CollectedOutcome]":

@@ -4,11 +4,13 @@ import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from routoo.client.retry import call_with_retries
 from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel
+from routoo.domain.prompt import bound_cost_usd, estimate_prompt_tokens
 from routoo.errors import EndpointError
 from routoo.evaluation.answer_log import AnswerLog, CollectedAnswer, request_sha256
 from routoo.ports import ChatClient
@@ -51,6 +53,17 @@ class Failure:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class CallEstimate:
+    """What calls will cost, before any is made; how long answers will be is not known."""
+
+    calls: int
+    prompts_usd: Decimal
+    """Of their prompts alone, in USD."""
+    worst_usd: Decimal
+    """At worst: a token a byte of each request, and answers as long as their limits."""
+
+
 @dataclass(slots=True)
 class _Queue:
     """The items that one model is still to be asked, shared by the tasks that ask it."""
@@ -86,6 +99,17 @@ class Collection:
         self._client, self._log, self._form = client, log, form
         self._on_answer = on_answer
         self._rng = random.SystemRandom()
+
+    def estimate(self, items: Sequence[Item], models: Sequence[CandidateModel]) -> CallEstimate:
+        """Return what the calls that are still to be made will cost."""
+        calls, prompts_usd, worst_usd = 0, Decimal(0), Decimal(0)
+        for model in models:
+            for item in self._unanswered(items, model):
+                body = self._form.body(item)
+                calls += 1
+                prompts_usd += model.cost_usd(estimate_prompt_tokens(body, model), 0)
+                worst_usd += bound_cost_usd(body, model)
+        return CallEstimate(calls, prompts_usd, worst_usd)
 
     def answered(self, item: Item, model: CandidateModel) -> CollectedAnswer | None:
         """Return the answer that the log holds, None where it holds none."""

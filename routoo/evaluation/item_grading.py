@@ -70,6 +70,23 @@ def check_gradable(items: Sequence[Item]) -> None:
         grade_item(item, "")
 
 
+def check_referenced(items: Sequence[Item]) -> None:
+    """Check that every item has a reference, before any call is paid for.
+
+    Raises:
+        InputError: Some have none; names the first of them.
+    """
+    without = [item.item_id for item in items if item.answer is None]
+    if without:
+        shown = ", ".join(without[:5]) + ("" if len(without) <= 5 else ", ...")  # noqa: PLR2004
+        raise InputError(
+            f"{len(without):,} of {len(items):,} items have no reference, so that their answers "
+            "can't be graded",
+            value=shown,
+            remedy="Give each its answer, or pass --ungraded to pay for their answers all the same",
+        )
+
+
 def check_reference(item: Item) -> None:
     """Check that an item of an evaluation set has a reference, and that its grader can use it.
 

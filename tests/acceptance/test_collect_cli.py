@@ -147,3 +147,31 @@ def test_collecting_does_not_wait_for_torch() -> None:
     )
     done = subprocess.run([BIN / "python", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_budget_is_kept_and_the_rest_is_named(tmp_path: Path) -> None:
+    with FakeServerProcess(script()) as server:
+        command = write_inputs(tmp_path, server.base_url)
+        items = [{"item_id": f"q{n}", "prompt": "2 + 2", "answer": "4"} for n in range(40)]
+        lines = "".join(json.dumps({**item, "max_tokens": 20}) + "\n" for item in items)
+        (tmp_path / "items.jsonl").write_text(lines, encoding="utf-8")
+        done = run([*command, "--json", "--budget-usd", "0.0004"], tmp_path)
+        billed = server.log()
+    assert done.returncode == 5, done.stderr
+    assert "80 calls to make" in done.stderr
+    assert "$0.0004" in done.stderr
+    failed = json.loads(done.stdout)["failures"]
+    assert {one["code"] for one in failed} == {"budget_exhausted"}
+    tokens = [(one["prompt_tokens"], one["completion_tokens"]) for one in billed]
+    assert 0 < sum(prompt + 2 * completion for prompt, completion in tokens) / 1e6 <= 0.0004
+
+
+def test_items_without_a_reference_are_refused_unless_they_are_wanted(tmp_path: Path) -> None:
+    with FakeServerProcess(script()) as server:
+        command = write_inputs(tmp_path, server.base_url)
+        (tmp_path / "items.jsonl").write_text('{"item_id": "a", "prompt": "x"}\n')
+        refused = run(command, tmp_path)
+        assert refused.returncode == 2
+        assert "--ungraded" in refused.stderr
+        assert server.log() == []
+        assert run([*command, "--ungraded"], tmp_path).returncode == 0
