@@ -517,3 +517,18 @@ async def test_a_row_whose_limit_was_refused_is_called_with_the_other_field(db: 
         assert [status for _, status, _ in await outcome(db)] == ["succeeded"] * 2
         assert [one.fault for one in server.requests] == [None] * 2
         assert await found_of_endpoints(db) == [("max_completion_tokens", 0, 0)]
+
+
+async def test_cached_prompt_tokens_of_a_row_cost_what_the_channel_says(db: Database) -> None:
+    usage = {
+        "prompt_tokens": 100,
+        "completion_tokens": 10,
+        "prompt_tokens_details": {"cached_tokens": 80},
+    }
+    async with FakeServer({"models": {"*": {"patch": {"usage": usage}}}}) as server:
+        tariff = Tariff(prompt=HALF, completion=HALF, cached_prompt=HALF / 10)
+        (model,) = (one for one in pool_of(server).models if not one.is_batch_channel)
+        channel = BatchChannel(price_usd_per_mtok=tariff)
+        pool = Pool(models=(model.model_copy(update={"batch_channel": channel}),))
+        await finish(db, await prepare(db, pool.with_batch_channels(), ["a"]))
+        assert await assert_settled(db) == (30 * HALF + 80 * HALF / 10) / 1_000_000
