@@ -65,8 +65,14 @@ class _Reader:
     """Judges the answers of one probe after the other."""
 
     def __init__(self, judge: AnswerJudge, asked: EstimatedItems, pool: Sequence[str]) -> None:
-        self._judge, self._items, self._estimates = judge, asked.items, asked.estimates
+        self._judge, self._items, self._tokens = (
+            judge,
+            asked.items,
+            asked.estimates.completion_tokens,
+        )
         self._columns, self._pool = judge.columns(pool), tuple(pool)
+        # A batch knows estimates of its pool alone: what is measured here is what it would do.
+        self._quality = judge.spread(pool, asked.estimates.quality[:, self._columns])
         self._row = {item.item_id: row for row, item in enumerate(asked.items)}
 
     def probe(self, probe: str, answers: Sequence[RecordedAnswer]) -> ProbeKnowledge:
@@ -78,7 +84,7 @@ class _Reader:
         judged = np.zeros((len(self._items), len(self._pool)), np.float32)
         read = [self._answer(probe, answer) for answer in given]
         judged[rows] = self._judge.judge(probe, read)[:, self._columns]
-        expected = self._judge.expected_judgements(probe, self._estimates.quality)
+        expected = self._judge.expected_judgements(probe, self._quality)
         of_pool = ExpectedJudgements(expected.chance, expected.quality[:, :, self._columns])
         return ProbeKnowledge(self._pool.index(probe), answered, of_pool, judged)
 
@@ -88,8 +94,8 @@ class _Reader:
         return ProbeAnswer(
             self._items[row].prompt,
             answer.text,
-            self._estimates.quality[row],
-            float(self._estimates.completion_tokens[row, column]),
+            self._quality[row],
+            float(self._tokens[row, column]),
             answer.finish_reason,
             answer.token_probabilities,
         )
