@@ -12,7 +12,8 @@ The script's `batches` says how they behave:
     row_status      the status_code of answered rows instead of 200
     text_bodies     the bodies of answered rows are JSON in a text
 A row whose prompt holds FAIL fails with status 400, REFUSE by the content filter, EXPIRE expires,
-DROP is in no file, with NOUSAGE it is answered without usage, and with CUT the filter cuts it.
+DROP is in no file, with NOUSAGE it is answered without usage, with CUT the filter cuts it, and with
+DEEP the answer has a field too deep to be kept.
 """
 
 import asyncio
@@ -204,6 +205,8 @@ class FakeBatches:
             del body["usage"]
         if "CUT" in prompt_of(row["body"]):
             body["choices"][0]["finish_reason"] = "content_filter"
+        if "DEEP" in prompt_of(row["body"]):
+            body["extra"] = json.loads("[" * 300 + "]" * 300)
         status = self.script.get("row_status", 200)
         sent = json.dumps(body) if self.script.get("text_bodies") else body
         return {"status_code": status, "request_id": "req", "body": sent}

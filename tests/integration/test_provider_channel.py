@@ -160,6 +160,16 @@ async def test_jobs_go_out_together_wait_without_a_lease_and_are_paid_at_the_dis
         assert await rows(db, "SELECT status FROM batches") == [("completed",)]
 
 
+async def test_a_row_whose_answer_cannot_be_stored_fails_alone(db: Database) -> None:
+    async with FakeServer({"models": {"m": {}}}) as server:
+        lease = await prepare(db, pool_of(server), ["fine", "DEEP this", "fine too", "well"])
+        await finish(db, lease)
+        found = await outcome(db)
+        await assert_settled(db)
+    assert [one for one in found if one[0] != 1] == [(n, "succeeded", "m@batch") for n in (0, 2, 3)]
+    assert found[1][1:] == ("failed", "m@batch")
+
+
 async def test_rows_that_fail_expire_or_vanish_are_called_one_by_one(db: Database) -> None:
     prompts = ["fine", "FAIL this", "EXPIRE this", "DROP this", "NOUSAGE here"]
     script = {"models": {"m": {}}, "batches": {"status": "expired"}}
