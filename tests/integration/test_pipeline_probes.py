@@ -15,7 +15,7 @@ from routoo.domain.prediction import Predictions
 from routoo.pipeline.explanation import explain_job
 from routoo.pipeline.select import matrix
 from routoo.pipeline.select.shard import select_shard
-from routoo.store import batches, judges, predictions, shards
+from routoo.store import batches, judges, ledger, predictions, shards
 from routoo.store.batches import replans
 from routoo.store.database import Database
 from tests import batch_factory
@@ -221,6 +221,30 @@ async def test_a_replan_keeps_probes_and_moves_none_without_a_reason(db: Databas
     plan = await plan_of(db, batch_id)
     assert plan["revision"] == 2
     assert plan["probes"]["jobs"] == sum(row[1] for row in before)
+
+
+@pytest.mark.usefixtures("judged")
+async def test_money_that_may_follow_probes_under_way_is_not_planned_with_again(
+    db: Database,
+) -> None:
+    batch_id = await selected(db, budget_usd="0.03")
+    before = await assigned(db, batch_id)
+    lease = await batch_factory.claim(db, batch_id, Stage.DISPATCH)
+    called = [n for n, row in enumerate(before) if row[1]][:10]
+    async with db.transaction() as conn:
+        await ledger.reserve(conn, lease, [batch_factory.reservation(n, "0.0001") for n in called])
+        assert await replans.request(conn, batch_id, "test")
+    lease = await batch_factory.claim(db, batch_id, Stage.SELECT)
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
+    await select_shard(db, lease, batch)
+    async with db.transaction() as conn:
+        (revision,) = await replans.history(conn, batch_id)
+    assert revision.after is not None
+    assert revision.after["jobs"] == JOBS - len(called)
+    under_way_usd = float(sum(before[n][4] for n in called))
+    assert under_way_usd + revision.after["expected_cost_usd"] == pytest.approx(0.03, rel=0.1)
+    assert under_way_usd + revision.after["expected_cost_usd"] <= 0.03 + 1e-9
 
 
 async def test_a_judge_is_kept_once_for_all_batches_that_use_it(db: Database) -> None:

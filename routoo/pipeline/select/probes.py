@@ -250,6 +250,25 @@ class PosedProblem:
         probes = tuple(f"{pool.names[probe]}, judged" for probe in self.policies.probe)
         return (*pool.names, *probes)
 
+    def reserved(
+        self, reserve_usd: Float32[np.ndarray, "jobs models"]
+    ) -> Float32[np.ndarray, "jobs options"]:
+        """Return what each option reserves at most at once, in USD; a probe ends before the next.
+
+        Args:
+            reserve_usd: What a call of each pair reserves.
+        """
+        first = [*range(self.policies.models), *self.policies.probe]
+        reserved = np.array(reserve_usd[:, first], np.float32)
+        for at, probe in enumerate(self.policies.probe):
+            if self.known is None:
+                break
+            may = self.known.follow(np.arange(len(reserved)), probe)
+            dearest = np.where(may, reserve_usd, np.float32(0)).max(axis=1)
+            column = reserved[:, self.policies.models + at]
+            np.maximum(column, dearest, out=column)
+        return reserved
+
     def probed(self, choice: Int[np.ndarray, " jobs"]) -> ProbedJobs:
         """Return the jobs whose choice is a policy, with what is expected of each."""
         parts = [

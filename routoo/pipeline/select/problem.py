@@ -19,6 +19,9 @@ from routoo.selector.solution import Solution, SolveStatus
 from routoo.selector.solvers import solve
 from routoo.store.batches.records import BatchRecord
 
+_ROUNDING = 1 + 1e-6
+"""Reservations are estimated in single precision."""
+
 
 def pose_problem(
     batch: BatchRecord, matrix: BatchMatrix, experience: Experience, now: datetime
@@ -80,7 +83,11 @@ def known_probes(
         return None
     left_s = None if batch.deadline is None else (batch.deadline - now).total_seconds()
     latency_s = None if matrix.demand is None else matrix.demand.latency_s
-    judged = JudgedBatch(matrix.judge, matrix.allowed, matrix.second_limits, latency_s, left_s)
+    allowed, reserve_usd = matrix.allowed, matrix.reserve_usd
+    if reserve_usd is not None and direct.budget_usd is not None:
+        # What the whole budget can't reserve is not asked after a probe either.
+        allowed = allowed & (reserve_usd <= float(direct.budget_usd) * _ROUNDING)
+    judged = JudgedBatch(matrix.judge, allowed, matrix.second_limits, latency_s, left_s)
     quality = _cautious_quality(batch, matrix)
     return probe_model(batch, judged, direct, quality, experience, matrix.weight)
 
@@ -112,8 +119,6 @@ def _weigh(
 
 
 _MOST_ROUNDS = 5
-_ROUNDING = 1 + 1e-6
-"""Reservations are estimated in single precision."""
 _SHARD_JOBS = 1000
 """Jobs of a shard, as far as the order of calls goes."""
 
@@ -128,14 +133,14 @@ def choose_payable(
 
     Args:
         posed: The problem; where it asks for a mean quality, only the expected cost is counted. Of
-            a probe and the model that may follow, the probe's reservation is counted.
+            a probe and the models that may follow, the largest reservation is counted.
         reserve_usd: What a call of each pair reserves, in USD; None where nothing limits it.
     """
     problem, policies = posed.problem, posed.policies
     if problem.budget_usd is None or problem.min_mean_quality is not None or reserve_usd is None:
         return choose(problem)
     if policies.probe:
-        reserve_usd = reserve_usd[:, [*range(policies.models), *policies.probe]]
+        reserve_usd = posed.reserved(reserve_usd)
     budget_usd = float(problem.budget_usd)
     asked, payable = problem, reserve_usd <= budget_usd * _ROUNDING
     if not payable.all():
