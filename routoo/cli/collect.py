@@ -53,6 +53,10 @@ class CollectOptions:
         bool,
         typer.Option("--ungraded", help="Ask items without a reference too; they get no score."),
     ] = False
+    answers: Annotated[
+        Path | None,
+        typer.Option(help="Table of the answers to write; OUT with _answers in its name if unset."),
+    ] = None
     keep_answers: Annotated[bool, typer.Option(help="Add a column with the answers.")] = False
     json_out: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False
 
@@ -85,13 +89,16 @@ def collect(options: CollectOptions) -> None:
     money left does not cover.
 
     Answers are kept beside the table as they arrive: run the same command again after an
-    interruption or failures, and only what is missing is asked.
+    interruption or failures, and only what is missing is asked. A second table keeps what the
+    models said, with a summary of token probabilities where the pool asks for them: `routoo train
+    --answers` learns from it to judge answers.
     """
     import asyncio
 
     from routoo.console.output import note
+    from routoo.domain.answer_table import write_answers
     from routoo.domain.tables import write_outcomes
-    from routoo.evaluation.item_grading import to_outcomes
+    from routoo.evaluation.item_grading import to_answers, to_outcomes
 
     questions = _questions(options)
     try:
@@ -101,6 +108,7 @@ def collect(options: CollectOptions) -> None:
         raise typer.Exit(INTERRUPTED) from None
     answers = [row.answer.answer for row in rows] if options.keep_answers else None
     write_outcomes(options.out, to_outcomes(rows), answers=answers)
+    write_answers(options.answers or _beside(options.out), to_answers(rows))
     summaries = _summarise(questions, rows, failures)
     if options.json_out:
         _print_json(questions, summaries, failures)
@@ -108,6 +116,11 @@ def collect(options: CollectOptions) -> None:
         _print_summary(questions, summaries, len(rows), failures)
     if failures:
         raise typer.Exit(INCOMPLETE)
+
+
+def _beside(out: Path) -> Path:
+    """Return where the answers go unless something else is said."""
+    return out.with_name(f"{out.stem}_answers{out.suffix}")
 
 
 def _questions(options: CollectOptions) -> _Questions:

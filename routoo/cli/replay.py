@@ -19,6 +19,10 @@ def replay(
         list[Path] | None,
         typer.Option(help="Items table: finds items by their text where a request names none."),
     ] = None,
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(help="Answers table: its texts are served instead of scores."),
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 0,
     latency_scale: Annotated[
         float, typer.Option(min=0, help="Part of the recorded latency that a call takes.")
@@ -29,7 +33,7 @@ def replay(
     """Answer chat requests from recorded outcomes, on this machine only, until Ctrl-C.
 
     Prints the base URL once it answers: name it in a pool file's endpoints. Answers carry the
-    recorded score and tokens, and cost nothing.
+    recorded text (--answers) or score, and the recorded tokens, and cost nothing.
 
     Example:
         routoo replay --items mmlu_items.parquet --outcomes mmlu_outcomes.parquet --port 8080
@@ -38,11 +42,12 @@ def replay(
     import contextlib
     import threading
 
-    from routoo.domain.tables import read_items, read_outcomes
+    from routoo.domain.tables import read_answers, read_items, read_outcomes
     from routoo.evaluation.replay import Replay
 
     recorded, rows = read_outcomes(*outcomes), read_items(*(items or []))
-    server = Replay(recorded, rows, latency_scale=latency_scale)
+    said = read_answers(*(answers or []))
+    server = Replay(recorded, rows, said, latency_scale=latency_scale)
     if until_stdin_ends:
         threading.Thread(target=_end_with_stdin, daemon=True).start()
     with contextlib.suppress(KeyboardInterrupt):

@@ -21,6 +21,8 @@ from routoo.domain.batch_options import OnContentFilter
 from routoo.domain.pool_mappings import Parameters, PartTokens
 
 TOKENS_PER_MTOK = Decimal(1_000_000)
+_TOP_LOGPROBS = 5
+"""Likeliest tokens that are asked for at each place: as many as every provider gives."""
 
 BATCH_SUFFIX = "@batch"
 """A model's batch channel is a candidate of the model's name with this behind it."""
@@ -202,6 +204,8 @@ class CandidateModel(_Record):
     parameters: Parameters = ()
     """Fields of every request to it that the request itself doesn't set, such as reasoning_effort:
     one model with other parameters is another candidate."""
+    logprobs: bool = False
+    """Ask for the probabilities of an answer's tokens: a summary helps to judge the answer."""
     capabilities: frozenset[Capability] | None = None
     """What it can do beside plain answers; None says nothing, and then it is asked for anything.
 
@@ -240,6 +244,8 @@ class CandidateModel(_Record):
 
     def with_parameters(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return a request with the candidate's own parameters where it sets none of that name."""
+        if self.logprobs and "messages" in body:
+            body = {"logprobs": True, "top_logprobs": _TOP_LOGPROBS, **body}
         if not self.parameters:
             return body
         return {**{name: json.loads(text) for name, text in self.parameters}, **body}

@@ -30,6 +30,9 @@ class CollectedAnswer:
     completion_tokens: int
     usage_estimated: bool
     latency_s: float
+    finish_reason: str | None = None
+    token_probabilities: dict[str, float] | None = None
+    """Figures of `TokenProbabilities`, where the endpoint gave them."""
 
 
 def request_sha256(body: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import asyncio
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -13,6 +13,7 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_cost_usd, estimate_prompt_tokens
 from routoo.errors import EndpointError
 from routoo.evaluation.answer_log import AnswerLog, CollectedAnswer, request_sha256
+from routoo.judge.token_probabilities import token_probabilities_of
 from routoo.ports import ChatClient
 
 MAX_ATTEMPTS = 4
@@ -161,6 +162,7 @@ class Collection:
             return
         queue.failed_in_a_row = 0
         usage = completion.usage
+        summary = token_probabilities_of(item.prompt, completion.body)
         self._log.add(
             CollectedAnswer(
                 item.item_id,
@@ -171,9 +173,13 @@ class Collection:
                 usage.completion_tokens,
                 usage.estimated,
                 completion.latency_s,
+                completion.finish_reason,
+                None if summary is None else asdict(summary),
             )
         )
 
     def _request(self, item: Item, model: CandidateModel) -> str:
         limit: Mapping[str, Any] = {"limit": model.max_completion_tokens}
+        if model.logprobs:
+            limit = {**limit, "logprobs": True}
         return request_sha256({**limit, **self._form.body(item), "model": model.model_at_endpoint})

@@ -1,8 +1,9 @@
 """Serves an endpoint that answers from recorded outcomes: the pipeline runs without real models.
 
 It speaks the OpenAI chat API on the loopback interface. A request names its item in its metadata
-(`routoo_item_id`), or else is matched by its text. The answer carries the recorded score, which the
-grader `recorded` reads back; usage holds the recorded tokens.
+(`routoo_item_id`), or else is matched by its text. The answer is the recorded text where there is
+one, else it carries the recorded score, which the grader `recorded` reads back; usage holds the
+recorded tokens.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
+from routoo.domain.answer import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.prompt import estimate_text_tokens, prompt_text
 from routoo.domain.tables import Outcomes
@@ -37,11 +39,17 @@ class Replay:
     Args:
         outcomes: The recordings.
         items: Texts of the items, for requests that name none; of equal texts the first counts.
+        answers: What was said; where it is known, it stands instead of the recorded score.
         latency_scale: Share of the recorded latency that a call takes; 0 answers at once.
     """
 
     def __init__(
-        self, outcomes: Outcomes, items: Iterable[Item] = (), *, latency_scale: float = 0.0
+        self,
+        outcomes: Outcomes,
+        items: Iterable[Item] = (),
+        answers: Iterable[RecordedAnswer] = (),
+        *,
+        latency_scale: float = 0.0,
     ) -> None:
         columns = zip(
             outcomes.score,
@@ -57,6 +65,7 @@ class Replay:
         self._by_text: dict[str, str] = {}
         for item in items:
             self._by_text.setdefault(item.prompt, item.item_id)
+        self._answers = {(one.item_id, one.model): one for one in answers}
         self._models = sorted(set(outcomes.models))
         self._latency_scale = latency_scale
 
@@ -80,12 +89,13 @@ class Replay:
         if not isinstance(body, dict):
             return _refusal("the request is no JSON object")
         model = str(body.get("model"))
-        recorded = self._found.get((self._item_id(body) or "", model))
+        key = self._item_id(body) or "", model
+        recorded, answer = self._found.get(key), self._answers.get(key)
         if recorded is None:
             return _refusal(f"no outcome of {model} is recorded for this item")
         if self._latency_scale > 0 and not np.isnan(recorded.latency_s):
             await asyncio.sleep(recorded.latency_s * self._latency_scale)
-        return web.json_response(_completion(model, body, recorded))
+        return web.json_response(_completion(model, body, recorded, answer))
 
     def _item_id(self, body: Mapping[str, Any]) -> str | None:
         metadata = body.get("metadata")
@@ -94,9 +104,13 @@ class Replay:
         return self._by_text.get(prompt_text(body))
 
 
-def _completion(model: str, body: Mapping[str, Any], recorded: Recorded) -> dict[str, Any]:
+def _completion(
+    model: str, body: Mapping[str, Any], recorded: Recorded, answer: RecordedAnswer | None
+) -> dict[str, Any]:
     score = None if np.isnan(recorded.score) else recorded.score
-    message = {"role": "assistant", "content": recorded_answer(score)}
+    text = recorded_answer(score) if answer is None else answer.text
+    reason = (answer.finish_reason if answer else None) or "stop"
+    message = {"role": "assistant", "content": text}
     # What is not recorded counts as plans count it.
     prompt = _count(recorded.prompt_tokens, estimate_text_tokens(body))
     completion = _count(recorded.completion_tokens, 1)
@@ -104,7 +118,7 @@ def _completion(model: str, body: Mapping[str, Any], recorded: Recorded) -> dict
         "id": "replayed",
         "object": "chat.completion",
         "model": model,
-        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
+        "choices": [{"index": 0, "finish_reason": reason, "message": message}],
         "usage": {
             "prompt_tokens": prompt,
             "completion_tokens": completion,

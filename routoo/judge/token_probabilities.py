@@ -43,6 +43,35 @@ def summarise_token_probabilities(
     )
 
 
+def token_probabilities_of(prompt: str, response: Mapping[str, Any]) -> TokenProbabilities | None:
+    """Return the summary for the first choice of a response in OpenAI's form; None without any."""
+    listed = _listed(response)
+    tokens = listed.get("content") if listed is not None else None
+    if not isinstance(tokens, list):
+        return None
+    return summarise_token_probabilities(
+        prompt, [one for one in tokens if isinstance(one, Mapping)]
+    )
+
+
+def without_token_probabilities(response: dict[str, Any]) -> dict[str, Any]:
+    """Return a response without its lists of token probabilities, which are long."""
+    if _listed(response) is None:
+        return response
+    choices = [
+        {**one, "logprobs": None} if isinstance(one, dict) and "logprobs" in one else one
+        for one in response["choices"]
+    ]
+    return {**response, "choices": choices}
+
+
+def _listed(response: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    choices = response.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    listed = first.get("logprobs") if isinstance(first, Mapping) else None
+    return listed if isinstance(listed, Mapping) else None
+
+
 def token_features(
     summary: TokenProbabilities | None,
 ) -> Float32[np.ndarray, " features"]:

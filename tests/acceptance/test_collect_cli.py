@@ -55,6 +55,12 @@ def test_answers_are_graded_priced_and_written(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
         billed = server.log()
     summary = json.loads(done.stdout)
+    said = pq.read_table(tmp_path / "out_answers.parquet").to_pylist()
+    assert {(row["item_id"], row["model"], row["answer"]) for row in said} >= {
+        ("sum", "small", "The answer is 4."),
+        ("letter", "large", "**B**"),
+    }
+    assert {row["finish_reason"] for row in said} == {"stop"}
     assert [entry["model"] for entry in summary["models"]] == ["small", "large"]
     assert [entry["score"] for entry in summary["models"]] == [1, 1]
     assert [entry["ungraded"] for entry in summary["models"]] == [1, 0]

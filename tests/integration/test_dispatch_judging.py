@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from routoo.domain.job import SLA, Lease
+from routoo.domain.pool import Pool
 from routoo.domain.validators import Validators
 from routoo.pipeline.dispatch import answer
 from routoo.pipeline.judges import JudgeCache
@@ -356,6 +357,24 @@ async def test_a_deadline_leaves_the_kept_answer(db: Database) -> None:
         lease = await probed(db, server, 1, sla=SLA(deadline=soon))
         assert await dispatch(db, lease, max_attempts_per_model=50)
         assert [row[:3] for row in await ends(db)] == [("succeeded", "small", "accepted")]
+
+
+async def test_a_summary_of_token_probabilities_is_kept_and_the_list_is_not(db: Database) -> None:
+    tokens = [{"token": "certain", "logprob": -0.5, "top_logprobs": []}]
+    patch = {"choices": [{"logprobs": {"content": tokens}}]}
+    script = {"models": {"small": {"answer": "certain", "patch": patch}, "large": {}}}
+    async with FakeServer(script) as server:
+        asking = pool_of(server)
+        models = tuple(model.model_copy(update={"logprobs": True}) for model in asking.models)
+        lease = await prepare(db, Pool(models=models), 1)
+        await rows(db, "UPDATE assignments SET probe = true RETURNING 1")
+        assert await dispatch(db, lease)
+        assert "logprobs" in server.requests[0].fields
+    figures = (await rows(db, "SELECT token_probabilities FROM attempts"))[0][0]
+    assert figures["mean"] == figures["minimum"] == -0.5
+    assert figures["margin"] is None
+    response = (await rows(db, "SELECT response FROM results"))[0][0]
+    assert response["choices"][0]["logprobs"] is None
 
 
 def said(text: str) -> dict[str, Any]:

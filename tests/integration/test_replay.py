@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from routoo.domain.answer import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.prompt import estimate_text_tokens
 from routoo.domain.tables import Outcomes
@@ -44,3 +45,14 @@ async def test_what_was_not_recorded_is_refused() -> None:
     async with TestClient(TestServer(replay(1).application())) as client:
         answer = await client.post("/v1/chat/completions", json=BODY | {"model": "large"})
     assert answer.status == 404
+
+
+async def test_a_recorded_text_is_served_instead_of_the_score() -> None:
+    one = np.ones(1, np.float32)
+    outcomes = Outcomes(["cat"], ["small"], one, one, one, one.astype(np.float64), one)
+    said = RecordedAnswer("cat", "small", "Four.", "length")
+    served = Replay(outcomes, [Item("cat", "How many legs has a cat?")], [said])
+    async with TestClient(TestServer(served.application())) as client:
+        answer = await (await client.post("/v1/chat/completions", json=BODY)).json()
+    assert answer["choices"][0]["message"]["content"] == "Four."
+    assert answer["choices"][0]["finish_reason"] == "length"

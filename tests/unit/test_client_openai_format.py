@@ -382,3 +382,12 @@ def test_parameters_of_the_candidate_are_sent_where_the_request_sets_none() -> N
         "reasoning_effort": "high",
         "temperature": 1,
     }
+
+
+def test_token_probabilities_are_asked_for_where_the_pool_says_so() -> None:
+    asking = CandidateModel.model_validate(
+        {**candidate().model_dump(mode="json"), "logprobs": True}
+    )
+    sent = FORMAT.request(asking, CHAT)
+    assert sent == {**FORMAT.request(candidate(), CHAT), "logprobs": True, "top_logprobs": 5}
+    assert FORMAT.request(asking, {**CHAT, "logprobs": False})["logprobs"] is False

@@ -20,7 +20,12 @@ from routoo.judge.files import (
     write_judge,
 )
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
-from routoo.judge.token_probabilities import summarise_token_probabilities, token_features
+from routoo.judge.token_probabilities import (
+    summarise_token_probabilities,
+    token_features,
+    token_probabilities_of,
+    without_token_probabilities,
+)
 from routoo.predictor.checkpoint import write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.manifest import Manifest
@@ -212,3 +217,22 @@ def test_a_margin_is_unknown_without_alternatives() -> None:
     assert summary is not None
     assert math.isnan(summary.margin)
     assert np.isfinite(token_features(summary)).all()
+
+
+def test_a_response_gives_its_summary_and_loses_the_long_list() -> None:
+    tokens = [{"token": "4", "logprob": -0.1, "top_logprobs": []}, None]
+    response = {"id": "x", "choices": [{"message": {}, "logprobs": {"content": tokens}}]}
+    summary = token_probabilities_of("2 + 2?", response)
+    assert summary is not None
+    assert summary.mean == pytest.approx(-0.1)
+    short = without_token_probabilities(response)
+    assert short == {"id": "x", "choices": [{"message": {}, "logprobs": None}]}
+    assert token_probabilities_of("2 + 2?", short) is None
+
+
+@pytest.mark.parametrize(
+    "response",
+    [{}, {"choices": []}, {"choices": [None]}, {"choices": [{"logprobs": {"content": 3}}]}],
+)
+def test_a_response_without_probabilities_has_no_summary(response: dict[str, object]) -> None:
+    assert token_probabilities_of("2 + 2?", response) is None

@@ -7,7 +7,12 @@ from decimal import Decimal
 from routoo.client.failures import error_of_completion
 from routoo.domain.completion import Attempt, Completion, FinishReason, KeptAnswer
 from routoo.domain.pool import CandidateModel
+from routoo.domain.prompt import prompt_text
 from routoo.errors import CutAnswerError, EndpointError, HedgeLostError
+from routoo.judge.token_probabilities import (
+    token_probabilities_of,
+    without_token_probabilities,
+)
 from routoo.pipeline.dispatch.accounting import JobAccount
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import Call
@@ -58,8 +63,11 @@ def _settle_answer(
     is_last: bool,
 ) -> None:
     """Settle an answer: with the job's result, or kept until it is decided about."""
+    summary = token_probabilities_of(prompt_text(account.given.job.body), completion.body)
+    if model.logprobs and not account.given.job.body.get("logprobs"):  # only we asked for them
+        completion = replace(completion, body=without_token_probabilities(completion.body))
     attempt = succeeded_attempt(account.job_no, call.attempt_no, model, completion)
-    attempt = replace(attempt, probe=account.asks_probe)
+    attempt = replace(attempt, probe=account.asks_probe, token_probabilities=summary)
     account.add_success(model, attempt.cost_usd)
     if is_last and (attempt.probe or account.rules.has_rules):
         kept = KeptAnswer(attempt, completion)
