@@ -115,7 +115,8 @@ class CallBounds:
     @classmethod
     def empty(cls, shape: tuple[int, ...]) -> Self:
         """Return bounds for jobs x models, to be filled in."""
-        return cls(*(np.zeros(shape[0]) for _ in range(3)), np.zeros(shape, np.bool_))
+        text, choices, limits = (np.zeros(shape[0]) for _ in range(3))
+        return cls(text, choices, limits, np.zeros(shape, np.bool_))
 
     def fill(self, rows: slice, jobs: Sequence[Job]) -> None:
         """Set the bounds of the jobs in some rows."""
