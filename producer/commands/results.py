@@ -132,7 +132,7 @@ def _table(records: "Sequence[ResultRecord]") -> FittedTable:
         TableColumn(title="custom_id", least=10),
         TableColumn(title="status"),
         TableColumn(title="model", least=20),
-        TableColumn(title="answer", least=24),
+        TableColumn(title="answer", least=24, first=True),
         TableColumn(title="expected", rank=3, right=True),
         TableColumn(title="graded", rank=1, right=True),
         TableColumn(title="cost", rank=2, right=True),

@@ -48,7 +48,7 @@ def progress_view(snapshot: Snapshot) -> RenderableType:
         parts.append(Text(_overrun(snapshot), style="yellow"))
     if snapshot.budget_warning is not None:
         parts.append(Text(_budget_warning(snapshot.budget_warning), style="yellow"))
-    parts += [Text(line) for line in _failures(snapshot)]
+    parts += [Text(f"no answer: {line}") for line in _failures(snapshot)]
     if snapshot.progress.error:
         parts.append(Text(f"error: {snapshot.progress.error}", style="red"))
     return Group(*parts)
@@ -58,7 +58,7 @@ def batch_table(batches: Sequence[BatchRecord]) -> FittedTable:
     """Return a table of batches, a line each; ids are cut to what tells them apart."""
     table = FittedTable(
         TableColumn(title="id"),
-        TableColumn(title="name", least=12),
+        TableColumn(title="name", least=12, first=True),
         TableColumn(title="status"),
         TableColumn(title="jobs", right=True),
         TableColumn(title="budget", rank=2, right=True),
@@ -157,7 +157,7 @@ def wait_line(snapshot: Snapshot) -> str | None:
 def _failures(snapshot: Snapshot) -> list[str]:
     """Return the commonest reasons of jobs without an answer, a line each."""
     return [
-        f"{one.jobs:,} without an answer, {one.error_code}: {_one_line(one.example)}"
+        f"{one.jobs:,} {one.error_code}: {_one_line(one.example)}"
         for one in snapshot.progress.failures
     ]
 

@@ -20,6 +20,8 @@ class TableColumn:
     """Columns of the highest rank are left out first; those of rank 0 stay."""
     least: int | None = None
     """Narrowest width in characters; None where no cell may be cut."""
+    first: bool = False
+    """It gets the width that is free before the others do."""
     right: bool = False
     """Numbers stand at the right edge."""
     fold: bool = False
@@ -84,11 +86,15 @@ class FittedTable:
                 break
             del least[number]
         free = max(screen - _total(least), 0)
-        for number in sorted(least, key=lambda no: natural[no] - least[no]):
+        for number in sorted(least, key=lambda no: self._turn(no, natural[no] - least[no])):
             more = min(natural[number] - least[number], free)
             least[number] += more
             free -= more
         return least
+
+    def _turn(self, number: int, lacking: int) -> tuple[bool, int]:
+        """Return a column's turn to be widened: the first ones, then those that lack the least."""
+        return not self._columns[number].first, lacking
 
     def _natural(self) -> Iterator[int]:
         """Yield the width at which nothing of a column is cut."""
@@ -98,9 +104,12 @@ class FittedTable:
             yield max([cell_len(column.title), *(cell_len(row[number]) for row, _ in self._rows)])
 
     def _expendable(self) -> list[int]:
-        """Return the columns that may be left out, the first to go first."""
+        """Return the columns that may be left out: those that say nothing first, then by rank."""
         numbers = [no for no, column in enumerate(self._columns) if column.rank]
-        return sorted(numbers, key=lambda no: -self._columns[no].rank)
+        return sorted(numbers, key=lambda no: (self._says_something(no), -self._columns[no].rank))
+
+    def _says_something(self, number: int) -> bool:
+        return any(row[number] not in {"", "-"} for row, _ in self._rows)
 
 
 def _total(widths: dict[int, int]) -> int:

@@ -157,7 +157,7 @@ async def test_status_shows_the_progress_of_a_batch(db: Database, producer: Run)
     assert str(batch_id) in shown
     assert "$0.0300 spent" in shown
     assert "3 of 4" in shown
-    assert "1 without an answer, rate_limited: too many" in shown
+    assert "no answer: 1 rate_limited: too many" in shown
     assert str(batch_id)[:8] in producer("list").stdout
 
 

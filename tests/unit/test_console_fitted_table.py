@@ -52,6 +52,15 @@ def test_a_narrow_screen_folds_what_may_be_folded() -> None:
     assert "completed" in lines[1]
 
 
+def test_a_column_that_says_nothing_goes_first() -> None:
+    table = FittedTable(
+        TableColumn(title="answer"),
+        *(TableColumn(title=t, rank=r) for t, r in (("graded", 1), ("cost", 2))),
+    )
+    table.add_row("yes", "-", "$1")
+    assert list(table.widths(14)) == [0, 2]
+
+
 @given(
     st.integers(40, 300),
     st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3), st.integers(1, 8)), min_size=1),
