@@ -20,6 +20,10 @@ class Predictor(Protocol):
         """Return estimates for the prompts, columns in the order of the models' names."""
         ...
 
+    def prompt_factors(self, models: Sequence[str]) -> Sequence[float]:
+        """Return how many prompt tokens each model bills for one that is estimated."""
+        ...
+
     def floor_margins(self, models: Sequence[str], confidence: float) -> Sequence[float]:
         """Return the margin to subtract from each model's predicted quality for a confident floor.
 

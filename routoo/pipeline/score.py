@@ -64,6 +64,7 @@ async def score_shard(
     predicted = await asyncio.to_thread(predictor.predict, prompts, names)
     confidence = batch.objective.floor_confidence
     async with db.transaction() as conn:
+        await predictions.save_prompt_factors(conn, lease, predictor.prompt_factors(names))
         if confidence is not None:
             margins = predictor.floor_margins(names, confidence)
             await predictions.save_margins(conn, lease, margins)

@@ -64,6 +64,11 @@ class CheckpointPredictor:
             truncated,
         )
 
+    def prompt_factors(self, models: Sequence[str]) -> list[float]:
+        """Return how many prompt tokens each model bills for one that is estimated."""
+        known = self.manifest.metrics.get("prompt_factors") or {}
+        return [float(known.get(name, 1.0)) for name in models]
+
     def floor_margins(self, models: Sequence[str], confidence: float) -> list[float]:
         """Return what to take off models' estimates so that the rest holds with confidence.
 

@@ -176,6 +176,36 @@ async def save_margins(conn: AsyncConnection, lease: Lease, margins: Sequence[fl
     )
 
 
+async def save_prompt_factors(
+    conn: AsyncConnection, lease: Lease, factors: Sequence[float]
+) -> None:
+    """Keep what the checkpoint knows of its models' prompt tokens; the first scorer's stands.
+
+    Args:
+        conn: A transaction.
+        lease: A score shard of the batch.
+        factors: Prompt tokens billed for one that is estimated, in pool order.
+
+    Raises:
+        StaleLeaseError: Another worker owns the shard now.
+    """
+    await leases.fence(conn, lease)
+    await conn.execute(
+        "INSERT INTO prompt_factors (batch_id, factors) VALUES (%s, %s::real[])"
+        " ON CONFLICT DO NOTHING",
+        [lease.key.batch_id, list(factors)],
+    )
+
+
+async def load_prompt_factors(conn: AsyncConnection, batch_id: UUID) -> list[float] | None:
+    """Return prompt tokens billed for one estimated, in pool order; None where nobody knows."""
+    cursor = await conn.execute(
+        "SELECT factors FROM prompt_factors WHERE batch_id = %s", [batch_id]
+    )
+    row = await cursor.fetchone()
+    return None if row is None else list(row[0])
+
+
 async def load_margins(conn: AsyncConnection, batch_id: UUID) -> list[float] | None:
     """Return the margins in pool order; None where the batch asks for no confidence."""
     cursor = await conn.execute("SELECT margins FROM floors WHERE batch_id = %s", [batch_id])

@@ -1,5 +1,6 @@
 """Adds a candidate model to a checkpoint from a few hundred of its graded answers."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from routoo.predictor.dataset import (
 from routoo.predictor.manifest import Manifest, read_manifest
 from routoo.predictor.predictor import load_predictor
 from routoo.selector.confidence import floor_margins
+from routoo.training.tables import prompt_factors
 
 FOLDS = 5
 """Parts of the graded answers; each is predicted by a fit on the others."""
@@ -57,7 +59,7 @@ def add_model(
     estimator = before.estimator.add_model(inputs, score, matrix.completion_tokens[:, 0])
     folds = grouped_folds(text_groups(matrix.prompts), FOLDS, seed=0)
     quality = before.estimator.held_out_quality(inputs, score, folds)
-    manifest = _manifest(before.manifest, matrix, quality[:, None])
+    manifest = _manifest(before.manifest, matrix, quality[:, None], prompt_factors(tables, [model]))
     weights = pack(estimator, before.adapters)
     copy_judge(folder, out, manifest.judge)
     write_checkpoint(out, weights, replace(manifest, weights_sha256=weights_sha256(weights)))
@@ -82,7 +84,10 @@ def _check_new(folder: Path, model: str) -> None:
 
 
 def _manifest(
-    before: Manifest, matrix: OutcomeMatrix, quality: Float32[np.ndarray, "answers 1"]
+    before: Manifest,
+    matrix: OutcomeMatrix,
+    quality: Float32[np.ndarray, "answers 1"],
+    factors: Mapping[str, float],
 ) -> Manifest:
     (model,) = matrix.models
     added = {
@@ -93,6 +98,7 @@ def _manifest(
     }
     figures = metrics_by_model(matrix.score, quality, matrix.models)
     metrics = before.metrics | {"models": before.metrics["models"] | figures}
+    metrics["prompt_factors"] = metrics.get("prompt_factors", {}) | factors
     if "floor_margins" in metrics:
         margins = metrics["floor_margins"]
         new = floor_margins(quality, matrix.score, matrix.models)["models"]

@@ -2,7 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from routoo.domain.items import Item
+from routoo.domain.prompt import bound_text_tokens, estimate_text_tokens
 from routoo.domain.tables import (
     OutcomeTables,
     read_items,
@@ -19,6 +22,8 @@ from routoo.evaluation_runs.graded_outcomes import (
 from routoo.ports import Feedback
 from routoo.store.database import Database
 
+_PRIOR_OUTCOMES = 10
+"""Weight of the estimate as it is, in outcomes."""
 _HOW_TO_GET_SOME = (
     "Grade batches with `routoo-producer grade`, or run a set that was added with --for-training"
 )
@@ -35,6 +40,40 @@ def read_tables(items: Sequence[Path], outcomes: Sequence[Path]) -> OutcomeTable
             "items and outcomes go together", remedy="Give both --items and --outcomes"
         )
     return OutcomeTables(tuple(read_items(*items)), read_outcomes(*outcomes))
+
+
+def prompt_factors(tables: OutcomeTables, models: Sequence[str]) -> dict[str, float]:
+    """Return how many prompt tokens each model billed for one that is estimated.
+
+    It is drawn to 1 where outcomes are few. Recorded prompts that have more tokens than an item's
+    text has bytes held more than that text, such as examples, and teach nothing.
+
+    Args:
+        tables: Items, and outcomes with the tokens that were recorded.
+        models: Names of the models.
+    """
+    bodies = {item.item_id: _body(item) for item in tables.items}
+    bounds = {item_id: bound_text_tokens(body) for item_id, body in bodies.items()}
+    expected = {item_id: estimate_text_tokens(body) for item_id, body in bodies.items()}
+    sums: dict[str, list[float]] = {name: [0.0, 0.0, 0.0] for name in models}
+    outcomes = tables.outcomes
+    for item_id, model, tokens in zip(
+        outcomes.item_ids, outcomes.models, outcomes.prompt_tokens.tolist(), strict=True
+    ):
+        if model in sums and 0 < tokens <= bounds.get(item_id, 0):
+            counts = sums[model]
+            counts[0], counts[1] = counts[0] + tokens, counts[1] + expected[item_id]
+            counts[2] += 1
+    return {name: _drawn_to_one(*counts) for name, counts in sums.items() if counts[2]}
+
+
+def _body(item: Item) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": item.prompt}]}
+
+
+def _drawn_to_one(billed: float, estimated: float, count: float) -> float:
+    prior = _PRIOR_OUTCOMES * estimated / count
+    return (billed + prior) / (estimated + prior)
 
 
 async def add_graded_answers(

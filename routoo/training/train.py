@@ -39,6 +39,7 @@ from routoo.training.judge import PromptEstimates, fit_judge
 from routoo.training.learning_curve import learning_curve, plot_learning_curve
 from routoo.training.predictor_settings import PredictorSettings
 from routoo.training.promote import promote_checkpoint, register_folder
+from routoo.training.tables import prompt_factors
 from routoo.training.tune import TUNING_STATE, tune_encoder
 
 FEW_OUTCOMES = 50
@@ -100,6 +101,7 @@ def train_predictor(
     judged = np.arange(len(matrix.items)) if tuned_on is None else np.flatnonzero(~tuned_on)
     weights = pack(fitted.estimator, encoder.adapters)
     metrics = _metrics(matrix, fitted, judged, fit)
+    metrics["prompt_factors"] = prompt_factors(tables, matrix.models)
     # What the backbone was tuned on it knows: a judge fitted there would trust the prompt too much.
     unseen = _without(matrix, tuned_on)
     judge = _fit_judge(unseen, features, fitted, answers, feedback, seed=fit.seed)

@@ -14,6 +14,7 @@ from routoo.domain.job import SLA, Stage
 from routoo.domain.prediction import Predictions
 from routoo.errors import InfeasibleError
 from routoo.pipeline.score import score_shard
+from routoo.pipeline.select.experience import batch_experience
 from routoo.pipeline.select.shard import select_shard
 from routoo.store import batches, jobs, predictions, shards
 from routoo.store.database import Database
@@ -29,6 +30,7 @@ class FixedPredictor:
     """The small model is right half of the time, the large one nearly always."""
 
     asked: list[Sequence[str]]
+    factors: tuple[float, float] = (1.0, 1.0)
 
     def predict(self, prompts: Sequence[str], models: Sequence[str]) -> Predictions:
         self.asked.append(prompts)
@@ -42,13 +44,19 @@ class FixedPredictor:
             truncated=np.zeros(count, np.bool_),
         )
 
+    def prompt_factors(self, models: Sequence[str]) -> Sequence[float]:
+        assert list(models) == ["small", "large"]
+        return self.factors
+
     def floor_margins(self, models: Sequence[str], confidence: float) -> Sequence[float]:
         assert (list(models), confidence) == (["small", "large"], 0.9)
         return [0.1, 0.6]
 
 
-async def score(db: Database, batch_id: UUID) -> FixedPredictor:
-    predictor = FixedPredictor([])
+async def score(
+    db: Database, batch_id: UUID, factors: tuple[float, float] = (1.0, 1.0)
+) -> FixedPredictor:
+    predictor = FixedPredictor([], factors)
     async with db.transaction() as conn:
         batch = await batches.get(conn, batch_id)
         keys = await shards.ready_keys(conn, batch_id)
@@ -216,3 +224,21 @@ async def test_a_floor_with_confidence_is_compared_less_the_checkpoints_margin(
     (refusal,) = await refused(db, batch_id)
     assert "min_quality is 0.5, the best predicted is 0.400" in refusal[3]
     assert (await plan(db, batch_id))["experience"]["large"]["quality_margin"] == pytest.approx(0.6)
+
+
+async def test_a_first_plan_counts_on_the_prompt_tokens_that_the_checkpoint_knows(
+    db: Database,
+) -> None:
+    costs = []
+    for factors in ((1.0, 1.0), (0.25, 0.25)):
+        batch_id = await batch_factory.submit(db, JOBS)
+        await score(db, batch_id, factors)
+        lease = await batch_factory.claim(db, batch_id, Stage.SELECT)
+        async with db.transaction() as conn:
+            batch = await batches.get(conn, batch_id)
+            known = await batch_experience(conn, batch)
+        assert [known[name].prompt_factor for name in ("small", "large")] == list(factors)
+        await select_shard(db, lease, batch)
+        sql = "SELECT sum(expected_cost_usd) FROM assignments WHERE batch_id = %s"
+        costs += [row[0] for row in await rows(db, sql, batch_id)]
+    assert costs[1] < costs[0]

@@ -105,3 +105,13 @@ def test_a_plan_keeps_experience_as_it_was() -> None:
     known = {"small": fit_experience(candidate(), calls(50))}
     assert experience_from_json(experience_to_json(known)) == known
     assert experience_from_json(None) == {}
+
+
+def test_what_a_predictor_was_trained_on_stands_for_calls_that_were_not_made_yet() -> None:
+    assert fit_experience(candidate(), [], prompt_factor=0.5).prompt_factor == 0.5
+    few = fit_experience(candidate(), calls(5, prompt=2, completion=3), prompt_factor=0.5)
+    many = fit_experience(
+        candidate(), calls(RECENT_CALLS, prompt=2, completion=3), prompt_factor=0.5
+    )
+    plain = fit_experience(candidate(), calls(RECENT_CALLS, prompt=2, completion=3))
+    assert 0.5 < few.prompt_factor < many.prompt_factor < plain.prompt_factor

@@ -40,11 +40,22 @@ _FACTORS = (0.1, 10.0)
 _BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-async def load_experience(conn: AsyncConnection, pool: Pool) -> dict[str, ModelExperience]:
-    """Return what is known of each candidate model now."""
+async def load_experience(
+    conn: AsyncConnection, pool: Pool, prompt_factors: Sequence[float] | None = None
+) -> dict[str, ModelExperience]:
+    """Return what is known of each candidate model now.
+
+    Args:
+        conn: A transaction.
+        pool: The candidates.
+        prompt_factors: What stands for calls that were not made yet, in pool order.
+    """
+    factors = [1.0] * len(pool.models) if prompt_factors is None else prompt_factors
     return {
-        model.name: fit_experience(model, await recent_calls(conn, model, RECENT_CALLS))
-        for model in pool.models
+        model.name: fit_experience(
+            model, await recent_calls(conn, model, RECENT_CALLS), prompt_factor=factor
+        )
+        for model, factor in zip(pool.models, factors, strict=True)
     }
 
 
@@ -54,7 +65,8 @@ async def batch_experience(conn: AsyncConnection, batch: BatchRecord) -> dict[st
     Raises:
         StoreError: The margins of its floors are missing.
     """
-    known = await load_experience(conn, batch.pool)
+    factors = await predictions.load_prompt_factors(conn, batch.id)
+    known = await load_experience(conn, batch.pool, factors)
     if batch.objective.floor_confidence is None:
         return known
     margins = await predictions.load_margins(conn, batch.id)
@@ -66,22 +78,28 @@ async def batch_experience(conn: AsyncConnection, batch: BatchRecord) -> dict[st
     }
 
 
-def fit_experience(model: CandidateModel, calls: Sequence[MeasuredCall]) -> ModelExperience:
+def fit_experience(
+    model: CandidateModel, calls: Sequence[MeasuredCall], *, prompt_factor: float = 1.0
+) -> ModelExperience:
     """Learn from calls to one model.
 
     Args:
         model: The candidate; the latency that its endpoint declares stands in for few calls.
         calls: Measured calls.
+        prompt_factor: Prompt tokens billed for one estimated, by what the predictor was trained on.
 
     Returns:
-        Factors drawn to 1 where calls are few, and the latency, None where it isn't known.
+        Factors drawn to what was known before where calls are few, and the latency, None where it
+        isn't known.
     """
     declared = model.endpoint.expected_latency
     base_s, slope_s = NO_EXPERIENCE.base_s, NO_EXPERIENCE.per_completion_token_s
     if declared is not None:
         base_s, slope_s = declared.base_s, declared.per_completion_token_s
     if not calls:
-        return ModelExperience(base_s=base_s, per_completion_token_s=slope_s)
+        return ModelExperience(
+            prompt_factor=prompt_factor, base_s=base_s, per_completion_token_s=slope_s
+        )
     tokens = np.array([call.completion_tokens for call in calls], np.float64)
     latency_s = np.array([call.latency_s for call in calls], np.float64)
     tail_factor, p95_s = NO_EXPERIENCE.tail_factor, None
@@ -95,6 +113,7 @@ def fit_experience(model: CandidateModel, calls: Sequence[MeasuredCall]) -> Mode
         prompt_factor=_factor(
             [call.prompt_tokens for call in calls],
             [estimate_prompt_tokens(call.body, model) for call in calls],
+            prompt_factor,
         ),
         completion_factor=_factor(
             tokens.tolist(), [estimated_completion_tokens(model, call) for call in calls]
@@ -129,10 +148,10 @@ def estimated_completion_tokens(
     return min(min(max(call.predicted_completion_tokens, 1.0), most) * factor, most)
 
 
-def _factor(billed: Sequence[float], estimated: Sequence[float]) -> float:
-    """Return billed over estimated tokens, drawn towards 1 by MIN_CALLS calls without an error."""
+def _factor(billed: Sequence[float], estimated: Sequence[float], before: float = 1.0) -> float:
+    """Return billed over estimated tokens, drawn by MIN_CALLS calls to what was known before."""
     prior = MIN_CALLS * sum(estimated) / len(estimated)
-    ratio = (sum(billed) + prior) / (sum(estimated) + prior)
+    ratio = (sum(billed) + before * prior) / (sum(estimated) + prior)
     return min(max(ratio, _FACTORS[0]), _FACTORS[1])
 
 

@@ -172,7 +172,7 @@ async def derive_plan(
             remedy="Wait until the plan is there, then derive another from it",
         )
     # The margins of quality floors and the judge are the predictor's, as the predictions are.
-    for table in ("floors", "batch_judges"):
+    for table in ("floors", "prompt_factors", "batch_judges"):
         await conn.execute(_COPY_FACTS.format(table=table), key)
     await batches.seal(conn, batch_id, source.job_count, shard_size)
     await conn.execute(

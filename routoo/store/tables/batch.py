@@ -134,6 +134,18 @@ class FloorRow(SQLModel, table=True):
     margins: list[float] = column(REALS, "Taken off predicted quality, in pool order")
 
 
+class PromptFactorRow(SQLModel, table=True):
+    """How many prompt tokens a batch's models were billed when its checkpoint's answers came."""
+
+    __tablename__ = "prompt_factors"
+    __table_args__ = (
+        {"comment": "What the checkpoint that scored a batch knows of its models' prompt tokens"},
+    )
+
+    batch_id: UUID = batch_key(references=True)
+    factors: list[float] = column(REALS, "Prompt tokens billed for one estimated, in pool order")
+
+
 class ReplanRow(SQLModel, table=True):
     """One revision of a running batch's plan: the history of why and what changed."""
 
