@@ -6,7 +6,7 @@ from itertools import islice
 from uuid import UUID
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Float64, Int32
 from psycopg import AsyncConnection
 
 from routoo.domain.job import Lease
@@ -99,7 +99,7 @@ _SLICE_JOBS = 10_000
 
 _OPEN = """
 SELECT j.job_no, coalesce(array_position(%(models)s::text[], a.model), 0) - 1,
-       coalesce(a.probe, false)::int,
+       coalesce(a.probe, false)::int, coalesce(a.expected_cost_usd, 0)::float8,
        (EXISTS (
            SELECT FROM kept_answers k WHERE k.batch_id = j.batch_id AND k.job_no = j.job_no)
         OR EXISTS (
@@ -109,7 +109,8 @@ SELECT j.job_no, coalesce(array_position(%(models)s::text[], a.model), 0) - 1,
                  AND t.attempt_no = r.attempt_no)))::int
 FROM jobs j
 LEFT JOIN LATERAL (
-    SELECT model, probe FROM assignments s WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
+    SELECT model, probe, expected_cost_usd FROM assignments s
+    WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
     ORDER BY revision DESC LIMIT 1
 ) a ON true
 WHERE j.batch_id = %(batch_id)s AND j.job_no >= %(first)s AND j.job_no < %(end)s
@@ -130,6 +131,8 @@ class OpenJobs:
     """Of the model assigned last, in pool order; -1 where none is."""
     probe: Bool[np.ndarray, " open"]
     """Its answer is to be judged."""
+    expected_cost_usd: Float64[np.ndarray, " open"]
+    """Of all calls of the job, as assigned, in USD."""
     called: Bool[np.ndarray, " open"]
     """A call is under way, or was lost in a crash, or an answer waits to be judged."""
 
@@ -145,7 +148,7 @@ async def load_open_jobs(
         job_count: Its jobs, open or not.
         models: Names of its candidate models, in pool order.
     """
-    slices = [np.empty((0, 4), np.int32)]
+    slices = [np.empty((0, 5))]
     for first in range(0, job_count, _SLICE_JOBS):
         cursor = await conn.execute(
             _OPEN,
@@ -157,6 +160,8 @@ async def load_open_jobs(
             },
         )
         rows = await cursor.fetchall()
-        slices.append(np.array(rows, np.int32).reshape(-1, 4))
+        slices.append(np.array(rows, np.float64).reshape(-1, 5))
     table = np.concatenate(slices)
-    return OpenJobs(table[:, 0], table[:, 1], table[:, 2] > 0, table[:, 3] > 0)
+    job_no, column = table[:, 0].astype(np.int32), table[:, 1].astype(np.int32)
+    probe, expected_cost_usd, called = table[:, 2] > 0, table[:, 3], table[:, 4] > 0
+    return OpenJobs(job_no, column, probe, expected_cost_usd, called)

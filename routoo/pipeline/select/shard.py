@@ -30,10 +30,8 @@ from routoo.pipeline.select.problem import (
     choose,
     choose_payable,
     is_met,
-    known_probes,
     pose_problem,
 )
-from routoo.selector.probes import Policies
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
 from routoo.store import assignments, batches, endpoint_behaviour, ledger, results
@@ -173,7 +171,7 @@ async def replan_batch(db: Database, lease: Lease, batch: BatchRecord, request: 
         state = await _load(conn, batch)
     now, rows = datetime.now(UTC), state.matrix.rows(state.jobs)
     direct = pose_problem(batch, rows, state.experience, now)
-    direct = replace(direct, budget_usd=_left_usd(batch, state, now))
+    direct = replace(direct, budget_usd=_left_usd(state))
     posed = await asyncio.to_thread(add_probes, batch, rows, direct, state.experience, now)
     promised = pose_problem(batch, rows, planned_experience(batch), now)
     solution = await asyncio.to_thread(_choose, state, posed, promised, rows.reserve_usd)
@@ -277,36 +275,17 @@ async def _unspent_usd(conn: AsyncConnection, batch: BatchRecord) -> Decimal | N
     return balance.limit_usd - balance.spent_usd - balance.overrun_usd
 
 
-def _left_usd(batch: BatchRecord, state: _State, now: datetime) -> Decimal | None:
+def _left_usd(state: _State) -> Decimal | None:
     """Return the money left after the expected cost of the calls in flight; None = no limit."""
     if state.free_usd is None:
         return None
     in_flight = state.open_jobs.called & (state.open_jobs.column >= 0)
     jobs, column = state.open_jobs.job_no[in_flight], state.open_jobs.column[in_flight]
-    probe = state.open_jobs.probe[in_flight]
-    expected_usd = float(state.matrix.cost_usd[jobs, column].sum())
-    expected_usd += _second_usd(batch, state, now, (jobs[probe], column[probe]))
-    return max(state.free_usd - Decimal(expected_usd), Decimal(0))
-
-
-def _second_usd(
-    batch: BatchRecord,
-    state: _State,
-    now: datetime,
-    probes: tuple[Int32[np.ndarray, " probes"], Int32[np.ndarray, " probes"]],
-) -> float:
-    """Return the expected cost of what may follow probes, given as job numbers and columns."""
-    jobs, column = probes
-    if not len(jobs):
-        return 0.0
-    rows = state.matrix.rows(jobs)
-    direct = pose_problem(batch, rows, state.experience, now)
-    known = known_probes(batch, rows, direct, state.experience, now)
-    posed = PosedProblem(direct, direct, Policies(direct.options), known)
-    places = np.arange(len(jobs))
-    probed = posed.at_price(places, column, state.threshold_price_per_usd)
-    first_usd = direct.cost_usd[probed.jobs, column[probed.jobs]]
-    return float((probed.cost_usd - first_usd).sum())
+    expected_usd = state.matrix.cost_usd[jobs, column]
+    # What may follow a probe is paid too; what was assigned is the cost of both calls.
+    both = np.maximum(expected_usd, state.open_jobs.expected_cost_usd[in_flight])
+    expected_usd = np.where(state.open_jobs.probe[in_flight], both, expected_usd)
+    return max(state.free_usd - Decimal(float(expected_usd.sum())), Decimal(0))
 
 
 def _choose(
