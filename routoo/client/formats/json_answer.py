@@ -38,15 +38,15 @@ def decode_json(raw: bytes, *, where: str, http_status: int) -> object:
         orjson.dumps(answer)  # what can be read may be nested too deep to be written again
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidResponseError(
-            f"the answer is not JSON: {_reason(error)}", where=where, http_status=http_status
+            _what_is_wrong(error), where=where, http_status=http_status
         ) from None  # its cause would keep the whole answer in memory
     return answer
 
 
-def _reason(error: Exception) -> str:
+def _what_is_wrong(error: Exception) -> str:
     if isinstance(error, TypeError | RecursionError):
-        return "it is nested too deep"
-    return str(error)
+        return "the answer is nested too deep to be kept"
+    return f"the answer is not JSON: {error}"
 
 
 def _decode_leniently(raw: bytes) -> object:
