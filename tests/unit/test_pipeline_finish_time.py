@@ -121,7 +121,7 @@ def test_the_worst_case_of_a_plan_is_that_of_its_calls() -> None:
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
     ]
     pool = Pool(models=(candidate("a").model_copy(update={"image_prompt_tokens": 500}),))
-    bounds = CallBounds.empty(4)
+    bounds = CallBounds.empty((4, 1))
     bounds.fill(slice(0, 3), [Job(n, f"job-{n}", body) for n, body in enumerate(bodies)])
     model = pool.models[0]
     exact = [
