@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from typing import Any, Protocol, runtime_checkable
 
+from routoo.domain.absence import Absence
 from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
@@ -102,6 +103,10 @@ class ChatClient(Protocol):
 
         While it is above 0 no call is admitted, but for a probe now and then.
         """
+        ...
+
+    def absence(self, model: CandidateModel) -> Absence | None:
+        """Return why all endpoints of a model take no calls for now; None where one works."""
         ...
 
     async def complete(

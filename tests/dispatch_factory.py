@@ -17,6 +17,7 @@ from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.select.shard import select_shard
 from routoo.store import assignments, batches, jobs, leases, predictions, shards
 from routoo.store.database import Database
+from routoo.store.endpoint_limits import DatabaseLimits
 from tests.fakes.openai_server import FakeServer
 
 NO_FIELDS: dict[str, Any] = {}
@@ -120,11 +121,17 @@ async def dispatch(
 async def dispatch_to_outcome(
     db: Database, lease: Lease, *, stop: asyncio.Event | None = None, **changes: Any
 ) -> shards.WorkOutcome:
-    """Dispatch a leased shard, and return how that ended."""
+    """Dispatch a leased shard, and return how that ended.
+
+    With `shared`, the accounts of endpoints are in the database, where a plan reads them.
+    """
+    limits = DatabaseLimits(db) if changes.pop("shared", False) else None
     async with db.transaction() as conn:
         batch = await batches.get(conn, lease.key.batch_id)
-    async with ChatEndpoints(batch.pool.models) as client:
-        options = DispatchOptions(**{"max_attempts_per_model": 2, "drain_grace_s": 0.2} | changes)
+    async with ChatEndpoints(batch.pool.models, limits=limits) as client:
+        options = DispatchOptions(
+            **{"max_attempts_per_model": 2, "drain_grace_s": 0.2, "replan_wait_s": 0.2} | changes
+        )
         return await dispatch_shard(
             db,
             client,

@@ -24,6 +24,7 @@ from routoo.errors import ConfigError, DatabaseUnavailableError
 from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.scheduler import Scheduler
 from routoo.settings import Settings
+from routoo.store import results
 from routoo.store.batches import plans
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts
@@ -36,6 +37,7 @@ SIGNATURE = "X-Routoo-Signature"
 TIMESTAMP = "X-Routoo-Timestamp"
 MAX_CALLS = 10
 """Calls for one alert, the waits between them doubling, before it is given up."""
+_EXPIRE_EVERY_S = 1.0
 _TIMEOUT_S = 10.0
 _ACCEPTED_BELOW = 300
 """A webhook that answers with a lower status has accepted the alert."""
@@ -48,6 +50,15 @@ async def tick(db: Database, settings: Settings) -> None:
     await finish_due(db, shard_size=settings.shard_size)
     await deliver_alerts(db, settings)
     await _delete_plan(db, settings.plan_retention_days * _S_PER_DAY)
+
+
+async def _expire_forever(db: Database) -> None:
+    """End jobs past their deadline whose shards wait, each within about a second."""
+    while True:
+        with contextlib.suppress(DatabaseUnavailableError):
+            async with db.transaction() as conn:
+                await results.expire_waiting(conn)
+        await asyncio.sleep(_EXPIRE_EVERY_S)
 
 
 async def _delete_plan(db: Database, retention_s: float) -> None:
@@ -87,13 +98,14 @@ async def _stop(task: "asyncio.Task[None]") -> None:
 async def _tick_forever(settings: Settings, database_url: str) -> None:
     while True:
         try:
-            async with Database(database_url, max_size=2) as db:
+            async with Database(database_url, max_size=3) as db, asyncio.TaskGroup() as group:
+                group.create_task(_expire_forever(db))
                 while True:
                     await tick(db, settings)
                     await asyncio.sleep(settings.recovery_interval_s)
-        except DatabaseUnavailableError as error:
-            _log.warning("background.skipped", reason=str(error))
-        except Exception:  # noqa: BLE001 - a fault of one tick must not end the next ones
+        except* DatabaseUnavailableError as error:
+            _log.warning("background.skipped", reason=str(error.exceptions[0]))
+        except* Exception:  # noqa: BLE001 - a fault of one tick must not end the next ones
             _log.exception("background.failed")
         await asyncio.sleep(settings.recovery_interval_s)
 

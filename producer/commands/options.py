@@ -26,7 +26,12 @@ from producer.rows.limits import (
 )
 from producer.rows.problems import LimitError
 from producer.rows.source import Format
-from routoo.domain.batch_options import CallOptions, Objective, OnContentFilter
+from routoo.domain.batch_options import (
+    CallOptions,
+    Objective,
+    OnContentFilter,
+    OnUnavailable,
+)
 from routoo.domain.job import SLA
 from routoo.domain.validators import NO_RULES, Validators, schema_text
 from routoo.errors import InputError
@@ -241,6 +246,22 @@ class BatchOptions(AimOptions):
             help="Ask once more for an answer that breaks a rule before another model is asked.",
         ),
     ] = False
+    on_unavailable: Annotated[
+        OnUnavailable,
+        typer.Option(
+            help="While a job's model takes no calls: wait as long as --patience and the deadline "
+            "allow and then fall back, or fall back at once."
+        ),
+    ] = OnUnavailable.WAIT
+    patience: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            metavar="S",
+            help="Longest wait for a job's model, in seconds. (default: as long as the deadline "
+            "allows; 900 without one)",
+        ),
+    ] = None
     max_completion_tokens: Annotated[
         int | None,
         typer.Option(
@@ -355,6 +376,8 @@ class BatchOptions(AimOptions):
             cache_ttl_s=None if until is None else (until - now).total_seconds(),
             cache_all=self.cache_all,
             on_content_filter=self.on_content_filter,
+            on_unavailable=self.on_unavailable,
+            patience_s=self.patience,
             max_completion_tokens=self.max_completion_tokens,
             cascade=not self.no_cascade,
             cascade_only=self._cascade_only(models),

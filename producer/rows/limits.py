@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from producer.rows.problems import LimitError, ProblemKind, RowProblem
+from routoo.domain.batch_options import OnUnavailable
 from routoo.domain.job import SLA
 from routoo.domain.validators import NO_RULES, Validators
 from routoo.errors import InputError
@@ -23,6 +24,7 @@ LIMIT_FIELDS = frozenset(
         "deadline",
         "allowed_models",
         "denied_models",
+        "on_unavailable",
         "validate",
     }
 )
@@ -202,6 +204,18 @@ def _rules_object(value: object) -> dict[str, Any]:
     return value
 
 
+def read_on_unavailable(value: object) -> str:
+    """Return what happens to a job while its model takes no calls.
+
+    Raises:
+        LimitError: It is neither wait nor fallback.
+    """
+    if value not in list(OnUnavailable):
+        what, remedy = "on_unavailable is not known", "Give wait or fallback"
+        raise LimitError(RowProblem(ProblemKind.WRONG_TYPE, what, remedy, value))
+    return str(value)
+
+
 Reader = Callable[[object], object]
 
 
@@ -222,6 +236,7 @@ def sla_readers(
         "deadline": partial(read_deadline, now=now),
         "allowed_models": partial(read_models, "allowed_models", known=models),
         "denied_models": partial(read_models, "denied_models", known=models),
+        "on_unavailable": read_on_unavailable,
         "validate": partial(read_validators, defaults=rules),
     }
 

@@ -1,6 +1,7 @@
 """Calls model endpoints: one pool of connections serves many endpoints under shared limits."""
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -20,6 +21,7 @@ from routoo.client.limiter.limit_sync import LimitSync
 from routoo.client.model_endpoints import ModelEndpoint, ModelEndpoints
 from routoo.client.ratelimit_headers import read_rate_limits
 from routoo.client.token_counts import TokenCounters
+from routoo.domain.absence import Absence
 from routoo.domain.behaviour import KnownBehaviour, behaviour_key
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
@@ -97,6 +99,14 @@ class ChatEndpoints:
     def outage_s(self, model: CandidateModel) -> float:
         """Return how long all of a model's endpoints have failed, in seconds; 0 if one works."""
         return min([limiter.outage_s for limiter in self._endpoints.of(model)])
+
+    def absence(self, model: CandidateModel) -> Absence | None:
+        """Return why all of a model's endpoints take no calls; None where one works."""
+        found = [limiter.absence for limiter in self._endpoints.of(model)]
+        known = [absence for absence in found if absence is not None]
+        if len(known) < len(found):
+            return None
+        return min(known, key=lambda one: math.inf if one.rest_s is None else one.rest_s)
 
     async def complete(
         self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None

@@ -69,6 +69,15 @@ class OnContentFilter(StrEnum):
     """The job ends as failed; no other model is asked."""
 
 
+class OnUnavailable(StrEnum):
+    """What happens to a job while the endpoints of its model take no calls."""
+
+    WAIT = "wait"
+    """It waits as long as its deadline and patience allow, and then falls back."""
+    FALLBACK = "fallback"
+    """Another model is asked at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallOptions:
     """How the calls of a batch are made."""
@@ -82,6 +91,10 @@ class CallOptions:
     """Cache also requests whose answers are sampled: no temperature of 0, no seed."""
     on_content_filter: OnContentFilter | None = None
     """None leaves it to what the pool says of each model."""
+    on_unavailable: OnUnavailable = OnUnavailable.WAIT
+    patience_s: float | None = None
+    """Longest wait for a model's endpoints, in seconds; None means as long as the deadline allows,
+    or 15 minutes without one."""
     max_completion_tokens: int | None = None
     """Limit of the answers to requests that name none; None derives it from predicted lengths."""
     cascade: bool = True
@@ -101,4 +114,5 @@ class CallOptions:
             known["on_content_filter"] = OnContentFilter(known["on_content_filter"])
         if known.get("cascade_only") is not None:
             known["cascade_only"] = tuple(known["cascade_only"])
+        known["on_unavailable"] = OnUnavailable(known.get("on_unavailable") or OnUnavailable.WAIT)
         return cls(**known)

@@ -26,6 +26,8 @@ class SLA:
     """Names of the only candidate models that may answer."""
     denied_models: tuple[str, ...] | None = None
     """Names of candidate models that may not."""
+    on_unavailable: str | None = None
+    """What happens while the model takes no calls: wait or fallback; None as the batch wants."""
     validators: Validators | None = None
     """Rules for the answer, beside the schema of the request's `response_format`."""
 

@@ -21,6 +21,8 @@ LEASE_S = 10.0
 """A process that has not reported for so long loses its slots, in seconds."""
 LONGEST_PAUSE_S = 300.0
 """Longest pause an endpoint can ask for, in seconds; after it, it is called again."""
+DENIED_PAUSE_S = 30.0
+"""Time between the probes of an endpoint that denies every request, in seconds."""
 _REPORT_FOR_CALLS_S = 0.1
 _REPORT_FOR_SLOTS_S = 0.25
 _DECREASE = 0.7
@@ -58,6 +60,10 @@ class Account:
     """When `aimd_limit` was last decreased."""
     paused_until_s: float = 0.0
     """The endpoint asked for no calls until then."""
+    asked_until_s: float = 0.0
+    """Until then the endpoint really asked for no calls, however long that is."""
+    denied: str = ""
+    """Why the endpoint takes no requests at all; empty if it takes some."""
     header_requests_per_minute: int | None = None
     """Limit that the endpoint's `x-ratelimit-*` headers name."""
     header_tokens_per_minute: int | None = None
@@ -92,12 +98,22 @@ class Account:
         calls = self._grant_calls(report, bucket_no, most if slots and closed_s <= 0 else 0)
         report_again_s = self._report_again_s(calls, closed_s)
         outage_s = self.breaker.outage_s(now_s)
-        return Grant(slots, calls, bucket_no, closed_s, outage_s, report_again_s)
+        rest_s = max(0.0, self.asked_until_s - now_s) if closed_s > 0 else 0.0
+        denied = self.denied if self.breaker.is_open else ""
+        return Grant(slots, calls, bucket_no, closed_s, outage_s, report_again_s, rest_s, denied)
 
     def _count_outcomes(self, report: Report, now_s: float) -> None:
         seen = report.outcomes
         self.refused = self.refused * self.breaker.weight(now_s) + seen.overloaded
-        self.breaker.count(seen.answered, seen.failed, now_s)
+        self.breaker.count(seen.answered, seen.failed, now_s, away=seen.away)
+        if seen.denied:
+            self.denied = seen.denied
+            self.breaker.deny(DENIED_PAUSE_S, now_s)
+        elif not self.breaker.is_open:
+            self.denied = ""
+        if seen.answered and not seen.pause_s and now_s >= self.paused_until_s:
+            self.asked_until_s = 0.0
+        self.asked_until_s = max(self.asked_until_s, now_s + seen.pause_s if seen.pause_s else 0.0)
         pause_s = min(seen.pause_s, LONGEST_PAUSE_S)
         self.paused_until_s = max(self.paused_until_s, now_s + pause_s)
         if seen.header_requests_per_minute is not None:
@@ -213,6 +229,8 @@ _JSON_KEYS = {
     "header_tokens_per_minute": "learnt_tokens_per_minute",
 }
 _PLAIN_FIELDS = ("refused", "paused_until_s")
+_NEWER_FIELDS = ("asked_until_s", "denied")
+"""Fields that processes of an older version neither read nor keep."""
 
 
 def account_to_json(account: Account) -> dict[str, Any]:
@@ -228,7 +246,7 @@ def account_to_json(account: Account) -> dict[str, Any]:
             for owner, lease in account.leases.items()
         },
         **{key: getattr(account, name) for name, key in _JSON_KEYS.items()},
-        **{name: getattr(account, name) for name in _PLAIN_FIELDS},
+        **{name: getattr(account, name) for name in (*_PLAIN_FIELDS, *_NEWER_FIELDS)},
         "breaker": asdict(account.breaker),
         "requests": asdict(account.requests),
         "tokens": asdict(account.tokens),
@@ -251,6 +269,7 @@ def account_of_json(stored: Mapping[str, Any], span_s: float) -> Account:
         breaker=Breaker(**stored["breaker"]),
         **{name: stored[key] for name, key in _JSON_KEYS.items()},
         **{name: stored[name] for name in _PLAIN_FIELDS},
+        **{name: stored[name] for name in _NEWER_FIELDS if name in stored},
     )
     requests, tokens = SlidingWindow(**stored["requests"]), SlidingWindow(**stored["tokens"])
     if requests.span_s == span_s:

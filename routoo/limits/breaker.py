@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 
 FAILURES_TO_OPEN = 10
+_AWAY_TO_OPEN = 2.5
+"""Three failures within some seconds."""
+_NO_ANSWERS = 0.1
 _HALF_LIFE_S = 10.0
 """CallOutcomes count half after this time, in seconds."""
 _FIRST_PAUSE_S = 1.0
@@ -40,11 +43,12 @@ class Breaker:
         """Return how long it has been open, in seconds; 0 while it is closed."""
         return max(0.001, now_s - self.opened_at_s) if self.is_open else 0.0
 
-    def count(self, answered: int, failed: int, now_s: float) -> None:
+    def count(self, answered: int, failed: int, now_s: float, *, away: int = 0) -> None:
         """Count outcomes, and open or close the breaker.
 
-        It opens when most calls fail, at least `FAILURES_TO_OPEN` of them lately. Any answer closes
-        it; a failed probe doubles the pause.
+        It opens when most calls fail, at least `FAILURES_TO_OPEN` of them lately; or a few, if they
+        found nobody (`away`) and no call was answered. Any answer closes it; a failed probe doubles
+        the pause.
         """
         if self.is_open and now_s - self.counted_at_s > _UNWATCHED_S:
             self.opened_at_s = now_s
@@ -57,9 +61,22 @@ class Breaker:
                 self.close()
             elif failed and now_s >= self.open_until_s:
                 self._open(min(2 * self.pause_s, _LONGEST_PAUSE_S), now_s)
-        elif failed and self.failed >= FAILURES_TO_OPEN and self.failed > self.answered:
+        elif failed and self._opens(away):
             self.opened_at_s = now_s
             self._open(_FIRST_PAUSE_S, now_s)
+
+    def _opens(self, away: int) -> bool:
+        many = self.failed >= FAILURES_TO_OPEN and self.failed > self.answered
+        gone = away > 0 and self.failed >= _AWAY_TO_OPEN and self.answered < _NO_ANSWERS
+        return many or gone
+
+    def deny(self, pause_s: float, now_s: float) -> None:
+        """Open it because the endpoint takes no requests; a probe that says so prolongs it."""
+        if not self.is_open:
+            self.opened_at_s = now_s
+            self._open(pause_s, now_s)
+        elif now_s >= self.open_until_s:
+            self._open(max(self.pause_s, pause_s), now_s)
 
     def weight(self, now_s: float) -> float:
         """Return the weight, up to 1, that the outcomes counted so far have now."""

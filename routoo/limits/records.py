@@ -32,10 +32,14 @@ class CallOutcomes:
     """Calls that the endpoint handled: answers, and refusals that are the request's own fault."""
     failed: int = 0
     """Calls that failed at the endpoint: 5xx, no answer, a lost connection, half an answer."""
+    away: int = 0
+    """Of the failed calls, those that found nobody: no connection, or a gateway's 502 or 503."""
     overloaded: int = 0
     """Calls that the endpoint refused as too many (429)."""
     pause_s: float = 0.0
     """Longest pause that the endpoint asked for, in seconds."""
+    denied: str = ""
+    """Why the endpoint takes no requests at all, such as a wrong key; empty if it takes some."""
     header_requests_per_minute: int | None = None
     """Limit that the endpoint's `x-ratelimit-*` headers name."""
     header_tokens_per_minute: int | None = None
@@ -78,3 +82,7 @@ class Grant:
     """How long the breaker has been open, in seconds; 0 while it is closed."""
     report_again_s: float
     """When the next report may bring more, in seconds from this one."""
+    rest_s: float = 0.0
+    """How long the pause that the endpoint asked for still takes, in seconds."""
+    denied: str = ""
+    """Why the endpoint takes no requests at all; empty if it does."""

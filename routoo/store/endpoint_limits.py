@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import orjson
 from psycopg import AsyncConnection
 
+from routoo.domain.absence import Absence, AbsenceReason
+from routoo.domain.pool import CandidateModel, Pool
 from routoo.limits.account import WINDOW_S, Account, account_of_json, account_to_json
 from routoo.limits.records import Grant, Report
 from routoo.store.database import Database
@@ -83,3 +85,49 @@ class DatabaseLimits:
             """,
             [json_rows({"endpoint": name, "account": fresh} for name in names)],
         )
+
+
+_PROBE_DUE_S = 60.0
+"""A breaker that was due for a probe so long ago counts as closed: someone has to try."""
+
+
+async def absence(conn: AsyncConnection, model: CandidateModel) -> Absence | None:
+    """Return why all of a model's endpoints take no calls for now; None where one works."""
+    keys = list(model.endpoint_keys)
+    cursor = await conn.execute(
+        "SELECT account::text, extract(epoch FROM clock_timestamp())::float8 FROM endpoints"
+        " WHERE endpoint = ANY(%s)",
+        [keys],
+    )
+    found = [
+        _absence(account_of_json(orjson.loads(account), WINDOW_S), now_s)
+        async for account, now_s in cursor
+    ]
+    known = [one for one in found if one is not None]
+    if len(known) < len(keys):
+        return None
+    return min(known, key=lambda one: float("inf") if one.rest_s is None else one.rest_s)
+
+
+def _absence(account: Account, now_s: float) -> Absence | None:
+    breaker = account.breaker
+    if breaker.is_open and now_s < breaker.open_until_s + _PROBE_DUE_S:
+        reason = AbsenceReason.DENIED if account.denied else AbsenceReason.UNAVAILABLE
+        return Absence(reason, breaker.outage_s(now_s), message=account.denied)
+    rest_s = account.asked_until_s - now_s
+    if rest_s < 1 or now_s >= account.paused_until_s + _PROBE_DUE_S:
+        return None
+    return Absence(AbsenceReason.RATE_LIMITED, 0.0, rest_s, f"it asked to wait {rest_s:.0f} s")
+
+
+async def open_denied(conn: AsyncConnection, pool: Pool) -> None:
+    """Let the endpoints of a pool that denied every request be called again at once."""
+    keys = [key for model in pool.models for key in model.endpoint_keys]
+    await conn.execute(
+        """
+        UPDATE endpoints SET account = jsonb_set(
+            jsonb_set(account, '{denied}', '""'), '{breaker,pause_s}', '0')
+        WHERE endpoint = ANY(%s) AND coalesce(account ->> 'denied', '') <> ''
+        """,
+        [keys],
+    )

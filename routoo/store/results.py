@@ -147,6 +147,51 @@ async def _share(conn: AsyncConnection, lease: Lease, originals: list[int]) -> i
     return (await conn.execute(_SHARE, [lease.key.batch_id, originals])).rowcount
 
 
+# A shard that was handed back has no call in flight; its next owner waits for its row meanwhile.
+_EXPIRE = b"""
+    WITH waiting AS (
+        SELECT batch_id, first_job, job_count FROM shards
+        WHERE stage = 'dispatch' AND state = 'ready' AND not_before > clock_timestamp()
+        FOR UPDATE SKIP LOCKED
+    )
+    INSERT INTO results (batch_id, job_no, status, cost_usd, attempts, error_code, error_message)
+    SELECT j.batch_id, j.job_no, 'expired', coalesce(calls.cost_usd, 0),
+           coalesce(calls.attempts, 0), 'expired',
+           'the deadline ' || j.deadline || ' passed before an answer came'
+    FROM waiting w
+    JOIN jobs j ON j.batch_id = w.batch_id AND j.job_no >= w.first_job
+        AND j.job_no < w.first_job + w.job_count AND j.deadline <= clock_timestamp()
+    CROSS JOIN LATERAL (
+        SELECT max(attempt_no) AS attempts, sum(cost_usd) AS cost_usd FROM attempts a
+        WHERE a.batch_id = j.batch_id AND a.job_no = j.job_no) AS calls
+    WHERE NOT EXISTS (
+        SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
+      AND NOT EXISTS (
+        SELECT FROM followers f WHERE f.batch_id = j.batch_id AND f.job_no = j.job_no)
+      AND NOT EXISTS (
+        SELECT FROM provider_rows m JOIN provider_batches b USING (marker)
+        WHERE m.batch_id = j.batch_id AND m.job_no = j.job_no AND b.state <> 'closed')
+    ON CONFLICT DO NOTHING RETURNING batch_id, job_no
+"""
+
+
+async def expire_waiting(conn: AsyncConnection) -> int:
+    """End the jobs past their deadline whose shards wait for endpoints or money.
+
+    Shards at work end such jobs themselves. Call it about once a second.
+
+    Returns:
+        How many jobs expired.
+    """
+    rows = await (await conn.execute(_EXPIRE)).fetchall()
+    expired: dict[UUID, list[int]] = {}
+    for batch_id, job_no in rows:
+        expired.setdefault(batch_id, []).append(job_no)
+    for batch_id, originals in expired.items():
+        await conn.execute(_SHARE, [batch_id, originals])
+    return len(rows)
+
+
 def row_of(result: Result) -> dict[str, object]:
     """Return what the columns that are written hold, by name."""
     completion = result.completion

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from routoo.domain.batch_options import CallOptions, OnUnavailable
 from routoo.domain.job import SLA
 from routoo.store.database import Database
 from tests.dispatch_factory import billed_usd, dispatch, pool_of, prepare, rows
@@ -27,7 +28,8 @@ async def outcome(
     """Dispatch a batch whose chosen model has faults, and return how its jobs ended."""
     models = {"small": {"faults": list(faults)}, "large": {"faults": list(large)}}
     async with FakeServer({"models": models}) as server:
-        lease = await prepare(db, pool_of(server), count, sla=sla)
+        options = CallOptions(on_unavailable=OnUnavailable.FALLBACK)
+        lease = await prepare(db, pool_of(server), count, sla=sla, call_options=options)
         assert await dispatch(db, lease)
         ((spent_usd,),) = await rows(db, "SELECT spent_usd FROM ledgers")
         assert spent_usd == billed_usd(server)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from routoo.domain.absence import Absence, AbsenceReason
 from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import (
     Attempt,
@@ -72,6 +73,10 @@ class Script:
         del model
         return 0.0
 
+    def absence(self, model: CandidateModel) -> Absence | None:
+        del model
+        return None
+
     async def complete(
         self, model: CandidateModel, body: dict[str, Any], *, timeout_s: float | None = None
     ) -> Completion:
@@ -91,9 +96,9 @@ class Out(Script):
         super().__init__()
         self._outage_s = outage_s
 
-    def outage_s(self, model: CandidateModel) -> float:
+    def absence(self, model: CandidateModel) -> Absence | None:
         del model
-        return self._outage_s
+        return Absence(AbsenceReason.UNAVAILABLE, self._outage_s)
 
 
 class MemoryCommit:

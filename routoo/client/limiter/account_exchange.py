@@ -3,11 +3,18 @@
 from collections import deque
 from dataclasses import dataclass, replace
 
-from routoo.errors import EndpointError, RateLimitedError
+from routoo.errors import (
+    EndpointDeniedError,
+    EndpointError,
+    EndpointUnavailableError,
+    RateLimitedError,
+)
 from routoo.limits.records import CallOutcomes, Correction, EndpointLimits, Grant, Report
 from routoo.limits.sliding_window import USE_WITHIN_S
 
 _NO_OUTCOMES = CallOutcomes()
+_BUG = 500
+"""HTTP status that a single bad request may cause: it does not say that the endpoint is away."""
 _IDLE_S = 2.0
 """Slots that no call needs are given back after so long, in seconds."""
 _START_AHEAD = 2
@@ -96,6 +103,8 @@ class OutcomeCounts:
     def __init__(self) -> None:
         self._answered = self._failed = self._overloaded = 0
         self._pause_s = 0.0
+        self._away = 0
+        self._denied = ""
         self._headers = _NO_OUTCOMES
 
     def answered(self) -> None:
@@ -105,10 +114,13 @@ class OutcomeCounts:
     def failed(self, error: EndpointError) -> None:
         """Count a failed call; a refusal that is the request's own fault counts as an answer."""
         self._pause_s = max(self._pause_s, error.retry_after_s or 0.0)
-        if isinstance(error, RateLimitedError):
+        if isinstance(error, EndpointDeniedError):
+            self._denied = str(error)
+        elif isinstance(error, RateLimitedError):
             self._overloaded += 1
         elif error.retryable:
             self._failed += 1
+            self._away += isinstance(error, EndpointUnavailableError) and error.http_status != _BUG
         else:
             self._answered += 1
 
@@ -133,7 +145,10 @@ class OutcomeCounts:
             failed=self._failed,
             overloaded=self._overloaded,
             pause_s=self._pause_s,
+            denied=self._denied,
+            away=self._away,
         )
+        self._denied, self._away = "", 0
         self._answered = self._failed = self._overloaded = 0
         self._pause_s, self._headers = 0.0, _NO_OUTCOMES
         return found

@@ -17,7 +17,13 @@ from dataclasses import dataclass
 from routoo.client.limiter.account_exchange import AccountExchange, SlotUse
 from routoo.client.limiter.admission import AdmissionQueue, Prefetch, RetryBudget
 from routoo.client.ratelimit_headers import KnownLimit, RateLimitHeaders
-from routoo.errors import EndpointClosedError, EndpointError, RateLimitedError
+from routoo.domain.absence import Absence, AbsenceReason
+from routoo.errors import (
+    EndpointClosedError,
+    EndpointDeniedError,
+    EndpointError,
+    RateLimitedError,
+)
 from routoo.limits.account import LEASE_S, LONGEST_PAUSE_S
 from routoo.limits.breaker import FAILURES_TO_OPEN
 from routoo.limits.records import EndpointLimits, Grant, Report
@@ -26,6 +32,8 @@ _WAIT_READY_S = 1.0
 """Ready calls wait for the end of a pause that is shorter than this, in seconds."""
 _CLOSED = "the endpoint asked for a pause or keeps failing, and is left alone for the moment"
 _SUSPECTED_OUTAGE_S = 0.001
+_DENIED_FOR_S = 3.0
+"""After a denial no call starts for so long, or until the account answers, in seconds."""
 _SUSPECT_FOR_S = 1.0
 """After many failures in a row no call starts for so long, or until the account answers."""
 
@@ -39,6 +47,27 @@ class Closure:
     outage_s: float = 0.0
     """How long the account's breaker has been open, in seconds; 0 while it is closed."""
     failures_in_a_row: int = 0
+    asked_until_s: float = 0.0
+    """When the pause that the endpoint asked for ends, by the loop's clock."""
+    denied: str = ""
+    """Why the endpoint takes no requests at all; empty if it takes some."""
+
+    def absence(self, now_s: float) -> Absence | None:
+        """Return why the endpoint is closed; None where a call may be tried, or may be soon."""
+        if not self.is_closed(now_s):
+            return None
+        if self.outage_s:
+            reason = AbsenceReason.DENIED if self.denied else AbsenceReason.UNAVAILABLE
+            return Absence(reason, self.outage_s, message=self.denied or _CLOSED)
+        rest_s = self.asked_until_s - now_s
+        if rest_s < _WAIT_READY_S:
+            return None
+        return Absence(AbsenceReason.RATE_LIMITED, 0.0, rest_s, f"it asked to wait {rest_s:.0f} s")
+
+    def deny(self, message: str, now_s: float) -> None:
+        """Close the endpoint because it takes no requests at all."""
+        self.denied, self.outage_s = message, self.outage_s or _SUSPECTED_OUTAGE_S
+        self.close_for(_DENIED_FOR_S, now_s)
 
     def is_closed(self, now_s: float) -> bool:
         """Return whether no call may start now."""
@@ -64,7 +93,8 @@ class Closure:
     def accept(self, grant: Grant, now_s: float) -> None:
         """Take over what the account says."""
         self.open_at_s = now_s + grant.closed_s if grant.closed_s > 0 else 0.0
-        self.outage_s = grant.outage_s
+        self.outage_s, self.denied = grant.outage_s, grant.denied
+        self.asked_until_s = now_s + grant.rest_s
 
 
 @dataclass(slots=True)
@@ -113,6 +143,11 @@ class EndpointLimiter:
     def outage_s(self) -> float:
         """How long the endpoint has kept failing, in seconds; 0 while a call may be tried."""
         return self._closure.outage_s if self._closure.is_closed(self.now_s()) else 0.0
+
+    @property
+    def absence(self) -> Absence | None:
+        """Why the endpoint takes no calls for now; None where one may be tried."""
+        return self._closure.absence(self.now_s())
 
     def expect(self, tokens: int, limits: EndpointLimits) -> None:
         """Prepare for a call that is about to wait.
@@ -218,12 +253,18 @@ class EndpointLimiter:
         """Count a failed call; close the endpoint if it asks for that, or keeps failing."""
         self._exchange.outcomes.failed(error)
         self._pause(error.retry_after_s or 0.0)
-        if not error.retryable:
+        if isinstance(error, EndpointDeniedError):
+            self._closure.deny(str(error), self.now_s())
+            self._report_at_once()
+        elif not error.retryable:
             self._closure.failures_in_a_row = 0  # the request's own fault: the endpoint works
         elif not isinstance(error, RateLimitedError) and self._closure.suspect(self.now_s()):
-            self._exchange.report_at_s = 0.0
-            self._woken = True
-            self._wake()
+            self._report_at_once()
+
+    def _report_at_once(self) -> None:
+        self._exchange.report_at_s = 0.0
+        self._woken = True
+        self._wake()
 
     def note_headers(self, headers: RateLimitHeaders) -> None:
         """Note the limits that an answer's headers name."""
@@ -236,6 +277,8 @@ class EndpointLimiter:
         if pause_s > 0:
             self._exchange.outcomes.note_pause(pause_s)
             self._closure.close_for(min(pause_s, LONGEST_PAUSE_S), self.now_s())
+            asked_until_s = max(self._closure.asked_until_s, self.now_s() + pause_s)
+            self._closure.asked_until_s = asked_until_s
 
     def _request_report(self) -> None:
         """Wake whoever makes the reports, once until the next report."""

@@ -106,6 +106,8 @@ class JobAccount:
 
     def reassign(self, pending: PendingJob) -> None:
         """Go on with a job to which a revision of the plan gave another model."""
+        if self.error_code is not None and pending.model != self.given.model:
+            self.note_departure()
         self.given = self.pending = pending
 
     def ask(self, candidate: Candidate) -> None:

@@ -16,6 +16,7 @@ from itertools import chain
 from random import Random
 
 from routoo.client.retry import backoff_s
+from routoo.domain.absence import DEFAULT_PATIENCE_S, AbsenceReason
 from routoo.domain.completion import KeptAnswer, Reservation
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel
@@ -26,6 +27,7 @@ from routoo.domain.prompt import (
 from routoo.errors import (
     CutAnswerError,
     EndpointClosedError,
+    EndpointDeniedError,
     EndpointError,
     LimitFieldRefusedError,
     RateLimitedError,
@@ -38,13 +40,18 @@ from routoo.pipeline.dispatch.hedge import Call, CallLatencies, HedgedCaller
 from routoo.pipeline.dispatch.judging import AnswerJudging
 from routoo.pipeline.dispatch.money_queue import MoneyQueue
 from routoo.pipeline.dispatch.review import Verdict, resume, review
+from routoo.pipeline.dispatch.running_batch import RunningBatch
 from routoo.pipeline.dispatch.settlement import settle_calls
 from routoo.ports import ChatClient, Permit
 
-_OUTAGE_POSTPONE_S = 10.0
-"""A job is postponed when its endpoints have all failed for this long, in seconds."""
-_OUTAGE_PATIENCE_S = 900.0
-"""A job fails when its endpoints have all failed for this long, in seconds."""
+_ABSENCE_POLL_S = 1.0
+"""Time between two looks at a model that takes no calls, in seconds."""
+_ABSENT = {
+    AbsenceReason.UNAVAILABLE: EndpointClosedError.code,
+    AbsenceReason.RATE_LIMITED: RateLimitedError.code,
+    AbsenceReason.DENIED: EndpointDeniedError.code,
+}
+"""Codes of the errors that stand for the absence of a model."""
 _BUDGET_POLL_S = 0.05
 """Time between two attempts to reserve money that other calls may free, in seconds."""
 
@@ -65,7 +72,7 @@ class _Next(Enum):
     AWAIT_MONEY = auto()
     """The money that is left covers no call now, and calls in flight may free some."""
     UNAVAILABLE = auto()
-    """All endpoints of the model keep failing; it is asked again after the other candidates."""
+    """The model takes no calls for longer than the job waits; the next one is asked."""
     ESCALATED = auto()
     """Its answer was judged: other candidates are asked now."""
     AGAIN = auto()
@@ -104,7 +111,12 @@ class Answerer:
     """When a model, by name, began to answer with rate limits alone, by the loop's clock."""
     rng: Random = field(default_factory=Random)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    batch: RunningBatch = field(default_factory=RunningBatch)
     _caller: HedgedCaller = field(init=False)
+    _open: int = 0
+    """Number of the jobs that are being answered."""
+    _waiting: set[int] = field(default_factory=set)
+    """Numbers of those among them whose model takes no calls for now."""
     _money: MoneyQueue = field(default_factory=MoneyQueue)
     _accounts: dict[int, JobAccount] = field(default_factory=dict)
     """By job number: a revision of the plan may start the task of a job anew."""
@@ -130,9 +142,12 @@ class Answerer:
         """
         account = self._account_of(pending)
         account.offered = account.candidates = candidates
+        self._open += 1
         try:
             step = await self._answer(account)
         finally:
+            self._open -= 1
+            self._waiting.discard(account.job_no)
             self._money.leave(account.job_no)
         if step is _Next.NEXT_MODEL:  # there is none
             self.commit.record(account.failure())
@@ -158,34 +173,45 @@ class Answerer:
         return account
 
     async def _ask_in_turn(self, account: JobAccount, candidates: Sequence[Candidate]) -> _Next:
-        """Ask the candidates in turn until the job has its result, or something else follows."""
-        # An unavailable model is asked again after all others; then the job waits for it.
-        unavailable: list[Candidate] = []
-        for number, candidate in enumerate(chain(candidates, unavailable)):
+        """Ask the candidates in turn until the job has its result or something else follows."""
+        # What was passed over as absent is asked again after all others; then the job waits for it.
+        passed: list[Candidate] = []
+        for number, candidate in enumerate(chain(candidates, passed)):
             if candidate.model.context_window_tokens <= account.outgrown_tokens:
                 continue
             account.ask(candidate)
-            step = await self._ask(account, candidate.model, waits=number >= len(candidates))
+            is_last = number >= len(candidates) or len(candidates) == 1
+            step = await self._ask(account, candidate.model, has_other=not is_last)
             if step is _Next.UNAVAILABLE:
-                unavailable.append(candidate)
+                passed.append(candidate)
             elif step is not _Next.NEXT_MODEL:
                 return step
             account.note_departure()
+            if step is _Next.UNAVAILABLE and number == 0:
+                await self._await_replan(account)
             if account.is_filtered and account.model in self.final_filters:
                 break
         return _Next.NEXT_MODEL
 
-    async def _ask(self, account: JobAccount, model: CandidateModel, *, waits: bool) -> _Next:
+    async def _await_replan(self, account: JobAccount) -> None:
+        """Give the selector time to choose another model with the money that is left.
+
+        If it does, this task is cancelled, and the job goes on with its new model.
+        """
+        if await self.batch.request_replan(str(account.model), str(account.error_message)):
+            await self._pause(self.batch.replan_wait_s, account)
+
+    async def _ask(self, account: JobAccount, model: CandidateModel, *, has_other: bool) -> _Next:
         """Ask one model until it answers or has failed too often.
 
         Args:
             account: The job's account.
             model: The model to ask.
-            waits: Whether the job waits for a model that is unavailable.
+            has_other: Whether another model may be asked while this one takes no calls.
         """
         attempt, limited = 1, 0
         while attempt <= self.max_attempts_per_model:
-            step = self._check_outage(account, model, waits=waits)
+            step = await self._check_absence(account, model, has_other=has_other)
             if step is not None:
                 return step
             outcome = await self._attempt(account, model, retry=attempt + limited > 1)
@@ -195,16 +221,20 @@ class Answerer:
                 return outcome
             if outcome is None or (isinstance(outcome, _CUT) and account.raise_limit()):
                 continue
+            if isinstance(outcome, EndpointDeniedError) and self.client.absence(model):
+                attempt += 1
+                continue  # the endpoint's fault and not the job's: it waits or falls back
             if not outcome.retryable or attempt >= outcome.most_attempts:
                 break
-            if self.client.outage_s(model):
+            if self.client.absence(model):
                 continue  # a call that met an outage doesn't use up the job's attempts
             if self._is_rate_limited(model, outcome):  # nor does one that came too early
                 limited += 1
                 wait_s = outcome.retry_after_s
-                await self._pause(backoff_s(limited, retry_after_s=wait_s, rng=self.rng))
+                delay_s = backoff_s(limited, retry_after_s=wait_s, rng=self.rng)
+                await self._pause(delay_s, account)
                 continue
-            await self._back_off(attempt, outcome)
+            await self._back_off(account, attempt, outcome)
             attempt += 1
         return _Next.NEXT_MODEL
 
@@ -214,27 +244,50 @@ class Answerer:
             return False
         now_s = asyncio.get_running_loop().time()
         since_s = self.limited_since_s.setdefault(model.name, now_s)
-        return now_s - since_s < _OUTAGE_PATIENCE_S
+        return now_s - since_s < DEFAULT_PATIENCE_S
 
-    def _check_outage(
-        self, account: JobAccount, model: CandidateModel, *, waits: bool
+    async def _check_absence(
+        self, account: JobAccount, model: CandidateModel, *, has_other: bool
     ) -> _Next | None:
-        """Return what to do about a model whose endpoints all fail; None where one works."""
-        outage_s = self.client.outage_s(model)
-        if outage_s and not waits:
-            return _Next.UNAVAILABLE
-        if outage_s > _OUTAGE_PATIENCE_S:
-            return _Next.NEXT_MODEL
-        if outage_s > _OUTAGE_POSTPONE_S and account.kept.has_good:
-            return _Next.NEXT_MODEL
-        if outage_s > _OUTAGE_POSTPONE_S:
-            return self._postpone(account)
+        """Wait for a model whose endpoints take no calls, as far as the job's patience goes.
+
+        Returns:
+            None where a call may be tried.
+        """
+        number = account.job_no
+        while (absence := self.client.absence(model)) is not None:
+            account.note_error(model, _ABSENT[absence.reason], f"{model.name}: {absence.message}")
+            patience = self.batch.patience_of(account.given.job.sla)
+            if not patience.waits(absence, self._left_s(account), has_other=has_other):
+                self._waiting.discard(number)
+                is_over = has_other and not self.closing.is_set()
+                return _Next.UNAVAILABLE if is_over else self._give_up(account)
+            if absence.is_long and account.kept.has_good:
+                return _Next.NEXT_MODEL
+            if await self.batch.pause_if_denied(absence.message, self.client):
+                return _Next.LEFT_PENDING
+            self._waiting.add(number)
+            await self._pause(min(absence.rest_s or _ABSENCE_POLL_S, _ABSENCE_POLL_S), account)
+            step = self._check_time(account)
+            if step is not None:
+                return step
+            if absence.is_long and len(self._waiting) >= self._open:
+                return self._postpone(account)  # all that are left wait: the worker is given back
+        self._waiting.discard(number)
         return None
+
+    def _give_up(self, account: JobAccount) -> _Next:
+        return self._check_time(account) or _Next.NEXT_MODEL
+
+    def _left_s(self, account: JobAccount) -> float | None:
+        """Return the seconds until the job's deadline; None without one."""
+        deadline = account.given.job.sla.deadline
+        return None if deadline is None else (deadline - self.now()).total_seconds()
 
     async def _await_money(self, account: JobAccount, model: CandidateModel) -> _Next | None:
         """Wait, without a slot, until calls in flight may have freed money; None to try again."""
         if await self._money.wait(account.job_no, model.name):
-            await self._pause(_BUDGET_POLL_S)
+            await self._pause(_BUDGET_POLL_S, account)
         return self._check_time(account)
 
     async def _attempt(
@@ -250,12 +303,18 @@ class Answerer:
         worst_case_usd = bound_cost_usd(body, known)
         tokens = estimate_call_tokens(body, known)
         try:
-            async with self.client.admit(known, tokens, retry=retry) as permit:
+            async with (
+                asyncio.timeout(self._left_s(account)) as waiting,
+                self.client.admit(known, tokens, retry=retry) as permit,
+            ):
                 self.busy.add(account.job_no)
                 step = await self._before_call(account, permit, worst_case_usd)
                 if step is not None:
                     return None if step is _Next.AGAIN else step
+                waiting.reschedule(None)  # from here on the call has a limit of its own
                 calls = await self._call(account, permit, worst_case_usd)
+        except TimeoutError:
+            return self._check_time(account)
         except EndpointClosedError as closed:
             account.note_error(model, closed.code, str(closed))
             return self._check_time(account)
@@ -379,12 +438,16 @@ class Answerer:
         self.postponed.add(account.job_no)
         return _Next.LEFT_PENDING
 
-    async def _back_off(self, attempt: int, error: EndpointError) -> None:
+    async def _back_off(self, account: JobAccount, attempt: int, error: EndpointError) -> None:
         """Wait before the next attempt, if there is one."""
         if attempt < self.max_attempts_per_model:
-            await self._pause(backoff_s(attempt, retry_after_s=error.retry_after_s, rng=self.rng))
+            delay_s = backoff_s(attempt, retry_after_s=error.retry_after_s, rng=self.rng)
+            await self._pause(delay_s, account)
 
-    async def _pause(self, delay_s: float) -> None:
+    async def _pause(self, delay_s: float, account: JobAccount) -> None:
+        """Wait, at most until the shard closes or the job's deadline passes."""
+        left_s = self._left_s(account)
+        delay_s = delay_s if left_s is None else max(0.0, min(delay_s, left_s))
         with suppress(TimeoutError):
             await asyncio.wait_for(self.closing.wait(), delay_s)
 

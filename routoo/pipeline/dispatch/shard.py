@@ -23,6 +23,7 @@ from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import CallLatencies
 from routoo.pipeline.dispatch.judging import AnswerJudging
 from routoo.pipeline.dispatch.response_cache import ShardCache, take_cached
+from routoo.pipeline.dispatch.running_batch import RunningBatch
 from routoo.pipeline.judges import JudgeCache
 from routoo.pipeline.select.experience import load_experience
 from routoo.ports import ChatClient
@@ -46,6 +47,8 @@ class DispatchOptions:
     max_attempts_per_model: int = 4
     time_limit_s: float = 600.0
     """No new call starts after this time; then the shard is handed back, in seconds."""
+    replan_wait_s: float = 15.0
+    """How long a job whose model takes no calls waits for another plan before it falls back."""
     drain_grace_s: float = 3.0
     """How long calls in flight may go on once the worker is asked to stop, in seconds."""
     judges: JudgeCache = field(default_factory=JudgeCache)
@@ -84,7 +87,16 @@ async def dispatch_shard(
         db, lease, cache=loaded.cache, alone=loaded.alone, behaviour=client.behaviour
     ) as commit:
         attempts, filters = options.max_attempts_per_model, final_filters(batch)
-        answerer = Answerer(client, commit, asyncio.Event(), attempts, filters, loaded.latencies)
+        running = RunningBatch.of(db, batch, options.replan_wait_s)
+        answerer = Answerer(
+            client,
+            commit,
+            asyncio.Event(),
+            attempts,
+            filters,
+            loaded.latencies,
+            batch=running,
+        )
         answerer.judging, answerer.kept = loaded.judging, loaded.kept
         dispatch = _Dispatch(db, lease, batch, answerer, options, stop)
         tasks = await dispatch.run(loaded.pending, loaded.revision)

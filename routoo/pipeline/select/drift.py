@@ -12,6 +12,7 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience, experience_from_json
 from routoo.domain.prompt import estimate_prompt_tokens
 from routoo.errors import DatabaseUnavailableError, RoutooError
+from routoo.pipeline.select.absence import is_left
 from routoo.pipeline.select.experience import (
     MIN_CALLS,
     RECENT_CALLS,
@@ -24,7 +25,7 @@ from routoo.store import batches
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import Replan
 from routoo.store.database import Database
-from routoo.store.model_calls import MeasuredCall, ModelOutcomes, is_down, recent_calls
+from routoo.store.model_calls import MeasuredCall, ModelOutcomes, recent_calls
 
 _MOST_DOUBLINGS = 8
 _DEVIATIONS = 2.576
@@ -126,7 +127,7 @@ async def request_if_adrift(
 async def _endpoint_reason(conn: AsyncConnection, batch: BatchRecord) -> str | None:
     known_down = set((batch.plan or {}).get("down") or ())
     for model in batch.pool.models:
-        down, known = await is_down(conn, model), model.name in known_down
+        down, known = await is_left(conn, batch, model), model.name in known_down
         if down and not known:
             return f"the endpoint of {model.name} doesn't answer"
         if known and not down:

@@ -14,6 +14,7 @@ from routoo.domain.behaviour import pool_as_found
 from routoo.domain.job import BatchStatus, Lease
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience, experience_to_json
 from routoo.errors import InfeasibleError
+from routoo.pipeline.select.absence import is_left
 from routoo.pipeline.select.decisions import Decisions, assign, unserved_results
 from routoo.pipeline.select.experience import (
     answered_shares,
@@ -39,7 +40,7 @@ from routoo.store.assignments import OpenJobs, load_open_jobs
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import FIRST_REVISION, Replan
 from routoo.store.database import Database
-from routoo.store.model_calls import NO_CALLS, is_down
+from routoo.store.model_calls import NO_CALLS
 
 
 async def select_shard(db: Database, lease: Lease, batch: BatchRecord) -> None:
@@ -236,7 +237,7 @@ async def _load(conn: AsyncConnection, batch: BatchRecord) -> _State:
     }
     matrix = await load_matrix(conn, batch, experience)
     names = batch.pool.names
-    down = tuple([model.name for model in batch.pool.models if await is_down(conn, model)])
+    down = tuple([model.name for model in batch.pool.models if await is_left(conn, batch, model)])
     open_jobs = await load_open_jobs(conn, batch.id, batch.job_count, names)
     matrix = matrix.prefer(open_jobs.job_no, _sendable(batch, open_jobs))
     matrix = matrix.prefer(open_jobs.job_no, np.array([name not in down for name in names]))

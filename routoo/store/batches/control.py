@@ -11,6 +11,7 @@ from psycopg import AsyncConnection
 from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
 from routoo.store import batches, provider_batches
+from routoo.store.endpoint_limits import open_denied
 from routoo.store.ledger import write_off_batch
 
 _RUNNING = {BatchStatus.IN_PROGRESS, BatchStatus.PAUSED}
@@ -30,6 +31,24 @@ async def pause(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
     return await _change(conn, batch_id, BatchStatus.PAUSED, _RUNNING)
 
 
+async def pause_running(conn: AsyncConnection, batch_id: UUID, reason: str) -> bool:
+    """Pause a batch that runs and can't go on; `resume` lets it go on and forgets the reason.
+
+    Args:
+        conn: A transaction.
+        batch_id: The batch.
+        reason: Why, and what to do, for people.
+
+    Returns:
+        Whether this call paused it.
+    """
+    cursor = await conn.execute(
+        "UPDATE batches SET status = 'paused', error = %s WHERE id = %s AND status = 'in_progress'",
+        [reason, batch_id],
+    )
+    return cursor.rowcount > 0
+
+
 async def resume(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
     """Let a paused batch go on where it stopped. Repeating it does nothing.
 
@@ -40,7 +59,11 @@ async def resume(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
         NotFoundError: There is no such batch.
         InputError: The batch is over, or being cancelled.
     """
-    return await _change(conn, batch_id, BatchStatus.IN_PROGRESS, _RUNNING)
+    before = await _change(conn, batch_id, BatchStatus.IN_PROGRESS, _RUNNING)
+    await conn.execute("UPDATE batches SET error = NULL WHERE id = %s", [batch_id])
+    batch = await batches.get(conn, batch_id)
+    await open_denied(conn, batch.pool)
+    return before
 
 
 async def cancel(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:

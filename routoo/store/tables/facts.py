@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 from sqlmodel import SQLModel
 
+from routoo.domain.batch_options import OnUnavailable
 from routoo.domain.completion import AnswerDecision, DeviationReason, ResultSource
 from routoo.domain.job import ResultStatus
 from routoo.store.tables.column import (
@@ -46,6 +47,7 @@ class JobRow(SQLModel, table=True):
         CheckConstraint("min_quality BETWEEN 0 AND 1", name="jobs_min_quality"),
         CheckConstraint("max_cost_usd >= 0", name="jobs_max_cost"),
         CheckConstraint("max_latency_s > 0", name="jobs_max_latency"),
+        one_of("on_unavailable", OnUnavailable, "jobs_on_unavailable"),
         {"comment": "Input of a batch; a job's status is derived from results"},
     )
 
@@ -67,6 +69,9 @@ class JobRow(SQLModel, table=True):
     )
     denied_models: list[str] | None = column(
         NAMES, "Candidate models that may not answer", nullable=True
+    )
+    on_unavailable: str | None = column(
+        Text(), "wait or fallback while its model is away; null = the batch's", nullable=True
     )
     validators: dict[str, Any] | None = column(
         JSON(), "Rules that the answer must keep; null = none of its own", nullable=True

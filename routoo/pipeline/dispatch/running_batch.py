@@ -1,0 +1,74 @@
+"""What a batch's dispatch may ask of the batch as a whole: another plan, or a pause."""
+
+from dataclasses import dataclass, field, replace
+
+from routoo.domain.absence import AbsenceReason, Patience
+from routoo.domain.batch_options import OnUnavailable
+from routoo.domain.job import SLA
+from routoo.ports import ChatClient
+from routoo.store.batches import BatchRecord, control, replans
+from routoo.store.database import Database
+
+
+@dataclass(slots=True)
+class RunningBatch:
+    """The batch of a shard that is being dispatched; without a record it stays as it is."""
+
+    patience: Patience = field(default_factory=Patience)
+    """How long its jobs wait for a model that takes no calls."""
+    replan_wait_s: float = 15.0
+    """How long a job waits for the plan that it asked for, in seconds."""
+    _db: Database | None = None
+    _record: BatchRecord | None = None
+    _requested: set[str] = field(default_factory=set)
+    _paused: bool = False
+
+    @classmethod
+    def of(cls, db: Database, record: BatchRecord, replan_wait_s: float) -> "RunningBatch":
+        """Return the batch of a shard."""
+        options = record.call_options
+        patience = Patience(options.on_unavailable, options.patience_s)
+        return cls(patience, replan_wait_s, db, record)
+
+    def patience_of(self, sla: SLA) -> Patience:
+        """Return how long a job waits, which its own row may say."""
+        if sla.on_unavailable is None:
+            return self.patience
+        return replace(self.patience, on_unavailable=OnUnavailable(sla.on_unavailable))
+
+    async def request_replan(self, model: str, reason: str) -> bool:
+        """Have the jobs that wait for a model planned anew; once for each model.
+
+        Returns:
+            Whether a plan may come: one was requested now, or by another job of this shard.
+        """
+        if self._db is None or self._record is None or len(self._record.pool.models) == 1:
+            return False
+        if model not in self._requested:
+            self._requested.add(model)
+            async with self._db.transaction() as conn:
+                await replans.request(conn, self._record.id, f"jobs leave {model}: {reason}")
+        return True
+
+    async def pause_if_denied(self, message: str, client: ChatClient) -> bool:
+        """Pause the batch if every model's endpoints take no requests of ours.
+
+        Args:
+            message: What an endpoint said, which becomes the reason.
+            client: Knows the endpoints.
+
+        Returns:
+            Whether it is paused now.
+        """
+        if self._db is None or self._record is None or self._paused:
+            return self._paused
+        for model in self._record.pool.models:
+            absence = None if model.is_batch_channel else client.absence(model)
+            denied = absence is not None and absence.reason is AbsenceReason.DENIED
+            if not (model.is_batch_channel or denied):
+                return False
+        reason = f"{message.rstrip('.')}. Then let it go on: routoo-producer resume"
+        self._paused = True
+        async with self._db.transaction() as conn:
+            await control.pause_running(conn, self._record.id, reason)
+        return True

@@ -1,0 +1,153 @@
+"""Endpoints that are away, ask for long pauses, or take no requests of ours."""
+
+import asyncio
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from routoo.domain.batch_options import CallOptions, OnUnavailable
+from routoo.domain.job import SLA
+from routoo.store import results, shards
+from routoo.store.batches import control
+from routoo.store.database import Database
+from tests.dispatch_factory import (
+    claim,
+    dispatch,
+    dispatch_to_outcome,
+    pool_of,
+    prepare,
+    requests_at,
+    rows,
+    select,
+)
+from tests.fakes.openai_server import FakeServer
+
+pytestmark = pytest.mark.anyio
+
+AWAY = {"faults": [{"kind": "status", "status": 503}]}
+PAUSED = {"faults": [{"kind": "rate_limit", "retry_after": "3600"}]}
+DENIED = {"faults": [{"kind": "status", "status": 401, "message": "no such key"}]}
+
+
+async def answering(db: Database) -> list[tuple[Any, ...]]:
+    query = "SELECT model, status, reason, count(*) FROM results GROUP BY 1, 2, 3 ORDER BY 4 DESC"
+    return await rows(db, query)
+
+
+async def test_jobs_wait_for_their_model_while_it_is_away(db: Database) -> None:
+    async with FakeServer({"models": {"large": AWAY, "small": {}}}) as server:
+        lease = await prepare(db, pool_of(server), 40, model="large")
+        dispatching = asyncio.create_task(dispatch(db, lease))
+        await requests_at(server, 10)
+        await asyncio.sleep(1.5)
+        server.set_script({"models": {"*": {}}})
+        assert await dispatching
+        assert await answering(db) == [("large", "succeeded", None, 40)]
+
+
+async def test_a_single_job_waits_for_a_model_that_is_away_for_a_moment(db: Database) -> None:
+    async with FakeServer({"models": {"large": AWAY, "small": {}}}) as server:
+        lease = await prepare(db, pool_of(server), 1, model="large")
+        dispatching = asyncio.create_task(dispatch(db, lease, max_attempts_per_model=4))
+        await requests_at(server, 3)
+        await asyncio.sleep(0.5)
+        server.set_script({"models": {"*": {}}})
+        assert await dispatching
+        assert await answering(db) == [("large", "succeeded", None, 1)]
+
+
+@pytest.mark.parametrize("row", [False, True])
+async def test_jobs_fall_back_at_once_if_they_are_told_to(db: Database, *, row: bool) -> None:
+    async with FakeServer({"models": {"large": AWAY, "small": {}}}) as server:
+        options = CallOptions(on_unavailable=OnUnavailable("wait" if row else "fallback"))
+        sla = SLA(on_unavailable="fallback" if row else None)
+        pool = pool_of(server)
+        lease = await prepare(db, pool, 30, model="large", sla=sla, call_options=options)
+        assert await dispatch(db, lease, max_attempts_per_model=20)
+        assert await answering(db) == [("small", "succeeded", "unavailable", 30)]
+
+
+async def test_what_patience_leaves_is_planned_anew_over_the_money_left(db: Database) -> None:
+    async with FakeServer({"models": {"large": AWAY, "small": {}}}) as server:
+        options = CallOptions(patience_s=0.3)
+        lease = await prepare(db, pool_of(server), 30, model=None, call_options=options)
+        dispatching = asyncio.create_task(
+            dispatch(db, lease, max_attempts_per_model=20, replan_wait_s=20.0, shared=True)
+        )
+        async with asyncio.timeout(10):
+            while not await rows(db, "SELECT 1 FROM replans"):  # noqa: ASYNC110 - the database's
+                await asyncio.sleep(0.05)
+        await select(db, lease.key.batch_id)
+        assert await dispatching
+        found = await answering(db)
+        assert {(model, status) for model, status, _, _ in found} == {("small", "succeeded")}
+        assert {reason for _, _, reason, _ in found} <= {"unavailable", "replan"}
+        ((reason, moved),) = await rows(db, "SELECT reason, moved FROM replans")
+        assert reason.startswith("jobs leave large")
+        assert moved >= 20
+
+
+async def test_a_pause_that_outlasts_patience_is_not_waited_for(db: Database) -> None:
+    async with FakeServer({"models": {"large": PAUSED, "small": {}}}) as server:
+        started_s = time.monotonic()
+        lease = await prepare(db, pool_of(server), 20, model="large")
+        assert await dispatch(db, lease)
+        assert time.monotonic() - started_s < 10
+        assert await answering(db) == [("small", "succeeded", "rate_limited", 20)]
+
+
+async def test_deadlines_are_kept_to_the_second_while_endpoints_pause(db: Database) -> None:
+    short = {"faults": [{"kind": "rate_limit", "retry_after": "8"}]}
+    async with FakeServer({"models": {"*": short}}) as server:
+        deadline = datetime.now(UTC) + timedelta(seconds=4)
+        lease = await prepare(db, pool_of(server), 20, model="large", sla=SLA(deadline=deadline))
+        assert await dispatch(db, lease)
+        assert (datetime.now(UTC) - deadline).total_seconds() < 1
+        assert await answering(db) == [(None, "expired", None, 20)]
+
+
+async def test_jobs_of_a_shard_that_was_handed_back_expire_on_time(db: Database) -> None:
+    async with FakeServer({"models": {"*": PAUSED}}) as server:
+        deadline = datetime.now(UTC) + timedelta(seconds=30)
+        lease = await prepare(db, pool_of(server), 5, model="large", sla=SLA(deadline=deadline))
+        outcome = await dispatch_to_outcome(db, lease)
+        assert outcome == shards.HandedBack(5.0)
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, outcome)
+            assert await results.expire_waiting(conn) == 0
+        await rows(db, "UPDATE jobs SET deadline = now() RETURNING 1")
+        async with db.transaction() as conn:
+            assert await results.expire_waiting(conn) == 5
+        assert await answering(db) == [(None, "expired", None, 5)]
+
+
+async def test_a_denied_model_is_left_as_its_batch_says(db: Database) -> None:
+    async with FakeServer({"models": {"large": DENIED, "small": {}}}) as server:
+        options = CallOptions(on_unavailable=OnUnavailable.FALLBACK)
+        lease = await prepare(db, pool_of(server), 30, model="large", call_options=options)
+        assert await dispatch(db, lease)
+        assert await answering(db) == [("small", "succeeded", "denied", 30)]
+        assert sum(request.model == "large" for request in server.requests) < 20
+
+
+async def test_a_batch_whose_models_are_all_denied_is_paused_with_what_to_do(db: Database) -> None:
+    async with FakeServer({"models": {"*": DENIED}}) as server:
+        lease = await prepare(db, pool_of(server), 200)
+        outcome = await dispatch_to_outcome(db, lease)
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, outcome)
+        ((status, error),) = await rows(db, "SELECT status, error FROM batches")
+        assert status == "paused"
+        assert "no such key" in error
+        assert "api_key_env" in error
+        assert "resume" in error
+        assert await rows(db, "SELECT count(*) FROM results") == [(0,)]
+        assert len(server.requests) <= 40
+        server.set_script({"models": {"*": {}}})
+        async with db.transaction() as conn:
+            await control.resume(conn, lease.key.batch_id)
+        assert await rows(db, "SELECT error FROM batches") == [(None,)]
+        assert await dispatch(db, await claim(db, lease.key))
+        assert await answering(db) == [("small", "succeeded", None, 200)]
