@@ -79,11 +79,10 @@ class Snapshot:
 
     @property
     def jobs_per_s(self) -> float | None:
-        """Jobs a second: of the present stage lately, or of the whole batch once it is over."""
+        """Jobs a second of the present stage lately; answers a second once the batch is over."""
         if not self.is_over:
             return self.progress.recent_per_s if self.selected else self.scored_per_s
-        ended, elapsed_s = self.progress.ended, self.elapsed_s
-        return ended / elapsed_s if ended and elapsed_s else None
+        return self.succeeded / self.elapsed_s if self.succeeded and self.elapsed_s else None
 
     @property
     def stage(self) -> str | None:

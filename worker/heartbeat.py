@@ -5,25 +5,21 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import structlog
-
 from routoo.errors import StoreError
 from routoo.store import workers
 from routoo.store.database import Database
 from worker.loop import LoopThread
 from worker.roles import Role
 
-_log = structlog.get_logger(__name__)
-
 
 @contextmanager
 def heartbeat(loop: LoopThread, db: Database, name: str, role: Role) -> Iterator[None]:
-    """Report while the block runs that a worker lives, and at the end that it is gone."""
+    """Report while the block runs that a worker lives; one that is silent counts as gone."""
     task = loop.run(_start(db, name, role))
     try:
         yield
     finally:
-        loop.run(_stop(task, db, name))
+        loop.run(_stop(task))
 
 
 async def _start(db: Database, name: str, role: Role) -> "asyncio.Task[None]":
@@ -39,12 +35,7 @@ async def _report_forever(db: Database, name: str, role: Role) -> None:
         await asyncio.sleep(workers.REPORT_INTERVAL_S)
 
 
-async def _stop(task: "asyncio.Task[None]", db: Database, name: str) -> None:
+async def _stop(task: "asyncio.Task[None]") -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
-    try:
-        async with asyncio.timeout(workers.REPORT_INTERVAL_S), db.transaction() as conn:
-            await workers.leave(conn, name)
-    except (StoreError, TimeoutError) as error:
-        _log.warning("worker.end_not_reported", reason=str(error))

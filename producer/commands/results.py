@@ -129,7 +129,7 @@ async def _print_table(conn: "AsyncConnection", record: "BatchRecord", rows: int
 def _table(records: "Sequence[ResultRecord]") -> FittedTable:
     """Return a table of results, an answer cut to one line."""
     table = FittedTable(
-        TableColumn(title="custom_id", least=10),
+        TableColumn(title="custom_id", least=16),
         TableColumn(title="status"),
         TableColumn(title="model", least=20),
         TableColumn(title="answer", least=24, first=True),

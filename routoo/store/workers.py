@@ -48,15 +48,6 @@ async def report(conn: AsyncConnection, name: str, role: str) -> None:
     await conn.execute("DELETE FROM workers WHERE seen_at < now() - interval '1 day'")
 
 
-async def leave(conn: AsyncConnection, name: str) -> None:
-    """Record that a worker ends: its role stays known, and it counts as silent from now on."""
-    await conn.execute(
-        "UPDATE workers SET seen_at = least(seen_at, now() - make_interval(secs => %s))"
-        " WHERE name = %s",
-        [_SILENT_S, name],
-    )
-
-
 async def wait_of(conn: AsyncConnection, batch_id: UUID) -> WorkerWait | None:
     """Return what a batch waits for, None where a worker is at it or nothing can be taken."""
     stage = await leases.untaken_stage(conn, batch_id)

@@ -1,5 +1,6 @@
 """What `status` and `watch` say of a batch: rates, waits for workers, causes, the budget."""
 
+import asyncio
 import io
 import subprocess
 from collections.abc import Callable
@@ -19,6 +20,9 @@ from routoo.store import batches, ledger, results, shards, workers
 from routoo.store.database import Database
 from tests import batch_factory as factory
 from tests.producer_command import ProducerCommand
+from worker.heartbeat import heartbeat
+from worker.loop import LoopThread
+from worker.roles import Role
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -112,16 +116,10 @@ async def test_a_batch_says_which_workers_it_waits_for(db: Database) -> None:
     assert (await facts(db, batch_id))["waits_for"] is None
 
 
-async def test_a_worker_that_ends_is_silent_at_once_and_one_that_is_long_gone_is_forgotten(
-    db: Database,
-) -> None:
+async def test_a_worker_that_is_long_gone_is_forgotten(db: Database) -> None:
     batch_id = await factory.submit(db)
     async with db.transaction() as conn:
         await workers.report(conn, "scorer@host:1", "scorer")
-        await workers.leave(conn, "scorer@host:1")
-        wait = await workers.wait_of(conn, batch_id)
-        assert wait is not None
-        assert not wait.is_served
     await run_sql(db, "UPDATE workers SET seen_at = now() - interval '2 days'")
     async with db.transaction() as conn:
         await workers.report(conn, "dispatcher@host:2", "dispatcher")
@@ -146,3 +144,20 @@ async def test_a_batch_whose_plan_costs_more_than_is_left_is_warned(db: Database
     line = progress_line(await snapshot(db, short))
     assert "2 of 4 answered, 2 without an answer" in line
     assert "80 % of the budget is used" in line
+
+
+async def test_a_heartbeat_reports_while_a_worker_runs(db: Database, database_url: str) -> None:
+    batch_id = await factory.submit(db)
+
+    def run() -> None:
+        with LoopThread() as loop:
+            own = Database(database_url, max_size=2)
+            loop.run(own.__aenter__())
+            with heartbeat(loop, own, "scorer@host:1", Role.SCORER):
+                loop.run(asyncio.sleep(0.2))
+            loop.run(own.__aexit__(None, None, None))
+
+    await asyncio.to_thread(run)
+    wait = (await snapshot(db, batch_id)).wait
+    assert wait is not None
+    assert wait.is_served
