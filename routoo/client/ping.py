@@ -99,7 +99,7 @@ def _is_away(error: EndpointError) -> bool:
 
 
 def _reason(error: EndpointError) -> str:
-    return str(error).partition("\n")[0]
+    return error.what.partition("\n")[0].rstrip(".")
 
 
 def check_answers(pings: Iterable[Ping]) -> None:
