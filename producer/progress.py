@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,6 +13,7 @@ from typing import Any
 from psycopg import AsyncConnection
 
 from routoo.console.output import note
+from routoo.domain.absence import Absence
 from routoo.domain.behaviour import FoundBehaviour, found_in
 from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
 from routoo.errors import DatabaseUnavailableError, NotFoundError
@@ -21,6 +22,7 @@ from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.progress import Progress, progress
 from routoo.store.batches.replans import Replan
 from routoo.store.database import Database
+from routoo.store.endpoint_limits import absence
 from routoo.store.workers import WorkerWait
 
 _POLL_S = 0.5
@@ -47,6 +49,9 @@ class Snapshot:
     """Jobs scored a second lately, where the batch has been followed long enough to tell."""
     behaviours: Sequence[FoundBehaviour] = ()
     """What endpoints of the batch were found to do that its pool doesn't say."""
+
+    absences: Mapping[str, Absence] = field(default_factory=dict)
+    """Models whose endpoints take no calls for now, by name; of a batch that runs or is paused."""
 
     @property
     def selected(self) -> int:
@@ -197,6 +202,16 @@ class Snapshot:
                 "upgrades": self.progress.deviations.upgrades,
                 "reasons": self.progress.deviations.reasons,
             },
+            "absences": [
+                {
+                    "model": name,
+                    "reason": one.reason,
+                    "lasted_s": one.lasted_s,
+                    "rest_s": one.rest_s,
+                    "message": one.message,
+                }
+                for name, one in self.absences.items()
+            ],
             "replans": [asdict(replan) for replan in self.replans],
             "endpoints": [
                 {"model": one.model, "base_url": one.base_url, **asdict(one.behaviour)}
@@ -228,7 +243,22 @@ async def take_snapshot(conn: AsyncConnection, batch: BatchRecord) -> Snapshot:
     revisions = await replans.history(conn, batch.id)
     wait = await workers.wait_of(conn, batch.id)
     behaviours = found_in(batch.pool, await endpoint_behaviour.load(conn))
-    return Snapshot(batch, now, datetime.now(UTC), revisions, wait, behaviours=behaviours)
+    absences = {} if batch.status.is_over else await _absences(conn, batch)
+    return Snapshot(
+        batch,
+        now,
+        datetime.now(UTC),
+        revisions,
+        wait,
+        behaviours=behaviours,
+        absences=absences,
+    )
+
+
+async def _absences(conn: AsyncConnection, batch: BatchRecord) -> dict[str, Absence]:
+    """Return the models of a batch whose endpoints take no calls for now."""
+    found = {model.name: await absence(conn, model) for model in batch.pool.models}
+    return {name: one for name, one in found.items() if one is not None}
 
 
 @dataclass(slots=True)

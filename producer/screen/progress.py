@@ -41,6 +41,7 @@ def progress_view(snapshot: Snapshot) -> RenderableType:
         parts.append(Text(_deviations(snapshot), style="yellow"))
     if snapshot.probes:
         parts.append(Text(_planned_probes(snapshot), style="dim"))
+    parts += [Text(line, style="yellow") for line in _absences(snapshot)]
     if snapshot.replans:
         parts.append(Text(_latest_plan(snapshot), style="dim"))
     parts += [Text(str(one), style="yellow") for one in snapshot.behaviours]
@@ -249,6 +250,14 @@ def _deviations(snapshot: Snapshot) -> str:
     )
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.reasons.items())
     return f"not as planned: {counts} ({reasons})"
+
+
+def _absences(snapshot: Snapshot) -> Iterator[str]:
+    """Say which models take no calls for now, and why."""
+    for name, one in snapshot.absences.items():
+        ends = f", for {formatting.duration(one.rest_s)} more" if one.rest_s else ""
+        said = f": {one.message}" if one.message else ""
+        yield f"{name} takes no calls ({one.reason}{ends}){said}"
 
 
 def _downgraded(snapshot: Snapshot) -> str:
