@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import AimOptions, BatchOptions, JsonOption, MaybeFileArgument
+from producer.commands.batch_options import BatchOptions
+from producer.commands.options import AimOptions, JsonOption, MaybeFileArgument
 from routoo.console.options import with_options
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_with_database

@@ -7,12 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import (
-    BatchOptions,
-    JsonOption,
-    MaybeFileArgument,
-    StrictOption,
-)
+from producer.commands.batch_options import BatchOptions
+from producer.commands.options import JsonOption, MaybeFileArgument, StrictOption
 from routoo.console.options import with_options
 from routoo.console.output import json_line, note
 from routoo.console.run import run_with_database

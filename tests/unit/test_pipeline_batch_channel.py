@@ -20,7 +20,7 @@ from routoo.errors import ConfigError, EndpointError, InvalidResponseError
 from routoo.pipeline.provider_batch.rows import split
 from routoo.pipeline.select.capacity import Demand
 from routoo.pipeline.select.estimates import estimate_calls
-from routoo.pipeline.select.plan import endpoint_times, finish_time_s
+from routoo.pipeline.select.finish_time import endpoint_times, finish_time_s
 
 POOL_FILE = """\
 models:

@@ -12,8 +12,8 @@ from routoo.domain.pool import CandidateModel, Endpoint, Pool
 from routoo.domain.prediction import ModelExperience
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
 from routoo.pipeline.select.capacity import Demand
+from routoo.pipeline.select.finish_time import EndpointTime, endpoint_times, finish_time_s
 from routoo.pipeline.select.matrix import CallBounds
-from routoo.pipeline.select.plan import EndpointTime, endpoint_times, finish_time_s
 from tests.batch_factory import pool_of
 
 JOBS = 120

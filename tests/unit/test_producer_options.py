@@ -4,8 +4,9 @@ import inspect
 
 import pytest
 
+from producer.commands.batch_options import BatchOptions
 from producer.commands.evaluation import run_command
-from producer.commands.options import AimOptions, BatchOptions
+from producer.commands.options import AimOptions
 from producer.commands.plan import plan_command
 from producer.commands.run_options import RunOptions
 from producer.commands.schedule import add_command
