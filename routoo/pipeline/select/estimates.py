@@ -201,7 +201,7 @@ def completion_limits(
     limit = np.where(np.isnan(own)[:, None], default, own[:, None])
     # As `domain.prompt.completion_limit`: where no limit is obeyed, answers may exceed theirs.
     least = most * _array(not model.obeys_limits for model in pool.models)
-    return np.maximum(limit, least)
+    return np.asarray(np.maximum(limit, least))
 
 
 def _own_limits(jobs: Sequence[Job]) -> Float64[np.ndarray, " jobs"]:
