@@ -83,7 +83,7 @@ def _fit_words(answers: GradedAnswers) -> tuple[TextWeights, Float32[np.ndarray,
 
 def _surprise(answers: GradedAnswers) -> Float64[np.ndarray, "answers models"]:
     """Return what came less what was expected; 0 where nothing is known."""
-    return np.nan_to_num(answers.score - sigmoid(answers.inputs.prior))
+    return np.asarray(np.nan_to_num(answers.score - sigmoid(answers.inputs.prior)))
 
 
 def _loading(answers: GradedAnswers) -> Float64[np.ndarray, "models factors"]:

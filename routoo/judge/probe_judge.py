@@ -85,8 +85,12 @@ class ProbeJudge:
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays that a checkpoint keeps, named by part."""
-        parts = {"words": self.words, "trees": self.trees, "outcomes": self.outcomes}
-        named = {f"{p}.{key}": a for p, part in parts.items() for key, a in part.tensors().items()}
+        parts = {
+            "words": self.words.tensors(),
+            "trees": self.trees.tensors(),
+            "outcomes": self.outcomes.tensors(),
+        }
+        named = {f"{part}.{key}": a for part, arrays in parts.items() for key, a in arrays.items()}
         own = {"mean": self.view.mean, "components": self.view.components, "loading": self.loading}
         return {**named, **own, "probe": np.array([self.probe])}
 
