@@ -3,7 +3,8 @@
 Every client has a process of its own on one core; the endpoint (50 ms, small bodies) and PostgreSQL
 share another. The bare loop only sends, parses and drops; ours also keeps limits of requests,
 tokens and calls in flight that it shares with other dispatchers, accounts, and commits every
-result; and once more without the shared limits, to see what they cost. litellm is measured where
+result; once more without the shared limits, to see what they cost; and once with half of the jobs
+as probes, of which half are escalated, to see what judging costs. litellm is measured where
 --peers-python names an interpreter that has benchmarks/peers.txt installed. Clients take turns; the
 median of each counts.
 """
@@ -23,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from dispatch_batch import SHARD_SIZE, pool_of, prepare
+from dispatch_judge import made_up_judge
 from figures import Figure, show
 
 from routoo.embedded.postgres import EmbeddedPostgres
@@ -31,8 +33,8 @@ from routoo.store.migrate import upgrade
 
 HERE = Path(__file__).resolve().parent
 LATENCY_S = 0.05
-OURS = {"routoo", "routoo_unlimited"}
-"""With the limits that dispatchers share through the database, and without."""
+OURS = {"routoo", "routoo_unlimited", "routoo_probed"}
+"""With the limits that dispatchers share through the database, and without; half probed."""
 QUIET_CONCURRENCY = 8
 """Calls in flight where the overhead of one call is measured, not the wait for the others."""
 
@@ -44,15 +46,18 @@ class Bench:
     base_url: str
     database_url: str
     peers_python: str | None
+    judge: bytes
+    """Of the answers to probes."""
 
     def run(self, client: str, calls: int, concurrency: int) -> dict[str, Any]:
         """Run one client in a process of its own."""
         request = {"base_url": self.base_url, "calls": calls, "concurrency": concurrency}
         python = sys.executable
         if client in OURS:
-            limited = client == "routoo"
+            limited = client != "routoo_unlimited"
+            judge = self.judge if client == "routoo_probed" else None
             pool = pool_of(self.base_url, concurrency, limited=limited)
-            batch_id = asyncio.run(prepare(self.database_url, pool, calls))
+            batch_id = asyncio.run(prepare(self.database_url, pool, calls, judge))
             shards = -(-calls // SHARD_SIZE)
             request |= {
                 "database_url": self.database_url, "batch_id": str(batch_id), "shards": shards,
@@ -81,7 +86,7 @@ def main() -> None:
     options = _options()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # inherited by the servers
     with _endpoint() as base_url, _database() as url:
-        bench = Bench(base_url, url, options.peers_python)
+        bench = Bench(base_url, url, options.peers_python, made_up_judge())
         show(_rates(bench, options), as_json=options.json)
         show(_overheads(bench, options), as_json=options.json)
 
@@ -125,7 +130,7 @@ def _database() -> Iterator[str]:
 
 
 def _rates(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:
-    calls = dict.fromkeys(("aiohttp", "routoo", "routoo_unlimited"), options.calls)
+    calls = dict.fromkeys(("aiohttp", *sorted(OURS)), options.calls)
     if options.peers_python:
         calls["litellm"] = options.litellm_calls
     turns: dict[str, list[dict[str, Any]]] = {client: [] for client in calls}
@@ -140,9 +145,15 @@ def _rates(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:
         cpu_ms = statistics.median(turn["cpu_s"] for turn in found) * 1000 / calls[client]
         yield Figure(f"dispatch_{client}_jobs", rate[client], "jobs/s")
         yield Figure(f"dispatch_{client}_cpu", cpu_ms, "ms/call")
+    per_s = [statistics.median(_calls_per_s(turns[one])) for one in ("routoo_probed", "routoo")]
+    yield Figure("dispatch_probed_per_call", per_s[0], "calls/s", per_s[1], per_s[0] / per_s[1])
     for peer in rate.keys() - {"routoo"}:
         ratio = rate["routoo"] / rate[peer]
         yield Figure(f"dispatch_vs_{peer}", rate["routoo"], "jobs/s", rate[peer], ratio)
+
+
+def _calls_per_s(turns: list[dict[str, Any]]) -> list[float]:
+    return [turn["calls"] / turn["wall_s"] for turn in turns]
 
 
 def _overheads(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:

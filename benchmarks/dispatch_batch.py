@@ -7,13 +7,14 @@ from uuid import UUID
 import numpy as np
 import orjson
 from dispatch_clients import BODY, Taken
+from dispatch_judge import MODELS
 
 from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
-from routoo.store import assignments, batches, jobs, leases, predictions, shards
+from routoo.store import assignments, batches, jobs, judges, leases, predictions, shards
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
 from worker.runtime import tune_garbage_collector
@@ -29,12 +30,12 @@ AMPLE_A_MINUTE = 100_000_000
 
 
 def pool_of(base_url: str, concurrency: int, *, limited: bool) -> Pool:
-    """Return a pool of the benchmark's one model, its rates limited or not."""
+    """Return a pool of two models at one endpoint, its rates limited or not."""
     rate = AMPLE_A_MINUTE if limited else None
     return Pool(
-        models=(
+        models=tuple(
             CandidateModel(
-                name="bench",
+                name=name,
                 endpoint=Endpoint(
                     base_url=base_url,
                     max_concurrency=concurrency,
@@ -43,13 +44,17 @@ def pool_of(base_url: str, concurrency: int, *, limited: bool) -> Pool:
                 ),
                 price_usd_per_mtok=Tariff(prompt=Decimal("0.15"), completion=Decimal("0.6")),
                 context_window_tokens=8192,
-            ),
+            )
+            for name in MODELS
         )
     )
 
 
-async def prepare(database_url: str, pool: Pool, count: int) -> UUID:
-    """Submit a batch with an ample budget, score it and select for it."""
+async def prepare(database_url: str, pool: Pool, count: int, judge: bytes | None = None) -> UUID:
+    """Submit a batch with an ample budget, score it and select for it.
+
+    With a judge, every second job is a probe, and about half of these are escalated.
+    """
     body = orjson.dumps(BODY).decode()
     async with Database(database_url) as db:
         async with db.transaction() as conn:
@@ -62,10 +67,16 @@ async def prepare(database_url: str, pool: Pool, count: int) -> UUID:
             lease = await _claim(db, ShardKey(batch_id, Stage.SCORE, shard_no))
             async with db.transaction() as conn:
                 await predictions.save(conn, lease, _predictions(lease.job_count))
+                if judge is not None:
+                    await judges.keep(conn, lease, judge)
                 await shards.finish(conn, lease, shards.Done())
         lease = await _claim(db, ShardKey(batch_id, Stage.SELECT, 0))
         async with db.transaction() as conn:
-            chosen = [Assignment(no, "bench", 0.5, Decimal("0.001")) for no in range(count)]
+            probed = [judge is not None and no % 2 == 0 for no in range(count)]
+            chosen = [
+                Assignment(no, MODELS[0], 0.5, Decimal("0.001"), probe)
+                for no, probe in enumerate(probed)
+            ]
             await assignments.save(conn, lease, chosen, 1)
             await shards.finish(conn, lease, shards.Done())
     return batch_id
@@ -108,6 +119,8 @@ async def dispatch_all(
                 "SELECT latency_s FROM results WHERE batch_id = %s AND status = 'succeeded'", [key]
             )
             taken.latencies_s = [row[0] for row in await found.fetchall()]
+            made = await conn.execute("SELECT count(*) FROM attempts WHERE batch_id = %s", [key])
+            (taken.calls,) = (await made.fetchall())[0]
     return taken
 
 
@@ -119,10 +132,12 @@ async def _claim(db: Database, key: ShardKey) -> Lease:
 
 
 def _predictions(count: int) -> Predictions:
+    quality = np.tile(np.array([0.3, 0.99], np.float32), (count, 1))
+    quality[::4, 1] = 0.1  # a quarter of the jobs, half of the probed ones: nothing better is known
     return Predictions(
-        quality=np.full((count, 1), 0.5, np.float32),
-        quality_std=np.zeros((count, 1), np.float32),
-        completion_tokens=np.full((count, 1), 6, np.float32),
+        quality=quality,
+        quality_std=np.zeros((count, 2), np.float32),
+        completion_tokens=np.full((count, 2), 6, np.float32),
         novelty=np.zeros(count, np.float32),
         truncated=np.zeros(count, np.bool_),
     )

@@ -30,6 +30,8 @@ class Taken:
     """Of each call, as the client sees it."""
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    calls: int = 0
+    """Calls that ours made; more than jobs where some are escalated."""
 
     def start(self) -> None:
         """Start the clocks."""
@@ -120,6 +122,7 @@ def main() -> None:
         "litellm": run_litellm,
         "routoo": run_routoo,
         "routoo_unlimited": run_routoo,
+        "routoo_probed": run_routoo,
     }
     print(json.dumps(asdict(run(clients[client](request)))))
 
