@@ -24,6 +24,7 @@ RoutooError
     ├── EmptyAnswerError           (retryable: neither text nor tool calls; billed)
     │   └── TruncatedAnswerError   its limit of tokens was used up before it said anything
     ├── CutAnswerError             (retryable: by a limit of ours; asked again with a higher one)
+    ├── InvalidAnswerError         the answer breaks a rule of its job; billed
     ├── EndpointDeniedError        key, credit or address are wrong: every request would fail
     └── RequestRejectedError       4xx: final for this candidate model
         ├── ContextLengthError     the prompt does not fit this model's window
@@ -256,6 +257,12 @@ class CutAnswerError(EndpointError):
 
     retryable = True
     code = "answer_cut"
+
+
+class InvalidAnswerError(EndpointError):
+    """The answer breaks a rule of its job: it is billed, and not taken for a good one."""
+
+    code = "validation_failed"
 
 
 class DenialReason(StrEnum):

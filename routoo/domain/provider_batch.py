@@ -8,6 +8,8 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
+from routoo.domain.validators import Validators
+
 _OVER = frozenset({"completed", "failed", "expired", "cancelled"})
 
 
@@ -62,6 +64,8 @@ class ProviderRow:
     """What the job's earlier calls cost, in USD."""
     deadline: datetime | None = None
     """The job's, with time zone."""
+    validators: Validators | None = None
+    """The job's own rules for its answer."""
 
     @property
     def custom_id(self) -> str:

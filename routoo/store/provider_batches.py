@@ -13,6 +13,7 @@ from psycopg.rows import class_row
 from routoo.domain.completion import Reservation
 from routoo.domain.job import Lease
 from routoo.domain.provider_batch import OpenProviderBatch, ProviderRow, ProviderState
+from routoo.domain.validators import Validators
 from routoo.store import leases
 from routoo.store.encoding import storable
 
@@ -77,6 +78,7 @@ async def load_rows(conn: AsyncConnection, lease: Lease, marker: UUID) -> list[P
     cursor = await conn.execute(
         """
         SELECT m.job_no, m.attempt_no, j.body::text, r.worst_case_usd, j.deadline,
+               j.validators,
                (SELECT coalesce(sum(cost_usd), 0) FROM attempts a
                 WHERE a.batch_id = m.batch_id AND a.job_no = m.job_no)
         FROM provider_rows m
@@ -90,8 +92,16 @@ async def load_rows(conn: AsyncConnection, lease: Lease, marker: UUID) -> list[P
         [lease.key.batch_id, marker],
     )
     return [
-        ProviderRow(job_no, attempt_no, orjson.loads(body), worst_case_usd, spent_usd, deadline)
-        async for job_no, attempt_no, body, worst_case_usd, deadline, spent_usd in cursor
+        ProviderRow(
+            job_no,
+            attempt_no,
+            orjson.loads(body),
+            worst_case_usd,
+            spent_usd,
+            deadline,
+            None if rules is None else Validators.from_json(rules),
+        )
+        async for job_no, attempt_no, body, worst_case_usd, deadline, rules, spent_usd in cursor
     ]
 
 

@@ -542,3 +542,22 @@ async def test_cached_prompt_tokens_of_a_row_cost_what_the_channel_says(db: Data
         pool = Pool(models=(model.model_copy(update={"batch_channel": channel}),))
         await finish(db, await prepare(db, pool.with_batch_channels(), ["a"]))
         assert await assert_settled(db) == (30 * HALF + 80 * HALF / 10) / 1_000_000
+
+
+async def test_a_row_whose_answer_breaks_a_rule_is_called_like_a_failed_one(db: Database) -> None:
+    async with FakeServer({"models": {"m": {"answer": "maybe"}}}) as server:
+        lease = await prepare(db, pool_of(server), ["fine", "with a rule"])
+        rules = """'{"choices": ["yes"]}'"""
+        await rows(db, f"UPDATE jobs SET validators = {rules} WHERE job_no = 1 RETURNING 1")
+        await finish(db, lease)
+        await assert_settled(db)
+    found = "SELECT status, model, answer, error_code, attempts FROM results ORDER BY job_no"
+    assert await rows(db, found) == [
+        ("succeeded", "m@batch", "maybe", None, 1),
+        ("failed", "m", "maybe", "validation_failed", 2),
+    ]
+    calls = "SELECT model, status, error_code FROM attempts WHERE job_no = 1 ORDER BY attempt_no"
+    assert await rows(db, calls) == [
+        ("m@batch", "failed", "validation_failed"),
+        ("m", "succeeded", None),
+    ]

@@ -104,3 +104,13 @@ def test_parameters_of_a_candidate_are_part_of_the_request_that_is_cached() -> N
     assert len(keys) == 3
     own = {**body, "reasoning_effort": "medium"}
     assert key_of(low, own) == key_of(high, own) == key_of(plain, own)
+
+
+async def test_a_cached_answer_that_breaks_a_rule_of_the_job_is_not_taken(db: Database) -> None:
+    async with FakeServer() as server:
+        await run(db, server, CACHED, FIXED)
+        lease = await prepare(db, pool_of(server), 1, body=FIXED, call_options=CACHED)
+        await rows(db, """UPDATE jobs SET validators = '{"choices": ["never"]}' RETURNING 1""")
+        assert await dispatch(db, lease)
+    found = "SELECT source, error_code FROM results WHERE batch_id = %s"
+    assert await rows(db, found, lease.key.batch_id) == [("call", "validation_failed")]

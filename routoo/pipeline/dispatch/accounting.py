@@ -21,6 +21,7 @@ from routoo.errors import (
     ContentFilterError,
     ContextLengthError,
     EndpointError,
+    InvalidAnswerError,
     TruncatedAnswerError,
 )
 from routoo.pipeline.dispatch.fallback import Candidate
@@ -28,7 +29,6 @@ from routoo.pipeline.dispatch.kept import KeptAnswers
 
 _CLEARLY_MORE = 1.25
 """A limit is raised by at least a quarter, or the answer would probably be cut again."""
-_INVALID = "validation_failed"
 _REASONS = {
     "endpoint_closed": DeviationReason.UNAVAILABLE,
     "endpoint_unavailable": DeviationReason.UNAVAILABLE,
@@ -42,7 +42,7 @@ _REASONS = {
     ContentFilterError.code: DeviationReason.CONTENT_FILTER,
     ContextLengthError.code: DeviationReason.CONTEXT_LENGTH,
     TruncatedAnswerError.code: DeviationReason.TRUNCATED,
-    _INVALID: DeviationReason.INVALID,
+    InvalidAnswerError.code: DeviationReason.INVALID,
 }
 """Why a model was left, by the error with which it was."""
 
@@ -169,7 +169,7 @@ class JobAccount:
     def note_fault(self, kept: KeptAnswer, fault: str) -> None:
         """Keep how an answer breaks a rule; the last such error becomes the job's own."""
         self.kept.note_fault(kept, fault)
-        self.model, self.error_code = kept.attempt.model, _INVALID
+        self.model, self.error_code = kept.attempt.model, InvalidAnswerError.code
         self.error_message = f"the answer of {kept.attempt.model} breaks a rule: {fault}"
 
     def note_error(self, model: CandidateModel, code: str, message: str) -> None:
@@ -248,14 +248,14 @@ class JobAccount:
         if otherwise.status is not ResultStatus.BUDGET_EXHAUSTED:
             status = otherwise.status
         message = f"no answer keeps the rules; {kept.attempt.model}'s is kept: {fault}"
-        if otherwise.error_code != _INVALID:
+        if otherwise.error_code != InvalidAnswerError.code:
             message = f"{message}; then {otherwise.error_message}"
         return replace(
             otherwise,
             status=status,
             model=kept.attempt.model,
             completion=kept.completion,
-            error_code=_INVALID,
+            error_code=InvalidAnswerError.code,
             error_message=message,
         )
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import orjson
 
+from routoo.domain.answer_checks import find_fault
 from routoo.domain.batch_options import CallOptions
-from routoo.domain.completion import DeviationReason, Result, ResultSource
+from routoo.domain.completion import Completion, DeviationReason, Result, ResultSource
 from routoo.domain.job import Lease, PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.domain.prompt import is_repeatable
+from routoo.domain.validators import validators_of
 from routoo.store import response_cache, results
 from routoo.store.database import Database
 from routoo.store.response_cache import CachedAnswer
@@ -70,7 +72,7 @@ async def take_cached(
     keys = {
         job.job.job_no: key_of(cache.pool.models[cache.pool.index(job.model)], job.job.body)
         for job in pending
-        if job.job.job_no in cache.bodies
+        if job.job.job_no in cache.bodies and not job.probe  # that is judged
     }
     async with db.transaction() as conn:
         found = await response_cache.look_up(conn, list(set(keys.values())), cache.ttl_s)
@@ -86,10 +88,16 @@ async def take_cached(
                 reason=None if job.model == job.planned else DeviationReason.REPLAN,
             )
             for job in pending
-            if keys.get(job.job.job_no) in found
+            if keys.get(job.job.job_no) in found and _keeps_rules(job, found[keys[job.job.job_no]])
         }
         await results.save(conn, lease, list(ended.values()))
     return [job for job in pending if job.job.job_no not in ended]
+
+
+def _keeps_rules(job: PendingJob, answer: Completion) -> bool:
+    """Return whether an answer that was given to another job keeps the rules of this one."""
+    rules = validators_of(job.job.body, job.job.sla.validators)
+    return find_fault(rules, answer.answer, answer.finish_reason) is None
 
 
 def key_of(model: CandidateModel, body: Mapping[str, Any]) -> bytes:

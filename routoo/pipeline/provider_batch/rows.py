@@ -5,12 +5,14 @@ from decimal import Decimal
 
 from routoo.client.failures import error_of_completion
 from routoo.client.provider_batches import batch_format_of, channel_of
+from routoo.domain.answer_checks import find_fault
 from routoo.domain.completion import Attempt, Completion, Reservation, Result
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_cost_usd
 from routoo.domain.provider_batch import ProviderRow
-from routoo.errors import ContentFilterError, EndpointError
+from routoo.domain.validators import validators_of
+from routoo.errors import ContentFilterError, EndpointError, InvalidAnswerError
 from routoo.pipeline.dispatch.settlement import (
     failed_attempt,
     succeeded_attempt,
@@ -87,7 +89,7 @@ def settlement(
         cost_usd = row.worst_case_usd if outcome.maybe_billed else Decimal(0)
         failed = failed_attempt(row.job_no, row.attempt_no, model, outcome, cost_usd)
         return failed, _failure_if_final(model, row, failed, filter_ends=filter_ends)
-    error = error_of_completion(model.name, outcome)
+    error = error_of_completion(model.name, outcome) or _broken_rule(model, row, outcome)
     if error is not None:
         failed = unusable_attempt(row.job_no, row.attempt_no, model, outcome, error)
         return failed, _failure_if_final(model, row, failed, filter_ends=filter_ends)
@@ -101,6 +103,20 @@ def settlement(
         completion=outcome,
     )
     return attempt, result
+
+
+def _broken_rule(
+    model: CandidateModel, row: ProviderRow, answer: Completion
+) -> InvalidAnswerError | None:
+    """Return the error of an answer that breaks a rule of its job; None where it keeps them."""
+    rules = validators_of(row.body, row.validators)
+    fault = find_fault(rules, answer.answer, answer.finish_reason)
+    if fault is None:
+        return None
+    return InvalidAnswerError(
+        f"the answer of {model.name} breaks a rule: {fault.rule}: {fault.message}",
+        http_status=answer.http_status,
+    )
 
 
 def _failure_if_final(
