@@ -547,8 +547,8 @@ async def test_cached_prompt_tokens_of_a_row_cost_what_the_channel_says(db: Data
 async def test_a_row_whose_answer_breaks_a_rule_is_called_like_a_failed_one(db: Database) -> None:
     async with FakeServer({"models": {"m": {"answer": "maybe"}}}) as server:
         lease = await prepare(db, pool_of(server), ["fine", "with a rule"])
-        rules = """'{"choices": ["yes"]}'"""
-        await rows(db, f"UPDATE jobs SET validators = {rules} WHERE job_no = 1 RETURNING 1")
+        ruled = "UPDATE jobs SET validators = %s WHERE job_no = 1 RETURNING 1"
+        await rows(db, ruled, '{"choices": ["yes"]}')
         await finish(db, lease)
         await assert_settled(db)
     found = "SELECT status, model, answer, error_code, attempts FROM results ORDER BY job_no"
