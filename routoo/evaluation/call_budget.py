@@ -6,6 +6,7 @@ from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from typing import Any
 
+from routoo.domain.absence import Absence
 from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
@@ -48,6 +49,10 @@ class BudgetedClient:
     def outage_s(self, model: CandidateModel) -> float:
         """Return how long all endpoints of a model have kept failing, in seconds."""
         return self._client.outage_s(model)
+
+    def absence(self, model: CandidateModel) -> Absence | None:
+        """Return why all endpoints of a model take no calls for now; None where one works."""
+        return self._client.absence(model)
 
     async def complete(
         self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None

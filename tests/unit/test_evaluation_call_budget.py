@@ -58,6 +58,9 @@ class Endpoints:
     def outage_s(self, _model: CandidateModel) -> float:
         return 0.0
 
+    def absence(self, _model: CandidateModel) -> None:
+        return None
+
     async def complete(
         self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None
     ) -> Completion:
