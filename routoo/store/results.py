@@ -171,8 +171,41 @@ _EXPIRE = b"""
       AND NOT EXISTS (
         SELECT FROM provider_rows m JOIN provider_batches b USING (marker)
         WHERE m.batch_id = j.batch_id AND m.job_no = j.job_no AND b.state <> 'closed')
+      AND NOT EXISTS (  -- the next owner of the shard makes it the result
+        SELECT FROM kept_answers k WHERE k.batch_id = j.batch_id AND k.job_no = j.job_no)
     ON CONFLICT DO NOTHING RETURNING batch_id, job_no
 """
+# Of a job that waited for another model: the answer of its probe, which was judged and keeps the
+# rules.
+_TAKE_KEPT = b"""
+    INSERT INTO results (batch_id, job_no, status, model, answer, response, prompt_tokens,
+                         completion_tokens, cost_usd, latency_s, attempts, expected_quality,
+                         decision)
+    SELECT DISTINCT ON (k.job_no) k.batch_id, k.job_no, 'succeeded', a.model, k.answer, k.response,
+           a.prompt_tokens, a.completion_tokens, calls.cost_usd, a.latency_s, calls.attempts,
+           g.after, 'accepted'
+    FROM kept_answers k
+    JOIN attempts a USING (batch_id, job_no, attempt_no)
+    JOIN answer_judgements g USING (batch_id, job_no, attempt_no)
+    CROSS JOIN LATERAL (
+        SELECT max(attempt_no) AS attempts, sum(cost_usd) AS cost_usd FROM attempts c
+        WHERE c.batch_id = k.batch_id AND c.job_no = k.job_no) AS calls
+    WHERE k.batch_id = %s AND a.probe AND g.fault IS NULL AND NOT EXISTS (
+        SELECT FROM results r WHERE r.batch_id = k.batch_id AND r.job_no = k.job_no)
+    ORDER BY k.job_no, k.attempt_no DESC
+    ON CONFLICT DO NOTHING RETURNING job_no
+"""
+
+
+async def take_kept(conn: AsyncConnection, batch_id: UUID) -> None:
+    """Give open jobs that wait for another model the answer of their probe: it is paid.
+
+    Args:
+        conn: A transaction that has made sure that no worker is busy with the batch.
+        batch_id: The batch.
+    """
+    taken = await (await conn.execute(_TAKE_KEPT, [batch_id])).fetchall()
+    await conn.execute(_SHARE, [batch_id, [job_no for (job_no,) in taken]])
 
 
 async def expire_waiting(conn: AsyncConnection) -> int:

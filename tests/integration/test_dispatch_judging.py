@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from routoo.domain import absence
 from routoo.domain.job import SLA, Lease
 from routoo.domain.pool import Pool
 from routoo.domain.validators import Validators
 from routoo.pipeline.dispatch import answer
 from routoo.pipeline.judges import JudgeCache
 from routoo.store import ledger, shards
+from routoo.store.batches import control
 from routoo.store.database import Database
-from tests.dispatch_factory import billed_usd, claim, dispatch, pool_of, prepare, rows
+from tests.dispatch_factory import billed_usd, claim, dispatch, pool_of, prepare, requests_at, rows
 from tests.fakes.openai_server import FakeServer
 
 pytestmark = pytest.mark.anyio
@@ -225,7 +227,7 @@ async def test_the_cap_of_a_job_leaves_the_kept_answer(db: Database) -> None:
 async def test_an_endpoint_that_fails_for_good_leaves_the_kept_answer(
     db: Database, monkeypatch: pytest.MonkeyPatch, fault: Mapping[str, Any]
 ) -> None:
-    monkeypatch.setattr(answer, "_OUTAGE_POSTPONE_S", 0.2)
+    monkeypatch.setattr(absence, "SHORT_WAIT_S", 0.2)
     script = {"models": {**BAD["models"], "large": {"faults": [fault]}}}
     async with FakeServer(script) as server:
         lease = await probed(db, server, 2)
@@ -357,6 +359,25 @@ async def test_a_deadline_leaves_the_kept_answer(db: Database) -> None:
         lease = await probed(db, server, 1, sla=SLA(deadline=soon))
         assert await dispatch(db, lease, max_attempts_per_model=50)
         assert [row[:3] for row in await ends(db)] == [("succeeded", "small", "accepted")]
+
+
+async def test_a_cancelled_batch_keeps_the_answers_of_its_probes(db: Database) -> None:
+    script = {"models": {**BAD["models"], "large": {"latency_s": 30.0}}}
+    async with FakeServer(script) as server:
+        lease = await probed(db, server, 2)
+        stop = asyncio.Event()
+        running = asyncio.create_task(dispatch(db, lease, stop=stop))
+        await requests_at(server, 4)
+        async with db.transaction() as conn:
+            await control.cancel(conn, lease.key.batch_id)
+        stop.set()
+        await running
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, shards.HandedBack())
+        async with db.transaction() as conn:
+            await control.end_cancelled(conn, lease.key.batch_id)
+        assert await ends(db) == [("succeeded", "small", "accepted", None, 2, 2)]
+        assert await rows(db, "SELECT status FROM batches") == [("cancelled",)]
 
 
 async def test_a_summary_of_token_probabilities_is_kept_and_the_list_is_not(db: Database) -> None:

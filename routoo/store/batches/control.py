@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
-from routoo.store import batches, provider_batches
+from routoo.store import batches, provider_batches, results
 from routoo.store.endpoint_limits import open_denied
 from routoo.store.ledger import write_off_batch
 
@@ -87,7 +87,8 @@ async def cancel(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
 async def end_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
     """End a batch that is being cancelled, unless workers are still busy with it.
 
-    Every job without a result gets one that says `cancelled`. Stages keep their state, so that a
+    A job that waits for another model keeps the answer of its probe; every other job without a
+    result gets one that says `cancelled`. Stages keep their state, so that a
     later retry goes on where the batch stopped.
 
     Args:
@@ -120,6 +121,7 @@ async def end_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
     if await _is_at_work(conn, batch_id):
         return False
     await write_off_batch(conn, batch_id)
+    await results.take_kept(conn, batch_id)
     await _save_results(conn, batch_id)
     await conn.execute(
         "UPDATE batches SET status = 'cancelled',"
