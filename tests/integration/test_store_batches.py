@@ -189,6 +189,14 @@ async def test_a_failed_batch_says_why_and_hands_out_nothing(db: Database) -> No
 async def test_a_refused_statement_is_a_store_error(db: Database) -> None:
     with pytest.raises(StoreError, match="refused") as caught:
         async with db.transaction() as conn:
+            await conn.execute("SELECT no_such_column FROM jobs")
+
+    assert not caught.value.retryable
+
+
+async def test_a_value_that_the_database_can_not_hold_is_a_store_error(db: Database) -> None:
+    with pytest.raises(StoreError, match="can't hold a value: division by zero") as caught:
+        async with db.transaction() as conn:
             await conn.execute("SELECT 1/0")
 
     assert not caught.value.retryable

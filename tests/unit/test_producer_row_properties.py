@@ -4,7 +4,7 @@ import io
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from producer.rows import csv_rows, jsonl_rows
@@ -49,6 +49,7 @@ def test_any_line_is_a_job_or_a_problem(lines: list[bytes]) -> None:
     check = RowCheck(BodyCheck(pool_of("small")), SLA(), NOW)
     checked = InputCheck(check, ProblemReport("in"))
     data = b"\n".join(lines)
+    assume(not data.lstrip().startswith(b"["))  # an array, which is refused where more follows it
     jobs = [job for chunk in checked.jobs(jsonl_rows.read(io.BytesIO(data), "in")) for job in chunk]
     assert len(jobs) + checked.report.bad_rows == checked.row_count
 
