@@ -13,6 +13,7 @@ from uuid import UUID
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64
 
+from routoo.domain.completion import AnswerDecision
 from routoo.evaluation.bootstrap import mean_interval
 
 NO_MODEL = -1
@@ -95,11 +96,18 @@ class EvaluationRun:
     """NaN outside the sample."""
     sample_latency_s: Float32[np.ndarray, "items models"]
     """NaN outside the sample."""
+    decisions: tuple[str | None, ...] = ()
+    """How each answer came about (`AnswerDecision`), None without an answer; empty = all direct."""
 
     @property
     def answered(self) -> Bool[np.ndarray, " items"]:
         """Items that a model answered."""
         return np.asarray(self.answered_by != NO_MODEL)
+
+    def decided(self, decision: AnswerDecision) -> Bool[np.ndarray, " items"]:
+        """Return the items whose answers came about in this way."""
+        found = self.decisions or (None,) * len(self.item_ids)
+        return np.array([one == decision for one in found], np.bool_)
 
     @property
     def graded(self) -> Bool[np.ndarray, " items"]:
@@ -140,7 +148,9 @@ def run_figures(run: EvaluationRun) -> dict[str, Any]:
     jobs), `sample_cost_usd`, and with `mean`, `low`, `high`, `items`: `quality` (an item without an
     answer counts 0), `expected_quality` and `overconfidence` (expected less actual, over graded
     answers), `cost_per_item_usd`, `expected_cost_per_item_usd`, `novelty`; and `models`: share of
-    the answers and, over the sample, the quality of each.
+    the answers and, over the sample, the quality of each. Where answers were judged, `cascade`:
+    `accepted`, `escalated`, `escalation_share`, and the quality of the answers that were accepted
+    (`acceptance_precision`) and of those after an escalation (`escalated_quality`).
     """
     quality = run.quality.astype(np.float64)
     expected = chosen_quality(run)
@@ -162,6 +172,24 @@ def run_figures(run: EvaluationRun) -> dict[str, Any]:
         "sample_cost_usd": float(np.nansum(run.sample_cost_usd)),
         **{name: _mean(values) for name, values in figures.items()},
         "models": [_model_figures(run, column) for column in range(len(run.models))],
+        **_cascade_figures(run),
+    }
+
+
+def _cascade_figures(run: EvaluationRun) -> dict[str, Any]:
+    accepted, escalated = map(run.decided, (AnswerDecision.ACCEPTED, AnswerDecision.ESCALATED))
+    judged = int(accepted.sum() + escalated.sum())
+    if judged == 0:
+        return {}
+    quality = run.quality.astype(np.float64)
+    return {
+        "cascade": {
+            "accepted": int(accepted.sum()),
+            "escalated": int(escalated.sum()),
+            "escalation_share": int(escalated.sum()) / judged,
+            "acceptance_precision": _mean(quality[accepted]),
+            "escalated_quality": _mean(quality[escalated]),
+        }
     }
 
 

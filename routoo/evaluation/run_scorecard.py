@@ -6,9 +6,10 @@ from dataclasses import replace
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from routoo.domain.completion import AnswerDecision
 from routoo.domain.items import Item
 from routoo.errors import InputError
-from routoo.evaluation.bootstrap import bootstrap_weights
+from routoo.evaluation.bootstrap import bootstrap_weights, mean_interval
 from routoo.evaluation.build_scorecard import EvaluationData, measure_answers
 from routoo.evaluation.evaluation_run import NO_MODEL, EvaluationRun
 from routoo.evaluation.operating_point import (
@@ -18,7 +19,7 @@ from routoo.evaluation.operating_point import (
 from routoo.evaluation.pool_comparison import PoolComparison, compare_pool
 from routoo.evaluation.quality_metrics import reliability
 from routoo.evaluation.routing import complete_outcomes, priced_columns
-from routoo.evaluation.scorecard import PastRun, Scorecard
+from routoo.evaluation.scorecard import DecisionRow, PastRun, Scorecard
 from routoo.predictor.dataset import OutcomeMatrix
 
 ROUTER = "router"
@@ -52,7 +53,21 @@ def run_scorecard(
         card,
         pool=_pool(run, seed, reference),
         history=tuple(past_run(one, seed) for one in (*past, run)) if past else (),
+        decisions=decision_rows(run),
     )
+
+
+def decision_rows(run: EvaluationRun) -> tuple[DecisionRow, ...]:
+    """Return figures of the answers by how they came about; none where none was judged."""
+    answered = max(int(run.answered.sum()), 1)
+    rows = []
+    for decision in AnswerDecision:
+        those = run.decided(decision)
+        count = int(those.sum())
+        quality, cost = run.quality[those].astype(np.float64), run.cost_usd[those]
+        figures = mean_interval(quality), mean_interval(cost)
+        rows.append(DecisionRow(str(decision), count, count / answered, *figures))
+    return tuple(rows) if sum(row.answers for row in rows[1:]) else ()
 
 
 def past_run(run: EvaluationRun, seed: int = 0) -> PastRun:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from routoo.evaluation.bootstrap import Interval
+from routoo.evaluation.bootstrap import Interval, MeanInterval
 from routoo.evaluation.operating_point import CostBin, DomainFigures, OperatingPoint
 from routoo.evaluation.pool_comparison import PoolComparison
 from routoo.evaluation.quality_metrics import Reliability
@@ -38,6 +38,21 @@ class PastRun:
 
 
 @dataclass(frozen=True, slots=True)
+class DecisionRow:
+    """Figures of the answers that came about in one way."""
+
+    decision: str
+    """direct, accepted or escalated."""
+    answers: int
+    share: float
+    """Of all answers."""
+    quality: MeanInterval
+    """Of accepted answers that is the precision of acceptance."""
+    cost_usd: MeanInterval
+    """Of all calls of a job, in USD."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scorecard:
     """One evaluation's figures; a part that was not measured is None or empty."""
 
@@ -54,3 +69,5 @@ class Scorecard:
     cost_bins: tuple[CostBin, ...] = ()
     history: tuple[PastRun, ...] = ()
     """Oldest first."""
+    decisions: tuple[DecisionRow, ...] = ()
+    """How the answers came about; empty where none was judged."""

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from routoo.errors import InputError
-from routoo.evaluation.evaluation_run import EvaluationRun, RunFacts, RunMode
+from routoo.evaluation.evaluation_run import EvaluationRun, RunFacts, RunMode, run_figures
+from routoo.evaluation.report.page import render_page
 from routoo.evaluation.run_scorecard import run_scorecard
 
 ITEMS = 40
@@ -92,3 +93,20 @@ def test_without_a_sample_models_are_judged_by_the_answers_they_were_chosen_for(
 def test_an_unknown_reference_is_an_error_with_a_remedy() -> None:
     with pytest.raises(InputError, match="Name one of cheap, dear"):
         run_scorecard(_run(), reference="absent")
+
+
+def test_a_run_with_judged_answers_shows_escalations_and_the_precision_of_acceptance() -> None:
+    run = _run()
+    ways = ("accepted", "escalated", "direct", None)
+    judged = replace(run, decisions=tuple(ways[number % 4] for number in range(ITEMS)))
+    rows = {row.decision: row for row in run_scorecard(judged).decisions}
+    assert rows["accepted"].answers == rows["escalated"].answers == ITEMS / 4
+    assert rows["accepted"].quality.mean == pytest.approx(np.mean(run.quality[::4]))
+    page = render_page(run_scorecard(judged))
+    assert "Judged answers" in page
+    assert "50.0 % were escalated" in page
+    cascade = run_figures(judged)["cascade"]
+    assert cascade["escalation_share"] == 0.5
+    assert cascade["acceptance_precision"]["mean"] == pytest.approx(np.mean(run.quality[::4]))
+    assert run_scorecard(run).decisions == ()
+    assert "cascade" not in run_figures(run)

@@ -23,6 +23,7 @@ from routoo.evaluation.report.section import (
 )
 from routoo.evaluation.report.sections import (
     cost_section,
+    decisions_section,
     domains_section,
     history_section,
     models_section,
@@ -107,6 +108,8 @@ def _sections(card: Scorecard) -> list[Section]:
         sections.append(frontier_section(card, card.pool))
     if any(row.share for row in card.models):
         sections.append(models_section(card))
+    if card.decisions:
+        sections.append(decisions_section(card.decisions))
     if any(one.answers for one in card.reliability):
         sections.append(reliability_section(card))
     if card.domains:

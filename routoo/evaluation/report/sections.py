@@ -21,7 +21,7 @@ from routoo.evaluation.report.section import (
     usd_per_thousand,
     with_interval,
 )
-from routoo.evaluation.scorecard import ModelRow, PastRun, Scorecard
+from routoo.evaluation.scorecard import DecisionRow, ModelRow, PastRun, Scorecard
 
 _ROW_PX, _NAME_PX, _SHARE_PX = 34, 18, 56
 _MOST = 20
@@ -80,6 +80,35 @@ def _draw_shares(rows: list[ModelRow], width: int) -> Plot:
         plot.text((width, top), percent(row.share), "end")
         plot.bar(top + 5, max(row.share * width, 2), 7)
     return plot
+
+
+def decisions_section(rows: tuple[DecisionRow, ...]) -> Section:
+    """Return how the answers came about: the share of escalations, the precision of acceptance."""
+    by_name = {row.decision: row for row in rows}
+    accepted, escalated = by_name["accepted"], by_name["escalated"]
+    judged = accepted.answers + escalated.answers
+    return Section(
+        "Judged answers",
+        f"{judged:,} answers were judged before they were taken: "
+        f"{percent(escalated.answers / judged)} were escalated to another model, and "
+        f"{fixed(accepted.quality.mean)} of those that were accepted are right.",
+        FigureTable(
+            ("answers", "number", "share", "quality", "95 % interval", "USD per 1,000"),
+            [_decision_cells(row) for row in rows],
+            is_folded=False,
+        ),
+    )
+
+
+def _decision_cells(row: DecisionRow) -> tuple[str, ...]:
+    return (
+        row.decision,
+        f"{row.answers:,}",
+        percent(row.share),
+        fixed(row.quality.mean),
+        f"{fixed(row.quality.low)} to {fixed(row.quality.high)}",
+        usd_per_thousand(row.cost_usd.mean),
+    )
 
 
 def domains_section(domains: tuple[DomainFigures, ...]) -> Section:

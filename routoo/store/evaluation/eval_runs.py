@@ -182,6 +182,8 @@ class RunResult:
     answer_sha256: str | None
     cost_usd: float | None
     latency_s: float | None
+    decision: str | None
+    """How the answer came about: direct, accepted or escalated."""
     chosen: str | None
     """Model of the latest plan."""
     expected_cost_usd: float | None
@@ -198,7 +200,7 @@ async def load_results(conn: AsyncConnection, batch_id: UUID) -> list[RunResult]
             """
             SELECT j.job_no, r.status, r.model, r.answer,
                    encode(sha256(convert_to(r.answer, 'UTF8')), 'hex') AS answer_sha256,
-                   r.cost_usd::float8 AS cost_usd, r.latency_s, a.model AS chosen,
+                   r.cost_usd::float8 AS cost_usd, r.latency_s, r.decision, a.model AS chosen,
                    a.expected_cost_usd::float8 AS expected_cost_usd,
                    g.job_no IS NOT NULL AS graded, g.score
             FROM jobs j
