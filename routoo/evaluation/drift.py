@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64
 
+from routoo.domain.completion import AnswerDecision
 from routoo.evaluation.bootstrap import mean_interval
 from routoo.evaluation.evaluation_run import EvaluationRun, chosen_quality
 from routoo.statistics import share_interval
@@ -39,7 +40,7 @@ class Alert:
     kind: str
     """quality, cost, calibration, answers, novelty or rollback."""
     subject: str
-    """Model concerned; empty for the whole run."""
+    """Model concerned, or `accepted answers`; empty for the whole run."""
     message: str
     facts: dict[str, Any]
 
@@ -60,6 +61,7 @@ def find_drift(
     if earlier:
         alerts += [*_quality(run, earlier), *_cost(run, earlier), *_calibration(run, earlier)]
         alerts += _models(run, earlier)
+        alerts += _acceptance(run, earlier)
     if len(earlier) > 1:
         alerts += _answers(run, earlier)
     return alerts
@@ -72,6 +74,22 @@ def _quality(run: EvaluationRun, earlier: Sequence[EvaluationRun]) -> Iterator[A
     if found.items >= MIN_ITEMS and found.high < 0 and found.mean <= -MIN_QUALITY_DROP:
         text = f"quality fell by {-found.mean:.1%} of the items"
         yield Alert("quality", "", f"{text} {_between(-found.high, -found.low)}", asdict(found))
+
+
+def _acceptance(run: EvaluationRun, earlier: Sequence[EvaluationRun]) -> Iterator[Alert]:
+    """Compare the share of right ones among accepted answers; which items they are may differ."""
+    now, before = _accepted_quality([run]), _accepted_quality(earlier)
+    found, usual = mean_interval(now, level=LEVEL), mean_interval(before, level=LEVEL)
+    enough = min(found.items, usual.items) >= MIN_ITEMS
+    if enough and found.high < usual.low and usual.mean - found.mean >= MIN_QUALITY_DROP:
+        text = f"{found.mean:.1%} of the accepted answers are right, {usual.mean:.1%} before"
+        facts = {**asdict(found), "before": asdict(usual)}
+        yield Alert("quality", "accepted answers", text, facts)
+
+
+def _accepted_quality(runs: Sequence[EvaluationRun]) -> Float64[np.ndarray, " answers"]:
+    parts = [one.quality[one.decided(AnswerDecision.ACCEPTED)] for one in runs]
+    return np.concatenate(parts).astype(np.float64)
 
 
 def _models(run: EvaluationRun, earlier: Sequence[EvaluationRun]) -> Iterator[Alert]:

@@ -119,3 +119,18 @@ def test_users_prompts_far_from_training_are_told(far: float, told: bool) -> Non
     novelty = np.where(np.arange(500) < far * 500, 1.0, 0.5).astype(np.float32)
     found = find_drift(a_run(5), [], novelty)
     assert bool(found) is told
+
+
+def judged(run: EvaluationRun, precision: float) -> EvaluationRun:
+    """Return a run of which half of the answers were accepted, so many of them right."""
+    accepted = np.arange(ITEMS) % 2 == 0
+    right = np.random.default_rng(9).uniform(size=ITEMS) < precision
+    quality = np.where(accepted, right, run.quality).astype(np.float32)
+    ways = tuple("accepted" if one else "direct" for one in accepted)
+    return replace(run, decisions=ways, quality=quality)
+
+
+def test_accepted_answers_that_are_right_less_often_are_told() -> None:
+    usual = [judged(one, 0.95) for one in HISTORY]
+    assert ("quality", "accepted answers") in kinds(judged(a_run(7), 0.7), usual)
+    assert ("quality", "accepted answers") not in kinds(judged(a_run(7), 0.94), usual)
