@@ -1,7 +1,7 @@
 """Answers one job: calls the chosen model, retries it, and falls back to other models.
 
 A job is asked of one candidate model after the other. For each model it makes attempts; an attempt
-is admitted to an endpoint, reserves its worst case, is sent, and is settled. `_Next` says what
+is admitted to an endpoint, reserves its worst case, is sent, and is settled. `NextStep` says what
 follows each step.
 """
 
@@ -11,14 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from enum import Enum, auto
 from itertools import chain
 from random import Random
 
 from routoo.client.retry import backoff_s
 from routoo.domain.absence import DEFAULT_PATIENCE_S, AbsenceReason
-from routoo.domain.completion import KeptAnswer, Reservation
-from routoo.domain.job import PendingJob, ResultStatus
+from routoo.domain.completion import KeptAnswer
+from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import (
     bound_cost_usd,
@@ -35,10 +34,11 @@ from routoo.errors import (
 )
 from routoo.pipeline.dispatch.accounting import JobAccount
 from routoo.pipeline.dispatch.fallback import Candidate
-from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
+from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import Call, CallLatencies, HedgedCaller
 from routoo.pipeline.dispatch.judging import AnswerJudging
 from routoo.pipeline.dispatch.money_queue import MoneyQueue
+from routoo.pipeline.dispatch.reservation import CallReserver, NextStep
 from routoo.pipeline.dispatch.review import Verdict, resume, review
 from routoo.pipeline.dispatch.running_batch import RunningBatch
 from routoo.pipeline.dispatch.settlement import settle_calls
@@ -60,30 +60,11 @@ _CUT = (CutAnswerError, TruncatedAnswerError)
 """Errors of answers that need more tokens than their limit left them."""
 
 
-class _Next(Enum):
-    """What follows a step of a job."""
-
-    ENDED = auto()
-    """The job has its result."""
-    LEFT_PENDING = auto()
-    """No call may start now; the job has no result yet."""
-    NEXT_MODEL = auto()
-    """This model is not asked again."""
-    AWAIT_MONEY = auto()
-    """The money that is left covers no call now, and calls in flight may free some."""
-    UNAVAILABLE = auto()
-    """The model takes no calls for longer than the job waits; the next one is asked."""
-    ESCALATED = auto()
-    """Its answer was judged: other candidates are asked now."""
-    AGAIN = auto()
-    """The call was not sent: it may cost more than was known when its money was reserved."""
-
-
 _STEPS = {
-    Verdict.TAKEN: _Next.ENDED,
+    Verdict.TAKEN: NextStep.ENDED,
     Verdict.ASK_AGAIN: None,
-    Verdict.LEAVE: _Next.NEXT_MODEL,
-    Verdict.ESCALATE: _Next.ESCALATED,
+    Verdict.LEAVE: NextStep.NEXT_MODEL,
+    Verdict.ESCALATE: NextStep.ESCALATED,
 }
 
 
@@ -113,6 +94,7 @@ class Answerer:
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     batch: RunningBatch = field(default_factory=RunningBatch)
     _caller: HedgedCaller = field(init=False)
+    _reserver: CallReserver = field(init=False)
     _open: int = 0
     """Number of the jobs that are being answered."""
     _waiting: set[int] = field(default_factory=set)
@@ -122,6 +104,9 @@ class Answerer:
     """By job number: a revision of the plan may start the task of a job anew."""
 
     def __post_init__(self) -> None:
+        self._reserver = CallReserver(
+            self.client, self.commit, self._money, self._check_time, self._postpone
+        )
         self._caller = HedgedCaller(
             self.client, self.commit, self.closing, self.latencies, self.now
         )
@@ -149,16 +134,16 @@ class Answerer:
             self._open -= 1
             self._waiting.discard(account.job_no)
             self._money.leave(account.job_no)
-        if step is _Next.NEXT_MODEL:  # there is none
+        if step is NextStep.NEXT_MODEL:  # there is none
             self.commit.record(account.failure())
-        return step is not _Next.LEFT_PENDING
+        return step is not NextStep.LEFT_PENDING
 
-    async def _answer(self, account: JobAccount) -> _Next:
+    async def _answer(self, account: JobAccount) -> NextStep:
         """Decide about the answers that the job has; ask until it has its result, or can't be."""
         if await resume(self.commit, self.judging, account) is Verdict.TAKEN:
-            return _Next.ENDED
-        step = _Next.ESCALATED
-        while step is _Next.ESCALATED:
+            return NextStep.ENDED
+        step = NextStep.ESCALATED
+        while step is NextStep.ESCALATED:
             step = await self._ask_in_turn(account, account.candidates)
         return step
 
@@ -172,7 +157,7 @@ class Answerer:
             account.reassign(pending)
         return account
 
-    async def _ask_in_turn(self, account: JobAccount, candidates: Sequence[Candidate]) -> _Next:
+    async def _ask_in_turn(self, account: JobAccount, candidates: Sequence[Candidate]) -> NextStep:
         """Ask the candidates in turn until the job has its result or something else follows."""
         # What was passed over as absent is asked again after all others; then the job waits for it.
         passed: list[Candidate] = []
@@ -182,16 +167,16 @@ class Answerer:
             account.ask(candidate)
             is_last = number >= len(candidates) or len(candidates) == 1
             step = await self._ask(account, candidate.model, has_other=not is_last)
-            if step is _Next.UNAVAILABLE:
+            if step is NextStep.UNAVAILABLE:
                 passed.append(candidate)
-            elif step is not _Next.NEXT_MODEL:
+            elif step is not NextStep.NEXT_MODEL:
                 return step
             account.note_departure()
-            if step is _Next.UNAVAILABLE and number == 0:
+            if step is NextStep.UNAVAILABLE and number == 0:
                 await self._await_replan(account)
             if account.is_filtered and account.model in self.final_filters:
                 break
-        return _Next.NEXT_MODEL
+        return NextStep.NEXT_MODEL
 
     async def _await_replan(self, account: JobAccount) -> None:
         """Give the selector time to choose another model with the money that is left.
@@ -201,7 +186,9 @@ class Answerer:
         if await self.batch.request_replan(str(account.model), str(account.error_message)):
             await self._pause(self.batch.replan_wait_s, account)
 
-    async def _ask(self, account: JobAccount, model: CandidateModel, *, has_other: bool) -> _Next:
+    async def _ask(
+        self, account: JobAccount, model: CandidateModel, *, has_other: bool
+    ) -> NextStep:
         """Ask one model until it answers or has failed too often.
 
         Args:
@@ -215,9 +202,9 @@ class Answerer:
             if step is not None:
                 return step
             outcome = await self._attempt(account, model, retry=attempt + limited > 1)
-            if outcome is _Next.AWAIT_MONEY:
+            if outcome is NextStep.AWAIT_MONEY:
                 outcome = await self._await_money(account, model)
-            if isinstance(outcome, _Next):
+            if isinstance(outcome, NextStep):
                 return outcome
             if outcome is None or (isinstance(outcome, _CUT) and account.raise_limit()):
                 continue
@@ -236,7 +223,7 @@ class Answerer:
                 continue
             await self._back_off(account, attempt, outcome)
             attempt += 1
-        return _Next.NEXT_MODEL
+        return NextStep.NEXT_MODEL
 
     def _is_rate_limited(self, model: CandidateModel, error: EndpointError) -> bool:
         """Return whether a call was refused as too early, by a model that answers now and then."""
@@ -248,7 +235,7 @@ class Answerer:
 
     async def _check_absence(
         self, account: JobAccount, model: CandidateModel, *, has_other: bool
-    ) -> _Next | None:
+    ) -> NextStep | None:
         """Wait for a model whose endpoints take no calls, as far as the job's patience goes.
 
         Returns:
@@ -261,11 +248,11 @@ class Answerer:
             if not patience.waits(absence, self._left_s(account), has_other=has_other):
                 self._waiting.discard(number)
                 is_over = has_other and not self.closing.is_set()
-                return _Next.UNAVAILABLE if is_over else self._give_up(account)
+                return NextStep.UNAVAILABLE if is_over else self._give_up(account)
             if absence.is_long and account.kept.has_good:
-                return _Next.NEXT_MODEL
+                return NextStep.NEXT_MODEL
             if await self.batch.pause_if_denied(absence.message, self.client):
-                return _Next.LEFT_PENDING
+                return NextStep.LEFT_PENDING
             self._waiting.add(number)
             await self._pause(min(absence.rest_s or _ABSENCE_POLL_S, _ABSENCE_POLL_S), account)
             step = self._check_time(account)
@@ -276,15 +263,15 @@ class Answerer:
         self._waiting.discard(number)
         return None
 
-    def _give_up(self, account: JobAccount) -> _Next:
-        return self._check_time(account) or _Next.NEXT_MODEL
+    def _give_up(self, account: JobAccount) -> NextStep:
+        return self._check_time(account) or NextStep.NEXT_MODEL
 
     def _left_s(self, account: JobAccount) -> float | None:
         """Return the seconds until the job's deadline; None without one."""
         deadline = account.given.job.sla.deadline
         return None if deadline is None else (deadline - self.now()).total_seconds()
 
-    async def _await_money(self, account: JobAccount, model: CandidateModel) -> _Next | None:
+    async def _await_money(self, account: JobAccount, model: CandidateModel) -> NextStep | None:
         """Wait, without a slot, until calls in flight may have freed money; None to try again."""
         if await self._money.wait(account.job_no, model.name):
             await self._pause(_BUDGET_POLL_S, account)
@@ -292,7 +279,7 @@ class Answerer:
 
     async def _attempt(
         self, account: JobAccount, model: CandidateModel, *, retry: bool
-    ) -> _Next | EndpointError | None:
+    ) -> NextStep | EndpointError | None:
         """Make one call, and its hedge if it is slow.
 
         Returns:
@@ -310,7 +297,7 @@ class Answerer:
                 self.busy.add(account.job_no)
                 step = await self._before_call(account, permit, worst_case_usd)
                 if step is not None:
-                    return None if step is _Next.AGAIN else step
+                    return None if step is NextStep.AGAIN else step
                 waiting.reschedule(None)  # from here on the call has a limit of its own
                 calls = await self._call(account, permit, worst_case_usd)
         except TimeoutError:
@@ -328,16 +315,16 @@ class Answerer:
             return None
         return await self._review(account) if error is None else error
 
-    async def _review(self, account: JobAccount) -> _Next | None:
+    async def _review(self, account: JobAccount) -> NextStep | None:
         """Decide about the answer that came; None where its model is asked once more."""
         if account.kept.undecided is None:
-            return _Next.ENDED
+            return NextStep.ENDED
         verdict = await review(self.commit, self.judging, account, account.kept.undecided)
         return _STEPS[verdict]
 
     async def _before_call(
         self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
-    ) -> _Next | None:
+    ) -> NextStep | None:
         """Check the job's limits and reserve its worst case; None where the call may be sent."""
         step = self._check_time(account)
         if step is not None:
@@ -349,76 +336,18 @@ class Answerer:
                 "max_cost_exceeded",
                 f"{model.name} may cost ${worst_case_usd}, more than is left of max_cost_usd",
             )
-            return _Next.NEXT_MODEL
-        return await self._reserve_and_start(account, permit, worst_case_usd)
+            return NextStep.NEXT_MODEL
+        return await self._reserver.reserve_and_start(account, permit, worst_case_usd)
 
-    def _check_time(self, account: JobAccount) -> _Next | None:
+    def _check_time(self, account: JobAccount) -> NextStep | None:
         """Return None while the shard is open and the job's deadline has not passed."""
         if self.closing.is_set():
-            return _Next.LEFT_PENDING
+            return NextStep.LEFT_PENDING
         deadline = account.pending.job.sla.deadline
         if deadline is not None and self.now() >= deadline:
             self.commit.record(account.expiry())
-            return _Next.ENDED
+            return NextStep.ENDED
         return None
-
-    async def _reserve_and_start(
-        self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
-    ) -> _Next | None:
-        """Reserve the call's worst case and wait for its turn; free the money if it isn't sent."""
-        sent = refused = False
-        try:
-            step = await self._reserve(account, permit.model, worst_case_usd)
-            refused = step is not None
-            if step is None:
-                await permit.start()
-                step = self._check_time(account)
-                step = step or self._check_bound(account, permit, worst_case_usd)
-                sent = step is None
-        finally:
-            if not sent and not refused:
-                self.commit.release(account.job_no, account.attempts + 1)
-        account.attempts += sent
-        return step
-
-    def _check_bound(
-        self, account: JobAccount, permit: Permit, reserved_usd: Decimal
-    ) -> _Next | None:
-        """Return None while what was reserved is what is now known that the call may cost."""
-        known = self.client.behaviour.apply(permit.model)
-        if known is permit.model:
-            return None
-        enough = bound_cost_usd(account.pending.job.body, known) <= reserved_usd
-        return None if enough else _Next.AGAIN
-
-    async def _reserve(
-        self, account: JobAccount, model: CandidateModel, worst_case_usd: Decimal
-    ) -> _Next | None:
-        """Reserve the call's worst case; None where it is granted."""
-        reservation = Reservation(account.job_no, account.attempts + 1, model.name, worst_case_usd)
-        outcome = await self.commit.reserve(reservation)
-        if outcome is ReservationOutcome.RETRY_SOON:
-            return _Next.AWAIT_MONEY
-        self._money.leave(account.job_no)
-        if outcome is ReservationOutcome.GRANTED:
-            return None
-        if outcome is ReservationOutcome.RETRY_LATER and not account.kept.has_good:
-            return self._postpone(account)
-        if await self._lower_limit(account, model):
-            return _Next.AGAIN
-        account.note_error(
-            model,
-            ResultStatus.BUDGET_EXHAUSTED,
-            f"a call to {model.name} may cost ${worst_case_usd}, more than the batch's budget "
-            "has left; raise budget_usd or lower max_tokens",
-        )
-        return _Next.NEXT_MODEL
-
-    async def _lower_limit(self, account: JobAccount, model: CandidateModel) -> bool:
-        """Lower a limit of tokens that was raised to what the money that is left covers."""
-        free_usd = await self.commit.free_usd() if account.cut_tokens else None
-        known = self.client.behaviour.apply(model)
-        return free_usd is not None and account.lower_limit(known, free_usd)
 
     async def _call(
         self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
@@ -433,10 +362,10 @@ class Answerer:
         )
         return [first] if hedge is None else [first, hedge]
 
-    def _postpone(self, account: JobAccount) -> _Next:
+    def _postpone(self, account: JobAccount) -> NextStep:
         """Leave a job pending, so that it holds no worker while it can't be answered."""
         self.postponed.add(account.job_no)
-        return _Next.LEFT_PENDING
+        return NextStep.LEFT_PENDING
 
     async def _back_off(self, account: JobAccount, attempt: int, error: EndpointError) -> None:
         """Wait before the next attempt, if there is one."""

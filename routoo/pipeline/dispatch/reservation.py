@@ -1,0 +1,106 @@
+"""Reserves the worst case of a call before it is sent, and says what follows where it can't be."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum, auto
+
+from routoo.domain.completion import Reservation
+from routoo.domain.job import ResultStatus
+from routoo.domain.pool import CandidateModel
+from routoo.domain.prompt import bound_cost_usd
+from routoo.pipeline.dispatch.accounting import JobAccount
+from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
+from routoo.pipeline.dispatch.money_queue import MoneyQueue
+from routoo.ports import ChatClient, Permit
+
+
+class NextStep(Enum):
+    """What follows a step of a job."""
+
+    ENDED = auto()
+    """The job has its result."""
+    LEFT_PENDING = auto()
+    """No call may start now; the job has no result yet."""
+    NEXT_MODEL = auto()
+    """This model is not asked again."""
+    AWAIT_MONEY = auto()
+    """The money that is left covers no call now, and calls in flight may free some."""
+    UNAVAILABLE = auto()
+    """The model takes no calls for longer than the job waits; the next one is asked."""
+    ESCALATED = auto()
+    """Its answer was judged: other candidates are asked now."""
+    AGAIN = auto()
+    """The call was not sent: it may cost more than was known when its money was reserved."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallReserver:
+    """Reserves money for the calls of one shard; all of its jobs share it."""
+
+    client: ChatClient
+    commit: GroupCommit
+    money: MoneyQueue
+    """The jobs that wait for money."""
+    check_time: Callable[[JobAccount], NextStep | None]
+    """Returns None while the shard is open and the job's deadline has not passed."""
+    postpone: Callable[[JobAccount], NextStep]
+    """Leaves a job pending, so that it holds no worker while it can't be answered."""
+
+    async def reserve_and_start(
+        self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
+    ) -> NextStep | None:
+        """Reserve the call's worst case and wait for its turn; free the money if it isn't sent."""
+        sent = refused = False
+        try:
+            step = await self._reserve(account, permit.model, worst_case_usd)
+            refused = step is not None
+            if step is None:
+                await permit.start()
+                step = self.check_time(account)
+                step = step or self._check_bound(account, permit, worst_case_usd)
+                sent = step is None
+        finally:
+            if not sent and not refused:
+                self.commit.release(account.job_no, account.attempts + 1)
+        account.attempts += sent
+        return step
+
+    def _check_bound(
+        self, account: JobAccount, permit: Permit, reserved_usd: Decimal
+    ) -> NextStep | None:
+        """Return None while what was reserved is what is now known that the call may cost."""
+        known = self.client.behaviour.apply(permit.model)
+        if known is permit.model:
+            return None
+        enough = bound_cost_usd(account.pending.job.body, known) <= reserved_usd
+        return None if enough else NextStep.AGAIN
+
+    async def _reserve(
+        self, account: JobAccount, model: CandidateModel, worst_case_usd: Decimal
+    ) -> NextStep | None:
+        """Reserve the call's worst case; None where it is granted."""
+        reservation = Reservation(account.job_no, account.attempts + 1, model.name, worst_case_usd)
+        outcome = await self.commit.reserve(reservation)
+        if outcome is ReservationOutcome.RETRY_SOON:
+            return NextStep.AWAIT_MONEY
+        self.money.leave(account.job_no)
+        if outcome is ReservationOutcome.GRANTED:
+            return None
+        if outcome is ReservationOutcome.RETRY_LATER and not account.kept.has_good:
+            return self.postpone(account)
+        if await self._lower_limit(account, model):
+            return NextStep.AGAIN
+        account.note_error(
+            model,
+            ResultStatus.BUDGET_EXHAUSTED,
+            f"a call to {model.name} may cost ${worst_case_usd}, more than the batch's budget "
+            "has left; raise budget_usd or lower max_tokens",
+        )
+        return NextStep.NEXT_MODEL
+
+    async def _lower_limit(self, account: JobAccount, model: CandidateModel) -> bool:
+        """Lower a limit of tokens that was raised to what the money that is left covers."""
+        free_usd = await self.commit.free_usd() if account.cut_tokens else None
+        known = self.client.behaviour.apply(model)
+        return free_usd is not None and account.lower_limit(known, free_usd)
