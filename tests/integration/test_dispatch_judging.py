@@ -1,6 +1,7 @@
 """Dispatch with judged answers and with rules for answers, against a real local endpoint."""
 
 import asyncio
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -67,9 +68,7 @@ async def probed(db: Database, server: FakeServer, count: int = 4, **options: An
 
 
 async def again(db: Database, lease: Lease) -> Lease:
-    async with db.transaction() as conn:
-        await shards.finish(conn, lease, shards.HandedBack())
-    return await claim(db, lease.key)
+    return await claim(db, (await again_ready(db, lease)).key)
 
 
 async def ends(db: Database) -> list[tuple[Any, ...]]:
@@ -182,6 +181,39 @@ async def test_a_kept_answer_outlives_the_worker_and_is_not_paid_twice(
             ("small", "succeeded", True, 4),
         ]
         await money_agrees(db, lease, server)
+
+
+async def test_a_process_killed_between_the_two_calls_pays_the_first_once(
+    db: Database, database_url: str
+) -> None:
+    script = {"models": {**BAD["models"], "large": {"answer": "certain", "latency_s": 30.0}}}
+    async with FakeServer(script) as server:
+        lease = await again_ready(db, await probed(db, server, 2))
+        command = ("-m", "tests.integration.dispatcher_process", database_url)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, *command, str(lease.key.batch_id), "6"
+        )
+        await requests_at(server, 4)
+        process.kill()
+        await process.wait()
+        assert await rows(db, "SELECT count(*) FROM kept_answers") == [(2,)]
+        server.set_script(BAD)
+        await rows(db, "UPDATE shards SET lease_expires_at = now() - interval '1 s' RETURNING 1")
+        assert await dispatch(db, await claim(db, lease.key))
+        assert await ends(db) == [("succeeded", "large", "escalated", None, 3, 2)]
+        assert await calls(db) == [
+            ("large", "lost", False, 2),
+            ("large", "succeeded", False, 2),
+            ("small", "succeeded", True, 2),
+        ]
+        assert [one.model for one in server.requests].count("small") == 2
+
+
+async def again_ready(db: Database, lease: Lease) -> Lease:
+    """Hand a shard back, so that another process may claim it."""
+    async with db.transaction() as conn:
+        await shards.finish(conn, lease, shards.HandedBack())
+    return lease
 
 
 async def test_a_kept_answer_that_is_good_needs_no_further_call(
