@@ -119,8 +119,6 @@ def _weigh(
 
 
 _MOST_ROUNDS = 5
-_SHARD_JOBS = 1000
-"""Jobs of a shard, as far as the order of calls goes."""
 
 
 def choose_payable(
@@ -188,10 +186,10 @@ def _up(usd: float) -> str:
 def needed_usd(
     solution: Solution, problem: Problem, reserve_usd: Float32[np.ndarray, "jobs models"]
 ) -> float:
-    """Return the least money with which every call can be reserved when its turn comes, in USD.
+    """Return the money with which every call can be reserved when its turn comes, in USD.
 
-    A shard's jobs are called in the order of falling reservations, each after the ones before it
-    have cost what is expected.
+    Calls may come in any order, so each may be the last: it is reserved once all others have cost
+    what is expected of them.
     """
     rows = np.flatnonzero(solution.choice >= 0)
     if not len(rows):
@@ -199,14 +197,7 @@ def needed_usd(
     chosen = solution.choice[rows]
     reserved = reserve_usd[rows, chosen].astype(np.float64)
     cost = problem.cost_usd[rows, chosen].astype(np.float64)
-    total_usd = float(cost.sum())
-    if problem.budget_usd is not None:
-        most_usd = total_usd + float(np.maximum(reserved - cost, 0).max())
-        if most_usd <= float(problem.budget_usd):
-            return most_usd
-    order = np.lexsort((-reserved, rows // _SHARD_JOBS))
-    before = np.cumsum(cost[order]) - cost[order]
-    return max(total_usd, float((before + reserved[order]).max()))
+    return float(cost.sum()) + float(np.maximum(reserved - cost, 0).max())
 
 
 def choose(problem: Problem) -> Solution:
