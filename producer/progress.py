@@ -159,7 +159,6 @@ class Snapshot:
 
     def as_json(self) -> dict[str, Any]:
         """Return the facts that `--json` prints."""
-        balance, models = self.progress.balance, self.progress.models
         return {
             "batch_id": str(self.batch.id),
             "name": self.batch.name,
@@ -167,6 +166,16 @@ class Snapshot:
             "error": self.progress.error,
             "created_at": self.batch.created_at,
             "completed_at": self.batch.completed_at,
+            **self._jobs_json(),
+            **self._money_json(),
+            **self._pace_json(),
+            "failures": [asdict(failure) for failure in self.progress.failures],
+            **self._models_json(),
+            "replans": [asdict(replan) for replan in self.replans],
+        }
+
+    def _jobs_json(self) -> dict[str, Any]:
+        return {
             "jobs": self.progress.jobs,
             "scored": self.progress.scored,
             "selected": self.selected,
@@ -174,17 +183,30 @@ class Snapshot:
             "ended": self.progress.ended,
             "at_providers": self.progress.at_providers,
             "results": {str(status): count for status, count in self.progress.results.items()},
+        }
+
+    def _money_json(self) -> dict[str, Any]:
+        balance = self.progress.balance
+        return {
             "budget_usd": balance.limit_usd,
             "reserved_usd": balance.reserved_usd,
             "spent_usd": self.spent_usd,
             "overrun_usd": balance.overrun_usd,
             "budget_warnings": self.progress.budget_warnings,
+        }
+
+    def _pace_json(self) -> dict[str, Any]:
+        return {
             "elapsed_s": self.elapsed_s,
             "stage": self.stage,
             "jobs_per_s": self.jobs_per_s,
             "eta_s": self.left_s if self.selected else None,
             "waits_for": None if self.wait is None else asdict(self.wait),
-            "failures": [asdict(failure) for failure in self.progress.failures],
+        }
+
+    def _models_json(self) -> dict[str, Any]:
+        deviations = self.progress.deviations
+        return {
             "models": [
                 {
                     "model": share.model,
@@ -193,14 +215,14 @@ class Snapshot:
                     "calls": share.attempts,
                     "cost_usd": share.cost_usd,
                 }
-                for share in models
+                for share in self.progress.models
             ],
             "probes": {key: value for key, value in self.probes.items() if key != "policies"},
             "deviations": {
-                "jobs": self.progress.deviations.jobs,
-                "downgrades": self.progress.deviations.downgrades,
-                "upgrades": self.progress.deviations.upgrades,
-                "reasons": self.progress.deviations.reasons,
+                "jobs": deviations.jobs,
+                "downgrades": deviations.downgrades,
+                "upgrades": deviations.upgrades,
+                "reasons": deviations.reasons,
             },
             "absences": [
                 {
@@ -212,7 +234,6 @@ class Snapshot:
                 }
                 for name, one in self.absences.items()
             ],
-            "replans": [asdict(replan) for replan in self.replans],
             "endpoints": [
                 {"model": one.model, "base_url": one.base_url, **asdict(one.behaviour)}
                 for one in self.behaviours
