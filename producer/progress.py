@@ -168,7 +168,7 @@ class Snapshot:
             "completed_at": self.batch.completed_at,
             **self._jobs_json(),
             **self._money_json(),
-            **self._pace_json(),
+            **self._rates_json(),
             "failures": [asdict(failure) for failure in self.progress.failures],
             **self._models_json(),
             "replans": [asdict(replan) for replan in self.replans],
@@ -195,7 +195,7 @@ class Snapshot:
             "budget_warnings": self.progress.budget_warnings,
         }
 
-    def _pace_json(self) -> dict[str, Any]:
+    def _rates_json(self) -> dict[str, Any]:
         return {
             "elapsed_s": self.elapsed_s,
             "stage": self.stage,
