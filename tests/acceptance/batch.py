@@ -37,6 +37,13 @@ def write_jobs(path: Path, count: int, words: int = 12) -> Path:
     return path
 
 
+def make_cheap(server: FakeServerProcess) -> None:
+    """Let answers take fewer tokens than a plan expects, so that a batch is planned anew."""
+    usage = {"prompt_tokens": 20, "completion_tokens": 2, "total_tokens": 22}
+    script = {"latency_s": 0.3, "patch": {"usage": usage}}
+    server.set_script({"models": dict.fromkeys(PRICES_USD_PER_MTOK, script)})
+
+
 def submit(stack: LocalStack, jobs: Path, pool: Path, budget_usd: str) -> str:
     """Submit a file through the command line and return the batch's id."""
     arguments = (jobs, "--pool", pool, "--budget-usd", budget_usd)

@@ -7,6 +7,7 @@ from pathlib import Path
 from tests.acceptance.batch import (
     assert_one_result_each,
     assert_within_budget,
+    make_cheap,
     submit,
     wait_until_completed,
     wait_until_streamed,
@@ -123,6 +124,7 @@ def test_a_plan_whose_submission_is_killed_half_way_stays_a_plan_until_it_is_sub
 def test_a_dispatcher_killed_while_it_plans_anew_leaves_the_revision_to_the_next(
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
+    make_cheap(server)
     jobs, pool = 80, write_pool(tmp_path / "pool.yaml", server.base_url, concurrency=2)
     batch_id = submit(stack, write_jobs(tmp_path / "jobs.jsonl", jobs), pool, "0.03")
     planned = "SELECT count(*) FROM assignments WHERE batch_id = %s"

@@ -8,6 +8,7 @@ from tests.acceptance.batch import (
     assert_one_result_each,
     assert_within_budget,
     billed_usd,
+    make_cheap,
     submit,
     wait_until_completed,
     wait_until_streamed,
@@ -36,6 +37,7 @@ def test_a_stream_answers_a_file_once_within_the_hours_budget(
 def test_a_batch_that_costs_less_than_planned_is_planned_anew_while_it_runs(
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
+    make_cheap(server)
     pool = write_pool(tmp_path / "pool.yaml", server.base_url, concurrency=2)
     batch_id = submit(stack, write_jobs(tmp_path / "jobs.jsonl", 70), pool, "0.02")
     wait_until_completed(stack, batch_id)
