@@ -6,7 +6,7 @@ from uuid import UUID
 
 import numpy as np
 import orjson
-from dispatch_clients import BODY, Taken
+from dispatch_call import BODY, Taken
 from dispatch_judge import MODELS
 
 from routoo.client.endpoints import ChatEndpoints

@@ -10,37 +10,12 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
-BODY = {
-    "messages": [{"role": "user", "content": "What is six times seven? Say it in one sentence."}],
-    "max_tokens": 16,
-}
-
+from dispatch_call import BODY, Taken
 
 WARM_UP_CALLS = 20
-
-
-@dataclass(slots=True)
-class Taken:
-    """What some calls took, from the first to the last; imports and set-up don't count."""
-
-    latencies_s: list[float] = field(default_factory=list)
-    """Of each call, as the client sees it."""
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-    calls: int = 0
-    """Calls that ours made; more than jobs where some are escalated."""
-
-    def start(self) -> None:
-        """Start the clocks."""
-        self.wall_s, self.cpu_s = -time.perf_counter(), -time.process_time()
-
-    def stop(self) -> None:
-        """Stop them."""
-        self.wall_s += time.perf_counter()
-        self.cpu_s += time.process_time()
 
 
 async def run_aiohttp(request: dict[str, Any]) -> Taken:
