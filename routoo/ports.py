@@ -109,6 +109,10 @@ class ChatClient(Protocol):
         """Return why all endpoints of a model take no calls for now; None where one works."""
         ...
 
+    async def look_again(self) -> None:
+        """Find out whether endpoints that denied every request still do: somebody may know."""
+        ...
+
     async def complete(
         self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None
     ) -> Completion:

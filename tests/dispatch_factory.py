@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import nullcontext
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -123,18 +124,23 @@ async def dispatch_to_outcome(
 ) -> shards.WorkOutcome:
     """Dispatch a leased shard, and return how that ended.
 
-    With `shared`, the accounts of endpoints are in the database, where a plan reads them.
+    With `shared`, the accounts of endpoints are in the database, where a plan reads them. With
+    `client`, that one is used, as by a worker that has dispatched other shards before.
     """
     limits = DatabaseLimits(db) if changes.pop("shared", False) else None
     async with db.transaction() as conn:
         batch = await batches.get(conn, lease.key.batch_id)
-    async with ChatEndpoints(batch.pool.models, limits=limits) as client:
+    client = changes.pop("client", None)
+    opened = (
+        ChatEndpoints(batch.pool.models, limits=limits) if client is None else nullcontext(client)
+    )
+    async with opened as endpoints:
         options = DispatchOptions(
             **{"max_attempts_per_model": 2, "drain_grace_s": 0.2, "replan_wait_s": 0.2} | changes
         )
         return await dispatch_shard(
             db,
-            client,
+            endpoints,
             lease,
             batch,
             options=options,

@@ -32,6 +32,8 @@ from routoo.ports import SharedLimits
 
 _log = structlog.get_logger(__name__)
 _SUCCESSES = range(200, 300)
+_LOOKS, _LOOK_POLL_S = 100, 0.02
+"""How often, and how far apart in seconds, to look whether the shared accounts have answered."""
 _TOO_LARGE = "Raise ROUTOO_MAX_ANSWER_BYTES if such answers are expected"
 
 
@@ -107,6 +109,16 @@ class ChatEndpoints:
         if len(known) < len(found):
             return None
         return min(known, key=lambda one: math.inf if one.rest_s is None else one.rest_s)
+
+    async def look_again(self) -> None:
+        """Ask the shared accounts of endpoints that denied every request whether they still do."""
+        limiters = self._endpoints.limiters
+        for limiter in limiters:
+            limiter.look_again()
+        for _ in range(_LOOKS):
+            if not any(limiter.is_asking for limiter in limiters):
+                break
+            await asyncio.sleep(_LOOK_POLL_S)
 
     async def complete(
         self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None

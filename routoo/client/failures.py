@@ -77,6 +77,12 @@ def error_of_exception(error: BaseException, *, where: str) -> EndpointError:
     return ours(text, where=where, remedy=remedy)
 
 
+def is_bad_answer(error: EndpointError) -> bool:
+    """Return whether an endpoint answered and its answer can't be used; False if it was lost."""
+    lost = (OSError, aiohttp.ClientConnectionError, aiohttp.ClientPayloadError)
+    return isinstance(error, InvalidResponseError) and not isinstance(error.__cause__, lost)
+
+
 def unreadable(error: Exception, where: str, http_status: int | None = None) -> EndpointError:
     """Return the error that stands for a response that broke what reads it.
 

@@ -10,6 +10,9 @@ DEFAULT_PATIENCE_S = 900.0
 """How long a job without a deadline waits for its model, in seconds."""
 SHORT_WAIT_S = 10.0
 """A pause up to this is waited for even by jobs that rather fall back, in seconds."""
+_DENIAL_WAIT_S = 40.0
+"""A denial is watched for so long, in seconds: a probe after 30 s sends its job to another model,
+and if all deny, the batch is paused."""
 _MOST_RESERVE_S = 60.0
 _RESERVE_SHARE = 0.2
 
@@ -40,7 +43,9 @@ class Absence:
     @property
     def is_long(self) -> bool:
         """Whether it is worth giving a worker back meanwhile."""
-        return self.lasted_s > SHORT_WAIT_S or (self.rest_s or 0.0) > SHORT_WAIT_S
+        is_denied = self.reason is AbsenceReason.DENIED
+        longest_s = _DENIAL_WAIT_S if is_denied else SHORT_WAIT_S
+        return self.lasted_s > longest_s or (self.rest_s or 0.0) > SHORT_WAIT_S
 
 
 @dataclass(frozen=True, slots=True)

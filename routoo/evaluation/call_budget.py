@@ -54,6 +54,10 @@ class BudgetedClient:
         """Return why all endpoints of a model take no calls for now; None where one works."""
         return self._client.absence(model)
 
+    async def look_again(self) -> None:
+        """Find out whether endpoints that denied every request still do."""
+        await self._client.look_again()
+
     async def complete(
         self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None
     ) -> Completion:

@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 
+from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.batch_options import CallOptions, OnUnavailable
 from routoo.domain.job import SLA
+from routoo.errors import EndpointDeniedError
 from routoo.store import results, shards
 from routoo.store.batches import control
 from routoo.store.database import Database
+from routoo.store.endpoint_limits import DatabaseLimits
 from tests.dispatch_factory import (
     claim,
     dispatch,
@@ -151,3 +154,38 @@ async def test_a_batch_whose_models_are_all_denied_is_paused_with_what_to_do(db:
         assert await rows(db, "SELECT error FROM batches") == [(None,)]
         assert await dispatch(db, await claim(db, lease.key))
         assert await answering(db) == [("small", "succeeded", None, 200)]
+
+
+async def test_a_resumed_batch_goes_on_at_once_at_the_worker_that_saw_the_denial(
+    db: Database,
+) -> None:
+    async with FakeServer({"models": {"*": DENIED}}) as server:
+        pool = pool_of(server)
+        async with ChatEndpoints(pool.models, limits=DatabaseLimits(db)) as client:
+            for model in pool.models:
+                with pytest.raises(EndpointDeniedError):
+                    await client.complete(model, {"messages": []})
+            lease = await prepare(db, pool, 20)
+            outcome = await dispatch_to_outcome(db, lease, client=client)
+            async with db.transaction() as conn:
+                await shards.finish(conn, lease, outcome)
+            assert await rows(db, "SELECT status FROM batches") == [("paused",)]
+            server.set_script({"models": {"*": {}}})
+            async with db.transaction() as conn:
+                await control.resume(conn, lease.key.batch_id)
+            assert await dispatch(db, await claim(db, lease.key), client=client)
+        assert await answering(db) == [("small", "succeeded", None, 20)]
+
+
+async def test_rows_that_spoil_their_answers_end_though_they_look_like_an_outage(
+    db: Database,
+) -> None:
+    odd = {"faults": [{"kind": "wrong_json", "containing": f"{number}?"} for number in range(7)]}
+    async with FakeServer({"models": {"small": odd, "large": odd}}) as server:
+        lease = await prepare(db, pool_of(server), 10)
+        assert await dispatch(db, lease)
+        assert await answering(db) == [
+            ("large", "failed", None, 7),
+            ("small", "succeeded", None, 3),
+        ]
+        assert len(server.requests) == 7 * 4 + 3

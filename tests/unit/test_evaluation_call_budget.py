@@ -58,6 +58,9 @@ class Endpoints:
     def outage_s(self, _model: CandidateModel) -> float:
         return 0.0
 
+    async def look_again(self) -> None:
+        """Nothing is denied."""
+
     def absence(self, _model: CandidateModel) -> None:
         return None
 

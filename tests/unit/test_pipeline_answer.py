@@ -69,6 +69,9 @@ class Script:
         del retry
         yield self.permit(model)
 
+    async def look_again(self) -> None:
+        """Nothing is denied."""
+
     def outage_s(self, model: CandidateModel) -> float:
         del model
         return 0.0

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
+from routoo.client.failures import is_bad_answer
 from routoo.client.limiter.account_exchange import AccountExchange, SlotUse
 from routoo.client.limiter.admission import AdmissionQueue, Prefetch, RetryBudget
 from routoo.client.ratelimit_headers import KnownLimit, RateLimitHeaders
@@ -32,6 +33,8 @@ _WAIT_READY_S = 1.0
 """Ready calls wait for the end of a pause that is shorter than this, in seconds."""
 _CLOSED = "the endpoint asked for a pause or keeps failing, and is left alone for the moment"
 _SUSPECTED_OUTAGE_S = 0.001
+_BAD_ANSWERS = 30
+"""So many answers in a row that can't be used count as an outage: a few rows may be their cause."""
 _DENIED_FOR_S = 3.0
 """After a denial no call starts for so long, or until the account answers, in seconds."""
 _SUSPECT_FOR_S = 1.0
@@ -44,8 +47,8 @@ class Closure:
 
     open_at_s: float = 0.0
     """No call starts before this time, by the loop's clock; 0 if calls may start."""
-    outage_s: float = 0.0
-    """How long the account's breaker has been open, in seconds; 0 while it is closed."""
+    failing_since_s: float | None = None
+    """Since when the account's breaker has been open, by the loop's clock; None while it isn't."""
     failures_in_a_row: int = 0
     asked_until_s: float = 0.0
     """When the pause that the endpoint asked for ends, by the loop's clock."""
@@ -56,9 +59,9 @@ class Closure:
         """Return why the endpoint is closed; None where a call may be tried, or may be soon."""
         if not self.is_closed(now_s):
             return None
-        if self.outage_s:
+        if self.failing_since_s is not None:
             reason = AbsenceReason.DENIED if self.denied else AbsenceReason.UNAVAILABLE
-            return Absence(reason, self.outage_s, message=self.denied or _CLOSED)
+            return Absence(reason, self.outage_s(now_s), message=self.denied or _CLOSED)
         rest_s = self.asked_until_s - now_s
         if rest_s < _WAIT_READY_S:
             return None
@@ -66,8 +69,8 @@ class Closure:
 
     def deny(self, message: str, now_s: float) -> None:
         """Close the endpoint because it takes no requests at all."""
-        self.denied, self.outage_s = message, self.outage_s or _SUSPECTED_OUTAGE_S
-        self.close_for(_DENIED_FOR_S, now_s)
+        self.denied = message
+        self._fail_for(_DENIED_FOR_S, now_s)
 
     def is_closed(self, now_s: float) -> bool:
         """Return whether no call may start now."""
@@ -86,14 +89,24 @@ class Closure:
         self.failures_in_a_row += 1
         if self.failures_in_a_row < FAILURES_TO_OPEN:
             return False
-        self.outage_s = self.outage_s or _SUSPECTED_OUTAGE_S
-        self.close_for(_SUSPECT_FOR_S, now_s)
+        self._fail_for(_SUSPECT_FOR_S, now_s)
         return True
+
+    def _fail_for(self, pause_s: float, now_s: float) -> None:
+        if self.failing_since_s is None:
+            self.failing_since_s = now_s
+        self.close_for(pause_s, now_s)
+
+    def outage_s(self, now_s: float) -> float:
+        """Return how long the account's breaker has been open, in seconds; 0 if it is closed."""
+        since_s = self.failing_since_s
+        return 0.0 if since_s is None else max(_SUSPECTED_OUTAGE_S, now_s - since_s)
 
     def accept(self, grant: Grant, now_s: float) -> None:
         """Take over what the account says."""
         self.open_at_s = now_s + grant.closed_s if grant.closed_s > 0 else 0.0
-        self.outage_s, self.denied = grant.outage_s, grant.denied
+        self.failing_since_s = now_s - grant.outage_s if grant.outage_s else None
+        self.denied = grant.denied
         self.asked_until_s = now_s + grant.rest_s
 
 
@@ -128,6 +141,9 @@ class EndpointLimiter:
         self._exchange = AccountExchange(endpoint, owner)
         self._known_requests, self._known_tokens = KnownLimit(), KnownLimit()
         self._woken = False
+        self._bad_answers = 0
+        self.is_asking = False
+        """Whether the account is asked if a denial still holds."""
 
     @property
     def room(self) -> float:
@@ -136,18 +152,26 @@ class EndpointLimiter:
             return 0.0
         use = self._use
         # While the breaker is open one call is sent alone, as a probe.
-        ahead = 0 if self._closure.outage_s else self.prefetch.calls(use.slots)
+        is_failing = self._closure.failing_since_s is not None
+        ahead = 0 if is_failing else self.prefetch.calls(use.slots)
         return (use.slots + ahead - use.admitted - use.in_flight) / max(1, use.slots)
 
     @property
     def outage_s(self) -> float:
         """How long the endpoint has kept failing, in seconds; 0 while a call may be tried."""
-        return self._closure.outage_s if self._closure.is_closed(self.now_s()) else 0.0
+        now_s = self.now_s()
+        return self._closure.outage_s(now_s) if self._closure.is_closed(now_s) else 0.0
 
     @property
     def absence(self) -> Absence | None:
         """Why the endpoint takes no calls for now; None where one may be tried."""
         return self._closure.absence(self.now_s())
+
+    def look_again(self) -> None:
+        """Ask the account whether a denial still holds: somebody may have ended it."""
+        if self._closure.denied and self._closure.is_closed(self.now_s()):
+            self.is_asking = True
+            self._report_at_once()
 
     def expect(self, tokens: int, limits: EndpointLimits) -> None:
         """Prepare for a call that is about to wait.
@@ -247,12 +271,16 @@ class EndpointLimiter:
     def note_answer(self) -> None:
         """Count an answer."""
         self._exchange.outcomes.answered()
-        self._closure.failures_in_a_row = 0
+        self._closure.failures_in_a_row = self._bad_answers = 0
 
     def note_failure(self, error: EndpointError) -> None:
         """Count a failed call; close the endpoint if it asks for that, or keeps failing."""
-        self._exchange.outcomes.failed(error)
         self._pause(error.retry_after_s or 0.0)
+        if is_bad_answer(error):
+            self._bad_answers += 1
+            if self._bad_answers < _BAD_ANSWERS:
+                return  # it works; the requests may be what it stumbles over
+        self._exchange.outcomes.failed(error)
         if isinstance(error, EndpointDeniedError):
             self._closure.deny(str(error), self.now_s())
             self._report_at_once()
@@ -289,7 +317,8 @@ class EndpointLimiter:
     @property
     def due_at_s(self) -> float | None:
         """When to report next, by the loop's clock; None where there is nothing to report."""
-        busy = bool(self._use.admitted or self._use.in_flight or self._queue)
+        use = self._use
+        busy = bool(use.admitted or use.in_flight or self._queue or self.is_asking)
         return self._exchange.due_at_s(busy=busy)
 
     def report(self) -> Report:
@@ -309,7 +338,7 @@ class EndpointLimiter:
         self._use.expires_at_s = self._exchange.reported_at_s + LEASE_S
         self._closure.accept(grant, self.now_s())
         self._exchange.accept(grant)
-        self._woken = False
+        self._woken = self.is_asking = False
         if grant.closed_s >= _WAIT_READY_S or (grant.outage_s and grant.closed_s > 0):
             self._reject_waiting()
         self._serve_waiting()

@@ -14,6 +14,7 @@ from decimal import Decimal
 from itertools import chain
 from random import Random
 
+from routoo.client.failures import is_bad_answer
 from routoo.client.retry import backoff_s
 from routoo.domain.absence import DEFAULT_PATIENCE_S, AbsenceReason
 from routoo.domain.completion import KeptAnswer
@@ -211,7 +212,7 @@ class Answerer:
             if isinstance(outcome, EndpointDeniedError) and self.client.absence(model):
                 attempt += 1
                 continue  # the endpoint's fault and not the job's: it waits or falls back
-            if not outcome.retryable or attempt >= outcome.most_attempts:
+            if attempt >= outcome.most_attempts or self._is_final(account, model, outcome):
                 break
             if self.client.absence(model):
                 continue  # a call that met an outage doesn't use up the job's attempts
@@ -224,6 +225,11 @@ class Answerer:
             await self._back_off(account, attempt, outcome)
             attempt += 1
         return NextStep.NEXT_MODEL
+
+    def _is_final(self, account: JobAccount, model: CandidateModel, error: EndpointError) -> bool:
+        """Return whether a failure is final for the model; an "outage" may be this job's doing."""
+        used_up = is_bad_answer(error) and account.attempts >= self.max_attempts_per_model
+        return not error.retryable or (used_up and self.client.absence(model) is not None)
 
     def _is_rate_limited(self, model: CandidateModel, error: EndpointError) -> bool:
         """Return whether a call was refused as too early, by a model that answers now and then."""

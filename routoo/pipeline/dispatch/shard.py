@@ -82,6 +82,7 @@ async def dispatch_shard(
         StaleLeaseError: Another worker owns the shard now.
         StoreError: The database can't be reached or refused.
     """
+    await client.look_again()  # `resume` ends denials, and this shard may be the first to run
     loaded = await _load(db, lease, batch, client.behaviour, options.judges)
     async with GroupCommit(
         db, lease, cache=loaded.cache, alone=loaded.alone, behaviour=client.behaviour
