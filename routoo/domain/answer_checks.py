@@ -95,6 +95,8 @@ def _schema_fault(schema: str, said: str) -> Fault | None:
         error = best_match(_validator(schema).iter_errors(value))
     except (ValueError, RecursionError) as unreadable:
         return Fault(Rule.JSON_SCHEMA, _cut(f"it is not JSON: {unreadable}"))
+    except ArithmeticError:  # of a multipleOf, with a number such as 1e400
+        return Fault(Rule.JSON_SCHEMA, "it holds a number that is out of range")
     except Unresolvable:
         return None  # refused by `check_schema`, so nothing that a job can hold
     if error is None:

@@ -44,6 +44,11 @@ def test_the_whole_answer_is_json_that_fits_the_schema(answer: str, rule: Rule |
     assert broken(SCHEMA, answer) is rule
 
 
+@pytest.mark.parametrize("answer", ["1e400", "-1e400", "1" + "0" * 400])
+def test_a_number_out_of_range_is_no_multiple(answer: str) -> None:
+    assert broken(Validators(json_schema='{"multipleOf": 0.01}'), answer) is Rule.JSON_SCHEMA
+
+
 def test_a_pattern_matches_anywhere_and_its_own_anchors_bind_it() -> None:
     assert broken(Validators(regex=r"\d{4}"), "in 1984.") is None
     assert broken(Validators(regex=r"^\d{4}$"), "in 1984.") is Rule.REGEX
