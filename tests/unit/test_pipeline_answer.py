@@ -265,6 +265,27 @@ def test_money_in_flight_is_waited_for() -> None:
     assert commit.results[0].status is ResultStatus.SUCCEEDED
 
 
+def test_jobs_that_wait_for_money_are_postponed_when_their_model_goes_away() -> None:
+    class Leaving(Script):
+        looks = 0
+
+        def absence(self, model: CandidateModel) -> Absence | None:
+            del model
+            self.looks += 1
+            return Absence(AbsenceReason.UNAVAILABLE, 11.0) if self.looks > 3 else None
+
+    async def main() -> list[bool]:
+        commit = MemoryCommit(*[ReservationOutcome.RETRY_SOON] * 3)
+        answerer = Answerer(Leaving(), commit, asyncio.Event(), 2, rng=NoJitter(0))
+        asked = [Candidate(SMALL, 0.5, Decimal("0.001"))]
+        jobs = [Job(number, str(number), BODY, SLA()) for number in (1, 2, 3)]
+        pending = [PendingJob(job, "small", (0.5,), (2.0,), 0, Decimal(0)) for job in jobs]
+        async with asyncio.timeout(5):
+            return await asyncio.gather(*(answerer.answer(one, asked) for one in pending))
+
+    assert asyncio.run(main()) == [False, False, False]
+
+
 def test_no_call_is_sent_once_the_money_is_out() -> None:
     script, commit = Script(), MemoryCommit(ReservationOutcome.REFUSED, ReservationOutcome.REFUSED)
     assert run(script, commit)

@@ -260,6 +260,7 @@ class Answerer:
             if await self.batch.pause_if_denied(absence.message, self.client):
                 return NextStep.LEFT_PENDING
             self._waiting.add(number)
+            self._money.leave(number)  # those behind it wait for the model too, or go elsewhere
             await self._pause(min(absence.rest_s or _ABSENCE_POLL_S, _ABSENCE_POLL_S), account)
             step = self._check_time(account)
             if step is not None:
