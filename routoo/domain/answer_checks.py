@@ -4,6 +4,7 @@ They need no trained judge. An answer that breaks a rule is never taken for a go
 """
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 
 import regex
 from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, ValidationError, best_match
+from jsonschema.exceptions import SchemaError, UnknownType, ValidationError, best_match
 from jsonschema.protocols import Validator
 from jsonschema.validators import extend, validator_for
 from referencing import Registry, Resource
@@ -99,6 +100,8 @@ def _schema_fault(schema: str, said: str) -> Fault | None:
         return Fault(Rule.JSON_SCHEMA, "it holds a number that is out of range")
     except Unresolvable:
         return None  # refused by `check_schema`, so nothing that a job can hold
+    except (AttributeError, LookupError, TypeError, UnknownType, re.error):
+        return Fault(Rule.JSON_SCHEMA, "the JSON Schema can't be applied to it")
     if error is None:
         return None
     where = error.json_path.removeprefix("$") or "the whole"

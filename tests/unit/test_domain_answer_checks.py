@@ -49,6 +49,21 @@ def test_a_number_out_of_range_is_no_multiple(answer: str) -> None:
     assert broken(Validators(json_schema='{"multipleOf": 0.01}'), answer) is Rule.JSON_SCHEMA
 
 
+@pytest.mark.parametrize(
+    ("draft", "rules"),
+    [
+        ("draft-04", {"patternProperties": {"(": {}}}),
+        ("draft-04", {"$ref": 5}),
+        ("draft-03", {"type": "no type"}),
+    ],
+)
+def test_no_answer_keeps_an_old_schema_that_can_not_be_applied(
+    draft: str, rules: dict[str, Any]
+) -> None:
+    schema = schema_text({"$schema": f"http://json-schema.org/{draft}/schema#", **rules})
+    assert broken(Validators(json_schema=schema), '{"a": 1}') is Rule.JSON_SCHEMA
+
+
 def test_a_pattern_matches_anywhere_and_its_own_anchors_bind_it() -> None:
     assert broken(Validators(regex=r"\d{4}"), "in 1984.") is None
     assert broken(Validators(regex=r"^\d{4}$"), "in 1984.") is Rule.REGEX
