@@ -22,6 +22,7 @@ from routoo.domain.completion import (
 )
 from routoo.domain.job import SLA, Job, PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel, Endpoint, LimitField, Tariff
+from routoo.domain.prompt import bound_cost_usd
 from routoo.errors import (
     ContentFilterError,
     ContextLengthError,
@@ -32,6 +33,7 @@ from routoo.errors import (
     RateLimitedError,
     RequestRejectedError,
 )
+from routoo.pipeline.dispatch.accounting import JobAccount
 from routoo.pipeline.dispatch.answer import Answerer
 from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import ReservationOutcome
@@ -376,6 +378,19 @@ def test_a_call_whose_bound_was_raised_while_it_waited_reserves_anew() -> None:
     first, second = commit.reserved
     assert second.worst_case_usd - first.worst_case_usd == SMALL.cost_usd(0, 490)
     assert (second.attempt_no, script.asked) == (1, ["small"])
+
+
+def test_a_limit_that_the_endpoint_does_not_obey_is_not_lowered() -> None:
+    deaf = SMALL.endpoint.model_copy(update={"completion_limit_field": LimitField.NONE})
+    body = {"messages": BODY["messages"]}
+    for endpoint, lowered in ((SMALL.endpoint, True), (deaf, False)):
+        model = SMALL.model_copy(update={"endpoint": endpoint})
+        job = Job(7, "seven", body, SLA())
+        account = JobAccount.of(PendingJob(job, "small", (0.5,), (2.0,), 0, Decimal(0)))
+        account.ask(Candidate(model, 0.5, Decimal("0.001"), 100, model.max_completion_tokens))
+        assert account.raise_limit()
+        needed_usd = bound_cost_usd(account.pending.job.body, model)
+        assert account.lower_limit(model, needed_usd - Decimal("0.0001")) is lowered
 
 
 def test_a_refused_limit_that_raises_the_bound_uses_up_no_attempt() -> None:

@@ -152,6 +152,8 @@ class JobAccount:
         body, price = self.pending.job.body, model.price_usd_per_mtok.completion
         if self.limit_tokens is None or not self.cut_tokens or not price:
             return False
+        if not model.obeys_limits:  # a lower limit makes no call cheaper
+            return False
         beyond_usd = bound_cost_usd(body, model) - free_usd
         tokens = beyond_usd * TOKENS_PER_MTOK / (price * choice_count(body))
         affordable = self.limit_tokens - math.ceil(tokens)
