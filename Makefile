@@ -36,7 +36,7 @@ serve: install  ## start the example's models and workers again, until Ctrl-C
 	$(BIN)/python -m examples.demo serve
 
 test: install  ## run unit, integration and acceptance tests
-	$(BIN)/pytest --numprocesses auto --dist loadfile
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: install  ## style and formatting
 	$(BIN)/ruff check .
