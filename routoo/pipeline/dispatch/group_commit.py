@@ -309,7 +309,7 @@ class GroupCommit:
         parts = writes.split()
         if len(parts) > 1:
             return [one for part in parts for one in await self._commit_patiently(part)]
-        if writes.is_plain or not (writes.settlements or writes.results):
+        if writes.is_plain or not (writes.settlements or writes.results or writes.judgements):
             raise error  # it was refused for nothing that came from an endpoint
         plain = writes.without_values(error)
         _log.warning("dispatch.value_refused", reason=error.what)
