@@ -147,11 +147,15 @@ async def _share(conn: AsyncConnection, lease: Lease, originals: list[int]) -> i
     return (await conn.execute(_SHARE, [lease.key.batch_id, originals])).rowcount
 
 
-# A shard that was handed back has no call in flight; its next owner waits for its row meanwhile.
+# A shard that nobody owns has no call in flight; its next owner waits for its row meanwhile. All
+# such shards are looked at once their batch's own deadline is over: no worker may be free for them.
 _EXPIRE = b"""
     WITH waiting AS (
-        SELECT batch_id, first_job, job_count FROM shards
-        WHERE stage = 'dispatch' AND state = 'ready' AND not_before > clock_timestamp()
+        SELECT batch_id, first_job, job_count FROM shards s
+        WHERE stage = 'dispatch' AND state = 'ready' AND (
+            not_before > clock_timestamp() OR EXISTS (
+                SELECT FROM batches b WHERE b.id = s.batch_id AND b.status = 'in_progress'
+                  AND b.deadline <= clock_timestamp()))
         FOR UPDATE SKIP LOCKED
     )
     INSERT INTO results (batch_id, job_no, status, cost_usd, attempts, error_code, error_message)
@@ -209,7 +213,7 @@ async def take_kept(conn: AsyncConnection, batch_id: UUID) -> None:
 
 
 async def expire_waiting(conn: AsyncConnection) -> int:
-    """End the jobs past their deadline whose shards wait for endpoints or money.
+    """End the jobs past their deadline whose shards wait for endpoints, money or a free worker.
 
     Shards at work end such jobs themselves. Call it about once a second.
 

@@ -123,6 +123,21 @@ async def test_jobs_of_a_shard_that_was_handed_back_expire_on_time(db: Database)
         await rows(db, "UPDATE jobs SET deadline = now() RETURNING 1")
         async with db.transaction() as conn:
             assert await results.expire_waiting(conn) == 5
+
+
+async def test_jobs_of_a_shard_that_no_worker_is_free_for_expire_with_their_batch(
+    db: Database,
+) -> None:
+    async with FakeServer({"models": {"*": {}}}) as server:
+        deadline = datetime.now(UTC) + timedelta(seconds=30)
+        lease = await prepare(db, pool_of(server), 5, model="large", sla=SLA(deadline=deadline))
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, shards.HandedBack())
+            assert await results.expire_waiting(conn) == 0
+        await rows(db, "UPDATE jobs SET deadline = now() RETURNING 1")
+        await rows(db, "UPDATE batches SET deadline = now() RETURNING 1")
+        async with db.transaction() as conn:
+            assert await results.expire_waiting(conn) == 5
         assert await answering(db) == [(None, "expired", None, 5)]
 
 
