@@ -132,8 +132,8 @@ def _work(seen: Overview) -> Iterator[Metric]:
     yield _gauge(
         "routoo_jobs_deviated",
         "Jobs of open batches that another model answered than planned.",
-        ["reason"],
-        _of(seen.deviations.items()),
+        ["reason", "change"],
+        seen.deviations.items(),
     )
     yield _gauge(
         "routoo_shards", "Shards of open batches.", ["stage", "state"], seen.shards.items()

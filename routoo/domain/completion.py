@@ -149,6 +149,17 @@ class DeviationReason(StrEnum):
     """Its answers broke a rule of the job."""
 
 
+class QualityChange(StrEnum):
+    """What a deviation is expected to do to the quality of the answer."""
+
+    DOWNGRADE = "downgrade"
+    """The model that answered is expected to answer worse than the planned one."""
+    UPGRADE = "upgrade"
+    """It is expected to answer better."""
+    EQUAL = "equal"
+    """It is expected to answer as well."""
+
+
 class AnswerDecision(StrEnum):
     """How the answer of a job came about."""
 

@@ -83,16 +83,27 @@ WRITTEN_COLUMNS = columns.names(
 )
 """Columns of `results` that are written, without `batch_id`."""
 
-_INSERT = f"INSERT INTO results (batch_id, {columns.listed(WRITTEN_COLUMNS)}) "
+_INSERT = f"INSERT INTO results (batch_id, {columns.listed(WRITTEN_COLUMNS)}, quality_change) "
+# So that downgrades and upgrades are counted without a look at the plan of each job.
+_QUALITY_CHANGE = """
+    CASE WHEN reason IS NOT NULL THEN
+        coalesce(row.expected_quality, (
+            SELECT max(s.expected_quality) FROM assignments s
+            WHERE s.batch_id = %(batch_id)s AND s.job_no = row.job_no AND s.model = row.model))
+        - (SELECT s.expected_quality FROM assignments s
+           WHERE s.batch_id = %(batch_id)s AND s.job_no = row.job_no ORDER BY revision LIMIT 1)
+    END
+"""
 _SAVE = f"""
-    {_INSERT} SELECT %(batch_id)s, {columns.from_recordset(ResultRecord, WRITTEN_COLUMNS)}
+    {_INSERT} SELECT %(batch_id)s, {columns.from_recordset(ResultRecord, WRITTEN_COLUMNS)},
+                     {_QUALITY_CHANGE}
     FROM {columns.recordset(ResultRecord, WRITTEN_COLUMNS)} ON CONFLICT DO NOTHING
 """.encode()
 # A duplicate has the result of its original, at no cost and without a call of its own.
 _OF_DUPLICATE = {"job_no": "f.job_no", "cost_usd": "0", "attempts": "0", "source": "'duplicate'"}
 _SHARED = (_OF_DUPLICATE.get(name, f"r.{name}") for name in WRITTEN_COLUMNS)
 _SHARE = f"""
-    {_INSERT} SELECT f.batch_id, {columns.listed(_SHARED)}
+    {_INSERT} SELECT f.batch_id, {columns.listed(_SHARED)}, r.quality_change
     FROM followers f JOIN results r ON r.batch_id = f.batch_id AND r.job_no = f.leader_no
     WHERE f.batch_id = %s AND f.leader_no = ANY(%s)
     ON CONFLICT DO NOTHING

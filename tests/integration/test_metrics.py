@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -13,15 +14,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from routoo.domain.behaviour import EndpointBehaviour
 from routoo.domain.calendar import Missed
+from routoo.domain.completion import DeviationReason
 from routoo.domain.job import Stage
 from routoo.domain.pool import LimitField
 from routoo.errors import ConfigError
 from routoo.settings import REPOSITORY, Settings
-from routoo.store import endpoint_behaviour, schedules
-from routoo.store.batches.overview import OpenMoney, Overview
+from routoo.store import endpoint_behaviour, results, schedules
+from routoo.store.batches.overview import _OVERVIEW, OpenMoney, Overview
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts, eval_runs
-from tests.batch_factory import claim, dispatch, pool_of, score, select, submit
+from tests.batch_factory import claim, dispatch, pool_of, result, score, select, submit
 from tests.run_factory import add_set, begin, questions
 from worker import metrics
 from worker.loop import LoopThread
@@ -96,6 +98,41 @@ async def test_a_batch_that_is_over_counts_among_the_batches_only(
     assert seen["routoo_batches", "completed"] == 1
     assert seen["routoo_jobs_ended", "succeeded"] == seen["routoo_spent_usd",] == 0
     assert seen["routoo_calls_last_minute", "small", "succeeded"] == 2
+
+
+async def test_jobs_that_left_their_plan_are_counted_by_reason_and_by_what_it_changed(
+    db: Database, served: tuple[Database, Scrape]
+) -> None:
+    batch_id = await submit(db, 5, shard_size=5)
+    await score(db, batch_id)
+    await select(db, batch_id)  # small for every job, at an expected quality of 0.5
+    lease = await claim(db, batch_id, Stage.DISPATCH)
+    left = {"model": "large", "reason": DeviationReason.UNAVAILABLE}
+    async with db.transaction() as conn:
+        by_quality = [
+            replace(result(number), expected_quality=quality, **left)
+            for number, quality in enumerate((0.3, 0.9, 0.95, 0.5))
+        ]
+        await results.save(conn, lease, [*by_quality, result(4)])
+    seen = await served[1]()
+    assert seen["routoo_jobs_ended", "succeeded"] == 5
+    assert seen["routoo_jobs_deviated", "downgrade", "unavailable"] == 1
+    assert seen["routoo_jobs_deviated", "upgrade", "unavailable"] == 2
+    assert seen["routoo_jobs_deviated", "equal", "unavailable"] == 1
+    assert seen["routoo_jobs_deviated", "downgrade", "budget"] == 0
+
+
+async def test_a_scrape_reads_results_from_indexes_alone(db: Database) -> None:
+    async with db.transaction() as conn:
+        await conn.execute("SET LOCAL enable_seqscan = off")
+        await conn.execute("SET LOCAL enable_bitmapscan = off")
+        lines = await (await conn.execute(f"EXPLAIN {_OVERVIEW}".encode(), [[]])).fetchall()
+    found = {
+        (kind, name) for kind, name in re.findall(r"(\w+ Scan) using (results_\w+)", str(lines))
+    }
+    assert found == {
+        ("Only Scan", name) for name in ("results_pkey", "results_unanswered", "results_deviations")
+    }
 
 
 async def test_a_schedules_last_run_and_alerts_of_every_kind_are_served(

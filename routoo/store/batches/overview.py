@@ -6,7 +6,7 @@ from itertools import product
 
 from psycopg import AsyncConnection
 
-from routoo.domain.completion import DeviationReason
+from routoo.domain.completion import DeviationReason, QualityChange
 from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
 from routoo.store.evaluation.alerts import KINDS
 
@@ -61,8 +61,8 @@ class Overview:
     """Jobs of open batches without a result."""
     results: dict[ResultStatus, int]
     """Jobs of open batches that ended, by how; every status is a key."""
-    deviations: dict[DeviationReason, int]
-    """Of these, jobs that another model answered than planned, by why; every reason is a key."""
+    deviations: dict[tuple[DeviationReason, QualityChange], int]
+    """Of these, jobs that another model answered than planned; every pair is a key."""
     shards: dict[tuple[Stage, ShardState], int]
     """Shards of open batches; every pair is a key."""
     money: OpenMoney
@@ -76,7 +76,8 @@ class Overview:
     """Most prompt and completion tokens billed beyond a call's bound, by endpoint's key."""
 
 
-# The calls are looked up model by model: the index on attempts begins with it.
+# Of results, only indexes are read: the primary key, and two that leave out jobs that were answered
+# as planned. The calls are looked up model by model: the index on attempts begins with it.
 _OVERVIEW = """
 WITH open AS MATERIALIZED (SELECT id, job_count FROM batches WHERE status = ANY(%s)),
 lately AS (
@@ -87,12 +88,14 @@ lately AS (
 SELECT
     (SELECT json_agg(json_build_array(status, n)) FROM
         (SELECT status, count(*) AS n FROM batches GROUP BY status) AS b),
+    (SELECT count(*) FROM open JOIN results ON batch_id = id),
     (SELECT json_agg(json_build_array(status, n)) FROM
-        (SELECT status, count(*) AS n FROM results WHERE batch_id IN (SELECT id FROM open)
-         GROUP BY status) AS r),
-    (SELECT json_agg(json_build_array(reason, n)) FROM
-        (SELECT reason, count(*) AS n FROM results
-         WHERE batch_id IN (SELECT id FROM open) AND reason IS NOT NULL GROUP BY reason) AS d),
+        (SELECT status, count(*) AS n FROM open JOIN results ON batch_id = id
+         WHERE status <> 'succeeded' GROUP BY status) AS r),
+    (SELECT json_agg(json_build_array(reason, change, n)) FROM
+        (SELECT reason, CASE sign(quality_change) WHEN -1 THEN 'downgrade' WHEN 1 THEN 'upgrade'
+                        ELSE 'equal' END AS change, count(*) AS n
+         FROM open JOIN results ON batch_id = id WHERE reason IS NOT NULL GROUP BY 1, 2) AS d),
     (SELECT coalesce(sum(job_count), 0) FROM open),
     (SELECT json_agg(json_build_array(stage, state, n)) FROM
         (SELECT stage, state, count(*) AS n FROM shards WHERE batch_id IN (SELECT id FROM open)
@@ -123,15 +126,16 @@ FROM ledgers WHERE batch_id IN (SELECT id FROM open)
 async def overview(conn: AsyncConnection) -> Overview:
     """Return what is true now; within a transaction of its own it waits for nobody's locks."""
     row = (await (await conn.execute(_OVERVIEW, [_OPEN])).fetchall())[0]
-    batches, results, deviations, jobs, shards, calls, alerts, schedules, *rest = row
-    endpoints, extras, *money = rest
-    ended = dict.fromkeys(ResultStatus, 0) | {ResultStatus(key): n for key, n in results or ()}
+    batches, ended, unanswered, deviations, jobs, shards, calls, alerts, *rest = row
+    schedules, endpoints, extras, *money = rest
+    results = dict.fromkeys(ResultStatus, 0) | {ResultStatus(key): n for key, n in unanswered or ()}
+    results[ResultStatus.SUCCEEDED] = ended - sum(results.values())
     return Overview(
         batches=dict.fromkeys(BatchStatus, 0) | {BatchStatus(key): n for key, n in batches or ()},
-        jobs_pending=jobs - sum(ended.values()),
-        results=ended,
-        deviations=dict.fromkeys(DeviationReason, 0)
-        | {DeviationReason(reason): n for reason, n in deviations or ()},
+        jobs_pending=jobs - ended,
+        results=results,
+        deviations=dict.fromkeys(product(DeviationReason, QualityChange), 0)
+        | {(DeviationReason(why), QualityChange(change)): n for why, change, n in deviations or ()},
         shards=dict.fromkeys(product(Stage, ShardState), 0)
         | {(Stage(stage), ShardState(state)): n for stage, state, n in shards or ()},
         money=OpenMoney(*money),

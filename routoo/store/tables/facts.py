@@ -276,8 +276,20 @@ class ResultRow(SQLModel, table=True):
         one_of("source", ResultSource, "results_source"),
         one_of("reason", DeviationReason, "results_reason"),
         one_of("decision", AnswerDecision, "results_decision"),
-        # Counts of deviations are read again and again while a batch runs.
-        Index("results_deviations", "batch_id", postgresql_where=text("reason IS NOT NULL")),
+        # These counts are read again and again while a batch runs, from the indexes alone.
+        Index(
+            "results_deviations",
+            "batch_id",
+            "reason",
+            "quality_change",
+            postgresql_where=text("reason IS NOT NULL"),
+        ),
+        Index(
+            "results_unanswered",
+            "batch_id",
+            "status",
+            postgresql_where=text("status <> 'succeeded'"),
+        ),
         {"comment": "How each job ended: exactly one row a job"},
     )
 
@@ -311,6 +323,11 @@ class ResultRow(SQLModel, table=True):
         Text(),
         "direct, accepted (a probe's answer stands) or escalated (asked after another answer)",
         default="'direct'",
+    )
+    quality_change: float | None = column(
+        REAL(),
+        "Expected quality less the planned model's; null where the planned model answered",
+        nullable=True,
     )
 
 
