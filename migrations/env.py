@@ -2,12 +2,18 @@
 
 from alembic import context
 
-from routoo.store.tables import batch, evaluation, facts, operations
+from routoo.store.tables import batch, evaluation, facts, gateway, operations
 
 # One registry holds the tables of all modules once each of them is imported.
 (metadata,) = {
     row.metadata
-    for row in (batch.BatchRow, evaluation.EvalRunRow, facts.JobRow, operations.StreamRow)
+    for row in (
+        batch.BatchRow,
+        evaluation.EvalRunRow,
+        facts.JobRow,
+        gateway.ApiKeyRow,
+        operations.StreamRow,
+    )
 }
 
 context.configure(

@@ -31,6 +31,8 @@ COMMANDS = {
     "summary": ("summary:summary_command", "Compare the routing with every single model."),
     "evalset": ("evalset:evalset", "Keep sets of questions with references."),
     "eval": ("evaluation:evaluation", "Measure the routing on sets of questions."),
+    "serve": ("serve:serve_command", "Serve an API as OpenAI's, and a page."),
+    "key": ("key:key", "Keep the keys with which programs use the gateway."),
     "schedule": ("schedule:schedule", "Run evaluations again and again."),
 }
 """Each command's function (or group of commands) in `producer.commands`, and its summary."""

@@ -5,9 +5,19 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import REAL, Boolean, CheckConstraint, Integer, Text, UniqueConstraint, Uuid
+from sqlalchemy import (
+    REAL,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Integer,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlmodel import SQLModel
+from sqlmodel import Field, SQLModel
 
 from routoo.domain.job import BatchStatus, ShardState, Stage
 from routoo.store.tables.column import REALS, TIMESTAMP, USD, batch_key, column, created_at, one_of
@@ -88,6 +98,14 @@ class LedgerRow(SQLModel, table=True):
     spent_usd: Decimal = column(USD, "Cost of settled calls, within their worst case", default="0")
     overrun_usd: Decimal = column(
         USD, "What endpoints billed beyond the worst case of a call", default="0"
+    )
+    key_id: UUID | None = Field(
+        default=None,
+        sa_column=Column(
+            Uuid(),
+            ForeignKey("api_keys.id", name="ledgers_key"),
+            comment="Key whose daily limit its calls count against, by a trigger",
+        ),
     )
 
 

@@ -1,0 +1,1 @@
+"""Serves OpenAI's API: files, batches, models and single completions, routed."""

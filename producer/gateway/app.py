@@ -1,0 +1,50 @@
+"""Builds the gateway's application: OpenAI's API, and the page where it is installed."""
+
+import importlib
+import importlib.util
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from producer.gateway import access
+from producer.gateway.docs import add_docs
+from producer.gateway.errors import add_error_handlers
+from producer.gateway.state import Gateway, GatewayDep, GatewayOptions
+from routoo.settings import Settings
+from routoo.store.database import Database
+
+_CONNECTIONS = 16
+
+
+def create_app(settings: Settings, database_url: str, options: GatewayOptions) -> FastAPI:
+    """Return the application; it opens the database when it starts.
+
+    Args:
+        settings: Those of the deployment.
+        database_url: A usable, migrated database.
+        options: Pools, limits and who is let in.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with Database(database_url, max_size=_CONNECTIONS) as database:
+            app.state.gateway = Gateway(settings, options, database)
+            yield
+
+    app = FastAPI(title="Routoo", docs_url=None, redoc_url=None, lifespan=lifespan)
+    add_error_handlers(app)
+    add_docs(app)
+    app.add_api_route("/healthz", healthz, include_in_schema=False)
+    app.include_router(access.router)
+    if importlib.util.find_spec("producer.page") is not None:
+        app.include_router(importlib.import_module("producer.page.routes").router)
+    return app
+
+
+async def healthz(gateway: GatewayDep) -> JSONResponse:
+    """Say that the gateway answers and reaches its database."""
+    async with gateway.database.transaction() as conn:
+        await conn.execute("SELECT 1")
+    return JSONResponse({"status": "ok"})
