@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -24,6 +25,10 @@ from routoo.store.evaluation.grades import load_scores
 
 Answered = tuple[float, float]
 """The score of a job's answer, and its cost in USD."""
+Point = tuple[float, float]
+"""Cost of the batch in USD, and mean quality."""
+_SAME_COST = 1 + 1e-9
+"""The same calls, added up in another order, cost the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,20 @@ class Contender:
     cost_usd: float | None = None
     """Actual cost of the batch; of a single model, as recorded for the graded jobs."""
 
+    @property
+    def expected(self) -> Point | None:
+        """What is expected of it; None where that is not known."""
+        return _point(self.expected_cost_usd, self.expected_quality)
+
+    @property
+    def graded(self) -> Point | None:
+        """What it reached; None where nothing is graded."""
+        return _point(self.cost_usd, self.graded_quality)
+
+
+def _point(cost_usd: float | None, quality: float | None) -> Point | None:
+    return None if cost_usd is None or quality is None else (cost_usd, quality)
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -53,6 +72,10 @@ class Summary:
     """A random mix of models at the routed cost: what the money buys without a predictor."""
     gain: Interval | None = None
     """Graded quality of the routing less that of the mix, over the jobs that all have graded."""
+    direct: Contender | None = None
+    """The best choice at the planned cost without judging answers; None where none is judged."""
+    best_single: Contender | None = None
+    """The best model that alone costs no more than the routing; None where none is as cheap."""
 
     def as_json(self) -> dict[str, Any]:
         """Return the facts that `--json` prints."""
@@ -62,6 +85,8 @@ class Summary:
             "graded_jobs": self.graded_jobs,
             "routed": asdict(self.routed),
             "alone": [asdict(contender) for contender in self.alone],
+            "without_judging": None if self.direct is None else asdict(self.direct),
+            "best_single": None if self.best_single is None else asdict(self.best_single),
             "random_mix": asdict(self.mix),
             "gain_over_random_mix": None if self.gain is None else asdict(self.gain),
         }
@@ -106,7 +131,44 @@ async def summarise_batch(
     mix = _mix(routed, alone)
     models = [recorded.get(one.name, {}) for one in alone]
     gain = gain_over_mix(scores, models) if mix.graded_quality is not None else None
-    return Summary(snapshot, len(scores), routed, alone, mix, gain)
+    return Summary(
+        snapshot=snapshot,
+        graded_jobs=len(scores),
+        routed=routed,
+        alone=alone,
+        mix=mix,
+        gain=gain,
+        direct=_direct(plan),
+        best_single=best_single(routed, alone),
+    )
+
+
+def _direct(plan: Mapping[str, Any]) -> Contender | None:
+    found = plan.get("direct")
+    if not found:
+        return None
+    return Contender(
+        "without judging answers", found["expected_quality"], found["expected_cost_usd"]
+    )
+
+
+def best_single(routed: Contender, alone: Iterable[Contender]) -> Contender | None:
+    """Return the best model that alone costs no more than the routing, by grades if there are any.
+
+    Where none is as cheap it is None.
+    """
+    alone = tuple(alone)
+    is_graded = any(one.graded for one in alone)
+
+    def found(one: Contender) -> Point | None:
+        return one.graded if is_graded else one.expected
+
+    routed_at, models = found(routed), [(found(one), one) for one in alone]
+    if routed_at is None:
+        return None
+    most_usd = routed_at[0] * _SAME_COST
+    cheap = [(at[1], one) for at, one in models if at is not None and at[0] <= most_usd]
+    return max(cheap, key=itemgetter(0), default=(0.0, None))[1]
 
 
 def _recorded(path: Path, graded: Iterable[str]) -> dict[str, dict[str, Answered]]:
@@ -157,16 +219,8 @@ def _difference(means: Float64[np.ndarray, "contenders 2"]) -> float:
 
 
 def _mix(routed: Contender, alone: Sequence[Contender]) -> Contender:
-    expected = [
-        (one.expected_cost_usd, one.expected_quality)
-        for one in alone
-        if one.expected_cost_usd is not None and one.expected_quality is not None
-    ]
-    graded = [
-        (one.cost_usd, one.graded_quality)
-        for one in alone
-        if one.cost_usd is not None and one.graded_quality is not None
-    ]
+    expected = [one.expected for one in alone if one.expected is not None]
+    graded = [one.graded for one in alone if one.graded is not None]
     return Contender(
         "random mix, same cost",
         quality_of_mix(expected, routed.expected_cost_usd),
@@ -216,8 +270,9 @@ def _contender_table(summary: Summary) -> FittedTable:
     jobs = summary.snapshot.progress.jobs
     shown = [
         ("routed", summary.routed, "bold"),
+        *([(summary.direct.name, summary.direct, None)] if summary.direct else []),
         (summary.mix.name, summary.mix, None),
-        *((f"only {one.name}", one, None) for one in summary.alone),
+        *((_alone(one, summary), one, None) for one in summary.alone),
     ]
     for name, contender, style in shown:
         table.add_row(
@@ -229,6 +284,11 @@ def _contender_table(summary: Summary) -> FittedTable:
             style=style,
         )
     return table
+
+
+def _alone(model: Contender, summary: Summary) -> str:
+    """Name a model that answers everything; the best that is as cheap as the routing is marked."""
+    return f"only {model.name}{', best at this cost' if model is summary.best_single else ''}"
 
 
 def _sentences(summary: Summary) -> list[str]:

@@ -127,6 +127,8 @@ async def test_probes_are_assigned_and_described(db: Database) -> None:
     assert plan["probes"]["escalations"] == pytest.approx(escalations, abs=1e-3)
     assert plan["probes"]["second"] == {"large": pytest.approx(escalations, abs=1e-3)}
     assert plan["probes"]["threshold_price_per_usd"] > 0
+    assert plan["direct"]["expected_cost_usd"] <= plan["expected_cost_usd"] * (1 + 1e-9)
+    assert 0 < plan["direct"]["expected_quality"] < plan["expected_quality"]
     assert plan["expected_quality"] == pytest.approx(np.mean([row[3] for row in rows]), abs=1e-5)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from producer.progress import ScoringRate
-from producer.summary import gain_over_mix, quality_of_mix
+from producer.summary import Contender, best_single, gain_over_mix, quality_of_mix
 
 MODELS = [(1.0, 0.4), (2.0, 0.45), (5.0, 0.8)]
 
@@ -20,6 +20,36 @@ def test_a_mix_lies_on_the_upper_hull_of_the_models(
 
 def test_a_mix_of_unknown_models_is_unknown() -> None:
     assert quality_of_mix([], 1.0) is None
+
+
+ALONE = (
+    Contender("cheap", 0.5, 1.0, 0.30, 1.0),
+    Contender("middle", 0.4, 2.0, 0.45, 2.0),
+    Contender("strong", 0.9, 5.0, 0.80, 5.0),
+)
+
+
+@pytest.mark.parametrize(
+    ("routed", "best"),
+    [
+        (Contender("routed", 0.7, 2.5, 0.6, 2.5), "middle"),  # by grades, where there are any
+        (Contender("routed", 0.7, 2.5, 0.6, 5.0), "strong"),  # by what was spent
+        (Contender("routed", 0.7, 2.5, 0.6, 0.9), None),
+        (Contender("routed", 0.7, 2.5), None),
+    ],
+)
+def test_the_best_single_model_costs_no_more_than_the_routing(
+    routed: Contender, best: str | None
+) -> None:
+    found = best_single(routed, ALONE)
+    assert (found and found.name) == best
+
+
+def test_the_best_single_model_is_told_by_expectation_before_grades() -> None:
+    alone = tuple(Contender(one.name, *reversed(one.expected or ())) for one in ALONE)
+    found = best_single(Contender("routed", 0.7, 2.5), alone)
+    assert found is not None
+    assert found.name == "cheap"
 
 
 def test_the_rate_of_scoring_is_that_of_the_last_minutes() -> None:

@@ -4,7 +4,7 @@ A batch that is planned and not submitted also gets a forecast for its owner to 
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,14 +25,16 @@ from routoo.pipeline.select.probes import (
 )
 from routoo.selector.confidence import quality_interval
 from routoo.selector.frontier import frontier
+from routoo.selector.probes import part_of
 from routoo.selector.solution import Solution
+from routoo.selector.solvers import solve
 from routoo.statistics import mix_quality
 from routoo.store.batches.records import BatchRecord
 
 _CONFIDENCE = 0.95
 _FRONTIER_POINTS = 20
 _FRONTIER_JOBS = 20_000
-"""Jobs of which the frontier is drawn where probes are options, which takes many more columns."""
+"""Jobs of which the frontier and the choice without probes are made where probes are options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ def describe_plan(planned: PlannedBatch) -> dict[str, Any]:
     `random_mix_quality` (of a random mix of models at the same cost) and `models`:
     in pool order `model`, `jobs`, `share` of the served jobs, `alone_quality` (mean) and
     `alone_cost_usd` (total) if it answered every job of the batch. Where probes are options there
-    is `probes` too, as `describe_probes` gives it.
+    are `probes` too, as `describe_probes` gives it, and `direct`: the `expected_quality` and the
+    `expected_cost_usd` of the best choice without probes that costs no more.
     """
     matrix, solution = planned.matrix, planned.solution
     served = solution.served
@@ -107,7 +110,33 @@ def describe_plan(planned: PlannedBatch) -> dict[str, Any]:
         solution.choice,
         solution.shadow_price_per_usd,
     )
-    return plan if probes is None else {**plan, "probes": probes}
+    return plan if probes is None else {**plan, "probes": probes, "direct": _direct(planned)}
+
+
+def _direct(planned: PlannedBatch) -> dict[str, float] | None:
+    """Return what the plan's money buys without probes; None where it pays for no such choice."""
+    problem, solution = planned.posed.direct, planned.solution
+    if not solution.served:
+        return None
+    spent = replace(
+        problem,
+        budget_usd=solution.cost_usd,
+        min_mean_quality=None,
+        willingness_to_pay_usd=None,
+        capacities=(),
+    )
+    step = -(-problem.jobs // _FRONTIER_JOBS)
+    jobs = np.arange(0, problem.jobs, step)
+    choice = solve(part_of(spent, jobs)).choice
+    served = np.flatnonzero(choice >= 0)
+    if not len(served):
+        return None
+    quality = planned.matrix.quality[jobs[served], choice[served]]
+    cost_usd = problem.cost_usd[jobs[served], choice[served]].sum(dtype=np.float64)
+    return {
+        "expected_quality": float(quality.mean(dtype=np.float64)),
+        "expected_cost_usd": float(cost_usd) * problem.jobs / len(jobs),
+    }
 
 
 def _models(pool: Pool, matrix: BatchMatrix, solution: Solution) -> list[dict[str, Any]]:
