@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from routoo.console.feedback import ConsoleFeedback
+from routoo.console.output import ConsoleFeedback
 from routoo.domain.answer import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.judge.files import pack_judge, write_judge

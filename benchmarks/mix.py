@@ -19,7 +19,7 @@ from paper_settings import SETTINGS
 from rich.console import Console
 from rich.table import Table
 
-from routoo.console.feedback import ConsoleFeedback
+from routoo.console.output import ConsoleFeedback
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
 from routoo.evaluation.cross_fitting import PromptFeatures, cross_fit, split_items

@@ -26,7 +26,7 @@ from figures import Figure
 from paper_figures import Case
 from paper_settings import Table
 
-from producer.evaluation.replay import replay_server
+from producer.evaluation.runs import replay_server
 from routoo.domain.job import Job
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.tables import Outcomes, write_outcomes

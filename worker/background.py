@@ -20,16 +20,47 @@ import aiohttp
 import orjson
 import structlog
 
-from routoo.errors import ConfigError, DatabaseUnavailableError
+from routoo.errors import ConfigError, DatabaseUnavailableError, StoreError
 from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.scheduler import Scheduler
 from routoo.settings import Settings
-from routoo.store import results
+from routoo.store import results, workers
 from routoo.store.batches import plans
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts
 from routoo.store.evaluation.alerts import AlertRecord
 from worker.loop import LoopThread
+from worker.roles import Role
+
+
+@contextmanager
+def heartbeat(loop: LoopThread, db: Database, name: str, role: Role) -> Iterator[None]:
+    """Report while the block runs that a worker lives; one that is silent counts as gone."""
+    task = loop.run(_start_heartbeat(db, name, role))
+    try:
+        yield
+    finally:
+        loop.run(_stop_heartbeat(task))
+
+
+async def _start_heartbeat(db: Database, name: str, role: Role) -> "asyncio.Task[None]":
+    return asyncio.create_task(_report_forever(db, name, role))
+
+
+async def _report_forever(db: Database, name: str, role: Role) -> None:
+    while True:
+        # A database that is away loses a report and nothing else.
+        with contextlib.suppress(StoreError):
+            async with db.transaction() as conn:
+                await workers.report(conn, name, role)
+        await asyncio.sleep(workers.REPORT_INTERVAL_S)
+
+
+async def _stop_heartbeat(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
 
 _S_PER_DAY = 86_400.0
 _log = structlog.get_logger(__name__)

@@ -40,8 +40,7 @@ from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
 from routoo.store.shards import Done, WorkOutcome
-from worker.background import background_ticks
-from worker.heartbeat import heartbeat
+from worker.background import background_ticks, heartbeat
 from worker.loop import LoopThread
 from worker.metrics import serving_metrics
 from worker.queue import RECOVER_TASK, create_app

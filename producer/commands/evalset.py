@@ -14,7 +14,7 @@ from routoo.console.run import run_with_database
 from routoo.errors import InputError
 
 if TYPE_CHECKING:
-    from producer.evaluation.items import ItemFile
+    from producer.evaluation.grading import ItemFile
     from routoo.store.database import Database
     from routoo.store.evaluation.eval_sets import EvalSetRecord
 
@@ -74,7 +74,7 @@ def add_command(
         # a line of the file:
         # {"item_id": "q-1", "prompt": "What is 2 + 2?", "answer": "4", "grader": "numeric"}
     """
-    from producer.evaluation.items import read_item_file
+    from producer.evaluation.grading import read_item_file
     from routoo.settings import load_settings
     from routoo.store.evaluation import eval_sets
     from routoo.store.evaluation.eval_sets import Purpose

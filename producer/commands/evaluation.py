@@ -77,8 +77,7 @@ def run_command(
         routoo-producer eval run nightly --match large@0.98 --full --sample 100
         routoo-producer eval run mmlu --recorded mmlu_outcomes.parquet --pool pool.yaml
     """
-    from producer.evaluation.replay import replay_server
-    from producer.evaluation.runs import await_run, batches_of, begin
+    from producer.evaluation.runs import await_run, batches_of, begin, replay_server
     from producer.queue import publish_or_note
     from routoo.settings import load_settings
 

@@ -96,8 +96,8 @@ def collect(options: CollectOptions) -> None:
     import asyncio
 
     from routoo.console.output import note
-    from routoo.domain.answer_table import write_answers
     from routoo.domain.tables import write_outcomes
+    from routoo.evaluation.answer_log import write_answers
     from routoo.evaluation.item_grading import to_answers, to_outcomes
 
     questions = _questions(options)
@@ -191,8 +191,7 @@ async def _ask(questions: _Questions) -> "tuple[list[CollectedOutcome], list[Fai
     from routoo.client.endpoints import ChatEndpoints
     from routoo.console.output import messages, note
     from routoo.evaluation.answer_log import AnswerLog
-    from routoo.evaluation.call_budget import BudgetedClient
-    from routoo.evaluation.collect import Collection
+    from routoo.evaluation.collect import BudgetedClient, Collection
 
     items, models = questions.items, questions.models
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())

@@ -116,7 +116,7 @@ def _check_answers(options: EvaluateOptions) -> None:
 
 def _judge_answers(options: EvaluateOptions, data: "EvaluationData") -> "CascadeReport | None":
     """Judge the recorded answers, write the decisions, and return the comparison."""
-    from routoo.console.feedback import ConsoleFeedback
+    from routoo.console.output import ConsoleFeedback
     from routoo.domain.tables import read_answers
     from routoo.evaluation.assess import judge_by_checkpoint
     from routoo.evaluation.judged_answers import write_decisions
@@ -158,7 +158,7 @@ def _estimate(
 def _estimate_by_checkpoint(
     options: EvaluateOptions, checkpoint: Path, tables: "OutcomeTables"
 ) -> "tuple[OutcomeMatrix, dict[str, Quality]]":
-    from routoo.console.feedback import ConsoleFeedback
+    from routoo.console.output import ConsoleFeedback
     from routoo.evaluation.assess import estimate_by_checkpoint
     from routoo.predictor.dataset import outcome_matrix
     from routoo.predictor.manifest import read_manifest
@@ -183,7 +183,7 @@ def _estimate_by_checkpoint(
 def _estimate_by_protocol(
     options: EvaluateOptions, protocol: Protocol, tables: "OutcomeTables"
 ) -> "tuple[OutcomeMatrix, dict[str, Quality]]":
-    from routoo.console.feedback import ConsoleFeedback
+    from routoo.console.output import ConsoleFeedback
     from routoo.evaluation.assess import estimate_by_protocol
     from routoo.evaluation.cross_fitting import FeatureReader
     from routoo.predictor.dataset import outcome_matrix

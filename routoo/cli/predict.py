@@ -32,8 +32,7 @@ def predict(
 
         routoo predict --checkpoint DIR --items batch.jsonl --out P.jsonl --model small
     """
-    from routoo.console.feedback import ConsoleFeedback
-    from routoo.console.output import json_line
+    from routoo.console.output import ConsoleFeedback, json_line
     from routoo.predictor.predict_table import write_predictions
 
     written = write_predictions(checkpoint, items, out, model, ConsoleFeedback(), device=device)

@@ -67,7 +67,7 @@ def train(options: TrainOptions) -> None:
 
         routoo train --backbone models/qwen --tune --items I.parquet --outcomes O.parquet --out DIR
     """
-    from routoo.console.feedback import ConsoleFeedback
+    from routoo.console.output import ConsoleFeedback
     from routoo.console.run import run_with_database
     from routoo.domain.tables import read_answers
     from routoo.settings import load_settings

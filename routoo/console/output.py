@@ -5,12 +5,43 @@ rich is imported when a table or a console is wanted: help pages and JSON do wit
 
 import io
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+
+
+class ConsoleFeedback:
+    """Implements `routoo.ports.Feedback` for a terminal, or a file that standard error goes to."""
+
+    def note(self, text: str) -> None:
+        """Write a remark, a line of its own."""
+        note(text)
+
+    @contextmanager
+    def progress_bar(self, title: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show a bar while the block runs; the block reports how many more items are done."""
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=messages()) as bar:
+            task = bar.add_task(title, total=total)
+
+            def advance(count: int) -> None:
+                bar.advance(task, count)
+
+            yield advance
+
 
 _WIDTH_OF_A_PIPE = 200
 

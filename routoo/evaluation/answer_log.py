@@ -2,20 +2,25 @@
 
 A row is appended and flushed as each answer comes, so that a run that is stopped loses only the
 calls in flight. A row is used again only for the same request: with another prompt, instruction or
-limit the model is asked again.
+limit the model is asked again. Tables of recorded answers, with their texts, are written here too.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import lock_descriptor
 
+from routoo.domain.answer import TOKEN_FIGURES, RecordedAnswer
 from routoo.errors import InputError
+from routoo.files import replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,3 +98,27 @@ class AnswerLog:
         self._answers[answer.item_id, answer.model, answer.request_sha256] = answer
         self._file.write(orjson.dumps(asdict(answer)) + b"\n")
         self._file.flush()
+
+
+def write_answers(path: Path, answers: Sequence[RecordedAnswer]) -> None:
+    """Write answers as Parquet: what was said, why it ended, and `logprob_NAME` where known.
+
+    Args:
+        path: The file, replaced whole or not at all.
+        answers: The rows.
+    """
+    cells = {
+        "item_id": pa.array([one.item_id for one in answers], pa.string()),
+        "model": pa.array([one.model for one in answers], pa.string()),
+        "answer": pa.array([one.text for one in answers], pa.string()),
+        "finish_reason": pa.array([one.finish_reason for one in answers], pa.string()),
+    }
+    unknown = np.full(len(TOKEN_FIGURES), np.nan, np.float32)
+    figures = [
+        unknown if one.token_probabilities is None else one.token_probabilities.values()
+        for one in answers
+    ]
+    for name, values in zip(TOKEN_FIGURES, zip(*figures, strict=True), strict=False):
+        cells[f"logprob_{name}"] = pa.array(np.array(values, np.float32), from_pandas=True)
+    with replacing(path) as stream:
+        pq.write_table(pa.table(cells), stream, compression="zstd")

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
-from routoo.domain.judgement import AnswerJudgement
+from routoo.domain.answer import AnswerJudgement
 from routoo.store import columns
 
 

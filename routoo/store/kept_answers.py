@@ -9,10 +9,9 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
-from routoo.domain.answer import TOKEN_FIGURES, TokenProbabilities
+from routoo.domain.answer import TOKEN_FIGURES, AnswerJudgement, TokenProbabilities
 from routoo.domain.completion import Attempt, Completion, FinishReason, KeptAnswer, Usage
 from routoo.domain.job import Lease
-from routoo.domain.judgement import AnswerJudgement
 from routoo.store import columns
 from routoo.store.encoding import json_rows, json_text, storable
 

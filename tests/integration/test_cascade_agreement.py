@@ -12,7 +12,7 @@ import orjson
 import pytest
 from aiohttp.test_utils import TestServer
 
-from routoo.console.feedback import ConsoleFeedback
+from routoo.console.output import ConsoleFeedback
 from routoo.domain.answer import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.job import Job, Lease, ShardKey, Stage

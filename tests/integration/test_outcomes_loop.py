@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from routoo.console.feedback import ConsoleFeedback
+from routoo.console.output import ConsoleFeedback
 from routoo.domain.items import Item
 from routoo.domain.tables import read_items
 from routoo.evaluation.bootstrap import MeanInterval

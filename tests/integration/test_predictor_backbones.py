@@ -27,7 +27,6 @@ from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.backbone.language_model import find_backbone, is_decoder
-from routoo.predictor.backbone.tuning import _TuningRun, tune
 from routoo.predictor.checkpoint import read_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, outcome_matrix
 from routoo.predictor.fitting import FitOptions
@@ -42,6 +41,7 @@ from routoo.predictor.options import (
 )
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 from routoo.predictor.prompt_features import prompt_features
+from routoo.training.tune import _TuningRun, tune
 
 SMALL = {
     "hidden_size": 16,

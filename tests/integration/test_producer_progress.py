@@ -20,7 +20,7 @@ from routoo.store import batches, ledger, results, shards, workers
 from routoo.store.database import Database
 from tests import batch_factory as factory
 from tests.producer_command import ProducerCommand
-from worker.heartbeat import heartbeat
+from worker.background import heartbeat
 from worker.loop import LoopThread
 from worker.roles import Role
 

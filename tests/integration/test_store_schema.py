@@ -11,9 +11,9 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, NullPool, create_engine
 from sqlmodel import SQLModel
 
+from routoo.domain.answer import AnswerJudgement
 from routoo.domain.completion import Reservation, Result
 from routoo.domain.job import SLA, ResultStatus
-from routoo.domain.judgement import AnswerJudgement
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.errors import DatabaseUnavailableError
 from routoo.store import columns, migrate, results

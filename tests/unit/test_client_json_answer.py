@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.client.formats.json_answer import decode_json
+from routoo.client.endpoints import decode_json
 from routoo.errors import InvalidResponseError
 
 URL = "http://endpoint.test/v1"

@@ -7,8 +7,7 @@ import orjson
 import pytest
 
 from routoo.client.access import Access
-from routoo.client.endpoints import ChatEndpoints
-from routoo.client.formats.json_answer import decode_json
+from routoo.client.endpoints import ChatEndpoints, decode_json
 from routoo.client.formats.openai import OpenAIFormat
 from routoo.client.formats.provider_words import FINISH_REASONS
 from routoo.client.formats.wire_format import ErrorKind, SentCall, encode_json

@@ -24,8 +24,7 @@ from routoo.errors import (
     RequestRejectedError,
 )
 from routoo.evaluation.answer_log import AnswerLog
-from routoo.evaluation.call_budget import BudgetedClient
-from routoo.evaluation.collect import Collection, RequestForm
+from routoo.evaluation.collect import BudgetedClient, Collection, RequestForm
 from routoo.evaluation.item_grading import check_referenced
 from tests.fakes.permit import OpenPermit
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from producer.cli import build_app
-from producer.commands.completion import complete_batches
+from producer.commands.options import complete_batches
 from routoo.cli.main import app as routoo
 from routoo.console.commands import CommandGroup
 from worker.cli import app as worker

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from sklearn.tree import ExtraTreeRegressor
 
-from routoo.console.feedback import ConsoleFeedback
+from routoo.console.output import ConsoleFeedback
 from routoo.domain.answer import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.errors import CheckpointError

@@ -13,10 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from producer.rows import csv_rows, json_array, jsonl_rows
-from producer.rows.decode import decoded
+from producer.rows import csv_rows, jsonl_rows
 from producer.rows.formats import RawRow
-from producer.rows.source import Format, Source
+from producer.rows.source import Format, Source, decoded
 from routoo.errors import InputError
 
 ODD = '\u00e9\u4e16\U0001f600 [{,}] \\" \n'
@@ -128,7 +127,7 @@ def test_the_elements_of_any_array_are_found(
     text = json.dumps(values, indent=indent, ensure_ascii=ascii_only)
     stream = Dripping(text.encode() + b" \n")
     stream.step = step
-    found = list(json_array.elements(stream, "in"))
+    found = list(jsonl_rows.elements(stream, "in"))
     assert all(element.is_whole for element in found)
     assert [json.loads(element.text) for element in found] == values
     lines = text.encode().split(b"\n")
@@ -139,7 +138,7 @@ def test_the_elements_of_any_array_are_found(
 @given(st.binary(max_size=80))
 def test_any_bytes_behind_a_bracket_end_in_elements_or_a_refusal(data: bytes) -> None:
     try:
-        found = list(json_array.elements(io.BytesIO(b"[" + data), "in"))
+        found = list(jsonl_rows.elements(io.BytesIO(b"[" + data), "in"))
     except InputError as error:
         assert "behind the end" in str(error)  # noqa: PT017 - most inputs raise nothing
     else:

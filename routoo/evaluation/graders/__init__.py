@@ -24,10 +24,9 @@ from typing import Any
 
 from routoo.errors import InputError
 from routoo.evaluation.graders.choice import grade_choice
-from routoo.evaluation.graders.code_output import grade_code_output
 from routoo.evaluation.graders.grade import Grade
-from routoo.evaluation.graders.json_value import grade_json, grade_json_schema
 from routoo.evaluation.graders.numeric import grade_numeric
+from routoo.evaluation.graders.structured import grade_code_output, grade_json, grade_json_schema
 from routoo.evaluation.graders.text import (
     grade_contains,
     grade_exact,

@@ -15,10 +15,10 @@ from typing import Self
 import structlog
 from psycopg import AsyncConnection
 
+from routoo.domain.answer import AnswerJudgement
 from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Attempt, KeptAnswer, Reservation, Result
 from routoo.domain.job import Lease, ResultStatus
-from routoo.domain.judgement import AnswerJudgement
 from routoo.errors import (
     DatabaseUnavailableError,
     InvalidResponseError,

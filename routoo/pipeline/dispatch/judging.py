@@ -13,9 +13,9 @@ import numpy as np
 import structlog
 from jaxtyping import Float32
 
+from routoo.domain.answer import AnswerJudgement
 from routoo.domain.completion import KeptAnswer
 from routoo.domain.job import PendingJob
-from routoo.domain.judgement import AnswerJudgement
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import experience_from_json
 from routoo.domain.prompt import prompt_text

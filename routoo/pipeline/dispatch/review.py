@@ -3,9 +3,9 @@
 import asyncio
 from enum import Enum, auto
 
+from routoo.domain.answer import AnswerJudgement
 from routoo.domain.answer_checks import find_fault
 from routoo.domain.completion import KeptAnswer
-from routoo.domain.judgement import AnswerJudgement
 from routoo.domain.validators import Validators
 from routoo.pipeline.dispatch.accounting import JobAccount
 from routoo.pipeline.dispatch.group_commit import GroupCommit
