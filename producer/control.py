@@ -82,7 +82,10 @@ async def cancel_batch(database: Database, batch: str, *, wait: bool) -> Snapsho
 
 
 async def retry_batch(
-    database: Database, batch: str, statuses: Collection[ResultStatus]
+    database: Database,
+    batch: str,
+    statuses: Collection[ResultStatus],
+    error_code: str | None = None,
 ) -> Snapshot:
     """Open jobs without an answer again.
 
@@ -90,6 +93,7 @@ async def retry_batch(
         database: The store.
         batch: Id, start of an id, or name.
         statuses: How they had ended.
+        error_code: Only those that ended with this code; None for all.
 
     Raises:
         NotFoundError: There is no such batch.
@@ -97,7 +101,8 @@ async def retry_batch(
     """
     async with database.transaction() as conn:
         record = await find_batch(conn, batch)
-    await _reopen(database, record, statuses, "a retry was asked for")
+    cause = "" if error_code is None else f" of jobs that ended with {error_code}"
+    await _reopen(database, record, statuses, f"a retry{cause} was asked for", error_code)
     async with database.transaction() as conn:
         return await take_snapshot(conn, record)
 
@@ -134,10 +139,14 @@ async def _resume_with(database: Database, record: BatchRecord, budget_usd: Deci
 
 
 async def _reopen(
-    database: Database, record: BatchRecord, statuses: Collection[ResultStatus], reason: str
+    database: Database,
+    record: BatchRecord,
+    statuses: Collection[ResultStatus],
+    reason: str,
+    error_code: str | None = None,
 ) -> None:
     async with database.transaction() as conn:
-        reopened = await retry.reopen(conn, record.id, statuses, reason)
+        reopened = await retry.reopen(conn, record.id, statuses, reason, error_code=error_code)
     note(f"{reopened.jobs:,} jobs are open again")
     if reopened.left:
         note(f"{reopened.left:,} more are in shards at work: try again once those have ended")

@@ -26,6 +26,7 @@ from routoo.evaluation_runs.scheduler import Scheduler
 from routoo.settings import Settings
 from routoo.store import results, workers
 from routoo.store.batches import plans
+from routoo.store.batches.progress import merge_counts
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts
 from routoo.store.evaluation.alerts import AlertRecord
@@ -75,12 +76,14 @@ _ACCEPTED_BELOW = 300
 
 
 async def tick(db: Database, settings: Settings) -> None:
-    """Take every step that is due: fire schedules, grade ended runs, send alerts, delete a plan."""
+    """Take every step that is due: fire schedules, grade runs, send alerts, delete a plan, tidy."""
     owner = f"{socket.gethostname()}:{os.getpid()}"
     await Scheduler(owner, settings.shard_size).fire_due(db)
     await finish_due(db, shard_size=settings.shard_size)
     await deliver_alerts(db, settings)
     await _delete_plan(db, settings.plan_retention_days * _S_PER_DAY)
+    async with db.transaction() as conn:
+        await merge_counts(conn)
 
 
 async def _expire_forever(db: Database) -> None:

@@ -105,6 +105,12 @@ def retry_command(
             "repeated.",
         ),
     ] = None,
+    error_code: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODE", help="Only jobs that ended with this code; `status` shows it."
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try jobs again that have no answer: all of them, or those that ended in a certain way.
@@ -122,7 +128,7 @@ def retry_command(
 
     wanted = read_statuses(status or [], failed_only=failed_only)
     snapshot = run_with_database(
-        load_settings(), lambda database: retry_batch(database, batch, wanted)
+        load_settings(), lambda database: retry_batch(database, batch, wanted, error_code)
     )
     _print_state(snapshot, as_json=as_json)
 

@@ -25,7 +25,11 @@ def explanation_view(batch: BatchRecord, explained: JobExplanation) -> Renderabl
         ("job ", "dim"), (explained.job.custom_id, "bold"), (" of batch ", "dim"), str(batch.id)
     )
     return Group(
-        head, Text(), _candidates(explained), Text(), *map(Text, _sentences(batch, explained))
+        head,
+        Text(),
+        _candidates(explained),
+        Text(),
+        *map(Text, explanation_sentences(batch, explained)),
     )
 
 
@@ -38,7 +42,7 @@ def explanation_json(batch: BatchRecord, explained: JobExplanation) -> dict[str,
         "job_no": explained.job.job_no,
         "shadow_price_per_usd": (batch.plan or {}).get("shadow_price_per_usd"),
         "serves_jobs": explained.serves,
-        "candidates": _candidate_facts(explained),
+        "candidates": candidate_facts(explained),
         "with_more_money": _change_facts(explained.explanation.with_more_money),
         "with_less_money": _change_facts(explained.explanation.with_less_money),
         "decisions": [asdict(one) for one in history.decisions],
@@ -76,7 +80,8 @@ def _candidates(explained: JobExplanation) -> FittedTable:
     return table
 
 
-def _sentences(batch: BatchRecord, explained: JobExplanation) -> Iterator[str]:
+def explanation_sentences(batch: BatchRecord, explained: JobExplanation) -> Iterator[str]:
+    """Yield what led to the job's model and what became of it, a sentence each."""
     price = (batch.plan or {}).get("shadow_price_per_usd")
     if price:
         count = f"{price:,.0f}" if price >= _MANY else f"{price:.3g}"
@@ -102,11 +107,11 @@ def _sentences(batch: BatchRecord, explained: JobExplanation) -> Iterator[str]:
             f"Call {call.attempt_no}: {call.model}{probe} {call.status} in {took} for "
             f"{formatting.usd(call.cost_usd)}{error}"
         )
-    yield from map(_judgement, explained.history.judgements)
+    yield from map(describe_judgement, explained.history.judgements)
     yield _result(explained)
 
 
-def _judgement(judged: AnswerJudgement) -> str:
+def describe_judgement(judged: AnswerJudgement) -> str:
     """Say what was decided about an answer, and by which figures."""
     said = f"Its answer to call {judged.attempt_no} was {judged.decision}"
     if judged.before is not None and judged.after is not None:
@@ -136,7 +141,8 @@ def _result(explained: JobExplanation) -> str:
     return f"Ended as {ending.status}{by}{how} for {formatting.usd(ending.cost_usd)}{graded}{error}"
 
 
-def _candidate_facts(explained: JobExplanation) -> list[dict[str, Any]]:
+def candidate_facts(explained: JobExplanation) -> list[dict[str, Any]]:
+    """Return what is known of each option of a job, in the order of the pool."""
     columns = (
         explained.explanation.candidates,
         explained.quality,

@@ -25,7 +25,7 @@ def plan_view(batch: BatchRecord, plan: Plan) -> RenderableType:
         Text.assemble(("plan ", "dim"), str(batch.id), " ", (batch.name, "bold"), " ", batch.status)
     ]
     facts = Table.grid(padding=(0, 2))
-    for name, text in _facts(batch, plan):
+    for name, text in plan_facts(batch, plan):
         facts.add_row(name, text)
     parts.append(facts)
     parts += [Text(), _shares(plan)]
@@ -97,7 +97,8 @@ def plot_plan(plan: Plan, path: Path) -> None:
         figure.savefig(stream, dpi=150, format=path.suffix.removeprefix(".").lower())
 
 
-def _facts(batch: BatchRecord, plan: Plan) -> Iterator[tuple[str, str]]:
+def plan_facts(batch: BatchRecord, plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield what a plan promises, as names and sentences."""
     forecast = plan.get("forecast", {})
     yield "aim", formatting.describe_objective(batch.objective, batch.budget_usd)
     yield "jobs", _jobs(plan)

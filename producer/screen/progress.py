@@ -27,6 +27,7 @@ from routoo.store.batches.records import BatchRecord
 _BAR_WIDTH = 40
 _LONGEST_REASON = 160
 _REFRESHES_PER_S = 5
+_FAILURES_TOLD = 3
 
 
 def progress_view(snapshot: Snapshot) -> RenderableType:
@@ -37,22 +38,30 @@ def progress_view(snapshot: Snapshot) -> RenderableType:
         parts.append(Text(wait, style="yellow"))
     if snapshot.progress.models:
         parts.append(_models(snapshot))
-    if snapshot.progress.deviations.jobs:
-        parts.append(Text(_deviations(snapshot), style="yellow"))
-    if snapshot.probes:
-        parts.append(Text(_planned_probes(snapshot), style="dim"))
-    parts += [Text(line, style="yellow") for line in _absences(snapshot)]
-    if snapshot.replans:
-        parts.append(Text(_latest_plan(snapshot), style="dim"))
-    parts += [Text(str(one), style="yellow") for one in snapshot.behaviours]
-    if snapshot.progress.balance.overrun_usd:
-        parts.append(Text(_overrun(snapshot), style="yellow"))
+    parts += [Text(line, style="dim") for line in plan_notes(snapshot)]
+    parts += [Text(line, style="yellow") for line in warnings(snapshot)]
     if snapshot.budget_warning is not None:
         parts.append(Text(_budget_warning(snapshot.budget_warning), style="yellow"))
     parts += [Text(f"no answer: {line}") for line in _failures(snapshot)]
     if snapshot.progress.error:
         parts.append(Text(f"error: {snapshot.progress.error}", style="red"))
     return Group(*parts)
+
+
+def plan_notes(snapshot: Snapshot) -> list[str]:
+    """Return what is worth knowing of the plan beside its figures, a sentence each."""
+    probes = [_planned_probes(snapshot)] if snapshot.probes else []
+    return [*probes, *([_latest_plan(snapshot)] if snapshot.replans else [])]
+
+
+def warnings(snapshot: Snapshot) -> list[str]:
+    """Return what is not as planned, a sentence each; `wait_line` and the budget come beside."""
+    return [
+        *([_deviations(snapshot)] if snapshot.progress.deviations.jobs else []),
+        *_absences(snapshot),
+        *map(str, snapshot.behaviours),
+        *([_overrun(snapshot)] if snapshot.progress.balance.overrun_usd else []),
+    ]
 
 
 def batch_table(batches: Sequence[BatchRecord]) -> FittedTable:
@@ -159,7 +168,7 @@ def _failures(snapshot: Snapshot) -> list[str]:
     """Return the commonest reasons of jobs without an answer, a line each."""
     return [
         f"{one.jobs:,} {one.error_code}: {_one_line(one.example)}"
-        for one in snapshot.progress.failures
+        for one in snapshot.progress.failures[:_FAILURES_TOLD]
     ]
 
 

@@ -102,3 +102,10 @@ async def may_give_back(conn: AsyncConnection, batch_id: UUID) -> bool:
         [batch_id],
     )
     return await cursor.fetchone() is not None
+
+
+async def key_of(conn: AsyncConnection, batch_id: UUID) -> UUID | None:
+    """Return the key whose money a batch spends; None where it is nobody's."""
+    cursor = await conn.execute("SELECT key_id FROM ledgers WHERE batch_id = %s", [batch_id])
+    row = await cursor.fetchone()
+    return row[0] if row else None

@@ -1,12 +1,13 @@
 """Opens PostgreSQL: a pool of connections, and the one map of the driver's errors."""
 
+import asyncio
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,7 @@ _REFUSALS_OF_VALUES = (
 )
 _FRESH_S = 0.2
 """A connection used so lately needs no check, which is a round trip."""
+Result = TypeVar("Result")
 
 
 class Database:
@@ -40,7 +42,7 @@ class Database:
     """
 
     def __init__(self, url: str, *, min_size: int = 1, max_size: int = 8) -> None:
-        self._where = redacted(url)
+        self._where, self._url = redacted(url), url
         self._pool = AsyncConnectionPool(
             libpq_url(url),
             min_size=min_size,
@@ -92,6 +94,19 @@ class Database:
                 conn.transaction(),
             ):
                 yield conn
+
+    async def apart(self, work: Callable[["Database"], Awaitable[Result]]) -> Result:
+        """Run work that computes for long in a thread, with an event loop and a connection there.
+
+        Args:
+            work: Gets the same database, opened for it.
+        """
+
+        async def run() -> Result:
+            async with Database(self._url, max_size=1) as database:
+                return await work(database)
+
+        return await asyncio.to_thread(lambda: asyncio.run(run()))
 
     async def _note_use(self, conn: AsyncConnection) -> None:
         self._used_at_s[conn] = time.monotonic()

@@ -87,3 +87,70 @@ async def load_job_history(conn: AsyncConnection, batch_id: UUID, job_no: int) -
     judgements = await columns.select(conn, AnswerJudgement, judged, key)
     ended = ending[0] if ending else None
     return JobHistory(tuple(decisions), tuple(calls), tuple(judgements), ended)
+
+
+@dataclass(frozen=True, slots=True)
+class JobLine:
+    """A job as a list shows it."""
+
+    job_no: int
+    custom_id: str
+    prompt: str | None
+    """How its last message begins."""
+    status: str | None
+    """None while it has no result, and then so are the others."""
+    model: str | None
+    cost_usd: Decimal | None
+    error_code: str | None
+    error_message: str | None
+    reason: str | None
+    """Why another model than planned answered."""
+    quality_change: float | None
+    decision: str | None
+
+
+_JOB_LINES = """
+(SELECT j.job_no, j.custom_id, left(j.body #>> '{messages,-1,content}', 200) AS prompt, r.status,
+        r.model, r.cost_usd, r.error_code, left(r.error_message, 300) AS error_message, r.reason,
+        r.quality_change, r.decision
+ FROM (%s) AS shown JOIN jobs j ON j.batch_id = %%(id)s AND j.job_no = shown.job_no
+ LEFT JOIN results r ON r.batch_id = %%(id)s AND r.job_no = shown.job_no
+) AS line ORDER BY job_no
+"""
+_EVERY = "SELECT job_no FROM jobs WHERE batch_id = %(id)s"
+_UNANSWERED = "SELECT job_no FROM results WHERE batch_id = %(id)s AND status <> 'succeeded'"
+_OF_CAUSE = f"""
+    {_UNANSWERED} AND error_code = %(cause)s
+    UNION ALL {_UNANSWERED} AND error_code IS NULL AND status = %(cause)s
+"""
+_DEVIATED = "SELECT job_no FROM results WHERE batch_id = %(id)s AND reason IS NOT NULL"
+
+
+async def list_jobs(
+    conn: AsyncConnection,
+    batch_id: UUID,
+    *,
+    show: str = "all",
+    cause: str | None = None,
+    first: int = 0,
+    limit: int = 50,
+) -> list[JobLine]:
+    """Return jobs of a batch in their order, from a position on.
+
+    Args:
+        conn: A connection.
+        batch_id: The batch.
+        show: all, unanswered (ended without an answer) or deviated (answered by another model than
+            planned).
+        cause: Error code, or status where there is none, of those that are unanswered.
+        first: Least job_no.
+        limit: Most jobs.
+    """
+    unanswered = _UNANSWERED if cause is None else _OF_CAUSE
+    found = {"unanswered": unanswered, "deviated": _DEVIATED}.get(show, _EVERY)
+    shown = (
+        f"SELECT job_no FROM ({found}) AS f WHERE job_no >= %(first)s ORDER BY job_no"
+        " LIMIT %(limit)s"
+    )
+    values = {"id": batch_id, "cause": cause, "first": first, "limit": limit}
+    return await columns.select(conn, JobLine, _JOB_LINES % shown, values)

@@ -121,6 +121,15 @@ async def load_completion_tokens(
     return np.array(row[0], np.float32)
 
 
+async def load_quality(conn: AsyncConnection, batch_id: UUID, job_no: int) -> tuple[float, ...]:
+    """Return the predicted quality of one job for every model; nothing before it is scored."""
+    cursor = await conn.execute(
+        "SELECT quality FROM predictions WHERE batch_id = %s AND job_no = %s", [batch_id, job_no]
+    )
+    row = await cursor.fetchone()
+    return tuple(row[0]) if row else ()
+
+
 async def _shape(conn: AsyncConnection, batch_id: UUID) -> tuple[int, int]:
     """Return jobs and models; refuse a batch that isn't scored as a whole."""
     cursor = await conn.execute(

@@ -73,7 +73,7 @@ async def half_answered(db: Database, budget_usd: str, jobs: int) -> UUID:
 async def test_the_rate_is_of_the_answers_lately_and_tells_the_time_left(db: Database) -> None:
     batch_id = await half_answered(db, "0.04", 4)
     await run_sql(db, "UPDATE batches SET created_at = now() - interval '1 day'")
-    await run_sql(db, "UPDATE results SET created_at = now() - interval '20 s' WHERE job_no = 0")
+    await run_sql(db, "UPDATE batch_counts SET first_at = now() - interval '20 s'")
     found = await facts(db, batch_id)
     assert found["stage"] == "answering"
     assert found["jobs_per_s"] == pytest.approx(2 / 20, rel=0.3)

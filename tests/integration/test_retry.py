@@ -12,7 +12,7 @@ from routoo.domain.job import BatchStatus, Lease, ResultStatus, ShardKey, Stage
 from routoo.errors import InputError
 from routoo.store import batches, budget, ledger, shards
 from routoo.store.batches import NewBatch, control, retry
-from routoo.store.batches.progress import progress
+from routoo.store.batches.progress import merge_counts, progress
 from routoo.store.batches.retry import Reopened
 from routoo.store.database import Database
 from tests import batch_factory
@@ -90,6 +90,40 @@ async def test_a_retry_calls_only_what_failed_and_numbers_its_calls_on(db: Datab
             balance = await ledger.balance(conn, lease.key.batch_id)
         assert (balance.reserved_usd, balance.spent_usd) == (0, billed_usd(server))
         assert await status(db, lease.key.batch_id) is BatchStatus.COMPLETED
+
+
+async def test_only_jobs_that_ended_for_one_cause_are_opened_again(db: Database) -> None:
+    async with FakeServer(REFUSING) as server:
+        lease = await failed_batch(db, server)
+        ((code,),) = await rows(db, "SELECT error_code FROM results WHERE job_no = 3")
+        for wanted, jobs in (("another", 0), (code, 1)):
+            async with db.transaction() as conn:
+                key = lease.key.batch_id
+                found = await retry.reopen(conn, key, retry.UNANSWERED, "a test", error_code=wanted)
+            assert found == Reopened(jobs=jobs, left=0)
+
+
+async def test_counts_follow_results_and_calls_through_a_retry_and_a_merge(db: Database) -> None:
+    async with FakeServer(REFUSING) as server:
+        lease = await failed_batch(db, server)
+        async with db.transaction() as conn:
+            before = await progress(conn, lease.key.batch_id)
+        assert [(one.jobs, one.example != "") for one in before.failures] == [(1, True)]
+        assert sum(one.attempts for one in before.models) == 7
+        server.set_script(SOUND)
+        await reopen(db, lease.key.batch_id)
+        await run_again(db, lease)
+    async with db.transaction() as conn:
+        found = await progress(conn, lease.key.batch_id)
+        await conn.execute("UPDATE batch_counts SET created_at = now() - interval '2 minutes'")
+        assert await merge_counts(conn, above=1) == 1
+        merged = await progress(conn, lease.key.batch_id)
+    assert found.failures == merged.failures == ()
+    assert found.results == merged.results
+    assert found.results[ResultStatus.SUCCEEDED] == found.ended == 6
+    assert found.models == merged.models
+    assert sum(one.attempts for one in found.models) == 8
+    assert sum(one.cost_usd for one in found.models) == found.balance.spent_usd
 
 
 async def test_a_retry_twice_keeps_both_histories_and_a_third_finds_nothing(db: Database) -> None:

@@ -1,13 +1,17 @@
-"""Reads figures of all batches at one moment, in one statement, for monitoring."""
+"""Reads figures of all batches at one moment, in one statement: for monitoring, and as a list."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from decimal import Decimal
 from itertools import product
+from uuid import UUID
 
 from psycopg import AsyncConnection
 
 from routoo.domain.completion import DeviationReason, QualityChange
 from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
+from routoo.store import columns
 from routoo.store.evaluation.alerts import KINDS
 
 _OPEN = [status.value for status in BatchStatus if not status.is_over]
@@ -76,8 +80,8 @@ class Overview:
     """Most prompt and completion tokens billed beyond a call's bound, by endpoint's key."""
 
 
-# Of results, only indexes are read: the primary key, and two that leave out jobs that were answered
-# as planned. The calls are looked up model by model: the index on attempts begins with it.
+# Results are not read: `batch_counts` has their sums. The calls are looked up model by model: the
+# index on attempts begins with it.
 _OVERVIEW = """
 WITH open AS MATERIALIZED (SELECT id, job_count FROM batches WHERE status = ANY(%s)),
 lately AS (
@@ -88,14 +92,13 @@ lately AS (
 SELECT
     (SELECT json_agg(json_build_array(status, n)) FROM
         (SELECT status, count(*) AS n FROM batches GROUP BY status) AS b),
-    (SELECT count(*) FROM open JOIN results ON batch_id = id),
     (SELECT json_agg(json_build_array(status, n)) FROM
-        (SELECT status, count(*) AS n FROM open JOIN results ON batch_id = id
-         WHERE status <> 'succeeded' GROUP BY status) AS r),
-    (SELECT json_agg(json_build_array(reason, change, n)) FROM
-        (SELECT reason, CASE sign(quality_change) WHEN -1 THEN 'downgrade' WHEN 1 THEN 'upgrade'
-                        ELSE 'equal' END AS change, count(*) AS n
-         FROM open JOIN results ON batch_id = id WHERE reason IS NOT NULL GROUP BY 1, 2) AS d),
+        (SELECT status, sum(results) AS n FROM open JOIN batch_counts ON batch_id = id
+         WHERE status IS NOT NULL GROUP BY status) AS r),
+    (SELECT json_agg(json_build_array(reason, worse, better, n)) FROM
+        (SELECT reason, sum(downgrades) AS worse, sum(upgrades) AS better, sum(results) AS n
+         FROM open JOIN batch_counts ON batch_id = id WHERE reason IS NOT NULL
+         GROUP BY reason) AS d),
     (SELECT coalesce(sum(job_count), 0) FROM open),
     (SELECT json_agg(json_build_array(stage, state, n)) FROM
         (SELECT stage, state, count(*) AS n FROM shards WHERE batch_id IN (SELECT id FROM open)
@@ -126,16 +129,14 @@ FROM ledgers WHERE batch_id IN (SELECT id FROM open)
 async def overview(conn: AsyncConnection) -> Overview:
     """Return what is true now; within a transaction of its own it waits for nobody's locks."""
     row = (await (await conn.execute(_OVERVIEW, [_OPEN])).fetchall())[0]
-    batches, ended, unanswered, deviations, jobs, shards, calls, alerts, *rest = row
-    schedules, endpoints, extras, *money = rest
-    results = dict.fromkeys(ResultStatus, 0) | {ResultStatus(key): n for key, n in unanswered or ()}
-    results[ResultStatus.SUCCEEDED] = ended - sum(results.values())
+    batches, results, deviations, jobs, shards, calls, alerts, schedules, *rest = row
+    endpoints, extras, *money = rest
+    ended = dict.fromkeys(ResultStatus, 0) | {ResultStatus(key): n for key, n in results or ()}
     return Overview(
         batches=dict.fromkeys(BatchStatus, 0) | {BatchStatus(key): n for key, n in batches or ()},
-        jobs_pending=jobs - ended,
-        results=results,
-        deviations=dict.fromkeys(product(DeviationReason, QualityChange), 0)
-        | {(DeviationReason(why), QualityChange(change)): n for why, change, n in deviations or ()},
+        jobs_pending=jobs - sum(ended.values()),
+        results=ended,
+        deviations=_by_change(deviations or ()),
         shards=dict.fromkeys(product(Stage, ShardState), 0)
         | {(Stage(stage), ShardState(state)): n for stage, state, n in shards or ()},
         money=OpenMoney(*money),
@@ -145,3 +146,115 @@ async def overview(conn: AsyncConnection) -> Overview:
         endpoints=dict(endpoints or ()),
         extra_tokens={key: (prompt, completion) for key, prompt, completion in extras or ()},
     )
+
+
+def _by_change(
+    rows: Iterable[tuple[str, int, int, int]],
+) -> dict[tuple[DeviationReason, QualityChange], int]:
+    """Return the counts of deviations by reason and change; every pair is a key."""
+    counts = dict.fromkeys(product(DeviationReason, QualityChange), 0)
+    for name, worse, better, jobs in rows:
+        reason = DeviationReason(name)
+        counts[reason, QualityChange.DOWNGRADE] = worse
+        counts[reason, QualityChange.UPGRADE] = better
+        counts[reason, QualityChange.EQUAL] = jobs - worse - better
+    return counts
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLine:
+    """A batch as a list shows it."""
+
+    id: UUID
+    name: str
+    kind: str
+    status: BatchStatus
+    jobs: int
+    created_at: datetime
+    submitted_at: datetime | None
+    completed_at: datetime | None
+    error: str | None
+    limit_usd: Decimal | None
+    spent_usd: Decimal
+    """Cost of the calls that ended, as billed."""
+    expected_cost_usd: float | None
+    """By the plan; None before there is one, as are the next two."""
+    expected_quality: float | None
+    planned_s: float | None
+    """When 95 % of the answers were to be there, in seconds from the start."""
+    scored: int
+    answered: int
+    unanswered: int
+    """Jobs that ended without an answer."""
+    downgrades: int
+    """Jobs that a model answered which is expected to be worse than the planned one."""
+    recent: int
+    """Jobs that ended within the last half minute."""
+    since_first_s: float | None
+    """Seconds since the first job ended."""
+
+    def __post_init__(self) -> None:
+        """Parse what the database keeps as text."""
+        object.__setattr__(self, "status", BatchStatus(self.status))
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFilter:
+    """Which batches a list shows."""
+
+    statuses: list[str] | None = None
+    """None for all."""
+    kind: str | None = None
+    text: str | None = None
+    """Part of the name, or start of the id."""
+    key_id: UUID | None = None
+    """Only those that this key submitted."""
+
+
+# Only the lines that are shown are looked at closely.
+_LINES = """
+(SELECT b.id, b.name, b.kind, b.status, b.job_count AS jobs, b.created_at, b.submitted_at,
+        b.completed_at, b.error, l.limit_usd, l.spent_usd + l.overrun_usd AS spent_usd,
+        (b.plan ->> 'expected_cost_usd')::float8 AS expected_cost_usd,
+        (b.plan ->> 'expected_quality')::float8 AS expected_quality,
+        (b.plan #>> '{forecast,finish,p95_s}')::float8 AS planned_s,
+        (SELECT coalesce(sum(job_count), 0) FROM shards
+         WHERE batch_id = b.id AND stage = 'score' AND state = 'done') AS scored, c.*
+ FROM (SELECT b.* FROM batches b JOIN ledgers l ON l.batch_id = b.id
+       WHERE (%(statuses)s::text[] IS NULL OR status = ANY(%(statuses)s))
+         AND (%(kind)s::text IS NULL OR kind = %(kind)s)
+         AND (%(text)s::text IS NULL OR strpos(lower(name), lower(%(text)s)) > 0
+              OR starts_with(id::text, lower(%(text)s)))
+         {owned}
+       ORDER BY created_at DESC, id LIMIT %(limit)s OFFSET %(offset)s) AS b
+ JOIN ledgers l ON l.batch_id = b.id
+ CROSS JOIN LATERAL (
+    SELECT coalesce(sum(results) FILTER (WHERE status = 'succeeded'), 0)::int AS answered,
+           coalesce(sum(results) FILTER (WHERE status <> 'succeeded'), 0)::int AS unanswered,
+           coalesce(sum(downgrades), 0)::int AS downgrades,
+           coalesce(sum(results) FILTER (WHERE results > 0
+               AND created_at > now() - interval '30 s'), 0)::int AS recent,
+           extract(epoch FROM now() - min(first_at) FILTER (WHERE results > 0))::float8
+               AS since_first_s
+    FROM batch_counts WHERE batch_id = b.id) AS c
+) AS line ORDER BY created_at DESC, id
+"""
+
+
+async def list_lines(
+    conn: AsyncConnection, wanted: BatchFilter, limit: int, offset: int = 0
+) -> list[BatchLine]:
+    """Return batches, newest first, with how far they are.
+
+    Args:
+        conn: A connection.
+        wanted: Which batches.
+        limit: Most of them.
+        offset: How many to leave out before.
+    """
+    source = _LINES.replace("{owned}", "" if wanted.key_id is None else _OWNED)
+    values = {**asdict(wanted), "limit": limit, "offset": offset}
+    return await columns.select(conn, BatchLine, source, values)
+
+
+_OWNED = "AND l.key_id = %(key_id)s"

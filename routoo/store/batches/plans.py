@@ -18,7 +18,7 @@ from routoo.errors import InfeasibleError, InputError
 from routoo.store import batches
 from routoo.store.batches.records import BatchRecord
 
-_FACTS = ("jobs", "predictions", "assignments", "followers", "results")
+_FACTS = ("jobs", "predictions", "assignments", "followers", "results", "batch_counts")
 """Tables of a plan's rows that no foreign key deletes with the batch."""
 
 

@@ -1,5 +1,6 @@
 """Reads how far a batch has come, in one snapshot."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -61,8 +62,6 @@ class Progress:
     error: str | None
     jobs: int
     scored: int
-    assigned: int
-    """Jobs that were given a model."""
     results: dict[ResultStatus, int]
     """Jobs that ended, by how; every status is a key."""
     balance: Balance
@@ -78,7 +77,7 @@ class Progress:
     recent_per_s: float | None = None
     """Jobs that ended a second in the last half minute; None where none did."""
     failures: tuple[Failure, ...] = ()
-    """The commonest reasons of jobs without an answer."""
+    """The reasons of jobs without an answer, the commonest first; twenty at most."""
 
     @property
     def ended(self) -> int:
@@ -89,19 +88,14 @@ class Progress:
 RECENT_S = 30.0
 """The window of the rate at which jobs end, in seconds."""
 _WINDOW = f"interval '{RECENT_S} s'"
-_FAILURES_TOLD = 3
+_MOST_FAILURES = 20
 
-# Shards tell how many jobs are scored without counting millions of rows on every poll.
-_PROGRESS = f"""
+# Shards tell how many jobs are scored, and `batch_counts` how many ended how, without counting
+# millions of rows on every poll.
+_PROGRESS = """
 SELECT b.status, b.error, b.job_count,
     (SELECT coalesce(sum(job_count), 0) FROM shards
      WHERE batch_id = b.id AND stage = 'score' AND state = 'done'),
-    (SELECT count(*) FROM assignments WHERE batch_id = b.id AND revision = 1),
-    (SELECT json_agg(r) FROM
-        (SELECT status, count(*) AS n,
-                count(*) FILTER (WHERE created_at > now() - {_WINDOW}) AS recent,
-                extract(epoch FROM now() - min(created_at))::float AS since_first_s
-         FROM results WHERE batch_id = b.id GROUP BY status) AS r),
     (SELECT json_agg(json_build_array(stage, state, n)) FROM
         (SELECT stage, state, count(*) AS n FROM shards WHERE batch_id = b.id
          GROUP BY stage, state) AS s),
@@ -113,33 +107,62 @@ SELECT b.status, b.error, b.job_count,
 FROM batches b JOIN ledgers l ON l.batch_id = b.id WHERE b.id = %s
 """
 
-_SHARES = """
-SELECT model, coalesce(answered, 0), coalesce(calls, 0), coalesce(cost_usd, 0)
-FROM (SELECT model, count(*) AS calls, sum(cost_usd) AS cost_usd
-      FROM attempts WHERE batch_id = %(id)s GROUP BY model) AS a
-FULL JOIN (SELECT model, count(*) AS answered FROM results
-           WHERE batch_id = %(id)s AND status = 'succeeded' GROUP BY model) AS r USING (model)
-ORDER BY model
+_COUNTS = f"""
+SELECT model, status, error_code, reason,
+       sum(results)::int, sum(downgrades)::int, sum(upgrades)::int, sum(calls)::int, sum(cost_usd),
+       coalesce(sum(results) FILTER (WHERE results > 0 AND created_at > now() - {_WINDOW}), 0)::int,
+       extract(epoch FROM now() - min(first_at) FILTER (WHERE results > 0))::float
+FROM batch_counts WHERE batch_id = %s
+GROUP BY model, status, error_code, reason ORDER BY model, status, error_code, reason
 """
 
-
-# Read from a partial index alone; it is empty in a batch that runs as planned.
-_DEVIATIONS = """
-SELECT reason, count(*), count(*) FILTER (WHERE quality_change < 0),
-       count(*) FILTER (WHERE quality_change > 0)
-FROM results WHERE batch_id = %s AND reason IS NOT NULL
-GROUP BY reason ORDER BY count(*) DESC, reason
+# A partial index leads to the first job of a reason. Results of old versions may have no code.
+_EXAMPLES = """
+SELECT coalesce(
+    (SELECT error_message FROM results r WHERE r.batch_id = %(id)s AND r.status <> 'succeeded'
+       AND r.error_code = wanted.code ORDER BY job_no LIMIT 1),
+    (SELECT error_message FROM results r WHERE r.batch_id = %(id)s AND r.status <> 'succeeded'
+       AND r.error_code IS NULL AND r.status = wanted.code ORDER BY job_no LIMIT 1), '')
+FROM unnest(%(codes)s::text[]) WITH ORDINALITY AS wanted (code, position) ORDER BY position
 """
+
+# What is younger tells the rate at which jobs end.
+_MERGE = """
+WITH old AS (
+    DELETE FROM batch_counts c
+    WHERE created_at < now() - interval '1 minute' AND batch_id = %s RETURNING c.*
+)
+INSERT INTO batch_counts (batch_id, model, status, error_code, reason, results, downgrades,
+                          upgrades, calls, cost_usd, first_at, created_at)
+SELECT batch_id, model, status, error_code, reason, sum(results), sum(downgrades), sum(upgrades),
+       sum(calls), sum(cost_usd), min(first_at), max(created_at)
+FROM old GROUP BY batch_id, model, status, error_code, reason
+HAVING sum(results) <> 0 OR sum(calls) <> 0
+"""
+_MANY_ENTRIES = 500
+
+
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """Results or calls of a batch that are alike."""
+
+    model: str | None
+    status: str | None
+    error_code: str | None
+    reason: str | None
+    results: int
+    downgrades: int
+    upgrades: int
+    calls: int
+    cost_usd: Decimal
+    recent: int
+    """Results of the last half minute."""
+    since_first_s: float | None
 
 
 async def deviations(conn: AsyncConnection, batch_id: UUID) -> Deviations:
     """Count the jobs of a batch that another model answered than planned."""
-    rows = await (await conn.execute(_DEVIATIONS, [batch_id])).fetchall()
-    return Deviations(
-        downgrades=sum(row[2] for row in rows),
-        upgrades=sum(row[3] for row in rows),
-        reasons={row[0]: row[1] for row in rows},
-    )
+    return _deviations(await _counts(conn, batch_id))
 
 
 async def progress(conn: AsyncConnection, batch_id: UUID) -> Progress:
@@ -148,55 +171,119 @@ async def progress(conn: AsyncConnection, batch_id: UUID) -> Progress:
     Raises:
         NotFoundError: There is no such batch.
     """
-    cursor = await conn.execute(_PROGRESS.encode(), [batch_id])
+    cursor = await conn.execute(_PROGRESS, [batch_id])
     row = await cursor.fetchone()
     if row is None:
         raise NotFoundError("there is no such batch", value=str(batch_id))
-    status, error, jobs, scored, assigned, ended, shards, warnings, held, *money = row
-    shares = await (await conn.execute(_SHARES, {"id": batch_id})).fetchall()
+    status, error, jobs, scored, shards, warnings, held, *money = row
+    counts = await _counts(conn, batch_id)
     return Progress(
         status=BatchStatus(status),
         error=error,
         jobs=jobs,
         scored=scored,
-        assigned=assigned,
-        results=_counts(ended or []),
+        results=_results(counts),
         balance=Balance(*money),
-        models=tuple(ModelShare(*share) for share in shares),
+        models=_shares(counts),
         shards=_by_stage(shards or []),
         budget_warnings=tuple(warnings or ()),
         at_providers=held,
-        deviations=await deviations(conn, batch_id),
-        recent_per_s=_recent_per_s(ended or []),
-        failures=await failures(conn, batch_id) if _failed(ended or []) else (),
+        deviations=_deviations(counts),
+        recent_per_s=_recent_per_s(counts),
+        failures=await _failures(conn, batch_id, counts),
     )
 
 
-async def failures(conn: AsyncConnection, batch_id: UUID) -> tuple[Failure, ...]:
-    """Return the commonest reasons for which jobs of a batch have no answer."""
+async def merge_counts(conn: AsyncConnection, *, above: int = _MANY_ENTRIES) -> int:
+    """Merge old entries of `batch_counts`, which only grow in number while batches run.
+
+    Args:
+        conn: A transaction of its own; any number of processes may merge at once.
+        above: Entries that a batch may keep.
+
+    Returns:
+        Batches whose entries were merged.
+    """
     cursor = await conn.execute(
-        """
-        SELECT coalesce(error_code, status), count(*), coalesce(min(error_message), '')
-        FROM results WHERE batch_id = %s AND status <> 'succeeded'
-        GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT %s
-        """,
-        [batch_id, _FAILURES_TOLD],
+        "SELECT batch_id FROM batch_counts WHERE created_at < now() - interval '1 minute'"
+        " GROUP BY batch_id HAVING count(*) > %s",
+        [above],
     )
-    return tuple([Failure(*row) async for row in cursor])
+    batches = [row[0] async for row in cursor]
+    for batch_id in batches:
+        await conn.execute(_MERGE, [batch_id])
+    return len(batches)
 
 
-def _counts(ended: list[dict[str, Any]]) -> dict[ResultStatus, int]:
-    found = {row["status"]: row["n"] for row in ended}
-    return {status: found.get(status, 0) for status in ResultStatus}
+async def _counts(conn: AsyncConnection, batch_id: UUID) -> list[_Count]:
+    cursor = await conn.execute(_COUNTS.encode(), [batch_id])
+    return [_Count(*row) async for row in cursor]
 
 
-def _failed(ended: list[dict[str, Any]]) -> bool:
-    return any(row["status"] != ResultStatus.SUCCEEDED for row in ended)
+def _results(counts: list[_Count]) -> dict[ResultStatus, int]:
+    found = dict.fromkeys(ResultStatus, 0)
+    for one in counts:
+        if one.status is not None:
+            found[ResultStatus(one.status)] += one.results
+    return found
 
 
-def _recent_per_s(ended: list[dict[str, Any]]) -> float | None:
-    recent = sum(row["recent"] for row in ended)
-    window_s = min(RECENT_S, max((row["since_first_s"] for row in ended), default=0.0))
+def _shares(counts: list[_Count]) -> tuple[ModelShare, ...]:
+    shares: dict[str, ModelShare] = {}
+    for one in counts:
+        if one.model is None:
+            continue
+        known = shares.get(one.model, ModelShare(one.model, 0, 0, Decimal(0)))
+        answered = one.results if one.status == ResultStatus.SUCCEEDED else 0
+        shares[one.model] = ModelShare(
+            one.model,
+            known.results + answered,
+            known.attempts + one.calls,
+            known.cost_usd + one.cost_usd,
+        )
+    return tuple(share for share in shares.values() if share.results or share.attempts)
+
+
+def _deviations(counts: list[_Count]) -> Deviations:
+    reasons: Counter[str] = Counter()
+    for one in counts:
+        if one.reason is not None and one.results:
+            reasons[one.reason] += one.results
+    return Deviations(
+        downgrades=sum(one.downgrades for one in counts),
+        upgrades=sum(one.upgrades for one in counts),
+        reasons=dict(_commonest(reasons)),
+    )
+
+
+async def _failures(
+    conn: AsyncConnection, batch_id: UUID, counts: list[_Count]
+) -> tuple[Failure, ...]:
+    causes: Counter[str] = Counter()
+    for one in counts:
+        if one.status not in {None, ResultStatus.SUCCEEDED} and one.results:
+            causes[one.error_code or str(one.status)] += one.results
+    found = _commonest(causes)[:_MOST_FAILURES]
+    if not found:
+        return ()
+    values = {"id": batch_id, "codes": [code for code, _ in found]}
+    cursor = await conn.execute(_EXAMPLES, values)
+    examples = [row[0] async for row in cursor]
+    return tuple(
+        Failure(code, jobs, example) for (code, jobs), example in zip(found, examples, strict=True)
+    )
+
+
+def _commonest(counted: "Counter[str]") -> list[tuple[str, int]]:
+    """Return what is counted above 0, the commonest first and equals by name."""
+    above = [(name, count) for name, count in counted.items() if count > 0]
+    return sorted(above, key=lambda one: (-one[1], one[0]))
+
+
+def _recent_per_s(counts: list[_Count]) -> float | None:
+    recent = sum(one.recent for one in counts)
+    since_s = max((one.since_first_s or 0.0 for one in counts), default=0.0)
+    window_s = min(RECENT_S, since_s)
     return recent / window_s if recent and window_s > 0 else None
 
 

@@ -1,7 +1,7 @@
 """Retries: jobs that ended without an answer are opened again, and how they ended is kept."""
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -27,6 +27,21 @@ _IDLE = """
 """
 
 
+# The first condition leads to the index of jobs without an answer.
+_ENDED_SO = """
+    r.status <> 'succeeded' AND r.status = ANY(%(statuses)s)
+    AND (%(error_code)s::text IS NULL OR coalesce(r.error_code, r.status) = %(error_code)s)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """How the jobs ended that are to be opened again."""
+
+    statuses: list[str]
+    error_code: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Reopened:
     """What a retry opened again."""
@@ -38,7 +53,12 @@ class Reopened:
 
 
 async def reopen(
-    conn: AsyncConnection, batch_id: UUID, statuses: Collection[ResultStatus], reason: str
+    conn: AsyncConnection,
+    batch_id: UUID,
+    statuses: Collection[ResultStatus],
+    reason: str,
+    *,
+    error_code: str | None = None,
 ) -> Reopened:
     """Open jobs of a batch again, with the model choice made anew for them.
 
@@ -51,6 +71,7 @@ async def reopen(
         batch_id: The batch.
         statuses: How the jobs have ended; none of them may be `succeeded`.
         reason: Why, for the plan's history.
+        error_code: Only jobs that ended with this code, or as this status where they have none.
 
     Raises:
         NotFoundError: There is no such batch.
@@ -58,7 +79,7 @@ async def reopen(
     """
     before = await _check_reopenable(conn, batch_id)
     await conn.execute(f"SELECT FROM shards WHERE {_IDLE} FOR UPDATE".encode(), {"id": batch_id})
-    wanted = sorted(set(statuses) & UNANSWERED)
+    wanted = _Wanted(sorted(map(str, set(statuses) & UNANSWERED)), error_code)
     jobs = await _supersede(conn, batch_id, wanted)
     if jobs or before is not BatchStatus.IN_PROGRESS:
         await _reopen_shards(conn, batch_id)
@@ -94,14 +115,14 @@ async def _check_reopenable(conn: AsyncConnection, batch_id: UUID) -> BatchStatu
     return before
 
 
-async def _supersede(conn: AsyncConnection, batch_id: UUID, statuses: list[ResultStatus]) -> int:
+async def _supersede(conn: AsyncConnection, batch_id: UUID, wanted: _Wanted) -> int:
     """Move results to the history, but those of shards that a worker is busy with."""
     cursor = await conn.execute(
         f"""
         WITH led AS (
             SELECT r.job_no FROM shards JOIN results r ON r.batch_id = shards.batch_id
               AND r.job_no >= first_job AND r.job_no < first_job + job_count
-            WHERE {_IDLE} AND r.status = ANY(%(statuses)s) AND NOT EXISTS (
+            WHERE {_IDLE} AND {_ENDED_SO} AND NOT EXISTS (
                 SELECT FROM followers f WHERE f.batch_id = r.batch_id AND f.job_no = r.job_no)
         ), wanted AS (  -- a duplicate is opened again with its original, wherever its own shard is
             SELECT job_no FROM led UNION ALL
@@ -124,7 +145,7 @@ async def _supersede(conn: AsyncConnection, batch_id: UUID, statuses: list[Resul
                job_no, status, model, cost_usd, attempts, error_code, error_message, created_at
         FROM gone
         """.encode(),
-        {"id": batch_id, "statuses": [str(status) for status in statuses]},
+        {"id": batch_id, **asdict(wanted)},
     )
     return cursor.rowcount
 
@@ -160,10 +181,10 @@ async def _is_being_selected(conn: AsyncConnection, batch_id: UUID) -> bool:
     return cursor.rowcount > 0
 
 
-async def _count(conn: AsyncConnection, batch_id: UUID, statuses: list[ResultStatus]) -> int:
+async def _count(conn: AsyncConnection, batch_id: UUID, wanted: _Wanted) -> int:
     cursor = await conn.execute(
-        "SELECT count(*) FROM results WHERE batch_id = %s AND status = ANY(%s)",
-        [batch_id, [str(status) for status in statuses]],
+        f"SELECT count(*) FROM results r WHERE batch_id = %(id)s AND {_ENDED_SO}".encode(),
+        {"id": batch_id, **asdict(wanted)},
     )
     row = await cursor.fetchone()
     return row[0] if row else 0

@@ -7,10 +7,12 @@ from uuid import UUID
 
 from sqlalchemy import (
     REAL,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
     ForeignKey,
+    Identity,
     Integer,
     Text,
     UniqueConstraint,
@@ -228,4 +230,41 @@ class BudgetWarningRow(SQLModel, table=True):
     limit_usd: Decimal = column(USD, "The budget then: a raised one warns anew", primary_key=True)
     percent: int = column(Integer(), "Share of the budget, in per cent", primary_key=True)
     spent_usd: Decimal = column(USD, "What the batch had cost when it was noticed")
+    created_at: datetime = created_at()
+
+
+class BatchCountRow(SQLModel, table=True):
+    """A change of a batch's counts, written by triggers of `results` and `attempts`.
+
+    A statement adds a row for each group of alike results or calls and changes none, so that
+    writers never wait for each other. Old rows are merged now and then.
+    """
+
+    __tablename__ = "batch_counts"
+    __table_args__ = (
+        {"comment": "How results and calls change their batch's counts; sums are the counts"},
+    )
+
+    batch_id: UUID = batch_key()
+    entry_no: int = Field(
+        sa_column=Column(
+            BigInteger(), Identity(always=True), primary_key=True, comment="Tells entries apart"
+        )
+    )
+    model: str | None = column(Text(), "That answered, or was called", nullable=True)
+    status: str | None = column(
+        Text(), "How the jobs ended; null in entries of calls", nullable=True
+    )
+    error_code: str | None = column(Text(), "Kind of failure", nullable=True)
+    reason: str | None = column(Text(), "Why another model than planned answered", nullable=True)
+    results: int = column(
+        Integer(), "Jobs that ended so; below 0 where a retry opened them again", default="0"
+    )
+    downgrades: int = column(
+        Integer(), "Of these, by a model expected to be worse than the planned one", default="0"
+    )
+    upgrades: int = column(Integer(), "Of these, by a model expected to be better", default="0")
+    calls: int = column(Integer(), "Calls that ended", default="0")
+    cost_usd: Decimal = column(USD, "Of these calls, in USD", default="0")
+    first_at: datetime = column(TIMESTAMP, "When the first of them was written", default="now()")
     created_at: datetime = created_at()

@@ -276,7 +276,7 @@ class ResultRow(SQLModel, table=True):
         one_of("source", ResultSource, "results_source"),
         one_of("reason", DeviationReason, "results_reason"),
         one_of("decision", AnswerDecision, "results_decision"),
-        # These counts are read again and again while a batch runs, from the indexes alone.
+        # These jobs are looked at while a batch runs, by why and by what went wrong.
         Index(
             "results_deviations",
             "batch_id",
@@ -287,7 +287,8 @@ class ResultRow(SQLModel, table=True):
         Index(
             "results_unanswered",
             "batch_id",
-            "status",
+            "error_code",
+            "job_no",
             postgresql_where=text("status <> 'succeeded'"),
         ),
         {"comment": "How each job ended: exactly one row a job"},
