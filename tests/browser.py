@@ -42,7 +42,7 @@ class Tab:
         wanted = [{"name": "prefers-color-scheme", "value": scheme}]
         await self.call("Emulation.setEmulatedMedia", features=wanted)
         await self.call("Page.navigate", url=path.as_uri())
-        while await self.evaluate("document.readyState") != "complete":  # noqa: ASYNC110 - no event
+        while await self.evaluate("document.readyState") != "complete":
             await asyncio.sleep(0.02)
 
     async def evaluate(self, expression: str) -> Any:
@@ -95,7 +95,7 @@ async def browser_tab(folder: Path) -> AsyncIterator[Tab]:
 
 async def _port(path: Path) -> int:
     async with asyncio.timeout(60):
-        while not (words := _words(path)):  # noqa: ASYNC110 - a file of another process
+        while not (words := _words(path)):
             await asyncio.sleep(0.05)
     return int(words[0])
 

@@ -157,7 +157,7 @@ async def rows(db: Database, query: str, *values: object) -> list[tuple[Any, ...
 async def requests_at(server: FakeServer, count: int) -> None:
     """Wait until the server has been asked so often."""
     async with asyncio.timeout(20):
-        while len(server.requests) < count:  # noqa: ASYNC110 - another party's list, no event
+        while len(server.requests) < count:
             await asyncio.sleep(0.01)
 
 

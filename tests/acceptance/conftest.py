@@ -42,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_tables(folder: Path) -> None:
-    rng = random.Random(0)  # noqa: S311 - synthetic outcomes
+    rng = random.Random(0)
     items = [
         Item(f"item-{number}", f"{'Prove' if number % 2 else 'Name'} number {number}, please")
         for number in range(ITEMS)

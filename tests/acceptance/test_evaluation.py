@@ -19,7 +19,7 @@ ITEMS = 30
 
 def write_set(folder: Path) -> Path:
     """Write items, and what both models once scored on them."""
-    rng = random.Random(1)  # noqa: S311 - synthetic outcomes
+    rng = random.Random(1)
     names = list(PRICES_USD_PER_MTOK)
     pairs = [(f"item-{number}", name) for number in range(ITEMS) for name in names]
     rows = [

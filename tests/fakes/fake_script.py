@@ -129,7 +129,7 @@ class ModelScript:
         """Return how long the model takes for its n-th request, in seconds."""
         if not isinstance(self.latency_s, dict):
             return float(self.latency_s)
-        rng = random.Random(f"{model}/{request_no}")  # noqa: S311 - a fake delay
+        rng = random.Random(f"{model}/{request_no}")
         if "low" in self.latency_s:
             return rng.uniform(self.latency_s["low"], self.latency_s["high"])
         median, p99 = self.latency_s["p50"], self.latency_s["p99"]

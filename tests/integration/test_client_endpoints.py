@@ -53,7 +53,7 @@ def candidate(server: FakeServer, name: str, **endpoint: Any) -> CandidateModel:
 
 async def until(holds: Callable[[], bool]) -> None:
     """Wait for something that the server does."""
-    while not holds():  # noqa: ASYNC110 - the server's records are plain data
+    while not holds():
         await asyncio.sleep(0.01)
 
 

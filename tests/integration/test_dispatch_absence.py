@@ -80,7 +80,7 @@ async def test_what_patience_leaves_is_planned_anew_over_the_money_left(db: Data
             dispatch(db, lease, max_attempts_per_model=20, replan_wait_s=20.0, shared=True)
         )
         async with asyncio.timeout(10):
-            while not await rows(db, "SELECT 1 FROM replans"):  # noqa: ASYNC110 - the database's
+            while not await rows(db, "SELECT 1 FROM replans"):
                 await asyncio.sleep(0.05)
         await select(db, lease.key.batch_id)
         assert await dispatching

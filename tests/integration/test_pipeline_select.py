@@ -91,7 +91,7 @@ async def chosen(db: Database, batch_id: UUID) -> list[str]:
 
 async def refused(db: Database, batch_id: UUID) -> list[tuple[Any, ...]]:
     columns = "job_no, status, error_code, error_message"
-    sql = f"SELECT {columns} FROM results WHERE batch_id = %s ORDER BY job_no"  # noqa: S608 - a literal
+    sql = f"SELECT {columns} FROM results WHERE batch_id = %s ORDER BY job_no"
     return await rows(db, sql, batch_id)
 
 

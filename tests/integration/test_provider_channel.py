@@ -411,7 +411,7 @@ async def test_a_worker_that_dies_before_the_creation_is_noted_sends_no_row_twic
         lease = await prepare(db, pool_of(server), ["a", "b", "c"])
         dying = asyncio.create_task(take_turn(db, lease, timeout_s=60.0))
         async with asyncio.timeout(10):
-            while not server.batches.batches:  # noqa: ASYNC110 - another party's list, no event
+            while not server.batches.batches:
                 await asyncio.sleep(0.01)
         dying.cancel()
         await asyncio.gather(dying, return_exceptions=True)

@@ -58,7 +58,7 @@ async def history(db: Database, schedule: ScheduleRecord) -> list[schedules.Firi
 
 async def count(db: Database, table: str) -> int:
     async with db.transaction() as conn:
-        found = await conn.execute(f"SELECT count(*) FROM {table}".encode())  # noqa: S608 - our own
+        found = await conn.execute(f"SELECT count(*) FROM {table}".encode())
         return int((await found.fetchall())[0][0])
 
 
@@ -85,7 +85,7 @@ async def test_a_scheduler_killed_while_it_fires_has_fired_nothing(
     assert await NOW.fire_due(db) == []  # the other one has it
     dying.kill()
     await dying.wait()
-    while not await NOW.fire_due(db):  # noqa: ASYNC110 - until the server has noticed
+    while not await NOW.fire_due(db):
         await asyncio.sleep(0.05)
     assert [one.owner for one in await history(db, schedule)] == ["tester"]
     assert await count(db, "batches") == 1

@@ -68,7 +68,7 @@ async def test_a_plan_that_nobody_submits_is_deleted_with_its_jobs(db: Database)
     assert await status(db, submitted) is BatchStatus.IN_PROGRESS
     async with db.transaction() as conn:
         for table in ("jobs", "predictions", "assignments", "shards", "ledgers"):
-            cursor = await conn.execute(f"SELECT DISTINCT batch_id FROM {table}".encode())  # noqa: S608 - literals
+            cursor = await conn.execute(f"SELECT DISTINCT batch_id FROM {table}".encode())
             assert {row[0] for row in await cursor.fetchall()} == {newer, submitted}
 
 

@@ -125,11 +125,11 @@ def test_rows_are_sent_with_the_types_of_their_columns(
 ) -> None:
     with psycopg.connect(database_url) as conn:
         sent = conn.execute(
-            f"SELECT {columns.from_recordset(record, names)}"  # noqa: S608 - our own names
+            f"SELECT {columns.from_recordset(record, names)}"
             f" FROM {columns.recordset(record, names)}".encode(),
             {"rows": "[]"},
         ).description
-        held = conn.execute(f"SELECT {columns.listed(names)} FROM {table} LIMIT 0".encode())  # noqa: S608
+        held = conn.execute(f"SELECT {columns.listed(names)} FROM {table} LIMIT 0".encode())
         assert sent is not None
         assert held.description is not None
         assert [(one.name, one.type_code) for one in sent] == [

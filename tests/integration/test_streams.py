@@ -76,7 +76,7 @@ async def send(streamer: Streamer, taken: Sequence[Line]) -> list[StreamBatch]:
 
 async def answered(db: Database, count: int) -> None:
     async with asyncio.timeout(30):
-        while await rows(db, "SELECT count(*) FROM results") != [(count,)]:  # noqa: ASYNC110
+        while await rows(db, "SELECT count(*) FROM results") != [(count,)]:
             await asyncio.sleep(0.05)
 
 
@@ -166,7 +166,7 @@ class Clock:
                 known = await rows(db, "SELECT count(*) FROM stream_batches")
                 ended = await rows(db, open_batches) == [(0,)]
                 looks = self._looks
-                while self._looks < looks + 2 and not sending.done():  # noqa: ASYNC110
+                while self._looks < looks + 2 and not sending.done():
                     await asyncio.sleep(0.05)
                 if ended and known == await rows(db, "SELECT count(*) FROM stream_batches"):
                     return
@@ -217,7 +217,7 @@ async def _book(db: Database, batch_id: UUID, number: int, usd: Decimal, now: da
 async def test_no_clock_hour_books_more_than_its_budget_whatever_batches_do_when(
     db: Database, seed: int
 ) -> None:
-    rng, budget_usd = random.Random(seed), Decimal(10)  # noqa: S311 - a test's own dice
+    rng, budget_usd = random.Random(seed), Decimal(10)
     now = datetime(2026, 1, 1, 12, 50, tzinfo=UTC)
     async with db.transaction() as conn:
         stream = await streams.open_stream(conn, "inbox", "-", budget_usd)

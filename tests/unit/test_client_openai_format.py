@@ -246,7 +246,7 @@ def test_anything_else_is_an_invalid_response(raw: bytes) -> None:
 def test_the_first_choices_end_is_read_in_our_own_terms(
     reason: object,
     known: FinishReason | None,
-    filtered: bool,  # noqa: FBT001 - a parameter of the test
+    filtered: bool,
 ) -> None:
     choice = {"message": {"content": "4"}, "finish_reason": reason}
     completion = read(orjson.dumps({"choices": [choice]}))

@@ -86,7 +86,7 @@ def test_reported_usage_is_not_counted_again(words: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", [False, True])
-def test_a_file_and_its_folder_name_the_same_tokenizer(words: Path, folder: bool) -> None:  # noqa: FBT001
+def test_a_file_and_its_folder_name_the_same_tokenizer(words: Path, folder: bool) -> None:
     model = candidate(words.parent if folder else words)
     assert usage(model, CHAT, {"text": "a b"}).completion_tokens == 2
 

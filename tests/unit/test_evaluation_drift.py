@@ -115,7 +115,7 @@ def test_a_model_that_is_worse_alone_is_named() -> None:
 
 
 @pytest.mark.parametrize(("far", "told"), [(0.01, False), (0.04, False), (0.2, True)])
-def test_users_prompts_far_from_training_are_told(far: float, told: bool) -> None:  # noqa: FBT001
+def test_users_prompts_far_from_training_are_told(far: float, told: bool) -> None:
     novelty = np.where(np.arange(500) < far * 500, 1.0, 0.5).astype(np.float32)
     found = find_drift(a_run(5), [], novelty)
     assert bool(found) is told

@@ -22,7 +22,7 @@ CHOICE = [
     ("C) Paris", "C", 1.0),
     ("C: Paris", "C", 1.0),
     ("C - Paris", "C", 1.0),
-    ("C – Paris", "C", 1.0),  # noqa: RUF001 - a dash as models write it
+    ("C – Paris", "C", 1.0),
     ("C\n\nParis is the capital of France.", "C", 1.0),
     ("Answer: C", "C", 1.0),
     ("Answer: (C) Paris", "C", 1.0),
@@ -48,7 +48,7 @@ CHOICE = [
     ("(c)", "C", 1.0),
     ("c) paris", "C", 1.0),
     ("answer: c", "C", 1.0),
-    ("Ｃ", "C", 1.0),  # noqa: RUF001 - the full-width letter
+    ("Ｃ", "C", 1.0),
     ("'C'", "C", 1.0),
     ("“C”", "C", 1.0),
     ("The answer isn't A, it is B.", "B", 1.0),
@@ -157,7 +157,7 @@ OTHERS = [
     ("normalized", "C++", "C", {}, 0.0),
     ("normalized", "3.14", "314", {}, 0.0),
     ("normalized", "-5", "5", {}, 0.0),
-    ("normalized", "don’t", "dont", {}, 1.0),  # noqa: RUF001 - a typographic apostrophe
+    ("normalized", "don’t", "dont", {}, 1.0),
     ("normalized", "twenty-one", "twenty one", {}, 1.0),
     ("normalized", "The", "the", {}, 1.0),
     ("normalized", "", "x", {}, 0.0),
@@ -256,7 +256,7 @@ def test_endless_babble_costs_no_endless_time(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(GRADERS))
-@given(answer=st.text() | st.text(alphabet="AaB1|,.-/()[]{}\"'*_ \norntwe^%×²½", max_size=80))  # noqa: RUF001 - as models write
+@given(answer=st.text() | st.text(alphabet="AaB1|,.-/()[]{}\"'*_ \norntwe^%×²½", max_size=80))
 def test_any_text_gets_a_grade(name: str, answer: str) -> None:
     assert grade(name, answer, REFERENCES[name]).score in {0.0, 1.0, None}
 

@@ -110,7 +110,7 @@ def test_any_text_is_read_back_as_it_was_written(text: str) -> None:
 @given(
     low=st.floats(1e-9, 1e6), ratio=st.floats(1.01, 1e6), log=st.booleans(), most=st.integers(2, 9)
 )
-def test_ticks_rise_and_lie_on_the_axis(low: float, ratio: float, log: bool, most: int) -> None:  # noqa: FBT001
+def test_ticks_rise_and_lie_on_the_axis(low: float, ratio: float, log: bool, most: int) -> None:
     axis = Axis(low, low * ratio, 40, 300, log=log)
     ticks = axis.ticks(most)
     assert len(ticks) <= most + 1

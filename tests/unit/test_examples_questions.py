@@ -117,7 +117,7 @@ def test_arithmetic_is_right() -> None:
 
 def test_an_instruction_stands_on_its_own_line_after_code() -> None:
     question = Question("code", "numeric", "1", "What?\n```python\nprint(1)\n```")
-    rng = Random(1)  # noqa: S311 - no secret
+    rng = Random(1)
     assert with_instruction(question, rng).splitlines()[-2] == "```"
 
 

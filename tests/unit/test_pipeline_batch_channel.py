@@ -185,7 +185,7 @@ def test_the_first_line_of_a_row_counts_and_what_is_no_line_of_ours_is_passed_ov
 )
 def test_a_row_without_an_answer_says_whether_it_may_be_billed(
     fields: dict[str, Any],
-    billed: bool,  # noqa: FBT001 - a parameter of the test
+    billed: bool,
 ) -> None:
     file = orjson.dumps({"custom_id": "job-1-1", **fields})
     error = FORMAT.read_outcomes([file], CHANNEL, BATCH, [row(1)])["job-1-1"]
