@@ -89,7 +89,8 @@ class Settings(BaseSettings):
     plan_retention_days: PositiveFloat = 30.0
     """A plan that was not submitted within this many days is deleted."""
     max_shard_attempts: PositiveInt = 5
-    """A shard that failed this often is parked until a person retries it."""
+    """A shard that failed, or whose workers died, this often without any progress is split; a job
+    that did so alone fails."""
     max_attempts_per_model: PositiveInt = 4
     """Calls of one job to one model before the next-best model is asked."""
     dispatch_threads: PositiveInt = 4

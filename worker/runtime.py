@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -43,14 +44,16 @@ from routoo.store.shards import Done, WorkOutcome
 from worker.background import background_ticks, heartbeat
 from worker.loop import LoopThread
 from worker.metrics import serving_metrics
-from worker.queue import RECOVER_TASK, create_app
+from worker.queue import RECOVER_TASK, create_app, publish
 from worker.roles import Role, concurrency, queues
 from worker.tasks import register_recovery, register_replanning, register_stages
 
 T = TypeVar("T")
 
-_CONNECTIONS_PER_TASK = 2
-"""One for the stage's writes, one for its lease."""
+_CONNECTIONS_PER_TASK = 3
+"""Two for the stage's writes, one for its lease; shards that are urgent share them."""
+_URGENT_PER_TICK = 2
+"""Looks for urgent shards in one recovery interval."""
 _CONNECTIONS_PER_PROCESS = 2
 """One for the endpoints' accounts, one to spare."""
 _DRAIN_MARGIN_S = 2.0
@@ -256,6 +259,8 @@ def run_role(role: Role, settings: Settings, *, on_ready: Callable[[], None]) ->
             exits.enter_context(heartbeat(runtime.loop, runtime.db, _owner(role), role))
             if role is Role.BEAT:
                 _start_beat(app, settings, runtime, exits)
+            if role is Role.DISPATCHER:
+                exits.enter_context(_taking_urgent(app, settings, runtime))
             worker.start()
         _log.info("worker.stopped")
         return int(worker.exitcode or 0)
@@ -277,6 +282,30 @@ def _start_beat(app: Celery, settings: Settings, runtime: Runtime, exits: ExitSt
     exits.enter_context(serving_metrics(settings, runtime.loop, runtime.db))
     app.send_task(RECOVER_TASK)  # at once: shards may have waited for long
     EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler).start()
+
+
+@contextmanager
+def _taking_urgent(app: Celery, settings: Settings, runtime: Runtime) -> Iterator[None]:
+    """Work on urgent shards beside those of messages; in the end wait for them."""
+
+    async def start() -> "asyncio.Task[None]":
+        return asyncio.create_task(
+            runtime.worker.take_urgent(
+                partial(publish, app),
+                most=settings.dispatch_threads,
+                interval_s=settings.recovery_interval_s / _URGENT_PER_TICK,
+            )
+        )
+
+    async def stop() -> None:
+        runtime.worker.stop.set()
+        await taking
+
+    taking = runtime.loop.run(start())
+    try:
+        yield
+    finally:
+        runtime.loop.run(stop())
 
 
 def _worker(app: Celery, role: Role, settings: Settings) -> Worker:

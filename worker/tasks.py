@@ -48,7 +48,7 @@ def register_recovery(app: Celery, loop: LoopThread, db: Database, *, max_failur
         app: The app that the beat publishes by.
         loop: Runs the database's work.
         db: Opened on that loop.
-        max_failures: Failures of a shard after which it is parked.
+        max_failures: Failures of a shard after which it is split.
     """
 
     def tick() -> None:
@@ -72,7 +72,7 @@ def register_replanning(
 
 
 def recover(app: Celery, loop: LoopThread, db: Database, *, max_failures: int) -> int:
-    """Publish due shards of every stage again, and park those that killed their worker too often.
+    """Publish due shards of every stage again, and split those that killed their worker too often.
 
     Batches that are being cancelled end here if no worker is left to end them.
 
@@ -92,7 +92,8 @@ def sample_due(due: Sequence[ShardKey], waiting_messages: int) -> list[ShardKey]
 
     Which shards the waiting messages name is unknown. Drawing at random reaches every shard sooner
     or later; a message too many costs one query. So duplicates stay bounded by the number of due
-    shards, however long the queue is.
+    shards, however long the queue is. Shards that a worker left behind need no message of their
+    own while any waits: whoever handles one takes them first.
     """
     count = max(0, len(due) - waiting_messages)
     return random.sample(due, count)
@@ -115,9 +116,14 @@ async def _due(db: Database, stage: Stage) -> list[ShardKey]:
 
 async def _tidy_up(db: Database, max_failures: int) -> None:
     async with db.transaction() as conn:
-        parked = await shards.park_exhausted(conn, max_failures)
-    for key in parked:
-        _log.error("shard.parked", batch=str(key.batch_id), shard=key.shard_no)
+        failing = await shards.isolate_failing(conn, max_failures)
+    for one in failing:
+        key, jobs = one.key, one.job_count
+        _log.error(
+            "shard.split" if jobs > 1 and key.stage is not Stage.SELECT else "shard.given_up",
+            batch=str(key.batch_id), stage=key.stage.value, shard=key.shard_no, jobs=jobs,
+            reason=one.cause,
+        )  # fmt: skip
     await _end_cancelled(db)
     async with db.transaction() as conn:
         await response_cache.purge(conn)

@@ -101,7 +101,7 @@ class ShardState(StrEnum):
     """A worker owns it until its lease expires."""
     DONE = "done"
     PARKED = "parked"
-    """It failed too often and waits for a person."""
+    """It failed for good and waits for a person."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +124,8 @@ class Lease:
     """First job_no of the slice."""
     job_count: int
     """Jobs in the slice."""
+    attempts: int = 1
+    """How often it was claimed, this time included, since it last made progress."""
 
 
 @dataclass(frozen=True, slots=True)

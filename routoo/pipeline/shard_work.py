@@ -30,6 +30,10 @@ Work = Callable[[Lease, BatchRecord], Coroutine[Any, Any, WorkOutcome]]
 _PERMANENT = (CheckpointError, ConfigError, InfeasibleError, InputError)
 """Errors that a retry can't help: the batch fails at once."""
 _RENEWALS_PER_LEASE = 3
+_SUSPECT_ATTEMPTS = 3
+"""A shard that was claimed so often without progress may end its workers: no two of them at once,
+or one would be blamed for the other."""
+_SUSPECT_WAIT_S = 1.0
 _log = structlog.get_logger(__name__)
 
 
@@ -63,15 +67,17 @@ class ShardWorker:
     lease_s: float
     """How long a lease holds without a renewal, in seconds."""
     max_failures: int
-    """Failures of a shard after which it is parked."""
+    """Failures of a shard, without progress between them, after which it is split."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the worker is asked to stop."""
+    _suspects: set[ShardKey] = field(default_factory=set)
+    """Shards at work that may end this process."""
 
     async def handle(self, key: ShardKey) -> ShardOutcome:
-        """Do a shard's stage if it is due.
+        """Do a shard's stage if it is due; first that of one whose worker left it behind.
 
-        Every failure ends here: it is logged, and the shard is retried, parked, or left to the
-        recovery tick.
+        Every failure ends here: it is logged, and the shard is retried, split, parked, or left to
+        the recovery tick.
 
         Returns:
             What is left to do with the task queue.
@@ -79,12 +85,62 @@ class ShardWorker:
         if self.stop.is_set():
             return ShardOutcome(requeue=True)
         try:
+            left = await self._abandoned(key.stage)
+            if left is not None and left != key and (taken := await self._claim(left)):
+                outcome = await self._work(*taken)
+                return outcome if outcome.requeue else ShardOutcome([*outcome.publish, key])
             claimed = await self._claim(key)
             return await self._work(*claimed) if claimed else ShardOutcome()
         except DatabaseUnavailableError as error:
-            # The lease expires by itself, and the recovery tick publishes the shard again.
+            # The lease expires by itself, and then another worker takes the shard.
             _log.warning("shard.left", **_fields(key), reason=str(error))
             return ShardOutcome()
+
+    async def take_urgent(
+        self, publish: Callable[[Sequence[ShardKey]], None], *, most: int, interval_s: float
+    ) -> None:
+        """Take shards that must not wait for their turn in the queue, until the worker stops.
+
+        They hold no thread: so selections, shards of dead workers, and batches whose endpoint works
+        go on though every thread waits for another endpoint.
+
+        Args:
+            publish: Publishes messages; is called in a thread.
+            most: Shards worked on at once.
+            interval_s: Time between two looks, in seconds.
+        """
+        async with asyncio.TaskGroup() as group:
+            taken: set[asyncio.Task[None]] = set()
+            while not self.stop.is_set():
+                for key in await self._urgent(most - len(taken)):
+                    task = group.create_task(self._take(key, publish))
+                    taken.add(task)
+                    task.add_done_callback(taken.discard)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.stop.wait(), interval_s)
+
+    async def _take(self, key: ShardKey, publish: Callable[[Sequence[ShardKey]], None]) -> None:
+        try:
+            claimed = await self._claim(key)
+            outcome = await self._work(*claimed) if claimed else ShardOutcome()
+        except StoreError as error:
+            _log.warning("shard.left", **_fields(key), reason=str(error))
+        else:
+            await asyncio.to_thread(publish, outcome.publish)
+
+    async def _abandoned(self, stage: Stage) -> ShardKey | None:
+        async with self.db.transaction() as conn:
+            return await leases.abandoned(conn, stage)
+
+    async def _urgent(self, most: int) -> list[ShardKey]:
+        if most < 1:
+            return []
+        try:
+            async with self.db.transaction() as conn:
+                return await leases.urgent(conn, list(self.stages), most)
+        except StoreError as error:
+            _log.warning("shards.not_looked_for", reason=str(error))
+            return []
 
     async def _claim(self, key: ShardKey) -> tuple[Lease, BatchRecord] | None:
         try:
@@ -96,11 +152,16 @@ class ShardWorker:
         except NotFoundError:
             _log.warning("shard.unknown", **_fields(key))
             return None
+        if lease is not None and lease.attempts >= _SUSPECT_ATTEMPTS and self._suspects:
+            await self._finish(lease, HandedBack(_SUSPECT_WAIT_S))
+            return None
         return (lease, batch) if lease else None
 
     async def _work(self, lease: Lease, batch: BatchRecord) -> ShardOutcome:
         log = _log.bind(**_fields(lease.key), epoch=lease.epoch)
         log.info("shard.started", jobs=lease.job_count)
+        if lease.attempts >= _SUSPECT_ATTEMPTS:
+            self._suspects.add(lease.key)
         try:
             outcome = await self._run_stage(lease, batch)
             follows = await self._finish(lease, outcome)
@@ -113,6 +174,8 @@ class ShardWorker:
         except Exception as error:  # noqa: BLE001 - the task boundary: a shard's error is its own
             await self._fail(lease, error)
             return ShardOutcome()
+        finally:
+            self._suspects.discard(lease.key)
         return follows
 
     async def _run_stage(self, lease: Lease, batch: BatchRecord) -> WorkOutcome:
@@ -137,8 +200,7 @@ class ShardWorker:
         )  # fmt: skip
         try:
             async with self.db.transaction() as conn:
-                max_failures = 0 if permanent else self.max_failures
-                await shards.finish(conn, lease, Failed(_text(error), max_failures))
+                await shards.finish(conn, lease, Failed(_text(error), permanent=permanent))
         except StaleLeaseError:
             _log.warning("shard.lost", **_fields(lease.key))
 

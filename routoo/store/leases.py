@@ -9,6 +9,7 @@ A transaction that writes facts takes its locks in one order: shard (fence), led
 `shards.finish` runs in a transaction of its own, after the facts are written.
 """
 
+from collections.abc import Collection
 from uuid import UUID
 
 from psycopg import AsyncConnection, AsyncCursor
@@ -16,6 +17,13 @@ from psycopg import AsyncConnection, AsyncCursor
 from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.errors import StaleLeaseError
 
+PROGRESS = """
+    (SELECT count(*) FROM results r WHERE s.stage = 'dispatch' AND r.batch_id = s.batch_id
+       AND r.job_no >= s.first_job AND r.job_no < s.first_job + s.job_count)
+    + (SELECT count(*) FROM kept_answers k WHERE s.stage = 'dispatch' AND k.batch_id = s.batch_id
+         AND k.job_no >= s.first_job AND k.job_no < s.first_job + s.job_count)
+"""
+"""How far a shard `s` is: jobs that have ended, and answers that wait for a decision."""
 _OWNED = """
     batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s
     AND state = 'leased' AND owner = %(owner)s AND epoch = %(epoch)s
@@ -36,6 +44,9 @@ _AT_WORK = """
 async def claim(conn: AsyncConnection, key: ShardKey, owner: str, lease_s: float) -> Lease | None:
     """Take a shard that is ready, or whose owner has been silent too long.
 
+    Claims are counted, so that a shard that ends its workers is found. The count starts anew when
+    the shard has made progress since the last claim: then its workers ended for another reason.
+
     Args:
         conn: A transaction; commit it before the work starts.
         key: The shard.
@@ -49,11 +60,14 @@ async def claim(conn: AsyncConnection, key: ShardKey, owner: str, lease_s: float
     cursor = await conn.execute(
         f"""
         UPDATE shards s SET state = 'leased', owner = %(owner)s, epoch = epoch + 1,
-            attempts = attempts + 1,
+            (attempts, progress, error) = (
+                SELECT CASE now.progress WHEN s.progress THEN s.attempts + 1 ELSE 1 END,
+                       now.progress, CASE now.progress WHEN s.progress THEN s.error END
+                FROM (SELECT {PROGRESS} AS progress) AS now),
             lease_expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
         WHERE batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s AND {_FREE}
           AND EXISTS (SELECT FROM batches b WHERE b.id = s.batch_id AND {_AT_WORK})
-        RETURNING epoch, first_job, job_count
+        RETURNING epoch, first_job, job_count, attempts
         """.encode(),
         {**key_values(key), "owner": owner, "lease_s": lease_s},
     )
@@ -107,17 +121,64 @@ async def due(conn: AsyncConnection, stage: Stage, limit: int) -> list[ShardKey]
         limit: Most shards to return.
 
     Returns:
-        Their keys, oldest batch first.
+        Their keys: those whose lease has expired first, then by the age of their batch.
     """
     cursor = await conn.execute(
         f"""
         SELECT s.batch_id, s.shard_no FROM shards s JOIN batches b ON b.id = s.batch_id
         WHERE s.stage = %s AND {_FREE} AND {_AT_WORK}
-        ORDER BY b.created_at, s.batch_id, s.shard_no LIMIT %s
+        ORDER BY s.state = 'ready', b.created_at, s.batch_id, s.shard_no LIMIT %s
         """.encode(),
         [str(stage), limit],
     )
     return [ShardKey(batch_id, stage, shard_no) async for batch_id, shard_no in cursor]
+
+
+async def abandoned(conn: AsyncConnection, stage: Stage) -> ShardKey | None:
+    """Return a shard of a running batch whose owner has been silent too long, the longest first."""
+    cursor = await conn.execute(
+        f"""
+        SELECT s.batch_id, s.shard_no FROM shards s JOIN batches b ON b.id = s.batch_id
+        WHERE s.stage = %s AND s.state = 'leased' AND s.lease_expires_at < clock_timestamp()
+          AND {_AT_WORK}
+        ORDER BY s.lease_expires_at LIMIT 1
+        """.encode(),
+        [str(stage)],
+    )
+    row = await cursor.fetchone()
+    return None if row is None else ShardKey(row[0], stage, row[1])
+
+
+async def urgent(conn: AsyncConnection, stages: Collection[Stage], limit: int) -> list[ShardKey]:
+    """Return shards that must not wait until those before them in the queue are done.
+
+    They are those that a worker left behind, selections, and one shard of each batch of which none
+    is at work: so no batch waits for another one's endpoint, and none for a full queue.
+
+    Args:
+        conn: A connection.
+        stages: The stages to look at.
+        limit: Most shards to return.
+
+    Returns:
+        Their keys; those that were left behind first, then selections.
+    """
+    cursor = await conn.execute(
+        f"""
+        WITH due AS MATERIALIZED (
+            SELECT s.batch_id, s.stage, s.shard_no, s.state = 'leased' AS is_left, row_number()
+                OVER (PARTITION BY s.batch_id, s.stage, s.state ORDER BY s.shard_no) AS place
+            FROM shards s JOIN batches b ON b.id = s.batch_id
+            WHERE s.stage = ANY(%s) AND {_FREE} AND {_AT_WORK}
+        )
+        SELECT batch_id, stage, shard_no FROM due WHERE is_left OR (place = 1 AND NOT EXISTS (
+            SELECT FROM shards held WHERE held.batch_id = due.batch_id AND held.stage = due.stage
+              AND held.state = 'leased' AND held.lease_expires_at >= clock_timestamp()))
+        ORDER BY is_left DESC, stage = 'select' DESC, random() LIMIT %s
+        """.encode(),
+        [[str(stage) for stage in stages], limit],
+    )
+    return [ShardKey(row[0], Stage(row[1]), row[2]) async for row in cursor]
 
 
 async def untaken_stage(conn: AsyncConnection, batch_id: UUID) -> Stage | None:

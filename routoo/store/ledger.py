@@ -350,6 +350,11 @@ async def write_off_batch(conn: AsyncConnection, batch_id: UUID) -> int:
     return await _write_off(conn, batch_id, 0, None)
 
 
+async def write_off_job(conn: AsyncConnection, batch_id: UUID, job_no: int) -> int:
+    """Write off the calls of one job whose shard nobody owns; return how many were lost."""
+    return await _write_off(conn, batch_id, job_no, job_no + 1)
+
+
 async def _write_off(
     conn: AsyncConnection, batch_id: UUID, first_job: int, end_job: int | None
 ) -> int:

@@ -83,6 +83,21 @@ async def save(conn: AsyncConnection, lease: Lease, predictions: Predictions) ->
     )
 
 
+async def save_unknown(conn: AsyncConnection, batch_id: UUID, job_no: int) -> None:
+    """Save for a job that can't be scored that nothing is known of it, so that the others go on."""
+    await conn.execute(
+        """
+        INSERT INTO predictions (batch_id, job_no, quality, quality_std, completion_tokens,
+                                 novelty, truncated)
+        SELECT id, %s, array_fill(0::real, ARRAY[models]), array_fill(1::real, ARRAY[models]),
+               array_fill(0::real, ARRAY[models]), 1, false
+        FROM batches, jsonb_array_length(pool -> 'models') AS models WHERE id = %s
+        ON CONFLICT DO NOTHING
+        """,
+        [job_no, batch_id],
+    )
+
+
 async def load_batch(conn: AsyncConnection, batch_id: UUID) -> Predictions:
     """Load a whole batch's predictions, rows in the order of job_no.
 

@@ -101,7 +101,7 @@ _SAVE = f"""
 """.encode()
 # A duplicate has the result of its original, at no cost and without a call of its own.
 _OF_DUPLICATE = {"job_no": "f.job_no", "cost_usd": "0", "attempts": "0", "source": "'duplicate'"}
-_SHARED = (_OF_DUPLICATE.get(name, f"r.{name}") for name in WRITTEN_COLUMNS)
+_SHARED = [_OF_DUPLICATE.get(name, f"r.{name}") for name in WRITTEN_COLUMNS]
 _SHARE = f"""
     {_INSERT} SELECT f.batch_id, {columns.listed(_SHARED)}, r.quality_change
     FROM followers f JOIN results r ON r.batch_id = f.batch_id AND r.job_no = f.leader_no
@@ -221,6 +221,44 @@ async def take_kept(conn: AsyncConnection, batch_id: UUID) -> None:
     """
     taken = await (await conn.execute(_TAKE_KEPT, [batch_id])).fetchall()
     await conn.execute(_SHARE, [batch_id, [job_no for (job_no,) in taken]])
+
+
+async def end_failed(
+    conn: AsyncConnection, batch_id: UUID, job_no: int, *, code: str, message: str
+) -> None:
+    """End one job, and its duplicates, that no worker will ever end.
+
+    Args:
+        conn: A transaction that has settled or written off the job's calls.
+        batch_id: The batch.
+        job_no: The job.
+        code: Kind of failure.
+        message: What happened, for people.
+    """
+    await conn.execute(
+        """
+        INSERT INTO results (batch_id, job_no, status, cost_usd, attempts, error_code,
+                             error_message)
+        SELECT %(batch_id)s, %(job_no)s, 'failed', coalesce(sum(cost_usd), 0),
+               coalesce(max(attempt_no), 0), %(code)s, %(message)s
+        FROM attempts WHERE batch_id = %(batch_id)s AND job_no = %(job_no)s
+        ON CONFLICT DO NOTHING
+        """,
+        {"batch_id": batch_id, "job_no": job_no, "code": code, "message": message},
+    )
+    await conn.execute(_SHARE, [batch_id, [job_no]])
+
+
+async def share_all(conn: AsyncConnection, batch_id: UUID) -> None:
+    """Give duplicates the results of those originals that ended before they were found out."""
+    await conn.execute(
+        f"""
+        {_INSERT} SELECT f.batch_id, {columns.listed(_SHARED)}
+        FROM followers f JOIN results r ON r.batch_id = f.batch_id AND r.job_no = f.leader_no
+        WHERE f.batch_id = %s ON CONFLICT DO NOTHING
+        """.encode(),
+        [batch_id],
+    )
 
 
 async def expire_waiting(conn: AsyncConnection) -> int:

@@ -12,8 +12,9 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, Lease, ShardKey, ShardState, Stage
 from routoo.errors import StoreError
-from routoo.store import batches, leases
+from routoo.store import batches, leases, ledger, predictions, results
 from routoo.store.batches import control, plans
+from routoo.store.encoding import storable
 
 _UNOWNED = "owner = NULL, lease_expires_at = NULL"
 _NEXT_STAGE = {Stage.SCORE: Stage.SELECT, Stage.SELECT: Stage.DISPATCH}
@@ -38,8 +39,8 @@ class Failed:
 
     error: str
     """What went wrong; kept with the shard."""
-    max_attempts: int
-    """Attempts after which the shard is parked and its batch fails; 0 parks it at once."""
+    permanent: bool = False
+    """No other attempt can help: the shard is parked, and its batch fails."""
 
 
 WorkOutcome = Done | HandedBack | Failed
@@ -53,7 +54,7 @@ class FinishedShard:
     ready: tuple[ShardKey, ...] = ()
     """Shards that a worker may take now, to be published on the queue."""
     parked: bool = False
-    """Whether the shard failed too often, and its batch with it."""
+    """Whether the shard failed for good, and its batch with it."""
 
 
 async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> FinishedShard:
@@ -62,8 +63,8 @@ async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> F
     - Done: the last shard of a stage unblocks the next stage, or completes the batch. The selection
       of a plan unblocks nothing: its calls wait until the plan is submitted.
     - Handed back: the shard is ready for any worker, at once or after a wait.
-    - Failed: the shard is ready for another attempt; one that failed too often is parked, and its
-      batch fails. It is not published: the recovery tick finds it, some seconds later.
+    - Failed: the shard is ready for another attempt. It is not published: the recovery tick finds
+      it, some seconds later, or splits it. One that failed for good is parked, and its batch fails.
 
     Where the batch is being cancelled and this was the last shard at work, the batch ends.
 
@@ -86,8 +87,8 @@ async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> F
             finished = await _complete(conn, lease, status)
         case HandedBack(wait_s):
             finished = await _hand_back(conn, lease, wait_s)
-        case Failed(error, max_attempts):
-            finished = await _fail(conn, lease, error, max_attempts)
+        case Failed():
+            finished = await _fail(conn, lease, outcome)
     if status is BatchStatus.CANCELLING:
         await control.end_cancelled(conn, lease.key.batch_id)
     return finished
@@ -133,22 +134,16 @@ async def _hand_back(conn: AsyncConnection, lease: Lease, wait_s: float | None) 
     return FinishedShard()
 
 
-async def _fail(
-    conn: AsyncConnection, lease: Lease, error: str, max_attempts: int
-) -> FinishedShard:
-    changes = (
-        f"{_UNOWNED}, error = %(error)s,"
-        " state = CASE WHEN attempts >= %(max_attempts)s THEN 'parked' ELSE 'ready' END"
-    )
-    state, attempts = await leases.update_owned(
-        conn, lease, changes, error=error, max_attempts=max_attempts
-    )
-    if state != ShardState.PARKED:
-        return FinishedShard()
-    stage, shard_no = lease.key.stage, lease.key.shard_no
-    reason = f"{stage} shard {shard_no} failed {attempts} times, last with: {error}"
-    await batches.fail(conn, lease.key.batch_id, reason)
-    return FinishedShard(parked=True)
+async def _fail(conn: AsyncConnection, lease: Lease, failed: Failed) -> FinishedShard:
+    state = ShardState.PARKED if failed.permanent else ShardState.READY
+    changes = f"{_UNOWNED}, error = %(error)s, state = %(state)s"
+    error = storable(failed.error)
+    await leases.update_owned(conn, lease, changes, error=error, state=str(state))
+    if failed.permanent:
+        stage, shard_no = lease.key.stage, lease.key.shard_no
+        reason = f"{stage} shard {shard_no} failed, and no other attempt can help: {error}"
+        await batches.fail(conn, lease.key.batch_id, reason)
+    return FinishedShard(parked=failed.permanent)
 
 
 async def ready_keys(conn: AsyncConnection, batch_id: UUID) -> list[ShardKey]:
@@ -187,41 +182,158 @@ async def _require_results(conn: AsyncConnection, lease: Lease) -> None:
         )
 
 
-_EXHAUSTED = """
-    state = 'leased' AND lease_expires_at < clock_timestamp() AND attempts >= %s
-    AND batch_id IN (SELECT id FROM batches WHERE status IN ('planning', 'in_progress'))
+_TRIES_OF_PART = 2
+"""A part of a shard that was split is split again after so many failures."""
+_SELECT_PATIENCE = 2
+"""A selection can't be split: it may fail so many times as often."""
+_MOST_ISOLATED = 20
+"""If so many jobs of a batch failed alone, it is not the jobs: the batch fails."""
+WORKER_DIED, STAGE_FAILED = "worker_died", "stage_failed"
+"""Error codes of jobs that were found to be what a shard failed for."""
+_EXHAUSTED = f"""
+    ((s.state = 'leased' AND s.lease_expires_at < clock_timestamp())
+     OR (s.state = 'ready' AND s.error IS NOT NULL))
+    AND s.attempts >= %(most)s * CASE s.stage WHEN 'select' THEN {_SELECT_PATIENCE} ELSE 1 END
+    AND s.batch_id IN (SELECT id FROM batches WHERE status IN ('planning', 'in_progress'))
+    AND {leases.PROGRESS} = s.progress
+"""
+_HAS_PROVIDER_ROWS = """
+    EXISTS (SELECT FROM provider_batches p WHERE p.batch_id = s.batch_id AND s.stage = 'dispatch'
+              AND p.shard_no = s.shard_no AND p.state <> 'closed')
 """
 
 
-async def park_exhausted(conn: AsyncConnection, max_attempts: int) -> list[ShardKey]:
-    """Park shards that killed every worker that took them, and fail their batches.
+@dataclass(frozen=True, slots=True)
+class ExhaustedShard:
+    """A shard that failed, or whose workers died, too often without any progress between."""
+
+    key: ShardKey
+    first_job: int
+    job_count: int
+    attempts: int
+    error: str | None
+    """Its last error; None where its workers died without one."""
+    has_provider_rows: bool
+    """Whether a provider's batch holds rows of it, so that it can't be split."""
+
+    @property
+    def cause(self) -> str:
+        """What happened, for people."""
+        if self.error is None:
+            return f"{self.attempts} workers died one after the other while they worked on it"
+        return f"it failed {self.attempts} times, last with: {self.error}"
+
+
+async def isolate_failing(conn: AsyncConnection, max_attempts: int) -> list[ExhaustedShard]:
+    """Split the shards that fail or end their workers, until the job is found that is the cause.
+
+    Each of them is divided into two, which are worked on for themselves. Where it has one job only,
+    that job gets a failed result with the cause, and all others go on. A selection, which can't be
+    split, is parked and its batch fails; so does a batch of which too many jobs failed so.
 
     A worker that is killed by its shard reports no error: only the expired lease and the count of
-    attempts show it.
+    claims without progress show it.
 
     Args:
         conn: A transaction.
-        max_attempts: Attempts after which an abandoned shard is parked.
+        max_attempts: Attempts without progress after which a shard is split.
 
     Returns:
-        Keys of the shards parked now.
+        What was split, ended or parked.
     """
     # Batches first, as in `finish`, so that the two can't wait for each other.
+    values = {"most": max_attempts}
     await conn.execute(
-        f"SELECT FROM batches WHERE id IN (SELECT batch_id FROM shards WHERE {_EXHAUSTED})"
-        " ORDER BY id FOR NO KEY UPDATE",
-        [max_attempts],
+        "SELECT FROM batches WHERE id IN"
+        f" (SELECT s.batch_id FROM shards s WHERE {_EXHAUSTED}) ORDER BY id FOR NO KEY UPDATE",
+        values,
     )
     cursor = await conn.execute(
         f"""
-        UPDATE shards SET state = 'parked', owner = NULL, lease_expires_at = NULL,
-            error = coalesce(error, 'its worker died')
-        WHERE {_EXHAUSTED} RETURNING batch_id, stage, shard_no
+        SELECT s.batch_id, s.stage, s.shard_no, s.first_job, s.job_count, s.attempts, s.error,
+               {_HAS_PROVIDER_ROWS}
+        FROM shards s WHERE {_EXHAUSTED} FOR UPDATE SKIP LOCKED
         """,
-        [max_attempts],
+        values,
     )
-    parked = [ShardKey(row[0], Stage(row[1]), row[2]) async for row in cursor]
-    for key in parked:
-        reason = f"{key.stage} shard {key.shard_no} lost its worker {max_attempts} times"
+    found = [
+        ExhaustedShard(ShardKey(row[0], Stage(row[1]), row[2]), *row[3:])
+        for row in await cursor.fetchall()
+    ]
+    for shard in found:
+        await _isolate(conn, shard, max_attempts)
+    return found
+
+
+async def _isolate(conn: AsyncConnection, shard: ExhaustedShard, max_attempts: int) -> None:
+    if shard.key.stage is Stage.SELECT or (shard.has_provider_rows and shard.error):
+        await _park(conn, shard)
+    elif shard.has_provider_rows:
+        await _change(conn, shard, "state = 'ready', attempts = 0")
+    elif shard.job_count > 1:
+        await _split(conn, shard, tries=max(0, max_attempts - _TRIES_OF_PART))
+    else:
+        await _end_alone(conn, shard)
+
+
+async def _change(
+    conn: AsyncConnection, shard: ExhaustedShard, changes: str, **values: object
+) -> None:
+    """Change a shard, and take it from an owner that was silent too long."""
+    await conn.execute(
+        f"UPDATE shards SET {_UNOWNED}, epoch = epoch + 1, {changes} WHERE batch_id = %(batch_id)s"
+        " AND stage = %(stage)s AND shard_no = %(shard_no)s",
+        {**leases.key_values(shard.key), **values},
+    )
+
+
+async def _park(conn: AsyncConnection, shard: ExhaustedShard) -> None:
+    await _change(conn, shard, "state = 'parked', error = %(error)s", error=shard.cause)
+    reason = f"{shard.key.stage} shard {shard.key.shard_no}: {shard.cause}"
+    await batches.fail(conn, shard.key.batch_id, reason)
+
+
+async def _split(conn: AsyncConnection, shard: ExhaustedShard, *, tries: int) -> None:
+    kept = (shard.job_count + 1) // 2
+    values = {"kept": kept, "tries": tries}
+    changes = "state = 'ready', job_count = %(kept)s, attempts = %(tries)s"
+    await _change(conn, shard, changes, **values)
+    await conn.execute(
+        """
+        INSERT INTO shards (batch_id, stage, shard_no, first_job, job_count, state, attempts, error)
+        SELECT batch_id, stage, 1 + (SELECT max(shard_no) FROM shards o
+                                     WHERE o.batch_id = s.batch_id AND o.stage = s.stage),
+               first_job + job_count, %(rest)s, 'ready', attempts, error
+        FROM shards s
+        WHERE batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s
+        """,
+        {**leases.key_values(shard.key), "rest": shard.job_count - kept},
+    )
+
+
+async def _end_alone(conn: AsyncConnection, shard: ExhaustedShard) -> None:
+    """Give the only job of a shard its failed result, and end the shard."""
+    key, code = shard.key, STAGE_FAILED if shard.error else WORKER_DIED
+    await ledger.write_off_job(conn, key.batch_id, shard.first_job)
+    message = f"the {key.stage} stage works on this job alone, and {shard.cause}"
+    await results.end_failed(conn, key.batch_id, shard.first_job, code=code, message=message)
+    if key.stage is Stage.SCORE:
+        await predictions.save_unknown(conn, key.batch_id, shard.first_job)
+    await _change(conn, shard, "state = 'done'")
+    if await _count_isolated(conn, key.batch_id) >= _MOST_ISOLATED:
+        reason = f"{_MOST_ISOLATED} jobs failed for themselves: {shard.cause}"
         await batches.fail(conn, key.batch_id, reason)
-    return parked
+        return
+    if key.stage is Stage.SCORE:
+        await conn.execute(_UNBLOCK[key.stage], {"batch_id": key.batch_id})
+    else:
+        await batches.finish_if_done(conn, key.batch_id)
+
+
+async def _count_isolated(conn: AsyncConnection, batch_id: UUID) -> int:
+    cursor = await conn.execute(
+        "SELECT count(*) FROM results WHERE batch_id = %s AND error_code = ANY(%s)",
+        [batch_id, [WORKER_DIED, STAGE_FAILED]],
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else 0

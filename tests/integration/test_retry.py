@@ -241,7 +241,9 @@ async def test_a_failed_batch_tries_its_parked_shard_again(db: Database) -> None
     batch_id = await batch_factory.submit(db, 2)
     lease = await batch_factory.claim(db, batch_id, Stage.SCORE)
     async with db.transaction() as conn:
-        finished = await shards.finish(conn, lease, shards.Failed("no such checkpoint", 0))
+        finished = await shards.finish(
+            conn, lease, shards.Failed("no such checkpoint", permanent=True)
+        )
         assert finished.parked
     assert await reopen(db, batch_id) == Reopened(jobs=0, left=0)
     assert await status(db, batch_id) is BatchStatus.IN_PROGRESS

@@ -1,6 +1,7 @@
 """How a worker handles one message, against a real database."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,7 +12,7 @@ from routoo.errors import CheckpointError, DatabaseUnavailableError, StoreError
 from routoo.pipeline.shard_work import ShardOutcome, ShardWorker, StageWork, Work
 from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
-from routoo.store.shards import Done, HandedBack, WorkOutcome
+from routoo.store.shards import Done, HandedBack, WorkOutcome, isolate_failing
 from tests import batch_factory
 
 pytestmark = pytest.mark.anyio
@@ -86,19 +87,70 @@ async def test_a_message_of_an_unknown_batch_does_nothing(db: Database) -> None:
     assert await worker(db, succeed).handle(key) == ShardOutcome()
 
 
-async def test_a_failing_shard_is_tried_again_then_parked_and_its_batch_failed(
-    db: Database,
-) -> None:
+async def test_a_failing_shard_is_tried_again_and_then_split(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
     me = worker(db, raising(ValueError("out of ideas")))
-    await me.handle(key)
-    assert await shard(db, key) == ("ready", 1)
-    await me.handle(key)
-    assert await shard(db, key) == ("parked", 2)
-    status, error = await batch_end(db, key.batch_id)
-    assert status == "failed"
-    assert error is not None
-    assert "ValueError: out of ideas" in error
+    for attempts in (1, 2):
+        await me.handle(key)
+        assert await shard(db, key) == ("ready", attempts)
+    async with db.transaction() as conn:
+        found = await isolate_failing(conn, 2)
+    assert [one.cause for one in found] == [
+        "it failed 2 times, last with: ValueError: out of ideas"
+    ]
+    assert await shard(db, key) == ("ready", 0)
+    assert (await batch_end(db, key.batch_id))[0] == "in_progress"
+
+
+async def test_a_shard_left_behind_comes_before_the_one_that_the_message_names(
+    db: Database,
+) -> None:
+    batch_id = await batch_factory.submit(db, 4)
+    left, named = (ShardKey(batch_id, Stage.SCORE, number) for number in (1, 0))
+    await batch_factory.claim(db, batch_id, Stage.SCORE, 1, lease_s=0.0)
+    outcome = await worker(db, succeed).handle(named)
+    assert outcome == ShardOutcome([named])
+    assert await shard(db, left) == ("done", 2)
+    assert await shard(db, named) == ("ready", 0)
+
+
+async def test_two_shards_that_may_end_their_worker_are_not_worked_on_at_once(
+    db: Database,
+) -> None:
+    batch_id = await batch_factory.submit(db, 4)
+    keys = [ShardKey(batch_id, Stage.SCORE, number) for number in (0, 1)]
+    started, go_on = asyncio.Event(), asyncio.Event()
+
+    async def wait(_: Lease, __: BatchRecord) -> WorkOutcome:
+        started.set()
+        await go_on.wait()
+        return Done()
+
+    async with db.transaction() as conn:
+        await conn.execute("UPDATE shards SET attempts = 2 WHERE stage = 'score'")
+    me = worker(db, wait)
+    first = asyncio.create_task(me.handle(keys[0]))
+    await started.wait()
+    assert await me.handle(keys[1]) == ShardOutcome()
+    assert await shard(db, keys[1]) == ("ready", 2)
+    go_on.set()
+    await first
+    assert await shard(db, keys[0]) == ("done", 3)
+
+
+async def test_urgent_shards_are_taken_without_a_message(db: Database) -> None:
+    batch_id = await batch_factory.submit(db, 4)
+    await batch_factory.score(db, batch_id)
+    published: list[ShardKey] = []
+    me = worker(db, succeed)
+
+    def publish(keys: Sequence[ShardKey]) -> None:
+        published.extend(keys)
+        me.stop.set()
+
+    async with asyncio.timeout(30):
+        await me.take_urgent(publish, most=2, interval_s=0.05)
+    assert published == [ShardKey(batch_id, Stage.DISPATCH, number) for number in (0, 1)]
 
 
 async def test_an_error_that_stays_fails_the_batch_at_once(db: Database) -> None:

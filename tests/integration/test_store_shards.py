@@ -11,10 +11,20 @@ import pytest
 
 from routoo.domain.job import BatchStatus, Lease, ShardKey, ShardState, Stage
 from routoo.errors import StaleLeaseError, StoreError
-from routoo.store import batches, jobs, leases, predictions, shards
+from routoo.store import batches, jobs, leases, ledger, predictions, results, shards
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
-from tests.batch_factory import LEASE_S, claim, dispatch, predictions_of, score, select, submit
+from tests import batch_factory
+from tests.batch_factory import (
+    LEASE_S,
+    claim,
+    dispatch,
+    predictions_of,
+    reservation,
+    score,
+    select,
+    submit,
+)
 
 EXPIRED_S = -1.0
 """A lease that ended before it began."""
@@ -85,7 +95,7 @@ async def test_a_worker_that_was_presumed_dead_can_write_nothing(db: Database) -
         lambda conn: leases.renew(conn, stale, LEASE_S),
         lambda conn: shards.finish(conn, stale, shards.Done()),
         lambda conn: shards.finish(conn, stale, shards.HandedBack()),
-        lambda conn: shards.finish(conn, stale, shards.Failed("late", 1)),
+        lambda conn: shards.finish(conn, stale, shards.Failed("late")),
         lambda conn: predictions.save(conn, stale, predictions_of(stale)),
     ):
         with pytest.raises(StaleLeaseError, match="took the shard over"):
@@ -223,38 +233,164 @@ async def test_a_shard_that_is_handed_back_with_a_wait_is_not_claimed_before(db:
     assert await _claim(db, lease.key, "other") == replace(lease, owner="other", epoch=2)
 
 
-async def test_a_shard_that_failed_too_often_is_parked_and_fails_its_batch(db: Database) -> None:
+async def test_a_shard_that_failed_for_good_is_parked_and_fails_its_batch(db: Database) -> None:
     batch_id = await submit(db)
-    parked = []
-    for _ in range(2):
-        lease = await claim(db, batch_id, Stage.SCORE)
-        async with db.transaction() as conn:
-            finished = await shards.finish(conn, lease, shards.Failed("no memory", 2))
-        parked.append(finished.parked)
-        assert finished.ready == ()
+    lease = await claim(db, batch_id, Stage.SCORE)
 
-    assert parked == [False, True]
     async with db.transaction() as conn:
+        finished = await shards.finish(conn, lease, shards.Failed("no pool", permanent=True))
         batch = await batches.get(conn, batch_id)
+
+    assert finished == shards.FinishedShard(parked=True)
     assert batch.status is BatchStatus.FAILED
-    assert batch.error == "score shard 0 failed 2 times, last with: no memory"
+    assert batch.error is not None
+    assert batch.error.endswith("no other attempt can help: no pool")
     assert await _claim(db, ShardKey(batch_id, Stage.SCORE, 1), "worker") is None
 
 
-async def test_a_shard_that_ends_its_workers_is_parked(db: Database) -> None:
-    batch_id = await submit(db)
-    await claim(db, batch_id, Stage.SCORE, 1)  # alive, and left alone
-    for _ in range(2):
+async def _isolate(db: Database, most: int = 2) -> list[shards.ExhaustedShard]:
+    async with db.transaction() as conn:
+        return await shards.isolate_failing(conn, most)
+
+
+async def _slices(db: Database, batch_id: UUID, stage: Stage) -> list[tuple[int, int, str]]:
+    async with db.transaction() as conn:
+        cursor = await conn.execute(
+            "SELECT first_job, job_count, state FROM shards WHERE batch_id = %s AND stage = %s"
+            " ORDER BY first_job",
+            [batch_id, str(stage)],
+        )
+        return await cursor.fetchall()
+
+
+async def _die(db: Database, batch_id: UUID, stage: Stage, shard_no: int, times: int = 2) -> None:
+    """Let workers claim a shard and fall silent."""
+    for _ in range(times):
+        assert await _isolate(db) == []
+        await claim(db, batch_id, stage, shard_no, lease_s=EXPIRED_S)
+
+
+async def test_a_shard_that_ends_its_workers_is_split_until_the_job_is_found(db: Database) -> None:
+    batch_id = await submit(db, 5, shard_size=4)
+    alive = await claim(db, batch_id, Stage.SCORE, 1)
+    shard_nos = [0, 0, 0]  # its first job ends workers
+    for shard_no in shard_nos:
+        await _die(db, batch_id, Stage.SCORE, shard_no)
+        assert [one.key.shard_no for one in await _isolate(db)] == [shard_no]
+
+    found = await _slices(db, batch_id, Stage.SCORE)
+    assert found == [(0, 1, "done"), (1, 1, "ready"), (2, 2, "ready"), (4, 1, "leased")]
+    for shard_no in (2, 3):
+        lease = await claim(db, batch_id, Stage.SCORE, shard_no)
         async with db.transaction() as conn:
-            assert await shards.park_exhausted(conn, 2) == []
-        await claim(db, batch_id, Stage.SCORE, lease_s=EXPIRED_S)
+            await predictions.save(conn, lease, predictions_of(lease))
+            await shards.finish(conn, lease, shards.Done())
+    async with db.transaction() as conn:
+        await predictions.save(conn, alive, predictions_of(alive))
+        await shards.finish(conn, alive, shards.Done())
+        ended = [record async for record in results.iterate(conn, batch_id)]
+        batch = await batches.get(conn, batch_id)
+    assert [(one.job_no, one.status.value, one.error_code) for one in ended] == [
+        (0, "failed", "worker_died")
+    ]
+    assert ended[0].error_message is not None
+    assert "2 workers died one after the other" in ended[0].error_message
+    assert batch.status is BatchStatus.IN_PROGRESS
+    await select(db, batch_id)  # all jobs have predictions, and the selection was unblocked
+
+
+async def test_a_dispatch_job_that_ends_its_workers_alone_is_paid_and_ends_its_batch(
+    db: Database,
+) -> None:
+    batch_id = await submit(db, 1)
+    await score(db, batch_id)
+    await select(db, batch_id)
+    lease = await claim(db, batch_id, Stage.DISPATCH, lease_s=EXPIRED_S)
+    async with db.transaction() as conn:
+        await ledger.reserve(conn, lease, [reservation(0, "0.02")])
+    await claim(db, batch_id, Stage.DISPATCH, lease_s=EXPIRED_S)
+
+    assert len(await _isolate(db)) == 1
 
     async with db.transaction() as conn:
-        parked = await shards.park_exhausted(conn, 2)
-        batch = await batches.get(conn, batch_id)
+        batch, balance = await batches.get(conn, batch_id), await ledger.balance(conn, batch_id)
+        ended = [record async for record in results.iterate(conn, batch_id)]
+    assert batch.status is BatchStatus.COMPLETED
+    assert (balance.reserved_usd, balance.spent_usd) == (Decimal(0), Decimal("0.02"))
+    assert [(one.status.value, one.cost_usd) for one in ended] == [("failed", Decimal("0.02"))]
 
-    assert parked == [ShardKey(batch_id, Stage.SCORE, 0)]
+
+async def test_deaths_count_for_nothing_while_a_shard_makes_progress(db: Database) -> None:
+    batch_id = await submit(db, 6, shard_size=6)
+    await score(db, batch_id)
+    await select(db, batch_id)
+    for job_no in range(5):
+        lease = await claim(db, batch_id, Stage.DISPATCH, lease_s=EXPIRED_S)
+        assert lease.attempts == 1
+        async with db.transaction() as conn:
+            await results.save(conn, lease, [batch_factory.result(job_no)])
+        assert await _isolate(db, 1) == []
+
+    for _ in range(2):
+        lease = await claim(db, batch_id, Stage.DISPATCH, lease_s=EXPIRED_S)
+    assert lease.attempts == 2
+    assert len(await _isolate(db)) == 1
+
+
+async def test_a_batch_fails_where_too_many_jobs_fail_for_themselves(db: Database) -> None:
+    batch_id = await submit(db, 25, shard_size=1)
+    for shard_no in range(25):
+        async with db.transaction() as conn:
+            key = ShardKey(batch_id, Stage.SCORE, shard_no)
+            lease = await leases.claim(conn, key, "worker", LEASE_S)
+            if lease is not None:
+                await shards.finish(conn, lease, shards.Failed("no such operation"))
+        await _isolate(db, 1)
+
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
     assert batch.status is BatchStatus.FAILED
+    assert batch.error is not None
+    assert "20 jobs failed" in batch.error
+    assert "no such operation" in batch.error
+
+
+async def test_a_selection_that_ends_its_workers_is_parked(db: Database) -> None:
+    batch_id = await submit(db, 2)
+    await score(db, batch_id)
+    await _die(db, batch_id, Stage.SELECT, 0, times=4)
+
+    assert [one.key.stage for one in await _isolate(db)] == [Stage.SELECT]
+
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, batch_id)
+    assert batch.status is BatchStatus.FAILED
+
+
+async def test_urgent_are_shards_left_behind_selections_and_one_of_each_idle_batch(
+    db: Database,
+) -> None:
+    left, idle, busy = [await submit(db, 6, shard_size=2) for _ in range(3)]
+    for batch_id in (left, idle, busy):
+        await score(db, batch_id)
+    for batch_id in (left, idle, busy):
+        if batch_id != left:
+            await select(db, batch_id)
+    await claim(db, busy, Stage.DISPATCH, 0)
+
+    async with db.transaction() as conn:
+        found = await leases.urgent(conn, [Stage.SELECT, Stage.DISPATCH], 9)
+    assert found == [ShardKey(left, Stage.SELECT, 0), ShardKey(idle, Stage.DISPATCH, 0)]
+
+    for shard_no in (1, 2):
+        await claim(db, busy, Stage.DISPATCH, shard_no, lease_s=EXPIRED_S)
+    async with db.transaction() as conn:
+        found = await leases.urgent(conn, [Stage.SELECT, Stage.DISPATCH], 9)
+        longest = await leases.abandoned(conn, Stage.DISPATCH)
+    assert {key.shard_no for key in found[:2]} == {1, 2}
+    assert [key.batch_id for key in found[:2]] == [busy, busy]
+    assert len(found) == 4
+    assert longest == ShardKey(busy, Stage.DISPATCH, 1)
 
 
 async def test_predictions_come_back_as_arrays(db: Database) -> None:

@@ -107,6 +107,7 @@ async def _save_first_plan(conn: AsyncConnection, lease: Lease, planned: Planned
     await assignments.save(conn, lease, chosen, FIRST_REVISION)
     if matrix.duplicates is not None:
         await assignments.save_duplicates(conn, lease, matrix.duplicates.pairs())
+        await results.share_all(conn, planned.batch.id)
     unserved = np.flatnonzero(solution.choice < 0).tolist()
     await results.save(conn, lease, list(unserved_results(unserved, matrix, solution.advice)))
 

@@ -137,7 +137,12 @@ class ShardRow(SQLModel, table=True):
         TIMESTAMP, "After this instant another worker may take the shard over", nullable=True
     )
     epoch: int = column(Integer(), "Counts owners; a write of an older one fails", default="0")
-    attempts: int = column(Integer(), "Times it was started and not handed back", default="0")
+    attempts: int = column(
+        Integer(), "Times it was started without progress, and not handed back", default="0"
+    )
+    progress: int = column(
+        Integer(), "Jobs that had ended or kept an answer when it was claimed last", default="0"
+    )
     error: str | None = column(Text(), "Why it failed last", nullable=True)
     not_before: datetime | None = column(
         TIMESTAMP, "A ready shard waits until then; null = it does not", nullable=True

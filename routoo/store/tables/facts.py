@@ -168,6 +168,9 @@ class ReservationRow(SQLModel, table=True):
     model: str = column(Text(), "Name of the candidate model")
     worst_case_usd: Decimal = column(USD, "Most the call can cost, in USD")
     created_at: datetime = created_at()
+    sent: bool = column(
+        Boolean(), "Its call may have been sent; false = surely not", default="true"
+    )
 
 
 class AttemptRow(SQLModel, table=True):

@@ -1,0 +1,24 @@
+"""Shards know how far they were when they were claimed; reservations whether their call was sent.
+
+Revision ID: 0025
+Revises: 0024
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0025"
+down_revision = "0024"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.add_column("shards", sa.Column("progress", sa.Integer(), nullable=False, server_default="0", comment="Jobs that had ended or kept an answer when it was claimed last"))
+    # True for workers of the version before, which don't say.
+    op.add_column("reservations", sa.Column("sent", sa.Boolean(), nullable=False, server_default="true", comment="Its call may have been sent; false = surely not"))
+
+
+def downgrade() -> None:
+    op.drop_column("reservations", "sent")
+    op.drop_column("shards", "progress")
