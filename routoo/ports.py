@@ -58,6 +58,11 @@ class Permit(Protocol):
         """The model to ask, with the endpoint that admitted the call as its only one."""
         ...
 
+    @property
+    def starts_soon(self) -> bool:
+        """Whether it may start while the next commit is awaited."""
+        ...
+
     async def start(self) -> None:
         """Wait until the call may be sent within the endpoint's limits; to be called once.
 

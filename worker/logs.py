@@ -6,6 +6,13 @@ import sys
 import structlog
 from structlog.types import Processor
 
+from routoo.console.run import quiet_driver
+
+_LIBRARIES = ("celery", "kombu", "amqp")
+_BEAT = "celery.beat"
+_AWAY = {"OSError", "ConnectionError", "TimeoutError", "OperationalError"}
+"""Names of the errors by which the libraries of the task queue tell that a server is away."""
+
 
 def configure_logs(level: str, *, as_json: bool, role: str) -> None:
     """Send structlog's and the standard library's events through one pipeline to stderr.
@@ -24,6 +31,7 @@ def configure_logs(level: str, *, as_json: bool, role: str) -> None:
         _add_role(role),
     ]
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_shorten)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -37,12 +45,24 @@ def configure_logs(level: str, *, as_json: bool, role: str) -> None:
     # Celery logs every message at INFO; our own events do so with the shard's name.
     for verbose in ("celery", "alembic"):
         logging.getLogger(verbose).setLevel(logging.WARNING)
+    quiet_driver()
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.stdlib.BoundLogger,
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _shorten(record: logging.LogRecord) -> bool:
+    """Leave the traceback out where a server was away: Celery goes on by itself."""
+    if record.exc_info and record.name.startswith(_LIBRARIES):
+        error = record.exc_info[1]
+        if _AWAY & {one.__name__ for one in type(error).__mro__}:
+            record.exc_info = record.exc_text = None
+            if record.name == _BEAT and isinstance(record.args, tuple):  # it writes its own stack
+                record.msg, record.args = "the beat could not publish: %s", record.args[:1]
+    return True
 
 
 def _renderers(*, as_json: bool) -> list[Processor]:

@@ -13,13 +13,15 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import structlog
 from celery import Celery, signals
 from celery.apps.worker import Worker
 from celery.beat import EmbeddedService
 from celery.platforms import SecurityWarning
+from celery.worker.consumer import Consumer
+from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
 from routoo.client.endpoints import ChatEndpoints
@@ -280,7 +282,10 @@ def _start_beat(app: Celery, settings: Settings, runtime: Runtime, exits: ExitSt
     database_url = required_url(settings.database_url, "ROUTOO_DATABASE_URL")
     exits.enter_context(background_ticks(settings, database_url))
     exits.enter_context(serving_metrics(settings, runtime.loop, runtime.db))
-    app.send_task(RECOVER_TASK)  # at once: shards may have waited for long
+    try:
+        app.send_task(RECOVER_TASK)  # at once: shards may have waited for long
+    except OperationalError as error:
+        _log.warning("beat.broker_away", reason=str(error))
     EmbeddedService(app, thread=True, scheduler_cls=app.conf.beat_scheduler).start()
 
 
@@ -321,10 +326,25 @@ def _worker(app: Celery, role: Role, settings: Settings) -> Worker:
         concurrency=concurrency(role, settings),
         quiet=True,
         loglevel=settings.log_level,
+        consumer_cls=_ShardConsumer,
         # Workers need not know each other: leases in the database keep them apart.
         without_gossip=True,
         without_mingle=True,
     )
+
+
+class _ShardConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
+    """Consumes messages without the queues for delays that Celery declares at every connection.
+
+    Shards wait in the database; none of our messages has a delay.
+    """
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+        """The steps of a consumer."""
+
+        default_steps: ClassVar = [
+            step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step
+        ]
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from uuid import UUID
 
 import structlog
 from celery import Celery
-from celery.exceptions import Reject
 from kombu.exceptions import OperationalError
 
 from routoo.domain.job import ShardKey, Stage
@@ -32,13 +31,24 @@ def register_stages(app: Celery, loop: LoopThread, worker: ShardWorker) -> None:
 
 
 def _register_stage(app: Celery, loop: LoopThread, worker: ShardWorker, stage: Stage) -> None:
-    def work(batch_id: str, shard_no: int) -> None:
-        outcome = loop.run(worker.handle(ShardKey(UUID(batch_id), stage, shard_no)))
+    def work(*arguments: object) -> None:
+        key = read_message(stage, arguments)
+        if key is None:
+            _log.warning("message.unreadable", stage=stage.value)
+            return
+        outcome = loop.run(worker.handle(key))
         publish(app, outcome.publish)
-        if outcome.requeue:
-            raise Reject("the worker stops", requeue=True)
 
     app.task(work, name=task_name(stage))
+
+
+def read_message(stage: Stage, arguments: Sequence[object]) -> ShardKey | None:
+    """Return the shard that a message names; None where it names none."""
+    try:
+        batch_id, shard_no = arguments
+        return ShardKey(UUID(str(batch_id)), stage, int(str(shard_no)))
+    except ValueError:
+        return None
 
 
 def register_recovery(app: Celery, loop: LoopThread, db: Database, *, max_failures: int) -> None:
@@ -125,8 +135,20 @@ async def _tidy_up(db: Database, max_failures: int) -> None:
             reason=one.cause,
         )  # fmt: skip
     await _end_cancelled(db)
+    await _close_books(db)
     async with db.transaction() as conn:
         await response_cache.purge(conn)
+
+
+async def _close_books(db: Database) -> None:
+    """Settle what dead workers left reserved in batches that failed."""
+    async with db.transaction() as conn:
+        open_books = await control.with_open_books(conn)
+    for batch_id in open_books:
+        async with db.transaction() as conn:
+            closed = await control.close_books(conn, batch_id)
+        if closed:
+            _log.info("batch.books_closed", batch=str(batch_id))
 
 
 async def _end_cancelled(db: Database) -> None:

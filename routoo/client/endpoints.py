@@ -18,7 +18,7 @@ from routoo.client.access import check_variables
 from routoo.client.failures import error_of_response, unreadable
 from routoo.client.formats.wire_format import SentCall, encode_json
 from routoo.client.http import MAX_ANSWER_BYTES, HttpClient, HttpReply
-from routoo.client.limiter.endpoint_limiter import EndpointLimiter, admit_to_any
+from routoo.client.limiter.endpoint_limiter import EndpointLimiter, WaitingCall, admit_to_any
 from routoo.client.limiter.limit_sync import LimitSync
 from routoo.client.model_endpoints import ModelEndpoint, ModelEndpoints
 from routoo.client.ratelimit_headers import read_rate_limits
@@ -302,13 +302,13 @@ class EndpointPermit:
     def __init__(
         self, endpoints: Mapping[EndpointLimiter, ModelEndpoint], tokens: int, *, retry: bool
     ) -> None:
-        self._endpoints, self._tokens, self._retry = endpoints, tokens, retry
+        self._endpoints, self._call, self._retry = endpoints, WaitingCall(tokens), retry
         self._bucket_no: int | None = None
         self._started_at_s: float | None = None
 
     async def __aenter__(self) -> Self:
         for limiter, endpoint in self._endpoints.items():
-            limiter.expect(self._tokens, endpoint.limits)
+            limiter.expect(self._call.tokens, endpoint.limits)
         self._limiter = await admit_to_any(self._endpoints.keys(), retry=self._retry)
         self._admitted_at_s = self._limiter.now_s()
         return self
@@ -328,6 +328,11 @@ class EndpointPermit:
         """The model to ask, with the endpoint that admitted the call as its only one."""
         return self._endpoints[self._limiter].model
 
+    @property
+    def starts_soon(self) -> bool:
+        """Whether the call may start while the next commit is awaited."""
+        return self._limiter.starts_soon(self._call)
+
     async def start(self) -> None:
         """Wait until the call may be sent.
 
@@ -335,11 +340,11 @@ class EndpointPermit:
             EndpointClosedError: The endpoint asked for a pause or its breaker opened meanwhile.
         """
         self._limiter.prefetch.note_ready(self._limiter.now_s() - self._admitted_at_s)
-        self._bucket_no = await self._limiter.start(self._tokens)
+        self._bucket_no = await self._limiter.start(self._call)
         self._started_at_s = self._limiter.now_s()
 
     def used(self, tokens: int) -> None:
         """Report how many tokens the call took, prompt and completion together."""
-        self._limiter.correct_tokens(self._bucket_no, tokens - self._tokens)
+        self._limiter.correct_tokens(self._bucket_no, tokens - self._call.tokens)
         if self._retry:
             self._limiter.note_answered_retry()

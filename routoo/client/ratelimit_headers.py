@@ -24,6 +24,8 @@ _MINUTE_S, _SHORTEST_MINUTE_S = 60.0, 40.0
 """Periods from the second to the longest are taken for a minute: they are inferred roughly."""
 _SHORTEST_PERIOD_S = 0.001
 _HIGHEST_LIMIT = 10**9
+_LONGEST_WAIT_S = 366 * 86_400.0
+"""Longer waits are absurd, and infinite ones would break what is computed with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +119,11 @@ def duration_s(text: str | None) -> float | None:
         return None
     plain = _number(text)
     if plain is not None:
-        return plain
+        return min(plain, _LONGEST_WAIT_S)
     parts = _PART.findall(text)
     if "".join(number + unit for number, unit in parts) != text:
         return None
-    return sum(float(number) * _UNIT_S[unit] for number, unit in parts)
+    return min(sum(float(number) * _UNIT_S[unit] for number, unit in parts), _LONGEST_WAIT_S)
 
 
 def _number(text: str | None) -> float | None:
@@ -163,7 +165,7 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
         return None
     if moment.tzinfo is None:  # "-0000": the date is UTC, RFC 5322 says only its origin is unknown
         moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - now).total_seconds())
+    return min(max(0.0, (moment - now).total_seconds()), _LONGEST_WAIT_S)
 
 
 def _seconds(value: str | None) -> float | None:
@@ -171,4 +173,4 @@ def _seconds(value: str | None) -> float | None:
         seconds = float(value or "")
     except ValueError:
         return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return min(max(0.0, seconds), _LONGEST_WAIT_S) if math.isfinite(seconds) else None

@@ -1,5 +1,6 @@
 """Runs a program or a command: errors and Ctrl-C become messages and exit statuses."""
 
+import logging
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -31,6 +32,7 @@ def run_program(app: Callable[[], object]) -> None:
             `SYSTEM_ERROR` where the operating system refused, with `INTERRUPTED` after Ctrl-C.
     """
     buffer_standard_output()
+    quiet_driver()
     try:
         app()
     except RoutooError as error:
@@ -44,6 +46,11 @@ def run_program(app: Callable[[], object]) -> None:
         sys.exit(SYSTEM_ERROR)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def quiet_driver() -> None:
+    """Keep the database's driver from writing of what our own errors and events tell."""
+    logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 
 def run_with_database(

@@ -107,6 +107,8 @@ class Reservation:
     attempt_no: int
     model: str
     worst_case_usd: Decimal
+    sent: bool = True
+    """The call may be sent; False = not before that is marked."""
 
 
 class ResultSource(StrEnum):

@@ -19,6 +19,9 @@ WINDOW_S = 60.0
 """Length of the window that rates are counted in, in seconds: they are limits per minute."""
 LEASE_S = 10.0
 """A process that has not reported for so long loses its slots, in seconds."""
+LEASE_MARGIN_S = 1.0
+"""A process stops using its slots so long before: a crash of the database may forget its last
+report."""
 LONGEST_PAUSE_S = 300.0
 """Longest pause an endpoint can ask for, in seconds; after it, it is called again."""
 DENIED_PAUSE_S = 30.0
@@ -69,6 +72,8 @@ class Account:
     header_tokens_per_minute: int | None = None
     """The same, of tokens."""
     breaker: Breaker = field(default_factory=Breaker)
+    reported_at_s: float = 0.0
+    """When any process reported last."""
     requests: SlidingWindow = field(init=False)
     tokens: SlidingWindow = field(init=False)
 
@@ -76,13 +81,16 @@ class Account:
         """Start with empty windows."""
         self.requests, self.tokens = SlidingWindow(self.span_s), SlidingWindow(self.span_s)
 
-    def answer(self, report: Report, now_s: float) -> Grant:
+    def answer(self, report: Report, now_s: float, up_since_s: float = 0.0) -> Grant:
         """Take a report in, and return what its process may do until its next one.
 
         Args:
             report: What the process did and wants.
             now_s: Seconds since the epoch, by a clock that all processes share.
+            up_since_s: When the place started where the account is kept: before that nobody could
+                report.
         """
+        self._extend_after_outage(now_s, up_since_s)
         bucket_no = self.requests.advance(now_s)
         self.tokens.advance(now_s)
         for correction in report.corrections:
@@ -140,6 +148,17 @@ class Account:
         aimd_limit += answered * max(1.0 / aimd_limit, _INCREASE)
         return None if aimd_limit >= report.limits.concurrency else aimd_limit
 
+    def slots_of(self, owner: str) -> int:
+        """Return the slots that a process holds."""
+        return self.leases[owner].slots if owner in self.leases else 0
+
+    def _extend_after_outage(self, now_s: float, up_since_s: float) -> None:
+        """Let the leases hold on that nobody could renew: calls may still be in flight."""
+        if up_since_s > self.reported_at_s:
+            for lease in self.leases.values():
+                lease.expires_at_s = max(lease.expires_at_s, now_s + LEASE_S)
+        self.reported_at_s = now_s
+
     def _lease_slots(self, report: Report, now_s: float) -> int:
         self.leases = {
             owner: lease for owner, lease in self.leases.items() if lease.expires_at_s > now_s
@@ -157,7 +176,8 @@ class Account:
         # Slots that other processes hold are theirs until they give them back.
         free = most - sum(lease.slots for lease in others.values())
         slots = max(0, min(share, free))
-        held = max(slots, report.in_flight)
+        # Until it has the answer the process goes by the grant before.
+        held = max(slots, report.in_flight, report.may_use)
         self.leases[report.owner] = SlotLease(held, wanted, now_s + LEASE_S)
         return slots
 
@@ -229,7 +249,7 @@ _JSON_KEYS = {
     "header_tokens_per_minute": "learnt_tokens_per_minute",
 }
 _PLAIN_FIELDS = ("refused", "paused_until_s")
-_NEWER_FIELDS = ("asked_until_s", "denied")
+_NEWER_FIELDS = ("asked_until_s", "denied", "reported_at_s")
 """Fields that processes of an older version neither read nor keep."""
 
 

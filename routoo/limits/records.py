@@ -63,6 +63,8 @@ class Report:
     """Estimated tokens of the next calls, in order, as many as may start before the next report."""
     corrections: tuple[Correction, ...] = ()
     outcomes: CallOutcomes = field(default_factory=CallOutcomes)
+    may_use: int = 0
+    """Slots that the process may use until it has the answer, by the grant before."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from routoo.domain.job import Lease, ShardKey, Stage
+from routoo.domain.job import BatchStatus, Lease, ShardKey, Stage
 from routoo.errors import (
     CheckpointError,
     ConfigError,
@@ -39,12 +39,10 @@ _log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ShardOutcome:
-    """What the caller has to publish, or give back to the broker, once a message was handled."""
+    """What the caller has to publish once a message was handled."""
 
     publish: Sequence[ShardKey] = ()
-    """Shards that became ready: each needs a message."""
-    requeue: bool = False
-    """The worker stops with the shard unfinished: its message goes back to the broker."""
+    """Shards that a worker may take now: each needs a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +81,12 @@ class ShardWorker:
             What is left to do with the task queue.
         """
         if self.stop.is_set():
-            return ShardOutcome(requeue=True)
+            return ShardOutcome([key])
         try:
             left = await self._abandoned(key.stage)
             if left is not None and left != key and (taken := await self._claim(left)):
                 outcome = await self._work(*taken)
-                return outcome if outcome.requeue else ShardOutcome([*outcome.publish, key])
+                return ShardOutcome([*outcome.publish, key])
             claimed = await self._claim(key)
             return await self._work(*claimed) if claimed else ShardOutcome()
         except DatabaseUnavailableError as error:
@@ -146,7 +144,7 @@ class ShardWorker:
         try:
             async with self.db.transaction() as conn:
                 batch = await batches.get(conn, key.batch_id)
-                if batch.status.is_over:
+                if batch.status.is_over and batch.status is not BatchStatus.FAILED:
                     return None
                 lease = await leases.claim(conn, key, self.owner, self.lease_s)
         except NotFoundError:
@@ -188,8 +186,6 @@ class ShardWorker:
     async def _finish(self, lease: Lease, outcome: WorkOutcome) -> ShardOutcome:
         async with self.db.transaction() as conn:
             finished = await shards.finish(conn, lease, outcome)
-        if isinstance(outcome, HandedBack) and self.stop.is_set():
-            return ShardOutcome(requeue=True)
         return ShardOutcome(list(finished.ready))
 
     async def _fail(self, lease: Lease, error: Exception) -> None:

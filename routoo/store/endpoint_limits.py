@@ -1,13 +1,14 @@
 """Keeps the accounts of endpoints, which all processes share through the database.
 
 One round of reports is one short transaction: the accounts' rows are locked in one order, answered
-and written back. Nothing is flushed for it: what a crash of the server loses is the count of its
-last half second, and it takes longer than that to come back.
+and written back. Only one that gives a process more slots is flushed, so that a crash of the server
+forgets none; what else it loses is the count of its last half second.
 """
 
 from collections.abc import Sequence
 
 import orjson
+import structlog
 from psycopg import AsyncConnection
 
 from routoo.domain.absence import Absence, AbsenceReason
@@ -16,6 +17,8 @@ from routoo.limits.account import WINDOW_S, Account, account_of_json, account_to
 from routoo.limits.records import Grant, Report
 from routoo.store.database import Database
 from routoo.store.encoding import json_rows
+
+_log = structlog.get_logger(__name__)
 
 
 class DatabaseLimits:
@@ -38,11 +41,14 @@ class DatabaseLimits:
         async with self._db.transaction() as conn:
             await conn.execute("SET LOCAL synchronous_commit = off")
             names = sorted({report.endpoint for report in reports})
-            accounts, now_s = await self._lock(conn, names)
+            accounts, clock = await self._lock(conn, names)
             if len(accounts) < len(names):
                 await self._open(conn, [name for name in names if name not in accounts])
-                accounts, now_s = await self._lock(conn, names)
-            grants = [accounts[report.endpoint].answer(report, now_s) for report in reports]
+                accounts, clock = await self._lock(conn, names)
+            held = [accounts[one.endpoint].slots_of(one.owner) for one in reports]
+            grants = [accounts[report.endpoint].answer(report, *clock) for report in reports]
+            if any(grant.slots > slots for grant, slots in zip(grants, held, strict=True)):
+                await conn.execute("SET LOCAL synchronous_commit = on")
             await conn.execute(
                 """
                 UPDATE endpoints SET account = row.account
@@ -60,20 +66,23 @@ class DatabaseLimits:
 
     async def _lock(
         self, conn: AsyncConnection, names: Sequence[str]
-    ) -> tuple[dict[str, Account], float]:
+    ) -> tuple[dict[str, Account], tuple[float, float]]:
+        """Lock accounts; return them, what time it is, and since when the server has been up."""
         cursor = await conn.execute(
             "SELECT endpoint, account::text FROM endpoints WHERE endpoint = ANY(%s)"
             " ORDER BY endpoint FOR NO KEY UPDATE",
             [names],
         )
         accounts = {
-            endpoint: account_of_json(orjson.loads(account), self._span_s)
-            async for endpoint, account in cursor
+            endpoint: _read(endpoint, account, self._span_s) async for endpoint, account in cursor
         }
         # Read after the locks are had: the accounts' clock must not run behind who came before.
-        cursor = await conn.execute("SELECT extract(epoch FROM clock_timestamp())::float8")
+        cursor = await conn.execute(
+            "SELECT extract(epoch FROM clock_timestamp())::float8,"
+            " extract(epoch FROM pg_postmaster_start_time())::float8"
+        )
         row = await cursor.fetchone()
-        return accounts, row[0] if row else 0.0
+        return accounts, (row[0], row[1]) if row else (0.0, 0.0)
 
     async def _open(self, conn: AsyncConnection, names: Sequence[str]) -> None:
         fresh = account_to_json(Account(self._span_s))
@@ -107,6 +116,15 @@ async def absence(conn: AsyncConnection, model: CandidateModel) -> Absence | Non
     if len(known) < len(keys):
         return None
     return min(known, key=lambda one: float("inf") if one.rest_s is None else one.rest_s)
+
+
+def _read(endpoint: str, account: str, span_s: float) -> Account:
+    """Return a stored account, or a new one: what can't be read must not stop all endpoints."""
+    try:
+        return account_of_json(orjson.loads(account), span_s)
+    except (KeyError, TypeError, ValueError) as error:
+        _log.warning("endpoint.account_unreadable", endpoint=endpoint, reason=str(error))
+        return Account(span_s)
 
 
 def _absence(account: Account, now_s: float) -> Absence | None:

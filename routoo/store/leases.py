@@ -32,10 +32,10 @@ _FREE = """
     ((s.state = 'ready' AND (s.not_before IS NULL OR s.not_before <= clock_timestamp()))
      OR (s.state = 'leased' AND s.lease_expires_at < clock_timestamp()))
 """
-# A cancelled batch is worked on for as long as a provider holds rows of it.
+# A batch that was cancelled or failed is worked on for as long as a provider holds rows of it.
 _AT_WORK = """
     (b.status IN ('planning', 'in_progress') OR (
-        b.status = 'cancelling' AND s.stage = 'dispatch' AND EXISTS (
+        b.status IN ('cancelling', 'failed') AND s.stage = 'dispatch' AND EXISTS (
             SELECT FROM provider_batches p WHERE p.batch_id = s.batch_id
               AND p.shard_no = s.shard_no AND p.state <> 'closed')))
 """

@@ -239,6 +239,24 @@ async def release(
     )
 
 
+async def mark_sent(conn: AsyncConnection, lease: Lease, calls: Sequence[tuple[int, int]]) -> None:
+    """Note of reserved calls that they may be sent once this is committed.
+
+    Args:
+        conn: A transaction that has proved the lease.
+        lease: The dispatch shard.
+        calls: Their job and attempt numbers.
+    """
+    await conn.execute(
+        """
+        UPDATE reservations r SET sent = true
+        FROM unnest(%s::int[], %s::int[]) AS wanted(job_no, attempt_no)
+        WHERE r.batch_id = %s AND r.job_no = wanted.job_no AND r.attempt_no = wanted.attempt_no
+        """,
+        [[job_no for job_no, _ in calls], [no for _, no in calls], lease.key.batch_id],
+    )
+
+
 # Turns freshly inserted attempts (`new`) into money: of each, its reservation is freed, its cost
 # counts as spent as far as it was reserved, and the rest as overrun.
 SETTLE_NEW = """
@@ -323,7 +341,8 @@ async def write_off(conn: AsyncConnection, lease: Lease) -> int:
     """Count calls whose outcome a crash hid as spent at their worst case.
 
     Call it when a shard is taken, before any call of one's own: every reservation of the slice
-    that has no attempt then belongs to a worker that is gone.
+    that has no attempt then belongs to a worker that is gone. Those of calls that it had surely not
+    sent are given back.
 
     Returns:
         How many calls were lost.
@@ -358,6 +377,8 @@ async def write_off_job(conn: AsyncConnection, batch_id: UUID, job_no: int) -> i
 async def _write_off(
     conn: AsyncConnection, batch_id: UUID, first_job: int, end_job: int | None
 ) -> int:
+    values = {"batch_id": batch_id, "first": first_job, "end": end_job}
+    await conn.execute(_FREE_UNSENT, values)
     cursor = await conn.execute(
         f"""
         WITH new AS (
@@ -379,7 +400,23 @@ async def _write_off(
         ), settled AS ({SETTLE_NEW})
         SELECT count(*) FROM new
         """.encode(),
-        {"batch_id": batch_id, "first": first_job, "end": end_job},
+        values,
     )
     row = await cursor.fetchone()
     return row[0] if row else 0
+
+
+_FREE_UNSENT = """
+    WITH freed AS (
+        DELETE FROM reservations r
+        WHERE batch_id = %(batch_id)s AND job_no >= %(first)s
+          AND (%(end)s::int IS NULL OR job_no < %(end)s) AND NOT sent
+          AND NOT EXISTS (
+            SELECT FROM attempts a WHERE a.batch_id = r.batch_id AND a.job_no = r.job_no
+              AND a.attempt_no = r.attempt_no)
+        RETURNING worst_case_usd
+    )
+    UPDATE ledgers SET reserved_usd = reserved_usd - freed_usd
+    FROM (SELECT sum(worst_case_usd) AS freed_usd FROM freed HAVING count(*) > 0) AS total
+    WHERE batch_id = %(batch_id)s
+"""

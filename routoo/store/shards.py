@@ -66,7 +66,8 @@ async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> F
     - Failed: the shard is ready for another attempt. It is not published: the recovery tick finds
       it, some seconds later, or splits it. One that failed for good is parked, and its batch fails.
 
-    Where the batch is being cancelled and this was the last shard at work, the batch ends.
+    Where the batch is being cancelled and this was the last shard at work, the batch ends. Where it
+    failed meanwhile, its books are closed.
 
     Args:
         conn: A transaction of its own, after the transactions that wrote the shard's facts.
@@ -91,6 +92,8 @@ async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> F
             finished = await _fail(conn, lease, outcome)
     if status is BatchStatus.CANCELLING:
         await control.end_cancelled(conn, lease.key.batch_id)
+    elif status.is_over or finished.parked:
+        await control.close_books(conn, lease.key.batch_id)
     return finished
 
 
@@ -142,7 +145,7 @@ async def _fail(conn: AsyncConnection, lease: Lease, failed: Failed) -> Finished
     if failed.permanent:
         stage, shard_no = lease.key.stage, lease.key.shard_no
         reason = f"{stage} shard {shard_no} failed, and no other attempt can help: {error}"
-        await batches.fail(conn, lease.key.batch_id, reason)
+        await control.fail(conn, lease.key.batch_id, reason)
     return FinishedShard(parked=failed.permanent)
 
 
@@ -290,7 +293,7 @@ async def _change(
 async def _park(conn: AsyncConnection, shard: ExhaustedShard) -> None:
     await _change(conn, shard, "state = 'parked', error = %(error)s", error=shard.cause)
     reason = f"{shard.key.stage} shard {shard.key.shard_no}: {shard.cause}"
-    await batches.fail(conn, shard.key.batch_id, reason)
+    await control.fail(conn, shard.key.batch_id, reason)
 
 
 async def _split(conn: AsyncConnection, shard: ExhaustedShard, *, tries: int) -> None:
@@ -322,7 +325,7 @@ async def _end_alone(conn: AsyncConnection, shard: ExhaustedShard) -> None:
     await _change(conn, shard, "state = 'done'")
     if await _count_isolated(conn, key.batch_id) >= _MOST_ISOLATED:
         reason = f"{_MOST_ISOLATED} jobs failed for themselves: {shard.cause}"
-        await batches.fail(conn, key.batch_id, reason)
+        await control.fail(conn, key.batch_id, reason)
         return
     if key.stage is Stage.SCORE:
         await conn.execute(_UNBLOCK[key.stage], {"batch_id": key.batch_id})

@@ -12,6 +12,10 @@ class OpenPermit:
     model: CandidateModel
     tokens: int | None = None
 
+    @property
+    def starts_soon(self) -> bool:
+        return True
+
     async def start(self) -> None:
         """Do not wait."""
 

@@ -168,3 +168,33 @@ async def test_a_batch_that_is_over_is_neither_paused_nor_cancelled(db: Database
         with pytest.raises(InputError, match="cancelled"):
             await change(db, batch_id, wanted)
     assert await status(db, batch_id) is BatchStatus.CANCELLED
+
+
+async def test_the_books_of_a_failed_batch_are_closed_once_no_worker_is_busy_with_it(
+    db: Database,
+) -> None:
+    batch_id = await batch_factory.submit(db, 6, shard_size=2, budget_usd="1")
+    await batch_factory.score(db, batch_id)
+    await batch_factory.select(db, batch_id)
+    dead, alive, failing = [
+        await batch_factory.claim(db, batch_id, Stage.DISPATCH, number, lease_s=seconds)
+        for number, seconds in enumerate((-1.0, 60.0, 60.0))
+    ]
+    for lease in (dead, alive):
+        async with db.transaction() as conn:
+            wanted = batch_factory.reservation(lease.first_job, "0.25")
+            await ledger.reserve(conn, lease, [wanted])
+    async with db.transaction() as conn:
+        await shards.finish(conn, failing, shards.Failed("no key", permanent=True))
+        assert await control.with_open_books(conn) == [batch_id]
+        assert not await control.close_books(conn, batch_id)
+    async with db.transaction() as conn:
+        await ledger.settle(conn, alive, [batch_factory.attempt(alive.first_job, "0.05")])
+    async with db.transaction() as conn:
+        await shards.finish(conn, alive, shards.HandedBack())
+    async with db.transaction() as conn:
+        assert await control.with_open_books(conn) == []
+        balance = await ledger.balance(conn, batch_id)
+        with pytest.raises(StaleLeaseError):
+            await leases.fence(conn, dead)
+    assert (balance.reserved_usd, balance.spent_usd) == (Decimal(0), Decimal("0.30"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from routoo.domain.completion import Reservation
 from routoo.domain.job import SLA
 from routoo.domain.pool import LimitField, Pool, Tariff
 from routoo.pipeline.dispatch.group_commit import GroupCommit
-from routoo.store import batches
+from routoo.store import batches, ledger
 from routoo.store.database import Database
+from routoo.store.ledger import write_off
+from tests.batch_factory import attempt
 from tests.dispatch_factory import dispatch, pool_of, prepare, rows
 from tests.fakes.openai_server import FakeServer
 
@@ -245,3 +248,26 @@ async def test_a_field_that_the_pool_names_wrongly_fails_the_row_with_the_remedy
         assert found[0] == "limit_field_refused"
         assert "Correct completion_limit_field of the endpoint in the pool" in found[1]
         assert len(server.requests) == 1
+
+
+async def test_of_calls_that_a_crash_hid_only_those_that_may_have_been_sent_are_paid(
+    db: Database,
+) -> None:
+    async with FakeServer() as server:
+        lease = await prepare(db, dear(server), 4, sla=ALONE, budget_usd=Decimal(20))
+    turns = dict.fromkeys(range(4), False)
+    async with GroupCommit(db, lease) as commit:
+        for number in range(4):
+            wanted = Reservation(number, 1, "small", Decimal(1 + number))
+            await commit.reserve(wanted, partial(turns.__getitem__, number))
+        await commit.allow_sending(1, 1)  # it has a slot
+        turns[2] = True  # it may start during the next commit
+        commit.settle(attempt(1, "0.5"))
+        await commit.allow_sending(2, 1)
+        commit.release(3, 1)
+    async with db.transaction() as conn:
+        assert await write_off(conn, lease) == 1
+        balance = await ledger.balance(conn, lease.key.batch_id)
+    assert (balance.reserved_usd, balance.spent_usd) == (Decimal(0), Decimal("3.5"))
+    lost = "SELECT job_no, cost_usd FROM attempts WHERE status = 'lost'"
+    assert await rows(db, lost) == [(2, Decimal(3))]

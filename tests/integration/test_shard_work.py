@@ -186,7 +186,7 @@ async def test_a_stop_releases_the_shard_and_counts_no_failure(db: Database) -> 
     handling = asyncio.create_task(me.handle(key))
     await started.wait()
     me.stop.set()
-    assert await handling == ShardOutcome(requeue=True)
+    assert await handling == ShardOutcome([key])
     assert await shard(db, key) == ("ready", 0)
 
 
@@ -194,7 +194,7 @@ async def test_a_stopping_worker_takes_no_new_shard(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
     me = worker(db, succeed)
     me.stop.set()
-    assert await me.handle(key) == ShardOutcome(requeue=True)
+    assert await me.handle(key) == ShardOutcome([key])
     assert await shard(db, key) == ("ready", 0)
 
 

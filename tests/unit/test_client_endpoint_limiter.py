@@ -1,11 +1,17 @@
 """What a process holds back by itself, before the shared account has its say."""
 
+from dataclasses import dataclass, field
 from typing import Any
 
-from routoo.client.limiter.endpoint_limiter import EndpointLimiter
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routoo.client.limiter.account_exchange import AccountExchange, SlotUse
+from routoo.client.limiter.endpoint_limiter import EndpointLimiter, WaitingCall
 from routoo.errors import EndpointUnavailableError
+from routoo.limits.account import LEASE_MARGIN_S, LEASE_S, Account
 from routoo.limits.breaker import FAILURES_TO_OPEN
-from routoo.limits.records import EndpointLimits, Grant
+from routoo.limits.records import EndpointLimits, Grant, Report
 
 
 async def test_an_endpoint_that_keeps_failing_stays_suspected_until_it_answers() -> None:
@@ -52,3 +58,83 @@ async def test_the_account_is_asked_again_about_a_denial() -> None:
     limiter.accept(_grant(closed_s=0.0, outage_s=0.0))
     assert limiter.absence is None
     assert limiter.due_at_s is None
+
+
+LIMITS = EndpointLimits(concurrency=6)
+
+
+@dataclass(slots=True)
+class Process:
+    """One process at an endpoint: its calls, and the exchange that is under way."""
+
+    name: str
+    use: SlotUse = field(default_factory=SlotUse)
+    exchange: AccountExchange = field(init=False)
+    report: Report | None = None
+    grant: Grant | None = None
+
+    def __post_init__(self) -> None:
+        self.exchange = AccountExchange("e", self.name)
+
+    def step(self, what: str, account: Account, now_s: float) -> None:
+        match what:
+            case "want":
+                self.use.admitted += 4
+            case "end":
+                self.use.in_flight = max(0, self.use.in_flight - 2)
+            case "report" if self.report is None:
+                self.report = self.exchange.report(LIMITS, self.use, [], queued=0, now_s=now_s)
+            case "answer" if self.report is not None and self.grant is None:
+                self.grant = account.answer(self.report, now_s)
+            case "lose":
+                self.report = self.grant = None
+            case "accept" if self.grant is not None:
+                self.use.slots = self.grant.slots
+                ends_s = self.exchange.reported_at_s + LEASE_S - LEASE_MARGIN_S
+                self.use.expires_at_s = ends_s
+                self.exchange.accept(self.grant)
+                self.report = self.grant = None
+        while self.use.admitted and self.use.has_free_slot(now_s):
+            self.use.start()
+
+
+_STEPS = ["want", "end", "report", "answer", "accept", "lose", "kill"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(_STEPS), st.floats(0, 0.05))))
+def test_calls_in_flight_are_no_more_than_places_however_reports_and_deaths_overlap(
+    steps: list[tuple[int, str, float]],
+) -> None:
+    account, now_s, born = Account(), 1_000.0, 3
+    processes = [Process(f"process-{number}") for number in range(3)]
+    for number, what, wait_s in steps:
+        now_s += wait_s
+        if what == "kill":
+            processes[number] = Process(f"process-{born}")
+            born += 1
+        else:
+            processes[number].step(what, account, now_s)
+        assert sum(one.use.in_flight for one in processes) <= LIMITS.concurrency
+
+
+def test_slots_are_not_granted_twice_after_the_database_was_away() -> None:
+    account = Account()
+    busy, other = Process("busy"), Process("other")
+    for what in ("want", "want", "report", "answer", "accept"):
+        busy.step(what, account, 1_000.0)
+    assert busy.use.in_flight == LIMITS.concurrency
+    other.use.admitted = 4
+    report = other.exchange.report(LIMITS, other.use, [], queued=0, now_s=1_060.0)
+    assert account.answer(report, 1_060.0, up_since_s=1_059.0).slots == 0
+
+
+async def test_calls_start_soon_as_far_as_slots_are_free() -> None:
+    limiter = EndpointLimiter("e", "me", EndpointLimits(100), lambda: None)
+    limiter.report()
+    limiter.accept(_grant(slots=2, closed_s=0.0, outage_s=0.0))
+    calls = [WaitingCall(10) for _ in range(4)]
+    soon = []
+    for call in calls:
+        limiter.admit(retry=False)
+        soon.append(limiter.starts_soon(call))
+    assert soon == [True, False, False, False]

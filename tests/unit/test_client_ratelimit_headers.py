@@ -1,6 +1,12 @@
 """What an endpoint's headers say of its limits."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import orjson
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from routoo.client.ratelimit_headers import (
     KnownLimit,
@@ -8,7 +14,12 @@ from routoo.client.ratelimit_headers import (
     RateLimitHeaders,
     duration_s,
     read_rate_limits,
+    retry_after_s,
 )
+from routoo.limits.account import Account, account_of_json, account_to_json
+from routoo.limits.records import CallOutcomes, EndpointLimits, Report
+
+NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
 
 def headers(kind: str, limit: str, remaining: str, reset: str) -> dict[str, str]:
@@ -93,3 +104,32 @@ def test_what_is_exhausted_is_waited_for() -> None:
 
 def test_an_answer_without_such_headers_says_nothing() -> None:
     assert read_rate_limits({"Content-Type": "application/json"}) is None
+
+
+_ABSURD = st.one_of(
+    st.sampled_from(["1e300", "inf", "nan", "-1", "0", "9" * 400, "9" * 400 + "d", "1e-320"]),
+    st.floats().map(str),
+    st.text(max_size=8),
+)
+
+
+@given(*[_ABSURD] * 4)
+def test_absurd_values_never_break_what_is_computed_with_them(
+    limit: str, remaining: str, reset: str, retry: str
+) -> None:
+    headers = {
+        f"x-ratelimit-{what}-{kind}": value
+        for kind in ("requests", "tokens")
+        for what, value in (("limit", limit), ("remaining", remaining), ("reset", reset))
+    }
+    found = read_rate_limits(headers)
+    assert found is not None
+    account = Account()
+    pause_s = max(found.pause_s, retry_after_s({"Retry-After": retry}, now=NOW) or 0.0)
+    known = [None if one is None else one.per_minute for one in (found.requests, found.tokens)]
+    outcomes = CallOutcomes(pause_s=pause_s, header_requests_per_minute=known[0])
+    outcomes = replace(outcomes, header_tokens_per_minute=known[1])
+    report = Report("e", "a", EndpointLimits(8), waiting=3, wanted_tokens=(9,), outcomes=outcomes)
+    account.answer(report, 1e9)
+    stored = orjson.loads(orjson.dumps(account_to_json(account)))
+    assert account_of_json(stored, account.span_s) == account

@@ -1,7 +1,7 @@
 """One job's way to its one result."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -119,11 +119,17 @@ class MemoryCommit:
         self.postponed: set[int] = set()
         """Jobs left pending for others; kept here because the commit outlives a run."""
 
-    async def reserve(self, reservation: Reservation) -> ReservationOutcome:
+    async def reserve(
+        self, reservation: Reservation, starts_soon: Callable[[], bool]
+    ) -> ReservationOutcome:
+        assert starts_soon()
         outcome = self.outcomes.pop(0) if self.outcomes else ReservationOutcome.GRANTED
         if outcome is ReservationOutcome.GRANTED:
             self.reserved.append(reservation)
         return outcome
+
+    async def allow_sending(self, job_no: int, attempt_no: int) -> None:
+        assert (job_no, attempt_no) in [(one.job_no, one.attempt_no) for one in self.reserved]
 
     async def free_usd(self) -> Decimal | None:
         return self.free

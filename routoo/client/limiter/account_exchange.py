@@ -228,11 +228,14 @@ class AccountExchange:
         waiting = use.admitted + queued
         self._wanted = self._wanted_tokens(limits, use, ready, waiting)
         self.reported_at_s, use.started = now_s, 0
+        if not use.in_flight and not waiting:
+            use.slots = 0  # they are given back; calls that come now wait for the answer
         return Report(
             self.endpoint,
             self._owner,
             limits,
             in_flight=use.in_flight,
+            may_use=use.slots if now_s < use.expires_at_s else 0,
             waiting=waiting,
             wanted_tokens=self._wanted,
             corrections=self.grants.take_corrections(now_s),

@@ -76,6 +76,11 @@ class Prefetch:
         share = _SAFETY * self._ready_s / self._call_s if self._call_s else 1 / 3
         return math.ceil(slots * min(1.0, share)) + 1
 
+    def during_commit(self, slots: int) -> int:
+        """Return how many calls end, and so many may start, while one commit is awaited."""
+        share = self._ready_s / self._call_s if self._call_s else 0.0
+        return math.ceil(slots * min(1.0, share))
+
 
 def _mean(mean: float, value: float) -> float:
     """Return an exponential moving average, which starts at its first value."""

@@ -13,6 +13,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from itertools import count
 
 from routoo.client.failures import is_bad_answer
 from routoo.client.limiter.account_exchange import AccountExchange, SlotUse
@@ -25,7 +26,7 @@ from routoo.errors import (
     EndpointError,
     RateLimitedError,
 )
-from routoo.limits.account import LEASE_S, LONGEST_PAUSE_S
+from routoo.limits.account import LEASE_MARGIN_S, LEASE_S, LONGEST_PAUSE_S
 from routoo.limits.breaker import FAILURES_TO_OPEN
 from routoo.limits.records import EndpointLimits, Grant, Report
 
@@ -110,11 +111,16 @@ class Closure:
         self.asked_until_s = now_s + grant.rest_s
 
 
-@dataclass(slots=True)
-class _ReadyCall:
-    turn: "asyncio.Future[int | None]"
-    """Gets the bucket that the call is counted in."""
+@dataclass(slots=True, eq=False)
+class WaitingCall:
+    """An admitted call until it starts."""
+
     tokens: int
+    """What it will probably take."""
+    turn: "asyncio.Future[int | None] | None" = None
+    """Gets the bucket that the call is counted in; None until it waits to start."""
+    number: int = 0
+    """Counts the calls that waited to start."""
 
 
 class EndpointLimiter:
@@ -135,7 +141,8 @@ class EndpointLimiter:
         self.prefetch = Prefetch()
         self._budget = RetryBudget(limits.concurrency)
         self._queue: AdmissionQueue[EndpointLimiter] = AdmissionQueue(self._budget)
-        self._ready: deque[_ReadyCall] = deque()
+        self._ready: deque[WaitingCall] = deque()
+        self._numbers = count(1)
         self._use = SlotUse()
         self._closure = Closure()
         self._exchange = AccountExchange(endpoint, owner)
@@ -198,7 +205,18 @@ class EndpointLimiter:
         self._queue.add(turn, retry=retry)
         self._request_report()
 
-    async def start(self, tokens: int) -> int | None:
+    def starts_soon(self, call: WaitingCall) -> bool:
+        """Return whether a call is so far ahead that it may start during the next commit."""
+        use, now_s = self._use, self.now_s()
+        if self._closure.is_closed(now_s):
+            return False
+        before = call.number - self._ready[0].number if call.turn and self._ready else use.admitted
+        soon = use.slots - use.in_flight + self.prefetch.during_commit(use.slots)
+        if self._exchange.grants.limited:
+            soon = min(soon, self._exchange.grants.calls)
+        return before < max(1, soon)
+
+    async def start(self, call: WaitingCall) -> int | None:
         """Wait until an admitted call may be sent, and take a slot for it; once per call.
 
         Returns:
@@ -208,16 +226,18 @@ class EndpointLimiter:
             EndpointClosedError: The endpoint asked for a pause or its breaker opened meanwhile.
         """
         if not self._ready:
-            started, bucket_no = self._try_start(tokens)
+            started, bucket_no = self._try_start(call.tokens)
             if started:
                 return bucket_no
-        call = _ReadyCall(asyncio.get_running_loop().create_future(), tokens)
+        turn: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+        call.turn = turn
+        call.number = next(self._numbers)
         self._ready.append(call)
         self._request_report()
         try:
-            return await call.turn
+            return await turn
         except asyncio.CancelledError:
-            if _has_result(call.turn):  # it got a slot in the same moment, and won't use it
+            if _has_result(turn):  # it got a slot in the same moment, and won't use it
                 self._use.in_flight -= 1
                 self._use.admitted += 1
             raise
@@ -244,7 +264,7 @@ class EndpointLimiter:
         """Start and admit as many of the waiting calls as may be."""
         while self._ready:
             call = self._ready[0]
-            if not call.turn.done():
+            if call.turn is not None and not call.turn.done():
                 started, bucket_no = self._try_start(call.tokens)
                 if not started:
                     break
@@ -335,7 +355,7 @@ class EndpointLimiter:
     def accept(self, grant: Grant) -> None:
         """Take in what the account answered to the latest report."""
         self._use.slots = grant.slots
-        self._use.expires_at_s = self._exchange.reported_at_s + LEASE_S
+        self._use.expires_at_s = self._exchange.reported_at_s + LEASE_S - LEASE_MARGIN_S
         self._closure.accept(grant, self.now_s())
         self._exchange.accept(grant)
         self._woken = self.is_asking = False
@@ -351,7 +371,7 @@ class EndpointLimiter:
         """
         where = self._exchange.endpoint.split()[0]
         turns: list[asyncio.Future[int | None] | asyncio.Future[EndpointLimiter]] = [
-            *(call.turn for call in self._ready),
+            *(call.turn for call in self._ready if call.turn is not None),
             *self._queue.clear(),
         ]
         self._ready.clear()

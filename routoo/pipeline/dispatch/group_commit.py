@@ -5,7 +5,7 @@ committed together with its job's result. So the ledger is right whenever a proc
 """
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from enum import Enum, auto
@@ -26,6 +26,7 @@ from routoo.errors import (
     ValueRefusedError,
 )
 from routoo.pipeline.dispatch.response_cache import ShardCache
+from routoo.pipeline.dispatch.unsent_calls import UnsentCalls
 from routoo.store import (
     budget,
     endpoint_behaviour,
@@ -66,6 +67,8 @@ class _Writes:
     """Each with the future that its caller awaits."""
     releases: list[tuple[int, int]] = field(default_factory=list)
     """Job number and attempt number of calls that were not sent."""
+    marks: list[tuple[int, int]] = field(default_factory=list)
+    """Job number and attempt number of reserved calls that may be sent now."""
     settlements: list[Attempt] = field(default_factory=list)
     results: list[Result] = field(default_factory=list)
     kept: list[KeptAnswer] = field(default_factory=list)
@@ -83,7 +86,8 @@ class _Writes:
         jobs |= dict.fromkeys(one.job_no for one in self.judgements)
         first = set(list(jobs)[: (len(jobs) + 1) // 2])
         parts = [self._of(first), self._of(jobs.keys() - first)]
-        parts.append(_Writes(reservations=self.reservations, releases=self.releases))
+        rest = _Writes(reservations=self.reservations, releases=self.releases, marks=self.marks)
+        parts.append(rest)
         return [part for part in parts if part.size]
 
     def _of(self, jobs: Collection[int]) -> "_Writes":
@@ -104,7 +108,7 @@ class _Writes:
     def size(self) -> int:
         """How many writes there are."""
         ended = len(self.settlements) + len(self.results) + len(self.kept) + len(self.judgements)
-        return ended + len(self.reservations) + len(self.releases)
+        return ended + len(self.reservations) + len(self.releases) + len(self.marks)
 
     def without_values(self, error: ValueRefusedError) -> "_Writes":
         """Return the writes of jobs with none of the values that came from an endpoint."""
@@ -195,6 +199,7 @@ class GroupCommit:
         self._flushing = asyncio.Lock()
         self._flusher: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
+        self._unsent = UnsentCalls()
 
     async def __aenter__(self) -> Self:
         self._flusher = asyncio.create_task(self._flush_for_ever())
@@ -215,17 +220,36 @@ class GroupCommit:
                 self._flusher.cancel()
                 await asyncio.gather(self._flusher, return_exceptions=True)
 
-    async def reserve(self, reservation: Reservation) -> ReservationOutcome:
-        """Reserve the worst case of a call in the ledger, and return the committed outcome."""
+    async def reserve(
+        self, reservation: Reservation, starts_soon: Callable[[], bool] | None = None
+    ) -> ReservationOutcome:
+        """Reserve the worst case of a call in the ledger, and return the committed outcome.
+
+        Args:
+            reservation: The call.
+            starts_soon: Whether it may start during the next commit, which then allows it to be
+                sent; such calls count as sent if the process is lost. None allows it at once.
+        """
         self._check()
+        key = reservation.job_no, reservation.attempt_no
         # A call that is tried again has its old number: first its old reservation must be freed.
-        while (reservation.job_no, reservation.attempt_no) in self._waiting.releases:
+        while key in self._waiting.releases:
             await asyncio.sleep(_LINGER_S)
             self._check()
+        if starts_soon is not None:
+            self._unsent.add(key, starts_soon)
         future: asyncio.Future[ReservationOutcome] = asyncio.get_running_loop().create_future()
         self._waiting.reservations.append((reservation, future))
         self._has_writes.set()
         return await future
+
+    async def allow_sending(self, job_no: int, attempt_no: int) -> None:
+        """Wait until a commit has marked a reserved call as sent; send it only after that."""
+        self._check()
+        marked = self._unsent.request((job_no, attempt_no))
+        if marked is not None:
+            self._has_writes.set()
+            await marked
 
     async def free_usd(self) -> Decimal | None:
         """Return what may still be reserved now; None without a budget."""
@@ -235,6 +259,7 @@ class GroupCommit:
     def release(self, job_no: int, attempt_no: int) -> None:
         """Free the reservation of a call that was not sent."""
         self._waiting.releases.append((job_no, attempt_no))
+        self._unsent.drop((job_no, attempt_no))
         self._has_writes.set()
 
     def settle(self, attempt: Attempt, result: Result | None = None) -> None:
@@ -277,16 +302,24 @@ class GroupCommit:
         async with self._flushing:
             writes, self._waiting = self._waiting, _Writes()
             self._has_writes.clear()
+            writes.marks = self._unsent.due()
+            writes.reservations = [
+                (self._unsent.as_sent(one), future) for one, future in writes.reservations
+            ]
             try:
                 self._check()
-                writes.succeed(await self._commit_patiently(writes))
-            except StoreError as error:
-                self._error = error
-                writes.fail(error)
+                outcomes = await self._commit_patiently(writes)
             except BaseException as error:
                 self._error = error
                 writes.fail(error)
-                raise
+                self._unsent.fail(error)
+                if not isinstance(error, StoreError):
+                    raise
+                return
+            granted = [one is ReservationOutcome.GRANTED for one in outcomes]
+            self._unsent.note_reserved([one for one, _ in writes.reservations], granted)
+            self._unsent.note_marked(writes.marks)
+            writes.succeed(outcomes)
 
     async def _commit_patiently(self, writes: _Writes) -> Sequence[ReservationOutcome]:
         """Commit; retry while the database can't be reached, since the answers are paid for."""
@@ -331,6 +364,8 @@ class GroupCommit:
                 if writes.results:
                     await results.save(conn, lease, writes.results, fenced=True, alone=self._alone)
                 reserved = await ledger.reserve_all(conn, lease, wanted) if wanted else None
+                if writes.marks:
+                    await ledger.mark_sent(conn, lease, writes.marks)
                 if unsaved:
                     await endpoint_behaviour.save(conn, unsaved)
                 found = await endpoint_behaviour.ask(conn)

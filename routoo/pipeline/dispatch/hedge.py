@@ -128,9 +128,11 @@ class HedgedCaller:
             # As a retry: hedges use the retry budget, so that they don't flood a slow endpoint.
             async with self.client.admit(model, tokens, retry=True) as permit:
                 reserved = True  # until it is refused: a cancellation must free it
-                reserved = await self.commit.reserve(wanted) is ReservationOutcome.GRANTED
+                outcome = await self.commit.reserve(wanted, lambda: permit.starts_soon)
+                reserved = outcome is ReservationOutcome.GRANTED
                 if reserved:
                     await permit.start()
+                    await self.commit.allow_sending(job_no, hedge.attempt_no)
                     if not self.closing.is_set() and self._is_covered(pending, permit, hedge):
                         hedge.model = permit.model
                         hedge.answer = await self._send(pending, permit)

@@ -53,10 +53,11 @@ class CallReserver:
         """Reserve the call's worst case and wait for its turn; free the money if it isn't sent."""
         sent = refused = False
         try:
-            step = await self._reserve(account, permit.model, worst_case_usd)
+            step = await self._reserve(account, permit, worst_case_usd)
             refused = step is not None
             if step is None:
                 await permit.start()
+                await self.commit.allow_sending(account.job_no, account.attempts + 1)
                 step = self.check_time(account)
                 step = step or self._check_bound(account, permit, worst_case_usd)
                 sent = step is None
@@ -77,11 +78,12 @@ class CallReserver:
         return None if enough else NextStep.AGAIN
 
     async def _reserve(
-        self, account: JobAccount, model: CandidateModel, worst_case_usd: Decimal
+        self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
     ) -> NextStep | None:
         """Reserve the call's worst case; None where it is granted."""
-        reservation = Reservation(account.job_no, account.attempts + 1, model.name, worst_case_usd)
-        outcome = await self.commit.reserve(reservation)
+        model, number = permit.model, account.attempts + 1
+        reservation = Reservation(account.job_no, number, model.name, worst_case_usd)
+        outcome = await self.commit.reserve(reservation, lambda: permit.starts_soon)
         if outcome is ReservationOutcome.RETRY_SOON:
             return NextStep.AWAIT_MONEY
         self.money.leave(account.job_no)

@@ -21,6 +21,9 @@ from routoo.store.batches.records import BatchRecord
 from routoo.store.ledger import write_off
 from routoo.store.shards import Done, HandedBack, WorkOutcome
 
+_ENDING = {BatchStatus.CANCELLING, BatchStatus.FAILED}
+"""States in which rows are given up: their provider's batch is cancelled and settled."""
+
 
 @dataclass(frozen=True, slots=True)
 class ProviderChannel:
@@ -35,7 +38,7 @@ class ProviderChannel:
 
         Args:
             lease: A dispatch shard; renewed by the caller.
-            batch: The shard's batch, in progress or being cancelled.
+            batch: The shard's batch, in progress, being cancelled or failed.
             call: Answers the jobs that no provider batch holds.
 
         Returns:
@@ -48,7 +51,7 @@ class ProviderChannel:
             ConfigError: A provider's key is not set.
         """
         wait_s = await self.advance(lease, batch)
-        if batch.status is BatchStatus.CANCELLING:
+        if batch.status in _ENDING:
             return HandedBack(wait_s)
         outcome = await call()
         if isinstance(outcome, Done):
@@ -66,7 +69,7 @@ class ProviderChannel:
 
         Args:
             lease: A dispatch shard; renewed by the caller.
-            batch: The shard's batch, in progress or being cancelled.
+            batch: The shard's batch, in progress, being cancelled or failed.
 
         Returns:
             After how many seconds to do so again; None where no provider holds a row.
@@ -78,7 +81,7 @@ class ProviderChannel:
         """
         if not _has_channel(batch):
             return None
-        cancelling = batch.status is BatchStatus.CANCELLING
+        cancelling = batch.status in _ENDING
         waits_s = [
             await self.tracker.advance(_tracked(lease, batch, one))
             for one in await self._load_open(lease)
@@ -121,7 +124,7 @@ def _has_channel(batch: BatchRecord) -> bool:
 
 def _tracked(lease: Lease, batch: BatchRecord, one: OpenProviderBatch) -> TrackedBatch:
     model = batch.pool.models[batch.pool.index(one.model)]
-    cancelling = batch.status is BatchStatus.CANCELLING
+    cancelling = batch.status in _ENDING
     return TrackedBatch(
         lease, model, one, cancelling, filter_ends=model.name in final_filters(batch)
     )

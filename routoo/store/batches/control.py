@@ -103,8 +103,65 @@ async def end_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
     """
     if await batches.lock(conn, batch_id) is not BatchStatus.CANCELLING:
         return False
-    # Scorers and selectors spend no money: their writes are refused from here on. A dispatcher
-    # is waited for, unless its lease says that it is gone.
+    await _take_from_silent(conn, batch_id)
+    if await _is_at_work(conn, batch_id):
+        return False
+    await write_off_batch(conn, batch_id)
+    await results.take_kept(conn, batch_id)
+    await _save_results(conn, batch_id)
+    await conn.execute(
+        "UPDATE batches SET status = 'cancelled',"
+        # that of a failed batch stays
+        " completed_at = coalesce(completed_at, clock_timestamp()) WHERE id = %s",
+        [batch_id],
+    )
+    return True
+
+
+async def fail(conn: AsyncConnection, batch_id: UUID, error: str) -> None:
+    """Let a batch fail: what is in flight ends, and rows at providers are given up."""
+    await batches.fail(conn, batch_id, error)
+    await provider_batches.make_due(conn, batch_id)
+
+
+async def close_books(conn: AsyncConnection, batch_id: UUID) -> bool:
+    """Settle what is still reserved in a batch that is over, unless workers are busy with it.
+
+    Args:
+        conn: A transaction; `shards.finish` calls this in its own.
+        batch_id: The batch.
+
+    Returns:
+        Whether its books are closed: nothing is reserved, and all calls are in what was spent.
+
+    Raises:
+        NotFoundError: There is no such batch.
+    """
+    if not (await batches.lock(conn, batch_id)).is_over:
+        return False
+    await _take_from_silent(conn, batch_id)
+    if await _is_at_work(conn, batch_id):
+        return False
+    await write_off_batch(conn, batch_id)
+    return True
+
+
+async def with_open_books(conn: AsyncConnection) -> list[UUID]:
+    """Return the batches that are over and have money reserved."""
+    cursor = await conn.execute(
+        "SELECT b.id FROM batches b JOIN ledgers l ON l.batch_id = b.id AND l.reserved_usd > 0"
+        " WHERE b.status = ANY(%s)",
+        [[status.value for status in BatchStatus if status.is_over]],
+    )
+    return [row[0] async for row in cursor]
+
+
+async def _take_from_silent(conn: AsyncConnection, batch_id: UUID) -> None:
+    """Take the shards of a batch that ends from their owners, but for dispatchers at work.
+
+    Scorers and selectors spend no money: their writes are refused from here on. A dispatcher is
+    waited for, unless its lease says that it is gone.
+    """
     await conn.execute(
         """
         UPDATE shards s
@@ -118,18 +175,6 @@ async def end_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
         """,
         {"id": batch_id},
     )
-    if await _is_at_work(conn, batch_id):
-        return False
-    await write_off_batch(conn, batch_id)
-    await results.take_kept(conn, batch_id)
-    await _save_results(conn, batch_id)
-    await conn.execute(
-        "UPDATE batches SET status = 'cancelled',"
-        # that of a failed batch stays
-        " completed_at = coalesce(completed_at, clock_timestamp()) WHERE id = %s",
-        [batch_id],
-    )
-    return True
 
 
 async def being_cancelled(conn: AsyncConnection) -> list[UUID]:

@@ -1,0 +1,48 @@
+"""What the workers' logs show of errors of the task queue's libraries."""
+
+import io
+import logging
+from collections.abc import Iterator
+
+import pytest
+from amqp.exceptions import ConnectionForced, PreconditionFailed
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from worker import logs
+
+
+@pytest.fixture
+def shown() -> Iterator[io.StringIO]:
+    """What a handler with our filter writes."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(logs._shorten)
+    names = ("celery.beat", "kombu.message", "routoo")
+    for name in names:
+        logging.getLogger(name).addHandler(handler)
+    yield stream
+    for name in names:
+        logging.getLogger(name).removeHandler(handler)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ConnectionResetError("gone"), ConnectionForced("shutdown"), RedisConnectionError("loading")],
+)
+def test_a_server_that_is_away_takes_one_line(shown: io.StringIO, error: Exception) -> None:
+    try:
+        raise error
+    except type(error):
+        logging.getLogger("kombu.message").critical("Couldn't ack %r", 7, exc_info=True)
+        logging.getLogger("celery.beat").exception("Message Error: %s\n%s", error, ["a stack"])
+    lines = shown.getvalue().splitlines()
+    assert lines == ["Couldn't ack 7", f"the beat could not publish: {error}"]
+
+
+def test_a_bug_keeps_its_traceback(shown: io.StringIO) -> None:
+    for name, error in (("kombu.message", PreconditionFailed("no")), ("routoo", OSError("no"))):
+        try:
+            raise error
+        except type(error):
+            logging.getLogger(name).exception("it failed")
+    assert shown.getvalue().count("Traceback") == 2
