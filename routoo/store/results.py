@@ -253,7 +253,7 @@ async def share_all(conn: AsyncConnection, batch_id: UUID) -> None:
     """Give duplicates the results of those originals that ended before they were found out."""
     await conn.execute(
         f"""
-        {_INSERT} SELECT f.batch_id, {columns.listed(_SHARED)}
+        {_INSERT} SELECT f.batch_id, {columns.listed(_SHARED)}, r.quality_change
         FROM followers f JOIN results r ON r.batch_id = f.batch_id AND r.job_no = f.leader_no
         WHERE f.batch_id = %s ON CONFLICT DO NOTHING
         """.encode(),
