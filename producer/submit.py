@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
 
@@ -51,6 +51,10 @@ class BatchRequest:
     """Submit the good rows of an input that has bad ones too."""
     error_file: Path | None = None
     """Where bad rows are written; with skip_invalid beside the input where unset."""
+    batch_id: UUID | None = None
+    """Id of the batch, where it was promised to somebody."""
+    key_id: UUID | None = None
+    """Key of the gateway whose daily limit its calls count against."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +117,8 @@ async def submit(
             )
         with _reading(source, request) as reading, _collector_paused():
             await _copy(conn, batch_id, reading, on_progress)
-            await batches.seal(conn, batch_id, reading.check.job_count, shard_size)
+            count = reading.check.job_count
+            await batches.seal(conn, batch_id, count, shard_size, key_id=request.key_id)
     return reading.submission(batch_id)
 
 
@@ -130,6 +135,7 @@ def _new_batch(source: Source, request: BatchRequest) -> batches.NewBatch:
         objective=request.objective,
         draft=request.plan_only,
         call_options=request.call_options,
+        id=request.batch_id or uuid4(),
     )
 
 

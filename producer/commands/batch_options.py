@@ -4,7 +4,7 @@ The record holds options as they were typed, each field's help being its documen
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -13,18 +13,11 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from producer.rows.limits import (
-    read_deadline,
-    read_max_latency_s,
-    read_models,
-    read_number,
-    read_quality,
-    read_usd,
-)
+from producer.aims import read_limits, read_option
+from producer.rows.limits import read_deadline, read_models
 from producer.rows.source import Format
 from routoo.domain.batch_options import (
     CallOptions,
-    Objective,
     OnContentFilter,
     OnUnavailable,
 )
@@ -34,12 +27,9 @@ from routoo.errors import InputError
 
 if TYPE_CHECKING:
     from producer.submit import BatchRequest
-    from routoo.domain.pool import Pool
     from routoo.settings import Settings
 
-from producer.commands.options import AimOptions, MinQualityOption, PoolOption, read_option
-
-_MOST_CONFIDENCE = 0.99
+from producer.commands.options import AimOptions, MinQualityOption, PoolOption, option_label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,17 +189,6 @@ class BatchOptions(AimOptions):
         bool, typer.Option("--ignore-model", help="Route every job, whatever its model field says.")
     ] = False
 
-    def objective(self, pool: "Pool") -> Objective:
-        """Return the objective.
-
-        Raises:
-            InputError: An option has no usable value, or two objectives are given.
-        """
-        read = partial(read_number, "the confidence", least=0.5, most=_MOST_CONFIDENCE)
-        confidence = read_option("--floor-confidence", read, self.floor_confidence)
-        # Not `super()`: a dataclass with slots is another class than the one its methods know.
-        return replace(AimOptions.objective(self, pool), floor_confidence=confidence)
-
     def request(self, settings: "Settings", *, plan_only: bool = False) -> "BatchRequest":
         """Return the batch that the options describe, checked.
 
@@ -282,22 +261,11 @@ class BatchOptions(AimOptions):
         return rules
 
     def _sla(self, models: Sequence[str]) -> SLA:
-        read_cap, now = partial(read_usd, "the cost cap"), datetime.now(UTC)
-        read_floor = partial(read_quality, "min_quality")
-        read_list = partial(read_models, "the list", known=models)
-        return SLA(
-            min_quality=read_option("--min-quality", read_floor, self.min_quality),
-            max_cost_usd=read_option("--max-cost-usd", read_cap, self.max_cost_usd),
-            max_latency_s=read_option("--max-latency-s", read_max_latency_s, self.max_latency_s),
-            deadline=read_option("--deadline", partial(read_deadline, now=now), self.deadline),
-            allowed_models=read_option(
-                "--allow-model", read_list, _joined(self.allow_model, self.allow_models)
-            ),
-            denied_models=read_option(
-                "--deny-model", read_list, _joined(self.deny_model, self.deny_models)
-            ),
-            validators=self._validators(),
-        )
+        names = ("min_quality", "max_cost_usd", "max_latency_s", "deadline")
+        texts = {name: getattr(self, name) for name in names}
+        texts["allowed_models"] = _joined(self.allow_model, self.allow_models)
+        texts["denied_models"] = _joined(self.deny_model, self.deny_models)
+        return read_limits(texts, models, datetime.now(UTC), option_label, self._validators())
 
 
 def _joined(repeated: Sequence[str] | None, listed: str | None) -> str | None:

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import JsonOption, NamedBatch, read_option
+from producer.aims import read_option
+from producer.commands.options import JsonOption, NamedBatch
 from producer.rows.limits import read_usd
 from routoo.console.output import json_line
 from routoo.console.run import run_with_database

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.commands.options import JsonOption, read_option
+from producer.aims import read_option
+from producer.commands.options import JsonOption
 from routoo.console.commands import CommandGroup
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_with_database

@@ -4,31 +4,21 @@ The records hold options as they were typed, each field's help being its documen
 methods check the text and return values of the domain.
 """
 
-from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from producer.rows.limits import (
-    read_number,
-    read_quality,
-    read_usd,
-)
-from producer.rows.problems import LimitError
+from producer.aims import read_budget, read_objective
 from routoo.domain.batch_options import (
     Objective,
 )
-from routoo.errors import InputError
 
 if TYPE_CHECKING:
     from routoo.domain.pool import Pool
-
-
-import contextlib
 
 _PATIENCE_S = 1.0
 _MOST = 30
@@ -63,9 +53,6 @@ async def _names(incomplete: str) -> list[str]:
         async with await psycopg.AsyncConnection.connect(url) as conn:
             return await batches.names_like(conn, incomplete, _MOST)
 
-
-_MOST_RISK = 10.0
-_MOST_RATIO = 10.0
 
 BatchArgument = Annotated[
     str | None,
@@ -108,24 +95,12 @@ MinQualityOption = Annotated[
     str | None, typer.Option(metavar="Q", help="Least predicted quality of a job's model, 0 to 1.")
 ]
 
-Value = TypeVar("Value")
+_OTHER_NAMES = {"allowed_models": "--allow-model", "denied_models": "--deny-model"}
 
 
-def read_option(option: str, read: Callable[[object], Value], value: str | None) -> Value | None:
-    """Return the value that a reader makes of an option's text, None where it was not given.
-
-    Raises:
-        InputError: The reader refused the text; the message names the option.
-    """
-    if value is None:
-        return None
-    try:
-        return read(value)
-    except LimitError as error:
-        problem = error.problem
-        raise InputError(
-            problem.what, value=problem.value, where=option, remedy=problem.remedy
-        ) from None
+def option_label(field: str) -> str:
+    """Return the option that a field of a batch is typed as."""
+    return _OTHER_NAMES.get(field) or f"--{field.replace('_', '-')}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +144,7 @@ class AimOptions:
         Raises:
             InputError: It is no amount.
         """
-        return read_option("--budget-usd", partial(read_usd, "the budget"), self.budget_usd)
+        return read_budget({"budget_usd": self.budget_usd}, option_label)
 
     def objective(self, pool: "Pool") -> Objective:
         """Return the objective.
@@ -177,31 +152,6 @@ class AimOptions:
         Raises:
             InputError: An option has no usable value, or two objectives are given.
         """
-        model, ratio = _matched(self.match, pool)
-        read_worth = partial(read_number, "the worth of an answer", above=0.0)
-        read_risk = partial(read_number, "the risk", least=0.0, most=_MOST_RISK)
-        read_mean = partial(read_quality, "the mean quality")
-        worth = self.willingness_to_pay_usd
-        return Objective(
-            min_mean_quality=read_option("--min-mean-quality", read_mean, self.min_mean_quality),
-            match_model=model,
-            match_ratio=ratio,
-            willingness_to_pay_usd=read_option("--willingness-to-pay-usd", read_worth, worth),
-            risk=read_option("--risk", read_risk, self.risk) or 0.0,
-        )
-
-
-def _matched(text: str | None, pool: "Pool") -> tuple[str | None, float]:
-    """Return the model and the ratio of MODEL@RATIO; a bare MODEL stands for all of its quality."""
-    if text is None or text in pool.names:
-        return text, 1.0
-    model, _, share = text.rpartition("@")
-    if model not in pool.names:
-        raise InputError(
-            "the model to match is not in the pool",
-            value=text,
-            where="--match",
-            remedy=f"Write MODEL@0.98 with one of {', '.join(pool.names)}",
-        )
-    read_ratio = partial(read_number, "the share to match", above=0.0, most=_MOST_RATIO)
-    return model, read_option("--match", read_ratio, share) or 1.0
+        names = ("min_mean_quality", "match", "willingness_to_pay_usd", "risk", "floor_confidence")
+        texts = {name: getattr(self, name, None) for name in names}
+        return read_objective(texts, pool.names, option_label)

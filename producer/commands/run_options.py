@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from producer.commands.options import AimOptions, PoolOption, read_option
+from producer.aims import read_option
+from producer.commands.options import AimOptions, PoolOption
 from producer.rows.limits import read_usd
 from routoo.errors import InputError
 

@@ -14,7 +14,7 @@ from routoo.console.run import run_with_database, usable_database
 from routoo.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
-    from producer.gateway.state import GatewayOptions
+    from producer.gateway.options import GatewayOptions
     from routoo.domain.pool import Pool
     from routoo.settings import Settings
     from routoo.store.database import Database
@@ -58,7 +58,7 @@ class ServeOptions:
         Raises:
             ConfigError: A pool file can't be used.
         """
-        from producer.gateway.state import GatewayOptions
+        from producer.gateway.options import GatewayOptions
 
         return GatewayOptions(
             pools=_pools(settings, self.pool or []),

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from producer.commands.options import JsonOption, MinQualityOption, PoolOption, read_option
+from producer.aims import read_option
+from producer.commands.options import JsonOption, MinQualityOption, PoolOption
 from producer.rows.limits import read_quality, read_usd
 from routoo.console.options import with_options
 from routoo.console.output import json_line, note

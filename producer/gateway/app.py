@@ -1,5 +1,6 @@
 """Builds the gateway's application: OpenAI's API, and the page where it is installed."""
 
+import asyncio
 import importlib
 import importlib.util
 from collections.abc import AsyncIterator
@@ -8,14 +9,19 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from producer.gateway import access
+from producer.gateway import access, batches, files
 from producer.gateway.docs import add_docs
 from producer.gateway.errors import add_error_handlers
-from producer.gateway.state import Gateway, GatewayDep, GatewayOptions
+from producer.gateway.options import GatewayOptions
+from producer.gateway.state import Gateway, GatewayDep
+from producer.gateway.submitter import Submitter
+from producer.gateway.uploads import BodyLimit
 from routoo.settings import Settings
 from routoo.store.database import Database
 
 _CONNECTIONS = 16
+_DOWNLOADS = 6
+"""Files of results that are streamed at once: each holds a connection."""
 
 
 def create_app(settings: Settings, database_url: str, options: GatewayOptions) -> FastAPI:
@@ -30,14 +36,20 @@ def create_app(settings: Settings, database_url: str, options: GatewayOptions) -
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with Database(database_url, max_size=_CONNECTIONS) as database:
-            app.state.gateway = Gateway(settings, options, database)
-            yield
+            with Submitter(settings, database_url, options) as submitter:
+                downloads = asyncio.Semaphore(_DOWNLOADS)
+                app.state.gateway = Gateway(settings, options, database, submitter, downloads)
+                yield
 
     app = FastAPI(title="Routoo", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.add_middleware(
+        BodyLimit, most_bytes=options.max_request_bytes, except_path=files.UPLOAD_PATH
+    )
     add_error_handlers(app)
     add_docs(app)
     app.add_api_route("/healthz", healthz, include_in_schema=False)
-    app.include_router(access.router)
+    for router in (access.router, files.router, batches.router):
+        app.include_router(router)
     if importlib.util.find_spec("producer.page") is not None:
         app.include_router(importlib.import_module("producer.page.routes").router)
     return app

@@ -1,46 +1,17 @@
 """What a gateway process works with, for the routes to depend on."""
 
-from collections.abc import Mapping
+import asyncio
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
-from producer.gateway.sessions import Sessions
-from routoo.domain.pool import Pool
-from routoo.errors import NotFoundError
+from producer.gateway.options import GatewayOptions
+from producer.gateway.submitter import Submitter
 from routoo.settings import Settings
 from routoo.store.database import Database
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayOptions:
-    """What `serve` was told."""
-
-    pools: Mapping[str, Pool]
-    """Candidate models by the pool's name; the first is used where a request names none."""
-    sessions: Sessions = field(default_factory=Sessions)
-    """Browsers that are let in."""
-    without_keys: bool = False
-    """Let in whoever can connect, as if with a key for everything."""
-    max_file_bytes: int = 2 * 2**30
-    """Largest file that may be uploaded, in bytes."""
-    max_request_bytes: int = 16 * 2**20
-    """Largest body of any other request, in bytes."""
-
-    def pool(self, name: str | None) -> Pool:
-        """Return a pool by its name; the first where none is named.
-
-        Raises:
-            NotFoundError: There is no such pool.
-        """
-        if name is None:
-            return next(iter(self.pools.values()))
-        if name not in self.pools:
-            known = ", ".join(self.pools)
-            raise NotFoundError("there is no such pool", value=name, remedy=f"Name one of {known}")
-        return self.pools[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +21,12 @@ class Gateway:
     settings: Settings
     options: GatewayOptions
     database: Database
+    submitter: Submitter
+    """Reads the rows of batches and submits them."""
+    downloads: asyncio.Semaphore
+    """Lets few of those downloads run at once that hold a connection."""
+    sizes: dict[tuple[str, datetime], int] = field(default_factory=dict)
+    """Sizes of the files of results that were counted."""
 
 
 def gateway_of(request: Request) -> Gateway:

@@ -96,8 +96,7 @@ class JsonlWriter:
         for record in records:
             stream = self._stream_of(record)
             if stream is not None:
-                line = _output_line(self._batch_id, record)
-                stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+                stream.write(output_line(self._batch_id, record))
 
     def close(self) -> None:
         """End the file: JSONL has no end mark."""
@@ -110,10 +109,10 @@ class JsonlWriter:
         return self._error_stream
 
 
-def _output_line(batch_id: UUID, record: ResultRecord) -> dict[str, Any]:
+def output_line(batch_id: UUID, record: ResultRecord) -> bytes:
     """Return a result's line: with a response where it succeeded, else with an error."""
     succeeded = record.status is ResultStatus.SUCCEEDED
-    return {
+    line = {
         "id": f"batch_req_{batch_id.hex}_{record.job_no}",
         "custom_id": record.custom_id,
         "response": _response(record) if succeeded else None,
@@ -122,6 +121,7 @@ def _output_line(batch_id: UUID, record: ResultRecord) -> dict[str, Any]:
         "reason": record.reason,
         "decision": record.decision,
     }
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _response(record: ResultRecord) -> dict[str, Any]:

@@ -36,6 +36,8 @@ class ProblemReport:
     bad_rows: int = 0
     counts: Counter[ProblemKind] = field(default_factory=Counter)
     listed: list[str] = field(default_factory=list)
+    first: list[tuple[int, RowProblem]] = field(default_factory=list)
+    """The problems that are listed, each with its line."""
 
     def add(self, bad: BadRow) -> None:
         """Count a bad row's problems and list them while there is room."""
@@ -43,6 +45,7 @@ class ProblemReport:
         for problem in bad.problems:
             self.counts[problem.kind] += 1
             if len(self.listed) < LISTED_IN_FULL:
+                self.first.append((bad.row.line, problem))
                 self.listed.append(f"{self.source}:{bad.row.line}: {problem}")
 
     def lines(self) -> Iterator[str]:

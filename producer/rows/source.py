@@ -160,10 +160,12 @@ class Source:
     Attributes:
         path: A file; None is standard input.
         format: The format of its rows.
+        label: What messages call it; its path where unset.
     """
 
     path: Path | None
     format: Format
+    label: str | None = None
 
     @classmethod
     def of(cls, name: str, row_format: Format | None = None) -> "Source":
@@ -188,7 +190,7 @@ class Source:
     @property
     def name(self) -> str:
         """The name that messages use."""
-        return "stdin" if self.path is None else str(self.path)
+        return self.label or ("stdin" if self.path is None else str(self.path))
 
     @property
     def stem(self) -> str:

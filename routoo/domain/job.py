@@ -72,6 +72,19 @@ class BatchStatus(StrEnum):
         }
 
 
+class ApiBatchState(StrEnum):
+    """How far the submission of a batch that came through the gateway has come."""
+
+    VALIDATING = "validating"
+    """Its rows are still to be read and checked."""
+    SUBMITTED = "submitted"
+    """It is a batch like any other now."""
+    FAILED = "failed"
+    """Its rows can't be submitted."""
+    CANCELLED = "cancelled"
+    """It was cancelled before it was submitted."""
+
+
 class ResultStatus(StrEnum):
     """How a job ended."""
 

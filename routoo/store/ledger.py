@@ -1,8 +1,9 @@
 """The ledger: money is reserved before a call is sent and settled after it.
 
-Of a batch, `reserved_usd + spent_usd` never exceeds the limit: a constraint of the table. Every
-function may be repeated when a commit's acknowledgement was lost: rows that exist already move no
-money again.
+Of a batch, `reserved_usd + spent_usd` never exceeds the limit: a constraint of the table. The same
+holds of the key that submitted it, whose ledger a trigger moves with the batch's. Every function
+may be repeated when a commit's acknowledgement was lost: rows that exist already move no money
+again.
 """
 
 import math
@@ -106,7 +107,9 @@ async def reserve(
         await leases.fence(conn, lease)
     batch_id = lease.key.batch_id
     # Locked before it is read: two dispatchers must not both take the last dollar.
-    free_usd = (await balance(conn, batch_id, locked=True)).free_usd
+    free_usd = _least(
+        (await balance(conn, batch_id, locked=True)).free_usd, await _free_of_key(conn, batch_id)
+    )
     existing = await _existing(conn, batch_id, wanted)
     granted = _grant(wanted, existing, free_usd)
     fresh = [
@@ -143,6 +146,9 @@ async def reserve_all(
                 SELECT FROM reservations r JOIN wanted w USING (job_no, attempt_no)
                 WHERE r.batch_id = %(batch_id)s)
               AND (limit_usd IS NULL OR reserved_usd + spent_usd + overrun_usd + total <= limit_usd)
+              AND NOT EXISTS (  -- a key's limit is looked at under a lock
+                SELECT FROM key_ledgers k WHERE k.key_id = ledgers.key_id
+                  AND k.limit_usd IS NOT NULL)
             RETURNING 1
         )
         INSERT INTO reservations (batch_id, shard_no, {_RESERVATION})
@@ -150,6 +156,29 @@ async def reserve_all(
         """.encode(),
         _reservation_values(lease, wanted),
     )
+
+
+async def _free_of_key(conn: AsyncConnection, batch_id: UUID) -> Decimal | None:
+    """Return what the key of a batch may still reserve today, locked; None means no limit.
+
+    A batch's ledger is locked before its key's, here and by the trigger that moves its money.
+    """
+    cursor = await conn.execute(
+        """
+        SELECT greatest(0, limit_usd - reserved_usd - CASE day
+            WHEN (now() AT TIME ZONE 'UTC')::date THEN spent_usd + overrun_usd ELSE 0 END)
+        FROM key_ledgers WHERE limit_usd IS NOT NULL
+          AND key_id = (SELECT key_id FROM ledgers WHERE batch_id = %s)
+        FOR NO KEY UPDATE
+        """,
+        [batch_id],
+    )
+    row = await cursor.fetchone()
+    return None if row is None else row[0]
+
+
+def _least(one: Decimal | None, other: Decimal | None) -> Decimal | None:
+    return min((amount for amount in (one, other) if amount is not None), default=None)
 
 
 def _grant(

@@ -96,8 +96,8 @@ class CallReserver:
         account.note_error(
             model,
             ResultStatus.BUDGET_EXHAUSTED,
-            f"a call to {model.name} may cost ${worst_case_usd}, more than the batch's budget "
-            "has left; raise budget_usd or lower max_tokens",
+            f"a call to {model.name} may cost ${worst_case_usd}, more than the batch's budget has "
+            "left, or its key may spend today; raise budget_usd or lower max_tokens",
         )
         return NextStep.NEXT_MODEL
 

@@ -40,6 +40,7 @@ class NewBatch:
     draft: bool = False
     """To be planned only: no call is made until its plan is submitted."""
     call_options: CallOptions = field(default_factory=CallOptions)
+    id: UUID = field(default_factory=uuid4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +111,6 @@ async def _insert(conn: AsyncConnection, new: NewBatch) -> UUID | None:
     values = {field.name: getattr(new, field.name) for field in fields(new)}
     aim, call_options = new.objective, new.call_options
     values |= {
-        "id": uuid4(),
         "pool": Jsonb(new.pool.model_dump(mode="json")),
         "status": BatchStatus.PLANNING if new.draft else BatchStatus.IN_PROGRESS,
         "objective": None if aim == Objective() else Jsonb(aim.as_json()),
@@ -122,7 +122,14 @@ async def _insert(conn: AsyncConnection, new: NewBatch) -> UUID | None:
     return None if row is None else row[0]
 
 
-async def seal(conn: AsyncConnection, batch_id: UUID, job_count: int, shard_size: int) -> None:
+async def seal(
+    conn: AsyncConnection,
+    batch_id: UUID,
+    job_count: int,
+    shard_size: int,
+    *,
+    key_id: UUID | None = None,
+) -> None:
     """Finish a submission: job count, ledger and shards, in the transaction that copied the jobs.
 
     Args:
@@ -130,6 +137,7 @@ async def seal(conn: AsyncConnection, batch_id: UUID, job_count: int, shard_size
         batch_id: The batch.
         job_count: Jobs copied, with job_no 0 .. job_count - 1.
         shard_size: Most jobs in a shard.
+        key_id: Key whose daily limit its calls count against.
 
     Raises:
         InputError: There are no jobs.
@@ -139,10 +147,10 @@ async def seal(conn: AsyncConnection, batch_id: UUID, job_count: int, shard_size
     await conn.execute("UPDATE batches SET job_count = %s WHERE id = %s", [job_count, batch_id])
     await conn.execute(
         """
-        INSERT INTO ledgers (batch_id, limit_usd)
-        SELECT id, budget_usd FROM batches WHERE id = %s
+        INSERT INTO ledgers (batch_id, limit_usd, key_id)
+        SELECT id, budget_usd, %s FROM batches WHERE id = %s
         """,
-        [batch_id],
+        [key_id, batch_id],
     )
     await conn.execute(
         """
