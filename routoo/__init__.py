@@ -5,3 +5,22 @@ prompt, picks the models that give the most quality within the limits, calls the
 result a job in PostgreSQL. After "Routoo: Learning to Route to Large Language Models Effectively"
 (arXiv 2401.13979).
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from routoo.router import Choice, Choices, Limits, Router
+
+__all__ = ["Choice", "Choices", "Limits", "Router"]
+
+
+def __getattr__(name: str) -> object:
+    """Import the router when it is wanted: with torch, it takes seconds."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module("routoo.router"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -264,6 +264,20 @@ async def load_matrix(
     return filler.matrix()
 
 
+def build_matrix(
+    batch: BatchRecord,
+    jobs: Sequence[Job],
+    predicted: Predictions,
+    experience: Experience = NOTHING_KNOWN,
+    judge: ForeseeingJudge | None = None,
+) -> BatchMatrix:
+    """Return a batch that is in memory as arrays, as `load_matrix` returns one of the database."""
+    filler = _Filler(batch, predicted, experience, judge)
+    for first in range(0, len(jobs), _JOBS_PER_READ):
+        filler.fill(first, jobs[first : first + _JOBS_PER_READ])
+    return filler.matrix()
+
+
 class _Filler:
     """Fills a batch's arrays, slice by slice, and makes the matrix of them."""
 

@@ -1,10 +1,11 @@
-"""Describes the plan of a batch as JSON, which is kept with the batch.
+"""Makes the plan of a batch, and describes it as JSON, which is kept with the batch.
 
 A batch that is planned and not submitted also gets a forecast for its owner to see.
 """
 
 import math
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from routoo.pipeline.select.probes import (
     ProbedJobs,
     describe_probes,
 )
+from routoo.pipeline.select.problem import add_probes, choose_payable, pose_problem
 from routoo.selector.confidence import quality_interval
 from routoo.selector.frontier import frontier
 from routoo.selector.probes import part_of
@@ -65,6 +67,28 @@ class PlannedBatch:
         """What may be asked after the probes that are called."""
         probed = self.decisions.probed
         return probed.some(self.calls[probed.jobs] >= 0)
+
+
+def make_plan(
+    batch: BatchRecord, matrix: BatchMatrix, experience: Experience, now: datetime
+) -> PlannedBatch:
+    """Choose a model for every job of a batch.
+
+    Args:
+        batch: The batch with its limits.
+        matrix: Its jobs.
+        experience: What the matrix was estimated with.
+        now: The present time, for the deadline.
+    """
+    direct = pose_problem(batch, matrix, experience, now)
+    posed = add_probes(batch, matrix, direct, experience, now)
+    solution = choose_payable(posed, matrix.reserve_usd)
+    if matrix.duplicates is not None:
+        solution = matrix.duplicates.spread(solution)
+    probed = posed.probed(solution.choice)
+    solution = replace(solution, choice=posed.policies.first(solution.choice))
+    decisions = Decisions.of(matrix, solution.choice, probed)
+    return PlannedBatch(batch, matrix, posed, solution, decisions, experience)
 
 
 def describe_plan(planned: PlannedBatch) -> dict[str, Any]:

@@ -24,7 +24,12 @@ from routoo.pipeline.select.experience import (
     planned_experience,
 )
 from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
-from routoo.pipeline.select.plan import PlannedBatch, describe_forecast, describe_plan
+from routoo.pipeline.select.plan import (
+    PlannedBatch,
+    describe_forecast,
+    describe_plan,
+    make_plan,
+)
 from routoo.pipeline.select.probes import PosedProblem, ProbedJobs, describe_probes, joined
 from routoo.pipeline.select.problem import (
     add_probes,
@@ -79,17 +84,8 @@ async def _plan_batch(db: Database, lease: Lease, batch: BatchRecord) -> None:
             return  # a worker died after it had saved the plan: what people saw of it stands
         experience = await batch_experience(conn, batch)
         matrix = await load_matrix(conn, batch, experience)
-    now = datetime.now(UTC)
-    direct = pose_problem(batch, matrix, experience, now)
-    posed = await asyncio.to_thread(add_probes, batch, matrix, direct, experience, now)
-    solution = await asyncio.to_thread(choose_payable, posed, matrix.reserve_usd)
-    if matrix.duplicates is not None:
-        solution = matrix.duplicates.spread(solution)
-    probed = await asyncio.to_thread(posed.probed, solution.choice)
-    solution = replace(solution, choice=posed.policies.first(solution.choice))
-    decisions = Decisions.of(matrix, solution.choice, probed)
-    planned = PlannedBatch(batch, matrix, posed, solution, decisions, experience)
-    plan, met = describe_plan(planned), is_met(solution, posed.problem)
+    planned = await asyncio.to_thread(make_plan, batch, matrix, experience, datetime.now(UTC))
+    plan, met = describe_plan(planned), is_met(planned.solution, planned.posed.problem)
     if batch.status is BatchStatus.PLANNING:
         plan["forecast"] = await asyncio.to_thread(describe_forecast, planned)
     async with db.transaction() as conn:
@@ -97,7 +93,8 @@ async def _plan_batch(db: Database, lease: Lease, batch: BatchRecord) -> None:
             await _save_first_plan(conn, lease, planned)
         await batches.save_plan(conn, batch.id, plan)
     if not met and batch.status is not BatchStatus.PLANNING:
-        raise InfeasibleError("the batch's aim can't be met", remedy=solution.advice.rstrip("."))
+        advice = planned.solution.advice.rstrip(".")
+        raise InfeasibleError("the batch's aim can't be met", remedy=advice)
 
 
 async def _save_first_plan(conn: AsyncConnection, lease: Lease, planned: PlannedBatch) -> None:
