@@ -11,10 +11,11 @@ Settings come from ROUTOO_* variables: ROUTOO_DATABASE_URL and ROUTOO_BROKER_URL
 Exit status: 0 fine, 1 unexpected error, 2 bad input, 3 not found, 4 database or broker
 unavailable or a file can't be written, 5 the batch is over and some jobs have no answer,
 6 an evaluation run is worse than the runs before it, 7 answers of worse models than planned
-(--strict), 8 the batch failed, 130 interrupted.
+(`run`, --strict), 8 the batch failed, 130 interrupted.
 """
 
 COMMANDS = {
+    "run": ("run:run_command", "Plan, run and write a file of prompts: all in one."),
     "plan": ("plan:plan_command", "Show what a file of prompts would bring and cost; free."),
     "submit": ("submit:submit_command", "Submit a file of prompts as one batch."),
     "stream": ("stream:stream_command", "Submit rows as they come, within a budget an hour."),

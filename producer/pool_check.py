@@ -39,6 +39,38 @@ async def check_models(database: Database, pool: Pool, checkpoint: Path) -> str 
     return None
 
 
+async def check_checkpoint(database: Database, checkpoint: Path, *, is_named: bool) -> None:
+    """Check that workers which are started on this machine will have a predictor.
+
+    Args:
+        database: Where checkpoints are promoted.
+        checkpoint: The checkpoint of these workers while none is promoted.
+        is_named: Whether it was asked for, and is no default.
+
+    Raises:
+        CheckpointError: None is promoted and this one can't be read, or another is promoted.
+    """
+    async with database.transaction() as conn:
+        promoted = await checkpoints.promoted(conn)
+    if promoted is None:
+        try:
+            checkpoint_models(checkpoint)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"there is no predictor to score the prompts with: {error.what}",
+                where=str(checkpoint),
+                remedy="Name one with --checkpoint or ROUTOO_CHECKPOINT, fit one with "
+                "`routoo train`, or put one into use with `routoo checkpoint promote`",
+            ) from error
+    elif is_named and promoted.path != str(checkpoint):
+        raise CheckpointError(
+            "another checkpoint is in use for all batches",
+            value=str(checkpoint),
+            where=f"checkpoint {promoted.path}",
+            remedy="Put yours into use with `routoo checkpoint promote`, or leave --checkpoint out",
+        )
+
+
 def _check_known(pool: Pool, known: Sequence[str], where: str) -> None:
     names = dict.fromkeys(model.predicted_as for model in pool.models)
     unknown = [name for name in names if name not in known]

@@ -36,12 +36,15 @@ from worker.roles import Role
 
 @contextmanager
 def heartbeat(loop: LoopThread, db: Database, name: str, role: Role) -> Iterator[None]:
-    """Report while the block runs that a worker lives; one that is silent counts as gone."""
+    """Report while the block runs that a worker lives, and then that it has ended.
+
+    One that is silent counts as gone, however it ended.
+    """
     task = loop.run(_start_heartbeat(db, name, role))
     try:
         yield
     finally:
-        loop.run(_stop_heartbeat(task))
+        loop.run(_stop_heartbeat(task, db, name))
 
 
 async def _start_heartbeat(db: Database, name: str, role: Role) -> "asyncio.Task[None]":
@@ -57,12 +60,17 @@ async def _report_forever(db: Database, name: str, role: Role) -> None:
         await asyncio.sleep(workers.REPORT_INTERVAL_S)
 
 
-async def _stop_heartbeat(task: "asyncio.Task[None]") -> None:
+async def _stop_heartbeat(task: "asyncio.Task[None]", db: Database, name: str) -> None:
     task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await task
+    with contextlib.suppress(StoreError, TimeoutError):
+        async with asyncio.timeout(_LAST_REPORT_S), db.transaction() as conn:
+            await workers.remove(conn, name)
 
 
+_LAST_REPORT_S = 2.0
+"""Longest wait for a database that a worker which ends tells so."""
 _S_PER_DAY = 86_400.0
 _log = structlog.get_logger(__name__)
 SIGNATURE = "X-Routoo-Signature"

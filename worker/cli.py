@@ -22,7 +22,13 @@ Count = Annotated[int, typer.Option(min=0, help="Processes of this role.")]
 
 
 @app.command()
-def up(*, scorers: Count = 1, dispatchers: Count = 1, json_logs: JsonLogs = False) -> None:
+def up(
+    *,
+    scorers: Count = 1,
+    dispatchers: Count = 1,
+    json_logs: JsonLogs = False,
+    supervised: Supervised = False,
+) -> None:
     """Run everything a batch needs on this machine, until Ctrl-C.
 
     Starts PostgreSQL and the broker where ROUTOO_DATABASE_URL and ROUTOO_BROKER_URL are unset,
@@ -37,8 +43,10 @@ def up(*, scorers: Count = 1, dispatchers: Count = 1, json_logs: JsonLogs = Fals
     from routoo.settings import load_settings
     from worker.logs import configure_logs
     from worker.stack import run_stack
-    from worker.supervisor import READY
+    from worker.supervisor import READY, STACK_DRAIN_S, stop_with_supervisor
 
+    if supervised:
+        stop_with_supervisor(STACK_DRAIN_S)
     settings = load_settings()
     configure_logs(settings.log_level, as_json=json_logs, role="supervisor")
     text = f"{READY}: serving batches from {settings.home}, Ctrl-C to stop"

@@ -14,16 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from routoo.embedded.server import EmbeddedServer
 from routoo.embedded.stack import broker_url, database_url, embedded_servers
+from routoo.embedded.stack_state import remove_status, stack_lock
 from routoo.errors import EmbeddedStackError
 from routoo.settings import Settings
 from routoo.store.migrate import upgrade
 from worker.queue import check_broker
 from worker.roles import Role
-from worker.supervisor import Supervisor, remove_status
+from worker.supervisor import Supervisor
 
 _CHECK_INTERVAL_S = 2.0
 _log = structlog.get_logger(__name__)
@@ -90,9 +91,8 @@ def _running_servers(settings: Settings) -> Iterator[_Servers]:
 def _only_stack_of(home: Path) -> Iterator[None]:
     """Hold the home's lock; the kernel releases it however this process ends."""
     home.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(home / "up.lock", blocking=False)
     try:
-        held = lock.acquire()
+        held = stack_lock(home).acquire()
     except Timeout as error:
         raise EmbeddedStackError(
             "another `routoo-worker up` runs on this home",

@@ -8,18 +8,19 @@ stops by itself, on any platform.
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import structlog
 
+from routoo.embedded.stack_state import StackStatus, remove_status
 from routoo.errors import ConfigError, EmbeddedStackError
 
 READY = "ready"
@@ -28,6 +29,8 @@ _DRAIN_S = 8.0
 """How long workers may take to stop before they are killed."""
 _ORPHAN_DRAIN_S = 10.0
 """How long a worker whose supervisor is gone may take to stop before it ends itself."""
+STACK_DRAIN_S = 60.0
+"""How long a stack whose command is gone may take to stop: workers, then servers."""
 _FIRST_DELAY_S = 0.5
 _LONGEST_DELAY_S = 30.0
 _SETTLED_S = 30.0
@@ -39,12 +42,16 @@ _UNUSABLE = ConfigError.exit_code
 _log = structlog.get_logger(__name__)
 
 
-def stop_with_supervisor() -> None:
-    """Stop this process as SIGTERM does once its standard input ends, and kill it 10 s later.
+def stop_with_supervisor(drain_s: float = _ORPHAN_DRAIN_S) -> None:
+    """Stop this process as SIGTERM does once its standard input ends.
 
-    To be called in a worker process.
+    To be called in a worker process, or in a supervisor that another command started.
+
+    Args:
+        drain_s: How long it may take to stop before it is killed.
     """
-    threading.Thread(target=_wait_for_end_of_input, name="supervisor", daemon=True).start()
+    wait = partial(_wait_for_end_of_input, drain_s)
+    threading.Thread(target=wait, name="supervisor", daemon=True).start()
 
 
 def say_ready() -> None:
@@ -53,41 +60,12 @@ def say_ready() -> None:
     sys.stdout.flush()
 
 
-def _wait_for_end_of_input() -> None:
+def _wait_for_end_of_input(drain_s: float) -> None:
     while os.read(0, 1):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(_ORPHAN_DRAIN_S)
+    time.sleep(drain_s)
     os._exit(1)
-
-
-@dataclass(frozen=True, slots=True)
-class SupervisorStatus:
-    """Which processes a supervisor runs: a file under its home, for people and tests."""
-
-    supervisor: int
-    """Its process id."""
-    children: Mapping[str, int]
-    """Process ids of the workers that run, by name (scorer-1, dispatcher-1, beat-1)."""
-    ready: bool
-    """Whether every worker consumes messages."""
-
-    def write(self, home: Path) -> None:
-        """Replace the file in one step, so that a reader never sees half of it."""
-        path = status_path(home)
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(asdict(self)))
-        temporary.replace(path)
-
-
-def status_path(home: Path) -> Path:
-    """Return the path of a home's status file, which exists while a supervisor runs."""
-    return home / "worker.json"
-
-
-def remove_status(home: Path) -> None:
-    """Remove the status file of a supervisor that ends or was killed."""
-    status_path(home).unlink(missing_ok=True)
 
 
 @dataclass(slots=True)
@@ -262,4 +240,4 @@ class Supervisor:
         pids = {worker.name: worker.pid for worker in self._workers}
         running = {name: pid for name, pid in pids.items() if pid is not None}
         ready = all(worker.ready.is_set() and worker.pid for worker in self._workers)
-        SupervisorStatus(os.getpid(), running, ready).write(self._home)
+        StackStatus(os.getpid(), running, ready).write(self._home)

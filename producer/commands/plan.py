@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -143,7 +143,7 @@ def _awaited(settings: "Settings", batch_id: "UUID") -> "BatchRecord":
     from producer.plans import await_plan
 
     async def wait(database: "Database") -> "BatchRecord":
-        with _progress() as on_progress:
+        with planning_progress() as on_progress:
             return await await_plan(database, batch_id, on_progress)
 
     return run_with_database(settings, wait, on_interrupt=_ON_INTERRUPT)
@@ -164,7 +164,7 @@ class _WaitNote:
 
 
 @contextmanager
-def _progress() -> "Iterator[Callable[[Snapshot], None]]":
+def planning_progress() -> "Iterator[Callable[[Snapshot], None]]":
     """Show how many jobs are scored; elsewhere than on a terminal only say what is waited for."""
     from producer.screen.progress import scoring_progress_bar
 
@@ -186,6 +186,15 @@ def _show(batch: "BatchRecord", plot: Path | None, *, as_json: bool) -> None:
         typer.echo(json_line(_facts(batch)))
     else:
         console().print(plan_view(batch, plan))
+    check_feasible(plan)
+
+
+def check_feasible(plan: dict[str, Any]) -> None:
+    """Refuse a plan that serves nobody.
+
+    Raises:
+        InfeasibleError: Its limits can't all hold.
+    """
     if plan["jobs"] and not plan["served"] and plan["advice"]:
         raise InfeasibleError("the limits can't all hold", remedy=plan["advice"].rstrip("."))
 

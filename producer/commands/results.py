@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer.commands.options import BatchArgument, JsonOption
-from producer.results.formats import Export, ResultFormat
+from producer.results.formats import BY_SUFFIX, Export, ResultFormat, failures_beside
 from routoo.console import formatting
 from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import console, json_line, note
@@ -25,11 +25,6 @@ if TYPE_CHECKING:
     from routoo.store.results import ResultRecord
 
 _LONGEST_ANSWER = 60
-_BY_SUFFIX = {
-    ".jsonl": ResultFormat.JSONL,
-    ".csv": ResultFormat.CSV,
-    ".parquet": ResultFormat.PARQUET,
-}
 
 
 def results_command(
@@ -84,14 +79,14 @@ def results_command(
 
 
 def _wanted(result_format: ResultFormat | None, out: Path | None, errors: Path | None) -> Export:
-    by_suffix = None if out is None else _BY_SUFFIX.get(out.suffix.lower(), ResultFormat.JSONL)
+    by_suffix = None if out is None else BY_SUFFIX.get(out.suffix.lower(), ResultFormat.JSONL)
     chosen = result_format or by_suffix or ResultFormat.TABLE
     if chosen is ResultFormat.TABLE and out is not None:
         raise InputError("a table is only for the screen", where="--format", remedy="Choose jsonl")
     if chosen is ResultFormat.PARQUET and out is None and sys.stdout.isatty():
         raise InputError("Parquet is no text", where="--format", remedy="Name a file with --out")
     if errors is None and out is not None and chosen is ResultFormat.JSONL:
-        errors = out.with_name(f"{out.stem}.errors.jsonl")
+        errors = failures_beside(out)
     if errors is not None and chosen is not ResultFormat.JSONL:
         raise InputError(
             "only JSONL has a file of failures",

@@ -96,20 +96,33 @@ def send_request(
         RoutooError: As `producer.submit.submit` raises.
     """
     from producer.queue import check_broker
+
+    check_broker(settings)
+    return run_with_database(
+        settings,
+        lambda database: submit_rows(database, settings, source, request, no_ping=no_ping),
+        on_interrupt=_ON_INTERRUPT,
+    )
+
+
+async def submit_rows(
+    database: "Database",
+    settings: "Settings",
+    source: "Source",
+    request: "BatchRequest",
+    *,
+    no_ping: bool,
+) -> "Submission":
+    """Do what `send_request` does, with a database that is open."""
     from producer.rows.report import BadInputError
     from producer.submit import submit
 
-    check_broker(settings)
-
-    async def submit_rows(database: "Database") -> "Submission":
-        await _check_pool(database, settings, request, no_ping=no_ping)
+    await _check_pool(database, settings, request, no_ping=no_ping)
+    try:
         with _read_progress(source) as on_progress:
-            return await submit(
+            submission = await submit(
                 database, source, request, shard_size=settings.shard_size, on_progress=on_progress
             )
-
-    try:
-        submission = run_with_database(settings, submit_rows, on_interrupt=_ON_INTERRUPT)
     except BadInputError as error:
         _print_problems(error.report)
         raise

@@ -8,14 +8,17 @@ import typer
 
 from producer.commands.options import BatchArgument, JsonOption, StrictOption
 from routoo.console.exit_codes import BATCH_FAILED, DEVIATED, INCOMPLETE
-from routoo.console.output import console, json_line
+from routoo.console.output import console, json_line, messages
 from routoo.console.run import run_with_database
 from routoo.domain.job import BatchStatus
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from rich.console import Console
+
     from producer.progress import Snapshot
     from routoo.settings import Settings
-    from routoo.store.batches.records import BatchRecord
     from routoo.store.database import Database
 
 _LINE_EVERY_S = 5.0
@@ -51,14 +54,12 @@ def watch_batch(
         Exit: With status 8 when the batch failed, 5 when some jobs have no answer; if strict, with
             7 when a worse model than planned answered some.
     """
-    from producer.progress import find_batch
+    from producer.progress import find_batch, follow
 
     async def watch(database: "Database") -> "Snapshot":
         async with database.transaction() as conn:
             record = await find_batch(conn, batch)
-        if sys.stdout.isatty() and not as_json:
-            return await _show_live(database, record)
-        return await _print_lines(database, record, as_json=as_json)
+        return await show_progress(follow(database, record), as_json=as_json)
 
     last = run_with_database(settings, watch, on_interrupt=_ON_INTERRUPT)
     if last.progress.status is BatchStatus.FAILED:
@@ -69,14 +70,29 @@ def watch_batch(
         raise typer.Exit(DEVIATED)
 
 
-async def _show_live(database: "Database", batch: "BatchRecord") -> "Snapshot":
+async def show_progress(
+    snapshots: "AsyncIterator[Snapshot]", *, as_json: bool = False, to_stderr: bool = False
+) -> "Snapshot":
+    """Show a batch's snapshots as they come, live on a terminal, and return the last one.
+
+    Args:
+        snapshots: At least one.
+        as_json: Whether lines are JSON.
+        to_stderr: Whether standard output is left to something else.
+    """
+    stream = sys.stderr if to_stderr else sys.stdout
+    if stream.isatty() and not as_json:
+        return await _show_live(snapshots, messages() if to_stderr else console())
+    return await _print_lines(snapshots, as_json=as_json, to_stderr=to_stderr)
+
+
+async def _show_live(snapshots: "AsyncIterator[Snapshot]", screen: "Console") -> "Snapshot":
     from rich.live import Live
 
-    from producer.progress import follow
     from producer.screen.progress import progress_view
 
-    with Live(console=console(), auto_refresh=False) as live:
-        async for snapshot in follow(database, batch):
+    with Live(console=screen, auto_refresh=False) as live:
+        async for snapshot in snapshots:
             live.update(progress_view(snapshot), refresh=True)
     return snapshot
 
@@ -86,17 +102,19 @@ def _line_every_s(followed_s: float) -> float:
     return min(max(_LINE_EVERY_S, followed_s / 4), _LINE_AT_LEAST_EVERY_S)
 
 
-async def _print_lines(database: "Database", batch: "BatchRecord", *, as_json: bool) -> "Snapshot":
-    from producer.progress import follow
+async def _print_lines(
+    snapshots: "AsyncIterator[Snapshot]", *, as_json: bool, to_stderr: bool
+) -> "Snapshot":
     from producer.screen.progress import progress_line
 
-    begun_s, printed_s, status = time.monotonic(), -_LINE_EVERY_S, batch.status
-    async for snapshot in follow(database, batch):
+    begun_s, printed_s, status = time.monotonic(), -_LINE_EVERY_S, None
+    async for snapshot in snapshots:
         now_s = time.monotonic()
         # A long batch fills no log: the lines come less and less often.
         wait_s = _LINE_EVERY_S if as_json else _line_every_s(now_s - begun_s)
         if now_s - printed_s >= wait_s or snapshot.progress.status is not status:
             printed_s, status = now_s, snapshot.progress.status
+            line = json_line(snapshot.as_json()) if as_json else progress_line(snapshot)
             # click's echo flushes: a reader at the other end of a pipe sees each line at once.
-            typer.echo(json_line(snapshot.as_json()) if as_json else progress_line(snapshot))
+            typer.echo(line, err=to_stderr)
     return snapshot

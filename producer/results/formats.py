@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
+
+from routoo.files import check_suffix
 
 if TYPE_CHECKING:
     from routoo.store.results import ResultRecord
@@ -33,6 +35,30 @@ class Export:
     """None is standard output."""
     errors: Path | None = None
     """JSONL only: the file of the failures; None leaves them out."""
+
+    @classmethod
+    def to_file(cls, out: Path) -> Self:
+        """Return an export into a file whose name tells the format.
+
+        Raises:
+            InputError: It ends in no known suffix.
+        """
+        suffix = check_suffix(out, BY_SUFFIX, "the format can't be told from the file's name")
+        is_jsonl = BY_SUFFIX[suffix] is ResultFormat.JSONL
+        return cls(BY_SUFFIX[suffix], out, failures_beside(out) if is_jsonl else None)
+
+
+BY_SUFFIX = {
+    ".jsonl": ResultFormat.JSONL,
+    ".csv": ResultFormat.CSV,
+    ".parquet": ResultFormat.PARQUET,
+}
+"""The format that a file's name tells."""
+
+
+def failures_beside(out: Path) -> Path:
+    """Return the file of the failures that belongs to a file of answers."""
+    return out.with_name(f"{out.stem}.errors.jsonl")
 
 
 class ResultWriter(Protocol):

@@ -160,8 +160,10 @@ def wait_line(snapshot: Snapshot) -> str | None:
         return None
     if wait.is_served:
         return f"waits for a free {wait.role}"
-    since = "yet" if wait.silent_s is None else f"for {formatting.duration(wait.silent_s)}"
-    return f"waits for a {wait.role}: none has run {since}, `routoo-worker up` starts one"
+    lives = "none runs"
+    if wait.silent_s is not None:
+        lives = f"none has run for {formatting.duration(wait.silent_s)}"
+    return f"waits for a {wait.role}: {lives}, `routoo-worker up` starts one"
 
 
 def _failures(snapshot: Snapshot) -> list[str]:

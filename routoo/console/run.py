@@ -57,14 +57,14 @@ def run_with_database(
     settings: "Settings",
     command: "Callable[[Database], Awaitable[Result]]",
     *,
-    on_interrupt: str = "Interrupted.",
+    on_interrupt: str | Callable[[], str] = "Interrupted.",
 ) -> Result:
     """Run a coroutine with an open database, the one that the settings name.
 
     Args:
         settings: Read at the entry point.
         command: What to do with the open database.
-        on_interrupt: Text for standard error after Ctrl-C.
+        on_interrupt: Text for standard error after Ctrl-C, or what returns it then.
 
     Raises:
         Exit: After Ctrl-C, with status 130.
@@ -78,7 +78,7 @@ def run_with_database(
         with usable_database(settings) as url:
             return asyncio.run(_with_database(url, command))
     except KeyboardInterrupt:
-        note(f"\n{on_interrupt}")
+        note(f"\n{on_interrupt if isinstance(on_interrupt, str) else on_interrupt()}")
         raise typer.Exit(INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGINT, previous)

@@ -22,7 +22,7 @@ class WorkerWait:
     role: str
     """Role of the workers that could take them: scorer or dispatcher."""
     silent_s: float | None
-    """Seconds since a worker of that role reported; None where none is known."""
+    """Seconds since a worker of that role reported; None where none is known that was killed."""
 
     @property
     def is_served(self) -> bool:
@@ -46,6 +46,21 @@ async def report(conn: AsyncConnection, name: str, role: str) -> None:
         [name, role],
     )
     await conn.execute("DELETE FROM workers WHERE seen_at < now() - interval '1 day'")
+
+
+async def remove(conn: AsyncConnection, name: str) -> None:
+    """Record that a worker has ended, so that nobody takes it for one that lives."""
+    await conn.execute("DELETE FROM workers WHERE name = %s", [name])
+
+
+async def live_roles(conn: AsyncConnection) -> frozenset[str]:
+    """Return the roles of which a worker lives: it has reported lately."""
+    cursor = await conn.execute(
+        "SELECT DISTINCT role FROM workers"
+        " WHERE seen_at > clock_timestamp() - make_interval(secs => %s)",
+        [_SILENT_S],
+    )
+    return frozenset([row[0] async for row in cursor])
 
 
 async def wait_of(conn: AsyncConnection, batch_id: UUID) -> WorkerWait | None:

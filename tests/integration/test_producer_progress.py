@@ -102,7 +102,7 @@ async def test_a_failed_batch_says_why_and_its_time_stands_still(
 
 async def test_a_batch_says_which_workers_it_waits_for(db: Database) -> None:
     batch_id = await factory.submit(db)
-    assert "waits for a scorer: none has run yet" in await status(db, batch_id)
+    assert "waits for a scorer: none runs" in await status(db, batch_id)
     async with db.transaction() as conn:
         await workers.report(conn, "scorer@host:1", "scorer")
     assert "waits for a free scorer" in await status(db, batch_id)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from routoo.embedded.stack_state import status_path
 from routoo.errors import ConfigError, EmbeddedStackError
-from worker.supervisor import Supervisor, status_path
+from worker.supervisor import Supervisor
 
 Commands = dict[str, list[str]]
 READY_THEN_SLEEP = "import time; print('ready', flush=True); time.sleep(60)"

@@ -18,6 +18,7 @@ from routoo.store.batches.records import (
     seal,
     skip_scoring,
     status,
+    with_key_prefix,
 )
 
 __all__ = [
@@ -35,4 +36,5 @@ __all__ = [
     "seal",
     "skip_scoring",
     "status",
+    "with_key_prefix",
 ]

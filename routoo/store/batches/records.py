@@ -202,6 +202,12 @@ async def list_recent(conn: AsyncConnection, limit: int) -> list[BatchRecord]:
     return await _select(conn, "ORDER BY created_at DESC, id LIMIT %s", [limit])
 
 
+async def with_key_prefix(conn: AsyncConnection, prefix: str) -> list[BatchRecord]:
+    """Return the batches whose idempotency key begins so, newest first."""
+    condition = "WHERE starts_with(idempotency_key, %s) ORDER BY created_at DESC, id"
+    return await _select(conn, condition, [prefix])
+
+
 async def names_like(conn: AsyncConnection, beginning: str, limit: int) -> list[str]:
     """Return names of the newest batches that begin so; ids where no name does."""
     for column in (b"name", b"id::text"):
