@@ -4,12 +4,13 @@
     choices = router.choose(prompts, budget_usd=0.05)
     choices.models, choices.expected_quality, choices.expected_cost_usd
 
-The choice is the one that `routoo-producer plan` makes of the same prompts, limits and checkpoint
-while no calls have been measured. Nothing is called: `routoo.client` does that, or your own client.
+The selection is the one of `routoo-producer plan` for models whose calls were never measured, with
+one difference: a budget is what all calls are expected to cost. A batch's budget covers the worst
+case of each call too, before it is sent. Nothing is called here: your own client does that.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -31,7 +32,8 @@ from routoo.judge.judge import AnswerJudge
 from routoo.pipeline.select.experience import fit_experience
 from routoo.pipeline.select.matrix import build_matrix
 from routoo.pipeline.select.plan import PlannedBatch, make_plan
-from routoo.predictor.predictor import CheckpointPredictor, load_predictor
+from routoo.ports import Predictor
+from routoo.predictor.predictor import load_predictor
 from routoo.store.batches.records import BatchRecord
 
 Prompt = str | Mapping[str, Any]
@@ -160,7 +162,7 @@ class Router:
     """A predictor with a pool of candidate models."""
 
     pool: Pool
-    predictor: CheckpointPredictor
+    predictor: Predictor
     judge: AnswerJudge | None = None
     """Judges answers; None where the checkpoint was fitted without any."""
 
@@ -211,6 +213,7 @@ class Router:
         }
         judge = self.judge if batch.call_options.cascade else None
         matrix = build_matrix(batch, jobs, predicted, experience, judge)
+        matrix = replace(matrix, reserve_usd=None)  # nothing reserves money here
         return _choices(make_plan(batch, matrix, experience, batch.created_at), predicted)
 
 
@@ -242,7 +245,7 @@ def _names(models: Iterable[str] | None) -> tuple[str, ...] | None:
 
 
 def _batch(pool: Pool, job_count: int, limits: Limits) -> BatchRecord:
-    """Return the prompts as a batch that is being planned: in memory, in no database."""
+    """Return the prompts as a batch: in memory, in no database."""
     budget_usd, match_model = limits.get("budget_usd"), limits.get("match_model")
     unknown = {match_model} - {None, *pool.names}
     if unknown:
@@ -268,7 +271,7 @@ def _batch(pool: Pool, job_count: int, limits: Limits) -> BatchRecord:
         name="prompts",
         kind="batch",
         idempotency_key=None,
-        status=BatchStatus.PLANNING,
+        status=BatchStatus.IN_PROGRESS,
         pool=pool,
         budget_usd=None if budget_usd is None else Decimal(str(budget_usd)),
         min_quality=limits.get("min_quality"),

@@ -23,6 +23,7 @@ import structlog
 from routoo.errors import ConfigError, DatabaseUnavailableError, StoreError
 from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.scheduler import Scheduler
+from routoo.loop_thread import LoopThread
 from routoo.settings import Settings
 from routoo.store import results, workers
 from routoo.store.batches import plans
@@ -30,7 +31,6 @@ from routoo.store.batches.progress import merge_counts
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts
 from routoo.store.evaluation.alerts import AlertRecord
-from worker.loop import LoopThread
 from worker.roles import Role
 
 

@@ -16,10 +16,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from routoo.errors import ConfigError, StoreError
+from routoo.loop_thread import LoopThread
 from routoo.settings import Settings
 from routoo.store.batches.overview import Overview, overview
 from routoo.store.database import Database
-from worker.loop import LoopThread
 
 _Samples = Iterable[tuple[Sequence[str], float]]
 """Values of the labels, and the value."""

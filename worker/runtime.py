@@ -30,6 +30,7 @@ from routoo.client.token_counts import TokenCounters
 from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.job import Lease, Stage
 from routoo.errors import ConfigError
+from routoo.loop_thread import LoopThread
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.provider_batch.channel import ProviderChannel
 from routoo.pipeline.provider_batch.tracker import BatchTracker, ChannelOptions
@@ -44,7 +45,6 @@ from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
 from routoo.store.shards import Done, WorkOutcome
 from worker.background import background_ticks, heartbeat
-from worker.loop import LoopThread
 from worker.metrics import serving_metrics
 from worker.queue import RECOVER_TASK, create_app, publish
 from worker.roles import Role, concurrency, queues

@@ -10,13 +10,13 @@ from kombu.exceptions import OperationalError
 
 from routoo.domain.job import ShardKey, Stage
 from routoo.errors import DatabaseUnavailableError
+from routoo.loop_thread import LoopThread
 from routoo.pipeline.select.drift import ReplanOptions, request_replans
 from routoo.pipeline.shard_work import ShardWorker
 from routoo.store import leases, response_cache, shards
 from routoo.store.batches import control
 from routoo.store.database import Database
 from routoo.task_queue import task_name
-from worker.loop import LoopThread
 from worker.queue import RECOVER_TASK, REPLAN_TASK, count_waiting, publish
 
 _MAX_DUE = 2000

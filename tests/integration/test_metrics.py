@@ -18,6 +18,7 @@ from routoo.domain.completion import DeviationReason
 from routoo.domain.job import Stage
 from routoo.domain.pool import LimitField
 from routoo.errors import ConfigError
+from routoo.loop_thread import LoopThread
 from routoo.settings import REPOSITORY, Settings
 from routoo.store import endpoint_behaviour, results, schedules
 from routoo.store.batches.overview import _OVERVIEW, OpenMoney, Overview
@@ -26,7 +27,6 @@ from routoo.store.evaluation import alerts, eval_runs
 from tests.batch_factory import claim, dispatch, pool_of, result, score, select, submit
 from tests.run_factory import add_set, begin, questions
 from worker import metrics
-from worker.loop import LoopThread
 from worker.metrics import families, reachable, serving_metrics
 
 pytestmark = pytest.mark.anyio

@@ -16,12 +16,12 @@ from producer.progress import Snapshot, find_batch, take_snapshot
 from producer.screen.progress import progress_line, progress_view
 from routoo.domain.completion import Result
 from routoo.domain.job import ResultStatus, Stage
+from routoo.loop_thread import LoopThread
 from routoo.store import batches, ledger, results, shards, workers
 from routoo.store.database import Database
 from tests import batch_factory as factory
 from tests.producer_command import ProducerCommand
 from worker.background import heartbeat
-from worker.loop import LoopThread
 from worker.roles import Role
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
