@@ -20,7 +20,7 @@ WARM_UP_CALLS = 20
 
 async def run_aiohttp(request: dict[str, Any]) -> Taken:
     """Send, parse, drop: the least that a client can do."""
-    import aiohttp  # noqa: PLC0415 - a peer's process lacks it
+    import aiohttp
 
     connector = aiohttp.TCPConnector(limit=0)
     url = f"{request['base_url']}/chat/completions"
@@ -30,7 +30,7 @@ async def run_aiohttp(request: dict[str, Any]) -> Taken:
 
         async def call() -> None:
             async with session.post(url, json=sent) as response:
-                assert response.status == 200  # noqa: PLR2004 - success
+                assert response.status == 200
                 await response.json()
 
         return await _share_out(call, request)
@@ -38,7 +38,7 @@ async def run_aiohttp(request: dict[str, Any]) -> Taken:
 
 async def run_litellm(request: dict[str, Any]) -> Taken:
     """The peer's router with one deployment, retries off."""
-    import litellm  # noqa: PLC0415 - only in the peers' environment
+    import litellm
 
     litellm.suppress_debug_info = True
     deployment = {
@@ -60,7 +60,7 @@ async def run_litellm(request: dict[str, Any]) -> Taken:
 
 async def run_routoo(request: dict[str, Any]) -> Taken:
     """Dispatch a prepared batch's shards as a worker does, four at a time."""
-    from dispatch_batch import dispatch_all  # noqa: PLC0415 - a peer's process lacks it
+    from dispatch_batch import dispatch_all
 
     return await dispatch_all(
         request["database_url"], request["batch_id"], request["shards"], limited=request["limited"]
@@ -89,9 +89,9 @@ def main() -> None:
     os.sched_setaffinity(0, {0})
     client, request = sys.argv[1], json.loads(sys.argv[2])
     try:
-        from uvloop import run  # noqa: PLC0415 - a peer's process may lack it
+        from uvloop import run
     except ImportError:
-        from asyncio import run  # noqa: PLC0415 - as above
+        from asyncio import run
     clients = {
         "aiohttp": run_aiohttp,
         "litellm": run_litellm,

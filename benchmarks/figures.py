@@ -30,4 +30,4 @@ def _line(figure: Figure) -> str:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"  # noqa: PLR2004 - digits
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

