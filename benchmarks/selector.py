@@ -11,19 +11,26 @@ import argparse
 import time
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from figures import Figure, show
 from scipy.optimize import linprog
 from scipy.sparse import csr_array
 
+from routoo.judge.hashed_text import TextWeights
+from routoo.judge.judge import AnswerJudge
+from routoo.judge.outcomes import OutcomeModel
+from routoo.judge.probe_judge import PriorView, ProbeJudge
+from routoo.judge.trees import BoostedTrees
 from routoo.selector import Capacity, Problem, Solution, solve
-from routoo.selector.probes import Judgements, ProbeModel, with_policies
+from routoo.selector.probes import with_policies
+from routoo.selector.second_calls import ProbeModel
 
 MODELS = 10
 PROBES = (0, 1, 2)
-OUTCOMES = 6
+OUTCOMES = 8
+"""As many as a judge of many answers tells apart."""
 HIGHS_JOBS = 5_000
 MEAN_BUDGET_USD = 2e-4
 ALLOWED_SHARE = 0.95
@@ -56,13 +63,15 @@ def with_capacities(problem: Problem, free: Solution) -> Problem:
     return replace(problem, capacities=limits)
 
 
-def best_s(work: Callable[[], object], repeat: int) -> float:
-    """Return the shortest time of several runs, in seconds."""
+def best_s(
+    work: Callable[[], object], repeat: int, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Return the shortest time of several runs, in seconds of a clock."""
     times = []
     for _ in range(repeat):
-        start = time.perf_counter()
+        start = clock()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(clock() - start)
     return min(times)
 
 
@@ -89,23 +98,22 @@ def measure_large(jobs: int, repeat: int) -> list[Figure]:
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Expected:
-    """Implements `routoo.selector.probes.Judgements`."""
+def make_judge() -> AnswerJudge:
+    """Return a judge whose outcomes move the probe's estimate much, those of others a little."""
+    names = tuple(f"m{model}" for model in range(MODELS))
+    judges = {names[probe]: _probe_judge(probe) for probe in PROBES}
+    return AnswerJudge(names, np.zeros(0, np.float32), judges, {})
 
-    chance: np.ndarray
-    quality: np.ndarray
 
-
-def judge(probe: int, quality: np.ndarray) -> Judgements:
-    """Return outcomes that move the probe's estimate much and those of the others a little."""
-    shift = np.linspace(-2, 2, OUTCOMES, dtype=np.float32)[:, None]
-    shift = shift * np.where(np.arange(MODELS) == probe, 1.0, 0.3).astype(np.float32)
-    chance = np.full((len(quality), OUTCOMES), 1 / OUTCOMES, np.float32)
-    odds = (quality / (1 - quality))[:, None, :] * np.exp(shift)
-    shown = odds / (1 + odds)
-    shown += (quality - shown.mean(axis=1))[:, None, :]  # the mean stays the estimate
-    return _Expected(chance, np.clip(shown, 0, 1))
+def _probe_judge(probe: int) -> ProbeJudge:
+    move = np.where(np.arange(MODELS) == probe, 1.0, 0.3).astype(np.float32)
+    shift = np.linspace(-2, 2, OUTCOMES, dtype=np.float32)[:, None] * move
+    none = np.zeros((0, MODELS), np.float32)
+    view = PriorView(np.zeros(MODELS, np.float32), none)
+    outcomes = OutcomeModel(np.zeros((4, OUTCOMES), np.float32), shift)
+    words = TextWeights(none[:, :1], np.zeros(1, np.float32))
+    trees = BoostedTrees(none[:, :1].astype(np.int16), none[:, :1], none[None].astype(np.float16))
+    return ProbeJudge(probe, view, words, trees, none.T, outcomes)
 
 
 def measure_probes(jobs: int, repeat: int) -> list[Figure]:
@@ -113,23 +121,35 @@ def measure_probes(jobs: int, repeat: int) -> list[Figure]:
     problem = make_problem(jobs)
     problem = replace(problem, quality=np.clip(problem.quality, 0.01, 0.99))
     allowed = np.asarray(problem.allowed)
+    judge = make_judge()
     known = ProbeModel(
-        judge, PROBES, problem.quality, problem.cost_usd, lambda rows, _probe: allowed[rows]
+        lambda quality: judge.foresee(judge.models, quality).of,
+        PROBES,
+        problem.quality,
+        problem.cost_usd,
+        lambda rows, _probe: allowed[rows],
     )
-    start = time.perf_counter()
     more, policies = with_policies(problem, known)
-    made_s = time.perf_counter() - start
     assert sorted(set(policies.probe)) == list(PROBES)
-    without_s = best_s(lambda: solve(problem), repeat)
-    with_s = best_s(lambda: solve(more), repeat)
     solution, plain = solve(more), solve(problem)
     gain = solution.mean_quality - plain.mean_quality
-    return [
-        Figure("select_1m_x10_with_probes_s", with_s, "s", without_s, with_s / without_s),
+
+    def whole() -> Solution:
+        return solve(with_policies(problem, known)[0])
+
+    figures = [
         Figure("select_1m_x10_with_probes_gap", solution.gap, "relative", None, None),
         Figure("select_probes_gain", gain, "quality", plain.mean_quality, None),
-        Figure("select_make_policies_s", made_s, "s", without_s, made_s / without_s),
     ]
+    for clock, unit in ((time.perf_counter, "s"), (time.process_time, "s CPU")):
+        plain_s = best_s(lambda: solve(problem), repeat, clock)
+        whole_s = best_s(whole, repeat, clock)
+        solve_s = best_s(lambda: solve(more), repeat, clock)
+        figures += [
+            Figure("select_1m_x10_with_probes", whole_s, unit, plain_s, whole_s / plain_s),
+            Figure("select_with_policies_made", solve_s, unit, plain_s, solve_s / plain_s),
+        ]
+    return figures
 
 
 def peak_bytes(problem: Problem) -> int:

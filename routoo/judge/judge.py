@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float, Float32, Float64, Int
 
 from routoo.domain.answer import TokenProbabilities
 from routoo.errors import CheckpointError
@@ -75,7 +75,7 @@ class AnswerJudge:
         Raises:
             CheckpointError: The checkpoint can't judge this model's answers.
         """
-        judge = self._of(probe)
+        judge = self.of(probe)
         if not answers:
             return np.zeros((0, len(self.models)), np.float32)
         return sigmoid(judge(self.read(answers))).astype(np.float32)
@@ -104,8 +104,30 @@ class AnswerJudge:
         Raises:
             CheckpointError: The checkpoint can't judge this model's answers.
         """
-        judge = self._of(probe)
-        return judge.outcomes(self._prior(quality), judge.probe)
+        judge = self.of(probe)
+        prior = self._prior(quality).T.astype(np.float32)
+        return judge.outcomes(prior, judge.probe, prior.mean(axis=0))
+
+    def foresee(
+        self, models: Sequence[str], quality: Float[np.ndarray, "jobs pool"]
+    ) -> "Foresight":
+        """Return what judging any probe's answers may bring, for jobs of a pool.
+
+        Args:
+            models: The pool's models.
+            quality: Their estimates from the prompts alone.
+        """
+        columns = self.columns(models)
+        if np.isnan(quality).any() or not self.judges:
+            prior = self._prior(self.spread(models, quality)).T.astype(np.float32)
+            return Foresight(self, columns, prior[columns], prior.mean(axis=0))
+        known = log_odds(quality.T, np.float32)
+        level = next(iter(self.judges.values())).view.mean
+        # Models beside the pool's are taken to depart from their level as the pool's do on average.
+        departure = (known - level[columns, None]).mean(axis=0)
+        others = np.delete(level, columns)
+        total = known.sum(axis=0) + others.sum() + len(others) * departure
+        return Foresight(self, columns, known, total / np.float32(len(self.models)))
 
     def columns(self, models: Sequence[str]) -> list[int]:
         """Return the columns of models.
@@ -130,7 +152,12 @@ class AnswerJudge:
         whole[:, self.columns(models)] = quality
         return whole
 
-    def _of(self, probe: str) -> ProbeJudge:
+    def of(self, probe: str) -> ProbeJudge:
+        """Return the judge of one model's answers.
+
+        Raises:
+            CheckpointError: There is none.
+        """
         if probe not in self.judges:
             raise CheckpointError(
                 "the checkpoint can't judge the answers of a model",
@@ -152,6 +179,38 @@ class AnswerJudge:
         departure = np.where(unknown, 0.0, prior - mean)
         known = np.maximum((~unknown).sum(axis=1, keepdims=True), 1)
         return np.where(unknown, mean + departure.sum(axis=1, keepdims=True) / known, prior)
+
+
+@dataclass(frozen=True, slots=True)
+class Foresight:
+    """What judging answers may bring for some jobs, before there are any."""
+
+    judge: AnswerJudge
+    columns: Sequence[int]
+    """The judge's columns of the pool's models."""
+    prior: Float32[np.ndarray, "pool jobs"]
+    """Log-odds from the prompts alone."""
+    mean: Float32[np.ndarray, " jobs"]
+    """Their mean over all models of the judge."""
+
+    def of(
+        self, probe: int, models: Int[np.ndarray, " models"] | Int[np.ndarray, "models jobs"]
+    ) -> ExpectedJudgements:
+        """Return a probe's outcomes, with the estimates of some models.
+
+        Args:
+            probe: Place of the probe in the pool.
+            models: Places of the models, the same for all jobs or of each job its own; the probe
+                comes first.
+
+        Raises:
+            CheckpointError: The checkpoint can't judge this probe's answers.
+        """
+        columns = np.array(self.columns)
+        judge = self.judge.of(self.judge.models[columns[probe]])
+        jobs = np.arange(self.prior.shape[1])
+        rows = self.prior[models, jobs] if models.ndim > 1 else self.prior[models]
+        return judge.outcomes(rows, 0, self.mean, columns[models])
 
 
 def features_of_answer(answer: ProbeAnswer) -> Float32[np.ndarray, " features"]:

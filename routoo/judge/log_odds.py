@@ -1,5 +1,7 @@
 """Arithmetic of log-odds."""
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
@@ -7,9 +9,11 @@ _LEAST = 1e-4
 _STEPS = 10
 
 
-def log_odds(quality: Float[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+def log_odds(
+    quality: Float[np.ndarray, "*shape"], precision: type[np.floating[Any]] = np.float64
+) -> Float[np.ndarray, "*shape"]:
     """Return log-odds, at most 9.2 either way; NaN stays."""
-    bounded = np.clip(np.asarray(quality, np.float64), _LEAST, 1 - _LEAST)
+    bounded = np.clip(np.asarray(quality, precision), _LEAST, 1 - _LEAST)
     return np.asarray(np.log(bounded / (1 - bounded)))
 
 

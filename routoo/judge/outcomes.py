@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int64
+from jaxtyping import Float, Float32, Float64, Int, Int64
 
-from routoo.judge.log_odds import fit_constant_shift, sigmoid, softmax
+from routoo.judge.log_odds import fit_constant_shift, softmax
 
 _OWN_BINS = 4
 _MANY_ROWS = 1500
@@ -20,12 +20,14 @@ _PULL = 10.0
 """Curvature that holds an outcome's shift near the judge's mean shift there."""
 _CHANCE_RIDGE = 5.0
 _CHANCE_STEPS = 100
-_CORRECTIONS = 3
+_TINY = 1e-6
+_ODDS = (-40.0, 40.0)
+"""Log-odds outside of these are as good as certain, and their exponentials overflow float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedJudgements:
-    """What judging may bring for each job."""
+    """What judging may bring for each job; in memory the jobs lie last."""
 
     chance: Float32[np.ndarray, "jobs outcomes"]
     quality: Float32[np.ndarray, "jobs outcomes models"]
@@ -61,27 +63,34 @@ class OutcomeModel:
             rows = outcome == number
             near = shift[rows].mean(axis=0)
             fits.append(fit_constant_shift(prior[rows], score[rows], near, _PULL))
-        weight = _fit_chances(_inputs(prior, probe), outcome, count)
+        weight = _fit_chances(_inputs(prior[:, probe], prior.mean(axis=1)).T, outcome, count)
         return cls(weight, np.stack(fits).astype(np.float32))
 
-    def __call__(self, prior: Float[np.ndarray, "jobs models"], probe: int) -> ExpectedJudgements:
-        """Return chances of the outcomes, and the quality that each would show."""
-        chance = softmax(_inputs(prior, probe) @ self.weight)
-        shift = self.shift[None] + self._correction(prior, chance)[:, None]
-        quality = sigmoid(prior[:, None] + shift)
-        return ExpectedJudgements(chance.astype(np.float32), quality.astype(np.float32))
+    def __call__(
+        self,
+        prior: Float32[np.ndarray, "models jobs"],
+        probe: int,
+        mean: Float32[np.ndarray, " jobs"],
+        models: Int[np.ndarray, " models"] | Int[np.ndarray, "models jobs"] | None = None,
+    ) -> ExpectedJudgements:
+        """Return chances of the outcomes, and the quality that each would show.
 
-    def _correction(
-        self, prior: Float[np.ndarray, "jobs models"], chance: Float[np.ndarray, "jobs outcomes"]
-    ) -> Float64[np.ndarray, "jobs models"]:
-        """Return the shift of all outcomes that makes their mean the estimate before."""
-        wanted, correction = sigmoid(prior), np.zeros(prior.shape)
-        for _ in range(_CORRECTIONS):
-            quality = sigmoid(prior[:, None] + self.shift[None] + correction[:, None])
-            mean = np.einsum("jk,jkm->jm", chance, quality)
-            slope = np.einsum("jk,jkm->jm", chance, quality * (1 - quality))
-            correction += np.clip((wanted - mean) / np.maximum(slope, 1e-4), -1, 1)
-        return correction
+        Args:
+            prior: Log-odds before, of the models that the quality is wanted of.
+            probe: Row of the model whose answers are judged.
+            mean: Mean log-odds over all models.
+            models: Columns of the rows, or of each job its own; None = all, in order.
+        """
+        columns = np.arange(self.shift.shape[1]) if models is None else models
+        chance = _chances(np.einsum("io,ij->oj", self.weight, _inputs(prior[probe], mean)))
+        start = _compensated(prior, self.shift, chance, columns)
+        factor = np.exp(self.shift).take(columns, axis=1).swapaxes(0, 1)
+        factor = factor if columns.ndim > 1 else factor[:, :, None]
+        wrong = np.exp(np.clip(start, *_ODDS))[:, None, :] * factor
+        wrong += 1
+        np.reciprocal(wrong, out=wrong)
+        quality = _keep_mean(wrong, chance, 1 / (1 + np.exp(np.clip(prior, *_ODDS))))
+        return ExpectedJudgements(chance.T, quality.T)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays that a checkpoint keeps."""
@@ -107,11 +116,61 @@ def _outcomes(shift: Float[np.ndarray, "rows models"], probe: int) -> Int64[np.n
     return np.unique(outcome, return_inverse=True)[1].astype(np.int64)
 
 
+def _compensated(
+    prior: Float32[np.ndarray, "models jobs"],
+    shift: Float32[np.ndarray, "outcomes columns"],
+    chance: Float32[np.ndarray, "outcomes jobs"],
+    columns: Int[np.ndarray, "models *jobs"],
+) -> Float32[np.ndarray, "models jobs"]:
+    """Return log-odds which, after the outcomes' shifts, mean about the estimate before.
+
+    The mean of a sigmoid over a normal distribution is about a sigmoid of smaller slope (MacKay,
+    The evidence framework applied to classification networks, Neural Computation 4, 1992).
+    """
+    # BLAS would start threads for such thin matrices, which wait for each other.
+    mean = np.einsum("km,kj->mj", shift, chance)
+    variance = np.einsum("km,kj->mj", shift**2, chance) - mean**2
+    slope = np.sqrt(1 + np.float32(np.pi / 8) * np.maximum(variance, 0))
+    if columns.ndim > 1:
+        each = columns * columns.shape[1] + np.arange(columns.shape[1])
+        mean, slope = mean.ravel().take(each), slope.ravel().take(each)
+    else:
+        mean, slope = mean[columns], slope[columns]
+    return np.asarray(prior * slope - mean)
+
+
+def _keep_mean(
+    wrong: Float32[np.ndarray, "models outcomes jobs"],
+    chance: Float32[np.ndarray, "outcomes jobs"],
+    before: Float32[np.ndarray, "models jobs"],
+) -> Float32[np.ndarray, "models outcomes jobs"]:
+    """Return the chances of being right in each outcome, whose mean is the estimate before.
+
+    Args:
+        wrong: Chances of being wrong, changed in place.
+        chance: Of the outcomes.
+        before: Chance of being wrong from the prompt alone.
+    """
+    mean = np.einsum("kj,mkj->mj", chance, wrong)
+    fewer = before / mean
+    more = (1 - before) / np.maximum(1 - mean, np.float32(_TINY))
+    high = mean > before
+    wrong *= -np.where(high, fewer, more)[:, None, :]
+    wrong += np.where(high, np.float32(1), more)[:, None, :]
+    return wrong
+
+
 def _inputs(
-    prior: Float[np.ndarray, "jobs models"], probe: int
-) -> Float64[np.ndarray, "jobs inputs"]:
-    own, mean = prior[:, probe], prior.mean(axis=1)
-    return np.stack([np.ones_like(own), own, mean - own, own**2 / 4], axis=1)
+    own: Float[np.ndarray, " jobs"], mean: Float[np.ndarray, " jobs"]
+) -> Float[np.ndarray, "inputs jobs"]:
+    """Return what chances depend on: log-odds of the probe, and their mean over the models."""
+    return np.stack([np.ones_like(own), own, mean - own, own**2 / 4])
+
+
+def _chances(value: Float[np.ndarray, "outcomes jobs"]) -> Float[np.ndarray, "outcomes jobs"]:
+    raised = np.exp(value - value.max(axis=0))
+    raised /= raised.sum(axis=0)
+    return np.asarray(raised)
 
 
 def _fit_chances(

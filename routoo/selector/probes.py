@@ -14,178 +14,40 @@ prices and which probes matter.
 Source: Dekoninck et al., A unified approach to routing and cascading for LLMs, arXiv 2410.10347.
 """
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int16
 
 from routoo.selector.option_table import OptionTable
 from routoo.selector.problem import Problem
+from routoo.selector.second_calls import ProbeModel, SecondCalls
 from routoo.selector.solvers import solve
 from routoo.selector.solvers.lagrangian.hull import climb
 from routoo.selector.solvers.lagrangian.price_path import sweep
 
-BLOCK_JOBS = 2048
+BLOCK_JOBS = 8192
 """Jobs whose judgements are in memory at once."""
 SAMPLE_JOBS = 4096
 SAMPLE_SEED = 20_261_126
 """The same problem always has the same options."""
 GRID_PRICES = 12
 """Prices over the whole range, between which a sample looks for the shadow price."""
-NEAR = (1.5, 1.0, 1 / 1.5)
+WIDE = (1.5, 1.0, 1 / 1.5)
 """The policies of a probe: for the shadow price that the sample has, and for prices near it."""
+MANY_JOBS = 50_000
+"""Of more jobs, a sample tells the shadow price well, and columns take long."""
+NEAR = (1.08, 1 / 1.08)
+"""The same for many jobs, each of which has one probe: the best between these prices."""
 MOST_PROBES = 3
 LEAST_SHARE = 0.005
 """A probe that fewer jobs of the sample take is not worth a column."""
 LEAST_ESCALATION = 1e-3
 """A policy that escalates less often is the direct call, but for rounding."""
-
-
-@runtime_checkable
-class Judgements(Protocol):
-    """What judging an answer may show, before there is one: a few outcomes for each job."""
-
-    @property
-    def chance(self) -> Float32[np.ndarray, "jobs outcomes"]:
-        """Probability of each outcome."""
-        ...
-
-    @property
-    def quality(self) -> Float32[np.ndarray, "jobs outcomes models"]:
-        """Quality of every model that the outcome shows; its mean is the quality before."""
-        ...
-
-
-Judge = Callable[[int, Float32[np.ndarray, "jobs models"]], Judgements]
-"""Takes the column of a probe and the expected qualities of some jobs."""
-Follow = Callable[[Int[np.ndarray, " jobs"], int], Bool[np.ndarray, "jobs models"]]
-"""Takes numbers of jobs and a probe's column, returns which models may be asked after it."""
-
-
-@dataclass(frozen=True, slots=True)
-class SecondCalls:
-    """What a policy does for some jobs once a probe's answer is judged."""
-
-    target: Int16[np.ndarray, "outcomes jobs"]
-    """Column of the model that is asked next; the probe's own where its answer is accepted."""
-    chance: Float32[np.ndarray, "outcomes jobs"]
-    quality: Float32[np.ndarray, " jobs"]
-    """Expected quality of the answer that is kept."""
-    cost_usd: Float[np.ndarray, " jobs"]
-    """Expected cost of the second call, in USD."""
-
-    def asked(self, model: int) -> Float32[np.ndarray, " jobs"]:
-        """Return the probability that a model is asked next (or, of the probe, that it is kept)."""
-        share: Float32[np.ndarray, " jobs"] = np.where(
-            self.target == model, self.chance, np.float32(0)
-        ).sum(axis=0)
-        return share
-
-
-def second_calls(
-    judged: Judgements,
-    probe: int,
-    cost_usd: Float[np.ndarray, "jobs models"],
-    follow: Bool[np.ndarray, "jobs models"],
-    price: float | Float[np.ndarray, " jobs"],
-    answered: Float[np.ndarray, " models"] | None = None,
-) -> SecondCalls:
-    """Return what the policy of a probe at a price does.
-
-    Args:
-        judged: The outcomes of judging; with one outcome, the judgement itself.
-        probe: Column of the probe.
-        cost_usd: Expected cost of a call, in USD.
-        follow: Models that may be asked after the probe.
-        price: Quality that a dollar must buy, one for all jobs or one for each.
-        answered: Share of jobs that each model answers; the probe's answer is kept in the others.
-    """
-    return _at_price(_Shown.of(judged), probe, cost_usd.T, follow.T, price, answered)
-
-
-@dataclass(frozen=True, slots=True)
-class _Shown:
-    """Judgements with the jobs last: all that is done with them is done for many jobs at once."""
-
-    chance: Float32[np.ndarray, "outcomes jobs"]
-    quality: Float32[np.ndarray, "models outcomes jobs"]
-
-    @classmethod
-    def of(cls, judged: Judgements) -> "_Shown":
-        return cls(np.ascontiguousarray(judged.chance.T), np.ascontiguousarray(judged.quality.T))
-
-
-def _at_price(
-    shown: _Shown,
-    probe: int,
-    cost_usd: Float[np.ndarray, "models jobs"],
-    follow: Bool[np.ndarray, "models jobs"],
-    price: float | Float[np.ndarray, " jobs"],
-    answered: Float[np.ndarray, " models"] | None,
-) -> SecondCalls:
-    kept = shown.quality[probe]
-    best = kept.copy()
-    target = np.full(best.shape, probe, np.int16)
-    # What may not be asked costs too much at any price.
-    charge = np.where(follow, cost_usd * price, np.inf).astype(np.float32)
-    value, better = np.empty_like(best), np.empty(best.shape, np.bool_)
-    for model in np.flatnonzero(follow.any(axis=1)).tolist():
-        if model == probe:
-            continue
-        after = shown.quality[model]
-        if answered is not None and answered[model] < 1:
-            after = kept + np.float32(answered[model]) * (after - kept)
-        np.subtract(after, charge[model], out=value)
-        np.greater(value, best, out=better)
-        np.copyto(target, np.int16(model), where=better)
-        np.maximum(best, value, out=best)
-    usd = np.where(np.arange(len(cost_usd))[:, None] == probe, 0.0, cost_usd)
-    cost = (shown.chance * usd[target, np.arange(best.shape[1])]).sum(axis=0)
-    # The value is quality less the second call's price, so that gives the quality.
-    quality = (shown.chance * best).sum(axis=0) + price * cost
-    return SecondCalls(target, shown.chance, quality.astype(np.float32), cost)
-
-
-@dataclass(frozen=True, slots=True)
-class ProbeModel:
-    """What is known of a batch's probes, models in pool order."""
-
-    judge: Judge
-    probes: tuple[int, ...]
-    """Columns of the models whose answers can be judged."""
-    quality: Float32[np.ndarray, "jobs models"]
-    """Expected quality of one answer, for one job that it serves."""
-    cost_usd: Float[np.ndarray, "jobs models"]
-    """Expected cost of a call, in USD."""
-    follow: Follow
-    answered: Float32[np.ndarray, " models"] | None = None
-    """Share of jobs that each model answers; None = all."""
-    weight: Float32[np.ndarray, " jobs"] | None = None
-    """Number of jobs that an answer serves; None = 1 each."""
-
-    def second_calls(
-        self, jobs: Int[np.ndarray, " some"], probe: int, *prices: float
-    ) -> list[SecondCalls]:
-        """Return what some jobs' policies of a probe do, one for each price."""
-        shown = _Shown.of(self.judge(probe, self.quality[jobs]))
-        cost, follow = self.cost_usd[jobs].T, self.follow(jobs, probe).T
-        # A call that serves several jobs buys their quality together.
-        shared = 1.0 if self.weight is None else np.maximum(self.weight[jobs], 1.0)
-        return [
-            _at_price(shown, probe, cost, follow, price / shared, self.answered) for price in prices
-        ]
-
-    def some(self, jobs: Int[np.ndarray, " some"]) -> "ProbeModel":
-        """Return what is known of some jobs."""
-        return replace(
-            self,
-            quality=self.quality[jobs],
-            cost_usd=self.cost_usd[jobs],
-            weight=None if self.weight is None else self.weight[jobs],
-            follow=lambda some, probe: self.follow(jobs[some], probe),
-        )
+MOST_THREADS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,11 +60,46 @@ class Policies:
     """Column of each policy's probe."""
     price: tuple[float, ...] = ()
     """Quality per USD that each policy is made for."""
+    own: Int16[np.ndarray, " jobs"] | None = None
+    """Each job's only probe, where a price's policies share a column; None = a column for each."""
+
+    @property
+    def rivals_at(self) -> float | None:
+        """Price at which a probe's few rivals are picked; None = all models are its rivals."""
+        return None if self.own is None else float(np.median(self.prices))
+
+    @property
+    def probes(self) -> tuple[int, ...]:
+        """The probes, each once."""
+        return tuple(dict.fromkeys(self.probe))
+
+    @property
+    def prices(self) -> tuple[float, ...]:
+        """The prices, each once."""
+        return tuple(dict.fromkeys(self.price))
+
+    @property
+    def columns(self) -> int:
+        """Number of columns beside the models'."""
+        return len(self.probe if self.own is None else self.prices)
 
     def first(self, choice: Int[np.ndarray, " jobs"]) -> Int[np.ndarray, " jobs"]:
         """Return the column of the model that each job asks first; -1 where it has none."""
+        if self.own is not None:
+            return np.where(choice >= self.models, self.own, choice).astype(choice.dtype)
         columns = np.array([*range(self.models), *self.probe, -1])
         return np.asarray(columns[choice], choice.dtype)
+
+    def taken(
+        self, choice: Int[np.ndarray, " jobs"]
+    ) -> Iterator[tuple[int, float, Int[np.ndarray, " some"]]]:
+        """Yield of each policy its probe, its price and the jobs that choose it."""
+        for at, (probe, price) in enumerate(zip(self.probe, self.price, strict=True)):
+            if self.own is None:
+                yield probe, price, np.flatnonzero(choice == self.models + at)
+            else:
+                column = self.models + self.prices.index(price)
+                yield probe, price, np.flatnonzero((choice == column) & (self.own == probe))
 
 
 def with_policies(problem: Problem, known: ProbeModel) -> tuple[Problem, Policies]:
@@ -219,22 +116,29 @@ def with_policies(problem: Problem, known: ProbeModel) -> tuple[Problem, Policie
     probes, price = _worthwhile(problem, known)
     if not probes:
         return problem, Policies(models)
-    pairs = [(probe, price * near) for probe in probes for near in NEAR]
-    policies = Policies(models, *(tuple(part) for part in zip(*pairs, strict=True)))
+    if problem.jobs <= MANY_JOBS or problem.capacities:
+        policies = _policies(models, probes, [price * near for near in WIDE])
+    else:
+        policies = _policies(models, probes, [price * near for near in NEAR])
+        own = np.full(problem.jobs, policies.probe[0], np.int16)
+        policies = replace(policies, own=own)
     return extended(problem, known, policies), policies
 
 
 def spread_policies(problem: Problem, probes: Sequence[int]) -> Policies:
     """Return policies of some probes for prices over the whole range, as a frontier needs them."""
-    pairs = [(probe, price) for probe in probes for price in _price_range(problem)]
-    if not pairs:
-        return Policies(problem.options)
-    return Policies(problem.options, *(tuple(part) for part in zip(*pairs, strict=True)))
+    return _policies(problem.options, probes, _price_range(problem))
+
+
+def _policies(models: int, probes: Sequence[int], prices: Sequence[float]) -> Policies:
+    """Return the policies of every probe for every price."""
+    pairs = [(probe, price) for probe in probes for price in prices]
+    return Policies(models, tuple(probe for probe, _ in pairs), tuple(price for _, price in pairs))
 
 
 def extended(problem: Problem, known: ProbeModel, policies: Policies) -> Problem:
     """Return a problem with given policies as further columns."""
-    shape = (problem.jobs, problem.options + len(policies.probe))
+    shape = (problem.jobs, problem.options + policies.columns)
     quality = np.zeros(shape, np.float32)
     cost = np.zeros(shape, problem.cost_usd.dtype)
     allowed = np.zeros(shape, np.bool_)
@@ -245,10 +149,20 @@ def extended(problem: Problem, known: ProbeModel, policies: Policies) -> Problem
     for use, item in zip(uses, problem.capacities, strict=True):
         columns = list(item.options)
         use[:, columns] = 1.0 if item.use is None else item.use[:, columns]
-    for start in range(0, problem.jobs, BLOCK_JOBS):
+
+    own = np.empty(problem.jobs, np.int16) if policies.own is None else policies.own
+
+    def fill(start: int) -> None:
         rows = slice(start, min(start + BLOCK_JOBS, problem.jobs))
-        table = _Columns(quality[rows], cost[rows], allowed[rows], [use[rows] for use in uses])
-        _fill(table, known, policies, np.arange(rows.start, rows.stop))
+        table = _Columns(
+            quality[rows], cost[rows], allowed[rows], [use[rows] for use in uses], own[rows]
+        )
+        filled = _fill if policies.own is None else _fill_best
+        filled(table, policies, known, np.arange(rows.start, rows.stop))
+
+    starts = range(0, problem.jobs, BLOCK_JOBS)
+    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
+        list(threads.map(fill, starts))
     capacities = tuple(
         replace(item, options=tuple(range(shape[1])), use=use)
         for item, use in zip(problem.capacities, uses, strict=True)
@@ -264,32 +178,58 @@ class _Columns:
     cost: Float[np.ndarray, "rows options"]
     allowed: Bool[np.ndarray, "rows options"]
     uses: list[Float32[np.ndarray, "rows options"]]
+    own: Int16[np.ndarray, " rows"]
+    """Each job's only probe, where it has one."""
 
 
 def _fill(
+    table: _Columns, policies: Policies, known: ProbeModel, jobs: Int[np.ndarray, " rows"]
+) -> None:
+    foreseen = known.foresee(jobs)
+    for probe in policies.probes:
+        outcomes = foreseen.outcomes(probe)
+        for at, price in enumerate(policies.price):
+            if policies.probe[at] == probe:
+                second = outcomes.at_price(price)
+                _fill_policy(table, known, (slice(None), jobs), second, policies.models + at)
+
+
+def _fill_best(
+    table: _Columns, policies: Policies, known: ProbeModel, jobs: Int[np.ndarray, " rows"]
+) -> None:
+    """Fill in each job's best probe between the prices, and note which it is."""
+    own, price = table.own, float(np.median(policies.prices))
+    foreseen, best = known.foresee(jobs), np.full(len(jobs), -np.inf)
+    found = {}
+    for probe in policies.probes:
+        found[probe] = foreseen.outcomes(probe, price)
+        worth = found[probe].worth(price, known.served(probe))
+        better = table.allowed[:, probe] & (worth > best)
+        own[better], best[better] = probe, worth[better]
+    for probe, outcomes in found.items():
+        rows = np.flatnonzero(own == probe)
+        part = outcomes.rows(rows)
+        for at, one in enumerate(policies.prices):
+            _fill_policy(table, known, (rows, jobs[rows]), part.at_price(one), policies.models + at)
+
+
+def _fill_policy(
     table: _Columns,
     known: ProbeModel,
-    policies: Policies,
-    jobs: Int[np.ndarray, " rows"],
+    jobs: tuple[Int[np.ndarray, " some"] | slice, Int[np.ndarray, " some"]],
+    second: SecondCalls,
+    column: int,
 ) -> None:
-    weight: float | Float32[np.ndarray, " rows"]
-    weight = 1.0 if known.weight is None else known.weight[jobs]
-    for probe in dict.fromkeys(policies.probe):
-        columns = [at for at, one in enumerate(policies.probe) if one == probe]
-        prices = [policies.price[at] for at in columns]
-        found = known.second_calls(jobs, probe, *prices)
-        served = 1.0 if known.answered is None else float(known.answered[probe])
-        for at, second in zip(columns, found, strict=True):
-            column = policies.models + at
-            escalated = 1.0 - second.asked(probe)
-            table.quality[:, column] = second.quality * weight * served
-            table.cost[:, column] = table.cost[:, probe] + second.cost_usd
-            table.allowed[:, column] = table.allowed[:, probe] & (escalated > LEAST_ESCALATION)
-            for use in table.uses:
-                use[:, column] = use[:, probe]
-                for model in range(policies.models):
-                    if model != probe:
-                        use[:, column] += second.asked(model) * use[:, model]
+    """Fill in a policy of some jobs, given as rows of the table and as rows of what is known."""
+    probe, rows = int(second.models[0, 0]), jobs[0]
+    weight = 1.0 if known.weight is None else known.weight[jobs[1]]
+    table.quality[rows, column] = second.quality * weight * known.served(probe)
+    table.cost[rows, column] = table.cost[rows, probe] + second.cost_usd
+    escalates = second.accepted < 1 - LEAST_ESCALATION
+    table.allowed[rows, column] = table.allowed[rows, probe] & escalates
+    for use in table.uses:
+        models = use[rows, : known.quality.shape[1]]
+        use[rows, column] = models[:, probe] + second.expected(models)
 
 
 def _worthwhile(problem: Problem, known: ProbeModel) -> tuple[tuple[int, ...], float]:
@@ -300,9 +240,8 @@ def _worthwhile(problem: Problem, known: ProbeModel) -> tuple[tuple[int, ...], f
         return (), 0.0
     probes, price = known.probes, 0.0
     for near in (prices, None, None):
-        tried = near or [price * factor for factor in NEAR]
-        pairs = [(probe, one) for probe in probes for one in tried]
-        policies = Policies(sample.options, *(tuple(part) for part in zip(*pairs, strict=True)))
+        tried = near or [price * factor for factor in WIDE]
+        policies = _policies(sample.options, probes, tried)
         solution = solve(extended(sample, some, policies), allow_partial=True)
         price = max(solution.shadow_price_per_usd, sample.floor_price_per_usd) or prices[-1]
         probes = _taken(policies, solution.choice)

@@ -26,7 +26,7 @@ from routoo.pipeline.select.estimates import NOTHING_KNOWN, estimate_calls
 from routoo.predictor.checkpoint import write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.manifest import Manifest
-from routoo.selector.probes import second_calls
+from routoo.selector.second_calls import second_calls
 from routoo.store import assignments, batches, jobs, judges, predictions, shards
 from routoo.store.database import Database
 from routoo.training.judge import PromptEstimates, fit_judge

@@ -37,20 +37,22 @@ class FakeJudge:
 
     probes = ("small",)
 
-    def columns(self, models: Sequence[str]) -> list[int]:
-        return [NAMES.index(name) for name in models]
-
-    def spread(self, models: Sequence[str], quality: Any) -> Any:
+    def foresee(self, models: Sequence[str], quality: Any) -> "FakeForesight":
         assert list(models) == list(NAMES)
-        return np.asarray(quality, np.float32)
+        return FakeForesight(np.asarray(quality, np.float32))
 
-    def expected_judgements(self, probe: str, quality: Any) -> Outcomes:
-        assert probe == "small"
-        own = quality[:, 0]
+
+@dataclass(frozen=True)
+class FakeForesight:
+    quality: Any
+
+    def of(self, probe: int, models: Sequence[int]) -> Outcomes:
+        assert probe == 0
+        own = self.quality[:, 0]
         chance = np.stack([own, 1 - own], axis=1).astype(np.float32)
-        shown = np.repeat(quality[:, None, :], 2, axis=1)
+        shown = np.repeat(self.quality[:, None, :], 2, axis=1)
         shown[:, 0, 0], shown[:, 1, 0] = 1.0, 0.0
-        return Outcomes(chance, shown.astype(np.float32))
+        return Outcomes(chance, shown.astype(np.float32)[:, :, list(models)])
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Probes as options: what a policy is worth, which probes are offered, and what limits count."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 
 from routoo.selector import Capacity, Problem, solve
 from routoo.selector.probes import (
+    MANY_JOBS,
     NEAR,
+    WIDE,
     Policies,
-    ProbeModel,
     extended,
-    second_calls,
     with_policies,
 )
+from routoo.selector.second_calls import ProbeModel, second_calls
 
 MODELS = 4
 
@@ -30,15 +32,16 @@ class Outcomes:
 def judge_of(strength: float, outcomes: int = 6) -> Any:
     """Return a judge whose outcomes are spread by a strength, with the estimate as their mean."""
 
-    def judge(probe: int, quality: Any) -> Outcomes:
+    def judge(quality: Any, probe: int, models: Any = None) -> Outcomes:
         side = np.linspace(-1, 1, outcomes, dtype=np.float32)
         own = np.where(np.arange(quality.shape[1]) == probe, 1.0, 0.2).astype(np.float32)
         room = np.minimum(quality, 1 - quality)[:, None, :]
         shown = quality[:, None, :] + strength * room * side[:, None] * own
         chance = np.full((len(quality), outcomes), 1 / outcomes, np.float32)
-        return Outcomes(chance, shown.astype(np.float32))
+        wanted = range(quality.shape[1]) if models is None else models
+        return Outcomes(chance, shown.astype(np.float32)[:, :, list(wanted)])
 
-    return judge
+    return lambda quality: partial(judge, quality)
 
 
 def problem_of(jobs: int = 300, *, seed: int = 1, share: float = 0.3) -> Problem:
@@ -65,7 +68,7 @@ def test_a_policy_is_worth_what_the_best_use_of_its_judgement_is(
     seed: int, probe: int, price: float
 ) -> None:
     problem = problem_of(20, seed=seed)
-    judged = judge_of(0.8)(probe, problem.quality)
+    judged = judge_of(0.8)(problem.quality)(probe)
     follow = np.ones((20, MODELS), np.bool_)
     second = second_calls(judged, probe, problem.cost_usd, follow, price)
     charge = np.where(np.arange(MODELS) == probe, 0.0, price * problem.cost_usd)
@@ -78,7 +81,7 @@ def test_a_policy_is_worth_what_the_best_use_of_its_judgement_is(
 
 def test_no_policy_is_worth_more_at_a_price_than_the_one_made_for_it() -> None:
     problem = problem_of(50)
-    judged, follow = judge_of(0.8)(0, problem.quality), np.ones((50, MODELS), np.bool_)
+    judged, follow = judge_of(0.8)(problem.quality)(0), np.ones((50, MODELS), np.bool_)
     for price in np.geomspace(1, 1e5, 8):
         own, *others = (
             second_calls(judged, 0, problem.cost_usd, follow, made_for)
@@ -115,7 +118,23 @@ def test_the_shadow_price_of_a_sample_is_near_that_of_all_jobs() -> None:
     more, policies = with_policies(problem, known_of(problem))
     price = solve(more).shadow_price_per_usd
     assert min(policies.price) < price < max(policies.price)
-    assert len(policies.price) == len(NEAR) * len(set(policies.probe))
+    assert len(policies.price) == len(WIDE) * len(policies.probes)
+
+
+def test_many_jobs_have_a_column_for_each_price_and_lose_next_to_nothing() -> None:
+    problem = problem_of(MANY_JOBS + 1)
+    known = known_of(problem)
+    few, policies = with_policies(problem, known)
+    assert few.options == MODELS + len(NEAR)
+    pairs = [(probe, price) for probe in policies.probes for price in policies.prices]
+    probes, prices = zip(*pairs, strict=True)
+    wide = extended(problem, known, Policies(MODELS, probes, prices))
+    solution = solve(few)
+    assert solution.quality >= solve(wide).bound * (1 - 5e-5)
+    first = policies.first(solution.choice)
+    assert set(first[solution.choice >= MODELS]) == {0, 1}
+    taken = {probe: jobs for probe, _, jobs in policies.taken(solution.choice) if len(jobs)}
+    assert all((first[jobs] == probe).all() for probe, jobs in taken.items())
 
 
 def test_a_judge_that_tells_nothing_changes_nothing() -> None:
@@ -177,7 +196,7 @@ def test_an_answer_that_serves_many_jobs_is_judged_for_all_of_them() -> None:
 
 def test_a_model_that_fails_keeps_the_probes_answer() -> None:
     problem = problem_of(20)
-    judged, follow = judge_of(0.8)(0, problem.quality), np.ones((20, MODELS), np.bool_)
+    judged, follow = judge_of(0.8)(problem.quality)(0), np.ones((20, MODELS), np.bool_)
     answered = np.array([1, 0.5, 0.5, 0.5], np.float32)
     sure = second_calls(judged, 0, problem.cost_usd, follow, 1.0)
     doubtful = second_calls(judged, 0, problem.cost_usd, follow, 1.0, answered)

@@ -17,16 +17,23 @@ from routoo.domain.prediction import Experience
 from routoo.domain.prompt import bound_cost_usd
 from routoo.pipeline.select.experience import answered_shares
 from routoo.selector.probes import (
-    Judgements,
     Policies,
-    ProbeModel,
     extended,
     part_of,
     spread_policies,
     with_policies,
 )
 from routoo.selector.problem import Problem
+from routoo.selector.second_calls import Columns, Judgements, ProbeModel
 from routoo.store.batches.records import BatchRecord
+
+
+class PoolForesight(Protocol):
+    """What judging answers may bring for some jobs, before there are any."""
+
+    def of(self, probe: int, models: Columns) -> Judgements:
+        """Return a probe's outcomes, with the estimates of some models; places in the pool."""
+        ...
 
 
 @runtime_checkable
@@ -38,29 +45,11 @@ class ForeseeingJudge(Protocol):
         """Models whose answers can be judged."""
         ...
 
-    def columns(self, models: Sequence[str]) -> list[int]:
-        """Return the judge's columns of models."""
-        ...
-
-    def spread(
+    def foresee(
         self, models: Sequence[str], quality: Float[np.ndarray, "jobs pool"]
-    ) -> Float32[np.ndarray, "jobs models"]:
-        """Return estimates of a pool's models as columns of the judge."""
+    ) -> PoolForesight:
+        """Return what judging any probe's answers may bring, for jobs of a pool."""
         ...
-
-    def expected_judgements(
-        self, probe: str, quality: Float[np.ndarray, "jobs models"]
-    ) -> Judgements:
-        """Return what judging the probe's answers may bring, before there are any."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class _PoolJudgements:
-    """Implements `Judgements` for the models of a pool."""
-
-    chance: Float32[np.ndarray, "jobs outcomes"]
-    quality: Float32[np.ndarray, "jobs outcomes models"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,14 +136,8 @@ def probe_model(
     if not probes:
         return None
     names = [model.predicted_as for model in pool.models]
-    columns = judge.columns(names)
-
-    def expected(probe: int, known: Float32[np.ndarray, "jobs models"]) -> Judgements:
-        found = judge.expected_judgements(names[probe], judge.spread(names, known))
-        return _PoolJudgements(found.chance, found.quality[:, :, columns])
-
     return ProbeModel(
-        expected,
+        lambda known: judge.foresee(names, known).of,
         probes,
         np.asarray(quality, np.float32),
         direct.cost_usd,
@@ -258,25 +241,23 @@ class PosedProblem:
         Args:
             reserve_usd: What a call of each pair reserves.
         """
-        first = [*range(self.policies.models), *self.policies.probe]
-        reserved = np.array(reserve_usd[:, first], np.float32)
-        for at, probe in enumerate(self.policies.probe):
+        jobs, models, policies = np.arange(len(reserve_usd)), self.policies.models, self.policies
+        options = models + policies.columns
+        first = np.stack([policies.first(np.full(len(jobs), at)) for at in range(options)], axis=1)
+        reserved = np.array(reserve_usd[jobs[:, None], first], np.float32)
+        for probe in policies.probes:
             if self.known is None:
                 break
-            may = self.known.follow(np.arange(len(reserved)), probe)
+            may = self.known.follow(jobs, probe)
             dearest = np.where(may, reserve_usd, np.float32(0)).max(axis=1)
-            column = reserved[:, self.policies.models + at]
-            np.maximum(column, dearest, out=column)
+            policy = (first == probe) & (np.arange(options) >= models)
+            np.maximum(reserved, dearest[:, None], out=reserved, where=policy)
         return reserved
 
     def probed(self, choice: Int[np.ndarray, " jobs"]) -> ProbedJobs:
         """Return the jobs whose choice is a policy, with what is expected of each."""
-        parts = [
-            self.at(np.flatnonzero(choice == self.policies.models + at), probe, price)
-            for at, (probe, price) in enumerate(
-                zip(self.policies.probe, self.policies.price, strict=True)
-            )
-        ]
+        taken = self.policies.taken(choice)
+        parts = [self.at(jobs, probe, price) for probe, price, jobs in taken]
         return joined(parts, self.policies.models)
 
     def frontier_problems(self, most_jobs: int) -> tuple[Problem, Problem]:
@@ -290,8 +271,7 @@ class PosedProblem:
         step = -(-self.direct.jobs // most_jobs)
         jobs = np.arange(0, self.direct.jobs, step)
         direct, known = part_of(self.direct, jobs), self.known.some(jobs)
-        probes = tuple(dict.fromkeys(self.policies.probe))
-        return direct, extended(direct, known, spread_policies(direct, probes))
+        return direct, extended(direct, known, spread_policies(direct, self.policies.probes))
 
     def threshold_price(self, shadow_price_per_usd: float) -> float:
         """Return the price of a dollar at which answers are accepted or not.
@@ -313,7 +293,8 @@ class PosedProblem:
         """Return what is expected of jobs that ask one probe."""
         if self.known is None or len(jobs) == 0:
             return no_probed_jobs(self.policies.models)
-        (second,) = self.known.second_calls(jobs, probe, price)
+        foreseen = self.known.foresee(np.asarray(jobs))
+        second = foreseen.outcomes(probe, self.policies.rivals_at).at_price(price)
         asked = [
             np.zeros(len(jobs), np.float32) if model == probe else second.asked(model)
             for model in range(self.policies.models)
@@ -376,7 +357,7 @@ def describe_probes(
                 "jobs": int(np.count_nonzero(probe == column)),
                 "escalations": float(chance[probe == column].sum()),
             }
-            for column in sorted(set(posed.policies.probe))
+            for column in sorted(posed.policies.probes)
         ],
         "second": {
             name: float(calls)
