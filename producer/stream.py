@@ -171,6 +171,7 @@ class Streamer:
             max_cost_usd=batch.sla.max_cost_usd,
             deadline=batch.sla.deadline,
             objective=replace(batch.objective, willingness_to_pay_usd=worth_usd),
+            call_options=batch.call_options,
         )
         batch_id, _ = await batches.create(conn, new)
         for number, one in enumerate(jobs):

@@ -14,7 +14,7 @@ import orjson
 import typer
 
 from producer.aims import read_limits, read_option
-from producer.rows.limits import read_deadline, read_models
+from producer.rows.limits import read_deadline
 from producer.rows.source import Format
 from routoo.domain.batch_options import (
     CallOptions,
@@ -69,19 +69,6 @@ class BatchOptions(AimOptions):
         typer.Option(
             help="When a content filter refuses: ask the next model, or fail the job. "
             "(default: as the pool says for each model)"
-        ),
-    ] = None
-    no_cascade: Annotated[
-        bool,
-        typer.Option(
-            "--no-cascade", help="Ask no model first whose answer is judged: one model a job."
-        ),
-    ] = False
-    cascade_only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Only these models may be asked first and their answers judged; can be repeated.",
         ),
     ] = None
     validate_json_schema: Annotated[
@@ -231,17 +218,8 @@ class BatchOptions(AimOptions):
             on_unavailable=self.on_unavailable,
             patience_s=self.patience,
             max_completion_tokens=self.max_completion_tokens,
-            cascade=not self.no_cascade,
-            cascade_only=self._cascade_only(models),
+            **self.cascade_facts(models),
         )
-
-    def _cascade_only(self, models: Sequence[str]) -> tuple[str, ...] | None:
-        if self.cascade_only is None:
-            return None
-        if self.no_cascade:
-            raise InputError("it contradicts --no-cascade", where="--cascade-only")
-        names = ",".join(self.cascade_only)
-        return read_option("--cascade-only", partial(read_models, "the list", known=models), names)
 
     def _validators(self) -> Validators | None:
         choices = self.validate_choices

@@ -200,6 +200,7 @@ def _show(view: "RunView", *, as_json: bool) -> None:
 
 
 def _run_request(settings: "Settings", options: EvalRunOptions) -> "RunRequest":
+    from routoo.domain.batch_options import CallOptions
     from routoo.evaluation_runs.begin import RunRequest, check_budgets
 
     pool = options.candidates(settings)
@@ -208,6 +209,7 @@ def _run_request(settings: "Settings", options: EvalRunOptions) -> "RunRequest":
         name=options.name,
         budget_usd=options.budget(),
         objective=options.objective(pool),
+        call_options=CallOptions(**options.cascade_facts(pool.names)),
         sample_size=options.sample_size,
         sample_budget_usd=options.sample_budget(),
         recorded=bool(options.recorded),

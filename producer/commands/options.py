@@ -5,14 +5,17 @@ methods check the text and return values of the domain.
 """
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from producer.aims import read_budget, read_objective
+from producer.aims import read_budget, read_objective, read_option
+from producer.rows.limits import read_models
 from routoo.domain.batch_options import (
     Objective,
 )
@@ -104,7 +107,45 @@ def option_label(field: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AimOptions:
+class CascadeOptions:
+    """Whether cheap models may be asked first and their answers judged, and which."""
+
+    no_cascade: Annotated[
+        bool,
+        typer.Option(
+            "--no-cascade", help="Ask no model first whose answer is judged: one model a job."
+        ),
+    ] = False
+    cascade_only: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Only these models may be asked first and their answers judged; can be repeated.",
+        ),
+    ] = None
+
+    def cascade_facts(self, models: Sequence[str]) -> dict[str, Any]:
+        """Return these fields of a batch's `CallOptions`.
+
+        Args:
+            models: Names of the candidate models.
+
+        Raises:
+            InputError: The options contradict each other, or name an unknown model.
+        """
+        return {"cascade": not self.no_cascade, "cascade_only": self._cascade_only(models)}
+
+    def _cascade_only(self, models: Sequence[str]) -> tuple[str, ...] | None:
+        if self.cascade_only is None:
+            return None
+        if self.no_cascade:
+            raise InputError("it contradicts --no-cascade", where="--cascade-only")
+        names = ",".join(self.cascade_only)
+        return read_option("--cascade-only", partial(read_models, "the list", known=models), names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AimOptions(CascadeOptions):
     """The budget and the objective of a batch or an evaluation run."""
 
     budget_usd: Annotated[

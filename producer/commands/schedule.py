@@ -15,7 +15,7 @@ from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.options import with_options
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_with_database
-from routoo.domain.batch_options import Objective
+from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.calendar import Calendar, Missed
 from routoo.errors import InputError
 
@@ -235,6 +235,7 @@ def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> "NewS
 
     pool = options.candidates(load_settings())
     objective = options.objective(pool)
+    call_options = CallOptions(**options.cascade_facts(pool.names))
     new = NewSchedule(
         name=name,
         eval_set=eval_set,
@@ -249,6 +250,7 @@ def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> "NewS
         sample_budget_usd=options.sample_budget(),
         judge=options.judge_facts(pool),
         rollback=options.rollback,
+        call_options=None if call_options == CallOptions() else call_options.as_json(),
     )
     check_budgets(
         RunRequest(
@@ -273,6 +275,7 @@ def _facts(one: "ScheduleRecord") -> dict[str, object]:
         "sample": one.sample_size,
         "sample_budget_usd": one.sample_budget_usd,
         "rollback": one.rollback,
+        "call_options": CallOptions.from_json(one.call_options),
         "paused": one.paused,
         "next_due_at": one.next_due_at,
     }

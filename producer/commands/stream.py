@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from producer.aims import read_option
-from producer.commands.options import JsonOption, MinQualityOption, PoolOption
+from producer.commands.options import (
+    CascadeOptions,
+    JsonOption,
+    MinQualityOption,
+    PoolOption,
+)
 from producer.rows.limits import read_quality, read_usd
 from routoo.console.options import with_options
 from routoo.console.output import json_line, note
@@ -31,7 +36,7 @@ _ON_INTERRUPT = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOptions:
+class StreamOptions(CascadeOptions):
     """Options as they were typed; their help is each field's documentation."""
 
     budget_usd_per_hour: Annotated[
@@ -68,6 +73,7 @@ class StreamOptions:
         """
         from producer.stream import StreamRequest
         from producer.submit import BatchRequest
+        from routoo.domain.batch_options import CallOptions
         from routoo.domain.pool_file import load_pool
 
         read_budget = partial(read_usd, "the budget an hour")
@@ -81,7 +87,9 @@ class StreamOptions:
         read_floor = partial(read_quality, "min_quality")
         sla = SLA(min_quality=read_option("--min-quality", read_floor, self.min_quality))
         name = self.name or ("stdin" if file == "-" else Path(file).name)
-        batch = BatchRequest(pool=load_pool(self.pool or settings.pool), name=name, sla=sla)
+        pool = load_pool(self.pool or settings.pool)
+        call_options = CallOptions(**self.cascade_facts(pool.names))
+        batch = BatchRequest(pool=pool, name=name, sla=sla, call_options=call_options)
         source = "-" if file == "-" else str(Path(file).resolve())
         return StreamRequest(batch, budget_usd, source, settings.shard_size)
 

@@ -184,12 +184,19 @@ def _shares(plan: Plan) -> FittedTable:
         cost = formatting.usd(plan["expected_cost_usd"])
         quality = formatting.percent(plan["expected_quality"])
         table.add_row("this plan", quality, cost, f"{plan['served']:,}", "", style="bold")
+        direct = plan.get("direct")
+        if direct:
+            quality = formatting.percent(direct["expected_quality"])
+            spent = formatting.usd(direct["expected_cost_usd"])
+            table.add_row("without judging answers", quality, spent, "", "")
         mix = plan.get("random_mix_quality")
         if mix is not None:
             table.add_row("random mix, same cost", formatting.percent(mix), cost, "", "")
+    best = plan.get("best_single")
     for model in plan["models"]:
+        is_best = best is not None and model["model"] == best["model"]
         table.add_row(
-            f"only {model['model']}",
+            f"only {model['model']}{', best at this cost' if is_best else ''}",
             formatting.percent(model["alone_quality"]),
             formatting.usd(model["alone_cost_usd"]),
             f"{model['jobs']:,}",
@@ -200,9 +207,12 @@ def _shares(plan: Plan) -> FittedTable:
 
 def _frontier(points: list[Plan], jobs: int) -> FittedTable:
     step = formatting.small_amount(points[-1]["cost_usd"])
+    is_judged = any(point.get("direct_quality") is not None for point in points)
+    without = [TableColumn(title="unjudged", rank=1, right=True)] if is_judged else []
     table = FittedTable(
         TableColumn(title="budget", right=True),
         TableColumn(title="quality", right=True),
+        *without,
         TableColumn(title="random mix", rank=1, right=True),
         TableColumn(title="per 1,000 jobs", rank=2, right=True),
         TableColumn(title=f"${step:f} more buys", rank=3, right=True),
@@ -213,6 +223,7 @@ def _frontier(points: list[Plan], jobs: int) -> FittedTable:
         table.add_row(
             formatting.usd(point["cost_usd"]),
             formatting.percent(point["mean_quality"]),
+            *([formatting.percent(point.get("direct_quality"))] if is_judged else []),
             formatting.percent(point["random_mix_quality"]),
             formatting.usd(point["cost_usd"] / jobs * 1000),
             more,

@@ -171,6 +171,8 @@ class AnswerDecision(StrEnum):
     """It is the answer of a probe, which was judged and stands."""
     ESCALATED = "escalated"
     """Its model was asked after another model's answer was judged, or broke a rule."""
+    KEPT = "kept"
+    """Another model was to be asked after it, but none could be, or none gave a better one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ class DecisionRow:
     """Figures of the answers that came about in one way."""
 
     decision: str
-    """direct, accepted or escalated."""
+    """direct, accepted, escalated or kept."""
     answers: int
     share: float
     """Of all answers."""

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 import orjson
 from psycopg import AsyncConnection
 
-from routoo.domain.batch_options import Objective
+from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.items import Item
 from routoo.domain.pool import Pool
 from routoo.errors import InputError
@@ -42,6 +42,8 @@ class RunRequest:
     """Most that the routed jobs may cost together."""
     objective: Objective = field(default_factory=Objective)
     """What the routed jobs aim at."""
+    call_options: CallOptions = field(default_factory=CallOptions)
+    """How their calls are made."""
     sample_size: int = 0
     """Number of items that every candidate answers; 0 for a run that is only routed."""
     sample_budget_usd: Decimal | None = None
@@ -76,7 +78,12 @@ async def begin_run(
     name = request.name or eval_set.name
     rows = [(item.item_id, _body(item, request)) for item in items]
     routed = batches.NewBatch(
-        name, request.pool, _BATCH_KIND, budget_usd=request.budget_usd, objective=request.objective
+        name,
+        request.pool,
+        _BATCH_KIND,
+        budget_usd=request.budget_usd,
+        objective=request.objective,
+        call_options=request.call_options,
     )
     batch_id = await write_batch(conn, routed, rows, shard_size)
     sampled = [items[number] for number in sample]

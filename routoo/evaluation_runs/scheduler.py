@@ -13,7 +13,7 @@ from uuid import UUID
 import structlog
 from psycopg import AsyncConnection
 
-from routoo.domain.batch_options import Objective
+from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.calendar import Calendar, Missed
 from routoo.domain.pool import Pool
 from routoo.errors import DatabaseUnavailableError, RoutooError
@@ -103,6 +103,7 @@ async def begin_scheduled(
         name=f"{schedule.name} {due_at:%Y-%m-%d %H:%M}",
         budget_usd=schedule.budget_usd,
         objective=Objective.from_json(schedule.objective),
+        call_options=CallOptions.from_json(schedule.call_options),
         sample_size=schedule.sample_size,
         sample_budget_usd=schedule.sample_budget_usd,
         judge=schedule.judge,

@@ -60,7 +60,7 @@ class ResultRecord:
     reason: DeviationReason | None
     """Why another model than planned answered; None where the planned one did, or none."""
     decision: AnswerDecision
-    """How its answer came about: direct, accepted or escalated."""
+    """How its answer came about: direct, accepted, escalated or kept."""
     response: dict[str, Any] | None = field(metadata=_NOT_IN_VIEW)
     """The whole response."""
     prompt_tokens: int | None = field(metadata=_NOT_IN_VIEW)
@@ -198,7 +198,7 @@ _TAKE_KEPT = b"""
                          decision)
     SELECT DISTINCT ON (k.job_no) k.batch_id, k.job_no, 'succeeded', a.model, k.answer, k.response,
            a.prompt_tokens, a.completion_tokens, calls.cost_usd, a.latency_s, calls.attempts,
-           g.after, 'accepted'
+           g.after, 'kept'
     FROM kept_answers k
     JOIN attempts a USING (batch_id, job_no, attempt_no)
     JOIN answer_judgements g USING (batch_id, job_no, attempt_no)

@@ -40,6 +40,8 @@ class NewSchedule:
     judge: dict[str, Any] | None = None
     rollback: bool = False
     """Whether worse quality brings the previous checkpoint back."""
+    call_options: dict[str, Any] | None = None
+    """How its runs' calls are made as JSON; None for the defaults."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,7 @@ class ScheduleRecord:
     paused: bool
     next_due_at: datetime
     created_at: datetime
+    call_options: dict[str, Any] | None
 
     def __post_init__(self) -> None:
         """Parse what the database keeps as text."""
@@ -93,7 +96,7 @@ async def add(conn: AsyncConnection, new: NewSchedule) -> None:
     """
     values = {field.name: getattr(new, field.name) for field in fields(NewSchedule)}
     values |= {"id": uuid4(), "pool": Jsonb(new.pool)}
-    for name in ("objective", "judge"):
+    for name in ("objective", "judge", "call_options"):
         values[name] = None if values[name] is None else Jsonb(values[name])
     query = columns.insert("schedules", values, "ON CONFLICT (name) DO NOTHING")
     cursor = await conn.execute(query, values)

@@ -242,7 +242,7 @@ async def test_a_budget_that_covers_no_second_call_leaves_the_kept_answer(db: Da
         # The worst case of a small call is about $0.00012, that of a large one ten times as much.
         lease = await probed(db, server, 2, budget_usd=Decimal("0.0005"))
         assert await dispatch(db, lease)
-        assert await ends(db) == [("succeeded", "small", "accepted", None, 1, 2)]
+        assert await ends(db) == [("succeeded", "small", "kept", None, 1, 2)]
         decided = "SELECT DISTINCT decision, next_model FROM answer_judgements"
         assert await rows(db, decided) == [("escalated", "large")]
         await money_agrees(db, lease, server)
@@ -252,7 +252,7 @@ async def test_the_cap_of_a_job_leaves_the_kept_answer(db: Database) -> None:
     async with FakeServer(BAD) as server:
         lease = await probed(db, server, 2, sla=SLA(max_cost_usd=Decimal("0.0003")))
         assert await dispatch(db, lease)
-        assert await ends(db) == [("succeeded", "small", "accepted", None, 1, 2)]
+        assert await ends(db) == [("succeeded", "small", "kept", None, 1, 2)]
 
 
 @pytest.mark.parametrize("fault", [{"kind": "status", "status": 500}, {"kind": "reset"}])
@@ -264,7 +264,7 @@ async def test_an_endpoint_that_fails_for_good_leaves_the_kept_answer(
     async with FakeServer(script) as server:
         lease = await probed(db, server, 2)
         assert await dispatch(db, lease)
-        assert [row[:4] for row in await ends(db)] == [("succeeded", "small", "accepted", None)]
+        assert [row[:4] for row in await ends(db)] == [("succeeded", "small", "kept", None)]
         assert await rows(db, "SELECT DISTINCT answer FROM results") == [("I am not sure",)]
 
 
@@ -380,7 +380,7 @@ async def test_a_good_probe_stands_where_the_next_answer_breaks_a_rule(db: Datab
     async with FakeServer(BAD) as server:
         lease = await probed(db, server, 2, sla=SLA(validators=rules))
         assert await dispatch(db, lease)
-        assert await ends(db) == [("succeeded", "small", "accepted", None, 2, 2)]
+        assert await ends(db) == [("succeeded", "small", "kept", None, 2, 2)]
         assert await rows(db, "SELECT DISTINCT answer FROM results") == [("I am not sure",)]
 
 
@@ -390,7 +390,7 @@ async def test_a_deadline_leaves_the_kept_answer(db: Database) -> None:
     async with FakeServer(script) as server:
         lease = await probed(db, server, 1, sla=SLA(deadline=soon))
         assert await dispatch(db, lease, max_attempts_per_model=50)
-        assert [row[:3] for row in await ends(db)] == [("succeeded", "small", "accepted")]
+        assert [row[:3] for row in await ends(db)] == [("succeeded", "small", "kept")]
 
 
 async def test_a_cancelled_batch_keeps_the_answers_of_its_probes(db: Database) -> None:
@@ -408,7 +408,7 @@ async def test_a_cancelled_batch_keeps_the_answers_of_its_probes(db: Database) -
             await shards.finish(conn, lease, shards.HandedBack())
         async with db.transaction() as conn:
             await control.end_cancelled(conn, lease.key.batch_id)
-        assert await ends(db) == [("succeeded", "small", "accepted", None, 2, 2)]
+        assert await ends(db) == [("succeeded", "small", "kept", None, 2, 2)]
         assert await rows(db, "SELECT status FROM batches") == [("cancelled",)]
 
 

@@ -85,13 +85,15 @@ def _draw_shares(rows: list[ModelRow], width: int) -> Plot:
 def decisions_section(rows: tuple[DecisionRow, ...]) -> Section:
     """Return how the answers came about: the share of escalations, the precision of acceptance."""
     by_name = {row.decision: row for row in rows}
-    accepted, escalated = by_name["accepted"], by_name["escalated"]
-    judged = accepted.answers + escalated.answers
+    accepted, escalated, kept = by_name["accepted"], by_name["escalated"], by_name["kept"]
+    judged = accepted.answers + escalated.answers + kept.answers
     return Section(
         "Judged answers",
         f"{judged:,} answers were judged before they were taken: "
         f"{percent(escalated.answers / judged)} were escalated to another model, and "
-        f"{fixed(accepted.quality.mean)} of those that were accepted are right.",
+        f"{fixed(accepted.quality.mean)} of those that were accepted are right. "
+        f"{kept.answers:,} were to be escalated and are kept: no other model could be asked, or "
+        "gave a better one.",
         FigureTable(
             ("answers", "number", "share", "quality", "95 % interval", "USD per 1,000"),
             [_decision_cells(row) for row in rows],

@@ -245,7 +245,7 @@ class JobAccount:
             return otherwise
         fault = self.kept.fault_of(kept)
         if fault is None:
-            return self.accepted(kept)
+            return replace(self.accepted(kept), decision=AnswerDecision.KEPT)
         status = ResultStatus.FAILED
         if otherwise.status is not ResultStatus.BUDGET_EXHAUSTED:
             status = otherwise.status
@@ -257,6 +257,7 @@ class JobAccount:
             status=status,
             model=kept.attempt.model,
             completion=kept.completion,
+            decision=AnswerDecision.KEPT,
             error_code=InvalidAnswerError.code,
             error_message=message,
         )

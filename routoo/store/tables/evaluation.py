@@ -224,6 +224,9 @@ class ScheduleRow(SQLModel, table=True):
     objective: dict[str, Any] | None = column(
         JSONB(), "What a run aims at; null = most quality for the budget", nullable=True
     )
+    call_options: dict[str, Any] | None = column(
+        JSONB(), "How the calls of a run are made; null = the defaults", nullable=True
+    )
 
 
 class FiringRow(SQLModel, table=True):

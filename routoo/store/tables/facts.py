@@ -325,7 +325,8 @@ class ResultRow(SQLModel, table=True):
     )
     decision: str = column(
         Text(),
-        "direct, accepted (a probe's answer stands) or escalated (asked after another answer)",
+        "direct, accepted (a probe's answer stands), escalated (asked after another answer) "
+        "or kept (no better one could be had)",
         default="'direct'",
     )
     quality_change: float | None = column(
