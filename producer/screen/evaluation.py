@@ -1,6 +1,6 @@
 """Draws evaluation runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from producer.evaluation.runs import RunView
@@ -66,8 +66,48 @@ def print_run(view: RunView) -> None:
         )
         screen.print(_figure_table(figures))
         screen.print(_model_table(figures["models"]))
+        for line in _comparison_lines(figures):
+            screen.print(line, highlight=False)
     for alert in view.alerts:
         screen.print(f"alert: {alert.message}", highlight=False)
+
+
+def _comparison_lines(figures: Mapping[str, Any]) -> Iterator[str]:
+    """Say how answers were judged, and what else the money buys."""
+    cascade = figures.get("cascade")
+    if cascade:
+        yield (
+            f"judged answers: {cascade['accepted']:,} accepted "
+            f"({_shown(cascade['acceptance_precision'])} of them right), "
+            f"{cascade['escalated']:,} escalated ({cascade['escalation_share']:.1%}), "
+            f"{cascade.get('kept', 0):,} kept"
+        )
+    planned = figures.get("planned") or {}
+    if planned.get("best_single") is not None:
+        yield (
+            f"planned: {formatting.percent(planned['quality'])}; at the same cost the best single "
+            f"model, {planned['best_single']}: {formatting.percent(planned['best_single_quality'])}"
+        )
+    if planned.get("unjudged_quality") is not None:
+        without = formatting.percent(planned["unjudged_quality"])
+        yield f"planned without judging answers, at the same cost: {without}"
+    same = figures.get("same_cost")
+    if same:
+        if same["best_single"] is not None:
+            yield (
+                f"measured on {same['items']:,} items at the same cost: "
+                f"{_difference(same['over_single'])} over {same['best_single']}, the best single "
+                "model"
+            )
+        if same["over_unjudged"]["mean"] is not None:
+            yield (
+                f"judging answers brought {_difference(same['over_unjudged'])} over choosing by "
+                "the prompt alone, at the same cost"
+            )
+
+
+def _difference(found: Mapping[str, Any]) -> str:
+    return f"{found['mean']:+.3f} [{found['low']:+.3f} to {found['high']:+.3f}]"
 
 
 def _figure_table(figures: Mapping[str, Any]) -> FittedTable:

@@ -1,7 +1,7 @@
 """Prints a scorecard, or a calibration report, as tables on a terminal."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from rich.console import Console
 from rich.table import Table
@@ -18,6 +18,7 @@ from routoo.evaluation.report.section import (
     usd_per_thousand,
     with_interval,
 )
+from routoo.evaluation.same_cost import SameCost
 from routoo.evaluation.scorecard import Scorecard
 
 
@@ -33,6 +34,28 @@ def print_scorecard(console: Console, card: Scorecard) -> None:
             console.print(_pairs(card.pool))
     if card.operating is not None:
         _print_operating(console, card.operating)
+    if card.same_cost is not None:
+        for line in same_cost_lines(card.same_cost):
+            console.print(line, highlight=False)
+
+
+def same_cost_lines(same_cost: SameCost) -> Iterator[str]:
+    """Say what else the routing's money buys."""
+    over, cost = same_cost.over_single, usd_per_thousand(same_cost.cost_usd)
+    head = f"at the same cost ({cost} USD per 1,000), on {same_cost.items:,} items: "
+    if same_cost.best_single is None:
+        yield f"{head}no single model is as cheap"
+    else:
+        yield (
+            f"{head}{signed(over.mean)} [{signed(over.low)} to {signed(over.high)}] over "
+            f"{same_cost.best_single}, the best single model"
+        )
+    gain = same_cost.over_unjudged
+    if not math.isnan(gain.mean):
+        yield (
+            f"judging answers brought {signed(gain.mean)} [{signed(gain.low)} to "
+            f"{signed(gain.high)}] over choosing by the prompt alone, on the same items"
+        )
 
 
 def print_calibration(

@@ -3,7 +3,8 @@
 Metrics, reports and the comparison with earlier runs read this record and never the store.
 """
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
@@ -98,6 +99,8 @@ class EvaluationRun:
     """NaN outside the sample."""
     decisions: tuple[str | None, ...] = ()
     """How each answer came about (`AnswerDecision`), None without an answer; empty = all direct."""
+    planned: Mapping[str, Any] = field(default_factory=dict)
+    """What the batch's plan expected, as it keeps it."""
 
     @property
     def answered(self) -> Bool[np.ndarray, " items"]:
@@ -148,9 +151,11 @@ def run_figures(run: EvaluationRun) -> dict[str, Any]:
     jobs), `sample_cost_usd`, and with `mean`, `low`, `high`, `items`: `quality` (an item without an
     answer counts 0), `expected_quality` and `overconfidence` (expected less actual, over graded
     answers), `cost_per_item_usd`, `expected_cost_per_item_usd`, `novelty`; and `models`: share of
-    the answers and, over the sample, the quality of each. Where answers were judged, `cascade`:
-    `accepted`, `escalated`, `escalation_share`, and the quality of the answers that were accepted
-    (`acceptance_precision`) and of those after an escalation (`escalated_quality`).
+    the answers and, over the sample, the quality of each. `planned` has what the plan expected:
+    `quality`, and at the same cost `unjudged_quality` (no answer judged) and `best_single`. Where
+    answers were judged, `cascade`: `accepted`, `escalated`, `kept`, `escalation_share`, and the
+    quality of the answers that were accepted (`acceptance_precision`) and of those after an
+    escalation (`escalated_quality`).
     """
     quality = run.quality.astype(np.float64)
     expected = chosen_quality(run)
@@ -172,13 +177,25 @@ def run_figures(run: EvaluationRun) -> dict[str, Any]:
         "sample_cost_usd": float(np.nansum(run.sample_cost_usd)),
         **{name: _mean(values) for name, values in figures.items()},
         "models": [_model_figures(run, column) for column in range(len(run.models))],
+        "planned": _planned_figures(run.planned),
         **_cascade_figures(run),
+    }
+
+
+def _planned_figures(plan: Mapping[str, Any]) -> dict[str, Any]:
+    direct, single = plan.get("direct") or {}, plan.get("best_single") or {}
+    return {
+        "quality": plan.get("expected_quality"),
+        "unjudged_quality": direct.get("expected_quality"),
+        "best_single": single.get("model"),
+        "best_single_quality": single.get("expected_quality"),
     }
 
 
 def _cascade_figures(run: EvaluationRun) -> dict[str, Any]:
     accepted, escalated = map(run.decided, (AnswerDecision.ACCEPTED, AnswerDecision.ESCALATED))
-    judged = int(accepted.sum() + escalated.sum())
+    kept = run.decided(AnswerDecision.KEPT)
+    judged = int(accepted.sum() + escalated.sum() + kept.sum())
     if judged == 0:
         return {}
     quality = run.quality.astype(np.float64)
@@ -186,6 +203,7 @@ def _cascade_figures(run: EvaluationRun) -> dict[str, Any]:
         "cascade": {
             "accepted": int(accepted.sum()),
             "escalated": int(escalated.sum()),
+            "kept": int(kept.sum()),
             "escalation_share": int(escalated.sum()) / judged,
             "acceptance_precision": _mean(quality[accepted]),
             "escalated_quality": _mean(quality[escalated]),

@@ -19,6 +19,7 @@ from routoo.evaluation.operating_point import (
 from routoo.evaluation.pool_comparison import PoolComparison, compare_pool
 from routoo.evaluation.quality_metrics import reliability
 from routoo.evaluation.routing import complete_outcomes, priced_columns
+from routoo.evaluation.same_cost import compare_at_same_cost
 from routoo.evaluation.scorecard import DecisionRow, PastRun, Scorecard
 from routoo.predictor.dataset import OutcomeMatrix
 
@@ -54,6 +55,7 @@ def run_scorecard(
         pool=_pool(run, seed, reference),
         history=tuple(past_run(one, seed) for one in (*past, run)) if past else (),
         decisions=decision_rows(run),
+        same_cost=compare_at_same_cost(run),
     )
 
 
@@ -89,10 +91,24 @@ def _facts(run: EvaluationRun) -> dict[str, str]:
         "sample of all models": f"{len(run.sampled):,}" if len(run.sampled) else "",
         "schedule": facts.schedule or "",
         "aim": facts.goal,
+        "planned at the same cost": _planned(run),
         "budget": "" if facts.budget_usd is None else f"{facts.budget_usd} USD",
         "items' sha256": facts.content_sha256[:12],
         "checkpoint": (facts.checkpoint_sha256 or "")[:12],
     }
+
+
+def _planned(run: EvaluationRun) -> str:
+    """Say what the plan expected of other ways to spend its money."""
+    single, direct = run.planned.get("best_single"), run.planned.get("direct")
+    parts = []
+    if single:
+        parts.append(f"{single['expected_quality']:.3f} by {single['model']} alone, the best one")
+    if direct:
+        parts.append(f"{direct['expected_quality']:.3f} without judging answers")
+    if parts and run.planned.get("expected_quality") is not None:
+        parts.insert(0, f"{run.planned['expected_quality']:.3f} as routed")
+    return "; ".join(parts)
 
 
 def _answers(run: EvaluationRun) -> RoutedAnswers:

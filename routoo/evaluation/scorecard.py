@@ -6,6 +6,7 @@ from routoo.evaluation.bootstrap import Interval, MeanInterval
 from routoo.evaluation.operating_point import CostBin, DomainFigures, OperatingPoint
 from routoo.evaluation.pool_comparison import PoolComparison
 from routoo.evaluation.quality_metrics import Reliability
+from routoo.evaluation.same_cost import SameCost
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +72,5 @@ class Scorecard:
     """Oldest first."""
     decisions: tuple[DecisionRow, ...] = ()
     """How the answers came about; empty where none was judged."""
+    same_cost: SameCost | None = None
+    """What else a run's money buys."""

@@ -25,6 +25,7 @@ from routoo.evaluation.graders.judge import (
     judge_request,
 )
 from routoo.evaluation.item_grading import grade_item
+from routoo.evaluation.same_cost import same_cost_figures
 from routoo.evaluation_runs.begin import write_batch
 from routoo.evaluation_runs.load import load_run
 from routoo.store import batches, checkpoints, schedules
@@ -265,7 +266,7 @@ async def _step(conn: AsyncConnection, run: RunRecord, shard_size: int) -> bool:
     elif run.judge_batch_id is not None:
         await grade_judged(conn, run.judge_batch_id, comparisons)
     measured = await load_run(conn, run.id)
-    figures = run_figures(measured)
+    figures = {**run_figures(measured), "same_cost": same_cost_figures(measured)}
     await eval_runs.finish(conn, run.id, figures)
     await compare_run(conn, run, measured)
     _log.info(

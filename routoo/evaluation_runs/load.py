@@ -52,6 +52,7 @@ async def load_run(conn: AsyncConnection, run_id: UUID) -> EvaluationRun:
         sample_cost_usd=sample[1],
         sample_latency_s=sample[2].astype(np.float32),
         decisions=tuple(row.decision if row.answer is not None else None for row in found),
+        planned=batch.plan or {},
     )
 
 

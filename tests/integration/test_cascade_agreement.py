@@ -1,11 +1,13 @@
 """The dispatch stage decides about recorded answers as the library alone does, to the item."""
 
-import asyncio
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import numpy as np
 import orjson
@@ -14,19 +16,25 @@ from aiohttp.test_utils import TestServer
 
 from routoo.console.output import ConsoleFeedback
 from routoo.domain.answer import RecordedAnswer
+from routoo.domain.batch_options import Objective
 from routoo.domain.items import Item
-from routoo.domain.job import Job, Lease, ShardKey, Stage
+from routoo.domain.job import SLA, Job, Lease, ShardKey, Stage
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
+from routoo.domain.prompt import bound_cost_usd
 from routoo.domain.tables import Outcomes, read_answers, read_items, read_outcomes
 from routoo.evaluation.replay import Replay
 from routoo.judge.files import load_judge, pack_judge, write_judge
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
 from routoo.pipeline.select.estimates import NOTHING_KNOWN, estimate_calls
+from routoo.pipeline.select.shard import select_shard
 from routoo.predictor.checkpoint import write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.manifest import Manifest
-from routoo.selector.second_calls import second_calls
+from routoo.selector.probes import with_policies
+from routoo.selector.problem import Problem
+from routoo.selector.second_calls import ProbeModel, second_calls
+from routoo.selector.solvers import solve
 from routoo.store import assignments, batches, jobs, judges, predictions, shards
 from routoo.store.database import Database
 from routoo.training.judge import PromptEstimates, fit_judge
@@ -39,6 +47,8 @@ MODELS = ("Qwen2.5-7B-Instruct", "o1-mini-2024-09-12")
 PRICE_PER_USD = 60.0
 """At which about half of the answers are accepted."""
 HELD_OUT = 120
+CAPPED = 40
+"""The last items have a cost cap that covers a call to the strong model, and not one to both."""
 
 
 @dataclass(frozen=True)
@@ -106,17 +116,25 @@ def body_of(item: Item) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": item.prompt}], "max_tokens": 4000}
 
 
-async def probed(db: Database, pool: Pool, recorded: Recorded, judge: bytes) -> Lease:
-    """Bring the held-out items to their dispatch, each as a probe of the cheap model."""
+def job_of(number: int, item: Item, pool: Pool) -> jobs.JobInput:
+    body = body_of(item)
+    cap_usd = bound_cost_usd(body, pool.models[1]) + Decimal("1e-9")
+    capped = number >= HELD_OUT - CAPPED
+    sla = SLA(max_cost_usd=cap_usd) if capped else SLA()
+    return jobs.JobInput(number, f"job-{number}", orjson.dumps(body).decode(), sla)
+
+
+async def scored(db: Database, recorded: Recorded, judge: bytes, new: batches.NewBatch) -> UUID:
+    """Bring the held-out items to the selection."""
     count = HELD_OUT
     async with db.transaction() as conn:
-        batch_id, _ = await batches.create(conn, batches.NewBatch("recorded", pool))
+        batch_id, _ = await batches.create(conn, new)
         async with jobs.copy_jobs(conn, batch_id) as copy:
-            texts = [orjson.dumps(body_of(item)).decode() for item in recorded.items[:count]]
-            await copy.write([jobs.JobInput(n, f"job-{n}", text) for n, text in enumerate(texts)])
+            held_out = enumerate(recorded.items[:count])
+            await copy.write([job_of(number, item, new.pool) for number, item in held_out])
         await batches.seal(conn, batch_id, count, count)
     score = await claim(db, ShardKey(batch_id, Stage.SCORE, 0))
-    held_out = Predictions(
+    expected = Predictions(
         recorded.quality[:count],
         np.zeros((count, 2), np.float32),
         recorded.tokens[:count],
@@ -124,13 +142,19 @@ async def probed(db: Database, pool: Pool, recorded: Recorded, judge: bytes) -> 
         np.zeros(count, np.bool_),
     )
     async with db.transaction() as conn:
-        await predictions.save(conn, score, held_out)
+        await predictions.save(conn, score, expected)
         await judges.keep(conn, score, judge)
         await shards.finish(conn, score, shards.Done())
+    return batch_id
+
+
+async def probed(db: Database, pool: Pool, recorded: Recorded, judge: bytes) -> Lease:
+    """Bring the held-out items to their dispatch, each as a probe of the cheap model."""
+    batch_id = await scored(db, recorded, judge, batches.NewBatch("recorded", pool))
     lease = await claim(db, ShardKey(batch_id, Stage.SELECT, 0))
     chosen = [
         Assignment(n, MODELS[0], 0.5, Decimal("0.001"), probe=True, escalation_chance=0.5)
-        for n in range(count)
+        for n in range(HELD_OUT)
     ]
     async with db.transaction() as conn:
         await assignments.save(conn, lease, chosen, 1)
@@ -152,8 +176,17 @@ class Shown:
     quality: Any
 
 
-def by_the_library(recorded: Recorded, judge: AnswerJudge, pool: Pool) -> list[tuple[str, str]]:
-    """Return the answering model and the decision for each held-out item."""
+def costs_usd(recorded: Recorded, pool: Pool) -> Any:
+    """Return the expected cost of each call to the held-out items."""
+    quality, tokens = recorded.quality[:HELD_OUT], recorded.tokens[:HELD_OUT]
+    asked = [Job(n, str(n), body_of(item)) for n, item in enumerate(recorded.items[:HELD_OUT])]
+    return estimate_calls(asked, pool, quality, tokens, NOTHING_KNOWN).cost_usd
+
+
+def by_the_library(
+    recorded: Recorded, judge: AnswerJudge, pool: Pool, price_per_usd: float = PRICE_PER_USD
+) -> list[tuple[str, str]]:
+    """Return the answering model and the decision for each held-out item, all of them probed."""
     items, quality = recorded.items[:HELD_OUT], recorded.quality[:HELD_OUT]
     said = [
         ProbeAnswer(
@@ -166,33 +199,108 @@ def by_the_library(recorded: Recorded, judge: AnswerJudge, pool: Pool) -> list[t
         for item, expected in zip(items, quality, strict=True)
     ]
     after = judge.judge(MODELS[0], said)
-    asked = [Job(n, str(n), body_of(item)) for n, item in enumerate(items)]
-    calls = estimate_calls(asked, pool, quality, recorded.tokens[:HELD_OUT], NOTHING_KNOWN)
     shown = Shown(np.ones((HELD_OUT, 1), np.float32), after[:, None, :])
     follow = np.ones((HELD_OUT, 2), np.bool_)
-    target = second_calls(shown, 0, calls.cost_usd, follow, PRICE_PER_USD).target[0]
-    return [(MODELS[model], "accepted" if model == 0 else "escalated") for model in target]
+    cost_usd = costs_usd(recorded, pool)
+    target = second_calls(shown, 0, cost_usd, follow, price_per_usd).target[0]
+    return [
+        (MODELS[0], "accepted")
+        if model == 0
+        else (MODELS[0], "kept")
+        if number >= HELD_OUT - CAPPED
+        else (MODELS[1], "escalated")
+        for number, model in enumerate(target)
+    ]
 
 
-@pytest.mark.skipif(not DATA.exists(), reason="needs the recorded answers in shared/data")
-async def test_answers_are_accepted_and_escalated_as_by_the_library(
-    db: Database, tmp_path: Path
-) -> None:
-    recorded = Recorded.read()
-    judge = await asyncio.to_thread(recorded.judge)
-    manifest = Manifest(MODELS, "", "", (), "", "", "", {}, {}, judge=write_judge(tmp_path, judge))
-    write_checkpoint(tmp_path, b"", manifest)
-    packed, judge = pack_judge(tmp_path), load_judge(tmp_path)
+@dataclass(frozen=True)
+class Fitted:
+    """Recorded answers with a judge of the cheap model's, as a checkpoint keeps it."""
+
+    recorded: Recorded
+    judge: AnswerJudge
+    packed: bytes
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    if not DATA.exists():
+        pytest.skip("needs the recorded answers in shared/data")
+    folder, recorded = tmp_path_factory.mktemp("judge"), Recorded.read()
+    kept = write_judge(folder, recorded.judge())
+    manifest = Manifest(MODELS, "", "", (), "", "", "", {}, {}, judge=kept)
+    write_checkpoint(folder, b"", manifest)
+    packed = pack_judge(folder)
     assert packed is not None
-    replayed = Replay(recorded.outcomes, recorded.items, recorded.answers.values())
-    async with TestServer(replayed.application()) as server:
-        pool = pool_at(str(server.make_url("/v1")))
-        lease = await probed(db, pool, recorded, packed)
+    return Fitted(recorded, load_judge(folder), packed)
+
+
+@asynccontextmanager
+async def replayed(recorded: Recorded) -> AsyncIterator[Pool]:
+    replay = Replay(recorded.outcomes, recorded.items, recorded.answers.values())
+    async with TestServer(replay.application()) as server:
+        yield pool_at(str(server.make_url("/v1")))
+
+
+async def test_answers_are_accepted_escalated_and_kept_as_by_the_library(
+    db: Database, fitted: Fitted
+) -> None:
+    recorded, judge = fitted.recorded, fitted.judge
+    async with replayed(recorded) as pool:
+        lease = await probed(db, pool, recorded, fitted.packed)
         assert await dispatch(db, lease)
     found = await rows(db, "SELECT model, decision, answer FROM results ORDER BY job_no")
     assert [(model, decision) for model, decision, _ in found] == by_the_library(
         recorded, judge, pool
     )
-    assert {decision for _, decision, _ in found} == {"accepted", "escalated"}
+    assert {decision for _, decision, _ in found} == {"accepted", "escalated", "kept"}
     for item, (model, _, text) in zip(recorded.items[:HELD_OUT], found, strict=True):
         assert text == recorded.answers[item.item_id, model].text
+
+
+async def test_probes_are_chosen_and_decided_about_as_by_the_library(
+    db: Database, fitted: Fitted
+) -> None:
+    """From the selection on: which items are asked of whom, and what becomes of the answers."""
+    recorded, judge = fitted.recorded, fitted.judge
+    worth_usd = 1 / PRICE_PER_USD
+    async with replayed(recorded) as pool:
+        aim = Objective(willingness_to_pay_usd=worth_usd)
+        new = batches.NewBatch("recorded", pool, objective=aim)
+        batch_id = await scored(db, recorded, fitted.packed, new)
+        lease = await claim(db, ShardKey(batch_id, Stage.SELECT, 0))
+        async with db.transaction() as conn:
+            batch = await batches.get(conn, batch_id)
+        await select_shard(db, lease, batch)
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, shards.Done())
+            plan = (await batches.get(conn, batch_id)).plan or {}
+        wanted = chosen_by_the_library(recorded, judge, pool, worth_usd)
+        assigned = "SELECT model, probe FROM assignments ORDER BY job_no"
+        assert await rows(db, assigned) == wanted
+        assert await dispatch(db, await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0)))
+    price = plan["probes"]["threshold_price_per_usd"]
+    judged = by_the_library(recorded, judge, pool, price)
+    ends = [
+        after if probe else (model, "direct")
+        for (model, probe), after in zip(wanted, judged, strict=True)
+    ]
+    assert await rows(db, "SELECT model, decision FROM results ORDER BY job_no") == ends
+    assert {decision for _, decision in ends} >= {"accepted", "escalated"}
+
+
+def chosen_by_the_library(
+    recorded: Recorded, judge: AnswerJudge, pool: Pool, worth_usd: float
+) -> list[tuple[str, bool]]:
+    """Return the model that each held-out item is asked of first, and whether it is a probe."""
+    quality, cost_usd = recorded.quality[:HELD_OUT], costs_usd(recorded, pool)
+    direct = Problem(quality, cost_usd, willingness_to_pay_usd=worth_usd)
+
+    def follow(some: Any, _probe: int) -> Any:
+        return (some < HELD_OUT - CAPPED)[:, None] & np.ones((len(some), 2), np.bool_)
+
+    known = ProbeModel(lambda some: judge.foresee(MODELS, some).of, (0,), quality, cost_usd, follow)
+    more, policies = with_policies(direct, known)
+    choice = solve(more).choice
+    first = policies.first(choice)
+    return [(MODELS[model], bool(at >= 2)) for model, at in zip(first, choice, strict=True)]

@@ -68,6 +68,11 @@ async def test_a_draft_is_forecast_before_any_money_is_spent(db: Database) -> No
     means = [point["mean_quality"] for point in forecast["frontier"]]
     assert (costs, means) == (sorted(costs), sorted(means))
     assert costs[0] <= batch.plan["expected_cost_usd"] * (1 + 1e-9)
+    best = batch.plan["best_single"]
+    assert best["expected_cost_usd"] <= batch.plan["expected_cost_usd"] * (1 + 1e-9)
+    screen = Console(file=StringIO(), width=200)
+    screen.print(plan_view(batch, batch.plan))
+    assert f"only {best['model']}, best at this cost" in screen.file.getvalue()
 
 
 async def test_caution_counts_quality_lower_and_says_so(db: Database) -> None:

@@ -11,6 +11,7 @@ from routoo.errors import InputError
 from routoo.evaluation.evaluation_run import EvaluationRun, RunFacts, RunMode, run_figures
 from routoo.evaluation.report.page import render_page
 from routoo.evaluation.run_scorecard import run_scorecard
+from routoo.evaluation.same_cost import compare_at_same_cost, same_cost_figures
 
 ITEMS = 40
 
@@ -108,5 +109,38 @@ def test_a_run_with_judged_answers_shows_escalations_and_the_precision_of_accept
     cascade = run_figures(judged)["cascade"]
     assert cascade["escalation_share"] == 0.5
     assert cascade["acceptance_precision"]["mean"] == pytest.approx(np.mean(run.quality[::4]))
+    assert cascade["kept"] == 0
     assert run_scorecard(run).decisions == ()
     assert "cascade" not in run_figures(run)
+
+
+def test_a_run_says_what_else_its_money_buys() -> None:
+    run = _run()
+    ways = ("accepted", "escalated", "direct", "kept")
+    plan = {
+        "expected_quality": 0.9,
+        "direct": {"expected_quality": 0.85, "expected_cost_usd": 3.0},
+        "best_single": {"model": "dear", "expected_quality": 0.8, "expected_cost_usd": 3.0},
+    }
+    judged = replace(
+        run, decisions=tuple(ways[number % 4] for number in range(ITEMS)), planned=plan
+    )
+    card = run_scorecard(judged)
+    same = card.same_cost
+    assert same is not None
+    # An item costs 2 or 6 USD, the dear model 3: it is as cheap, and right everywhere.
+    assert (same.items, same.best_single) == (ITEMS, "dear")
+    assert same.over_single.mean == pytest.approx(38 / 40 - 1)
+    assert same.over_unjudged.mean == pytest.approx(38 / 40 - 1)
+    assert same.unjudged_cost_usd <= same.cost_usd * (1 + 1e-9)
+    page = render_page(card)
+    assert "the best single model at this cost" in page
+    assert "choosing by the prompt alone" in page
+    assert "0.850 without judging answers" in page
+    assert run_figures(judged)["planned"]["best_single"] == "dear"
+    facts = same_cost_figures(judged)
+    assert facts is not None
+    assert facts["over_single"]["mean"] == same.over_single.mean
+    unjudged = compare_at_same_cost(run)
+    assert unjudged is not None
+    assert np.isnan(unjudged.over_unjudged.mean)

@@ -29,6 +29,7 @@ from routoo.evaluation.report.sections import (
     models_section,
     reliability_section,
 )
+from routoo.evaluation.same_cost import SameCost
 from routoo.evaluation.scorecard import Scorecard
 
 _MOST_RUNS = 60
@@ -109,7 +110,7 @@ def _sections(card: Scorecard) -> list[Section]:
     if any(row.share for row in card.models):
         sections.append(models_section(card))
     if card.decisions:
-        sections.append(decisions_section(card.decisions))
+        sections.append(decisions_section(card.decisions, card.same_cost))
     if any(one.answers for one in card.reliability):
         sections.append(reliability_section(card))
     if card.domains:
@@ -127,10 +128,21 @@ def _tiles(card: Scorecard) -> list[Tile]:
     tiles = _operating_tiles(card.operating) if card.operating is not None else []
     if card.pool is not None:
         tiles += _pool_tiles(card.pool)
+    if card.same_cost is not None and card.same_cost.best_single is not None:
+        tiles.append(_single_tile(card.same_cost))
     if "ece" in card.mean:
         ece = card.mean["ece"]
         tiles.append(Tile("Calibration error", fixed(ece.value), between(ece)))
     return tiles
+
+
+def _single_tile(same_cost: SameCost) -> Tile:
+    gain = same_cost.over_single
+    return Tile(
+        f"Over {same_cost.best_single}, the best single model at this cost",
+        signed(gain.mean),
+        f"{signed(gain.low)} to {signed(gain.high)}",
+    )
 
 
 def _operating_tiles(figures: OperatingPoint) -> list[Tile]:

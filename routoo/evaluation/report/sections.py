@@ -18,9 +18,11 @@ from routoo.evaluation.report.section import (
     fixed,
     percent,
     seconds,
+    signed,
     usd_per_thousand,
     with_interval,
 )
+from routoo.evaluation.same_cost import SameCost
 from routoo.evaluation.scorecard import DecisionRow, ModelRow, PastRun, Scorecard
 
 _ROW_PX, _NAME_PX, _SHARE_PX = 34, 18, 56
@@ -82,7 +84,7 @@ def _draw_shares(rows: list[ModelRow], width: int) -> Plot:
     return plot
 
 
-def decisions_section(rows: tuple[DecisionRow, ...]) -> Section:
+def decisions_section(rows: tuple[DecisionRow, ...], same_cost: SameCost | None = None) -> Section:
     """Return how the answers came about: the share of escalations, the precision of acceptance."""
     by_name = {row.decision: row for row in rows}
     accepted, escalated, kept = by_name["accepted"], by_name["escalated"], by_name["kept"]
@@ -93,12 +95,24 @@ def decisions_section(rows: tuple[DecisionRow, ...]) -> Section:
         f"{percent(escalated.answers / judged)} were escalated to another model, and "
         f"{fixed(accepted.quality.mean)} of those that were accepted are right. "
         f"{kept.answers:,} were to be escalated and are kept: no other model could be asked, or "
-        "gave a better one.",
+        f"gave a better one.{_brought(same_cost)}",
         FigureTable(
             ("answers", "number", "share", "quality", "95 % interval", "USD per 1,000"),
             [_decision_cells(row) for row in rows],
             is_folded=False,
         ),
+    )
+
+
+def _brought(same_cost: SameCost | None) -> str:
+    """Say what judging brought on the items that every model answered."""
+    if same_cost is None or math.isnan(same_cost.over_unjudged.mean):
+        return ""
+    gain, usd = same_cost.over_unjudged, usd_per_thousand(same_cost.unjudged_cost_usd)
+    return (
+        f" On the {same_cost.items:,} items that every model answered, judging answers brought "
+        f"{signed(gain.mean)} ({signed(gain.low)} to {signed(gain.high)}) over choosing by the "
+        f"prompt alone at the same cost ({usd} USD per 1,000)."
     )
 
 

@@ -35,6 +35,8 @@ from routoo.store.batches.records import BatchRecord
 
 _CONFIDENCE = 0.95
 _FRONTIER_POINTS = 20
+_SAME_COST = 1 + 1e-9
+"""The same calls, added up in another order, cost the same."""
 _FRONTIER_JOBS = 20_000
 """Jobs of which the frontier and the choice without probes are made where probes are options."""
 
@@ -99,7 +101,9 @@ def describe_plan(planned: PlannedBatch) -> dict[str, Any]:
     (null where nothing could be chosen), `shadow_price_per_usd`, `shadow_prices` (quality per unit
     of each capacity, by name),
     `experience` (what was known of each model, so that later stages estimate alike),
-    `random_mix_quality` (of a random mix of models at the same cost) and `models`:
+    `random_mix_quality` (of a random mix of models at the same cost), `best_single` (the best
+    `model` that alone costs no more, its `expected_quality` and `expected_cost_usd`; null where
+    none is as cheap) and `models`:
     in pool order `model`, `jobs`, `share` of the served jobs, `alone_quality` (mean) and
     `alone_cost_usd` (total) if it answered every job of the batch. Where probes are options there
     are `probes` too, as `describe_probes` gives it, and `direct`: the `expected_quality` and the
@@ -125,6 +129,7 @@ def describe_plan(planned: PlannedBatch) -> dict[str, Any]:
         "shadow_prices": solution.shadow_prices,
         "experience": experience_to_json(planned.experience),
         "random_mix_quality": _random_mix(matrix, solution),
+        "best_single": _best_single(planned),
         "models": _models(planned.pool, matrix, solution),
     }
     probes = describe_probes(
@@ -160,6 +165,21 @@ def _direct(planned: PlannedBatch) -> dict[str, float] | None:
     return {
         "expected_quality": float(quality.mean(dtype=np.float64)),
         "expected_cost_usd": float(cost_usd) * problem.jobs / len(jobs),
+    }
+
+
+def _best_single(planned: PlannedBatch) -> dict[str, Any] | None:
+    """Return the best model that alone costs no more than the plan; None where none is as cheap."""
+    matrix, most_usd = planned.matrix, planned.solution.cost_usd * _SAME_COST
+    costs_usd = matrix.cost_usd.sum(axis=0, dtype=np.float64)
+    quality = matrix.quality.mean(axis=0, dtype=np.float64)
+    best = int(np.where(costs_usd <= most_usd, quality, -np.inf).argmax())
+    if not planned.solution.served or costs_usd[best] > most_usd:
+        return None
+    return {
+        "model": planned.pool.names[best],
+        "expected_quality": float(quality[best]),
+        "expected_cost_usd": float(costs_usd[best]),
     }
 
 
