@@ -1,11 +1,12 @@
 """Reviews answers before they become results: by their job's rules, and probes' by the judge."""
 
 import asyncio
+from dataclasses import replace
 from enum import Enum, auto
 
 from routoo.domain.answer import AnswerJudgement
 from routoo.domain.answer_checks import find_fault
-from routoo.domain.completion import KeptAnswer
+from routoo.domain.completion import AnswerDecision, KeptAnswer
 from routoo.domain.validators import Validators
 from routoo.pipeline.dispatch.accounting import JobAccount
 from routoo.pipeline.dispatch.group_commit import GroupCommit
@@ -64,7 +65,10 @@ async def _decide(
     decision = await judging.decide(account.given, kept, account.offered, fault)
     commit.note(decision.judgement)
     if decision.accepts:
-        commit.record(account.accepted(kept, decision.judgement.after))
+        result = account.accepted(kept, decision.judgement.after)
+        if decision.judgement.threshold is None:  # there was no other model to compare it with
+            result = replace(result, decision=AnswerDecision.KEPT)
+        commit.record(result)
         return Verdict.TAKEN
     account.escalated, account.candidates = True, decision.order
     return Verdict.ESCALATE
