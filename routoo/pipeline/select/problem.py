@@ -13,8 +13,8 @@ from routoo.pipeline.select.experience import answered_shares
 from routoo.pipeline.select.matrix import BatchMatrix
 from routoo.pipeline.select.probes import JudgedBatch, PosedProblem, probe_model
 from routoo.selector.confidence import lower_quality
-from routoo.selector.probes import ProbeModel
 from routoo.selector.problem import Capacity, Problem, match_model
+from routoo.selector.second_calls import ProbeModel
 from routoo.selector.solution import Solution, SolveStatus
 from routoo.selector.solvers import solve
 from routoo.store.batches.records import BatchRecord
