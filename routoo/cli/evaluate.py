@@ -246,9 +246,8 @@ def _write_html(path: Path, card: "Scorecard") -> None:
 
 
 def _print_scorecard(card: "Scorecard", cascade: "CascadeReport | None", *, as_json: bool) -> None:
-    from routoo.console.cascade_tables import print_cascade
     from routoo.console.output import console, note
-    from routoo.console.scorecard_tables import print_scorecard
+    from routoo.console.scorecard_tables import print_cascade, print_scorecard
 
     if card.pool and card.pool.items < int(card.facts["items"].replace(",", "")):
         note(

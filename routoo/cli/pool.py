@@ -15,8 +15,7 @@ from routoo.console.options import with_options
 if TYPE_CHECKING:
     from routoo.domain.behaviour import FoundBehaviour
     from routoo.domain.pool import Pool, Tariff
-    from routoo.selector.pool_choice.answers import AnswerTable
-    from routoo.selector.pool_choice.choose import PoolChoice
+    from routoo.selector.pool_choice import AnswerTable, PoolChoice
 
 pool = CommandGroup("Choose, look at and check pools of models.")
 
@@ -61,8 +60,8 @@ def choose(options: ChooseOptions) -> None:
     """Choose the models that complement each other best on graded answers."""
     from routoo.console.output import json_line
     from routoo.domain.tables import read_items, read_outcomes
-    from routoo.selector.pool_choice.answers import AnswerTable
-    from routoo.selector.pool_choice.choose import (
+    from routoo.selector.pool_choice import (
+        AnswerTable,
         choose_members,
         derive_prices,
         price_answers,
@@ -197,7 +196,7 @@ def _as_numbers(tariff: "Tariff") -> dict[str, float]:
 
 def _print_choice(report: dict[str, Any], choice: "PoolChoice") -> None:
     from routoo.console.output import console, report_table
-    from routoo.selector.pool_choice.choose import GREEDY_SHARE
+    from routoo.selector.pool_choice import GREEDY_SHARE
 
     table = report_table("#", "model", "gain", "worth so far", "USD/Mtok in", "out")
     worth = 0.0
@@ -230,7 +229,7 @@ def _write_pool(
     from routoo.domain.pool_file import parse_pool
     from routoo.errors import InputError
     from routoo.files import replacing
-    from routoo.selector.pool_choice.choose import check_priced
+    from routoo.selector.pool_choice import check_priced
 
     if options.base_url is None:
         raise InputError("a pool file needs an endpoint", remedy="Give --base-url")

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from routoo.cli.pool import pool as pool_command
 from routoo.domain.pool_file import load_pool
 from routoo.errors import ConfigError, InputError
-from routoo.selector.pool_choice.choose import GREEDY_SHARE, choose_members, value_answers
+from routoo.selector.pool_choice import GREEDY_SHARE, choose_members, value_answers
 
 SCORES = {
     # b and c together are right everywhere; a is the best alone and adds nothing to them.

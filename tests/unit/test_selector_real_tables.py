@@ -8,7 +8,7 @@ import pytest
 
 from routoo.domain.tables import read_outcomes
 from routoo.selector import Problem, solve
-from routoo.selector.pool_choice.answers import AnswerTable
+from routoo.selector.pool_choice import AnswerTable
 from routoo.selector.solution import Solution
 
 DATA = Path(os.environ.get("ROUTOO_DATA_DIR") or Path(__file__).parents[3] / "shared" / "data")

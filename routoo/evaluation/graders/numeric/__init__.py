@@ -36,10 +36,12 @@ from routoo.evaluation.graders.numeric.numbers import (
     GOES_ON,
     SCALE_NAMES,
     Number,
+    carries,
     find_numbers,
+    in_unit,
+    is_unit,
     plain_notation,
 )
-from routoo.evaluation.graders.numeric.units import carries, in_unit, is_unit
 
 _BOX = re.compile(r"\\f?boxed\s?\{")
 _MOST_CHARACTERS = 400

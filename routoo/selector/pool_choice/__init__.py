@@ -1,1 +1,0 @@
-"""Chooses the candidate models that form the best pool, from graded answers and prices."""
