@@ -39,6 +39,8 @@ class JobCopy:
     def __init__(self, copy: AsyncCopy, batch_id: UUID) -> None:
         self._copy, self._batch_id = copy, batch_id
         self._sla, self._sla_fields = NO_LIMITS, _sla_fields(NO_LIMITS)
+        self.first_deadline: datetime | None = None
+        """The earliest deadline of the jobs that were written."""
 
     async def write(self, chunk: Sequence[JobInput]) -> None:
         """Send some jobs; about a thousand a call is fastest.
@@ -62,6 +64,9 @@ class JobCopy:
         for job in chunk:
             if job.sla is not self._sla:  # rows of a file mostly share one record
                 self._sla, self._sla_fields = job.sla, _sla_fields(job.sla)
+                if job.sla.deadline is not None:
+                    earlier = self.first_deadline or job.sla.deadline
+                    self.first_deadline = min(earlier, job.sla.deadline)
             rows.append(
                 f"{batch_id}\t{job.job_no}\t{escaped(job.custom_id)}\t{escaped(job.body_json)}"
                 f"\t{self._sla_fields}"
@@ -100,7 +105,13 @@ async def copy_jobs(conn: AsyncConnection, batch_id: UUID) -> AsyncIterator[JobC
             f"COPY jobs (batch_id, job_no, custom_id, body, {columns.listed(_LIMITS)}) FROM STDIN"
         ) as copy,
     ):
-        yield JobCopy(copy, batch_id)
+        job_copy = JobCopy(copy, batch_id)
+        yield job_copy
+    if job_copy.first_deadline is not None:
+        await conn.execute(
+            "UPDATE batches SET first_deadline = %s WHERE id = %s",
+            [job_copy.first_deadline, batch_id],
+        )
 
 
 _JOB_COLUMNS = f"j.job_no, j.custom_id, j.body::text, {columns.listed(_LIMITS, of='j')}"

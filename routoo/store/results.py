@@ -158,24 +158,23 @@ async def _share(conn: AsyncConnection, lease: Lease, originals: list[int]) -> i
     return (await conn.execute(_SHARE, [lease.key.batch_id, originals])).rowcount
 
 
-# A shard that nobody owns has no call in flight; its next owner waits for its row meanwhile. All
-# such shards are looked at once their batch's own deadline is over: no worker may be free for them.
+# A shard that nobody owns has no call in flight; its next owner waits for its row meanwhile. Shards
+# whose jobs have no deadline are never looked at.
+_WATCHED = b"""
+    SELECT batch_id, shard_no, statement_timestamp() FROM shards
+    WHERE stage = 'dispatch' AND state = 'ready' AND next_deadline <= statement_timestamp()
+      AND batch_id IN (SELECT id FROM batches WHERE status IN ('in_progress', 'paused'))
+    FOR UPDATE SKIP LOCKED
+"""
 _EXPIRE = b"""
-    WITH waiting AS (
-        SELECT batch_id, first_job, job_count FROM shards s
-        WHERE stage = 'dispatch' AND state = 'ready' AND (
-            not_before > clock_timestamp() OR EXISTS (
-                SELECT FROM batches b WHERE b.id = s.batch_id AND b.status = 'in_progress'
-                  AND b.deadline <= clock_timestamp()))
-        FOR UPDATE SKIP LOCKED
-    )
     INSERT INTO results (batch_id, job_no, status, cost_usd, attempts, error_code, error_message)
     SELECT j.batch_id, j.job_no, 'expired', coalesce(calls.cost_usd, 0),
            coalesce(calls.attempts, 0), 'expired',
            'the deadline ' || j.deadline || ' passed before an answer came'
-    FROM waiting w
-    JOIN jobs j ON j.batch_id = w.batch_id AND j.job_no >= w.first_job
-        AND j.job_no < w.first_job + w.job_count AND j.deadline <= clock_timestamp()
+    FROM unnest(%(batches)s::uuid[], %(shards)s::int[]) AS w (batch_id, shard_no)
+    JOIN shards s ON s.batch_id = w.batch_id AND s.shard_no = w.shard_no AND s.stage = 'dispatch'
+    JOIN jobs j ON j.batch_id = w.batch_id AND j.job_no >= s.first_job
+        AND j.job_no < s.first_job + s.job_count AND j.deadline <= %(now)s
     CROSS JOIN LATERAL (
         SELECT max(attempt_no) AS attempts, sum(cost_usd) AS cost_usd FROM attempts a
         WHERE a.batch_id = j.batch_id AND a.job_no = j.job_no) AS calls
@@ -189,6 +188,14 @@ _EXPIRE = b"""
       AND NOT EXISTS (  -- the next owner of the shard makes it the result
         SELECT FROM kept_answers k WHERE k.batch_id = j.batch_id AND k.job_no = j.job_no)
     ON CONFLICT DO NOTHING RETURNING batch_id, job_no
+"""
+_WATCH_NEXT = b"""
+    UPDATE shards s SET next_deadline = (
+        SELECT min(j.deadline) FROM jobs j
+        WHERE j.batch_id = s.batch_id AND j.job_no >= s.first_job
+          AND j.job_no < s.first_job + s.job_count AND j.deadline > %(now)s)
+    FROM unnest(%(batches)s::uuid[], %(shards)s::int[]) AS w (batch_id, shard_no)
+    WHERE s.batch_id = w.batch_id AND s.shard_no = w.shard_no AND s.stage = 'dispatch'
 """
 # Of a job that waited for another model: the answer of its probe, which was judged and keeps the
 # rules.
@@ -266,15 +273,24 @@ async def expire_waiting(conn: AsyncConnection) -> int:
 
     Shards at work end such jobs themselves. Call it about once a second.
 
+    Args:
+        conn: A transaction of its own.
+
     Returns:
         How many jobs expired.
     """
-    rows = await (await conn.execute(_EXPIRE)).fetchall()
+    watched = await (await conn.execute(_WATCHED)).fetchall()
+    if not watched:
+        return 0
+    batch_ids, shard_nos, (now, *_) = zip(*watched, strict=True)
+    values = {"batches": list(batch_ids), "shards": list(shard_nos), "now": now}
+    rows = await (await conn.execute(_EXPIRE, values)).fetchall()
     expired: dict[UUID, list[int]] = {}
     for batch_id, job_no in rows:
         expired.setdefault(batch_id, []).append(job_no)
     for batch_id, originals in expired.items():
         await conn.execute(_SHARE, [batch_id, originals])
+    await conn.execute(_WATCH_NEXT, values)
     return len(rows)
 
 

@@ -15,6 +15,7 @@ from routoo.store import results, shards
 from routoo.store.batches import control
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
+from tests import batch_factory
 from tests.dispatch_factory import (
     claim,
     dispatch,
@@ -121,24 +122,33 @@ async def test_jobs_of_a_shard_that_was_handed_back_expire_on_time(db: Database)
             await shards.finish(conn, lease, outcome)
             assert await results.expire_waiting(conn) == 0
         await rows(db, "UPDATE jobs SET deadline = now() RETURNING 1")
+        await rows(db, "UPDATE shards SET next_deadline = now() RETURNING 1")
         async with db.transaction() as conn:
             assert await results.expire_waiting(conn) == 5
 
 
-async def test_jobs_of_a_shard_that_no_worker_is_free_for_expire_with_their_batch(
+async def test_rows_of_a_shard_that_no_worker_is_free_for_expire_at_their_own_deadlines(
     db: Database,
 ) -> None:
-    async with FakeServer({"models": {"*": {}}}) as server:
-        deadline = datetime.now(UTC) + timedelta(seconds=30)
-        lease = await prepare(db, pool_of(server), 5, model="large", sla=SLA(deadline=deadline))
-        async with db.transaction() as conn:
-            await shards.finish(conn, lease, shards.HandedBack())
-            assert await results.expire_waiting(conn) == 0
-        await rows(db, "UPDATE jobs SET deadline = now() RETURNING 1")
-        await rows(db, "UPDATE batches SET deadline = now() RETURNING 1")
-        async with db.transaction() as conn:
-            assert await results.expire_waiting(conn) == 5
-        assert await answering(db) == [(None, "expired", None, 5)]
+    now = datetime.now(UTC)
+    first, second = now - timedelta(seconds=1), now + timedelta(hours=1)
+    slas = [SLA(), SLA(deadline=second), SLA(deadline=first), SLA()]
+    batch_id = await batch_factory.submit(db, 4, shard_size=4, slas=slas)
+    await batch_factory.score(db, batch_id)
+    await batch_factory.select(db, batch_id)
+    async with db.transaction() as conn:
+        assert await results.expire_waiting(conn) == 1
+    assert await rows(db, "SELECT job_no, status FROM results") == [(2, "expired")]
+    watched = "SELECT next_deadline FROM shards WHERE stage = 'dispatch'"
+    assert await rows(db, watched) == [(second,)]
+    async with db.transaction() as conn:
+        assert await results.expire_waiting(conn) == 0
+
+
+async def test_shards_of_jobs_without_deadlines_are_never_watched_for_them(db: Database) -> None:
+    await batch_factory.submit(db, 2)
+    assert await rows(db, "SELECT count(*) FROM shards WHERE next_deadline IS NOT NULL") == [(0,)]
+    assert await rows(db, "SELECT first_deadline FROM batches") == [(None,)]
 
 
 async def test_a_denied_model_is_left_as_its_batch_says(db: Database) -> None:

@@ -1,6 +1,7 @@
 """Jobs opened again, by a retry or by more money, against a real database and a local endpoint."""
 
 import asyncio
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -8,9 +9,9 @@ from uuid import UUID
 import pytest
 from structlog.testing import capture_logs
 
-from routoo.domain.job import BatchStatus, Lease, ResultStatus, ShardKey, Stage
+from routoo.domain.job import SLA, BatchStatus, Lease, ResultStatus, ShardKey, Stage
 from routoo.errors import InputError
-from routoo.store import batches, budget, ledger, shards
+from routoo.store import batches, budget, ledger, results, shards
 from routoo.store.batches import NewBatch, control, retry
 from routoo.store.batches.progress import merge_counts, progress
 from routoo.store.batches.retry import Reopened
@@ -295,3 +296,16 @@ async def test_each_share_of_the_budget_is_warned_of_once(
     assert now.budget_warnings == expected
     logged = [entry for entry in logs if entry["event"] == "batch.budget_used"]
     assert [entry["percent"] for entry in logged] == list(expected)
+
+
+async def test_after_a_retry_deadlines_of_rows_are_watched_again(db: Database) -> None:
+    over = SLA(deadline=datetime.now(UTC) - timedelta(seconds=1))
+    batch_id = await batch_factory.submit(db, 2, slas=[over, SLA()])
+    await batch_factory.score(db, batch_id)
+    await batch_factory.select(db, batch_id)
+    watched = "SELECT count(*) FROM shards WHERE next_deadline <= now()"
+    async with db.transaction() as conn:
+        assert await results.expire_waiting(conn) == 1
+    assert await rows(db, watched) == [(0,)]
+    await reopen(db, batch_id, ResultStatus.EXPIRED)
+    assert await rows(db, watched) == [(1,)]

@@ -85,7 +85,7 @@ def test_migrations_produce_the_constraints_of_record(
         (Assignment, AssignmentRow, {"batch_id", "revision"}),
         (Predictions, PredictionRow, {"batch_id", "job_no"}),
         (SLA, JobRow, {"batch_id", "job_no", "custom_id", "body"}),
-        (BatchRecord, BatchRow, set()),
+        (BatchRecord, BatchRow, {"first_deadline"}),
         (RunRecord, EvalRunRow, set()),
         (ScheduleRecord, ScheduleRow, set()),
     ],

@@ -154,11 +154,13 @@ async def seal(
     )
     await conn.execute(
         """
-        INSERT INTO shards (batch_id, stage, shard_no, first_job, job_count, state)
-        SELECT %(id)s, stage, n, n * %(size)s, least(%(size)s, %(jobs)s - n * %(size)s), state
+        INSERT INTO shards (batch_id, stage, shard_no, first_job, job_count, state, next_deadline)
+        SELECT %(id)s, stage, n, n * %(size)s, least(%(size)s, %(jobs)s - n * %(size)s), state,
+               CASE stage WHEN 'dispatch' THEN
+                   (SELECT first_deadline FROM batches WHERE id = %(id)s) END
         FROM generate_series(0, (%(jobs)s - 1) / %(size)s) AS n,
              (VALUES ('score', 'ready'), ('dispatch', 'blocked')) AS stages(stage, state)
-        UNION ALL SELECT %(id)s, 'select', 0, 0, %(jobs)s, 'blocked'
+        UNION ALL SELECT %(id)s, 'select', 0, 0, %(jobs)s, 'blocked', NULL
         """,
         {"id": batch_id, "size": shard_size, "jobs": job_count},
     )

@@ -155,7 +155,9 @@ async def _reopen_shards(conn: AsyncConnection, batch_id: UUID) -> None:
     await conn.execute(
         f"""
         UPDATE shards SET state = CASE stage WHEN 'dispatch' THEN 'blocked' ELSE 'ready' END,
-            owner = NULL, lease_expires_at = NULL, epoch = epoch + 1, attempts = 0, error = NULL
+            owner = NULL, lease_expires_at = NULL, epoch = epoch + 1, attempts = 0, error = NULL,
+            next_deadline = CASE stage WHEN 'dispatch' THEN
+                (SELECT first_deadline FROM batches WHERE id = %(id)s) END
         WHERE (shards.batch_id = %(id)s AND stage <> 'dispatch' AND state = 'parked')
           -- its owner is gone; should it come back, it must not unblock jobs that it never saw
           OR (batch_id = %(id)s AND stage = 'select' AND state = 'leased')

@@ -59,6 +59,9 @@ class BatchRow(SQLModel, table=True):
         USD, "Most that one job may cost where it names no cap, in USD", nullable=True
     )
     deadline: datetime | None = column(TIMESTAMP, "No call starts after this", nullable=True)
+    first_deadline: datetime | None = column(
+        TIMESTAMP, "The earliest deadline of its jobs; null = none has one", nullable=True
+    )
     job_count: int = column(Integer(), "Jobs in the batch", default="0")
     created_at: datetime = created_at()
     completed_at: datetime | None = column(TIMESTAMP, "When its last job ended", nullable=True)
@@ -146,6 +149,11 @@ class ShardRow(SQLModel, table=True):
     error: str | None = column(Text(), "Why it failed last", nullable=True)
     not_before: datetime | None = column(
         TIMESTAMP, "A ready shard waits until then; null = it does not", nullable=True
+    )
+    next_deadline: datetime | None = column(
+        TIMESTAMP,
+        "No deadline of its jobs that passed before this is unseen; null = none to come",
+        nullable=True,
     )
 
 
