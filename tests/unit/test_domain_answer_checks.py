@@ -6,6 +6,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from routoo.domain.answer_checks import Rule, check_rules, find_fault
 from routoo.domain.completion import FinishReason
@@ -74,6 +75,84 @@ def test_a_pattern_that_takes_for_ever_counts_as_not_matched() -> None:
     assert broken(endless, "a" * 5_000 + "!") is Rule.REGEX
 
 
+ENDLESS = r"^(\w|\w\w)+\s\1{500}$"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"patternProperties": {ENDLESS: False}},
+        {"patternProperties": {ENDLESS: {}}, "additionalProperties": False},
+        {"patternProperties": {ENDLESS: {}}, "additionalProperties": {"type": "object"}},
+        {"propertyNames": {"not": {"pattern": ENDLESS}}},
+        {"$defs": {"a": {"patternProperties": {ENDLESS: {}}}}, "anyOf": [{"$ref": "#/$defs/a"}]},
+        {
+            "$schema": "http://json-schema.org/draft-04/schema#",
+            "patternProperties": {ENDLESS: {}},
+        },
+    ],
+)
+def test_no_pattern_of_a_schema_takes_for_ever_and_its_answer_is_not_taken(
+    schema: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routoo.domain.json_schema.CHECK_TIMEOUT_S", 0.05)
+    rules = Validators(json_schema=schema_text(schema))
+    check_rules(rules)
+    fault = find_fault(rules, orjson.dumps({"a" * 5_000 + "!": 1}).decode())
+    assert fault is not None
+    assert "takes longer" in fault.message
+
+
+def test_all_patterns_of_a_schema_share_one_limit_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock_s = iter(range(1_000))
+    monkeypatch.setattr("routoo.domain.json_schema.time.monotonic", lambda: next(clock_s) * 0.1)
+    rules = Validators(json_schema=schema_text({"additionalProperties": {"pattern": "a"}}))
+    fault = find_fault(rules, orjson.dumps(dict.fromkeys("bcdefghijklmnop", "a")).decode())
+    assert fault is not None
+    assert "takes longer than 1 s" in fault.message
+
+
+def test_a_schema_that_branches_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("routoo.domain.json_schema.CHECK_TIMEOUT_S", 0.05)
+    branch = {"anyOf": [{"items": {"$ref": "#"}}, {"items": {"$ref": "#"}, "minItems": 9}]}
+    rules = Validators(json_schema=schema_text({"type": "array", **branch, "maxItems": 1}))
+    assert broken(rules, "[" * 60 + "1" + "]" * 60) is Rule.JSON_SCHEMA
+
+
+@pytest.mark.parametrize(
+    ("schema", "answer", "fits"),
+    [
+        ({"patternProperties": {"^a": {"type": "integer"}}}, {"ab": 1, "b": "x"}, True),
+        ({"patternProperties": {"^a": {"type": "integer"}}}, {"ab": "x"}, False),
+        ({"patternProperties": {"^a": {}}, "additionalProperties": False}, {"a1": 1}, True),
+        ({"patternProperties": {"^a": {}}, "additionalProperties": False}, {"b": 1}, False),
+        ({"properties": {"b": {}}, "additionalProperties": False}, {"b": 1}, True),
+        ({"additionalProperties": {"type": "string"}}, {"b": "x"}, True),
+        ({"additionalProperties": {"type": "string"}}, {"b": 1}, False),
+        ({"uniqueItems": True}, [1, True, "1", [1], [True], {"a": 1}, {"a": True}, None], True),
+        ({"uniqueItems": True}, [{"a": [1, 2]}, 5, {"a": [1.0, 2]}], False),
+        ({"uniqueItems": False}, [1, 1], True),
+        ({"unevaluatedProperties": False, "properties": {"a": {}}}, {"a": 1}, True),
+        ({"unevaluatedProperties": False, "properties": {"a": {}}}, {"b": 1}, False),
+    ],
+)
+def test_keywords_that_are_our_own_keep_their_meaning(
+    schema: dict[str, Any],
+    answer: object,
+    fits: bool,  # noqa: FBT001 - a case
+) -> None:
+    rules = Validators(json_schema=schema_text(schema))
+    check_rules(rules)
+    assert (broken(rules, orjson.dumps(answer).decode()) is None) == fits
+    assert Draft202012Validator(schema).is_valid(answer) == fits
+
+
+def test_many_items_that_differ_are_told_from_each_other_at_once() -> None:
+    rules = Validators(json_schema='{"uniqueItems": true}')
+    answer = orjson.dumps([{"a": number} for number in range(20_000)]).decode()
+    assert broken(rules, answer) is None
+
+
 def test_choices_are_compared_without_the_space_around_the_answer() -> None:
     rules = Validators(choices=("yes", "no"))
     assert [broken(rules, said) for said in ("yes", " no\n", "Yes", "yes.")] == [
@@ -105,6 +184,9 @@ def test_an_answer_that_calls_tools_need_only_be_whole() -> None:
         Validators(json_schema='{"$ref": "https://example.org/person.json"}'),
         Validators(json_schema='{"$ref": "#/$defs/nothing"}'),
         Validators(json_schema='{"pattern": "["}'),
+        Validators(json_schema='{"patternProperties": {"[": {}}}'),
+        Validators(json_schema='{"patternProperties": {"a": {}}, "unevaluatedProperties": false}'),
+        Validators(json_schema='{"items": {"$schema": "http://json-schema.org/draft-07/schema#"}}'),
         Validators(regex="("),
         Validators(choices=()),
     ],

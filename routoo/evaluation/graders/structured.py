@@ -6,13 +6,7 @@ import json
 import re
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import SchemaError, best_match
-from jsonschema.protocols import Validator
-from jsonschema.validators import validator_for
-from referencing import Registry
-from referencing.exceptions import Unresolvable
-
+from routoo.domain.json_schema import check_schema, schema_error
 from routoo.errors import InputError
 from routoo.evaluation.graders.grade import Grade, readable, right_or_wrong, ungraded
 
@@ -126,38 +120,14 @@ def grade_json_schema(answer: str, reference: str) -> Grade:
     Raises:
         InputError: The reference is no JSON Schema.
     """
-    validator = _validator(reference)
+    check_schema(reference)
     found, said = _first_value(readable(answer))
     if not found:
         return right_or_wrong(right=False, detail="no JSON in the answer")
-    try:
-        error = best_match(validator.iter_errors(said))
-    except Unresolvable as unresolvable:
-        raise InputError(
-            "the schema refers to something that it does not hold",
-            value=str(unresolvable)[:200],
-            remedy="Put the part into the schema, under $defs",
-        ) from unresolvable
+    error = schema_error(reference, said)
     if error is None:
         return right_or_wrong(right=True, detail="fits the schema")
-    where = error.json_path.removeprefix("$") or "the whole"
-    return right_or_wrong(right=False, detail=f"{where}: {error.message}"[:_LONGEST_DETAIL])
-
-
-def _validator(reference: str) -> Validator:
-    try:
-        schema = json.loads(reference)
-        kind = Draft202012Validator
-        if isinstance(schema, dict):
-            kind = validator_for(schema, default=Draft202012Validator)
-        kind.check_schema(schema)
-    except (ValueError, SchemaError) as error:
-        raise InputError(
-            "the reference is no JSON Schema",
-            value=str(error).splitlines()[0][:200],
-            remedy="Correct it, or choose another grader",
-        ) from error
-    return kind(schema, registry=Registry())
+    return right_or_wrong(right=False, detail=error[:_LONGEST_DETAIL])
 
 
 def _first_value(text: str) -> tuple[bool, Any]:

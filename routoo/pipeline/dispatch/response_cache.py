@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from routoo.domain.answer_checks import find_fault
+from routoo.domain.answer_checks import find_fault_aside
 from routoo.domain.batch_options import CallOptions
 from routoo.domain.completion import Completion, DeviationReason, Result, ResultSource
 from routoo.domain.job import Lease, PendingJob, ResultStatus
@@ -76,28 +76,34 @@ async def take_cached(
     }
     async with db.transaction() as conn:
         found = await response_cache.look_up(conn, list(set(keys.values())), cache.ttl_s)
-        ended = {
-            job.job.job_no: Result(
-                job.job.job_no,
-                ResultStatus.SUCCEEDED,
-                job.cost_usd,  # of earlier calls, if there were any
-                job.attempts,
-                job.model,
-                found[keys[job.job.job_no]],
-                source=ResultSource.CACHE,
-                reason=None if job.model == job.planned else DeviationReason.REPLAN,
-            )
-            for job in pending
-            if keys.get(job.job.job_no) in found and _keeps_rules(job, found[keys[job.job.job_no]])
-        }
-        await results.save(conn, lease, list(ended.values()))
+    ended = {
+        job.job.job_no: _result(job, answer)
+        for job in pending
+        if (answer := found.get(keys.get(job.job.job_no, b""))) and await _keeps_rules(job, answer)
+    }
+    if ended:
+        async with db.transaction() as conn:
+            await results.save(conn, lease, list(ended.values()))
     return [job for job in pending if job.job.job_no not in ended]
 
 
-def _keeps_rules(job: PendingJob, answer: Completion) -> bool:
+def _result(job: PendingJob, answer: Completion) -> Result:
+    return Result(
+        job.job.job_no,
+        ResultStatus.SUCCEEDED,
+        job.cost_usd,  # of earlier calls, if there were any
+        job.attempts,
+        job.model,
+        answer,
+        source=ResultSource.CACHE,
+        reason=None if job.model == job.planned else DeviationReason.REPLAN,
+    )
+
+
+async def _keeps_rules(job: PendingJob, answer: Completion) -> bool:
     """Return whether an answer that was given to another job keeps the rules of this one."""
     rules = validators_of(job.job.body, job.job.sla.validators)
-    return find_fault(rules, answer.answer, answer.finish_reason) is None
+    return await find_fault_aside(rules, answer.answer, answer.finish_reason) is None
 
 
 def key_of(model: CandidateModel, body: Mapping[str, Any]) -> bytes:

@@ -1,11 +1,10 @@
 """Reviews answers before they become results: by their job's rules, and probes' by the judge."""
 
-import asyncio
 from dataclasses import replace
 from enum import Enum, auto
 
 from routoo.domain.answer import AnswerJudgement
-from routoo.domain.answer_checks import find_fault
+from routoo.domain.answer_checks import find_fault_aside
 from routoo.domain.completion import AnswerDecision, KeptAnswer
 from routoo.domain.validators import Validators
 from routoo.pipeline.dispatch.accounting import JobAccount
@@ -101,8 +100,5 @@ async def resume(
 async def _fault(rules: Validators, kept: KeptAnswer) -> str | None:
     """Return how an answer breaks its job's rules; None where it keeps them."""
     answer, reason = kept.completion.answer, kept.completion.finish_reason
-    if rules.regex is None and rules.json_schema is None:
-        fault = find_fault(rules, answer, reason)
-    else:  # in a thread: some patterns and schemas take long
-        fault = await asyncio.to_thread(find_fault, rules, answer, reason)
+    fault = await find_fault_aside(rules, answer, reason)
     return None if fault is None else f"{fault.rule}: {fault.message}"

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from routoo.client.failures import error_of_completion
 from routoo.client.provider_batches import batch_format_of, channel_of
-from routoo.domain.answer_checks import find_fault
+from routoo.domain.answer_checks import find_fault_aside
 from routoo.domain.completion import Attempt, Completion, Reservation, Result
 from routoo.domain.job import PendingJob, ResultStatus
 from routoo.domain.pool import CandidateModel
@@ -73,7 +73,7 @@ def input_file(model: CandidateModel, rows: Sequence[ProviderRow]) -> bytes:
     return b"".join(batches.encode_row(model, channel, row) for row in rows)
 
 
-def settlement(
+async def settlement(
     model: CandidateModel,
     row: ProviderRow,
     outcome: Completion | EndpointError,
@@ -89,7 +89,7 @@ def settlement(
         cost_usd = row.worst_case_usd if outcome.maybe_billed else Decimal(0)
         failed = failed_attempt(row.job_no, row.attempt_no, model, outcome, cost_usd)
         return failed, _failure_if_final(model, row, failed, filter_ends=filter_ends)
-    error = error_of_completion(model.name, outcome) or _broken_rule(model, row, outcome)
+    error = error_of_completion(model.name, outcome) or await _broken_rule(model, row, outcome)
     if error is not None:
         failed = unusable_attempt(row.job_no, row.attempt_no, model, outcome, error)
         return failed, _failure_if_final(model, row, failed, filter_ends=filter_ends)
@@ -105,12 +105,12 @@ def settlement(
     return attempt, result
 
 
-def _broken_rule(
+async def _broken_rule(
     model: CandidateModel, row: ProviderRow, answer: Completion
 ) -> InvalidAnswerError | None:
     """Return the error of an answer that breaks a rule of its job; None where it keeps them."""
     rules = validators_of(row.body, row.validators)
-    fault = find_fault(rules, answer.answer, answer.finish_reason)
+    fault = await find_fault_aside(rules, answer.answer, answer.finish_reason)
     if fault is None:
         return None
     return InvalidAnswerError(

@@ -242,7 +242,7 @@ class BatchTracker:
         found = outcomes or {}
         await self._learn(batch.model, rows, found)
         settled = [
-            settlement(
+            await settlement(
                 batch.model,
                 row,
                 found.get(row.custom_id, missing),
