@@ -103,15 +103,11 @@ class ChatClient(Protocol):
         """
         ...
 
-    def outage_s(self, model: CandidateModel) -> float:
-        """Return how long all endpoints of a model have kept failing, in seconds; 0 if one works.
-
-        While it is above 0 no call is admitted, but for a probe now and then.
-        """
-        ...
-
     def absence(self, model: CandidateModel) -> Absence | None:
-        """Return why all endpoints of a model take no calls for now; None where one works."""
+        """Return why all endpoints of a model take no calls for now; None where one works.
+
+        While there is a reason no call is admitted, but for a probe now and then.
+        """
         ...
 
     async def look_again(self) -> None:

@@ -164,10 +164,6 @@ class ChatEndpoints:
         """Wait until an endpoint of the model admits a call, and hold the permit to make it."""
         return EndpointPermit(self._endpoints.of(model), tokens, retry=retry)
 
-    def outage_s(self, model: CandidateModel) -> float:
-        """Return how long all of a model's endpoints have failed, in seconds; 0 if one works."""
-        return min([limiter.outage_s for limiter in self._endpoints.of(model)])
-
     def absence(self, model: CandidateModel) -> Absence | None:
         """Return why all of a model's endpoints take no calls; None where one works."""
         found = [limiter.absence for limiter in self._endpoints.of(model)]

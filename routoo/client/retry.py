@@ -4,10 +4,17 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from routoo.client.failures import error_of_completion
+from routoo.domain.absence import Absence, AbsenceReason
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import estimate_call_tokens
-from routoo.errors import EndpointClosedError, EndpointError, RateLimitedError
+from routoo.errors import (
+    EndpointClosedError,
+    EndpointError,
+    RateLimitedError,
+    TruncatedAnswerError,
+)
 from routoo.ports import ChatClient
 
 BASE_S = 0.5
@@ -49,7 +56,8 @@ async def call_with_retries(
 ) -> Completion:
     """Call an endpoint until it answers, fails for good, or has failed `max_attempts` times.
 
-    Rate limits don't count as failures until they were waited for as long as `PATIENCE_S`.
+    Rate limits don't count as failures until they were waited for as long as `PATIENCE_S`. A
+    completion that is no answer, such as one that a filter cut, is a failure.
 
     It is for callers that don't account for each attempt; a batch's dispatch does, and reserves
     money for each.
@@ -64,20 +72,33 @@ async def call_with_retries(
                 await permit.start()
                 completion = await client.complete(permit.model, body)
                 permit.used(completion.usage.total_tokens)
-                if completion.failure is None:
-                    return completion
-                raise completion.failure
+                if completion.failure is not None:
+                    raise completion.failure
+            unusable = error_of_completion(model.name, completion)
+            if unusable is None:
+                return completion
+            raise unusable
         except EndpointClosedError:
-            if client.outage_s(model):
+            if _is_away(client.absence(model)):
                 raise
             continue  # it asked for a pause, for which the next permit waits
         except EndpointError as error:
             too_long = (error.retry_after_s or 0.0) > PATIENCE_S
             is_limited = isinstance(error, RateLimitedError) and waited_s < PATIENCE_S
-            if not error.retryable or too_long or (attempt >= max_attempts and not is_limited):
+            # The limit of tokens that it used up stays the same.
+            is_final = not error.retryable or isinstance(error, TruncatedAnswerError)
+            if is_final or too_long or (attempt >= max_attempts and not is_limited):
                 raise
             tries = attempt + limited
             wait_s = backoff_s(tries, retry_after_s=error.retry_after_s, rng=rng)
         await sleep(wait_s)
         limited, attempt = limited + is_limited, attempt + (not is_limited)
         waited_s += wait_s * is_limited
+
+
+def _is_away(absence: Absence | None) -> bool:
+    """Return whether a model is not to be waited for."""
+    if absence is None:
+        return False
+    is_paused = absence.reason is AbsenceReason.RATE_LIMITED
+    return not is_paused or (absence.rest_s or 0.0) > PATIENCE_S

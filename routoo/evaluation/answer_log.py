@@ -19,8 +19,14 @@ import pyarrow.parquet as pq
 from filelock import lock_descriptor
 
 from routoo.domain.answer import TOKEN_FIGURES, RecordedAnswer
+from routoo.domain.completion import FinishReason
 from routoo.errors import InputError
 from routoo.files import replacing
+
+NO_ANSWERS = frozenset(
+    {FinishReason.CONTENT_FILTER, FinishReason.TRUNCATED, FinishReason.EMPTY, FinishReason.ERROR}
+)
+"""Why a completion ended that is no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,13 @@ class CollectedAnswer:
     finish_reason: str | None = None
     token_probabilities: dict[str, float] | None = None
     """Figures of `TokenProbabilities`, where the endpoint gave them."""
+    cached_prompt_tokens: int = 0
+    """Of the prompt tokens, those billed at the price of cached ones."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it is an answer; older logs hold ones that a filter cut, or that are empty."""
+        return self.finish_reason not in NO_ANSWERS
 
 
 def request_sha256(body: Mapping[str, Any]) -> str:

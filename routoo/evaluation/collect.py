@@ -52,10 +52,6 @@ class BudgetedClient:
         """Wait until an endpoint of the model admits a call, and hold the permit to make it."""
         return self._client.admit(model, tokens, retry=retry)
 
-    def outage_s(self, model: CandidateModel) -> float:
-        """Return how long all endpoints of a model have kept failing, in seconds."""
-        return self._client.outage_s(model)
-
     def absence(self, model: CandidateModel) -> Absence | None:
         """Return why all endpoints of a model take no calls for now; None where one works."""
         return self._client.absence(model)
@@ -209,7 +205,8 @@ class Collection:
 
     def answered(self, item: Item, model: CandidateModel) -> CollectedAnswer | None:
         """Return the answer that the log holds, None where it holds none."""
-        return self._log.find(item.item_id, model.name, self._request(item, model))
+        found = self._log.find(item.item_id, model.name, self._request(item, model))
+        return found if found is not None and found.is_usable else None
 
     async def run(self, items: Sequence[Item], models: Sequence[CandidateModel]) -> list[Failure]:
         """Ask what is not answered yet, each endpoint at its own concurrency.
@@ -270,6 +267,7 @@ class Collection:
                 completion.latency_s,
                 completion.finish_reason,
                 None if summary is None else asdict(summary),
+                usage.cached_prompt_tokens,
             )
         )
 

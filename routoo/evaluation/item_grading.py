@@ -106,7 +106,9 @@ def collected_outcome(
     item: Item, model: CandidateModel, answer: CollectedAnswer
 ) -> CollectedOutcome:
     """Return an answer with its grade, and its cost at the model's price."""
-    cost_usd = model.cost_usd(answer.prompt_tokens, answer.completion_tokens)
+    cost_usd = model.cost_usd(
+        answer.prompt_tokens, answer.completion_tokens, answer.cached_prompt_tokens
+    )
     return CollectedOutcome(answer, grade_item(item, answer.answer), float(cost_usd))
 
 

@@ -2,8 +2,9 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -12,14 +13,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.client.retry import CAP_S, PATIENCE_S, backoff_s, call_with_retries
+from routoo.domain.absence import Absence, AbsenceReason
 from routoo.domain.behaviour import KnownBehaviour
-from routoo.domain.completion import Completion, Usage
+from routoo.domain.completion import Completion, FinishReason, Usage
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.errors import (
+    ContentFilterError,
+    EmptyAnswerError,
+    EndpointClosedError,
     EndpointError,
     EndpointUnavailableError,
     RateLimitedError,
     RequestRejectedError,
+    TruncatedAnswerError,
 )
 from tests.fakes.permit import OpenPermit
 
@@ -38,6 +44,8 @@ class ScriptedClient:
 
     def __init__(self, *failures: EndpointError) -> None:
         self.failures = list(failures)
+        self.answer = DONE
+        self.absence: Callable[[CandidateModel], Absence | None] = lambda _model: None
         self.calls = 0
         self.behaviour = KnownBehaviour()
         self.held = 0
@@ -61,7 +69,7 @@ class ScriptedClient:
         self.calls += 1
         if self.failures:
             raise self.failures.pop(0)
-        return DONE
+        return self.answer
 
 
 def run(client: ScriptedClient, *, max_attempts: int = 4) -> tuple[Completion, list[float]]:
@@ -122,6 +130,46 @@ def test_the_last_attempts_failure_is_raised() -> None:
     with pytest.raises(EndpointUnavailableError, match="down 2"):
         run(client, max_attempts=3)
     assert client.calls == 3
+
+
+@pytest.mark.parametrize(
+    ("reason", "error", "calls"),
+    [
+        (FinishReason.CONTENT_FILTER, ContentFilterError, 1),
+        (FinishReason.TRUNCATED, TruncatedAnswerError, 1),
+        (FinishReason.EMPTY, EmptyAnswerError, 3),
+    ],
+)
+def test_a_completion_that_is_no_answer_is_a_failure(
+    reason: FinishReason, error: type[EndpointError], calls: int
+) -> None:
+    client = ScriptedClient()
+    client.answer = replace(DONE, answer="", finish_reason=reason)
+    with pytest.raises(error):
+        run(client, max_attempts=3)
+    assert client.calls == calls
+
+
+@pytest.mark.parametrize(
+    ("absence", "waits"),
+    [
+        (None, True),
+        (Absence(AbsenceReason.RATE_LIMITED, 0.0, PATIENCE_S), True),
+        (Absence(AbsenceReason.RATE_LIMITED, 0.0, PATIENCE_S + 1), False),
+        (Absence(AbsenceReason.UNAVAILABLE, 5.0), False),
+        (Absence(AbsenceReason.DENIED, 5.0), False),
+    ],
+)
+def test_a_closed_endpoint_is_waited_for_while_it_asks_for_a_pause_that_can_be_borne(
+    absence: Absence | None, *, waits: bool
+) -> None:
+    client = ScriptedClient(EndpointClosedError("closed"))
+    client.absence = lambda _model: absence
+    if waits:
+        assert run(client)[0] is DONE
+    else:
+        with pytest.raises(EndpointClosedError):
+            run(client)
 
 
 def test_rate_limits_use_up_no_attempts() -> None:

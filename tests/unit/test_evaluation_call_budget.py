@@ -54,9 +54,6 @@ class Endpoints:
         del retry
         yield OpenPermit(model)
 
-    def outage_s(self, _model: CandidateModel) -> float:
-        return 0.0
-
     async def look_again(self) -> None:
         """Nothing is denied."""
 

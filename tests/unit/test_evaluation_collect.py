@@ -3,22 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow.parquet as pq
 import pytest
 
 from routoo.domain.behaviour import KnownBehaviour
-from routoo.domain.completion import Completion, Usage
+from routoo.domain.completion import Completion, FinishReason, Usage
 from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel, Endpoint, Tariff
 from routoo.domain.tables import read_items, read_outcomes, write_outcomes
 from routoo.errors import EndpointError, InputError, RequestRejectedError
 from routoo.evaluation import collect as collect_module
-from routoo.evaluation.answer_log import AnswerLog
+from routoo.evaluation.answer_log import AnswerLog, CollectedAnswer
 from routoo.evaluation.collect import GIVE_UP_AFTER, Collection, Failure, RequestForm
 from routoo.evaluation.item_grading import check_gradable, collected_outcome, summarise, to_outcomes
 from tests.fakes.permit import OpenPermit
@@ -83,6 +85,37 @@ def test_a_second_run_asks_nothing(tmp_path: Path) -> None:
     again = InMemoryClient(lambda _model, _prompt: "5")
     assert collect(again, tmp_path / "j") == []
     assert again.bodies == []
+
+
+class FilteringClient(InMemoryClient):
+    """Has its filter withhold each answer."""
+
+    async def complete(
+        self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None
+    ) -> Completion:
+        answer = await super().complete(model, body, timeout_s=timeout_s)
+        return replace(answer, finish_reason=FinishReason.CONTENT_FILTER)
+
+
+def test_what_a_filter_withheld_is_no_answer_whatever_an_older_log_says(tmp_path: Path) -> None:
+    client = FilteringClient(lambda _model, _prompt: "")
+    assert {one.code for one in collect(client, tmp_path / "j")} == {"content_filter"}
+    assert (tmp_path / "j").read_bytes() == b""
+    collect(InMemoryClient(lambda _model, _prompt: ""), tmp_path / "j")
+    rows = [orjson.loads(line) for line in (tmp_path / "j").read_bytes().splitlines()]
+    withheld = [orjson.dumps({**row, "finish_reason": "content_filter"}) for row in rows]
+    (tmp_path / "j").write_bytes(b"\n".join(withheld) + b"\n")
+    again = InMemoryClient(lambda _model, _prompt: "4")
+    collect(again, tmp_path / "j")
+    assert len(again.bodies) == 10
+
+
+def test_prompt_tokens_from_a_cache_cost_their_own_price() -> None:
+    tariff = Tariff(prompt=Decimal(10), completion=Decimal(0), cached_prompt=Decimal(1))
+    model = candidate("a").model_copy(update={"price_usd_per_mtok": tariff})
+    usage = {"prompt_tokens": 1000, "cached_prompt_tokens": 800, "completion_tokens": 5}
+    answer = CollectedAnswer("q0", "a", "", "0", usage_estimated=False, latency_s=0.1, **usage)
+    assert collected_outcome(ITEMS[0], model, answer).cost_usd == pytest.approx(0.0028)
 
 
 def test_another_instruction_asks_anew(tmp_path: Path) -> None:

@@ -74,10 +74,6 @@ class Script:
     async def look_again(self) -> None:
         """Nothing is denied."""
 
-    def outage_s(self, model: CandidateModel) -> float:
-        del model
-        return 0.0
-
     def absence(self, model: CandidateModel) -> Absence | None:
         del model
         return None

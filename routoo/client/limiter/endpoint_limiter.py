@@ -164,12 +164,6 @@ class EndpointLimiter:
         return (use.slots + ahead - use.admitted - use.in_flight) / max(1, use.slots)
 
     @property
-    def outage_s(self) -> float:
-        """How long the endpoint has kept failing, in seconds; 0 while a call may be tried."""
-        now_s = self.now_s()
-        return self._closure.outage_s(now_s) if self._closure.is_closed(now_s) else 0.0
-
-    @property
     def absence(self) -> Absence | None:
         """Why the endpoint takes no calls for now; None where one may be tried."""
         return self._closure.absence(self.now_s())
