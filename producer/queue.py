@@ -4,6 +4,7 @@ PostgreSQL knows which shards are ready, so a message that is lost loses no work
 recovery tick publishes it again.
 """
 
+import socket
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -11,7 +12,7 @@ from routoo.console.output import note
 from routoo.domain.job import ShardKey, Stage
 from routoo.embedded import stack
 from routoo.embedded.valkey import EmbeddedValkey
-from routoo.errors import BrokerUnavailableError
+from routoo.errors import BrokerUnavailableError, ConfigError
 from routoo.settings import Settings
 from routoo.task_queue import celery_settings, check_refusal, is_amqp, task_arguments, task_name
 
@@ -23,6 +24,7 @@ _TIMEOUT_S = 3.0
 """How long the broker may take to connect, and to take one message."""
 _RETRY_S = 0.2
 _NO_WORKERS = "no workers run on this home: `routoo-worker up` will run the batch"
+_UNKNOWN_HOST = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 
 
 def check_broker(settings: Settings) -> None:
@@ -31,7 +33,8 @@ def check_broker(settings: Settings) -> None:
     A broker that is only away is fine: workers find a batch by their recovery tick.
 
     Raises:
-        ConfigError: It refuses the user, the password or the virtual host of the URL.
+        ConfigError: It refuses the user, the password or the virtual host of the URL, or the URL's
+            host is unknown.
     """
     if settings.embedded_broker:
         return
@@ -45,6 +48,19 @@ def check_broker(settings: Settings) -> None:
     except (KombuError, OSError, *connection.connection_errors) as error:
         connection.collect()
         check_refusal(error)
+        _check_host(error)
+
+
+def _check_host(error: BaseException) -> None:
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, socket.gaierror) and cause.errno in _UNKNOWN_HOST:
+            raise ConfigError(
+                "the broker's host is unknown",
+                where="ROUTOO_BROKER_URL",
+                remedy="Correct the URL's host",
+            ) from error
+        cause = cause.__cause__ or cause.__context__
 
 
 def publish(broker_url: str, stage: Stage, batch_id: UUID, shard_count: int) -> None:
@@ -76,19 +92,26 @@ def publish(broker_url: str, stage: Stage, batch_id: UUID, shard_count: int) -> 
         raise BrokerUnavailableError(
             "the broker can't be reached",
             value=type(error).__name__,
-            remedy="Nothing is lost: workers find the batch by their recovery tick",
+            remedy="Don't submit again: the batch is in the database, and workers that reach the "
+            "broker find it by their recovery tick, every few seconds",
         ) from error
 
 
-def publish_or_note(settings: Settings, stage: Stage, batch_id: UUID, shard_count: int) -> None:
-    """Publish to the settings' broker; write a note to standard error where it can't be reached."""
+def publish_or_note(settings: Settings, stage: Stage, batch_id: UUID, shard_count: int) -> bool:
+    """Publish to the settings' broker; write a note to standard error where it can't be reached.
+
+    Returns:
+        Whether the broker has the messages. The batch is safe in the database anyway.
+    """
     if settings.embedded_broker and not EmbeddedValkey(settings.home).is_running():
         note(_NO_WORKERS)
-        return
+        return False
     try:
         publish(stack.broker_url(settings), stage, batch_id, shard_count)
     except BrokerUnavailableError as error:
         note(f"note: {error}")
+        return False
+    return True
 
 
 def _app(broker_url: str) -> "Celery":

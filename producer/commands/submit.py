@@ -142,13 +142,18 @@ async def _check_pool(
         note(text)
 
 
-def publish_batch(settings: "Settings", submission: "Submission") -> None:
-    """Send a new batch's messages to the workers: last, since a broker may take its time."""
+def publish_batch(settings: "Settings", submission: "Submission") -> bool:
+    """Send a new batch's messages to the workers: last, since a broker may take its time.
+
+    Returns:
+        Whether the broker has them; also where there are none to send.
+    """
     from producer.queue import publish_or_note
 
-    if submission.created:
-        shard_count = -(-submission.job_count // settings.shard_size)
-        publish_or_note(settings, Stage.SCORE, submission.batch_id, shard_count)
+    if not submission.created:
+        return True
+    shard_count = -(-submission.job_count // settings.shard_size)
+    return publish_or_note(settings, Stage.SCORE, submission.batch_id, shard_count)
 
 
 def _submit_file(
@@ -159,8 +164,11 @@ def _submit_file(
     source = Source.of(file, options.row_format)
     request = options.request(settings)
     submission = send_request(settings, source, request, no_ping=options.no_ping)
-    typer.echo(_json(submission) if as_json else str(submission.batch_id))
-    publish_batch(settings, submission)
+    if not as_json:
+        typer.echo(str(submission.batch_id))
+    is_published = publish_batch(settings, submission)
+    if as_json:
+        typer.echo(_json(submission, is_published=is_published))
     return submission.batch_id
 
 
@@ -174,15 +182,19 @@ def _submit_plan(settings: "Settings", plan: str, *, as_json: bool) -> "UUID":
         note(f"submitted {submission.job_count:,} jobs as planned")
     else:
         note("the plan was submitted before: nothing was added")
+    if not as_json:
+        typer.echo(str(submission.batch_id))
+    is_published = not submission.created or publish_or_note(
+        settings, Stage.DISPATCH, submission.batch_id, submission.ready_shards
+    )
     facts = {
         "batch_id": str(submission.batch_id),
         "created": submission.created,
+        "published": is_published,
         "job_count": submission.job_count,
     }
-    typer.echo(json_line(facts) if as_json else str(submission.batch_id))
-    if submission.created:
-        shard_count = submission.ready_shards
-        publish_or_note(settings, Stage.DISPATCH, submission.batch_id, shard_count)
+    if as_json:
+        typer.echo(json_line(facts))
     return submission.batch_id
 
 
@@ -216,12 +228,13 @@ def _print_problems(report: "ProblemReport") -> None:
         note(line)
 
 
-def _json(submission: "Submission") -> str:
+def _json(submission: "Submission", *, is_published: bool) -> str:
     error_file = submission.error_file
     return json_line(
         {
             "batch_id": str(submission.batch_id),
             "created": submission.created,
+            "published": is_published,
             "job_count": submission.job_count,
             "skipped_rows": submission.report.bad_rows,
             "problems": {str(kind): count for kind, count in submission.report.counts.items()},

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from typing import Any
 import psycopg
 import pytest
 
+from producer.queue import _check_host
+from routoo.errors import ConfigError
 from tests.producer_command import PRODUCER, ProducerCommand, write_pool
 from tests.services import short_folder
 
@@ -59,10 +62,23 @@ def test_a_submitted_file_is_a_batch_and_its_id_is_all_that_is_printed(
     ]
 
 
-def test_a_broker_that_is_away_is_only_a_note(submit: Run) -> None:
-    done = submit("-", stdin=prompts(1))
+def test_a_batch_whose_broker_is_away_is_submitted_and_its_owner_is_told(
+    submit: Run, database_url: str
+) -> None:
+    done = submit("-", "--json", stdin=prompts(1))
     assert done.returncode == 0
-    assert "recovery tick" in done.stderr
+    assert "Don't submit again" in done.stderr
+    assert json.loads(done.stdout)["published"] is False
+    assert query(database_url, "SELECT status FROM batches") == [("in_progress",)]
+
+
+def test_a_broker_whose_host_is_unknown_is_refused_before_anything_is_committed() -> None:
+    refused = ConnectionError("Error -2 connecting to brokr:6379")
+    refused.__context__ = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    with pytest.raises(ConfigError, match="ROUTOO_BROKER_URL"):
+        _check_host(refused)
+    refused.__context__ = socket.gaierror(socket.EAI_AGAIN, "Temporary failure")
+    _check_host(refused)
 
 
 def test_bad_rows_are_all_listed_and_nothing_is_submitted(
