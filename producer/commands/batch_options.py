@@ -112,15 +112,6 @@ class BatchOptions(AimOptions):
             "allows; 900 without one)",
         ),
     ] = None
-    max_completion_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Limit of tokens of the answers to rows that name none. (default: four times the "
-            "predicted length and 64; an answer cut by that is asked again with the pool's limit)",
-        ),
-    ] = None
     no_ping: Annotated[
         bool,
         typer.Option("--no-ping", help="Don't ask first whether the pool's endpoints answer."),
@@ -217,8 +208,7 @@ class BatchOptions(AimOptions):
             on_content_filter=self.on_content_filter,
             on_unavailable=self.on_unavailable,
             patience_s=self.patience,
-            max_completion_tokens=self.max_completion_tokens,
-            **self.cascade_facts(models),
+            **self.call_facts(models),
         )
 
     def _validators(self) -> Validators | None:

@@ -209,7 +209,7 @@ def _run_request(settings: "Settings", options: EvalRunOptions) -> "RunRequest":
         name=options.name,
         budget_usd=options.budget(),
         objective=options.objective(pool),
-        call_options=CallOptions(**options.cascade_facts(pool.names)),
+        call_options=CallOptions(**options.call_facts(pool.names)),
         sample_size=options.sample_size,
         sample_budget_usd=options.sample_budget(),
         recorded=bool(options.recorded),

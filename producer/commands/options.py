@@ -97,7 +97,6 @@ PoolOption = Annotated[
 MinQualityOption = Annotated[
     str | None, typer.Option(metavar="Q", help="Least predicted quality of a job's model, 0 to 1.")
 ]
-
 _OTHER_NAMES = {"allowed_models": "--allow-model", "denied_models": "--deny-model"}
 
 
@@ -107,8 +106,8 @@ def option_label(field: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CascadeOptions:
-    """Whether cheap models may be asked first and their answers judged, and which."""
+class SharedCallOptions:
+    """How the calls of batches, of evaluation runs and of streams are made."""
 
     no_cascade: Annotated[
         bool,
@@ -124,7 +123,17 @@ class CascadeOptions:
         ),
     ] = None
 
-    def cascade_facts(self, models: Sequence[str]) -> dict[str, Any]:
+    max_completion_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Limit of tokens of the answers to rows that name none. (default: four times the "
+            "predicted length and 64; an answer cut by that is asked again with the pool's limit)",
+        ),
+    ] = None
+
+    def call_facts(self, models: Sequence[str]) -> dict[str, Any]:
         """Return these fields of a batch's `CallOptions`.
 
         Args:
@@ -133,7 +142,11 @@ class CascadeOptions:
         Raises:
             InputError: The options contradict each other, or name an unknown model.
         """
-        return {"cascade": not self.no_cascade, "cascade_only": self._cascade_only(models)}
+        return {
+            "cascade": not self.no_cascade,
+            "cascade_only": self._cascade_only(models),
+            "max_completion_tokens": self.max_completion_tokens,
+        }
 
     def _cascade_only(self, models: Sequence[str]) -> tuple[str, ...] | None:
         if self.cascade_only is None:
@@ -145,7 +158,7 @@ class CascadeOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AimOptions(CascadeOptions):
+class AimOptions(SharedCallOptions):
     """The budget and the objective of a batch or an evaluation run."""
 
     budget_usd: Annotated[

@@ -235,7 +235,7 @@ def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> "NewS
 
     pool = options.candidates(load_settings())
     objective = options.objective(pool)
-    call_options = CallOptions(**options.cascade_facts(pool.names))
+    call_options = CallOptions(**options.call_facts(pool.names))
     new = NewSchedule(
         name=name,
         eval_set=eval_set,
@@ -272,6 +272,7 @@ def _facts(one: "ScheduleRecord") -> dict[str, object]:
         "missed": one.missed,
         "budget_usd": one.budget_usd,
         "objective": Objective.from_json(one.objective),
+        "max_completion_tokens": CallOptions.from_json(one.call_options).max_completion_tokens,
         "sample": one.sample_size,
         "sample_budget_usd": one.sample_budget_usd,
         "rollback": one.rollback,

@@ -12,10 +12,10 @@ import typer
 
 from producer.aims import read_option
 from producer.commands.options import (
-    CascadeOptions,
     JsonOption,
     MinQualityOption,
     PoolOption,
+    SharedCallOptions,
 )
 from producer.rows.limits import read_quality, read_usd
 from routoo.console.options import with_options
@@ -36,7 +36,7 @@ _ON_INTERRUPT = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StreamOptions(CascadeOptions):
+class StreamOptions(SharedCallOptions):
     """Options as they were typed; their help is each field's documentation."""
 
     budget_usd_per_hour: Annotated[
@@ -88,7 +88,7 @@ class StreamOptions(CascadeOptions):
         sla = SLA(min_quality=read_option("--min-quality", read_floor, self.min_quality))
         name = self.name or ("stdin" if file == "-" else Path(file).name)
         pool = load_pool(self.pool or settings.pool)
-        call_options = CallOptions(**self.cascade_facts(pool.names))
+        call_options = CallOptions(**self.call_facts(pool.names))
         batch = BatchRequest(pool=pool, name=name, sla=sla, call_options=call_options)
         source = "-" if file == "-" else str(Path(file).resolve())
         return StreamRequest(batch, budget_usd, source, settings.shard_size)

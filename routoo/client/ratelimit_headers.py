@@ -43,6 +43,11 @@ class PeriodLimit:
             return self.limit
         return max(1, min(_HIGHEST_LIMIT, int(self.limit * _MINUTE_S / self.period_s)))
 
+    @property
+    def own_window_s(self) -> float | None:
+        """The period where it is clearly shorter than a minute, in seconds; else None."""
+        return self.period_s if self.period_s < _SHORTEST_MINUTE_S else None
+
 
 @dataclass(frozen=True, slots=True)
 class RateLimitHeaders:
@@ -64,8 +69,8 @@ class KnownLimit:
     def __init__(self) -> None:
         self._known: PeriodLimit | None = None
 
-    def note(self, said: PeriodLimit | None) -> int | None:
-        """Take in what an answer says; return the limit per minute, None where it says nothing."""
+    def note(self, said: PeriodLimit | None) -> PeriodLimit | None:
+        """Take in what an answer says; return what is known now, None where it says nothing."""
         if said is None:
             return None
         if (
@@ -74,7 +79,7 @@ class KnownLimit:
             or said.period_s > self._known.period_s
         ):
             self._known = said
-        return self._known.per_minute
+        return self._known
 
 
 def read_rate_limits(headers: Mapping[str, str]) -> RateLimitHeaders | None:

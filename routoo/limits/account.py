@@ -9,7 +9,7 @@ I/O.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from routoo.limits.breaker import Breaker
 from routoo.limits.records import Grant, Report
@@ -47,6 +47,13 @@ class SlotLease:
     expires_at_s: float
 
 
+class _WindowLimit(NamedTuple):
+    limit: int
+    """What the whole sliding window may hold."""
+    own_s: float | None
+    """Length of the endpoint's own window, if that is shorter, in seconds."""
+
+
 @dataclass(slots=True)
 class Account:
     """What all processes together did at an endpoint lately, and what they may do next."""
@@ -70,6 +77,10 @@ class Account:
     header_requests_per_minute: int | None = None
     """Limit that the endpoint's `x-ratelimit-*` headers name."""
     header_tokens_per_minute: int | None = None
+    """The same, of tokens."""
+    header_requests_period_s: float | None = None
+    """Length of the window in which the endpoint counts requests, in seconds; None for a minute."""
+    header_tokens_period_s: float | None = None
     """The same, of tokens."""
     breaker: Breaker = field(default_factory=Breaker)
     reported_at_s: float = 0.0
@@ -126,8 +137,10 @@ class Account:
         self.paused_until_s = max(self.paused_until_s, now_s + pause_s)
         if seen.header_requests_per_minute is not None:
             self.header_requests_per_minute = seen.header_requests_per_minute
+            self.header_requests_period_s = seen.header_requests_period_s
         if seen.header_tokens_per_minute is not None:
             self.header_tokens_per_minute = seen.header_tokens_per_minute
+            self.header_tokens_period_s = seen.header_tokens_period_s
         too_many = self.refused > _REFUSED_SHARE * (self.refused + self.breaker.answered)
         if seen.overloaded and too_many:
             self._decrease(report, now_s)
@@ -189,8 +202,14 @@ class Account:
 
     def _grant_calls(self, report: Report, bucket_no: int, most_calls: int) -> int | None:
         limits = report.limits
-        requests = self._window_limit(limits.requests_per_minute, self.header_requests_per_minute)
-        most = self._window_limit(limits.tokens_per_minute, self.header_tokens_per_minute)
+        requests = self._window_limit(
+            limits.requests_per_minute,
+            self.header_requests_per_minute,
+            self.header_requests_period_s,
+        )
+        most = self._window_limit(
+            limits.tokens_per_minute, self.header_tokens_per_minute, self.header_tokens_period_s
+        )
         if requests is None and most is None:
             return None
         granted = 0
@@ -202,16 +221,26 @@ class Account:
             granted += 1
         return granted
 
-    def _window_limit(self, of_pool: float | None, of_headers: int | None) -> int | None:
+    def _window_limit(
+        self, of_pool: float | None, of_headers: int | None, period_s: float | None
+    ) -> "_WindowLimit | None":
         """Return the lower of two limits per minute as one of the window; None without any."""
         known = [limit for limit in (of_pool, of_headers) if limit is not None]
-        return max(1, int(min(known) * self.span_s / WINDOW_S)) if known else None
+        if not known:
+            return None
+        shrink = self.span_s / WINDOW_S
+        own_s = None
+        if period_s is not None and min(known) == of_headers:
+            own_s = period_s * shrink
+        return _WindowLimit(max(1, int(min(known) * shrink)), own_s)
 
-    def _fits(self, requests: int | None, most: int | None, tokens: int) -> bool:
-        if requests is not None and self.requests.room(requests) < 1:
+    def _fits(
+        self, requests: "_WindowLimit | None", most: "_WindowLimit | None", tokens: int
+    ) -> bool:
+        if requests is not None and self.requests.room(*requests) < 1:
             return False
         # A call that is larger than the limit itself waits for an empty window.
-        return most is None or self.tokens.room(most) >= min(tokens, most)
+        return most is None or self.tokens.room(*most) >= min(tokens, most.limit)
 
     @staticmethod
     def _report_again_s(calls: int | None, closed_s: float) -> float:
@@ -249,7 +278,10 @@ _JSON_KEYS = {
     "header_tokens_per_minute": "learnt_tokens_per_minute",
 }
 _PLAIN_FIELDS = ("refused", "paused_until_s")
-_NEWER_FIELDS = ("asked_until_s", "denied", "reported_at_s")
+_NEWER_FIELDS = (
+    *("asked_until_s", "denied", "reported_at_s"),
+    *("header_requests_period_s", "header_tokens_period_s"),
+)
 """Fields that processes of an older version neither read nor keep."""
 
 

@@ -44,6 +44,10 @@ class CallOutcomes:
     """Limit that the endpoint's `x-ratelimit-*` headers name."""
     header_tokens_per_minute: int | None = None
     """The same, of tokens."""
+    header_requests_period_s: float | None = None
+    """Length of the window in which the endpoint counts requests, in seconds; None for a minute."""
+    header_tokens_period_s: float | None = None
+    """The same, of tokens."""
 
 
 @dataclass(frozen=True, slots=True)

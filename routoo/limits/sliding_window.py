@@ -47,11 +47,25 @@ class SlidingWindow:
         self.counts = (self.counts + [0] * min(steps, size))[-size:]
         return self.newest
 
-    def room(self, limit: int) -> int:
-        """Return how much more may be granted now."""
-        lately = sum(self.counts[-self._size(self.span_s / _SHORT) :])
+    def room(self, limit: int, own_s: float | None = None) -> int:
+        """Return how much more may be granted now.
+
+        Args:
+            limit: What the whole window may hold.
+            own_s: Length of the endpoint's own window, which is shorter and may hold its share of
+                the limit, in seconds; None where it has the length of this one.
+        """
+        if own_s is None:
+            buckets, share = self._size(self.span_s / _SHORT), limit / _SHORT_SHARE
+        else:
+            own_s = max(own_s, self.bucket_s)
+            # In a window of some seconds the slack would leave most of the limit unused.
+            is_long = own_s >= self.span_s / _SHORT
+            buckets = self._size(own_s) if is_long else math.ceil(own_s / self.bucket_s)
+            share = limit * own_s / self.span_s
+        lately = sum(self.counts[-buckets:])
         # A single call may be larger than a short window's share.
-        short = math.ceil(limit / _SHORT_SHARE) - lately if lately else limit
+        short = math.ceil(share) - lately if lately else limit
         return max(0, min(limit - sum(self.counts), short))
 
     def add(self, bucket_no: int, amount: int) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import orjson
 from psycopg import AsyncConnection
 
-from routoo.domain.completion import Completion, Usage
+from routoo.domain.completion import Completion, FinishReason, Usage
 from routoo.store.encoding import json_rows, json_text, storable
 
 _OK = 200
@@ -37,15 +37,23 @@ async def look_up(
     """
     cursor = await conn.execute(
         """
-        SELECT key, answer, response::text, prompt_tokens, completion_tokens FROM response_cache
+        SELECT key, answer, response::text, prompt_tokens, completion_tokens, finish_reason
+        FROM response_cache
         WHERE key = ANY(%s) AND expires_at > clock_timestamp()
           AND created_at > clock_timestamp() - make_interval(secs => %s)
         """,
         [list(keys), oldest_s],
     )
     return {
-        key: Completion(answer, orjson.loads(response), Usage(prompt, completion), _OK, 0.0)
-        async for key, answer, response, prompt, completion in cursor
+        key: Completion(
+            answer,
+            orjson.loads(response),
+            Usage(prompt, completion),
+            _OK,
+            latency_s=0.0,
+            finish_reason=None if reason is None else FinishReason(reason),
+        )
+        async for key, answer, response, prompt, completion, reason in cursor
     }
 
 
@@ -62,16 +70,17 @@ async def keep(conn: AsyncConnection, answers: Sequence[CachedAnswer], ttl_s: fl
     await conn.execute(
         """
         INSERT INTO response_cache AS kept (key, model, answer, response, prompt_tokens,
-                                            completion_tokens, expires_at)
+                                            completion_tokens, finish_reason, expires_at)
         SELECT DISTINCT ON (key) decode(key, 'hex'), model, answer, response::json, prompt_tokens,
-            completion_tokens, clock_timestamp() + make_interval(secs => %s)
+            completion_tokens, finish_reason, clock_timestamp() + make_interval(secs => %s)
         FROM json_to_recordset(%s::json) AS row(
             key text, model text, answer text, response text, prompt_tokens int,
-            completion_tokens int)
+            completion_tokens int, finish_reason text)
         ORDER BY key
         ON CONFLICT (key) DO UPDATE SET answer = excluded.answer, response = excluded.response,
             prompt_tokens = excluded.prompt_tokens, expires_at = excluded.expires_at,
-            completion_tokens = excluded.completion_tokens, created_at = excluded.created_at
+            completion_tokens = excluded.completion_tokens, created_at = excluded.created_at,
+            finish_reason = excluded.finish_reason
         WHERE kept.expires_at <= clock_timestamp()
         """,
         [ttl_s, json_rows(rows)],
@@ -87,6 +96,7 @@ def _row(answer: CachedAnswer) -> dict[str, object]:
         "response": json_text(completion.body),
         "prompt_tokens": completion.usage.prompt_tokens,
         "completion_tokens": completion.usage.completion_tokens,
+        "finish_reason": completion.finish_reason,
     }
 
 

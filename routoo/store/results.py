@@ -10,7 +10,13 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
-from routoo.domain.completion import AnswerDecision, DeviationReason, Result, ResultSource
+from routoo.domain.completion import (
+    AnswerDecision,
+    DeviationReason,
+    FinishReason,
+    Result,
+    ResultSource,
+)
 from routoo.domain.job import Lease, ResultStatus
 from routoo.store import columns, leases
 from routoo.store.encoding import json_rows, json_text, storable
@@ -61,6 +67,8 @@ class ResultRecord:
     """Why another model than planned answered; None where the planned one did, or none."""
     decision: AnswerDecision
     """How its answer came about: direct, accepted, escalated or kept."""
+    finish_reason: FinishReason | None
+    """Why the answer ended, as far as the endpoint told."""
     response: dict[str, Any] | None = field(metadata=_NOT_IN_VIEW)
     """The whole response."""
     prompt_tokens: int | None = field(metadata=_NOT_IN_VIEW)
@@ -74,6 +82,8 @@ class ResultRecord:
         if self.reason is not None:
             object.__setattr__(self, "reason", DeviationReason(self.reason))
         object.__setattr__(self, "decision", AnswerDecision(self.decision))
+        if self.finish_reason is not None:
+            object.__setattr__(self, "finish_reason", FinishReason(self.finish_reason))
 
 
 VIEW_COLUMNS = columns.names(ResultRecord, lambda one: "not_in_view" not in one.metadata)
@@ -202,10 +212,10 @@ _WATCH_NEXT = b"""
 _TAKE_KEPT = b"""
     INSERT INTO results (batch_id, job_no, status, model, answer, response, prompt_tokens,
                          completion_tokens, cost_usd, latency_s, attempts, expected_quality,
-                         decision)
+                         decision, finish_reason)
     SELECT DISTINCT ON (k.job_no) k.batch_id, k.job_no, 'succeeded', a.model, k.answer, k.response,
            a.prompt_tokens, a.completion_tokens, calls.cost_usd, a.latency_s, calls.attempts,
-           g.after, 'kept'
+           g.after, 'kept', k.finish_reason
     FROM kept_answers k
     JOIN attempts a USING (batch_id, job_no, attempt_no)
     JOIN answer_judgements g USING (batch_id, job_no, attempt_no)
@@ -317,6 +327,7 @@ def row_of(result: Result) -> dict[str, object]:
         "expected_quality": result.expected_quality,
         "expected_cost_usd": result.expected_cost_usd,
         "decision": str(result.decision),
+        "finish_reason": completion.finish_reason if completion else None,
     }
 
 

@@ -80,9 +80,11 @@ async def test_what_patience_leaves_is_planned_anew_over_the_money_left(db: Data
         dispatching = asyncio.create_task(
             dispatch(db, lease, max_attempts_per_model=20, replan_wait_s=20.0, shared=True)
         )
-        async with asyncio.timeout(10):
-            while not await rows(db, "SELECT 1 FROM replans"):
-                await asyncio.sleep(0.05)
+        away = "SELECT 1 FROM endpoints WHERE (account #>> '{breaker,pause_s}')::float > 0"
+        for awaited in ("SELECT 1 FROM replans", away):
+            async with asyncio.timeout(60):
+                while not await rows(db, awaited):
+                    await asyncio.sleep(0.05)
         await select(db, lease.key.batch_id)
         assert await dispatching
         found = await answering(db)
@@ -179,6 +181,20 @@ async def test_a_batch_whose_models_are_all_denied_is_paused_with_what_to_do(db:
         assert await rows(db, "SELECT error FROM batches") == [(None,)]
         assert await dispatch(db, await claim(db, lease.key))
         assert await answering(db) == [("small", "succeeded", None, 200)]
+
+
+async def test_only_one_job_finds_out_whether_another_model_denies_requests_too(
+    db: Database,
+) -> None:
+    async with FakeServer({"models": {"large": DENIED, "small": {}}}) as server:
+        lease = await prepare(db, pool_of(server), 20, model="large")
+        dispatching = asyncio.create_task(dispatch(db, lease))
+        async with asyncio.timeout(20):
+            while not await rows(db, "SELECT FROM results"):
+                await asyncio.sleep(0.05)
+        await asyncio.sleep(1.5)
+        assert await answering(db) == [("small", "succeeded", "denied", 1)]
+        dispatching.cancel()
 
 
 async def test_a_resumed_batch_goes_on_at_once_at_the_worker_that_saw_the_denial(

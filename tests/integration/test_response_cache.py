@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from routoo.domain.batch_options import CallOptions
+from routoo.domain.job import SLA
 from routoo.domain.pool import CandidateModel
+from routoo.domain.validators import Validators
 from routoo.pipeline.dispatch.response_cache import key_of
 from routoo.store import ledger, response_cache, shards
 from routoo.store.database import Database
@@ -114,3 +116,18 @@ async def test_a_cached_answer_that_breaks_a_rule_of_the_job_is_not_taken(db: Da
         assert await dispatch(db, lease)
     found = "SELECT source, error_code FROM results WHERE batch_id = %s"
     assert await rows(db, found, lease.key.batch_id) == [("call", "validation_failed")]
+
+
+async def test_a_cached_answer_keeps_why_it_ended(db: Database) -> None:
+    cut = {"models": {"*": {"patch": {"choices": [{"finish_reason": "length"}]}}}}
+    async with FakeServer(cut) as server:
+        await run(db, server)
+        assert await rows(db, "SELECT DISTINCT source, finish_reason FROM batch_results") == [
+            ("call", "length")
+        ]
+        server.set_script({"models": {"*": {}}})
+        sla = SLA(validators=Validators(not_truncated=True))
+        lease = await prepare(db, pool_of(server), JOBS, call_options=CACHED, body=FIXED, sla=sla)
+        assert await dispatch(db, lease)
+        query = "SELECT DISTINCT source, finish_reason FROM batch_results WHERE batch_id = %s"
+        assert await rows(db, query, lease.key.batch_id) == [("call", "stop")]

@@ -7,6 +7,7 @@ import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import psycopg
 import pytest
 
 from routoo.domain.calendar import Missed
@@ -168,7 +169,7 @@ def test_a_schedule_is_added_listed_paused_and_removed_by_command(
 
     producer("evalset", "add", "questions", "--items", str(items))
     when = ("--cron", "0 2 * * *", "--tz", "Europe/Zurich", "--budget-usd", "2")
-    aim = ("--willingness-to-pay-usd", "0.01")
+    aim = ("--willingness-to-pay-usd", "0.01", "--max-completion-tokens", "50")
     said = producer("schedule", "add", "nightly", "--evalset", "questions", *when, *aim)
     assert "02:00 CE" in said
     producer("schedule", "pause", "nightly")
@@ -181,5 +182,9 @@ def test_a_schedule_is_added_listed_paused_and_removed_by_command(
     assert json.loads(fired)["run_id"] == run_id
     (begun,) = producer("eval", "list", "--json").splitlines()
     assert json.loads(begun)["objective"] == json.loads(shown)["objective"]
+    assert json.loads(shown)["max_completion_tokens"] == 50
+    with psycopg.connect(database_url) as connection:
+        limits = "SELECT call_options -> 'max_completion_tokens' FROM batches"
+        assert connection.execute(limits).fetchall() == [(50,)]
     producer("schedule", "remove", "nightly")
     assert producer("schedule", "list", "--json") == ""

@@ -17,6 +17,7 @@ from producer.rows.line_feed import Line, LineFeed
 from producer.rows.report import BadRow
 from producer.stream import StreamBatch, Streamer, StreamRequest
 from producer.submit import BatchRequest
+from routoo.domain.batch_options import CallOptions
 from routoo.domain.job import Stage
 from routoo.pipeline.score import score_shard
 from routoo.store import batches, leases, shards, streams
@@ -40,7 +41,11 @@ def lines(count: int, first: int = 1) -> list[Line]:
 
 def request_of(server: FakeServer, budget_usd: str, source: str = "-") -> StreamRequest:
     return StreamRequest(
-        BatchRequest(pool=pool_of(server), name="inbox"),
+        BatchRequest(
+            pool=pool_of(server),
+            name="inbox",
+            call_options=CallOptions(max_completion_tokens=20),
+        ),
         Decimal(budget_usd),
         source,
         shard_size=1000,
@@ -93,6 +98,8 @@ async def test_every_line_is_answered_once_and_bad_ones_are_set_aside(db: Databa
     assert [group.job_count for group in groups] == [40, 5]
     assert [one.row.line for one in bad] == [21]
     assert len(server.requests) == 45
+    limits = "SELECT DISTINCT call_options ->> 'max_completion_tokens' FROM batches"
+    assert await rows(db, limits) == [("20",)]
     async with db.transaction() as conn:
         stream = await streams.open_stream(conn, "inbox", "-", Decimal(1))
         elsewhere = await streams.open_stream(conn, "inbox", "/other.jsonl", Decimal(1))

@@ -79,16 +79,24 @@ def test_a_limit_holds_for_the_period_that_its_reset_tells(
 ) -> None:
     found = read_rate_limits(headers("requests", limit, remaining, reset))
     assert found is not None
-    assert KnownLimit().note(found.requests) == per_minute
+    assert (found.requests.per_minute if found.requests else None) == per_minute
 
 
 def test_an_answer_shortly_before_a_reset_does_not_raise_a_known_limit() -> None:
     known = KnownLimit()
-    assert known.note(PeriodLimit(10, 0.1)) == 6_000
-    assert known.note(PeriodLimit(10, 60.0)) == 10
-    assert known.note(PeriodLimit(10, 0.1)) == 10
+    short, minute = PeriodLimit(10, 0.1), PeriodLimit(10, 60.0)
+    assert [known.note(said) for said in (short, minute, short)] == [short, minute, minute]
     assert known.note(None) is None
-    assert known.note(PeriodLimit(20, 1.0)) == 1_200
+    assert known.note(PeriodLimit(20, 1.0)) == PeriodLimit(20, 1.0)
+
+
+def test_only_a_period_that_is_clearly_no_minute_is_a_window_of_its_own() -> None:
+    assert [PeriodLimit(10, length).own_window_s for length in (1.0, 39.0, 45.0, 60.0)] == [
+        1.0,
+        39.0,
+        None,
+        None,
+    ]
 
 
 def test_a_limit_per_day_is_not_taken_for_one_per_minute() -> None:

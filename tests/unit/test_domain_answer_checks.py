@@ -139,7 +139,7 @@ def test_a_schema_that_branches_without_end_is_given_up(monkeypatch: pytest.Monk
 def test_keywords_that_are_our_own_keep_their_meaning(
     schema: dict[str, Any],
     answer: object,
-    fits: bool,  # noqa: FBT001 - a case
+    fits: bool,
 ) -> None:
     rules = Validators(json_schema=schema_text(schema))
     check_rules(rules)

@@ -152,4 +152,26 @@ def test_the_keys_of_a_stored_account_stay_for_processes_of_another_version() ->
         *("span_s", "seats", "bearable", "refused", "backed_off_at_s", "paused_until_s"),
         *("learnt_requests_per_minute", "learnt_tokens_per_minute"),
         *("breaker", "requests", "tokens", "asked_until_s", "denied", "reported_at_s"),
+        *("header_requests_period_s", "header_tokens_period_s"),
     }
+
+
+@pytest.mark.parametrize(
+    ("limit", "period_s", "least_a_minute"), [(10, 12.0, 40), (10, 1.0, 550), (5, 30.0, 9)]
+)
+def test_a_limit_of_the_endpoints_own_window_holds_in_each_of_them(
+    limit: int, period_s: float, least_a_minute: int
+) -> None:
+    account, starts_s = Account(), []
+    named = CallOutcomes(
+        header_requests_per_minute=int(limit * 60 / period_s), header_requests_period_s=period_s
+    )
+    for tick in range(1_200):
+        now_s = 1_000.0 + tick / 10
+        asked = {"waiting": 20, "wanted_tokens": (1,) * 20, "outcomes": named}
+        calls = account.answer(report(**asked), now_s).calls
+        starts_s += [now_s] * (calls or 0)
+    for first_s in starts_s:
+        within = sum(first_s <= start_s < first_s + period_s - 1e-6 for start_s in starts_s)
+        assert within <= limit
+    assert sum(start_s >= 1_060.0 for start_s in starts_s) >= least_a_minute

@@ -3,6 +3,7 @@
 from collections import deque
 from dataclasses import dataclass, replace
 
+from routoo.client.ratelimit_headers import PeriodLimit
 from routoo.errors import (
     EndpointDeniedError,
     EndpointError,
@@ -124,14 +125,20 @@ class OutcomeCounts:
         else:
             self._answered += 1
 
-    def note_limits(self, requests_per_minute: int | None, tokens_per_minute: int | None) -> None:
+    def note_limits(self, requests: PeriodLimit | None, tokens: PeriodLimit | None) -> None:
         """Record limits that the endpoint's headers name; None keeps what is known."""
-        known = self._headers
-        self._headers = replace(
-            known,
-            header_requests_per_minute=requests_per_minute or known.header_requests_per_minute,
-            header_tokens_per_minute=tokens_per_minute or known.header_tokens_per_minute,
-        )
+        if requests is not None:
+            self._headers = replace(
+                self._headers,
+                header_requests_per_minute=requests.per_minute,
+                header_requests_period_s=requests.own_window_s,
+            )
+        if tokens is not None:
+            self._headers = replace(
+                self._headers,
+                header_tokens_per_minute=tokens.per_minute,
+                header_tokens_period_s=tokens.own_window_s,
+            )
 
     def note_pause(self, pause_s: float) -> None:
         """Record that the endpoint asked for a pause, in seconds."""

@@ -16,14 +16,11 @@ from random import Random
 
 from routoo.client.failures import is_bad_answer
 from routoo.client.retry import backoff_s
-from routoo.domain.absence import DEFAULT_PATIENCE_S, AbsenceReason
+from routoo.domain.absence import DEFAULT_PATIENCE_S, Absence, AbsenceReason
 from routoo.domain.completion import KeptAnswer
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
-from routoo.domain.prompt import (
-    bound_cost_usd,
-    estimate_call_tokens,
-)
+from routoo.domain.prompt import bound_cost_usd, estimate_call_tokens
 from routoo.errors import (
     CutAnswerError,
     EndpointClosedError,
@@ -55,12 +52,8 @@ _ABSENT = {
 """Codes of the errors that stand for the absence of a model."""
 _BUDGET_POLL_S = 0.05
 """Time between two attempts to reserve money that other calls may free, in seconds."""
-
-
 _CUT = (CutAnswerError, TruncatedAnswerError)
 """Errors of answers that need more tokens than their limit left them."""
-
-
 _STEPS = {
     Verdict.TAKEN: NextStep.ENDED,
     Verdict.ASK_AGAIN: None,
@@ -168,7 +161,7 @@ class Answerer:
             account.ask(candidate)
             is_last = number >= len(candidates) or len(candidates) == 1
             step = await self._ask(account, candidate.model, has_other=not is_last)
-            if step is NextStep.UNAVAILABLE:
+            if step in {NextStep.UNAVAILABLE, NextStep.DENIED}:
                 passed.append(candidate)
             elif step is not NextStep.NEXT_MODEL:
                 return step
@@ -257,8 +250,9 @@ class Answerer:
                 return NextStep.UNAVAILABLE if is_over else self._give_up(account)
             if absence.is_long and account.kept.has_good:
                 return NextStep.NEXT_MODEL
-            if await self.batch.pause_if_denied(absence.message, self.client):
-                return NextStep.LEFT_PENDING
+            step = await self._after_denial(absence, model, has_other=has_other)
+            if step is not None:
+                return step
             self._waiting.add(number)
             self._money.leave(number)  # those behind it wait for the model too, or go elsewhere
             await self._pause(min(absence.rest_s or _ABSENCE_POLL_S, _ABSENCE_POLL_S), account)
@@ -269,6 +263,15 @@ class Answerer:
                 return self._postpone(account)  # all that are left wait: the worker is given back
         self._waiting.discard(number)
         return None
+
+    async def _after_denial(
+        self, absence: Absence, model: CandidateModel, *, has_other: bool
+    ) -> NextStep | None:
+        """Pause the batch if all models deny its requests; find out if that isn't known."""
+        if await self.batch.pause_if_denied(absence.message, self.client):
+            return NextStep.LEFT_PENDING
+        asks_other = has_other and self.batch.asks_other(model, absence)
+        return NextStep.DENIED if asks_other else None
 
     def _give_up(self, account: JobAccount) -> NextStep:
         return self._check_time(account) or NextStep.NEXT_MODEL
@@ -317,6 +320,7 @@ class Answerer:
         error = settle_calls(self.commit, account, calls)
         if error is None:
             self.limited_since_s.pop(model.name, None)
+            self.batch.answering.add(model.name)
         refused_limit = isinstance(error, LimitFieldRefusedError)
         if refused_limit and self.client.behaviour.apply(model) is not known:
             return None

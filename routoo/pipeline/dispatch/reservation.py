@@ -28,6 +28,8 @@ class NextStep(Enum):
     """The money that is left covers no call now, and calls in flight may free some."""
     UNAVAILABLE = auto()
     """The model takes no calls for longer than the job waits; the next one is asked."""
+    DENIED = auto()
+    """The model denies every request; the next one is asked at once, to see whether all do."""
     ESCALATED = auto()
     """Its answer was judged: other candidates are asked now."""
     AGAIN = auto()

@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, field, replace
 
-from routoo.domain.absence import AbsenceReason, Patience
+from routoo.domain.absence import Absence, AbsenceReason, Patience
 from routoo.domain.batch_options import OnUnavailable
 from routoo.domain.job import SLA
+from routoo.domain.pool import CandidateModel
 from routoo.ports import ChatClient
 from routoo.store.batches import BatchRecord, control, replans
 from routoo.store.database import Database
@@ -18,6 +19,10 @@ class RunningBatch:
     """How long its jobs wait for a model that takes no calls."""
     replan_wait_s: float = 15.0
     """How long a job waits for the plan that it asked for, in seconds."""
+    answering: set[str] = field(default_factory=set)
+    """Names of the models that answered."""
+    _denying: set[str] = field(default_factory=set)
+    """Names of models whose denial sent a job to another model."""
     _db: Database | None = None
     _record: BatchRecord | None = None
     _requested: set[str] = field(default_factory=set)
@@ -28,7 +33,7 @@ class RunningBatch:
         """Return the batch of a shard."""
         options = record.call_options
         patience = Patience(options.on_unavailable, options.patience_s)
-        return cls(patience, replan_wait_s, db, record)
+        return cls(patience, replan_wait_s, _db=db, _record=record)
 
     def patience_of(self, sla: SLA) -> Patience:
         """Return how long a job waits, which its own row may say."""
@@ -48,6 +53,18 @@ class RunningBatch:
             self._requested.add(model)
             async with self._db.transaction() as conn:
                 await replans.request(conn, self._record.id, f"jobs leave {model}: {reason}")
+        return True
+
+    def asks_other(self, model: CandidateModel, absence: Absence) -> bool:
+        """Return whether a job leaves a model that denies requests, to see whether all models do.
+
+        One does for each such model, unless another model is known to answer: a batch that no
+        model answers is to be paused at once.
+        """
+        is_denied = absence.reason is AbsenceReason.DENIED
+        if not is_denied or model.name in self._denying or self.answering - {model.name}:
+            return False
+        self._denying.add(model.name)
         return True
 
     async def pause_if_denied(self, message: str, client: ChatClient) -> bool:

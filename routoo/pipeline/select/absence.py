@@ -1,5 +1,6 @@
 """Whether the jobs of a batch leave a model whose endpoints take no calls for now."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from psycopg import AsyncConnection
@@ -10,6 +11,10 @@ from routoo.domain.pool import CandidateModel
 from routoo.store.batches import BatchRecord
 from routoo.store.endpoint_limits import absence
 from routoo.store.model_calls import is_down
+
+_LAG_S = 2.0
+"""Jobs count an absence from the first failures that they see; the shared account, which a plan
+reads, counts it from the report of enough of them, some seconds later at most."""
 
 
 async def is_left(conn: AsyncConnection, batch: BatchRecord, model: CandidateModel) -> bool:
@@ -23,6 +28,8 @@ async def is_left(conn: AsyncConnection, batch: BatchRecord, model: CandidateMod
     if found is None:
         falls_back = options.on_unavailable is OnUnavailable.FALLBACK
         return falls_back and await is_down(conn, model)
+    if found.lasted_s:
+        found = replace(found, lasted_s=found.lasted_s + _LAG_S)
     deadline = batch.deadline
     left_s = None if deadline is None else (deadline - datetime.now(UTC)).total_seconds()
     patience = Patience(options.on_unavailable, options.patience_s)

@@ -329,6 +329,9 @@ class ResultRow(SQLModel, table=True):
         "or kept (no better one could be had)",
         default="'direct'",
     )
+    finish_reason: str | None = column(
+        Text(), "Why the answer ended, as far as the endpoint told", nullable=True
+    )
     quality_change: float | None = column(
         REAL(),
         "Expected quality less the planned model's; null where the planned model answered",

@@ -133,6 +133,9 @@ class CachedAnswerRow(SQLModel, table=True):
     response: dict[str, Any] = column(JSON(), "The whole response")
     prompt_tokens: int = column(Integer(), "Of the call that answered")
     completion_tokens: int = column(Integer(), "Of the call that answered")
+    finish_reason: str | None = column(
+        Text(), "Why the answer ended, as far as the endpoint told", nullable=True
+    )
     expires_at: datetime = column(TIMESTAMP, "Not given out after this")
     created_at: datetime = created_at()
 
