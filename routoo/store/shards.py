@@ -303,10 +303,11 @@ async def _split(conn: AsyncConnection, shard: ExhaustedShard, *, tries: int) ->
     await _change(conn, shard, changes, **values)
     await conn.execute(
         """
-        INSERT INTO shards (batch_id, stage, shard_no, first_job, job_count, state, attempts, error)
+        INSERT INTO shards (batch_id, stage, shard_no, first_job, job_count, state, attempts, error,
+                            next_deadline)
         SELECT batch_id, stage, 1 + (SELECT max(shard_no) FROM shards o
                                      WHERE o.batch_id = s.batch_id AND o.stage = s.stage),
-               first_job + job_count, %(rest)s, 'ready', attempts, error
+               first_job + job_count, %(rest)s, 'ready', attempts, error, next_deadline
         FROM shards s
         WHERE batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s
         """,

@@ -195,6 +195,7 @@ async def test_only_one_job_finds_out_whether_another_model_denies_requests_too(
         await asyncio.sleep(1.5)
         assert await answering(db) == [("small", "succeeded", "denied", 1)]
         dispatching.cancel()
+        await asyncio.gather(dispatching, return_exceptions=True)
 
 
 async def test_a_resumed_batch_goes_on_at_once_at_the_worker_that_saw_the_denial(
