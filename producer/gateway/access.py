@@ -4,6 +4,7 @@ A program's key may not come from a cookie and a browser's cookie opens no route
 a foreign page can't spend money.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
@@ -15,7 +16,11 @@ from producer.gateway.sessions import COOKIE, Session
 from producer.gateway.state import Gateway, GatewayDep, gateway_of, is_same_origin
 from routoo.domain.caller import OPERATOR, Caller, Scope
 from routoo.store import keys
+from routoo.store.keys import KeyRecord
 
+KNOWN_FOR_S = 5.0
+"""How long a key that was revoked may still make single calls, in seconds."""
+_MOST_KNOWN = 10_000
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _NO_KEY = (
     "You didn't provide an API key. Send it in the header Authorization: Bearer KEY; "
@@ -42,6 +47,25 @@ def require(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
         return caller
 
     return caller_of
+
+
+async def key_of(request: Request, scope: Scope) -> KeyRecord | None:
+    """Return the key of a single call, None for the operator: at most some seconds old.
+
+    Raises:
+        ApiError: As the dependency of `require` does.
+    """
+    gateway, secret = gateway_of(request), _bearer(request)
+    if gateway.options.without_keys:
+        return None
+    found = gateway.known_keys.get(secret or "")
+    if found is None or found[0] < time.monotonic():
+        key = await _recognise(gateway, secret)
+        if len(gateway.known_keys) >= _MOST_KNOWN:
+            gateway.known_keys.clear()
+        found = gateway.known_keys[secret or ""] = (time.monotonic() + KNOWN_FOR_S, key)
+    _check_scope(found[1].caller, scope)
+    return found[1]
 
 
 def require_session(scope: Scope) -> Callable[[Request], Awaitable[Session]]:
@@ -110,6 +134,10 @@ def _bearer(request: Request) -> str | None:
 async def _caller_by_key(gateway: Gateway, secret: str | None) -> Caller:
     if gateway.options.without_keys:
         return OPERATOR
+    return (await _recognise(gateway, secret)).caller
+
+
+async def _recognise(gateway: Gateway, secret: str | None) -> KeyRecord:
     if secret is None:
         raise ApiError(401, _NO_KEY, headers={"WWW-Authenticate": "Bearer"})
     async with gateway.database.transaction() as conn:
@@ -118,7 +146,7 @@ async def _caller_by_key(gateway: Gateway, secret: str | None) -> Caller:
         message = "Incorrect API key provided: it is unknown here, or was revoked."
         headers = {"WWW-Authenticate": "Bearer"}
         raise ApiError(401, message, code="invalid_api_key", headers=headers)
-    return key.caller
+    return key
 
 
 def _check_scope(caller: Caller, scope: Scope) -> None:

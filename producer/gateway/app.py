@@ -9,9 +9,10 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 
-from producer.gateway import access, batches, files
+from producer.gateway import access, batches, chat, files
 from producer.gateway.docs import add_docs
 from producer.gateway.errors import add_error_handlers
+from producer.gateway.live import opened_live
 from producer.gateway.options import GatewayOptions
 from producer.gateway.state import Gateway, GatewayDep
 from producer.gateway.submitter import Submitter
@@ -35,10 +36,14 @@ def create_app(settings: Settings, database_url: str, options: GatewayOptions) -
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Database(database_url, max_size=_CONNECTIONS) as database:
+        async with (
+            Database(database_url, max_size=_CONNECTIONS) as database,
+            opened_live(settings, database) as live,
+        ):
             with Submitter(settings, database_url, options) as submitter:
                 downloads = asyncio.Semaphore(_DOWNLOADS)
-                app.state.gateway = Gateway(settings, options, database, submitter, downloads)
+                parts = (database, submitter, downloads, live)
+                app.state.gateway = Gateway(settings, options, *parts)
                 yield
 
     app = FastAPI(title="Routoo", docs_url=None, redoc_url=None, lifespan=lifespan)
@@ -48,7 +53,7 @@ def create_app(settings: Settings, database_url: str, options: GatewayOptions) -
     add_error_handlers(app)
     add_docs(app)
     app.add_api_route("/healthz", healthz, include_in_schema=False)
-    for router in (access.router, files.router, batches.router):
+    for router in (access.router, files.router, batches.router, chat.router):
         app.include_router(router)
     if importlib.util.find_spec("producer.page") is not None:
         app.include_router(importlib.import_module("producer.page.routes").router)

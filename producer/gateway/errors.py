@@ -1,5 +1,6 @@
 """Says errors as OpenAI's API does: `{"error": {"message", "type", "param", "code"}}`."""
 
+import math
 from typing import Any
 
 import structlog
@@ -13,10 +14,15 @@ from routoo.errors import (
     CheckpointError,
     ConfigError,
     DatabaseUnavailableError,
+    EndpointClosedError,
     EndpointError,
+    EndpointTimeoutError,
+    EndpointUnavailableError,
     InfeasibleError,
     InputError,
     NotFoundError,
+    RateLimitedError,
+    RequestRejectedError,
     RoutooError,
 )
 
@@ -31,8 +37,14 @@ _STATUSES: dict[type[RoutooError], int] = {
     NotFoundError: 404,
     DatabaseUnavailableError: 503,
     BrokerUnavailableError: 503,
+    RateLimitedError: 429,
+    RequestRejectedError: 400,
+    EndpointTimeoutError: 504,
+    EndpointClosedError: 503,
+    EndpointUnavailableError: 503,
     EndpointError: 502,
 }
+"""The first class that fits counts."""
 
 
 class ApiError(Exception):
@@ -76,7 +88,13 @@ def error_type(status: int) -> str:
 def api_error(error: RoutooError) -> ApiError:
     """Return the answer to a request that raised an error of ours."""
     status = next((s for kind, s in _STATUSES.items() if isinstance(error, kind)), _SERVER_ERROR)
-    return ApiError(status, str(error), code=getattr(error, "code", None))
+    if not isinstance(error, EndpointError):
+        return ApiError(status, str(error))
+    # Without `where`: an endpoint's address is nobody's business.
+    message = f"{error.what}. {error.remedy or ''}".strip()
+    wait_s = error.retry_after_s
+    headers = None if wait_s is None else {"Retry-After": f"{math.ceil(wait_s)}"}
+    return ApiError(status, message, code=error.code, headers=headers)
 
 
 def add_error_handlers(app: FastAPI) -> None:

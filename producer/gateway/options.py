@@ -23,6 +23,26 @@ class GatewayOptions:
     max_request_bytes: int = 16 * 2**20
     """Largest body of any other request, in bytes."""
 
+    _live_pools: dict[str, Pool] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Derive the pools of single calls, whose answers no judge reads: none has log-odds."""
+        for name, pool in self.pools.items():
+            models = (one.model_copy(update={"logprobs": False}) for one in pool.models)
+            self._live_pools[name] = Pool(models=tuple(models))
+
+    def live_pool(self, name: str | None, model: str | None, *, where: str) -> Pool:
+        """Return the pool of a single call; where none is named, the first that has its model.
+
+        Raises:
+            NotFoundError: There is no such pool.
+        """
+        if name is not None:
+            self.pool(name, where=where)
+            return self._live_pools[name]
+        having = (pool for pool in self._live_pools.values() if model in pool.names)
+        return next(having, next(iter(self._live_pools.values())))
+
     def pool(self, name: str | None, *, where: str = "pool") -> Pool:
         """Return a pool by its name; the first where none is named.
 

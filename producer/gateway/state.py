@@ -8,10 +8,12 @@ from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 
+from producer.gateway.live import Live
 from producer.gateway.options import GatewayOptions
 from producer.gateway.submitter import Submitter
 from routoo.settings import Settings
 from routoo.store.database import Database
+from routoo.store.keys import KeyRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,10 @@ class Gateway:
     """Reads the rows of batches and submits them."""
     downloads: asyncio.Semaphore
     """Lets few of those downloads run at once that hold a connection."""
+    live: Live
+    """Answers single requests."""
+    known_keys: dict[str, tuple[float, KeyRecord]] = field(default_factory=dict)
+    """Keys that made single calls lately, each with the monotonic time to look it up again."""
     sizes: dict[tuple[str, datetime], int] = field(default_factory=dict)
     """Sizes of the files of results that were counted."""
 

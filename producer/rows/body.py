@@ -16,7 +16,7 @@ from routoo.domain.prompt import (
 from routoo.domain.validators import implied_schema
 from routoo.errors import InputError
 
-ROUTED_NAMES = frozenset({"auto", "routoo"})
+ROUTED_NAMES = frozenset({"auto", "routoo", "routoo/auto"})
 """Values of `model` that leave the choice to Routoo, as no value does."""
 _COUNTS = ("max_tokens", "max_completion_tokens", "n", "best_of")
 _WHOLE_NUMBERS = (*_COUNTS, "seed", "top_k", "top_logprobs")

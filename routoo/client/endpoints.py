@@ -6,7 +6,8 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self
@@ -22,13 +23,20 @@ from routoo.client.limiter.endpoint_limiter import EndpointLimiter, WaitingCall,
 from routoo.client.limiter.limit_sync import LimitSync
 from routoo.client.model_endpoints import ModelEndpoint, ModelEndpoints
 from routoo.client.ratelimit_headers import read_rate_limits
+from routoo.client.stream import AnswerStream
 from routoo.client.token_counts import TokenCounters
 from routoo.domain.absence import Absence
 from routoo.domain.behaviour import KnownBehaviour, behaviour_key
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_completion_tokens, unicode_text
-from routoo.errors import EndpointError, InvalidResponseError, LimitFieldRefusedError, RoutooError
+from routoo.errors import (
+    EndpointError,
+    InvalidResponseError,
+    LimitFieldRefusedError,
+    RequestRejectedError,
+    RoutooError,
+)
 from routoo.limits.account import MemoryLimits
 from routoo.ports import SharedLimits
 
@@ -98,6 +106,8 @@ def _finite_int(text: str) -> int | float | None:
 
 _log = structlog.get_logger(__name__)
 _SUCCESSES = range(200, 300)
+_STREAM_OPTIONS = "stream_options"
+"""Field of a request that some endpoints refuse."""
 _LOOKS, _LOOK_POLL_S = 100, 0.02
 """How often, and how far apart in seconds, to look whether the shared accounts have answered."""
 _TOO_LARGE = "Raise ROUTOO_MAX_ANSWER_BYTES if such answers are expected"
@@ -209,6 +219,77 @@ class ChatEndpoints:
             endpoint.limiter.note_answer()
         return completion
 
+    @asynccontextmanager
+    async def stream(
+        self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None
+    ) -> AsyncIterator[AnswerStream]:
+        """Make one call, and yield its answer while the model still writes it.
+
+        Args:
+            model: As for `complete`.
+            body: As for `complete`, without `stream` and `stream_options`.
+            timeout_s: Longest wait for the answer's end, in seconds.
+
+        Raises:
+            EndpointError: The call failed before its answer began.
+            ConfigError: As `complete`.
+        """
+        (endpoint,) = islice(self._endpoints.of(model).values(), 1)
+        most_s = endpoint.model.endpoint.timeout_s
+        ends_s = time.perf_counter() + min(timeout_s or most_s, most_s)
+        async with AsyncExitStack() as exits:
+            try:
+                stream = await self._begin(endpoint, body, ends_s, exits)
+            except EndpointError as error:
+                endpoint.limiter.note_failure(error)
+                raise
+            endpoint.limiter.note_answer()
+            yield stream
+
+    async def _begin(
+        self, endpoint: ModelEndpoint, body: Mapping[str, Any], ends_s: float, exits: AsyncExitStack
+    ) -> AnswerStream:
+        """Send a call; once more where it was refused for a field that need not be there."""
+        model, asks_usage = self.behaviour.apply(endpoint.model), True
+        while True:
+            try:
+                return await self._open(
+                    endpoint, model, _streamed(body, asks_usage=asks_usage), ends_s, exits
+                )
+            except LimitFieldRefusedError:
+                other = self._after_refusal(endpoint, model, body)
+                if other is None:
+                    raise
+                model = other
+            except RequestRejectedError as error:
+                if not asks_usage or _STREAM_OPTIONS not in str(error):
+                    raise
+                asks_usage = False
+
+    async def _open(
+        self,
+        endpoint: ModelEndpoint,
+        model: CandidateModel,
+        body: Mapping[str, Any],
+        ends_s: float,
+        exits: AsyncExitStack,
+    ) -> AnswerStream:
+        target = endpoint.targets[endpoint.format.path_of(body)]
+        data = encode_json(endpoint.format.request(model, body), where=target.where)
+        started_s = time.perf_counter()
+        opening = self._http.stream(target, data, timeout_s=max(0.001, ends_s - started_s))
+        opened = await exits.enter_async_context(opening)
+        status, headers = opened.response.status, opened.response.headers
+        rate_limits = read_rate_limits(headers)
+        if rate_limits is not None:
+            endpoint.limiter.note_headers(rate_limits)
+        if status not in _SUCCESSES:
+            details = endpoint.format.read_error(status, await opened.whole())
+            secret = endpoint.access.key
+            raise error_of_response(details, status, headers, where=target.where, secret=secret)
+        call = SentCall(model, body, target.where, endpoint.counter, endpoint.access.key)
+        return AnswerStream(opened.pieces(), endpoint.format, call, status, started_s)
+
     async def _ask(
         self, endpoint: ModelEndpoint, body: Mapping[str, Any], timeout_s: float | None
     ) -> Completion:
@@ -257,6 +338,12 @@ class ChatEndpoints:
             raise
         except Exception as error:
             raise unreadable(error, target.where, reply.status) from error
+
+
+def _streamed(body: Mapping[str, Any], *, asks_usage: bool) -> dict[str, Any]:
+    """Return a request that has its answer streamed, with what was billed in the last event."""
+    options = {_STREAM_OPTIONS: {"include_usage": True}} if asks_usage else {}
+    return {**body, "stream": True, **options}
 
 
 def _log_excess(known: KnownBehaviour, model: CandidateModel, completion: Completion) -> None:

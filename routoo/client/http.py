@@ -2,7 +2,9 @@
 
 import asyncio
 import io
-from collections.abc import Mapping
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
@@ -144,6 +146,38 @@ class HttpClient:
         except Exception as error:
             raise unreadable(error, target.where) from error
 
+    @asynccontextmanager
+    async def stream(
+        self, target: HttpTarget, data: bytes, *, timeout_s: float
+    ) -> AsyncIterator["HttpStream"]:
+        """Send a request, and yield the response as soon as its headers are there.
+
+        Leaving the block before the body has ended closes the connection.
+
+        Raises:
+            EndpointError: As `send` does; a body that takes longer than `timeout_s` seconds too.
+        """
+        if self._session is None:
+            raise RuntimeError("the client must be entered with `async with` before a call")
+        ends_s = time.monotonic() + timeout_s
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._session.request(
+                    "POST",
+                    target.url,
+                    data=data if len(data) <= _LARGE_REQUEST_BYTES else io.BytesIO(data),
+                    headers=target.headers,
+                    allow_redirects=False,
+                    proxy=target.access.proxy,
+                    proxy_headers=target.access.proxy_headers,
+                )
+        except CALL_ERRORS as error:
+            raise error_of_exception(error, where=target.where) from error
+        try:
+            yield HttpStream(response, target.where, ends_s, self._max_bytes)
+        finally:
+            response.close()
+
     async def _read(self, response: aiohttp.ClientResponse, where: str) -> HttpReply:
         if response.status == HTTPStatus.SWITCHING_PROTOCOLS:
             response.close()
@@ -162,6 +196,41 @@ class HttpClient:
                 http_status=response.status,
             )
         return HttpReply(response.status, response.headers, body.joined())
+
+
+@dataclass(slots=True)
+class HttpStream:
+    """A response whose body is read piece by piece."""
+
+    response: aiohttp.ClientResponse
+    where: str
+    ends_s: float
+    """When its body must have ended, by the monotonic clock."""
+    max_bytes: int
+
+    async def pieces(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes.
+
+        Raises:
+            EndpointError: It broke off, took too long, or is too large.
+        """
+        content, size = self.response.content, 0
+        while not content.at_eof():
+            try:
+                async with asyncio.timeout(max(0.001, self.ends_s - time.monotonic())):
+                    piece = await content.readany()
+            except CALL_ERRORS as error:
+                raise error_of_exception(error, where=self.where) from error
+            size += len(piece)
+            if size > self.max_bytes:
+                raise InvalidResponseError(
+                    f"the answer is larger than {self.max_bytes} bytes", where=self.where
+                )
+            yield piece
+
+    async def whole(self) -> bytes:
+        """Return the whole body, of an error."""
+        return b"".join([piece async for piece in self.pieces()])
 
 
 class _Body:

@@ -96,9 +96,17 @@ class PredictorCache:
         Raises:
             CheckpointError: It can't be used.
         """
+        await self.current()
+
+    async def current(self) -> ScoringCheckpoint:
+        """Return the checkpoint that scores what comes now.
+
+        Raises:
+            CheckpointError: It can't be used.
+        """
         async with self.db.transaction() as conn:
             promoted = await checkpoints.promoted(conn)
-        await self._get(promoted)
+        return await self._get(promoted)
 
     async def of(self, batch: BatchRecord) -> ScoringCheckpoint:
         """Return the checkpoint that scores a batch.

@@ -7,7 +7,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 from aiohttp import web
@@ -102,6 +102,37 @@ def error_response(
 ) -> web.Response:
     body = {"error": {"message": message, "type": "fake", "param": None, "code": code}}
     return web.json_response(body, status=status, headers=headers)
+
+
+async def streamed_response(
+    request: web.Request, body: Mapping[str, Any], answer: dict[str, Any], *, breaks: bool
+) -> web.StreamResponse:
+    """Send an answer word by word, as server-sent events; `breaks` ends it after the first half."""
+    response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+    await response.prepare(request)
+    events = list(_events(body, answer))
+    for event in events[: len(events) // 2] if breaks else events:
+        await response.write(b"data: " + json.dumps(event).encode() + b"\n\n")
+    if not breaks:
+        await response.write(b"data: [DONE]\n\n")
+    elif request.transport is not None:
+        request.transport.close()
+    return response
+
+
+def _events(body: Mapping[str, Any], answer: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    head = {name: answer[name] for name in ("id", "created", "model")}
+    head["object"] = "chat.completion.chunk"
+    choice = answer["choices"][0]
+    words = choice["message"]["content"].split(" ")
+    for number, word in enumerate(words):
+        delta = {"content": word if number == 0 else f" {word}"}
+        delta |= {"role": "assistant"} if number == 0 else {}
+        yield head | {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]}
+    end = {"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}
+    yield head | {"choices": [end]}
+    if (body.get("stream_options") or {}).get("include_usage") and "usage" in answer:
+        yield head | {"choices": [], "usage": answer["usage"]}
 
 
 async def faulty_response(

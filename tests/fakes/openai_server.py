@@ -45,6 +45,7 @@ from tests.fakes.fake_answers import (
     merged,
     prompt_of,
     refusal_of,
+    streamed_response,
 )
 from tests.fakes.fake_batches import FakeBatches
 from tests.fakes.fake_script import Fault, ModelScript
@@ -190,6 +191,9 @@ class FakeServer:
         if hit is None or hit.is_billed:
             billed = answer if hit is None or hit.kind != "patch" else merged(answer, hit.json)
             served.prompt_tokens, served.completion_tokens = billed_tokens(billed)
+        breaks = hit is not None and hit.kind == "half_body"
+        if body.get("stream") and (hit is None or breaks):
+            return await streamed_response(request, body, answer, breaks=breaks)
         return (
             web.json_response(answer, headers=script.headers)
             if hit is None

@@ -1,0 +1,252 @@
+"""Makes single calls: asks the chosen models in turn, each within limits and with its money."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+from uuid import UUID, uuid4
+
+from producer.gateway.call_ledger import CallLedger
+from producer.gateway.live_choice import LiveCandidate, LiveChoice
+from routoo.client.endpoints import ChatEndpoints
+from routoo.client.failures import error_of_completion
+from routoo.client.stream import AnswerStream
+from routoo.domain.completion import Completion
+from routoo.domain.prompt import estimate_call_tokens
+from routoo.errors import EndpointClosedError, EndpointError, EndpointUnavailableError
+from routoo.ports import Permit
+from routoo.store.keys import KeyRecord
+from routoo.store.single_calls import SettledCall
+
+_ADMISSION_S = 30.0
+"""Longest wait for an endpoint to admit a call while another model may be asked, in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer, and what it took."""
+
+    candidate: LiveCandidate
+    completion: Completion
+    cost_usd: Decimal
+    passed: tuple[str, ...]
+    """Models that were asked before, each with what it failed by."""
+
+
+@dataclass(slots=True)
+class OpenStream:
+    """An answer that is being streamed; iterate `events`, whatever happens the call is settled."""
+
+    candidate: LiveCandidate
+    stream: AnswerStream
+    passed: tuple[str, ...]
+    call: "SentCall"
+    cost_usd: Decimal | None = None
+    """Known once the stream has ended."""
+
+    async def events(self) -> AsyncIterator[dict[str, Any]]:
+        """Yield the chunks of the answer, and settle the call after the last one.
+
+        Raises:
+            EndpointError: The stream broke off: the call counts at its worst case.
+        """
+        try:
+            async for event in self.stream.events():
+                yield event
+            self.cost_usd = self.call.answered(self.stream.completion())
+        finally:
+            await self.call.close()
+
+
+@dataclass(slots=True)
+class SentCall:
+    """A call that was sent: it is settled once, at its worst case where its end is not seen."""
+
+    ledger: CallLedger
+    id: UUID
+    key_id: UUID | None
+    candidate: LiveCandidate
+    permit: Permit
+    exits: AsyncExitStack
+    began_s: float = field(default_factory=time.perf_counter)
+    settled: bool = False
+
+    def answered(self, completion: Completion) -> Decimal:
+        """Settle the call by the usage of its answer, and return the cost in USD."""
+        usage = completion.usage
+        cost_usd = self.candidate.model.cost_usd(
+            usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens
+        )
+        self.permit.used(usage.total_tokens)
+        error = error_of_completion(self.candidate.model.name, completion)
+        self._settle(
+            "succeeded" if error is None else "failed",
+            cost_usd,
+            (usage.prompt_tokens, usage.completion_tokens),
+            None if error is None else error.code,
+        )
+        return cost_usd
+
+    def failed(self, error: EndpointError) -> None:
+        """Settle a call without an answer, at its worst case if it may have been billed."""
+        cost_usd = self.candidate.worst_case_usd if error.maybe_billed else Decimal(0)
+        self._settle("failed", cost_usd, (None, None), error.code)
+
+    async def close(self) -> None:
+        """Give the slot back; a call that is not settled yet may have been billed."""
+        if not self.settled:
+            self._settle("failed", self.candidate.worst_case_usd, (None, None), "cut_off")
+        await self.exits.aclose()
+
+    def _settle(
+        self,
+        status: str,
+        cost_usd: Decimal,
+        tokens: tuple[int | None, int | None],
+        error_code: str | None,
+    ) -> None:
+        self.settled = True
+        self.ledger.settle(
+            SettledCall(
+                self.id,
+                self.key_id,
+                self.candidate.model.name,
+                self.candidate.worst_case_usd,
+                status,
+                cost_usd,
+                *tokens,
+                time.perf_counter() - self.began_s,
+                error_code,
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCaller:
+    """Makes the calls of one gateway."""
+
+    client: ChatEndpoints
+    ledger: CallLedger
+
+    async def complete(
+        self,
+        choice: LiveChoice,
+        body: Mapping[str, Any],
+        key: KeyRecord | None,
+        timeout_s: float | None,
+    ) -> Answered:
+        """Ask the models in turn until one answers.
+
+        Raises:
+            EndpointError: None did; this is what the last one failed by.
+            ApiError: The key may not spend what a call to any of them may cost.
+        """
+        passed: list[str] = []
+        for number, candidate in enumerate(choice.candidates, 1):
+            is_last = number == len(choice.candidates)
+            try:
+                call = await self._send(candidate, body, key, is_last=is_last)
+                try:
+                    completion, cost_usd = await self._answer(call, body, timeout_s)
+                finally:
+                    await call.close()
+            except EndpointError as error:
+                passed.append(f"{candidate.model.name}: {error.code}")
+                if is_last:
+                    raise
+                continue
+            return Answered(candidate, completion, cost_usd, tuple(passed))
+        raise AssertionError("a choice has at least one candidate")
+
+    async def stream(
+        self,
+        choice: LiveChoice,
+        body: Mapping[str, Any],
+        key: KeyRecord | None,
+        timeout_s: float | None,
+    ) -> OpenStream:
+        """Ask the models in turn until one begins to answer.
+
+        Raises:
+            EndpointError: None did.
+            ApiError: As `complete`.
+        """
+        passed: list[str] = []
+        for number, candidate in enumerate(choice.candidates, 1):
+            is_last = number == len(choice.candidates)
+            try:
+                call = await self._send(candidate, body, key, is_last=is_last)
+                stream = await self._open(call, body, timeout_s)
+            except EndpointError as error:
+                passed.append(f"{candidate.model.name}: {error.code}")
+                if is_last:
+                    raise
+                continue
+            return OpenStream(candidate, stream, tuple(passed), call)
+        raise AssertionError("a choice has at least one candidate")
+
+    async def _send(
+        self,
+        candidate: LiveCandidate,
+        body: Mapping[str, Any],
+        key: KeyRecord | None,
+        *,
+        is_last: bool,
+    ) -> SentCall:
+        """Wait until a call may be sent, with its money set aside; the caller closes it."""
+        model = self.client.behaviour.apply(candidate.model)
+        call_id, key_id = uuid4(), None if key is None else key.id
+        async with AsyncExitStack() as exits:
+            admitted = self.client.admit(model, estimate_call_tokens(body, model))
+            try:
+                async with asyncio.timeout(None if is_last else _ADMISSION_S):
+                    permit = await exits.enter_async_context(admitted)
+            except TimeoutError:
+                raise EndpointUnavailableError(
+                    f"{model.name} admitted no call within {_ADMISSION_S:g} s"
+                ) from None
+            await self.ledger.reserve(call_id, key, model.name, candidate.worst_case_usd)
+            call = SentCall(self.ledger, call_id, key_id, candidate, permit, exits.pop_all())
+        try:
+            await permit.start()
+        except EndpointClosedError as error:
+            call.failed(error)  # nothing was sent: this frees the money
+            await call.close()
+            raise
+        except BaseException:
+            call.failed(EndpointClosedError("it was given up before it was sent"))
+            await call.close()
+            raise
+        return call
+
+    async def _answer(
+        self, call: SentCall, body: Mapping[str, Any], timeout_s: float | None
+    ) -> tuple[Completion, Decimal]:
+        try:
+            completion = await self.client.complete(call.permit.model, body, timeout_s=timeout_s)
+        except EndpointError as error:
+            call.failed(error)
+            raise
+        cost_usd = call.answered(completion)
+        failure = error_of_completion(call.candidate.model.name, completion)
+        if failure is not None:
+            raise failure
+        return completion, cost_usd
+
+    async def _open(
+        self, call: SentCall, body: Mapping[str, Any], timeout_s: float | None
+    ) -> AnswerStream:
+        try:
+            return await call.exits.enter_async_context(
+                self.client.stream(call.permit.model, body, timeout_s=timeout_s)
+            )
+        except EndpointError as error:
+            call.failed(error)
+            await call.close()
+            raise
+        except BaseException:
+            await call.close()
+            raise
