@@ -37,6 +37,8 @@ def print_cascade(console: Console, report: CascadeReport) -> None:
 def _gains(report: CascadeReport) -> Table:
     table = report_table("every call at its model's mean cost", "mean gain over the mix")
     table.add_row("by the prompt alone", with_interval(report.prompt_gain))
+    if any(row.second is not None for row in report.judgements):
+        table.add_row("probe, then decide, one answer judged", with_interval(report.single_gain))
     table.add_row("probe, then decide", with_interval(report.cascade_gain))
     table.add_row("difference", with_interval(report.gain_difference))
     return table
@@ -49,6 +51,7 @@ def _cascade_frontiers(report: CascadeReport) -> Table:
         "probe, then decide",
         "difference",
         "probed",
+        "compared",
         "escalated",
         "precision",
         "recall",
@@ -61,6 +64,7 @@ def _cascade_frontiers(report: CascadeReport) -> Table:
             fixed(point.cascade.value),
             with_interval(point.difference),
             percent(point.probed),
+            percent(point.compared),
             percent(point.escalated),
             fixed(point.precision),
             fixed(point.recall),
@@ -75,7 +79,8 @@ def _judgements(report: CascadeReport) -> Table:
     )
     for row in report.judgements:
         figures = (row.auc_before, row.auc_after, row.brier_before, row.brier_after, row.ece_after)
-        table.add_row(row.probe, f"{row.answers:,}", *map(fixed, figures))
+        name = row.probe if row.second is None else f"{row.probe}, beside {row.second}"
+        table.add_row(name, f"{row.answers:,}", *map(fixed, figures))
     return table
 
 

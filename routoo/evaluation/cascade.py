@@ -1,10 +1,11 @@
 """Decides for each item at a budget: one model directly, or a probe whose answer is judged first.
 
-Both stages maximise expected quality less money at one shadow price. The first knows what judging
-may bring, the second what it brought. Neither sees a score.
+Each stage maximises expected quality less money at one price: before there is an answer, with
+the judged answer of the probe, and with that of a second model where one was asked to agree or not.
+A stage knows what earlier ones brought, and what judging may bring later. None sees a score.
 
 Source: Dekoninck et al., A unified approach to routing and cascading for LLMs, arXiv 2410.10347
-(2024); here with two stages, and with outcomes of judging that are fitted to held-out answers.
+(2024); here with outcomes of judging that are fitted to held-out answers.
 """
 
 from collections.abc import Callable
@@ -44,6 +45,38 @@ class ProbeKnowledge:
 
 
 @dataclass(frozen=True, slots=True)
+class PairKnowledge:
+    """What is known of asking a second model before the answer of a probe is kept or not."""
+
+    probe: int
+    """Number of the probe."""
+    column: int
+    """Of the second model in the pool."""
+    answered: Bool[np.ndarray, " items"]
+    """Which items both have an answer to."""
+    chance: Float32[np.ndarray, "items outcomes seconds"]
+    """Before any answer: of each outcome of the second's, given the outcome of the probe's."""
+    quality: Float32[np.ndarray, "items outcomes seconds models"]
+    expected: ExpectedJudgements
+    """With the probe's answer judged, before the second's."""
+    judged: Float32[np.ndarray, "items models"]
+    """After both; anything where there are not both."""
+
+    def take(self, rows: Int64[np.ndarray, " rows"]) -> "PairKnowledge":
+        """Return what is known of some items."""
+        expected = ExpectedJudgements(self.expected.chance[rows], self.expected.quality[rows])
+        return PairKnowledge(
+            self.probe,
+            self.column,
+            self.answered[rows],
+            self.chance[rows],
+            self.quality[rows],
+            expected,
+            self.judged[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class CascadeKnowledge:
     """What decisions may use."""
 
@@ -52,15 +85,21 @@ class CascadeKnowledge:
     cost_usd: Float64[np.ndarray, " models"]
     """Mean cost of a call of each model."""
     probes: tuple[ProbeKnowledge, ...]
+    pairs: tuple[PairKnowledge, ...] = ()
 
     def take(self, rows: Int64[np.ndarray, " rows"]) -> "CascadeKnowledge":
         """Return what is known of some items."""
         probes = tuple(probe.take(rows) for probe in self.probes)
-        return CascadeKnowledge(self.quality[rows], self.cost_usd, probes)
+        pairs = tuple(pair.take(rows) for pair in self.pairs)
+        return CascadeKnowledge(self.quality[rows], self.cost_usd, probes, pairs)
 
     def without_answers(self) -> "CascadeKnowledge":
         """Return what is known from the prompts alone."""
-        return replace(self, probes=())
+        return replace(self, probes=(), pairs=())
+
+    def without_pairs(self) -> "CascadeKnowledge":
+        """Return what is known where at most one answer is judged."""
+        return replace(self, pairs=())
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +110,8 @@ class CascadeDecisions:
     """Column of the model that is called first."""
     probed: Bool[np.ndarray, " items"]
     """Whether its answer was judged."""
+    second: Int64[np.ndarray, " items"]
+    """Column of the model whose answer was compared with the first's; -1 where none was."""
     final: Int64[np.ndarray, " items"]
     """Column of the model whose answer is the result."""
 
@@ -79,18 +120,27 @@ class CascadeDecisions:
         """Where the first answer is the result."""
         return np.asarray(self.first == self.final)
 
+    @property
+    def escalated(self) -> Bool[np.ndarray, " items"]:
+        """Where a model is asked whose answer nothing is compared with."""
+        return np.asarray((self.final != self.first) & (self.final != self.second))
+
     def cost_usd(self, costs: Float64[np.ndarray, " models"]) -> Float64[np.ndarray, " items"]:
         """Return what the calls of each item cost at the models' mean costs, in USD."""
-        return np.asarray(costs[self.first] + np.where(self.accepted, 0.0, costs[self.final]))
+        compared = np.where(self.second >= 0, costs[self.second], 0.0)
+        return np.asarray(
+            costs[self.first] + compared + np.where(self.escalated, costs[self.final], 0.0)
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
     """What is done with each item at one price."""
 
-    probe: Int64[np.ndarray, " items"]
-    """Number of the probe whose answer is judged; -1 where none is."""
+    judged: Int64[np.ndarray, " items"]
+    """Number of the probe, or of the pair, whose answer is judged next; -1 where none is."""
     model: Int64[np.ndarray, " items"]
+    """Column of the model that is asked next, or whose answer is kept."""
     cost_usd: Float64[np.ndarray, " items"]
     """Expected, of all that is still to be paid."""
 
@@ -102,14 +152,22 @@ class _Stage:
 
 def decide(known: CascadeKnowledge, budget_usd: float) -> CascadeDecisions:
     """Decide all items under a mean budget an item, in USD."""
+    costs = known.cost_usd
     first = _within(lambda price: _first_stage(known, price), budget_usd)
+    left = budget_usd - float(costs[first.model].mean())
     judged = known.quality.astype(np.float64)
     for number, probe in enumerate(known.probes):
-        rows = first.probe == number
+        rows = first.judged == number
         judged[rows] = probe.judged[rows]
-    left = budget_usd - float(known.cost_usd[first.model].mean())
-    final = _within(lambda price: _second_stage(known.cost_usd, judged, first, price), left)
-    return CascadeDecisions(first.model, first.probe >= 0, final.model)
+    second = _within(lambda price: _second_stage(known, judged, first, price), left)
+    compared = second.judged >= 0
+    left -= float(np.where(compared, costs[second.model], 0.0).mean())
+    for number, pair in enumerate(known.pairs):
+        rows = second.judged == number
+        judged[rows] = pair.judged[rows]
+    final = _within(lambda price: _third_stage(costs, judged, first, second, price), left)
+    asked = np.where(compared, second.model, -1)
+    return CascadeDecisions(first.model, first.judged >= 0, asked, final.model)
 
 
 def _within(stage_at: Callable[[float], _Stage], budget_usd: float) -> _Stage:
@@ -142,7 +200,7 @@ def _filled(stage: _Stage, dear: _Stage, budget_usd: float) -> _Stage:
     rows = rows[np.cumsum(extra[rows]) <= left]
     taken = np.isin(np.arange(len(extra)), rows)
     return _Stage(
-        np.where(taken, dear.probe, stage.probe),
+        np.where(taken, dear.judged, stage.judged),
         np.where(taken, dear.model, stage.model),
         np.where(taken, dear.cost_usd, stage.cost_usd),
     )
@@ -155,7 +213,8 @@ def _first_stage(known: CascadeKnowledge, price: float) -> _Stage:
     best, cost = np.take_along_axis(value, model[:, None], axis=1)[:, 0], costs[model]
     chosen = np.full(len(model), -1)
     for number, probe in enumerate(known.probes):
-        worth, expected = _worth(probe, costs, price)
+        pairs = [pair for pair in known.pairs if pair.probe == number]
+        worth, expected = _worth(probe, pairs, costs, price)
         better = probe.answered & (worth >= best)
         best, cost = np.where(better, worth, best), np.where(better, expected, cost)
         model = np.where(better, probe.column, model)
@@ -164,33 +223,115 @@ def _first_stage(known: CascadeKnowledge, price: float) -> _Stage:
 
 
 def _worth(
-    probe: ProbeKnowledge, costs: Float64[np.ndarray, " models"], price: float
+    probe: ProbeKnowledge,
+    pairs: list[PairKnowledge],
+    costs: Float64[np.ndarray, " models"],
+    price: float,
 ) -> tuple[Float64[np.ndarray, " items"], Float64[np.ndarray, " items"]]:
     """Return each item's expected quality by the probe less its cost at the price, and that cost.
 
     After each outcome the answer is kept, or a model is asked that is worth its cost.
     """
-    further = np.array(costs)
-    further[probe.column] = 0.0
-    value = probe.expected.quality - price * further
-    pick = value.argmax(axis=2)
-    best = np.take_along_axis(value, pick[:, :, None], axis=2)[:, :, 0]
+    best, cost = _best_after(probe.expected.quality, [probe.column], costs, price)
+    for pair in pairs:
+        worth, expected = _worth_of_second(pair.chance, pair.quality, probe, pair, costs, price)
+        better = pair.answered[:, None] & (worth > best)
+        best, cost = np.where(better, worth, best), np.where(better, expected, cost)
     chance, own = probe.expected.chance, costs[probe.column]
-    worth = (chance * best).sum(axis=1) - price * own
-    return worth, own + (chance * further[pick]).sum(axis=1)
+    return (chance * best).sum(axis=1) - price * own, own + (chance * cost).sum(axis=1)
+
+
+def _worth_of_second(
+    chance: Float32[np.ndarray, "*outcomes seconds"],
+    quality: Float32[np.ndarray, "*outcomes seconds models"],
+    probe: ProbeKnowledge,
+    pair: PairKnowledge,
+    costs: Float64[np.ndarray, " models"],
+    price: float,
+) -> tuple[Float64[np.ndarray, "*outcomes"], Float64[np.ndarray, "*outcomes"]]:
+    """Return what asking the second model is worth less its cost at the price, and that cost."""
+    best, cost = _best_after(quality, [probe.column, pair.column], costs, price)
+    own = costs[pair.column]
+    return (chance * best).sum(axis=-1) - price * own, own + (chance * cost).sum(axis=-1)
+
+
+def _best_after(
+    quality: Float[np.ndarray, "*outcomes models"],
+    answered: list[int],
+    costs: Float64[np.ndarray, " models"],
+    price: float,
+) -> tuple[Float64[np.ndarray, "*outcomes"], Float64[np.ndarray, "*outcomes"]]:
+    """Return the best quality less further cost at the price, and that cost.
+
+    Args:
+        quality: Of each model, given what is known then.
+        answered: Columns of the models that have answered.
+        costs: Mean cost of a call of each model.
+        price: Of a dollar.
+    """
+    further = np.array(costs)
+    further[answered] = 0.0
+    value = quality - price * further
+    pick = value.argmax(axis=-1)
+    return np.take_along_axis(value, pick[..., None], axis=-1)[..., 0], further[pick]
 
 
 def _second_stage(
-    costs: Float64[np.ndarray, " models"],
+    known: CascadeKnowledge,
     judged: Float64[np.ndarray, "items models"],
     first: _Stage,
     price: float,
 ) -> _Stage:
+    costs = known.cost_usd
+    model, best, cost = _kept_or_asked(costs, judged, [first.model], first.judged >= 0, price)
+    chosen = np.full(len(model), -1)
+    for number, pair in enumerate(known.pairs):
+        probe, after = known.probes[pair.probe], pair.expected
+        worth, expected = _worth_of_second(after.chance, after.quality, probe, pair, costs, price)
+        better = pair.answered & (first.judged == pair.probe) & (worth > best)
+        best, cost = np.where(better, worth, best), np.where(better, expected, cost)
+        model = np.where(better, pair.column, model)
+        chosen = np.where(better, number, chosen)
+    return _Stage(chosen, model, cost)
+
+
+def _third_stage(
+    costs: Float64[np.ndarray, " models"],
+    judged: Float64[np.ndarray, "items models"],
+    first: _Stage,
+    second: _Stage,
+    price: float,
+) -> _Stage:
+    also = np.where(second.judged >= 0, second.model, first.model)
+    model, _, cost = _kept_or_asked(costs, judged, [first.model, also], first.judged >= 0, price)
+    return _Stage(np.full(len(model), -1), model, cost)
+
+
+def _kept_or_asked(
+    costs: Float64[np.ndarray, " models"],
+    judged: Float64[np.ndarray, "items models"],
+    answered: list[Int64[np.ndarray, " items"]],
+    undecided: Bool[np.ndarray, " items"],
+    price: float,
+) -> tuple[
+    Int64[np.ndarray, " items"], Float64[np.ndarray, " items"], Float64[np.ndarray, " items"]
+]:
+    """Return the model whose answer is kept or that is asked, its value, and what is still paid.
+
+    Args:
+        costs: Mean cost of a call of each model.
+        judged: Quality of each model, given the answers.
+        answered: Columns of models that have answered; the first's answer is kept where decided.
+        undecided: Items of which a model may still be asked.
+        price: Of a dollar.
+    """
     rows = np.arange(len(judged))
     value = judged - price * costs
-    value[rows, first.model] = judged[rows, first.model]
-    model = np.where(first.probe >= 0, value.argmax(axis=1), first.model)
-    return _Stage(first.probe, model, np.where(model == first.model, 0.0, costs[model]))
+    further = np.broadcast_to(costs, judged.shape).copy()
+    for column in answered:
+        value[rows, column], further[rows, column] = judged[rows, column], 0.0
+    model = np.where(undecided, value.argmax(axis=1), answered[0])
+    return model, value[rows, model], further[rows, model]
 
 
 def decide_all(

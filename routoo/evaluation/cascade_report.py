@@ -3,10 +3,16 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float32, Float64
 
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
-from routoo.evaluation.cascade import CascadeDecisions, CascadeKnowledge, ProbeKnowledge, decide_all
+from routoo.evaluation.cascade import (
+    CascadeDecisions,
+    CascadeKnowledge,
+    PairKnowledge,
+    ProbeKnowledge,
+    decide_all,
+)
 from routoo.evaluation.quality_metrics import auc, brier, ece
 from routoo.evaluation.routing import CompleteOutcomes, RoutingCurve
 
@@ -26,12 +32,15 @@ class CascadePoint:
     difference: Interval
     probed: float
     """Share of the items whose first answer is judged."""
+    compared: float
+    """Share of the items for which a second answer is compared with the first."""
     escalated: float
-    """Share of the items for which a second model is asked."""
+    """Share of the items for which another model is asked after all judged ones."""
     precision: float
-    """Mean score of the judged answers that are accepted; NaN without any."""
+    """Mean score of the judged answers that are results; NaN without any."""
     recall: float
-    """Share of the good judged answers that are accepted; NaN without any."""
+    """Share of the good judged first answers in whose place no other model is asked; NaN without
+    any."""
     best_model: str
     """Best single model of at most that cost."""
     best_model_quality: float
@@ -42,6 +51,8 @@ class JudgementFigures:
     """How good estimates of a model's answers are, before and after looking at them."""
 
     probe: str
+    second: str | None
+    """The model whose answers they are compared with; then before is with the first alone."""
     answers: int
     auc_before: float
     auc_after: float
@@ -60,6 +71,8 @@ class CascadeReport:
     probes: tuple[str, ...]
     prompt_gain: Interval
     """Mean over the budgets of quality above the random mix of the same cost."""
+    single_gain: Interval
+    """The same where at most one answer of an item is judged."""
     cascade_gain: Interval
     gain_difference: Interval
     points: tuple[CascadePoint, ...]
@@ -86,7 +99,8 @@ def compare_policies(
     budgets, mixes = outcomes.budgets_usd, outcomes.mixes(weights)
     plain = decide_all(known.without_answers(), budgets)
     judged = decide_all(known, budgets)
-    curves = [_curve(known, score, decisions) for decisions in (plain, judged)]
+    single = decide_all(known.without_pairs(), budgets) if known.pairs else judged
+    curves = [_curve(known, score, decisions) for decisions in (plain, judged, single)]
     gains = [curve.gain(mixes, weights).mean(axis=1) for curve in curves]
     qualities = [curve.quality(weights) for curve in curves]
     points = tuple(
@@ -98,10 +112,14 @@ def compare_policies(
         models,
         tuple(models[probe.column] for probe in known.probes),
         Interval.of(gains[0]),
+        Interval.of(gains[2]),
         Interval.of(gains[1]),
         Interval.of(gains[1] - gains[0]),
         points,
-        tuple(_judgements(known, probe, score, models) for probe in known.probes),
+        (
+            *(_judgements(known, probe, score, models) for probe in known.probes),
+            *(_pair_judgements(known, pair, score, models) for pair in known.pairs),
+        ),
     )
 
 
@@ -125,8 +143,8 @@ def _point(
     decided: CascadeDecisions,
     qualities: list[Float64[np.ndarray, " draws"]],
 ) -> CascadePoint:
-    own = score[np.arange(len(score)), decided.first]
-    probed, accepted = decided.probed, decided.accepted
+    rows, probed = np.arange(len(score)), decided.probed
+    kept = probed & ~decided.escalated
     means = np.where(known.cost_usd <= budget_usd * (1 + 1e-9), score.mean(axis=0), -1.0)
     best = int(means.argmax())
     return CascadePoint(
@@ -136,9 +154,10 @@ def _point(
         Interval.of(qualities[1]),
         Interval.of(qualities[1] - qualities[0]),
         float(probed.mean()),
-        float((~accepted).mean()),
-        _share(own, probed & accepted),
-        _recall(own, probed, accepted),
+        float((decided.second >= 0).mean()),
+        float(decided.escalated.mean()),
+        _share(score[rows, decided.final], kept),
+        _recall(score[rows, decided.first], probed, kept),
         models[best],
         float(means[best]),
     )
@@ -151,10 +170,10 @@ def _share(score: Float64[np.ndarray, " items"], rows: Bool[np.ndarray, " items"
 def _recall(
     score: Float64[np.ndarray, " items"],
     probed: Bool[np.ndarray, " items"],
-    accepted: Bool[np.ndarray, " items"],
+    kept: Bool[np.ndarray, " items"],
 ) -> float:
     good = float(score[probed].sum())
-    return float(score[probed & accepted].sum()) / good if good else float("nan")
+    return float(score[kept].sum()) / good if good else float("nan")
 
 
 def _judgements(
@@ -163,12 +182,35 @@ def _judgements(
     score: Float64[np.ndarray, "items models"],
     models: tuple[str, ...],
 ) -> JudgementFigures:
-    rows = probe.answered
-    came = score[rows, probe.column].astype(np.float32)
-    before = known.quality[rows, probe.column].astype(np.float32)
-    after = probe.judged[rows, probe.column]
+    before = known.quality[:, probe.column]
+    return _figures(models[probe.column], None, score, probe.column, before, probe)
+
+
+def _pair_judgements(
+    known: CascadeKnowledge,
+    pair: PairKnowledge,
+    score: Float64[np.ndarray, "items models"],
+    models: tuple[str, ...],
+) -> JudgementFigures:
+    probe = known.probes[pair.probe]
+    before = probe.judged[:, probe.column]
+    return _figures(models[probe.column], models[pair.column], score, probe.column, before, pair)
+
+
+def _figures(
+    probe: str,
+    second: str | None,
+    score: Float64[np.ndarray, "items models"],
+    column: int,
+    estimate: Float32[np.ndarray, " items"],
+    judged: ProbeKnowledge | PairKnowledge,
+) -> JudgementFigures:
+    rows = judged.answered
+    came = score[rows, column].astype(np.float32)
+    before, after = estimate[rows].astype(np.float32), judged.judged[rows, column]
     return JudgementFigures(
-        models[probe.column],
+        probe,
+        second,
         int(rows.sum()),
         auc(came, before),
         auc(came, after),

@@ -7,18 +7,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Float64
+from jaxtyping import Float32, Float64
 
 from routoo.domain.answer import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.prediction import Predictions
 from routoo.errors import InputError
-from routoo.evaluation.cascade import CascadeKnowledge, ProbeKnowledge, decide
+from routoo.evaluation.cascade import CascadeKnowledge, PairKnowledge, ProbeKnowledge, decide
 from routoo.files import replacing
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
 from routoo.judge.outcomes import ExpectedJudgements
+from routoo.judge.pair_judge import is_worth_comparing
 from routoo.ports import Feedback
 from routoo.statistics import log_budgets
+
+_UNDECIDED = 0.5
+"""Stands where there is no answer to judge."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +61,33 @@ def judge_recorded(
         for probe in probes:
             known.append(reader.probe(probe, by_model[probe]))
             progress(1)
+    pairs = [
+        reader.pair(probes.index(first), first, by_model[first], second, by_model[second])
+        for first, second in compared_pairs(judge, probes, pool, cost_usd)
+    ]
     quality = asked.estimates.quality[:, judge.columns(pool)]
-    return CascadeKnowledge(quality, cost_usd, tuple(known))
+    return CascadeKnowledge(quality, cost_usd, tuple(known), tuple(pairs))
+
+
+def compared_pairs(
+    judge: AnswerJudge,
+    probes: Sequence[str],
+    pool: Sequence[str],
+    cost_usd: Float64[np.ndarray, " models"],
+) -> list[tuple[str, str]]:
+    """Return which probes' answers are worth comparing with which others'."""
+    found = []
+    for first, second in judge.pairs:
+        if first in probes and second in probes:
+            others = [
+                cost
+                for name, cost in zip(pool, cost_usd, strict=True)
+                if name not in {first, second}
+            ]
+            own = float(cost_usd[list(pool).index(second)])
+            if others and is_worth_comparing(own, float(max(others))):
+                found.append((first, second))
+    return found
 
 
 class _Reader:
@@ -74,6 +103,7 @@ class _Reader:
         # A batch knows estimates of its pool alone: what is measured here is what it would do.
         self._quality = judge.spread(pool, asked.estimates.quality[:, self._columns])
         self._row = {item.item_id: row for row, item in enumerate(asked.items)}
+        self._whole: dict[str, Float32[np.ndarray, "items models"]] = {}
 
     def probe(self, probe: str, answers: Sequence[RecordedAnswer]) -> ProbeKnowledge:
         """Return what is known of one model's answers."""
@@ -81,12 +111,58 @@ class _Reader:
         rows = np.array([self._row[answer.item_id] for answer in given], np.int64)
         answered = np.zeros(len(self._items), np.bool_)
         answered[rows] = True
-        judged = np.zeros((len(self._items), len(self._pool)), np.float32)
+        whole = np.full(self._quality.shape, _UNDECIDED, np.float32)
         read = [self._answer(probe, answer) for answer in given]
-        judged[rows] = self._judge.judge(probe, read)[:, self._columns]
+        whole[rows] = self._judge.judge(probe, read)
+        self._whole[probe] = whole
+        judged = whole[:, self._columns]
         expected = self._judge.expected_judgements(probe, self._quality)
         of_pool = ExpectedJudgements(expected.chance, expected.quality[:, :, self._columns])
         return ProbeKnowledge(self._pool.index(probe), answered, of_pool, judged)
+
+    def pair(
+        self,
+        number: int,
+        first: str,
+        first_answers: Sequence[RecordedAnswer],
+        second: str,
+        second_answers: Sequence[RecordedAnswer],
+    ) -> PairKnowledge:
+        """Return what is known of asking a second model after a probe that was judged.
+
+        Args:
+            number: Of the probe.
+            first: Its model.
+            first_answers: Of it.
+            second: The other model.
+            second_answers: Of it.
+        """
+        ones = {answer.item_id: answer for answer in first_answers}
+        both = [
+            (ones[other.item_id], other)
+            for other in second_answers
+            if other.item_id in ones and other.item_id in self._row
+        ]
+        rows = np.array([self._row[one.item_id] for one, _ in both], np.int64)
+        answered = np.zeros(len(self._items), np.bool_)
+        answered[rows] = True
+        judged = np.full((len(self._items), len(self._pool)), _UNDECIDED, np.float32)
+        read = [(self._answer(first, one), self._answer(second, other)) for one, other in both]
+        judged[rows] = self._judge.judge_pair(first, second, read)[:, self._columns]
+        before = self._judge.expected_judgements(first, self._quality).quality
+        items, outcomes, models = before.shape
+        flat = before.reshape(items * outcomes, models)
+        foreseen = self._judge.expected_agreement(first, second, flat)
+        after = self._judge.expected_agreement(first, second, self._whole[first])
+        return PairKnowledge(
+            number,
+            self._pool.index(second),
+            answered,
+            foreseen.chance.reshape(items, outcomes, -1),
+            foreseen.quality[:, :, self._columns].reshape(items, outcomes, -1, len(self._pool)),
+            ExpectedJudgements(after.chance, after.quality[:, :, self._columns]),
+            judged,
+        )
 
     def _answer(self, probe: str, answer: RecordedAnswer) -> ProbeAnswer:
         row = self._row[answer.item_id]
@@ -107,7 +183,8 @@ def write_decisions(
     """Write what is decided for each item at 25 budgets, from the cheapest model to the dearest.
 
     A row has the mean budget an item, the item, the model that is called first, whether its answer
-    is the result, the model whose answer is, and what the calls cost at the models' mean costs.
+    is the result, the model whose answer is, what the calls cost at the models' mean costs, and the
+    model whose answer was compared with the first's, null where none was.
     """
     parts = []
     for budget in log_budgets(known.cost_usd).tolist():
@@ -120,6 +197,9 @@ def write_decisions(
             "accepted": decided.accepted,
             "final_model": [pool[column] for column in decided.final],
             "cost_usd": cost,
+            "second_model": pa.array(
+                [pool[column] if column >= 0 else None for column in decided.second], pa.string()
+            ),
         }
         parts.append(pa.table(columns))
     path.parent.mkdir(parents=True, exist_ok=True)

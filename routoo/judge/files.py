@@ -13,6 +13,7 @@ from safetensors.numpy import load, save
 from routoo.errors import CheckpointError
 from routoo.files import replacing
 from routoo.judge.judge import AnswerJudge
+from routoo.judge.pair_judge import PairJudge
 from routoo.judge.probe_judge import ProbeJudge, named_part
 from routoo.predictor.manifest import read_manifest
 
@@ -34,6 +35,9 @@ def write_judge(folder: Path, judge: AnswerJudge) -> dict[str, Any]:
     for number, probe in enumerate(sorted(judge.judges)):
         tensors = judge.judges[probe].tensors()
         arrays |= {f"probe{number}.{key}": array for key, array in tensors.items()}
+    for number, names in enumerate(sorted(judge.pairs)):
+        tensors = judge.pairs[names].tensors()
+        arrays |= {f"pair{number}.{key}": array for key, array in tensors.items()}
     content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     sha256 = hashlib.sha256(content).hexdigest()
     name = f"judge-{sha256[:_NAME_LENGTH]}.safetensors"
@@ -45,6 +49,7 @@ def write_judge(folder: Path, judge: AnswerJudge) -> dict[str, Any]:
         "sha256": sha256,
         "models": list(judge.models),
         "probes": {probe: judge.figures.get(probe, {}) for probe in judge.probes},
+        "pairs": [list(names) for names in sorted(judge.pairs)],
     }
 
 
@@ -114,7 +119,12 @@ def _parsed(facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Answ
         name: ProbeJudge.from_tensors(named_part(tensors, f"probe{number}"))
         for number, name in enumerate(sorted(probes))
     }
-    return AnswerJudge(tuple(facts["models"]), tensors["scale"].astype(np.float32), judges, probes)
+    pairs = {
+        (first, second): PairJudge.from_tensors(named_part(tensors, f"pair{number}"))
+        for number, (first, second) in enumerate(facts.get("pairs", ()))
+    }
+    scale = tensors["scale"].astype(np.float32)
+    return AnswerJudge(tuple(facts["models"]), scale, judges, probes, pairs)
 
 
 def copy_judge(source: Path, target: Path, facts: Mapping[str, Any]) -> None:

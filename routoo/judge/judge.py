@@ -1,7 +1,7 @@
 """Judges answers: how likely each candidate model is to be right, given one model's answer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -9,10 +9,12 @@ from jaxtyping import Float, Float32, Float64, Int
 
 from routoo.domain.answer import TokenProbabilities
 from routoo.errors import CheckpointError
+from routoo.judge.agreement import StatedResult, agreements
 from routoo.judge.answer_features import answer_features
 from routoo.judge.hashed_text import HashedTexts
 from routoo.judge.log_odds import log_odds, sigmoid
 from routoo.judge.outcomes import ExpectedJudgements
+from routoo.judge.pair_judge import JudgedPairs, PairJudge
 from routoo.judge.probe_judge import AnswerInputs, ProbeJudge
 from routoo.judge.token_probabilities import token_features
 
@@ -32,6 +34,11 @@ class ProbeAnswer:
     token_probabilities: TokenProbabilities | None = None
     """Where the endpoint gives them."""
 
+    @property
+    def result(self) -> StatedResult:
+        """What it states at last."""
+        return StatedResult.of(self.prompt, self.text)
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerJudge:
@@ -45,6 +52,8 @@ class AnswerJudge:
     """By name of the model whose answers are judged."""
     figures: Mapping[str, Any]
     """Held-out figures of each judge, by the same names."""
+    pairs: Mapping[tuple[str, str], PairJudge] = field(default_factory=dict)
+    """Judges of two answers to one prompt, by the model that is asked first and the other."""
 
     @classmethod
     def none(cls, models: Sequence[str]) -> "AnswerJudge":
@@ -58,7 +67,8 @@ class AnswerJudge:
         """
         count = len(models)
         judges = {name: judge.extended(count) for name, judge in self.judges.items()}
-        return replace(self, models=tuple(models), judges=judges)
+        pairs = {names: pair.extended(count) for names, pair in self.pairs.items()}
+        return replace(self, models=tuple(models), judges=judges, pairs=pairs)
 
     @property
     def probes(self) -> tuple[str, ...]:
@@ -79,6 +89,42 @@ class AnswerJudge:
         if not answers:
             return np.zeros((0, len(self.models)), np.float32)
         return sigmoid(judge(self.read(answers))).astype(np.float32)
+
+    def judge_pair(
+        self, first: str, second: str, answers: Sequence[tuple[ProbeAnswer, ProbeAnswer]]
+    ) -> Float32[np.ndarray, "answers models"]:
+        """Return the probability that each model is right, given two models' answers to a prompt.
+
+        Raises:
+            CheckpointError: The checkpoint can't judge these models' answers together.
+        """
+        pair = self._pair(first, second)
+        if not answers:
+            return np.zeros((0, len(self.models)), np.float32)
+        ones, others = ([both[at] for both in answers] for at in (0, 1))
+        read, second_read = self.read(ones), self.read(others)
+        judged = JudgedPairs(
+            read.prior,
+            self.of(first)(read),
+            self.of(second)(second_read),
+            agreements([one.result for one in ones], [other.result for other in others]),
+        )
+        return sigmoid(pair(judged)).astype(np.float32)
+
+    def expected_agreement(
+        self, first: str, second: str, quality: Float[np.ndarray, "jobs models"]
+    ) -> ExpectedJudgements:
+        """Return what asking a second model may bring once the first one's answer is judged.
+
+        Args:
+            first: Model whose answer is there.
+            second: Model that would be asked to agree or not.
+            quality: Of all models, given the first's answer.
+
+        Raises:
+            CheckpointError: The checkpoint can't judge these models' answers together.
+        """
+        return self._pair(first, second).expected(log_odds(quality))
 
     def read(self, answers: Sequence[ProbeAnswer]) -> AnswerInputs:
         """Return what is known of answers, as each judge takes it."""
@@ -166,6 +212,15 @@ class AnswerJudge:
                 f"{', '.join(self.probes[:50]) or 'no model'}",
             )
         return self.judges[probe]
+
+    def _pair(self, first: str, second: str) -> PairJudge:
+        if (first, second) not in self.pairs:
+            raise CheckpointError(
+                "the checkpoint can't judge the answers of two models together",
+                value=f"{first}, {second}",
+                remedy="Train it with --answers that hold enough of both to the same items",
+            )
+        return self.pairs[first, second]
 
     def _prior(
         self, quality: Float[np.ndarray, "jobs models"]

@@ -75,3 +75,11 @@ def fit_strength(
         bend = (np.where(known, chance * (1 - chance), 0.0) * shift**2).sum() + pull
         strength += float(np.clip(slope / bend, -0.5, 0.5))
     return min(max(strength, 0.0), 1.5)
+
+
+def log_loss(
+    score: Float[np.ndarray, " answers"], quality: Float[np.ndarray, " answers"]
+) -> Float64[np.ndarray, " answers"]:
+    """Return the loss of each estimate of a score in [0, 1], in nats."""
+    bounded = np.clip(np.asarray(quality, np.float64), _LEAST, 1 - _LEAST)
+    return np.asarray(-(score * np.log(bounded) + (1 - score) * np.log(1 - bounded)))

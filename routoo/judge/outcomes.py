@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Float32, Float64, Int, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
 
 from routoo.judge.log_odds import fit_constant_shift, softmax
 
@@ -47,6 +47,7 @@ class OutcomeModel:
         shift: Float[np.ndarray, "rows models"],
         score: Float32[np.ndarray, "rows models"],
         probe: int,
+        beside: Float[np.ndarray, " rows"] | None = None,
     ) -> "OutcomeModel":
         """Fit to held-out judgements.
 
@@ -55,6 +56,8 @@ class OutcomeModel:
             shift: By how much the judge moves them.
             score: What came; NaN where not known.
             probe: Column of the model whose answers are judged.
+            beside: Log-odds that the chances depend on beside the probe's own; None takes their
+                mean over the models.
         """
         outcome = _outcomes(shift, probe)
         count = int(outcome.max()) + 1
@@ -63,8 +66,14 @@ class OutcomeModel:
             rows = outcome == number
             near = shift[rows].mean(axis=0)
             fits.append(fit_constant_shift(prior[rows], score[rows], near, _PULL))
-        weight = _fit_chances(_inputs(prior[:, probe], prior.mean(axis=1)).T, outcome, count)
+        inputs = _inputs(prior[:, probe], prior.mean(axis=1) if beside is None else beside)
+        weight = _fit_chances(inputs.T, outcome, count)
         return cls(weight, np.stack(fits).astype(np.float32))
+
+    @classmethod
+    def none(cls, models: int) -> "OutcomeModel":
+        """Return a model without outcomes."""
+        return cls(np.zeros((0, 0), np.float32), np.zeros((0, models), np.float32))
 
     def __call__(
         self,
@@ -78,7 +87,7 @@ class OutcomeModel:
         Args:
             prior: Log-odds before, of the models that the quality is wanted of.
             probe: Row of the model whose answers are judged.
-            mean: Mean log-odds over all models.
+            mean: Mean log-odds over all models, or what else the chances were fitted to.
             models: Columns of the rows, or of each job its own; None = all, in order.
         """
         columns = np.arange(self.shift.shape[1]) if models is None else models
@@ -91,6 +100,18 @@ class OutcomeModel:
         np.reciprocal(wrong, out=wrong)
         quality = _keep_mean(wrong, chance, 1 / (1 + np.exp(np.clip(prior, *_ODDS))))
         return ExpectedJudgements(chance.T, quality.T)
+
+    def extended(self, count: int, others: Bool[np.ndarray, " models"]) -> "OutcomeModel":
+        """Return the outcomes of so many models; new ones are moved as the others are on average.
+
+        Args:
+            count: How many models.
+            others: Which of the present ones are the others.
+        """
+        known = others if others.any() else ~others
+        mean = self.shift[:, known].mean(axis=1, keepdims=True)
+        new = np.repeat(mean, count - len(known), axis=1)
+        return OutcomeModel(self.weight, np.concatenate([self.shift, new], axis=1))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays that a checkpoint keeps."""

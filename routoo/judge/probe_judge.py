@@ -75,10 +75,7 @@ class ProbeJudge:
         level = np.full(new, mean[known].mean(), np.float32)
         view = PriorView(np.concatenate([mean, level]), np.pad(components, ((0, 0), (0, new))))
         loading = np.repeat(self.loading[known].mean(axis=0, keepdims=True), new, axis=0)
-        shift = np.repeat(self.outcomes.shift[:, known].mean(axis=1, keepdims=True), new, axis=1)
-        outcomes = replace(
-            self.outcomes, shift=np.concatenate([self.outcomes.shift, shift], axis=1)
-        )
+        outcomes = self.outcomes.extended(count, known)
         return replace(
             self, view=view, loading=np.concatenate([self.loading, loading]), outcomes=outcomes
         )

@@ -1,18 +1,26 @@
-"""Fits the judge of answers that a checkpoint keeps: one for each model with enough of them."""
+"""Fits the judge of answers that a checkpoint keeps: of single answers, and of pairs of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32, Int8, Int64
 
 from routoo.domain.answer import RecordedAnswer
 from routoo.evaluation.quality_metrics import metrics_by_model
+from routoo.judge.agreement import Agreement, StatedResult, agreements
 from routoo.judge.fitting import FittedJudge, GradedAnswers, fit_probe_judge
 from routoo.judge.hashed_text import HashedTexts, inverse_frequency
 from routoo.judge.judge import AnswerJudge, ProbeAnswer, features_of_answer
-from routoo.judge.log_odds import log_odds
+from routoo.judge.log_odds import log_loss, log_odds
+from routoo.judge.pair_judge import (
+    LEAST_ANSWERS,
+    JudgedPairs,
+    PairJudge,
+    fit_pair_judge,
+    is_worth_comparing,
+)
 from routoo.judge.probe_judge import AnswerInputs
 from routoo.ports import Feedback
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
@@ -22,8 +30,10 @@ MIN_ANSWERS = 100
 """With fewer graded answers of a model there is no judge of them."""
 MIN_OF_EACH = 10
 """Right answers needed, and wrong ones."""
+MOST_SECONDS = 6
+"""So many models are tried as the second one of each first model, those that tell the most."""
 _RIGHT = 0.5
-_LEAST = 1e-4
+_TINY = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +51,12 @@ def fit_judge(
     feedback: Feedback,
     *,
     seed: int,
+    cost_usd: Mapping[str, float] | None = None,
 ) -> AnswerJudge:
-    """Fit a judge of each model's answers.
+    """Fit a judge of each model's answers, and of pairs of models that answered the same items.
 
-    A model gets none whose answers are too few, or tell nothing that holds on answers left out.
+    A model or pair gets none whose answers are too few, or tell nothing that holds on answers left
+    out.
 
     Args:
         matrix: Outcomes of the checkpoint's models.
@@ -52,6 +64,8 @@ def fit_judge(
         answers: Recorded answers; those to other items or of other models are left out.
         feedback: Shows how far it is.
         seed: Of the folds.
+        cost_usd: Mean cost of a call of each model, as far as known: pairs are fitted where the
+            second costs little beside the dearest.
     """
     folds = grouped_folds(text_groups(matrix.prompts), FOLDS, seed)
     tables = list(_answer_tables(matrix, answers))
@@ -64,7 +78,7 @@ def fit_judge(
             read.append(_read(matrix, estimates, table))
             progress(1)
     scale = inverse_frequency([texts for _, texts in read])
-    judges, figures = {}, {}
+    fits, figures = [], {}
     with feedback.progress_bar("Fitting judges of answers", len(tables)) as progress:
         for table, (features, texts) in zip(tables, read, strict=True):
             name = matrix.models[table.probe]
@@ -74,11 +88,14 @@ def fit_judge(
             fitted = fit_probe_judge(GradedAnswers(table.probe, inputs, score, parts))
             found = _figures(matrix, estimates, table, fitted)
             if found["lead"] > 0:
-                judges[name], figures[name] = fitted.judge, found
+                fits.append(_Fit(table, fitted))
+                figures[name] = found
             progress(1)
-    if dropped := [matrix.models[t.probe] for t in tables if matrix.models[t.probe] not in judges]:
+    if dropped := [matrix.models[t.probe] for t in tables if matrix.models[t.probe] not in figures]:
         feedback.note(f"answers tell no more than prompts of {', '.join(dropped)}: not judged")
-    return AnswerJudge(matrix.models, scale, judges, figures)
+    judges = {matrix.models[fit.table.probe]: fit.fitted.judge for fit in fits}
+    pairs = _fit_pairs(matrix, estimates, folds, fits, cost_usd or {}, feedback)
+    return AnswerJudge(matrix.models, scale, judges, figures, pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +106,121 @@ class _AnswerTable:
     rows: Int64[np.ndarray, " answers"]
     """Of the outcomes."""
     answers: tuple[RecordedAnswer, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """The judge of one model, with the answers it was fitted to."""
+
+    table: _AnswerTable
+    fitted: FittedJudge
+
+    @property
+    def probe(self) -> int:
+        """Its column."""
+        return self.table.probe
+
+
+def _fit_pairs(
+    matrix: OutcomeMatrix,
+    estimates: PromptEstimates,
+    folds: Int64[np.ndarray, " items"],
+    fits: Sequence[_Fit],
+    cost_usd: Mapping[str, float],
+    feedback: Feedback,
+) -> dict[tuple[str, str], PairJudge]:
+    """Fit judges of two models' answers, of each first model with those that tell the most."""
+    compared = _Compared(matrix, estimates, folds, {fit.probe: fit for fit in fits})
+    pairs = {}
+    with feedback.progress_bar("Comparing answers", len(fits)) as progress:
+        for first in fits:
+            others = [
+                one.probe
+                for one in fits
+                if one is not first and _is_cheap(matrix.models, one.probe, cost_usd)
+            ]
+            telling = sorted(others, key=lambda other: -compared.tells(first.probe, other))
+            for other in telling[:MOST_SECONDS]:
+                judge = compared.fit(first.probe, other)
+                if judge is not None:
+                    pairs[matrix.models[first.probe], matrix.models[other]] = judge
+            progress(1)
+    return pairs
+
+
+def _is_cheap(models: Sequence[str], column: int, cost_usd: Mapping[str, float]) -> bool:
+    known = [cost_usd.get(name, float("nan")) for name in models]
+    dearest = float(np.nanmax(known)) if not np.isnan(known).all() else float("nan")
+    return is_worth_comparing(known[column], dearest)
+
+
+class _Compared:
+    """Compares models' answers to the same items."""
+
+    def __init__(
+        self,
+        matrix: OutcomeMatrix,
+        estimates: PromptEstimates,
+        folds: Int64[np.ndarray, " items"],
+        fits: Mapping[int, _Fit],
+    ) -> None:
+        self._matrix, self._estimates, self._folds, self._fits = matrix, estimates, folds, fits
+        self._results = {column: _results(matrix, fit.table) for column, fit in fits.items()}
+        self._place = {}
+        for column, fit in fits.items():
+            place = np.full(len(matrix.items), -1)
+            place[fit.table.rows] = np.arange(len(fit.table.rows))
+            self._place[column] = place
+
+    def tells(self, first: int, second: int) -> float:
+        """Return how clearly agreement parts the first's answers better and worse than judged."""
+        rows = self._rows(first, second)
+        if len(rows) < LEAST_ANSWERS:
+            return -np.inf
+        one = self._place[first][rows]
+        judged = self._fits[first].fitted.held_out_quality[one, first]
+        surprise = self._matrix.score[rows, first] - judged
+        same = self._agreement(first, second, rows) == Agreement.SAME
+        if same.all() or not same.any():
+            return -np.inf
+        error = surprise.std() * np.sqrt(1 / same.sum() + 1 / (~same).sum())
+        return float((surprise[same].mean() - surprise[~same].mean()) / max(error, _TINY))
+
+    def fit(self, first: int, second: int) -> PairJudge | None:
+        """Return the judge of a pair; None where it tells nothing more on items left out."""
+        rows = self._rows(first, second)
+        if len(rows) < LEAST_ANSWERS:
+            return None
+        one, other = (
+            log_odds(self._fits[column].fitted.held_out_quality[self._place[column][rows]])
+            for column in (first, second)
+        )
+        prior = log_odds(self._estimates.quality[rows])
+        judged = JudgedPairs(prior, one, other, self._agreement(first, second, rows))
+        score, folds = self._matrix.score[rows], self._folds[rows]
+        fitted = fit_pair_judge(first, second, judged, score, folds)
+        return fitted.judge if fitted.lead > 0 else None
+
+    def _rows(self, first: int, second: int) -> Int64[np.ndarray, " rows"]:
+        """Return the items that both answered."""
+        return np.flatnonzero((self._place[first] >= 0) & (self._place[second] >= 0))
+
+    def _agreement(
+        self, first: int, second: int, rows: Int64[np.ndarray, " rows"]
+    ) -> Int8[np.ndarray, " rows"]:
+        ones, others = (
+            [self._results[column][place] for place in self._place[column][rows].tolist()]
+            for column in (first, second)
+        )
+        return agreements(ones, others)
+
+
+def _results(matrix: OutcomeMatrix, table: _AnswerTable) -> list[StatedResult]:
+    """Return what each answer of a model states."""
+    return [
+        StatedResult.of(matrix.items[at].prompt, answer.text)
+        for at, answer in zip(table.rows.tolist(), table.answers, strict=True)
+    ]
 
 
 def _answer_tables(
@@ -144,7 +276,7 @@ def _figures(
     before = estimates.quality[table.rows][:, [table.probe]]
     after = fitted.held_out_quality[:, [table.probe]]
     name = (matrix.models[table.probe],)
-    gained = _log_loss(score, before) - _log_loss(score, after)
+    gained = log_loss(score[:, 0], before[:, 0]) - log_loss(score[:, 0], after[:, 0])
     error = float(gained.std()) / float(np.sqrt(len(gained)))
     return {
         "answers": len(table.rows),
@@ -152,11 +284,3 @@ def _figures(
         "with_answer": metrics_by_model(score, after, name)[name[0]],
         "lead": float(gained.mean()) - error,
     }
-
-
-def _log_loss(
-    score: Float32[np.ndarray, "answers 1"], quality: Float32[np.ndarray, "answers 1"]
-) -> Float32[np.ndarray, " answers"]:
-    bounded = np.clip(quality, _LEAST, 1 - _LEAST)[:, 0]
-    right = score[:, 0]
-    return np.asarray(-(right * np.log(bounded) + (1 - right) * np.log(1 - bounded)))

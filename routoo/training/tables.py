@@ -4,9 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from routoo.domain.items import Item
 from routoo.domain.prompt import bound_text_tokens, estimate_text_tokens
 from routoo.domain.tables import (
+    Outcomes,
     OutcomeTables,
     read_items,
     read_outcomes,
@@ -65,6 +68,16 @@ def prompt_factors(tables: OutcomeTables, models: Sequence[str]) -> dict[str, fl
             counts[0], counts[1] = counts[0] + tokens, counts[1] + expected[item_id]
             counts[2] += 1
     return {name: _drawn_to_one(*counts) for name, counts in sums.items() if counts[2]}
+
+
+def mean_costs(outcomes: Outcomes) -> dict[str, float]:
+    """Return the mean cost of a call of each model that has a known one, in USD."""
+    models, costs = np.array(outcomes.models), outcomes.cost_usd
+    known = ~np.isnan(costs)
+    return {
+        str(name): float(costs[known & (models == name)].mean())
+        for name in np.unique(models[known])
+    }
 
 
 def _body(item: Item) -> dict[str, Any]:

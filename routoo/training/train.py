@@ -39,7 +39,7 @@ from routoo.training.judge import PromptEstimates, fit_judge
 from routoo.training.learning_curve import learning_curve, plot_learning_curve
 from routoo.training.predictor_settings import PredictorSettings
 from routoo.training.promote import promote_checkpoint, register_folder
-from routoo.training.tables import prompt_factors
+from routoo.training.tables import mean_costs, prompt_factors
 from routoo.training.tune import TUNING_STATE, tune_encoder
 
 FEW_OUTCOMES = 50
@@ -104,7 +104,10 @@ def train_predictor(
     metrics["prompt_factors"] = prompt_factors(tables, matrix.models)
     # What the backbone was tuned on it knows: a judge fitted there would trust the prompt too much.
     unseen = _without(matrix, tuned_on)
-    judge = _fit_judge(unseen, features, fitted, answers, feedback, seed=fit.seed)
+    judge = AnswerJudge.none(matrix.models)
+    if answers:
+        expected, costs = _prompt_estimates(fitted, features), mean_costs(tables.outcomes)
+        judge = fit_judge(unseen, expected, answers, feedback, seed=fit.seed, cost_usd=costs)
     judge_facts = write_judge(out, judge)
     manifest = replace(
         _manifest(encoder, matrix, weights), settings=facts, metrics=metrics, judge=judge_facts
@@ -114,21 +117,12 @@ def train_predictor(
     return TrainedPredictor(matrix, features, fitted, fit, manifest)
 
 
-def _fit_judge(
-    matrix: OutcomeMatrix,
-    features: Float32[np.ndarray, "items features"],
-    fitted: FitResult,
-    answers: Sequence[RecordedAnswer],
-    feedback: Feedback,
-    *,
-    seed: int,
-) -> AnswerJudge:
-    if not answers:
-        return AnswerJudge.none(matrix.models)
+def _prompt_estimates(
+    fitted: FitResult, features: Float32[np.ndarray, "items features"]
+) -> PromptEstimates:
     estimator = fitted.estimator
     tokens = estimator.tokens(estimator.projection.apply(features))
-    estimates = PromptEstimates(fitted.held_out_quality, tokens)
-    return fit_judge(matrix, estimates, answers, feedback, seed=seed)
+    return PromptEstimates(fitted.held_out_quality, tokens)
 
 
 def _without(matrix: OutcomeMatrix, rows: Bool[np.ndarray, " items"] | None) -> OutcomeMatrix:

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routoo.evaluation.cascade import CascadeKnowledge, ProbeKnowledge, decide, decide_all
+from routoo.evaluation.cascade import (
+    CascadeKnowledge,
+    PairKnowledge,
+    ProbeKnowledge,
+    decide,
+    decide_all,
+)
 from routoo.evaluation.cascade_report import compare_policies
 from routoo.judge.outcomes import ExpectedJudgements
 from routoo.statistics import log_budgets
@@ -70,6 +76,53 @@ def test_a_pool_at_one_price_is_decided_too() -> None:
     assert decide(same, 2.0).cost_usd(same.cost_usd).mean() == pytest.approx(2.0)
 
 
+def _agreement(useful: float, count: int = 600) -> tuple[CascadeKnowledge, np.ndarray]:
+    """Return a probe whose answer tells nothing but by whether a second cheap one is the same."""
+    known, score = _knowledge(0.0, count)
+    (probe,) = known.probes
+    right = score[:, 0] == 1
+    quality = np.repeat(known.quality, [1, 2], axis=1)[:, [0, 1, 1]]
+    quality[:, 1] = 0.55
+    wide = ExpectedJudgements(probe.expected.chance, np.repeat(quality[:, None], 2, axis=1))
+    first = ProbeKnowledge(0, probe.answered, wide, quality)
+    good, bad = 0.6 + 0.4 * useful, 0.6 - 0.6 * useful
+    judged = quality.copy()
+    judged[:, 0] = np.where(right, good, bad)
+    outcomes = np.repeat(quality[:, None], 2, axis=1)
+    outcomes[:, 0, 0], outcomes[:, 1, 0] = good, bad
+    pair = PairKnowledge(
+        0,
+        1,
+        probe.answered,
+        np.repeat(probe.expected.chance[:, None], 2, axis=1),
+        np.repeat(outcomes[:, None], 2, axis=1),
+        ExpectedJudgements(probe.expected.chance, outcomes),
+        judged,
+    )
+    scores = np.stack([score[:, 0], score[:, 0] * 0, score[:, 1]], axis=1)
+    return CascadeKnowledge(quality, np.array([1.0, 0.5, 10.0]), (first,), (pair,)), scores
+
+
+def test_a_second_cheap_answer_is_asked_for_where_agreement_tells_right_from_wrong() -> None:
+    known, score = _agreement(1.0)
+    decided = decide(known, 5.0)
+    compared, right = decided.second == 1, score[:, 0] == 1
+    assert compared.mean() > 0.9
+    assert decided.escalated[compared & ~right].mean() > 0.8
+    assert decided.accepted[compared & right].all()
+    costs = decided.cost_usd(known.cost_usd)
+    assert costs[compared & right] == pytest.approx(1.5)
+    assert costs[decided.escalated].max() == pytest.approx(11.5)
+    report = compare_policies(known, score, ("cheap", "second", "strong"), seed=0)
+    assert report.cascade_gain.value > report.single_gain.value + 0.02
+    assert [row.second for row in report.judgements] == [None, "second"]
+
+
+def test_a_second_answer_that_tells_nothing_is_not_asked_for() -> None:
+    known, _ = _agreement(0.0)
+    assert (decide(known, 5.0).second == -1).all()
+
+
 @given(st.integers(0, 10_000), st.floats(1e-6, 1e3))
 @settings(max_examples=40, deadline=None)
 def test_no_budget_is_exceeded(seed: int, scale: float) -> None:
@@ -89,7 +142,19 @@ def test_no_budget_is_exceeded(seed: int, scale: float) -> None:
         )
         for column in (0, 2)
     )
-    known = CascadeKnowledge(quality, costs, probes)
+    pair = PairKnowledge(
+        1,
+        int(generator.integers(0, 2)),
+        generator.random(count) < 0.8,
+        generator.dirichlet(np.ones(3), (count, outcomes)).astype(np.float32),
+        generator.random((count, outcomes, 3, models), np.float32),
+        ExpectedJudgements(
+            generator.dirichlet(np.ones(3), count).astype(np.float32),
+            generator.random((count, 3, models), np.float32),
+        ),
+        generator.random((count, models), np.float32),
+    )
+    known = CascadeKnowledge(quality, costs, probes, (pair,))
     budgets = log_budgets(costs)
     for budget, decided in zip(budgets, decide_all(known, budgets), strict=True):
         assert decided.cost_usd(costs).mean() <= budget * (1 + 1e-6)

@@ -115,6 +115,80 @@ def test_too_few_answers_get_no_judge() -> None:
     assert few.probes == ()
 
 
+def _open_answers(count: int = 400) -> tuple[OutcomeMatrix, PromptEstimates, list[RecordedAnswer]]:
+    """Return numbers stated by two models, the same where both are right, and hedging ones."""
+    generator = np.random.default_rng(4)
+    right = generator.random((count, 2)) < 0.6
+    hedges = generator.random((count, 2)) < np.where(right, 0.35, 0.65)
+    items = tuple(Item(f"i{n}", f"Question {n}: how many?") for n in range(count))
+    texts = ("It might perhaps be so, possibly. The answer is", "It is so. The answer is")
+    answers = [
+        RecordedAnswer(
+            item.item_id,
+            MODELS[model],
+            f"{texts[0] if hedges[n, model] else texts[1]} "
+            f"{3 * n if right[n, model] else 3 * n + 1 + model}.",
+        )
+        for n, item in enumerate(items)
+        for model in (0, 1)
+    ]
+    strong = generator.random(count) < 0.9
+    score = np.concatenate([right, strong[:, None]], axis=1).astype(np.float32)
+    quality = np.tile(np.array([0.6, 0.6, 0.9], np.float32), (count, 1))
+    tokens = np.full((count, 3), 12.0, np.float32)
+    return OutcomeMatrix(items, MODELS, score, tokens), PromptEstimates(quality, tokens), answers
+
+
+@pytest.fixture(scope="module")
+def pair_judge() -> AnswerJudge:
+    costs = {"cheap": 0.05, "other": 0.04, "strong": 1.0}
+    return fit_judge(*_open_answers(), ConsoleFeedback(), seed=0, cost_usd=costs)
+
+
+def test_answers_that_agree_are_judged_to_be_right(pair_judge: AnswerJudge) -> None:
+    assert set(pair_judge.pairs) == {("cheap", "other"), ("other", "cheap")}
+    one, same, different = (
+        ProbeAnswer("Question: how many?", text, np.array([0.6, 0.6, 0.9]), 12.0)
+        for text in ("It is so. The answer is 4.", "It is so: 4.0", "It is so. The answer is 5.")
+    )
+    alone = pair_judge.judge("cheap", [one])[0]
+    agreed, denied = pair_judge.judge_pair("cheap", "other", [(one, same), (one, different)])
+    assert agreed[0] > max(alone[0] + 0.1, 0.85)
+    assert denied[0] < alone[0] - 0.1
+    assert pair_judge.judge_pair("cheap", "other", []).shape == (0, 3)
+
+
+def test_expected_agreement_has_the_judged_estimate_as_its_mean(pair_judge: AnswerJudge) -> None:
+    quality = np.random.default_rng(0).uniform(0.05, 0.95, (40, 3)).astype(np.float32)
+    expected = pair_judge.expected_agreement("cheap", "other", quality)
+    mean = np.einsum("jk,jkm->jm", expected.chance, expected.quality)
+    assert mean == pytest.approx(quality, abs=5e-3)
+    assert np.ptp(expected.quality[:, :, 0], axis=1).mean() > 0.2
+
+
+def test_a_dear_model_is_no_second_one() -> None:
+    costs = {"cheap": 0.05, "other": 0.4, "strong": 1.0}
+    judge = fit_judge(*_open_answers(), ConsoleFeedback(), seed=0, cost_usd=costs)
+    assert set(judge.pairs) == {("other", "cheap")}
+
+
+def test_pairs_that_were_not_compared_are_refused(judge: AnswerJudge) -> None:
+    with pytest.raises(CheckpointError, match="together"):
+        judge.expected_agreement("cheap", "other", np.full((1, 3), 0.5))
+
+
+def test_judges_of_pairs_are_kept_and_know_models_that_come_later(
+    pair_judge: AnswerJudge, tmp_path: Path
+) -> None:
+    _checkpoint(tmp_path, write_judge(tmp_path, pair_judge), (*MODELS, "late"))
+    read = load_judge(tmp_path)
+    quality = np.full((2, 4), 0.6, np.float32)
+    expected = read.expected_agreement("cheap", "other", quality)
+    assert expected.quality.shape[2] == 4
+    wanted = pair_judge.expected_agreement("cheap", "other", quality[:, :3])
+    assert expected.quality[:, :, 2] == pytest.approx(wanted.quality[:, :, 2], abs=0.05)
+
+
 def _checkpoint(folder: Path, facts: dict[str, object], models: tuple[str, ...]) -> None:
     manifest = Manifest(models, "", "", (), "", "", "", {}, {}, judge=facts)
     write_checkpoint(folder, b"", manifest)
