@@ -25,8 +25,8 @@ NO_FIELDS: dict[str, Any] = {}
 PRICES = {"small": Decimal(1), "large": Decimal(10)}
 
 
-def pool_of(server: FakeServer) -> Pool:
-    """Return a pool of a cheap and a dear model at the server."""
+def pool_of(server: FakeServer, prices: Mapping[str, Decimal] = PRICES) -> Pool:
+    """Return a pool of a cheap and a dear model at the server, or of models of other prices."""
     return Pool(
         models=tuple(
             CandidateModel(
@@ -35,7 +35,7 @@ def pool_of(server: FakeServer) -> Pool:
                 price_usd_per_mtok=Tariff(prompt=price, completion=price),
                 context_window_tokens=4096,
             )
-            for name, price in PRICES.items()
+            for name, price in prices.items()
         )
     )
 
@@ -70,7 +70,7 @@ async def prepare(
         await batches.seal(conn, batch_id, count, 1000)
     score = await claim(db, ShardKey(batch_id, Stage.SCORE, 0))
     async with db.transaction() as conn:
-        await predictions.save(conn, score, predictions_of(count))
+        await predictions.save(conn, score, predictions_of(count, len(pool.models)))
         await shards.finish(conn, score, shards.Done())
     if model is None:
         await select(db, batch_id)
@@ -93,12 +93,12 @@ async def select(db: Database, batch_id: UUID) -> None:
         await shards.finish(conn, lease, shards.Done())
 
 
-def predictions_of(count: int) -> Predictions:
-    """Return predictions by which the dear model is the better one."""
+def predictions_of(count: int, models: int = 2) -> Predictions:
+    """Return predictions by which the dear model, the last one, is the better one."""
     return Predictions(
-        quality=np.tile(np.float32([0.5, 0.9]), (count, 1)),
-        quality_std=np.zeros((count, 2), np.float32),
-        completion_tokens=np.full((count, 2), 5, np.float32),
+        quality=np.tile(np.float32([*([0.5] * (models - 1)), 0.9]), (count, 1)),
+        quality_std=np.zeros((count, models), np.float32),
+        completion_tokens=np.full((count, models), 5, np.float32),
         novelty=np.zeros(count, np.float32),
         truncated=np.zeros(count, np.bool_),
     )

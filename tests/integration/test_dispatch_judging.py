@@ -5,6 +5,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from routoo.domain import absence
 from routoo.domain.job import SLA, Lease
 from routoo.domain.pool import Pool
 from routoo.domain.validators import Validators
+from routoo.judge.outcomes import ExpectedJudgements
 from routoo.pipeline.dispatch import answer
 from routoo.pipeline.judges import JudgeCache
 from routoo.store import ledger, shards
@@ -32,7 +34,8 @@ GOOD = {"models": {"small": {"answer": "certain"}, "large": {"answer": "certain"
 class FakeJudge:
     """Takes an answer for good unless it says that it isn't sure."""
 
-    probes = ("small",)
+    probes: Sequence[str] = ("small",)
+    pairs: Mapping[tuple[str, str], object] = MappingProxyType({})
 
     def columns(self, models: Sequence[str]) -> list[int]:
         return [NAMES.index(name) for name in models]
@@ -46,6 +49,35 @@ class FakeJudge:
         assert all("Question number" in one.prompt for one in answers)
         own = [0.1 if "not sure" in one.text else 0.95 for one in answers]
         return np.array([[value, 0.9] for value in own], np.float32)
+
+
+class PairJudge(FakeJudge):
+    """Knows nothing of an answer but whether another model says the same."""
+
+    probes = ("small", "twin")
+    pairs = MappingProxyType({("small", "twin"): None})
+    names = ("small", "twin", "large")
+
+    def columns(self, models: Sequence[str]) -> list[int]:
+        return [self.names.index(name) for name in models]
+
+    def spread(self, models: Sequence[str], quality: Any) -> Any:
+        assert tuple(models) == self.names
+        return np.asarray(quality, np.float32)
+
+    def judge(self, probe: str, answers: Sequence[Any]) -> Any:
+        assert probe == "small"
+        return np.array([[0.5, 0.5, 0.9]] * len(answers), np.float32)
+
+    def judge_pair(self, first: str, second: str, answers: Sequence[Any]) -> Any:
+        assert (first, second) == ("small", "twin")
+        own = [0.95 if one.text == other.text else 0.05 for one, other in answers]
+        return np.array([[value, value, 0.9] for value in own], np.float32)
+
+    def expected_agreement(self, first: str, second: str, quality: Any) -> Any:
+        assert (first, second, quality.shape) == ("small", "twin", (1, 3))
+        outcomes = np.array([[[0.95, 0.95, 0.9], [0.05, 0.05, 0.9]]], np.float32)
+        return ExpectedJudgements(np.array([[0.5, 0.5]], np.float32), outcomes)
 
 
 class CrashError(Exception):
@@ -207,6 +239,100 @@ async def test_a_process_killed_between_the_two_calls_pays_the_first_once(
             ("small", "succeeded", True, 2),
         ]
         assert [one.model for one in server.requests].count("small") == 2
+
+
+AGREE = {"models": {name: {"answer": "certain"} for name in ("small", "twin", "large")}}
+DIFFER = {"models": {**AGREE["models"], "twin": {"answer": "another"}}}
+
+
+async def compared(
+    db: Database, server: FakeServer, monkeypatch: pytest.MonkeyPatch, **options: Any
+) -> Lease:
+    """Bring a batch to its dispatch whose probes may be compared with a cheap model's answers."""
+
+    async def of(_cache: JudgeCache, _conn: Any, _batch: Any) -> Any:
+        return PairJudge()
+
+    monkeypatch.setattr(JudgeCache, "of", of)
+    prices = {"small": Decimal(1), "twin": Decimal("0.5"), "large": Decimal(10)}
+    lease = await prepare(db, pool_of(server, prices), 3, **options)
+    await rows(db, "UPDATE assignments SET probe = true, escalation_chance = 0.5 RETURNING 1")
+    return lease
+
+
+async def test_an_answer_that_a_second_cheap_model_agrees_with_is_accepted(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FakeServer(AGREE) as server:
+        lease = await compared(db, server, monkeypatch)
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "small", "accepted", None, 2, 3)]
+        assert await calls(db) == [("small", "succeeded", True, 3), ("twin", "succeeded", True, 3)]
+        decided = "SELECT DISTINCT attempt_no, decision, next_model FROM answer_judgements"
+        assert await rows(db, f"{decided} ORDER BY 1") == [
+            (1, "escalated", "twin"),
+            (2, "accepted", "small"),
+        ]
+        await money_agrees(db, lease, server)
+
+
+async def test_answers_that_differ_are_escalated_and_all_calls_count(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FakeServer(DIFFER) as server:
+        lease = await compared(db, server, monkeypatch)
+        assert await dispatch(db, lease)
+        assert await ends(db) == [("succeeded", "large", "escalated", None, 3, 3)]
+        await money_agrees(db, lease, server)
+
+
+async def test_a_second_answer_that_fails_leaves_the_choice_of_the_first_alone(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault = {"kind": "status", "status": 400}
+    script = {"models": {**AGREE["models"], "twin": {"faults": [fault]}}}
+    async with FakeServer(script) as server:
+        lease = await compared(db, server, monkeypatch)
+        assert await dispatch(db, lease)
+        assert [row[:3] for row in await ends(db)] == [("succeeded", "large", "escalated")]
+
+
+async def test_a_job_with_a_cap_is_not_compared(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capped = SLA(max_cost_usd=Decimal(1))
+    async with FakeServer(AGREE) as server:
+        lease = await compared(db, server, monkeypatch, sla=capped)
+        assert await dispatch(db, lease)
+        assert [one.model for one in server.requests].count("twin") == 0
+
+
+async def test_two_kept_answers_outlive_the_worker_and_are_not_paid_twice(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker dies when the second answers are committed and nothing is decided of them yet."""
+    decide = answer.review
+
+    async def crash(commit: Any, judging: Any, account: Any, kept: Any) -> Any:
+        if kept.attempt.model == "twin":
+            await asyncio.sleep(0.2)  # the answers are committed
+            raise CrashError
+        return await decide(commit, judging, account, kept)
+
+    async with FakeServer(AGREE) as server:
+        lease = await compared(db, server, monkeypatch)
+        with monkeypatch.context() as patched:
+            patched.setattr(answer, "review", crash)
+            with pytest.raises(CrashError):
+                await dispatch(db, lease)
+        assert await ends(db) == []
+        assert await rows(db, "SELECT count(*) FROM kept_answers") == [(6,)]
+        before = len(server.requests)
+        lease = await again(db, lease)
+        assert await dispatch(db, lease)
+        assert len(server.requests) == before
+        assert await ends(db) == [("succeeded", "small", "accepted", None, 2, 3)]
+        await money_agrees(db, lease, server)
 
 
 async def again_ready(db: Database, lease: Lease) -> Lease:

@@ -83,6 +83,8 @@ class JobAccount:
     """The models that it may be asked of, by what the prompt alone tells."""
     escalated: bool = False
     """Whether the models that are asked now are asked after another one's answer."""
+    compares: str | None = None
+    """Name of the model whose answer is to be compared with a probe's; None for none."""
 
     @classmethod
     def of(cls, pending: PendingJob, kept: Sequence[KeptAnswer] = ()) -> Self:
@@ -165,8 +167,9 @@ class JobAccount:
     @property
     def asks_probe(self) -> bool:
         """Whether the answer of the model that is asked will be judged."""
-        is_chosen = self.asked is not None and self.asked.model.name == self.given.model
-        return self.given.probe and is_chosen and not self.escalated
+        asked = None if self.asked is None else self.asked.model.name
+        is_first = asked == self.given.model and not self.escalated
+        return self.given.probe and asked is not None and (is_first or asked == self.compares)
 
     def note_fault(self, kept: KeptAnswer, fault: str) -> None:
         """Keep how an answer breaks a rule; the last such error becomes the job's own."""

@@ -1,13 +1,15 @@
 """Judges answers as they come, and decides: accept one, or ask another model at the price of now.
 
 A probe's answer is accepted where the probability that it is good is at least
-max_m(q_m - price x expected cost_m) over the other models that the job may be asked of, with the
-qualities that the judgement shows. The price is that of the newest plan.
+max_m(q_m - price x expected cost_m) over the other models that the job may be asked of, by the
+qualities that the judgement shows. The price is that of the newest plan. Where that is worth more
+than both, a second cheap model is asked first, and whether it states the same is judged too.
 """
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import numpy as np
 import structlog
@@ -17,15 +19,18 @@ from routoo.domain.answer import AnswerJudgement
 from routoo.domain.completion import KeptAnswer
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import Pool
-from routoo.domain.prediction import experience_from_json
+from routoo.domain.prediction import NO_EXPERIENCE, Experience, experience_from_json
 from routoo.domain.prompt import prompt_text
 from routoo.errors import CheckpointError
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
+from routoo.judge.pair_judge import is_worth_comparing
 from routoo.pipeline.dispatch.fallback import Candidate, quality_per_usd
 from routoo.pipeline.select.experience import answered_shares
 from routoo.store.batches.records import BatchRecord
 
 ACCEPTED, ESCALATED = "accepted", "escalated"
+_UNJUDGED = (CheckpointError, ArithmeticError, LookupError, TypeError, ValueError)
+"""Errors of a judge that cost an answer its judgement, and no more."""
 _log = structlog.get_logger(__name__)
 
 
@@ -35,12 +40,21 @@ class Decision:
 
     judgement: AnswerJudgement
     order: Sequence[Candidate]
-    """The models that are worth a call now, by falling value; none where it is accepted."""
+    """The models that are worth a call now, by falling value; none where one is accepted."""
+    taken: KeptAnswer
+    """The answer that is the result if none of them is asked."""
+    quality: float
+    """Probability that it is good."""
+    compares: str | None = None
+    """The first of the models where its answer is to be compared with this one."""
 
     @property
     def accepts(self) -> bool:
-        """Whether the answer is taken."""
-        return self.judgement.decision == ACCEPTED
+        """Whether an answer is taken."""
+        broken = self.judgement.fault is not None and self.judgement.attempt_no == (
+            self.taken.attempt.attempt_no
+        )
+        return not self.order and not broken
 
 
 class AnswerJudging:
@@ -57,13 +71,15 @@ class AnswerJudging:
         self._column = {model.name: column for column, model in enumerate(pool.models)}
         self._price_per_usd = 0.0
         self._answered: Mapping[str, float] = {}
+        self._experience: Experience = {}
         self._waiting: list[_Waiting] = []
         self._judging = asyncio.Lock()
 
     def follow(self, batch: BatchRecord) -> None:
         """Decide by the price and the experience of a batch's newest plan from now on."""
         plan = batch.plan or {}
-        shares = answered_shares(self._pool, experience_from_json(plan.get("experience")))
+        self._experience = experience_from_json(plan.get("experience"))
+        shares = answered_shares(self._pool, self._experience)
         self._answered = dict(zip(self._pool.names, np.asarray(shares).tolist(), strict=True))
         self._price_per_usd = quality_per_usd(batch, plan)
 
@@ -73,6 +89,7 @@ class AnswerJudging:
         kept: KeptAnswer,
         candidates: Sequence[Candidate],
         fault: str | None = None,
+        first: KeptAnswer | None = None,
     ) -> Decision:
         """Decide about a probe's answer.
 
@@ -81,21 +98,31 @@ class AnswerJudging:
             kept: The answer.
             candidates: The models that the job may be asked of, the probe among them.
             fault: How the answer breaks a rule of the job; such an answer is not accepted.
+            first: An earlier good answer that this one is compared with.
         """
-        probe = self._column[kept.attempt.model]
-        quality = await self._judged(pending, kept, probe)
+        shown = await self._judged(pending, kept, first)
+        quality, probe = shown.quality, self._column[kept.attempt.model]
         price = self._price_per_usd / max(pending.serves, 1)
+        taken, after = kept, float(quality[probe]) if fault is None else 0.0
+        if (
+            first is not None
+            and (own := float(quality[self._column[first.attempt.model]])) >= after
+        ):
+            taken, after = first, own
+        answered = {kept.attempt.model, first.attempt.model if first else kept.attempt.model}
         others = [
             replace(one, expected_quality=float(quality[self._column[one.model.name]]))
             for one in candidates
-            if one.model.name != kept.attempt.model
+            if one.model.name not in answered
         ]
-        after = float(quality[probe]) if fault is None else 0.0
         valued = by_value(after, others, price, self._answered)
-        if fault is None:
-            worth = [one for value, one in valued if value > after]
-        else:
-            worth = [one for _, one in valued]
+        worth = [one for value, one in valued if value > after or (fault and first is None)]
+        compared = None
+        if fault is None and first is None:
+            least = max(after, valued[0][0]) if valued else after
+            compared = self._worth_comparing(pending, kept, shown, others, price, least)
+        if compared is not None:
+            worth = [compared, *(one for one in worth if one is not compared)]
         judgement = AnswerJudgement(
             kept.attempt.job_no,
             kept.attempt.attempt_no,
@@ -104,24 +131,126 @@ class AnswerJudging:
             after=float(quality[probe]),
             threshold=valued[0][0] if valued else None,
             price_per_usd=price,
-            next_model=worth[0].model.name if worth else None,
+            next_model=worth[0].model.name if worth else _left_for(taken, kept),
             fault=fault,
         )
-        return Decision(judgement, worth)
+        return Decision(judgement, worth, taken, after, compared.model.name if compared else None)
+
+    def _worth_comparing(
+        self,
+        pending: PendingJob,
+        kept: KeptAnswer,
+        shown: "_Shown",
+        others: Sequence[Candidate],
+        price: float,
+        least: float,
+    ) -> Candidate | None:
+        """Return the model whose answer is worth comparing with a kept one; None where none is.
+
+        Args:
+            pending: The job; one with a cap of its cost gets at most two calls.
+            kept: The answer.
+            shown: What it shows.
+            others: The models that may be asked next.
+            price: Quality that a dollar must buy.
+            least: Value of accepting, and of the best of the others.
+        """
+        judge, best = self._judge, None
+        if judge is None or shown.whole is None or pending.job.sla.max_cost_usd is not None:
+            return None
+        first = self._names[self._column[kept.attempt.model]]
+        for one in others:
+            second = self._names[self._column[one.model.name]]
+            rest = [other for other in others if other is not one]
+            if (first, second) not in judge.pairs or not self._may_compare(pending, one, rest):
+                continue
+            expected = judge.expected_agreement(first, second, shown.whole[None])
+            outcomes = expected.quality[0][:, judge.columns(self._names)]
+            values = [
+                self._best_value(outcome, (kept.attempt.model, one.model.name), rest, price)
+                for outcome in outcomes
+            ]
+            brought = float(np.dot(expected.chance[0], values))
+            now = float(shown.quality[self._column[kept.attempt.model]])
+            share = self._answered.get(one.model.name, 1.0)
+            value = now + share * (brought - now) - price * float(one.expected_cost_usd or 0)
+            if value > least:
+                least, best = value, one
+        return best
+
+    def _may_compare(
+        self, pending: PendingJob, second: Candidate, rest: Sequence[Candidate]
+    ) -> bool:
+        """Return whether a second call is cheap enough, and leaves time for a third one."""
+        costs = [float(one.expected_cost_usd or 0) for one in rest]
+        if not costs or not is_worth_comparing(float(second.expected_cost_usd or 0), max(costs)):
+            return False
+        deadline = pending.job.sla.deadline
+        if deadline is None:
+            return True
+        left_s = (deadline - datetime.now(UTC)).total_seconds()
+        slowest = max(self._latency_s(pending, one) for one in rest)
+        return self._latency_s(pending, second) + slowest <= left_s
+
+    def _latency_s(self, pending: PendingJob, one: Candidate) -> float:
+        """Return the typical latency of a call; 0 where nothing is known."""
+        known = self._experience.get(one.model.name, NO_EXPERIENCE)
+        tokens = pending.completion_tokens[self._column[one.model.name]]
+        return (known.base_s or 0.0) + (known.per_completion_token_s or 0.0) * tokens
+
+    def _best_value(
+        self,
+        quality: Float32[np.ndarray, " models"],
+        answered: tuple[str, str],
+        rest: Sequence[Candidate],
+        price: float,
+    ) -> float:
+        """Return what is best once two models have answered: the better answer, or a third call."""
+        kept = max(float(quality[self._column[name]]) for name in answered)
+        others = [
+            replace(one, expected_quality=float(quality[self._column[one.model.name]]))
+            for one in rest
+        ]
+        return max(kept, *(value for value, _ in by_value(kept, others, price, self._answered)))
 
     async def _judged(
-        self, pending: PendingJob, kept: KeptAnswer, probe: int
-    ) -> Float32[np.ndarray, " models"]:
-        """Return each model's quality, given the answer, in pool order."""
+        self, pending: PendingJob, kept: KeptAnswer, first: KeptAnswer | None
+    ) -> "_Shown":
+        """Return what the answers show of each model."""
         known = np.asarray(pending.quality, np.float32)
-        if self._judge is None or self._names[probe] not in self._judge.probes:
-            return known
+        probe, judge = self._column[kept.attempt.model], self._judge
+        if judge is None or self._names[probe] not in judge.probes:
+            return _Shown(known)
         waiting = _Waiting(pending, kept, probe)
+        if first is not None:
+            one = _Waiting(pending, first, self._column[first.attempt.model])
+            return await asyncio.to_thread(self._judge_both, judge, one, waiting)
         self._waiting.append(waiting)
         async with self._judging:
-            if waiting.quality is None:  # else one that came before has judged it too
-                await self._judge_waiting(self._judge, waiting)
-        return known if waiting.quality is None else waiting.quality
+            if waiting.whole is None:  # else one that came before has judged it too
+                await self._judge_waiting(judge, waiting)
+        return self._shown(judge, waiting)
+
+    def _shown(self, judge: AnswerJudge, waiting: "_Waiting") -> "_Shown":
+        if waiting.whole is None:
+            return _Shown(np.asarray(waiting.pending.quality, np.float32))
+        return _Shown(waiting.whole[judge.columns(self._names)], waiting.whole)
+
+    def _judge_both(self, judge: AnswerJudge, one: "_Waiting", other: "_Waiting") -> "_Shown":
+        """Judge two answers together; where that can't be done the later one by itself."""
+        first, second = self._names[one.probe], self._names[other.probe]
+        if (first, second) in judge.pairs:
+            try:
+                (known,) = judge.spread(self._names, np.asarray([one.pending.quality], np.float32))
+                pair = (one.answer(known), other.answer(known))
+                other.whole = judge.judge_pair(first, second, [pair])[0]
+                return self._shown(judge, other)
+            except _UNJUDGED as error:
+                _log.warning(
+                    "answers.not_compared", job_no=one.kept.attempt.job_no, error=str(error)
+                )
+        (other.whole,) = self._judge_group(judge, [other])
+        return self._shown(judge, other)
 
     async def _judge_waiting(self, judge: AnswerJudge, first: "_Waiting") -> None:
         """Judge an answer, and with it those of the same model that came meanwhile."""
@@ -130,20 +259,20 @@ class AnswerJudging:
         self._waiting = [one for one in self._waiting if one.probe != first.probe]
         group = [first, *alike]
         judged = await asyncio.to_thread(self._judge_group, judge, group)
-        for one, quality in zip(group, judged, strict=True):
-            one.quality = quality
+        for one, whole in zip(group, judged, strict=True):
+            one.whole = whole
 
     def _judge_group(
         self, judge: AnswerJudge, group: Sequence["_Waiting"]
-    ) -> Sequence[Float32[np.ndarray, " models"]]:
+    ) -> Sequence[Float32[np.ndarray, " models"] | None]:
         """Judge answers of one probe; one that can't be judged costs the others nothing."""
         try:
             return list(self._posterior(judge, group))
-        except (CheckpointError, ArithmeticError, LookupError, TypeError, ValueError) as error:
+        except _UNJUDGED as error:
             if len(group) > 1:
                 return [self._judge_group(judge, [one])[0] for one in group]
             _log.warning("answer.not_judged", job_no=group[0].pending.job.job_no, error=str(error))
-            return [np.asarray(group[0].pending.quality, np.float32)]
+            return [None]
 
     def _posterior(
         self, judge: AnswerJudge, group: Sequence["_Waiting"]
@@ -151,8 +280,17 @@ class AnswerJudging:
         known = np.array([one.pending.quality for one in group], np.float32)
         spread = judge.spread(self._names, known)
         answers = [one.answer(quality) for one, quality in zip(group, spread, strict=True)]
-        judged = judge.judge(self._names[group[0].probe], answers)
-        return judged[:, judge.columns(self._names)]
+        return judge.judge(self._names[group[0].probe], answers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What answers show."""
+
+    quality: Float32[np.ndarray, " models"]
+    """Of each model, in pool order."""
+    whole: Float32[np.ndarray, " models"] | None = None
+    """Of each model of the judge; None where nothing was judged."""
 
 
 @dataclass(slots=True, eq=False)
@@ -163,8 +301,8 @@ class _Waiting:
     kept: KeptAnswer
     probe: int
     """Column of its model."""
-    quality: Float32[np.ndarray, " models"] | None = None
-    """Of each model, given the answer; None while it waits."""
+    whole: Float32[np.ndarray, " models"] | None = None
+    """Quality of each model of the judge, given the answer; None where it is not judged."""
 
     def answer(self, quality: Float32[np.ndarray, " models"]) -> ProbeAnswer:
         """Return the answer as the judge takes it."""
@@ -177,6 +315,11 @@ class _Waiting:
             completion.finish_reason,
             self.kept.attempt.token_probabilities,
         )
+
+
+def _left_for(taken: KeptAnswer, kept: KeptAnswer) -> str | None:
+    """Return the model whose earlier answer is better than the one that came."""
+    return None if taken is kept else taken.attempt.model
 
 
 def by_value(

@@ -46,6 +46,15 @@ class KeptAnswers:
         """Whether an answer could be the result: it keeps the rules."""
         return any(self.fault_of(one) is None for one in self.answers)
 
+    def judged_before(self, kept: KeptAnswer) -> KeptAnswer | None:
+        """Return the earlier good answer of another probe; None without any."""
+        for one in self.answers:
+            if one is kept:
+                break
+            if one.attempt.probe and self.fault_of(one) is None:
+                return one if one.attempt.model != kept.attempt.model else None
+        return None
+
     def best(self, candidates: Sequence[Candidate]) -> KeptAnswer | None:
         """Return the answer that is the result if no better one comes; None without any.
 

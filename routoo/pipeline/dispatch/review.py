@@ -61,10 +61,12 @@ async def _decide(
 ) -> Verdict:
     """Decide about a probe's answer at the price of now."""
     fault = account.kept.fault_of(kept)
-    decision = await judging.decide(account.given, kept, account.offered, fault)
+    first = account.kept.judged_before(kept)
+    decision = await judging.decide(account.given, kept, account.offered, fault, first)
     commit.note(decision.judgement)
+    account.compares = decision.compares
     if decision.accepts:
-        result = account.accepted(kept, decision.judgement.after)
+        result = account.accepted(decision.taken, decision.quality)
         if decision.judgement.threshold is None:  # there was no other model to compare it with
             result = replace(result, decision=AnswerDecision.KEPT)
         commit.record(result)
@@ -84,7 +86,7 @@ async def resume(
     """
     verdict = None
     account.kept.forget_decisions()
-    account.escalated = False
+    account.escalated, account.compares = False, None
     for kept in account.kept.answers:
         verdict = await review(commit, judging, account, kept)
         if verdict is Verdict.TAKEN:
