@@ -23,6 +23,7 @@ from tests.fakes.openai_server import FakeServer
 
 NO_FIELDS: dict[str, Any] = {}
 PRICES = {"small": Decimal(1), "large": Decimal(10)}
+THREE_PRICES = {"small": Decimal(1), "twin": Decimal("0.5"), "large": Decimal(10)}
 
 
 def pool_of(server: FakeServer, prices: Mapping[str, Decimal] = PRICES) -> Pool:
@@ -166,7 +167,7 @@ def billed_usd(server: FakeServer) -> Decimal:
     return (
         sum(
             (
-                PRICES[served.model] * (served.prompt_tokens + served.completion_tokens)
+                THREE_PRICES[served.model] * (served.prompt_tokens + served.completion_tokens)
                 for served in server.requests
             ),
             Decimal(0),

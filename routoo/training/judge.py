@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Int8, Int64
+from jaxtyping import Float32, Float64, Int8, Int64
 
 from routoo.domain.answer import RecordedAnswer
 from routoo.evaluation.quality_metrics import metrics_by_model
@@ -13,7 +13,7 @@ from routoo.judge.agreement import Agreement, StatedResult, agreements
 from routoo.judge.fitting import FittedJudge, GradedAnswers, fit_probe_judge
 from routoo.judge.hashed_text import HashedTexts, inverse_frequency
 from routoo.judge.judge import AnswerJudge, ProbeAnswer, features_of_answer
-from routoo.judge.log_odds import log_loss, log_odds
+from routoo.judge.log_odds import log_loss, log_odds, sigmoid
 from routoo.judge.pair_judge import (
     LEAST_ANSWERS,
     JudgedPairs,
@@ -56,7 +56,8 @@ def fit_judge(
     """Fit a judge of each model's answers, and of pairs of models that answered the same items.
 
     A model or pair gets none whose answers are too few, or tell nothing that holds on answers left
-    out.
+    out: neither how good they are, nor for which prompts a better model is worth asking. A model
+    whose answers tell that only beside another's keeps its judge for the pair.
 
     Args:
         matrix: Outcomes of the checkpoint's models.
@@ -91,11 +92,19 @@ def fit_judge(
                 fits.append(_Fit(table, fitted))
                 figures[name] = found
             progress(1)
-    if dropped := [matrix.models[t.probe] for t in tables if matrix.models[t.probe] not in figures]:
-        feedback.note(f"answers tell no more than prompts of {', '.join(dropped)}: not judged")
-    judges = {matrix.models[fit.table.probe]: fit.fitted.judge for fit in fits}
     pairs = _fit_pairs(matrix, estimates, folds, fits, cost_usd or {}, feedback)
-    return AnswerJudge(matrix.models, scale, judges, figures, pairs)
+    paired = {name for names in pairs for name in names}
+    judges = {
+        matrix.models[fit.probe]: fit.fitted.judge
+        for fit in fits
+        if figures[matrix.models[fit.probe]]["routing_gain"] >= 0
+        or matrix.models[fit.probe] in paired
+    }
+    if dropped := [matrix.models[t.probe] for t in tables if matrix.models[t.probe] not in judges]:
+        feedback.note(f"answers tell no more than prompts of {', '.join(dropped)}: not judged")
+    return AnswerJudge(
+        matrix.models, scale, judges, {name: figures[name] for name in judges}, pairs
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +208,11 @@ class _Compared:
         judged = JudgedPairs(prior, one, other, self._agreement(first, second, rows))
         score, folds = self._matrix.score[rows], self._folds[rows]
         fitted = fit_pair_judge(first, second, judged, score, folds)
-        return fitted.judge if fitted.lead > 0 else None
+        alone = routing_values(score, np.full(len(rows), first), one, first)
+        kept = np.where(fitted.held_out[:, second] > fitted.held_out[:, first], second, first)
+        both = routing_values(score, kept, fitted.held_out, first)
+        gain = float((both - alone).mean())
+        return fitted.judge if fitted.lead > 0 and gain > 0 else None
 
     def _rows(self, first: int, second: int) -> Int64[np.ndarray, " rows"]:
         """Return the items that both answered."""
@@ -283,4 +296,45 @@ def _figures(
         "from_prompt": metrics_by_model(score, before, name)[name[0]],
         "with_answer": metrics_by_model(score, after, name)[name[0]],
         "lead": float(gained.mean()) - error,
+        "routing_gain": _routing_gain(matrix, estimates, table, fitted),
     }
+
+
+def _routing_gain(
+    matrix: OutcomeMatrix, estimates: PromptEstimates, table: _AnswerTable, fitted: FittedJudge
+) -> float:
+    score, own = matrix.score[table.rows], np.full(len(table.rows), table.probe)
+    before, after = (
+        routing_values(score, own, log_odds(quality), table.probe)
+        for quality in (estimates.quality[table.rows], fitted.held_out_quality)
+    )
+    return float((after - before).mean())
+
+
+def routing_values(
+    score: Float32[np.ndarray, "answers models"],
+    kept: Int64[np.ndarray, " answers"],
+    estimate: Float64[np.ndarray, "answers models"],
+    probe: int,
+) -> Float64[np.ndarray, " answers"]:
+    """Return what each answer adds to the mean score, over all shares that are asked of another.
+
+    The answers that rank highest by how much better another model is estimated are asked of it
+    first; the mean is over the models whose scores are better than the probe's on average, and so
+    over the prices of them.
+
+    Args:
+        score: What came; an unknown one counts like the kept answer's.
+        kept: Column of the model whose answer is kept otherwise.
+        estimate: Log-odds of each model, as known when it is decided.
+        probe: Column of the probe.
+    """
+    rows, means = np.arange(len(score)), np.nan_to_num(np.nanmean(score, axis=0))
+    better = np.flatnonzero(means > means[probe])
+    own, quality = score[rows, kept].astype(np.float64), sigmoid(estimate)
+    total = np.zeros(len(rows))
+    for model in better:
+        lift = quality[:, model] - quality[rows, kept]
+        rank = np.argsort(np.argsort(lift, kind="stable"), kind="stable") / len(rows)
+        total += np.nan_to_num(score[:, model] - own) * rank
+    return np.asarray(np.nan_to_num(own) + total / max(len(better), 1))

@@ -21,7 +21,16 @@ from routoo.pipeline.judges import JudgeCache
 from routoo.store import ledger, shards
 from routoo.store.batches import control
 from routoo.store.database import Database
-from tests.dispatch_factory import billed_usd, claim, dispatch, pool_of, prepare, requests_at, rows
+from tests.dispatch_factory import (
+    THREE_PRICES,
+    billed_usd,
+    claim,
+    dispatch,
+    pool_of,
+    prepare,
+    requests_at,
+    rows,
+)
 from tests.fakes.openai_server import FakeServer
 
 pytestmark = pytest.mark.anyio
@@ -254,8 +263,7 @@ async def compared(
         return PairJudge()
 
     monkeypatch.setattr(JudgeCache, "of", of)
-    prices = {"small": Decimal(1), "twin": Decimal("0.5"), "large": Decimal(10)}
-    lease = await prepare(db, pool_of(server, prices), 3, **options)
+    lease = await prepare(db, pool_of(server, THREE_PRICES), 3, **options)
     await rows(db, "UPDATE assignments SET probe = true, escalation_chance = 0.5 RETURNING 1")
     return lease
 
