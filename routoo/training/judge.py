@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int8, Int64
 
 from routoo.domain.answer import RecordedAnswer
+from routoo.evaluation.bootstrap import MeanInterval, mean_interval
 from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.judge.agreement import Agreement, StatedResult, agreements
 from routoo.judge.fitting import FittedJudge, GradedAnswers, fit_probe_judge
@@ -56,8 +57,8 @@ def fit_judge(
     """Fit a judge of each model's answers, and of pairs of models that answered the same items.
 
     A model or pair gets none whose answers are too few, or tell nothing that holds on answers left
-    out: neither how good they are, nor for which prompts a better model is worth asking. A model
-    whose answers tell that only beside another's keeps its judge for the pair.
+    out: neither how good they are, nor, clearly, for which prompts a better model is worth asking.
+    A model whose answers tell that only beside another's keeps its judge for the pair.
 
     Args:
         matrix: Outcomes of the checkpoint's models.
@@ -97,7 +98,7 @@ def fit_judge(
     judges = {
         matrix.models[fit.probe]: fit.fitted.judge
         for fit in fits
-        if figures[matrix.models[fit.probe]]["routing_gain"] >= 0
+        if figures[matrix.models[fit.probe]]["routing_gain_high"] >= 0
         or matrix.models[fit.probe] in paired
     }
     if dropped := [matrix.models[t.probe] for t in tables if matrix.models[t.probe] not in judges]:
@@ -211,8 +212,8 @@ class _Compared:
         alone = routing_values(score, np.full(len(rows), first), one, first)
         kept = np.where(fitted.held_out[:, second] > fitted.held_out[:, first], second, first)
         both = routing_values(score, kept, fitted.held_out, first)
-        gain = float((both - alone).mean())
-        return fitted.judge if fitted.lead > 0 and gain > 0 else None
+        gain = mean_interval(both - alone)
+        return fitted.judge if fitted.lead > 0 and gain.high >= 0 else None
 
     def _rows(self, first: int, second: int) -> Int64[np.ndarray, " rows"]:
         """Return the items that both answered."""
@@ -291,24 +292,27 @@ def _figures(
     name = (matrix.models[table.probe],)
     gained = log_loss(score[:, 0], before[:, 0]) - log_loss(score[:, 0], after[:, 0])
     error = float(gained.std()) / float(np.sqrt(len(gained)))
+    routing = _routing_gain(matrix, estimates, table, fitted)
     return {
         "answers": len(table.rows),
         "from_prompt": metrics_by_model(score, before, name)[name[0]],
         "with_answer": metrics_by_model(score, after, name)[name[0]],
         "lead": float(gained.mean()) - error,
-        "routing_gain": _routing_gain(matrix, estimates, table, fitted),
+        "routing_gain": routing.mean,
+        "routing_gain_high": routing.high,
     }
 
 
 def _routing_gain(
     matrix: OutcomeMatrix, estimates: PromptEstimates, table: _AnswerTable, fitted: FittedJudge
-) -> float:
+) -> MeanInterval:
+    """Return what judging brings for the choice of the prompts that a better model is asked."""
     score, own = matrix.score[table.rows], np.full(len(table.rows), table.probe)
     before, after = (
         routing_values(score, own, log_odds(quality), table.probe)
         for quality in (estimates.quality[table.rows], fitted.held_out_quality)
     )
-    return float((after - before).mean())
+    return mean_interval(after - before)
 
 
 def routing_values(
