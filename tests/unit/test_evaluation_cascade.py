@@ -124,7 +124,7 @@ def test_a_second_answer_that_tells_nothing_is_not_asked_for() -> None:
 
 
 @given(st.integers(0, 10_000), st.floats(1e-6, 1e3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_no_budget_is_exceeded(seed: int, scale: float) -> None:
     generator = np.random.default_rng(seed)
     count, models, outcomes = 30, 4, 5
