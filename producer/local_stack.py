@@ -111,7 +111,7 @@ class LocalStack:
         Raises:
             EmbeddedStackError: The stack can't be started, or has ended; the work is cancelled.
         """
-        working, keeping = asyncio.ensure_future(work), asyncio.create_task(self._keep(database))
+        working, keeping = asyncio.ensure_future(work), asyncio.create_task(self.keep(database))
         try:
             await asyncio.wait({working, keeping}, return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
@@ -122,7 +122,7 @@ class LocalStack:
             keeping.cancel()
             await asyncio.gather(working, keeping, return_exceptions=True)
 
-    async def _keep(self, database: Database) -> None:
+    async def keep(self, database: Database) -> None:
         """Start the stack whenever no worker lives; ends only with an error."""
         while True:
             await self._provide(database)

@@ -103,15 +103,23 @@ def publish_or_note(settings: Settings, stage: Stage, batch_id: UUID, shard_coun
     Returns:
         Whether the broker has the messages. The batch is safe in the database anyway.
     """
+    text = try_to_publish(settings, stage, batch_id, shard_count)
+    if text is not None:
+        note(text)
+    return text is None
+
+
+def try_to_publish(
+    settings: Settings, stage: Stage, batch_id: UUID, shard_count: int
+) -> str | None:
+    """Publish to the settings' broker; return a note for people where it can't be reached."""
     if settings.embedded_broker and not EmbeddedValkey(settings.home).is_running():
-        note(_NO_WORKERS)
-        return False
+        return _NO_WORKERS
     try:
         publish(stack.broker_url(settings), stage, batch_id, shard_count)
     except BrokerUnavailableError as error:
-        note(f"note: {error}")
-        return False
-    return True
+        return f"note: {error}"
+    return None
 
 
 def _app(broker_url: str) -> "Celery":

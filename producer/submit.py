@@ -15,7 +15,7 @@ from producer.rows.body import BodyCheck
 from producer.rows.check import InputCheck, RowCheck
 from producer.rows.formats import RawRow
 from producer.rows.report import BadInputError, ErrorFile, ProblemReport
-from producer.rows.source import Source
+from producer.rows.source import RowSource
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus
 from routoo.domain.pool import Pool
@@ -84,7 +84,7 @@ class ReadProgress:
 
 async def submit(
     database: Database,
-    source: Source,
+    source: RowSource,
     request: BatchRequest,
     *,
     shard_size: int,
@@ -122,7 +122,7 @@ async def submit(
     return reading.submission(batch_id)
 
 
-def _new_batch(source: Source, request: BatchRequest) -> batches.NewBatch:
+def _new_batch(source: RowSource, request: BatchRequest) -> batches.NewBatch:
     name = request.name or source.stem
     return batches.NewBatch(
         name=name,
@@ -195,7 +195,7 @@ class _Reading:
 
 
 @contextmanager
-def _reading(source: Source, request: BatchRequest) -> Iterator[_Reading]:
+def _reading(source: RowSource, request: BatchRequest) -> Iterator[_Reading]:
     with ExitStack() as stack:
         errors = None
         if request.error_file is not None or request.skip_invalid:

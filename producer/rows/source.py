@@ -9,15 +9,19 @@ import gzip
 import io
 import sys
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Protocol
+
+import orjson
 
 from producer.rows import csv_rows, jsonl_rows
-from producer.rows.formats import RawRow, RowReader
+from producer.rows.formats import RawRow, RowReader, in_chunks
+from producer.rows.problems import ProblemKind, RowProblem
 from routoo.errors import InputError, NotFoundError
 
 _PIECE_BYTES = 1 << 17
@@ -153,6 +157,26 @@ _COMPRESSED_SUFFIXES = {".gz", ".gzip", ".zst", ".zstd"}
 """Left out where a name is read; whether a file is compressed is told by its bytes."""
 
 
+class RowSource(Protocol):
+    """Has rows to submit."""
+
+    @property
+    def name(self) -> str:
+        """The name that messages use."""
+        ...
+
+    @property
+    def stem(self) -> str:
+        """The name by which a batch is called."""
+        ...
+
+    def rows(
+        self,
+    ) -> AbstractContextManager[tuple[Iterator[list[RawRow]], Callable[[], int]]]:
+        """Open the source; yields its rows in chunks, and a function that counts the bytes read."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """An input of rows.
@@ -237,6 +261,51 @@ class Source:
             raise InputError(
                 "the file can't be read", value=error.strerror, where=self.name
             ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class RowList:
+    """Rows in memory: prompts, or objects as a line of JSON holds them."""
+
+    given: Iterable[str | Mapping[str, Any]]
+    name: str = "rows"
+    """What messages call them."""
+
+    @property
+    def stem(self) -> str:
+        """The name by which a batch is called."""
+        return self.name
+
+    @contextmanager
+    def rows(self) -> Iterator[tuple[Iterator[list[RawRow]], Callable[[], int]]]:
+        """Yield the rows in chunks, and a function that counts no bytes."""
+        raw = (_raw_row(number, row) for number, row in enumerate(self.given, 1))
+        yield in_chunks(raw), lambda: 0
+
+
+def _raw_row(number: int, row: str | Mapping[str, Any]) -> RawRow:
+    """Return a row as if it had been read from a line of JSON."""
+    try:
+        text = orjson.dumps({"prompt": row} if isinstance(row, str) else row, default=_plain)
+    except orjson.JSONEncodeError as error:
+        remedy = 'Give a prompt, or {"prompt": ...} with texts, numbers, lists and dicts'
+        what = f"the row can't be written as JSON: {error}"
+        return RawRow(
+            number, repr(row).encode(), RowProblem(ProblemKind.MALFORMED_LINE, what, remedy)
+        )
+    return RawRow(number, text, jsonl_rows.parse_line(text))
+
+
+def _plain(value: object) -> object:
+    """Return a value of other libraries (Decimal, numpy's numbers, mappings) as JSON has it."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Decimal):
+        return str(value)
+    item = getattr(value, "item", None)
+    if callable(item):
+        return item()
+    raise TypeError(type(value).__name__)
 
 
 def _reader_of(row_format: Format) -> RowReader:

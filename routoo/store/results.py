@@ -119,10 +119,13 @@ _SHARE = f"""
     ON CONFLICT DO NOTHING
 """.encode()
 _READ = (f"{'v' if name in VIEW_COLUMNS else 'r'}.{name}" for name in columns.names(ResultRecord))
-_ITERATE = f"""
+_SELECT = f"""
     SELECT {columns.listed(_READ)}
     FROM batch_results v JOIN results r USING (batch_id, job_no)
-    WHERE v.batch_id = %s ORDER BY v.job_no
+"""
+_ITERATE = f"{_SELECT} WHERE v.batch_id = %s ORDER BY v.job_no".encode()
+_READ_SOME = f"""
+    {_SELECT} WHERE v.batch_id = %s AND v.job_no = ANY(%s::int[]) ORDER BY v.job_no
 """.encode()
 
 
@@ -329,6 +332,29 @@ def row_of(result: Result) -> dict[str, object]:
         "decision": str(result.decision),
         "finish_reason": completion.finish_reason if completion else None,
     }
+
+
+async def saved_since(
+    conn: AsyncConnection, batch_id: UUID, since: datetime
+) -> tuple[list[int], datetime | None]:
+    """Return the jobs of a batch whose results were saved since then, and when the newest was.
+
+    A transaction that is not committed yet may have saved results at earlier times.
+    """
+    cursor = await conn.execute(
+        "SELECT array_agg(job_no ORDER BY job_no), max(created_at) FROM results"
+        " WHERE batch_id = %s AND created_at >= %s",
+        [batch_id, since],
+    )
+    numbers, newest = await cursor.fetchone() or (None, None)
+    return numbers or [], newest
+
+
+async def read(conn: AsyncConnection, batch_id: UUID, jobs: Sequence[int]) -> list[ResultRecord]:
+    """Return the results of some jobs of a batch, in input order; those that have ended."""
+    async with conn.cursor(row_factory=class_row(ResultRecord)) as cursor:
+        await cursor.execute(_READ_SOME, [batch_id, jobs])
+        return await cursor.fetchall()
 
 
 async def iterate(conn: AsyncConnection, batch_id: UUID) -> AsyncGenerator[ResultRecord, None]:

@@ -1,0 +1,1 @@
+"""Submits, follows and reads batches from Python: `from producer import Client`."""

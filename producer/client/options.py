@@ -1,0 +1,148 @@
+"""The options of a batch in Python, and how they become the texts that all programs read."""
+
+from collections.abc import Collection, Iterable, Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from os import PathLike
+from typing import Any, TypedDict
+
+from producer.rows.limits import read_validators
+from producer.rows.problems import LimitError
+from producer.rows.source import RowList, RowSource, Source
+from routoo.domain.pool import Pool
+from routoo.domain.validators import Validators
+from routoo.errors import InputError
+
+Rows = str | PathLike[str] | Iterable[str | Mapping[str, Any]]
+"""A path of a JSONL, CSV or Parquet file, or rows: prompts, or dicts as a line of such a file."""
+
+
+class BatchOptions(TypedDict, total=False):
+    """What a batch aims at, its limits, and how it is called; the options of `submit`."""
+
+    pool: str | PathLike[str] | Pool
+    """Pool file of candidate models, or a pool; ROUTOO_POOL where unset. Over a gateway, the name
+    of one of its pools; its first one where unset."""
+    name: str
+    """Name of the batch; the file's where unset."""
+    idempotency_key: str
+    """Submitting twice with the same key makes one batch."""
+    budget_usd: float | str | Decimal
+    """Most that the whole batch may cost, in USD; a hard limit."""
+    min_mean_quality: float
+    """Aim: mean expected quality to be reached at the least cost, in [0, 1]."""
+    match: str
+    """Aim: MODEL@0.98, so much of a model's own mean quality, at the least cost."""
+    willingness_to_pay_usd: float
+    """Aim: what one more good answer is worth, in USD; dearer gains are left out."""
+    risk: float
+    """Standard deviations of its estimate that quality is counted below its mean by."""
+    floor_confidence: float
+    """Share of jobs whose answer shall reach `min_quality`, 0.5 to 0.99."""
+    min_quality: float
+    """Least expected quality of a job's model, in [0, 1]."""
+    max_cost_usd: float | str | Decimal
+    """Most that one job may cost, in USD."""
+    max_latency_s: float
+    """Longest wait for a call's answer, in seconds."""
+    deadline: str | datetime | timedelta
+    """No call starts after it: an instant with its zone, or a time from now."""
+    allowed_models: Iterable[str]
+    """The only models of the pool that may answer."""
+    denied_models: Iterable[str]
+    """Models that may not."""
+    cascade: bool
+    """Whether a cheap model may be asked first and its answer judged; true unless given."""
+    dedupe: bool
+    """Whether identical requests are called once; those with temperature 0 or a seed else."""
+    on_unavailable: str
+    """wait or fallback, while a job's model takes no calls."""
+    patience_s: float
+    """Longest wait for a job's model, in seconds."""
+    max_completion_tokens: int
+    """Limit of the answers to rows that name none."""
+    validate: Mapping[str, Any]
+    """Rules for every answer: json_schema, regex, choices, not_empty, not_truncated, repair."""
+    ignore_model: bool
+    """Whether every job is routed, whatever its `model` field says."""
+    skip_invalid: bool
+    """Whether the good rows of an input with bad ones are submitted."""
+    ping: bool
+    """Whether the pool's endpoints are asked first whether they answer; true unless given."""
+
+
+TEXTS = (
+    "budget_usd",
+    "min_mean_quality",
+    "match",
+    "willingness_to_pay_usd",
+    "risk",
+    "floor_confidence",
+    "min_quality",
+    "max_cost_usd",
+    "max_latency_s",
+    "deadline",
+    "allowed_models",
+    "denied_models",
+)
+"""Options that `producer.aims` reads as text."""
+
+
+def as_texts(options: BatchOptions) -> dict[str, str]:
+    """Return the aim and the limits as they would be typed."""
+    values: Mapping[str, object] = {name: options.get(name) for name in TEXTS}
+    return {name: _text(value) for name, value in values.items() if value is not None}
+
+
+def _text(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():f}s"
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def source_of(rows: Rows) -> RowSource:
+    """Return what a program gives as rows: a file, a table of pandas, prompts or dicts."""
+    if isinstance(rows, (str, PathLike)):
+        return Source.of(str(rows))
+    to_dict = getattr(rows, "to_dict", None)  # a table's; pandas itself may not be there
+    return RowList(rows if to_dict is None else to_dict("records"))
+
+
+def label(field: str) -> str:
+    """Return what messages call an option."""
+    return field
+
+
+def check_known(given: Mapping[str, object], known: Collection[str]) -> None:
+    """Refuse an option that there isn't: a budget that is misspelt would be none.
+
+    Raises:
+        InputError: There is no such option.
+    """
+    unknown = sorted(given.keys() - set(known))
+    if unknown:
+        raise InputError(
+            "there is no such option", value=unknown[0], remedy=f"Give some of {', '.join(known)}"
+        )
+
+
+def rules_of(options: BatchOptions) -> Validators | None:
+    """Return the rules for answers, checked; None where there are none.
+
+    Raises:
+        InputError: A rule can't be applied.
+    """
+    rules = options.get("validate")
+    if rules is None:
+        return None
+    try:
+        return read_validators(dict(rules))
+    except LimitError as error:
+        problem = error.problem
+        raise InputError(
+            problem.what, value=problem.value, where="validate", remedy=problem.remedy
+        ) from None
