@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from routoo.embedded.stack_state import is_stack_running
@@ -74,7 +75,10 @@ def stop_half_way(stack: LocalStack, run: "subprocess.Popen[str]", name: str, ho
 
 
 def _is_half_way(stack: LocalStack, name: str) -> bool:
-    found = stack.query("SELECT id::text FROM batches WHERE name = %s", name)
+    try:
+        found = stack.query("SELECT id::text FROM batches WHERE name = %s", name)
+    except (psycopg.OperationalError, psycopg.errors.UndefinedTable):
+        return False  # the database is still made
     return bool(found) and answered(stack, found[0][0]) > 0
 
 
