@@ -77,6 +77,11 @@ def run_command(
         routoo-producer run prompts.jsonl --budget-usd 5 --out answers.jsonl
         routoo-producer run prompts.csv --match large@0.98 --out answers.parquet --yes
     """
+    if not (yes or sys.stdin.isatty()):
+        raise InputError(
+            "this spends money, and there is no terminal to ask on",
+            remedy="Give --yes, or look first with `routoo-producer plan`",
+        )
     from producer.local_stack import LocalStack
     from producer.results.formats import Export
     from producer.rows.source import Source
@@ -85,11 +90,6 @@ def run_command(
     settings = load_settings()
     if checkpoint is not None:
         settings = settings.model_copy(update={"checkpoint": checkpoint.absolute()})
-    if not (yes or sys.stdin.isatty()):
-        raise InputError(
-            "this spends money, and there is no terminal to ask on",
-            remedy="Give --yes, or look first with `routoo-producer plan`",
-        )
     source = Source.of(file, options.row_format)
     wanted = Export.to_file(out)
     _check_files(source, wanted)
