@@ -9,9 +9,8 @@ from decimal import Decimal
 from uuid import UUID
 
 from producer.progress import Snapshot, follow
-from routoo.domain.batch_options import Objective
+from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import BatchStatus, Stage
-from routoo.domain.pool import Pool
 from routoo.errors import InputError, RoutooError
 from routoo.store import batches, shards
 from routoo.store.batches import BatchRecord, plans
@@ -55,7 +54,7 @@ async def plan_again(
     database: Database,
     source: str,
     budget_usd: Decimal | None,
-    read_objective: Callable[[Pool], Objective],
+    read_aim: Callable[[BatchRecord], tuple[Objective, CallOptions]],
     shard_size: int,
 ) -> UUID:
     """Plan a scored batch's jobs for another aim or budget, without scoring them again.
@@ -64,7 +63,7 @@ async def plan_again(
         database: The store.
         source: Id of a plan or batch, the start of one, or its name.
         budget_usd: The new plan's budget in USD, None for none.
-        read_objective: Returns the new plan's aim, checked against the source's pool.
+        read_aim: Returns the new plan's objective and call options, checked against the source.
         shard_size: Most jobs in a shard.
 
     Returns:
@@ -76,8 +75,10 @@ async def plan_again(
     """
     async with database.transaction() as conn:
         batch = await batches.find(conn, source)
-        objective = read_objective(batch.pool)
-        return await derive_plan(conn, batch, budget_usd, objective, shard_size)
+        objective, call_options = read_aim(batch)
+        return await derive_plan(
+            conn, batch, budget_usd, objective, shard_size, call_options=call_options
+        )
 
 
 async def await_plan(

@@ -23,7 +23,7 @@ from routoo.domain.job import Job
 from routoo.domain.pool import Pool
 from routoo.domain.prompt import bound_cost_usd, part_counts
 from routoo.pipeline.select import eligibility
-from routoo.selector.budget_pacing import PlannedGroup, next_price, share_usd
+from routoo.selector.budget_pacing import next_price, share_usd
 from routoo.store import batches, streams
 from routoo.store.database import Database
 from routoo.store.jobs import JobInput, copy_jobs
@@ -195,8 +195,8 @@ async def _move_price(conn: AsyncConnection, stream: Stream) -> float:
     price = stream.price_per_usd
     for plan in await streams.take_plans(conn, stream):
         if plan.cost_usd > 0:
-            group = PlannedGroup(plan.quality, plan.cost_usd)
-            price = next_price(price, group, plan.target_usd)
+            expected = {"quality": plan.quality, "cost_usd": plan.cost_usd}
+            price = next_price(price, **expected, target_usd=plan.target_usd)
     await streams.set_price(conn, stream, price)
     return price
 

@@ -6,7 +6,7 @@ methods check the text and return values of the domain.
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,7 @@ import typer
 
 from producer.aims import read_budget, read_objective, read_option
 from producer.rows.limits import read_models
-from routoo.domain.batch_options import (
-    Objective,
-)
+from routoo.domain.batch_options import CallOptions, Objective
 
 if TYPE_CHECKING:
     from routoo.domain.pool import Pool
@@ -147,6 +145,19 @@ class SharedCallOptions:
             "cascade_only": self._cascade_only(models),
             "max_completion_tokens": self.max_completion_tokens,
         }
+
+    def changed(self, options: CallOptions, models: Sequence[str]) -> CallOptions:
+        """Return a batch's options with what is given here; what isn't stays.
+
+        Raises:
+            InputError: The options contradict each other, or name an unknown model.
+        """
+        only = self._cascade_only(models)
+        return replace(
+            options,
+            cascade=options.cascade and not self.no_cascade,
+            cascade_only=options.cascade_only if only is None else only,
+        )
 
     def _cascade_only(self, models: Sequence[str]) -> tuple[str, ...] | None:
         if self.cascade_only is None:

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from producer.progress import Snapshot
+    from routoo.domain.batch_options import CallOptions, Objective
     from routoo.settings import Settings
     from routoo.store.batches.records import BatchRecord
     from routoo.store.database import Database
@@ -34,7 +36,8 @@ SourceOption = Annotated[
     typer.Option(
         "--from",
         metavar="PLAN",
-        help="Plan the jobs of a plan or batch for another budget or aim, without scoring again.",
+        help="Plan the jobs of a plan or batch for another budget or aim, or without judging "
+        "answers, and don't score them again.",
     ),
 ]
 PlotOption = Annotated[
@@ -91,7 +94,7 @@ def _check_choice(
     given = [one for one in (file, source, show) if one is not None]
     plain = BatchOptions()
     if source is not None:
-        # Only the aim can change: quality floors apply to predictions, which are not made again.
+        # Only the aim and probes can change: floors apply to predictions, which aren't made again.
         aim = {field.name: getattr(options, field.name) for field in fields(AimOptions)}
         plain = replace(plain, **aim)
     if len(given) != 1 or (file is None and options != plain):
@@ -121,12 +124,18 @@ def _plan_again(settings: "Settings", source: str, options: BatchOptions) -> "UU
     batch_id = run_with_database(
         settings,
         lambda database: plan_again(
-            database, source, options.budget(), options.objective, settings.shard_size
+            database, source, options.budget(), partial(_aim, options), settings.shard_size
         ),
     )
     note(f"plan {batch_id}")
     publish_or_note(settings, Stage.SELECT, batch_id, 1)
     return batch_id
+
+
+def _aim(options: BatchOptions, batch: "BatchRecord") -> "tuple[Objective, CallOptions]":
+    """Return a derived plan's objective, and its call options: the source's with what is given."""
+    call_options = options.changed(batch.call_options, batch.pool.names)
+    return options.objective(batch.pool), call_options
 
 
 def _find(settings: "Settings", plan: str) -> "UUID":

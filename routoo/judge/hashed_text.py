@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,9 +78,9 @@ def inverse_frequency(texts: Sequence[HashedTexts]) -> Float32[np.ndarray, " buc
 
 
 def _buckets(text: str) -> tuple[np.ndarray, np.ndarray]:
-    hashes = np.fromiter(_hashes(text), np.int64)
-    buckets, counts = np.unique(hashes, return_counts=True)
-    value = np.log1p(counts)
+    found = Counter(_hashes(text))
+    buckets = np.fromiter(sorted(found), np.int64, len(found))
+    value = np.log1p(np.fromiter(map(found.__getitem__, buckets.tolist()), np.int64, len(found)))
     return buckets, value / max(float(np.sqrt(value @ value)), 1e-9)
 
 

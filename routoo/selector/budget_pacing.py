@@ -13,7 +13,6 @@ An endless stream has none, so the step stays and the price follows a mix of job
 """
 
 import math
-from dataclasses import dataclass
 
 STEP = 0.2
 """Largest change of the price's logarithm by one group."""
@@ -23,22 +22,15 @@ _MOST_HASTE = 4.0
 _HOUR_S = 3600.0
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedGroup:
-    """What a group of jobs was selected for."""
-
-    quality: float
-    """Expected good answers."""
-    cost_usd: float
-    """Expected cost of all its calls, in USD."""
-
-
-def next_price(price_per_usd: float, planned: PlannedGroup, target_usd: float) -> float:
+def next_price(
+    price_per_usd: float, *, quality: float, cost_usd: float, target_usd: float
+) -> float:
     """Return the price for the next group.
 
     Args:
         price_per_usd: Quality that a dollar had to buy for this group; 0 while money was plenty.
-        planned: What was selected at that price.
+        quality: Good answers that were expected of what was selected at that price.
+        cost_usd: Expected cost of all its calls, in USD.
         target_usd: The group's share of the budget, in USD.
 
     Returns:
@@ -46,11 +38,10 @@ def next_price(price_per_usd: float, planned: PlannedGroup, target_usd: float) -
         From 0 it starts at what a dollar bought on average.
     """
     if price_per_usd == 0.0:
-        dear = planned.cost_usd > target_usd
-        return planned.quality / planned.cost_usd if dear else 0.0
+        return quality / cost_usd if cost_usd > target_usd else 0.0
     if target_usd <= 0.0:
         return price_per_usd * math.exp(STEP)
-    miss = (planned.cost_usd - target_usd) / target_usd
+    miss = (cost_usd - target_usd) / target_usd
     return price_per_usd * math.exp(STEP * min(max(miss, -1.0), 1.0))
 
 

@@ -22,8 +22,8 @@ Standing = Literal["chosen", "runner-up", "dominated", "possible", "ruled out"]
 
 
 @dataclass(frozen=True, slots=True)
-class Candidate:
-    """One model as an answer to one job."""
+class ExplainedOption:
+    """One option of a job, a model or a probe, beside the one that was chosen."""
 
     model: str
     quality: float
@@ -51,7 +51,7 @@ class Change:
 class Explanation:
     """All candidates of a job and the nearest changes of its choice."""
 
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[ExplainedOption, ...]
     """In pool order."""
     with_more_money: Change | None
     """None where the job already has the best model that money could buy it."""
@@ -84,7 +84,7 @@ def explain(
     hull = _Hull.of(table)
     standings = _standings(quality - shadow_price_per_usd * cost, chosen, hull)
     candidates = tuple(
-        Candidate(
+        ExplainedOption(
             name,
             float(problem.quality[job, at]),
             float(problem.cost_usd[job, at]),

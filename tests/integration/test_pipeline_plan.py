@@ -174,8 +174,11 @@ async def test_a_plan_is_made_from_another_without_scoring_again(db: Database) -
     first = await planned(db, slas=slas, budget_usd="1", key="monday")
     aim = Objective(willingness_to_pay_usd=1e-9)
     async with db.transaction() as conn:
-        second_id = await derive_plan(conn, first, Decimal("0.5"), aim, shard_size=2)
+        second_id = await derive_plan(
+            conn, first, Decimal("0.5"), aim, shard_size=2, call_options=CallOptions(cascade=False)
+        )
     second = await selected(db, second_id)
+    assert second.call_options == CallOptions(cascade=False)
     assert (second.status, second.budget_usd, second.objective) == ("planned", Decimal("0.5"), aim)
     assert (second.pool, second.name, second.idempotency_key) == (first.pool, first.name, None)
     assert await found(db, first.id) == first

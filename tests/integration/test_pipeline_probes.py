@@ -9,13 +9,15 @@ from uuid import UUID
 import numpy as np
 import pytest
 
+from producer.screen.explanation import explanation_json, explanation_sentences
+from routoo.domain.answer import AnswerJudgement
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, Stage
 from routoo.domain.prediction import Predictions
 from routoo.pipeline.explanation import explain_job
 from routoo.pipeline.select import matrix
 from routoo.pipeline.select.shard import select_shard
-from routoo.store import batches, judges, ledger, predictions, shards
+from routoo.store import batches, judges, kept_answers, ledger, predictions, shards
 from routoo.store.batches import replans
 from routoo.store.database import Database
 from tests import batch_factory
@@ -209,6 +211,34 @@ async def test_an_explanation_shows_the_probe_among_the_options(db: Database) ->
     assert candidates["small, judged"].standing == "chosen"
     assert len(explained.quality) == len(explained.latency_s) == len(explained.quality_std) == 3
     assert explained.history.decisions[-1].probe
+
+
+@pytest.mark.usefixtures("judged")
+async def test_an_explanation_shows_each_judgement_with_its_figures(db: Database) -> None:
+    batch_id = await selected(db, budget_usd="0.05")
+    first = next(n for n, row in enumerate(await assigned(db, batch_id)) if row[1])
+    lease = await batch_factory.claim(db, batch_id, Stage.DISPATCH)
+    judgements = [
+        AnswerJudgement(first, 1, "escalated", fault="regex: no match", next_model="small"),
+        AnswerJudgement(first, 2, "escalated", 0.5, 0.25, 0.8125, 60.0, "large"),
+    ]
+    async with db.transaction() as conn:
+        await kept_answers.save_judgements(conn, lease, judgements)
+        batch = await batches.get(conn, batch_id)
+        explained = await explain_job(conn, batch, f"job-{first}")
+    assert explained.history.judgements == tuple(judgements)
+    shown = list(explanation_sentences(batch, explained))
+    assert (
+        "Its answer to call 1 was escalated; it broke a rule (regex: no match); next was small."
+    ) in shown
+    assert (
+        "Its answer to call 2 was escalated: it was expected to be good with 50.0%, judged with "
+        "25.0%, and asking another model was worth 0.812; next was large."
+    ) in shown
+    assert any("its answer is judged, another model is asked" in line for line in shown)
+    facts = explanation_json(batch, explained)["judgements"][1]
+    assert (facts["before"], facts["after"], facts["threshold"]) == (0.5, 0.25, 0.8125)
+    assert (facts["price_per_usd"], facts["next_model"]) == (60.0, "large")
 
 
 @pytest.mark.usefixtures("judged")

@@ -169,13 +169,14 @@ def test_a_schedule_is_added_listed_paused_and_removed_by_command(
 
     producer("evalset", "add", "questions", "--items", str(items))
     when = ("--cron", "0 2 * * *", "--tz", "Europe/Zurich", "--budget-usd", "2")
-    aim = ("--willingness-to-pay-usd", "0.01", "--max-completion-tokens", "50")
+    aim = ("--willingness-to-pay-usd", "0.01", "--max-completion-tokens", "50", "--no-cascade")
     said = producer("schedule", "add", "nightly", "--evalset", "questions", *when, *aim)
     assert "02:00 CE" in said
     producer("schedule", "pause", "nightly")
     (shown,) = producer("schedule", "list", "--json").splitlines()
     assert json.loads(shown)["paused"] is True
     assert json.loads(shown)["objective"]["willingness_to_pay_usd"] == 0.01
+    assert json.loads(shown)["call_options"]["cascade"] is False
     producer("schedule", "resume", "nightly")
     run_id = producer("schedule", "run-now", "nightly").strip()
     (fired,) = producer("schedule", "history", "nightly", "--json").splitlines()
@@ -184,7 +185,7 @@ def test_a_schedule_is_added_listed_paused_and_removed_by_command(
     assert json.loads(begun)["objective"] == json.loads(shown)["objective"]
     assert json.loads(shown)["max_completion_tokens"] == 50
     with psycopg.connect(database_url) as connection:
-        limits = "SELECT call_options -> 'max_completion_tokens' FROM batches"
-        assert connection.execute(limits).fetchall() == [(50,)]
+        query = "SELECT call_options -> 'max_completion_tokens', call_options -> 'cascade'"
+        assert connection.execute(f"{query} FROM batches").fetchall() == [(50, False)]
     producer("schedule", "remove", "nightly")
     assert producer("schedule", "list", "--json") == ""

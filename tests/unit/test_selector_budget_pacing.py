@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.selector import Problem, solve
-from routoo.selector.budget_pacing import STEP, PlannedGroup, next_price, share_usd
+from routoo.selector.budget_pacing import STEP, next_price, share_usd
 
 GROUPS, ROWS = 200, 25
 
@@ -38,9 +38,9 @@ def run_online(quality: np.ndarray, cost: np.ndarray, budget_usd: float) -> tupl
             allow_partial=True,
         )
         spent, gained = spent + solution.cost_usd, gained + solution.quality
-        planned = PlannedGroup(solution.quality, solution.cost_usd)
+        planned = {"quality": solution.quality, "cost_usd": solution.cost_usd}
         if solution.cost_usd:
-            price = next_price(price, planned, left / (GROUPS - group))
+            price = next_price(price, **planned, target_usd=left / (GROUPS - group))
     return gained, spent
 
 
@@ -70,15 +70,15 @@ def test_a_price_follows_a_mix_of_jobs_that_changes() -> None:
 def test_one_group_moves_the_price_by_a_bounded_factor_the_right_way(
     price: float, cost_usd: float, target_usd: float
 ) -> None:
-    moved = next_price(price, PlannedGroup(1.0, cost_usd), target_usd)
+    moved = next_price(price, quality=1.0, cost_usd=cost_usd, target_usd=target_usd)
     assert abs(math.log(moved / price)) <= STEP + 1e-9
     if target_usd > 0:
         assert (moved > price) == (cost_usd > target_usd) or math.isclose(moved, price)
 
 
 def test_without_scarcity_a_dollar_has_no_price() -> None:
-    assert next_price(0.0, PlannedGroup(8.0, 0.5), 1.0) == 0.0
-    assert next_price(0.0, PlannedGroup(8.0, 2.0), 1.0) == 4.0
+    assert next_price(0.0, quality=8.0, cost_usd=0.5, target_usd=1.0) == 0.0
+    assert next_price(0.0, quality=8.0, cost_usd=2.0, target_usd=1.0) == 4.0
 
 
 def test_a_share_lets_the_money_last_the_hour_and_leftovers_go_without_haste() -> None:

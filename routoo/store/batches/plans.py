@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from routoo.domain.batch_options import Objective
+from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import BatchStatus
 from routoo.errors import InfeasibleError, InputError
 from routoo.store import batches
@@ -142,6 +142,8 @@ async def derive_plan(
     budget_usd: Decimal | None,
     objective: Objective,
     shard_size: int,
+    *,
+    call_options: CallOptions | None = None,
 ) -> UUID:
     """Make a plan with another batch's jobs, prices and predictions, ready to be selected.
 
@@ -151,6 +153,7 @@ async def derive_plan(
         budget_usd: Budget of the new plan in USD, None for none.
         objective: What it aims at; how sure its quality floors are stays the source's.
         shard_size: Most jobs in a shard.
+        call_options: How its calls are made; None = as the source's.
 
     Returns:
         Id of the new plan.
@@ -161,6 +164,8 @@ async def derive_plan(
     batch_id = uuid4()
     aim = replace(objective, floor_confidence=source.objective.floor_confidence)
     changes = {"id": str(batch_id), **_fresh(budget_usd, aim)}
+    if call_options is not None:
+        changes["call_options"] = call_options.as_json()
     await conn.execute(_COPY_BATCH, {"changes": Jsonb(changes), "source": source.id})
     key = {"id": batch_id, "source": source.id}
     await conn.execute(_COPY_FACTS.format(table="jobs"), key)
