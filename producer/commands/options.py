@@ -17,6 +17,7 @@ import typer
 from producer.aims import read_budget, read_objective, read_option
 from producer.rows.limits import read_models
 from routoo.domain.batch_options import CallOptions, Objective
+from routoo.errors import InputError
 
 if TYPE_CHECKING:
     from routoo.domain.pool import Pool
@@ -103,33 +104,37 @@ def option_label(field: str) -> str:
     return _OTHER_NAMES.get(field) or f"--{field.replace('_', '-')}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+NoCascadeOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-cascade", help="Ask no model first whose answer is judged: one model a job."
+    ),
+]
+CascadeOnlyOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="MODEL",
+        help="Only these models may be asked first and their answers judged; can be repeated.",
+    ),
+]
+MaxCompletionTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Limit of tokens of the answers to rows that name none. (default: four times the "
+        "predicted length and 64; an answer cut by that is asked again with the pool's limit)",
+    ),
+]
+
+
 class SharedCallOptions:
     """How the calls of batches, of evaluation runs and of streams are made."""
 
-    no_cascade: Annotated[
-        bool,
-        typer.Option(
-            "--no-cascade", help="Ask no model first whose answer is judged: one model a job."
-        ),
-    ] = False
-    cascade_only: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="MODEL",
-            help="Only these models may be asked first and their answers judged; can be repeated.",
-        ),
-    ] = None
-
-    max_completion_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="Limit of tokens of the answers to rows that name none. (default: four times the "
-            "predicted length and 64; an answer cut by that is asked again with the pool's limit)",
-        ),
-    ] = None
+    __slots__ = ()
+    no_cascade: bool
+    cascade_only: list[str] | None
+    max_completion_tokens: int | None
 
     def call_facts(self, models: Sequence[str]) -> dict[str, Any]:
         """Return these fields of a batch's `CallOptions`.
@@ -152,9 +157,10 @@ class SharedCallOptions:
         Raises:
             InputError: The options contradict each other, or name an unknown model.
         """
-        only = self._cascade_only(models)
+        only, most_tokens = self._cascade_only(models), self.max_completion_tokens
         return replace(
             options,
+            max_completion_tokens=most_tokens or options.max_completion_tokens,
             cascade=options.cascade and not self.no_cascade,
             cascade_only=options.cascade_only if only is None else only,
         )
@@ -202,6 +208,10 @@ class AimOptions(SharedCallOptions):
             help="Count quality R standard deviations of its estimate below the mean. (default: 0)",
         ),
     ] = None
+
+    no_cascade: NoCascadeOption = False
+    cascade_only: CascadeOnlyOption = None
+    max_completion_tokens: MaxCompletionTokensOption = None
 
     def budget(self) -> Decimal | None:
         """Return the budget in USD.

@@ -12,8 +12,11 @@ import typer
 
 from producer.aims import read_option
 from producer.commands.options import (
+    CascadeOnlyOption,
     JsonOption,
+    MaxCompletionTokensOption,
     MinQualityOption,
+    NoCascadeOption,
     PoolOption,
     SharedCallOptions,
 )
@@ -55,6 +58,9 @@ class StreamOptions(SharedCallOptions):
     ] = False
     pool: PoolOption = None
     min_quality: MinQualityOption = None
+    no_cascade: NoCascadeOption = False
+    cascade_only: CascadeOnlyOption = None
+    max_completion_tokens: MaxCompletionTokensOption = None
     group_rows: Annotated[int, typer.Option(min=1, help="Most rows submitted together.")] = 100
     group_seconds: Annotated[
         float, typer.Option(min=0.0, help="How long a row waits for others, in seconds.")

@@ -6,7 +6,7 @@ import pytest
 
 from producer.commands.batch_options import BatchOptions
 from producer.commands.evaluation import run_command
-from producer.commands.options import AimOptions, CascadeOptions
+from producer.commands.options import AimOptions
 from producer.commands.plan import plan_command
 from producer.commands.run_options import RunOptions
 from producer.commands.schedule import ScheduleOptions, add_command
@@ -76,19 +76,19 @@ def test_a_shared_record_of_options_stands_between_arguments_and_own_options(
 
 
 def test_probes_are_left_out_and_named_alike_wherever_batches_are_made() -> None:
-    names = set(inspect.signature(CascadeOptions).parameters)
+    names = {"no_cascade", "cascade_only"}
     for command in (submit_command, plan_command, run_command, add_command, stream_command):
         assert names <= set(inspect.signature(command).parameters)
     for options in (BatchOptions, RunOptions, ScheduleOptions, StreamOptions):
         none, only = options(no_cascade=True), options(cascade_only=["small", "large"])
-        assert CallOptions(**none.cascade_facts(POOL.names)) == CallOptions(cascade=False)
+        assert CallOptions(**none.call_facts(POOL.names)) == CallOptions(cascade=False)
         named = CallOptions(cascade_only=("small", "large"))
-        assert CallOptions(**only.cascade_facts(POOL.names)) == named
+        assert CallOptions(**only.call_facts(POOL.names)) == named
         assert CallOptions.from_json(named.as_json()) == named
         with pytest.raises(InputError, match="contradicts --no-cascade"):
-            options(no_cascade=True, cascade_only=["small"]).cascade_facts(POOL.names)
+            options(no_cascade=True, cascade_only=["small"]).call_facts(POOL.names)
         with pytest.raises(InputError, match="--cascade-only"):
-            options(cascade_only=["huge"]).cascade_facts(POOL.names)
+            options(cascade_only=["huge"]).call_facts(POOL.names)
 
 
 def test_a_derived_plan_keeps_the_call_options_that_are_not_given() -> None:

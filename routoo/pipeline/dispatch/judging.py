@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
 import structlog
@@ -83,7 +84,7 @@ class AnswerJudging:
         self._experience = experience_from_json(plan.get("experience"))
         shares = answered_shares(self._pool, self._experience)
         self._answered = dict(zip(self._pool.names, np.asarray(shares).tolist(), strict=True))
-        self._price_per_usd = quality_per_usd(batch, plan)
+        self._price_per_usd = threshold_per_usd(batch, plan)
 
     async def decide(
         self,
@@ -293,6 +294,16 @@ class _Shown:
     """Of each model, in pool order."""
     whole: Float32[np.ndarray, " models"] | None = None
     """Of each model of the judge; None where nothing was judged."""
+
+
+def threshold_per_usd(batch: BatchRecord, plan: Mapping[str, Any]) -> float:
+    """Return the quality that a dollar must buy for another model to be asked, as it was planned.
+
+    Where the plan has no probes any more, it is the price of its other choices.
+    """
+    probes = plan.get("probes") or {}
+    price = probes.get("threshold_price_per_usd")
+    return quality_per_usd(batch, plan) if price is None else float(price)
 
 
 @dataclass(slots=True, eq=False)

@@ -276,10 +276,12 @@ class PosedProblem:
     def threshold_price(self, shadow_price_per_usd: float) -> float:
         """Return the price of a dollar at which answers are accepted or not.
 
-        It is the shadow price; where money does not bind, the lowest price that a policy was made
-        for, so that the answers cost what was planned.
+        It is the shadow price, at least what the owner asks of a dollar; where money does not
+        bind, the lowest price that a policy was made for, so that the answers cost what was
+        planned.
         """
-        return shadow_price_per_usd or min(self.policies.price, default=0.0)
+        price = max(shadow_price_per_usd, self.direct.floor_price_per_usd)
+        return price or min(self.policies.price, default=0.0)
 
     def at_price(
         self, jobs: Int[np.ndarray, " some"], first: Int[np.ndarray, " some"], price: float
