@@ -159,6 +159,10 @@ def parse_pool(text: str, *, name: str = "pool.yaml") -> Pool:
         document = parse_document(text)
     except yaml.YAMLError as error:
         raise _syntax_error(error, name) from error
+    except RecursionError as error:
+        raise ConfigError(
+            "the pool file is nested too deep", where=name, remedy="Start it with a list `models:`"
+        ) from error
     if not isinstance(document.data, dict):
         raise ConfigError(
             "the pool file is no mapping", where=name, remedy="Start it with a list `models:`"
@@ -168,6 +172,7 @@ def parse_pool(text: str, *, name: str = "pool.yaml") -> Pool:
         pool = Pool.model_validate(document.data)
     except ValidationError as error:
         problems += _problems(error, document)
+        problems = problems or [(1, f"{error.errors()[0]['msg']}. Correct or remove it")]
     if problems:
         raise _pool_error(name, problems)
     return pool

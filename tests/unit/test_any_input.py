@@ -1,0 +1,117 @@
+"""Whatever comes from outside is read, or refused by an error of ours: no parser breaks."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routoo.client.endpoints import decode_json
+from routoo.client.formats.openai import OpenAIFormat
+from routoo.client.formats.openai_batches import OpenAIBatches
+from routoo.client.formats.wire_format import SentCall
+from routoo.client.token_counts import TokenCounters
+from routoo.domain.job import Stage
+from routoo.domain.pool_file import parse_pool
+from routoo.errors import RoutooError
+from routoo.predictor.manifest import read_manifest
+from tests.batch_factory import pool_of
+from worker.tasks import read_message
+
+MODEL = pool_of("small").models[0]
+WORDS = st.sampled_from(
+    [
+        *("choices", "message", "content", "usage", "prompt_tokens", "completion_tokens", "error"),
+        *("id", "status", "data", "custom_id", "response", "body", "status_code", "request_counts"),
+        *("output_file_id", "created_at", "metadata", "finish_reason", "tool_calls", "details"),
+        *("models", "name", "endpoint", "base_url", "price_usd_per_mtok", "prompt", "completion"),
+        *("text", "code", "message", "type", "total_tokens", "cached_tokens", "has_more"),
+        *("prompt_tokens_details", "completion_tokens_details", "reasoning_tokens", "errors"),
+    ]
+)
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.integers(2**30, 2**70),
+    st.floats(),
+    st.text(max_size=12),
+    WORDS,
+    st.sampled_from(["\x00", "\ud800", "completed", "in_progress", "stop", "length", "1e999"]),
+)
+JSON = st.recursive(
+    VALUES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=4), st.dictionaries(st.one_of(WORDS, st.text(max_size=4)), inner)
+    ),
+    max_leaves=25,
+)
+DEEP = st.integers(1, 3000).map(lambda depth: b'{"choices":' + b"[" * depth + b"]" * depth + b"}")
+BYTES = st.one_of(
+    st.binary(max_size=60),
+    JSON.map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass")),
+    DEEP,
+)
+
+
+def _call() -> SentCall:
+    return SentCall(MODEL, {"messages": []}, "there", TokenCounters().of(MODEL), "a key")
+
+
+def _choice(message: Any, usage: Any) -> Any:
+    return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
+
+
+@given(st.one_of(BYTES, st.builds(_choice, JSON, JSON).map(lambda one: json.dumps(one).encode())))
+def test_any_body_is_an_answer_or_an_error(raw: bytes) -> None:
+    with suppress(RoutooError):
+        answer = decode_json(raw, where="there", http_status=200)
+        OpenAIFormat().read_completion(answer, _call(), http_status=200, latency_s=0.1)
+
+
+@given(BYTES, st.integers(300, 599))
+def test_any_refusal_is_read(raw: bytes, status: int) -> None:
+    OpenAIFormat().read_error(status, raw)
+
+
+@given(st.lists(BYTES, max_size=4))
+def test_any_file_of_a_provider_is_read_or_refused(lines: list[bytes]) -> None:
+    batches, raw = OpenAIBatches(OpenAIFormat()), b"\n".join(lines)
+    readers = (
+        lambda: batches.read_batch(raw, "there"),
+        lambda: batches.read_page(raw, "there"),
+        lambda: batches.read_file_id(raw, "there"),
+        lambda: batches.is_postponed(raw),
+    )
+    for read in readers:
+        with suppress(RoutooError):
+            read()
+
+
+@given(st.one_of(st.text(max_size=80), JSON.map(json.dumps), DEEP.map(bytes.decode)))
+def test_any_pool_file_is_a_pool_or_an_error(text: str) -> None:
+    with suppress(RoutooError):
+        parse_pool(text)
+
+
+@given(BYTES)
+def test_any_manifest_is_read_or_refused(raw: bytes) -> None:
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "manifest.json").write_bytes(raw)
+        with suppress(RoutooError):
+            read_manifest(Path(folder))
+
+
+@given(st.lists(JSON, max_size=3))
+def test_any_message_names_a_shard_or_is_dropped(arguments: list[object]) -> None:
+    key = read_message(Stage.SCORE, arguments)
+    assert key is None or key.stage is Stage.SCORE
+
+
+@pytest.mark.parametrize("arguments", [(), ("x",), ("x", 1), ("x", 1, 2), (None, None)])
+def test_a_message_that_names_no_shard_is_dropped(arguments: tuple[object, ...]) -> None:
+    assert read_message(Stage.SCORE, arguments) is None
