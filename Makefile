@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/pip install -qq --disable-pip-version-check --no-warn-script-location
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve test lint format types imports docs check checkpoint paper clean
+.PHONY: help install run serve test lint format types imports docs chaos check checkpoint paper clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -37,6 +37,10 @@ serve: install  ## start the example's models and workers again, until Ctrl-C
 
 test: install  ## run unit, integration and acceptance tests
 	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+chaos: install  ## kill processes and servers for ten minutes, and check the books (SEED=7)
+	ROUTOO_CHAOS=all $(BIN)/pytest -s tests/chaos/test_crash_points.py
+	$(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED))
 
 lint: install  ## style and formatting
 	$(BIN)/ruff check .

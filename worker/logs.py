@@ -10,8 +10,9 @@ from routoo.console.run import quiet_driver
 
 _LIBRARIES = ("celery", "kombu", "amqp")
 _BEAT = "celery.beat"
-_AWAY = {"OSError", "ConnectionError", "TimeoutError", "OperationalError"}
-"""Names of the errors by which the libraries of the task queue tell that a server is away."""
+_AWAY = {"OSError", "ConnectionError", "TimeoutError", "OperationalError", "ResponseError"}
+"""Names of the errors by which the libraries of the task queue tell that a server is away, or that
+it refuses everything: Redis without room on its disk."""
 
 
 def configure_logs(level: str, *, as_json: bool, role: str) -> None:
@@ -68,7 +69,9 @@ def _shorten(record: logging.LogRecord) -> bool:
 def _renderers(*, as_json: bool) -> list[Processor]:
     if as_json:
         return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    # Plain: a traceback that shows the values of variables may show a key.
+    plain = structlog.dev.plain_traceback
+    return [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=plain)]
 
 
 def _add_role(role: str) -> Processor:

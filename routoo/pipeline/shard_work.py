@@ -34,6 +34,7 @@ _SUSPECT_ATTEMPTS = 3
 """A shard that was claimed so often without progress may end its workers: no two of them at once,
 or one would be blamed for the other."""
 _SUSPECT_WAIT_S = 1.0
+_CANCEL_AGAIN_S = 5.0
 _log = structlog.get_logger(__name__)
 
 
@@ -107,15 +108,21 @@ class ShardWorker:
             most: Shards worked on at once.
             interval_s: Time between two looks, in seconds.
         """
-        async with asyncio.TaskGroup() as group:
-            taken: set[asyncio.Task[None]] = set()
-            while not self.stop.is_set():
-                for key in await self._urgent(most - len(taken)):
-                    task = group.create_task(self._take(key, publish))
-                    taken.add(task)
-                    task.add_done_callback(taken.discard)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.stop.wait(), interval_s)
+        taken: set[asyncio.Task[None]] = set()
+
+        def forget(task: asyncio.Task[None]) -> None:
+            taken.discard(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                _log.error("shard.not_taken", exc_info=error)
+
+        while not self.stop.is_set():
+            for key in await self._urgent(most - len(taken)):
+                task = asyncio.create_task(self._take(key, publish))
+                taken.add(task)
+                task.add_done_callback(forget)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.stop.wait(), interval_s)
+        await asyncio.gather(*taken, return_exceptions=True)
 
     async def _take(self, key: ShardKey, publish: Callable[[Sequence[ShardKey]], None]) -> None:
         try:
@@ -260,11 +267,15 @@ async def _grace_after_stop(stop: asyncio.Event, grace_s: float) -> None:
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    for task in tasks:
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await task
+    """Cancel tasks until they have ended: a cancellation may be lost on its way (cpython#86296)."""
+    running = set(tasks)
+    while running:
+        for task in running:
+            task.cancel()
+        ended, running = await asyncio.wait(running, timeout=_CANCEL_AGAIN_S)
+        for task in ended:
+            if not task.cancelled():
+                task.exception()  # looked at: who awaits the work has it
 
 
 def _fields(key: ShardKey) -> dict[str, object]:

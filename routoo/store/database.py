@@ -87,13 +87,19 @@ class Database:
                 (deadlock, restart): the same transaction may succeed when tried again.
             StoreError: The database refused a statement.
         """
+        task = asyncio.current_task()
+        cancellations = task.cancelling() if task else 0
         with self._errors_mapped():
-            async with (
-                self._pool.connection() as conn,
-                conn.pipeline() if pipelined else nullcontext(),
-                conn.transaction(),
-            ):
-                yield conn
+            async with self._pool.connection() as conn:
+                # The pool waits by `asyncio.wait_for`, which loses a cancellation that comes in the
+                # moment in which there is a connection (cpython#86296).
+                if task and task.cancelling() > cancellations:
+                    raise asyncio.CancelledError
+                async with (
+                    conn.pipeline() if pipelined else nullcontext(),
+                    conn.transaction(),
+                ):
+                    yield conn
 
     async def apart(self, work: Callable[["Database"], Awaitable[Result]]) -> Result:
         """Run work that computes for long in a thread, with an event loop and a connection there.

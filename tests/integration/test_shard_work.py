@@ -233,3 +233,30 @@ async def test_work_whose_shard_was_taken_over_is_dropped(db: Database) -> None:
 
     assert await worker(db, robbed).handle(key) == ShardOutcome()
     assert await shard(db, key) == ("leased", 1)
+
+
+async def test_a_cancellation_is_not_lost_while_a_connection_is_waited_for(
+    database_url: str,
+) -> None:
+    async def hold(rounds: int) -> None:
+        async with db.transaction():
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+
+    async def renew_for_ever() -> None:
+        while True:
+            async with db.transaction():
+                pass
+
+    async with Database(database_url, max_size=1) as db:
+        for rounds in range(150):
+            holding = asyncio.create_task(hold(20))
+            await asyncio.sleep(0)
+            renewing = asyncio.create_task(renew_for_ever())
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            renewing.cancel()
+            async with asyncio.timeout(20):
+                await asyncio.wait([renewing])
+            await holding
+            assert renewing.cancelled()

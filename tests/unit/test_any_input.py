@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routoo.client.endpoints import decode_json
@@ -56,6 +56,7 @@ BYTES = st.one_of(
     JSON.map(lambda value: json.dumps(value).encode("utf-8", "surrogatepass")),
     DEEP,
 )
+unhurried = settings(deadline=None)  # the machine may be busy
 
 
 def _call() -> SentCall:
@@ -66,6 +67,7 @@ def _choice(message: Any, usage: Any) -> Any:
     return {"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage}
 
 
+@unhurried
 @given(st.one_of(BYTES, st.builds(_choice, JSON, JSON).map(lambda one: json.dumps(one).encode())))
 def test_any_body_is_an_answer_or_an_error(raw: bytes) -> None:
     with suppress(RoutooError):
@@ -73,11 +75,13 @@ def test_any_body_is_an_answer_or_an_error(raw: bytes) -> None:
         OpenAIFormat().read_completion(answer, _call(), http_status=200, latency_s=0.1)
 
 
+@unhurried
 @given(BYTES, st.integers(300, 599))
 def test_any_refusal_is_read(raw: bytes, status: int) -> None:
     OpenAIFormat().read_error(status, raw)
 
 
+@unhurried
 @given(st.lists(BYTES, max_size=4))
 def test_any_file_of_a_provider_is_read_or_refused(lines: list[bytes]) -> None:
     batches, raw = OpenAIBatches(OpenAIFormat()), b"\n".join(lines)
@@ -92,12 +96,14 @@ def test_any_file_of_a_provider_is_read_or_refused(lines: list[bytes]) -> None:
             read()
 
 
+@unhurried
 @given(st.one_of(st.text(max_size=80), JSON.map(json.dumps), DEEP.map(bytes.decode)))
 def test_any_pool_file_is_a_pool_or_an_error(text: str) -> None:
     with suppress(RoutooError):
         parse_pool(text)
 
 
+@unhurried
 @given(BYTES)
 def test_any_manifest_is_read_or_refused(raw: bytes) -> None:
     with TemporaryDirectory() as folder:
@@ -106,6 +112,7 @@ def test_any_manifest_is_read_or_refused(raw: bytes) -> None:
             read_manifest(Path(folder))
 
 
+@unhurried
 @given(st.lists(JSON, max_size=3))
 def test_any_message_names_a_shard_or_is_dropped(arguments: list[object]) -> None:
     key = read_message(Stage.SCORE, arguments)

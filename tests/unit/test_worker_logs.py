@@ -5,8 +5,10 @@ import logging
 from collections.abc import Iterator
 
 import pytest
+import structlog
 from amqp.exceptions import ConnectionForced, PreconditionFailed
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ResponseError
 
 from worker import logs
 
@@ -27,7 +29,12 @@ def shown() -> Iterator[io.StringIO]:
 
 @pytest.mark.parametrize(
     "error",
-    [ConnectionResetError("gone"), ConnectionForced("shutdown"), RedisConnectionError("loading")],
+    [
+        ConnectionResetError("gone"),
+        ConnectionForced("shutdown"),
+        RedisConnectionError("loading"),
+        ResponseError("MISCONF No space left on device"),
+    ],
 )
 def test_a_server_that_is_away_takes_one_line(shown: io.StringIO, error: Exception) -> None:
     try:
@@ -46,3 +53,22 @@ def test_a_bug_keeps_its_traceback(shown: io.StringIO) -> None:
         except type(error):
             logging.getLogger(name).exception("it failed")
     assert shown.getvalue().count("Traceback") == 2
+
+
+def test_a_traceback_shows_no_values_of_variables(capsys: pytest.CaptureFixture[str]) -> None:
+    before = logging.getLogger().handlers[:], logging.getLogger().level
+    try:
+        logs.configure_logs("INFO", as_json=False, role="scorer")
+        key = "a-key-that-nobody-may-see"
+        try:
+            int(key)
+        except ValueError as error:
+            error.args = ("no number",)
+            logging.getLogger("routoo").exception("it failed")
+    finally:
+        logging.getLogger().handlers[:] = before[0]
+        logging.getLogger().setLevel(before[1])
+        structlog.reset_defaults()
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert key not in shown
