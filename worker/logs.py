@@ -57,13 +57,21 @@ def configure_logs(level: str, *, as_json: bool, role: str) -> None:
 
 def _shorten(record: logging.LogRecord) -> bool:
     """Leave the traceback out where a server was away: Celery goes on by itself."""
-    if record.exc_info and record.name.startswith(_LIBRARIES):
-        error = record.exc_info[1]
-        if _AWAY & {one.__name__ for one in type(error).__mro__}:
-            record.exc_info = record.exc_text = None
-            if record.name == _BEAT and isinstance(record.args, tuple):  # it writes its own stack
-                record.msg, record.args = "the beat could not publish: %s", record.args[:1]
+    is_library = record.name.startswith(_LIBRARIES)
+    if record.exc_info and is_library and _is_away(record.exc_info[1]):
+        record.exc_info = record.exc_text = None
+        if record.name == _BEAT and isinstance(record.args, tuple):  # it writes its own stack
+            record.msg, record.args = "the beat could not publish: %s", record.args[:1]
     return True
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Return whether an error, or one that caused it, says that a server is away."""
+    while error is not None:
+        if _AWAY & {one.__name__ for one in type(error).__mro__}:
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _renderers(*, as_json: bool) -> list[Processor]:

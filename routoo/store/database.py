@@ -5,7 +5,7 @@ import os
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, contextmanager, nullcontext, suppress
 from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -24,6 +24,8 @@ _REFUSALS_OF_VALUES = (
     psycopg.errors.ProgramLimitExceeded,  # an `OperationalError`, as if the server were away
     psycopg.errors.StatementTooComplex,
 )
+_RECONNECT_S = 2.0
+"""After so long the pool gives an attempt to connect up, and another one begins, in seconds."""
 _FRESH_S = 0.2
 """A connection used so lately needs no check, which is a round trip."""
 Result = TypeVar("Result")
@@ -53,7 +55,10 @@ class Database:
             # A server that restarted is noticed here, not in the middle of a transaction.
             check=self._check_idle,
             reset=self._note_use,
+            reconnect_timeout=_RECONNECT_S,
+            reconnect_failed=self._connect_on,
         )
+        self._connecting: asyncio.Task[None] | None = None
         self._used_at_s: WeakKeyDictionary[AsyncConnection, float] = WeakKeyDictionary()
 
     async def __aenter__(self) -> Self:
@@ -71,7 +76,17 @@ class Database:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
         await self._pool.close()
+
+    async def _connect_on(self, pool: AsyncConnectionPool) -> None:
+        """Go on trying: the pool by itself would wait twice as long after each failure.
+
+        So the end of an outage is noticed within seconds, however long it took.
+        """
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(_ask_for_connection(pool))
 
     @asynccontextmanager
     async def transaction(self, *, pipelined: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -169,6 +184,13 @@ async def check_reachable(url: str) -> None:
             where=redacted(url),
             remedy="Check that the server runs and ROUTOO_DATABASE_URL names it",
         ) from error
+
+
+async def _ask_for_connection(pool: AsyncConnectionPool) -> None:
+    """Ask a pool for a connection, so that it tries to have one."""
+    with suppress(psycopg.OperationalError):
+        async with pool.connection(timeout=_RECONNECT_S / 4):
+            pass
 
 
 async def _configure(conn: AsyncConnection) -> None:

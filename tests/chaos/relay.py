@@ -9,7 +9,7 @@ class Relay:
     """Passes bytes on in threads.
 
     Args:
-        host: The server's host.
+        host: The server's host, or the folder of a PostgreSQL's socket.
         port: The server's port.
     """
 
@@ -17,6 +17,7 @@ class Relay:
         self._target = host, port
         self._is_cut = False
         self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
 
     def start(self) -> int:
@@ -28,6 +29,8 @@ class Relay:
         """Accept no more connections."""
         self.cut()
         self._listener.close()
+        for thread in self._threads:
+            thread.join(5)
 
     def cut(self) -> None:
         """Reset every connection, and refuse new ones."""
@@ -48,13 +51,23 @@ class Relay:
                 try:
                     if self._is_cut:
                         raise ConnectionRefusedError
-                    server = socket.create_connection(self._target)
+                    server = self._connect()
                 except OSError:
                     client.close()
                     continue
                 self._sockets += [client, server]
                 for pair in ((client, server), (server, client)):
-                    threading.Thread(target=_pass_on, args=pair, daemon=True).start()
+                    thread = threading.Thread(target=_pass_on, args=pair, daemon=True)
+                    thread.start()
+                    self._threads.append(thread)
+
+    def _connect(self) -> socket.socket:
+        host, port = self._target
+        if not host.startswith("/"):
+            return socket.create_connection(self._target)
+        server = socket.socket(socket.AF_UNIX)
+        server.connect(f"{host}/.s.PGSQL.{port}")
+        return server
 
 
 def _pass_on(source: socket.socket, target: socket.socket) -> None:
@@ -64,3 +77,4 @@ def _pass_on(source: socket.socket, target: socket.socket) -> None:
     for one in (source, target):
         with contextlib.suppress(OSError):
             one.shutdown(socket.SHUT_RDWR)
+    source.close()

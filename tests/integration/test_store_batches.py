@@ -3,10 +3,13 @@
 import asyncio
 from datetime import UTC, datetime
 from decimal import Decimal
+from urllib.parse import urlencode
 from uuid import uuid4
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
+from psycopg_pool.base import AttemptWithBackoff
 
 from routoo.domain.job import SLA, BatchStatus, Stage
 from routoo.domain.validators import Validators
@@ -15,6 +18,7 @@ from routoo.store import batches, jobs, leases
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
 from tests.batch_factory import BODY, pool_of, submit
+from tests.chaos.relay import Relay
 from tests.services import Databases
 
 LIMITS = SLA(
@@ -221,3 +225,27 @@ async def test_a_lost_connection_is_retryable_and_the_next_one_works(
 
     async with db.transaction() as conn:
         assert await (await conn.execute("SELECT 1")).fetchone() == (1,)
+
+
+async def test_the_end_of_an_outage_is_noticed_within_seconds_however_long_it_took(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # By itself the pool would wait twice as long after each failure: here very much longer.
+    monkeypatch.setattr(AttemptWithBackoff, "DELAY_BACKOFF", 1_000.0)
+    known = conninfo_to_dict(database_url)
+    relay = Relay(str(known["host"]), int(known.get("port") or 5432))
+    login = {name: str(known[name]) for name in ("user", "password") if name in known}
+    query = urlencode({"host": "127.0.0.1", "port": relay.start(), **login})
+    url = f"postgresql:///{known['dbname']}?{query}"
+    try:
+        async with Database(url, max_size=2) as db:
+            relay.cut()
+            for _ in range(2):
+                with pytest.raises(DatabaseUnavailableError):
+                    async with db.transaction():
+                        pass
+            relay.mend()
+            async with db.transaction() as conn:
+                assert (await conn.execute("SELECT 1")).rowcount == 1
+    finally:
+        relay.stop()
