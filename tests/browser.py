@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import json
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +13,9 @@ from typing import Any
 import aiohttp
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+_PATIENCE_S = 120.0
+_FIND = """text => [...document.querySelectorAll('a, button, summary')].find(
+  one => one.innerText.trim() === text && one.checkVisibility() && !one.disabled)"""
 _FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0")
 
 
@@ -23,6 +27,8 @@ class Tab:
     complaints: list[str] = field(default_factory=list)
     """Errors and warnings of the console, and requests to elsewhere."""
     sent: int = 0
+    origin: str = "file:"
+    """How the addresses begin that the page may ask for."""
 
     async def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Call one method and return its result, keeping what the page complains of meanwhile."""
@@ -45,6 +51,53 @@ class Tab:
         while await self.evaluate("document.readyState") != "complete":
             await asyncio.sleep(0.02)
 
+    async def open(self, url: str) -> None:
+        """Open a page of a server, which may ask for nothing from elsewhere."""
+        self.origin = "/".join(url.split("/")[:3])
+        await self.call("Page.navigate", url=url)
+        await self.until("document.readyState === 'complete' && location.origin !== 'null'")
+
+    async def click(self, text: str) -> None:
+        """Click the link, button or menu that has this text, with the mouse, once it is shown."""
+        await self.until(f"({_FIND})({json.dumps(text)}) !== undefined", text)
+        at = await self.evaluate(
+            f"(box => ({{x: box.x + box.width / 2, y: box.y + box.height / 2}}))"
+            f"((one => (one.scrollIntoView({{block: 'center'}}), one.getBoundingClientRect()))"
+            f"(({_FIND})({json.dumps(text)})))"
+        )
+        button = {"button": "left", "clickCount": 1, **at}
+        await self.call("Input.dispatchMouseEvent", type="mousePressed", **button)
+        await self.call("Input.dispatchMouseEvent", type="mouseReleased", **button)
+
+    async def choose_file(self, selector: str, path: Path) -> None:
+        """Choose a file in a form's field."""
+        document = await self.call("DOM.getDocument")
+        node = {"nodeId": document["root"]["nodeId"], "selector": selector}
+        found = await self.call("DOM.querySelector", **node)
+        await self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
+
+    async def until_shown(self, text: str) -> None:
+        """Wait until the page shows a text."""
+        await self.until(f"document.body.innerText.includes({json.dumps(text)})", text)
+
+    async def until_gone(self, text: str) -> None:
+        """Wait until the page shows a text no more."""
+        await self.until(f"!document.body.innerText.includes({json.dumps(text)})", text)
+
+    async def until(self, expression: str, what: str = "") -> None:
+        """Wait until an expression is true; meanwhile the page may be loaded anew."""
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while not await self._is_true(expression):
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            shown = await self.evaluate("document.body.innerText")
+            raise AssertionError(f"{what or expression} did not come: {shown}") from None
+
+    async def _is_true(self, expression: str) -> bool:
+        answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return "exceptionDetails" not in answer and bool(answer["result"].get("value"))
+
     async def evaluate(self, expression: str) -> Any:
         """Return an expression's value in the page."""
         answer = await self.call("Runtime.evaluate", expression=expression, returnByValue=True)
@@ -63,7 +116,7 @@ class Tab:
             self.complaints.append(str(params["exceptionDetails"]))
         elif message["method"] == "Network.requestWillBeSent":
             url = params["request"]["url"]
-            if not url.startswith(("file:", "data:")):
+            if not url.startswith((self.origin, "data:")):
                 self.complaints.append(url)
 
 

@@ -1,8 +1,7 @@
-"""Builds the gateway's application: OpenAI's API, and the page where it is installed."""
+"""Builds the gateway's application: OpenAI's API, and the page."""
 
 import asyncio
 import importlib
-import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -21,6 +20,8 @@ from routoo.settings import Settings
 from routoo.store.database import Database
 
 _CONNECTIONS = 16
+_UPLOADS = frozenset({files.UPLOAD_PATH, "/submit"})
+"""Paths whose bodies are files, which have a limit of their own."""
 _DOWNLOADS = 6
 """Files of results that are streamed at once: each holds a connection."""
 
@@ -47,16 +48,14 @@ def create_app(settings: Settings, database_url: str, options: GatewayOptions) -
                 yield
 
     app = FastAPI(title="Routoo", docs_url=None, redoc_url=None, lifespan=lifespan)
-    app.add_middleware(
-        BodyLimit, most_bytes=options.max_request_bytes, except_path=files.UPLOAD_PATH
-    )
+    app.add_middleware(BodyLimit, most_bytes=options.max_request_bytes, except_paths=_UPLOADS)
     add_error_handlers(app)
     add_docs(app)
     app.add_api_route("/healthz", healthz, include_in_schema=False)
-    for router in (access.router, files.router, batches.router, chat.router):
+    # The page comes first: it has a better form to log in by.
+    page = importlib.import_module("producer.page.routes").router
+    for router in (page, access.router, files.router, batches.router, chat.router):
         app.include_router(router)
-    if importlib.util.find_spec("producer.page") is not None:
-        app.include_router(importlib.import_module("producer.page.routes").router)
     return app
 
 

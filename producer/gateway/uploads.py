@@ -1,6 +1,6 @@
 """Takes uploads in: a multipart form is parsed as it comes, and never whole in memory."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 
 from fastapi import Request
@@ -133,20 +133,20 @@ class UploadForm:
 
 
 class BodyLimit:
-    """Refuses requests with a body over a limit; one path has a limit of its own.
+    """Refuses requests with a body over a limit; some paths have a limit of their own.
 
     Args:
         app: The application.
         most_bytes: Largest body.
-        except_path: Path whose bodies are not looked at.
+        except_paths: Paths whose bodies are not looked at.
     """
 
-    def __init__(self, app: ASGIApp, most_bytes: int, except_path: str) -> None:
-        self._app, self._most_bytes, self._except = app, most_bytes, except_path
+    def __init__(self, app: ASGIApp, most_bytes: int, except_paths: Collection[str]) -> None:
+        self._app, self._most_bytes, self._except = app, most_bytes, except_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        if scope["type"] != "http" or scope["path"].rstrip("/") == self._except:
+        if scope["type"] != "http" or scope["path"].rstrip("/") in self._except:
             await self._app(scope, receive, send)
             return
         length = dict(scope["headers"]).get(b"content-length", b"0")

@@ -102,16 +102,7 @@ def plan_facts(batch: BatchRecord, plan: Plan) -> Iterator[tuple[str, str]]:
     forecast = plan.get("forecast", {})
     yield "aim", formatting.describe_objective(batch.objective, batch.budget_usd)
     yield "jobs", _jobs(plan)
-    if plan["served"]:
-        quality = formatting.percent(plan["expected_quality"])
-        yield "quality", f"{quality} expected{_interval(forecast)}"
-        worst = formatting.usd(forecast.get("worst_case_usd"))
-        if batch.objective.risk:
-            yield "caution", f"{formatting.percent(forecast.get('cautious_quality'))} counted on"
-        yield "cost", f"{formatting.usd(plan['expected_cost_usd'])} expected, {worst} at worst"
-        if plan.get("probes"):
-            yield "probes", formatting.describe_probes(plan["probes"])
-        yield "time", _time(forecast.get("finish"))
+    yield from _promises(batch, plan)
     if batch.deadline is not None:
         yield "until", f"{batch.deadline:%Y-%m-%d %H:%M:%S} UTC, whenever it is submitted"
     pace = _pace(forecast.get("reservations"))
@@ -123,7 +114,7 @@ def plan_facts(batch: BatchRecord, plan: Plan) -> Iterator[tuple[str, str]]:
     for name, per_unit in plan.get("shadow_prices", {}).items():
         if per_unit:
             yield "limit", f"{name}: one more would buy {per_unit:.2g} more good answers"
-    yield "proof", f"{plan['status']}{_gap(plan['gap'])}"
+    yield "proof", f"{plan['status'].replace('_', ' ')}{_gap(plan['gap'])}"
     if plan["advice"]:
         yield "advice", plan["advice"]
 
@@ -139,6 +130,27 @@ def _pace(reservations: Plan | None) -> str | None:
         f"the budget covers {at_once:,} calls at a time{last}; set max_tokens, "
         f"or {formatting.usd(reservations['budget_for_all_usd'])} for {reservations['slots']:,}"
     )
+
+
+def _promises(batch: BatchRecord, plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield what the jobs that get a model are expected to bring, cost and take."""
+    if not plan["served"]:
+        return
+    forecast = plan.get("forecast", {})
+    quality = formatting.percent(plan["expected_quality"])
+    yield "quality", f"{quality} expected{_interval(forecast)}"
+    if batch.objective.risk:
+        yield "caution", f"{formatting.percent(forecast.get('cautious_quality'))} counted on"
+    yield "cost", f"{formatting.usd(plan['expected_cost_usd'])} expected{_worst(forecast)}"
+    if plan.get("probes"):
+        yield "probes", formatting.describe_probes(plan["probes"])
+    if "finish" in forecast:
+        yield "time", _time(forecast["finish"])
+
+
+def _worst(forecast: Plan) -> str:
+    worst_usd = forecast.get("worst_case_usd")
+    return "" if worst_usd is None else f", {formatting.usd(worst_usd)} at worst"
 
 
 def _jobs(plan: Plan) -> str:

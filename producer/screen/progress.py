@@ -39,6 +39,8 @@ def progress_view(snapshot: Snapshot) -> RenderableType:
     if snapshot.progress.models:
         parts.append(_models(snapshot))
     parts += [Text(line, style="dim") for line in plan_notes(snapshot)]
+    if snapshot.progress.deviations.jobs:
+        parts.append(Text(_deviations(snapshot), style="yellow"))
     parts += [Text(line, style="yellow") for line in warnings(snapshot)]
     if snapshot.budget_warning is not None:
         parts.append(Text(_budget_warning(snapshot.budget_warning), style="yellow"))
@@ -55,9 +57,8 @@ def plan_notes(snapshot: Snapshot) -> list[str]:
 
 
 def warnings(snapshot: Snapshot) -> list[str]:
-    """Return what is not as planned, a sentence each; `wait_line` and the budget come beside."""
+    """Return what is odd about endpoints and their bills, a sentence each."""
     return [
-        *([_deviations(snapshot)] if snapshot.progress.deviations.jobs else []),
         *_absences(snapshot),
         *map(str, snapshot.behaviours),
         *([_overrun(snapshot)] if snapshot.progress.balance.overrun_usd else []),

@@ -33,6 +33,8 @@ _DECREASE = 0.7
 _REFUSED_SHARE = 0.05
 """Share of calls refused as too many below which an endpoint does not count as overloaded."""
 _INCREASE = 0.05
+_HELD_S = 2.0
+"""What an endpoint that a person holds is closed for from one report to the next, in seconds."""
 _DECREASE_INTERVAL_S = 1.0
 """Refusals within this time of a decrease cause no second one, in seconds."""
 
@@ -74,6 +76,8 @@ class Account:
     """Until then the endpoint really asked for no calls, however long that is."""
     denied: str = ""
     """Why the endpoint takes no requests at all; empty if it takes some."""
+    held_since_s: float = 0.0
+    """Since then a person lets no call start; 0 where nobody holds the endpoint."""
     header_requests_per_minute: int | None = None
     """Limit that the endpoint's `x-ratelimit-*` headers name."""
     header_tokens_per_minute: int | None = None
@@ -116,10 +120,14 @@ class Account:
         most = 1 if self.breaker.is_open else len(report.wanted_tokens)
         calls = self._grant_calls(report, bucket_no, most if slots and closed_s <= 0 else 0)
         report_again_s = self._report_again_s(calls, closed_s)
-        outage_s = self.breaker.outage_s(now_s)
+        outage_s = max(self.breaker.outage_s(now_s), self.held_s(now_s))
         rest_s = max(0.0, self.asked_until_s - now_s) if closed_s > 0 else 0.0
         denied = self.denied if self.breaker.is_open else ""
         return Grant(slots, calls, bucket_no, closed_s, outage_s, report_again_s, rest_s, denied)
+
+    def held_s(self, now_s: float) -> float:
+        """Return how long a person has let no call start, in seconds; 0 where nobody does."""
+        return max(0.001, now_s - self.held_since_s) if self.held_since_s else 0.0
 
     def _count_outcomes(self, report: Report, now_s: float) -> None:
         seen = report.outcomes
@@ -198,7 +206,7 @@ class Account:
         closed_s = max(0.0, self.paused_until_s - now_s)
         if self.breaker.is_open and not self.breaker.may_probe(owner, now_s):
             closed_s = max(closed_s, self.breaker.open_until_s - now_s, _REPORT_FOR_SLOTS_S)
-        return closed_s
+        return max(closed_s, _HELD_S) if self.held_since_s else closed_s
 
     def _grant_calls(self, report: Report, bucket_no: int, most_calls: int) -> int | None:
         limits = report.limits
@@ -279,7 +287,12 @@ _JSON_KEYS = {
 }
 _PLAIN_FIELDS = ("refused", "paused_until_s")
 _NEWER_FIELDS = (
-    *("asked_until_s", "denied", "reported_at_s"),
+    *(
+        "asked_until_s",
+        "denied",
+        "reported_at_s",
+        "held_since_s",
+    ),
     *("header_requests_period_s", "header_tokens_period_s"),
 )
 """Fields that processes of an older version neither read nor keep."""

@@ -129,6 +129,10 @@ def _read(endpoint: str, account: str, span_s: float) -> Account:
 
 def _absence(account: Account, now_s: float) -> Absence | None:
     breaker = account.breaker
+    if account.held_since_s:
+        return Absence(
+            AbsenceReason.UNAVAILABLE, account.held_s(now_s), message="a person paused it"
+        )
     if breaker.is_open and now_s < breaker.open_until_s + _PROBE_DUE_S:
         reason = AbsenceReason.DENIED if account.denied else AbsenceReason.UNAVAILABLE
         return Absence(reason, breaker.outage_s(now_s), message=account.denied)
@@ -148,4 +152,43 @@ async def open_denied(conn: AsyncConnection, pool: Pool) -> None:
         WHERE endpoint = ANY(%s) AND coalesce(account ->> 'denied', '') <> ''
         """,
         [keys],
+    )
+
+
+async def load_accounts(conn: AsyncConnection) -> tuple[dict[str, Account], float]:
+    """Return the accounts of all endpoints by their keys, and the time by their clock."""
+    cursor = await conn.execute(
+        "SELECT endpoint, account::text, extract(epoch FROM clock_timestamp())::float8"
+        " FROM endpoints ORDER BY endpoint"
+    )
+    rows = await cursor.fetchall()
+    accounts = {key: account_of_json(orjson.loads(text), WINDOW_S) for key, text, _ in rows}
+    return accounts, rows[0][2] if rows else 0.0
+
+
+async def hold(conn: AsyncConnection, endpoint: str, *, held: bool) -> None:
+    """Let no call to an endpoint start from now on, or let them start again.
+
+    Calls in flight end. Jobs wait for it as for an endpoint that is away: as long as their patience
+    and their deadline allow. Repeating it does nothing.
+
+    Args:
+        conn: A transaction.
+        endpoint: Its key.
+        held: Whether calls are held back.
+    """
+    await conn.execute(
+        "INSERT INTO endpoints (endpoint, account) VALUES (%s, %s::jsonb) ON CONFLICT DO NOTHING",
+        [endpoint, orjson.dumps(account_to_json(Account(WINDOW_S))).decode()],
+    )
+    await conn.execute(
+        """
+        UPDATE endpoints SET account = jsonb_set(account, '{held_since_s}', to_jsonb(CASE
+            WHEN NOT %(held)s THEN 0::float8
+            WHEN coalesce((account ->> 'held_since_s')::float8, 0) > 0
+                THEN (account ->> 'held_since_s')::float8
+            ELSE extract(epoch FROM clock_timestamp())::float8 END))
+        WHERE endpoint = %(endpoint)s
+        """,
+        {"endpoint": endpoint, "held": held},
     )

@@ -152,7 +152,7 @@ def test_the_keys_of_a_stored_account_stay_for_processes_of_another_version() ->
         *("span_s", "seats", "bearable", "refused", "backed_off_at_s", "paused_until_s"),
         *("learnt_requests_per_minute", "learnt_tokens_per_minute"),
         *("breaker", "requests", "tokens", "asked_until_s", "denied", "reported_at_s"),
-        *("header_requests_period_s", "header_tokens_period_s"),
+        *("header_requests_period_s", "header_tokens_period_s", "held_since_s"),
     }
 
 
@@ -175,3 +175,14 @@ def test_a_limit_of_the_endpoints_own_window_holds_in_each_of_them(
         within = sum(first_s <= start_s < first_s + period_s - 1e-6 for start_s in starts_s)
         assert within <= limit
     assert sum(start_s >= 1_060.0 for start_s in starts_s) >= least_a_minute
+
+
+def test_an_endpoint_that_a_person_holds_starts_no_call_until_it_is_let_go() -> None:
+    account = Account(held_since_s=100.0)
+    stored = account_of_json(account_to_json(account), account.span_s)
+    grant = stored.answer(report(waiting=5), 160.0)
+    assert grant.closed_s > 0
+    assert grant.outage_s == pytest.approx(60.0)
+    stored.held_since_s = 0.0
+    grant = stored.answer(report(waiting=5), 161.0)
+    assert (grant.closed_s, grant.outage_s, grant.slots) == (0.0, 0.0, 5)

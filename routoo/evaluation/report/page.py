@@ -99,11 +99,12 @@ def render_page(card: Scorecard) -> str:
         keep_trailing_newline=True,
     )
     return templates.get_template("page.html").render(
-        card=card, colours=colour_rules(), tiles=_tiles(card), sections=_sections(card)
+        card=card, colours=colour_rules(), tiles=card_tiles(card), sections=card_sections(card)
     )
 
 
-def _sections(card: Scorecard) -> list[Section]:
+def card_sections(card: Scorecard) -> list[Section]:
+    """Return the sections of a scorecard that were measured, in the order of the page."""
     sections = []
     if card.pool is not None:
         sections.append(frontier_section(card, card.pool))
@@ -124,7 +125,8 @@ def _sections(card: Scorecard) -> list[Section]:
     return sections
 
 
-def _tiles(card: Scorecard) -> list[Tile]:
+def card_tiles(card: Scorecard) -> list[Tile]:
+    """Return the figures at the top of the page."""
     tiles = _operating_tiles(card.operating) if card.operating is not None else []
     if card.pool is not None:
         tiles += _pool_tiles(card.pool)

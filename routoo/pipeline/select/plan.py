@@ -225,6 +225,11 @@ def describe_forecast(planned: PlannedBatch) -> dict[str, Any]:
     }
 
 
+def describe_frontier(planned: PlannedBatch) -> dict[str, Any]:
+    """Return the forecast of a batch that runs at once: its `frontier`, drawn of some jobs."""
+    return {"frontier": _frontier(planned.posed, sampled=True)}
+
+
 def _worst_case_usd(planned: PlannedBatch) -> float | None:
     batch, bounds = planned.batch, planned.matrix.bounds
     if bounds is None:
@@ -293,11 +298,11 @@ def _finish(planned: PlannedBatch) -> dict[str, Any] | None:
     }
 
 
-def _frontier(posed: PosedProblem) -> list[dict[str, float | None]]:
+def _frontier(posed: PosedProblem, *, sampled: bool = False) -> list[dict[str, float | None]]:
     problem, options, jobs = posed.direct, posed.direct, posed.direct.jobs
     if problem.allowed is not None and not problem.allowed.any():
         return []
-    if posed.known is not None:
+    if posed.known is not None or sampled:
         problem, options = posed.frontier_problems(_FRONTIER_JOBS)
     scale = jobs / problem.jobs
     points = frontier(options, _FRONTIER_POINTS)

@@ -266,11 +266,12 @@ class PosedProblem:
         Args:
             most_jobs: How many; all of them where they are fewer.
         """
-        if self.known is None:
-            return self.direct, self.direct
         step = -(-self.direct.jobs // most_jobs)
         jobs = np.arange(0, self.direct.jobs, step)
-        direct, known = part_of(self.direct, jobs), self.known.some(jobs)
+        direct = part_of(self.direct, jobs)
+        if self.known is None:
+            return direct, direct
+        known = self.known.some(jobs)
         return direct, extended(direct, known, spread_policies(direct, self.policies.probes))
 
     def threshold_price(self, shadow_price_per_usd: float) -> float:

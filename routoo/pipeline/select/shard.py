@@ -27,6 +27,7 @@ from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
 from routoo.pipeline.select.plan import (
     PlannedBatch,
     describe_forecast,
+    describe_frontier,
     describe_plan,
     make_plan,
 )
@@ -86,8 +87,8 @@ async def _plan_batch(db: Database, lease: Lease, batch: BatchRecord) -> None:
         matrix = await load_matrix(conn, batch, experience)
     planned = await asyncio.to_thread(make_plan, batch, matrix, experience, datetime.now(UTC))
     plan, met = describe_plan(planned), is_met(planned.solution, planned.posed.problem)
-    if batch.status is BatchStatus.PLANNING:
-        plan["forecast"] = await asyncio.to_thread(describe_forecast, planned)
+    describe = describe_forecast if batch.status is BatchStatus.PLANNING else describe_frontier
+    plan["forecast"] = await asyncio.to_thread(describe, planned)
     async with db.transaction() as conn:
         if met:
             await _save_first_plan(conn, lease, planned)

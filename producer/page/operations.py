@@ -1,0 +1,216 @@
+"""Shows what all batches share: checkpoints of the predictor, and endpoints of the models."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import quote
+
+from fastapi import APIRouter, Form, Response
+from fastapi.responses import RedirectResponse
+from psycopg import AsyncConnection
+
+from producer.page.charts import bar
+from producer.page.rendering import HEADERS, Administering, PageRoute, Visit, check_token
+from routoo.domain.behaviour import found_in
+from routoo.domain.pool import Endpoint, Pool
+from routoo.errors import InputError
+from routoo.limits.account import Account
+from routoo.limits.sliding_window import SlidingWindow
+from routoo.store import batches, checkpoints, endpoint_behaviour, endpoint_limits
+from routoo.store.batches.overview import RecentCalls, overview
+from routoo.training.promote import promote_named
+
+router = APIRouter(route_class=PageRoute)
+Token = Annotated[str, Form(alias="csrf_token")]
+_BATCHES = 20
+"""Newest batches whose pools tell endpoints, beside the pools of the gateway."""
+
+
+@router.get("/checkpoints")
+async def show_checkpoints(visit: Administering, done: str = "") -> Response:
+    """List the registered checkpoints with the figures that they were held out on."""
+    async with visit.gateway.database.transaction() as conn:
+        found = await checkpoints.list_all(conn)
+        used = await checkpoints.promoted(conn)
+        history = await checkpoints.promotions(conn)
+    return visit.page(
+        "checkpoints.html",
+        found=found,
+        used=used,
+        history=history,
+        default=visit.gateway.settings.checkpoint,
+        done=done,
+    )
+
+
+@router.post("/checkpoints/promote")
+async def promote(
+    visit: Administering,
+    token: Token,
+    weights: Annotated[str, Form()],
+    reason: Annotated[str, Form()] = "",
+) -> Response:
+    """Put a checkpoint into use, from the next batch on."""
+    check_token(visit, token)
+    why, default = reason.strip() or "promoted on the page", visit.gateway.settings.checkpoint
+    async with visit.gateway.database.transaction() as conn:
+        await promote_named(conn, weights, why, default)
+    return _back("/checkpoints?done=promoted")
+
+
+@router.post("/checkpoints/rollback")
+async def roll_back(
+    visit: Administering, token: Token, reason: Annotated[str, Form()] = ""
+) -> Response:
+    """Put the checkpoint before the present one back into use."""
+    check_token(visit, token)
+    async with visit.gateway.database.transaction() as conn:
+        found = await checkpoints.roll_back(conn, reason.strip() or "rolled back on the page")
+    if found is None:
+        remedy = "Promote another one"
+        raise InputError("there is no earlier checkpoint to go back to", remedy=remedy)
+    return _back("/checkpoints?done=rolled-back")
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointLine:
+    """One endpoint: whose it is, how it does, and what it may take."""
+
+    key: str
+    endpoint: Endpoint | None
+    """As pools have it; None where only an older batch called it."""
+    models: tuple[str, ...]
+    account: Account | None
+    """None where it was never called."""
+    now_s: float
+    calls: tuple[RecentCalls, ...]
+    """Of the last minute, to its models."""
+    found: tuple[str, ...]
+    """What it was seen to do that pools don't say."""
+
+    @property
+    def where(self) -> tuple[str, str]:
+        """Its base URL, and what else tells it apart."""
+        first, _, rest = self.key.partition("|")
+        return first, rest.replace("|", ", key ")
+
+    @property
+    def state(self) -> tuple[str, str, str]:
+        """Class, word and sentence of its health."""
+        account, now_s = self.account, self.now_s
+        if account is None:
+            return "", "not called yet", ""
+        if account.held_since_s:
+            return "warn", "paused", "by a person: no new call starts"
+        if account.breaker.is_open:
+            why = account.denied or "its calls keep failing; one is tried now and then"
+            return "bad", "denies" if account.denied else "away", why
+        rest_s = account.asked_until_s - now_s
+        if rest_s > 0:
+            return "warn", "asked for a pause", f"for {rest_s:.0f} s more"
+        if account.aimd_limit is not None:
+            return "warn", "overloaded", f"{account.aimd_limit:.0f} calls at once for now"
+        return "good", "healthy", ""
+
+    @property
+    def is_held(self) -> bool:
+        """Whether a person holds it."""
+        return self.account is not None and self.account.held_since_s > 0
+
+    @property
+    def limits(self) -> Iterator[tuple[str, str, str]]:
+        """Each limit: its name, its use drawn, and the figures."""
+        account, pool = self.account, self.endpoint
+        if account is None:
+            return
+        live = [one for one in account.leases.values() if one.expires_at_s > self.now_s]
+        slots, requests, tokens = (
+            (None, None, None)
+            if pool is None
+            else (pool.max_concurrency, pool.requests_per_minute, pool.tokens_per_minute)
+        )
+        requests = account.header_requests_per_minute or requests
+        tokens = account.header_tokens_per_minute or tokens
+        uses = (
+            ("calls at once", sum(lease.slots for lease in live), account.aimd_limit or slots),
+            ("requests a minute", _used(account.requests, self.now_s), requests),
+            ("tokens a minute", _used(account.tokens, self.now_s), tokens),
+        )
+        for name, used, most in uses:
+            if most:
+                drawn = bar([(used / most, "fill")], f"{name}: {used:,.0f} of {most:,.0f}")
+                yield name, drawn, f"{used:,.0f} of {most:,.0f}"
+            elif used:
+                yield name, "", f"{used:,.0f}, no limit known"
+
+
+def _used(window: SlidingWindow, now_s: float) -> int:
+    """Return what a window, which is a copy, holds now."""
+    window.advance(now_s)
+    return sum(window.counts)
+
+
+@router.get("/endpoints")
+async def show_endpoints(visit: Administering) -> Response:
+    """List the endpoints of the pools in use, with their health and limits."""
+    async with visit.gateway.database.transaction() as conn:
+        lines = await _endpoint_lines(conn, visit)
+    return visit.page("endpoints.html", lines=lines)
+
+
+@router.post("/endpoints/hold")
+async def hold(
+    visit: Administering,
+    token: Token,
+    endpoint: Annotated[str, Form()],
+    held: Annotated[str, Form()],
+) -> Response:
+    """Let no call to an endpoint start, or let them start again."""
+    check_token(visit, token)
+    async with visit.gateway.database.transaction() as conn:
+        known = {line.key for line in await _endpoint_lines(conn, visit)}
+        if endpoint not in known:
+            raise InputError("there is no such endpoint", value=endpoint)
+        await endpoint_limits.hold(conn, endpoint, held=held == "yes")
+    return _back(f"/endpoints#{quote(endpoint)}")
+
+
+async def _endpoint_lines(conn: AsyncConnection, visit: Visit) -> list[EndpointLine]:
+    recent = await batches.list_recent(conn, _BATCHES)
+    pools = [pool.with_batch_channels() for pool in visit.gateway.options.pools.values()]
+    pools += [batch.pool for batch in recent if not batch.status.is_over]
+    known, models = _endpoints_of(pools)
+    accounts, now_s = await endpoint_limits.load_accounts(conn)
+    stored = await endpoint_behaviour.load(conn)
+    found = {str(one): one.base_url for pool in pools for one in found_in(pool, stored)}
+    calls = (await overview(conn)).calls
+    return [
+        EndpointLine(
+            key,
+            known.get(key),
+            tuple(models.get(key, ())),
+            accounts.get(key),
+            now_s,
+            tuple(one for one in calls if one.model in models.get(key, ())),
+            tuple(text for text, url in found.items() if key.startswith(f"{url}|")),
+        )
+        for key in dict.fromkeys([*known, *accounts])
+    ]
+
+
+def _endpoints_of(pools: list[Pool]) -> tuple[dict[str, Endpoint], dict[str, list[str]]]:
+    """Return the endpoints of pools by key, and the names of the models that each serves."""
+    endpoints: dict[str, Endpoint] = {}
+    models: dict[str, list[str]] = {}
+    for pool in pools:
+        for model in pool.models:
+            for key, endpoint in model.endpoint_keys.items():
+                endpoints.setdefault(key, endpoint)
+                names = models.setdefault(key, [])
+                if model.name not in names:
+                    names.append(model.name)
+    return endpoints, models
+
+
+def _back(path: str) -> Response:
+    return RedirectResponse(path, 303, HEADERS)
