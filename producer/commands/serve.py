@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from routoo.store.keys import KeyRecord
 
 _MIB = 2**20
+_GRACE_S = 10
+"""How long answers under way may take once the gateway is asked to stop, in seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +170,11 @@ def _serve(
 
     app = create_app(settings, url, options)
     config = uvicorn.Config(
-        app, loop="uvloop", log_level="warning", access_log=False, server_header=False
+        app,
+        loop="uvloop",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=_GRACE_S,
     )
     uvicorn.Server(config).run(sockets=[listener])

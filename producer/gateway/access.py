@@ -42,6 +42,8 @@ def require(scope: Scope) -> Callable[[Request], Awaitable[Caller]]:
     """
 
     async def caller_of(request: Request) -> Caller:
+        if gateway_of(request).options.without_keys:
+            _refuse_browsers(request)
         caller = await _caller_by_key(gateway_of(request), _bearer(request))
         _check_scope(caller, scope)
         return caller
@@ -57,6 +59,7 @@ async def key_of(request: Request, scope: Scope) -> KeyRecord | None:
     """
     gateway, secret = gateway_of(request), _bearer(request)
     if gateway.options.without_keys:
+        _refuse_browsers(request)
         return None
     found = gateway.known_keys.get(secret or "")
     if found is None or found[0] < time.monotonic():
@@ -147,6 +150,12 @@ async def _recognise(gateway: Gateway, secret: str | None) -> KeyRecord:
         headers = {"WWW-Authenticate": "Bearer"}
         raise ApiError(401, message, code="invalid_api_key", headers=headers)
     return key
+
+
+def _refuse_browsers(request: Request) -> None:
+    """Refuse what a web page asks for where no key is needed: it is not its visitor who asks."""
+    if "origin" in request.headers or "sec-fetch-site" in request.headers:
+        raise ApiError(403, "Without keys the API answers programs alone, and no web page.")
 
 
 def _check_scope(caller: Caller, scope: Scope) -> None:

@@ -14,6 +14,7 @@ from producer.gateway.output_files import (
     OUTPUT_PURPOSE,
     ResultFile,
     find_result_file,
+    known_size,
     list_result_files,
     result_lines,
     size_of,
@@ -85,7 +86,10 @@ async def list_files(
     limit: Annotated[int, Query(ge=1, le=_MOST_LISTED)] = _MOST_LISTED,
     order: Annotated[str, Query(pattern="^(asc|desc)$")] = "desc",
 ) -> dict[str, Any]:
-    """List files, uploads and those of batches, the newest first unless `order` is asc."""
+    """List files, uploads and those of batches, the newest first unless `order` is asc.
+
+    The size of a batch's file is 0 until it was described by itself: only then is it counted.
+    """
     found: list[tuple[datetime, dict[str, Any]]] = []
     if purpose in {None, *_PURPOSES}:
         async with gateway.database.transaction() as conn:
@@ -93,7 +97,9 @@ async def list_files(
         found += [(one.created_at, _upload_json(one)) for one in uploads]
     if purpose in {None, OUTPUT_PURPOSE}:
         results = await list_result_files(gateway.database, caller)
-        found += [(one.created_at, await _result_json(gateway, one)) for one in results]
+        found += [
+            (one.created_at, _result_json(one, known_size(one, gateway.sizes))) for one in results
+        ]
     found.sort(key=lambda one: (one[0], one[1]["id"]), reverse=order == "desc")
     left = _behind([one for _, one in found], after)
     return list_json(left[:limit], has_more=len(left) > limit)
@@ -105,7 +111,10 @@ async def retrieve(file_id: str, gateway: GatewayDep, caller: Reader) -> dict[st
     found = read_file_id(file_id)
     if found.kind is FileKind.UPLOAD:
         return _upload_json(await _find_upload(gateway, caller, found))
-    return await _result_json(gateway, await find_result_file(gateway.database, caller, found))
+    result_file = await find_result_file(gateway.database, caller, found)
+    async with gateway.downloads:
+        size = await size_of(gateway.database, result_file, gateway.sizes)
+    return _result_json(result_file, size)
 
 
 @router.get("/files/{file_id}/content")
@@ -182,12 +191,12 @@ async def _limited(gateway: Gateway, result_file: ResultFile) -> AsyncIterator[b
             yield block
 
 
-async def _result_json(gateway: Gateway, result_file: ResultFile) -> dict[str, Any]:
+def _result_json(result_file: ResultFile, size_bytes: int) -> dict[str, Any]:
     return _file_json(
         result_file.id,
         result_file.filename,
         OUTPUT_PURPOSE,
-        await size_of(gateway.database, result_file, gateway.sizes),
+        size_bytes,
         int(result_file.created_at.timestamp()),
     )
 

@@ -111,6 +111,11 @@ async def result_lines(database: Database, result_file: ResultFile) -> AsyncIter
         yield bytes(block)
 
 
+def known_size(result_file: ResultFile, sizes: Sizes) -> int:
+    """Return a file's size in bytes, 0 where it was not counted yet."""
+    return sizes.get((str(result_file.id), result_file.created_at), 0)
+
+
 async def size_of(database: Database, result_file: ResultFile, sizes: Sizes) -> int:
     """Return a file's size in bytes, counted once."""
     key = (str(result_file.id), result_file.created_at)

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
@@ -114,12 +115,12 @@ def test_an_asynchronous_script_asks_and_streams(base_url: str, key: str) -> Non
 
 
 def test_a_script_of_litellm_asks_and_runs_a_batch(base_url: str, key: str, tmp_path: Path) -> None:
-    pytest.importorskip("litellm", reason="an environment of its own has it: extra `litellm`")
+    python = os.environ.get("ROUTOO_TEST_LITELLM_PYTHON") or _with_litellm()
     script = tmp_path / "script.py"
     script.write_text(_LITELLM)
     rows = write_requests(tmp_path / "rows.jsonl", 5)
     done = subprocess.run(
-        [sys.executable, script, base_url, key, rows],
+        [python, script, base_url, key, rows],
         capture_output=True,
         text=True,
         timeout=180,
@@ -130,6 +131,12 @@ def test_a_script_of_litellm_asks_and_runs_a_batch(base_url: str, key: str, tmp_
     asked, streamed, counted = done.stdout.split()[-3:]
     assert asked in {"small", "large"}
     assert (streamed, counted) == ("streamed", "5")
+
+
+def _with_litellm() -> str:
+    """Return this Python where litellm is installed, by the extra of this name; skip otherwise."""
+    pytest.importorskip("litellm", reason="set ROUTOO_TEST_LITELLM_PYTHON or install it")
+    return sys.executable
 
 
 _LITELLM = """
