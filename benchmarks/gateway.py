@@ -51,7 +51,7 @@ PROMPT = "A train leaves at 9:40 and arrives at 12:05. How long does the journey
 Value = TypeVar("Value")
 _BIN = Path(sys.executable).parent
 _PATIENCE_S = 600.0
-_WARM_UP = 20
+_WARM_UP = 5
 
 
 def main() -> None:
