@@ -142,7 +142,7 @@ def _print_figures(options: TrainOptions, trained: "TrainedPredictor") -> None:
         f"{options.out}: {items} items, {len(trained.matrix.models)} models; held out: "
         f"AUC {fixed(mean['auc'])}, ECE {fixed(mean['ece'])}, Brier {fixed(mean['brier'])}"
     )
-    judged = trained.manifest.judge.get("probes", {})
+    judged, pairs = (trained.manifest.judge.get(key, {}) for key in ("probes", "pairs"))
     if judged:
         before, after = (
             fmean(figures[kind]["auc"] for figures in judged.values())
@@ -152,7 +152,10 @@ def _print_figures(options: TrainOptions, trained: "TrainedPredictor") -> None:
             f"answers of {len(judged)} models can be judged; held out, AUC of a right answer: "
             f"{fixed(before)} from the prompt, {fixed(after)} with the answer"
         )
+    if pairs:
+        note(f"of {len(pairs)} pairs of models it can be judged whether their answers agree")
     if options.json:
         held_out = {key: metrics[key] for key in ("mean", "models", "calibration")}
         facts = {"out": str(options.out), "items": items, "held_out": held_out, "judged": judged}
+        facts["pairs"] = list(pairs)
         typer.echo(json_line(facts))
