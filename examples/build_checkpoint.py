@@ -2,9 +2,11 @@
 
 Serves the local models, asks them the training questions, the shared questions (where the folder
 of routing data is there, see `examples.shared_items`) and the example batch, grades the answers,
-and trains the predictor. With `--train-only` it trains on the committed outcomes, without asking.
+and trains the predictor and the judges of answers. With `--train-only` it trains on the committed
+outcomes and answers, without asking.
 
-The batch's outcomes are for the closing comparison of `make run` and never trained on.
+The batch's outcomes are for the closing comparison of `make run` and never trained on. Answers to
+the shared questions may quote them, so they stay out of the repository and of the training.
 """
 
 import argparse
@@ -30,6 +32,8 @@ EXAMPLES = REPOSITORY / "examples"
 OUTCOMES = EXAMPLES / "outcomes"
 WORK = REPOSITORY / "build" / "checkpoint"
 """Answer logs, which a stopped run leaves for the next, and the text of the shared questions."""
+OWN = ("training", "batch")
+"""Sets that were written for this project: answers to them are kept in the repository."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,7 +89,13 @@ def _collect(name: str, items: Path) -> None:
         "--max-tokens", str(MAX_TOKENS), "--out", str(out),
     )  # fmt: skip
     OUTCOMES.mkdir(exist_ok=True)
-    shutil.copyfile(out, OUTCOMES / out.name)
+    for table in (out.name, *([_answers(name)] if name in OWN else [])):
+        shutil.copyfile(WORK / table, OUTCOMES / table)
+
+
+def _answers(name: str) -> str:
+    """Return the name of the table with a set's answers, as `routoo collect` calls it."""
+    return f"{name}_answers.parquet"
 
 
 def _train(sets: dict[str, Path]) -> None:
@@ -94,6 +104,7 @@ def _train(sets: dict[str, Path]) -> None:
         command += ["--model", model.name]
     for name, items in sets.items():
         command += ["--items", str(items), "--outcomes", str(OUTCOMES / f"{name}.parquet")]
+    command += ["--answers", str(OUTCOMES / _answers("training"))]
     _routoo(*command)
 
 

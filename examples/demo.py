@@ -26,8 +26,11 @@ from routoo.errors import EmbeddedStackError, RoutooError
 from routoo.settings import REPOSITORY, load_settings
 
 EXAMPLES = REPOSITORY / "examples"
-BUDGET_USD = "0.0005"
-"""About two thirds of what the strongest model alone would cost for these questions."""
+SMALL_POOL = "pool-small.yaml"
+BUDGET_USD = "0.0004"
+"""About half of what the strongest model alone would cost for these questions."""
+SMALL_BUDGET_USD = "0.00016"
+"""Without the largest model: midway between what the two others alone would cost."""
 _SERVERS = ("ROUTOO_DATABASE_URL", "ROUTOO_BROKER_URL")
 _READY_S = 180.0
 _CHECK_S = 1.0
@@ -52,7 +55,7 @@ def _demo(use: Callable[[Path, Path], int]) -> int:
     """Run a function of the home and the pool file while models and workers run."""
     home = load_settings().home
     models = demo_models(os.environ.get("ROUTOO_DEMO", ""))
-    pool = EXAMPLES / ("pool.yaml" if models == MODELS else "pool-small.yaml")
+    pool = EXAMPLES / ("pool.yaml" if models == MODELS else SMALL_POOL)
     _say(f"Model files, once, into {home / 'models'}")
     fetch(models, home)
     _say("Model servers on this machine, one process each")
@@ -78,7 +81,7 @@ def _batch(home: Path, pool: Path) -> int:
     submitted = _produce(
         [
             *("submit", str(EXAMPLES / "demo.jsonl"), "--pool", str(pool)),
-            *("--budget-usd", BUDGET_USD, "--name", "example"),
+            *("--budget-usd", _budget_usd(pool), "--name", "example"),
         ],
         keep_output=True,
     )
@@ -94,6 +97,10 @@ def _batch(home: Path, pool: Path) -> int:
     _say(f"Submitted, answered and graded in {took}. From here, in any shell")
     _print_commands({**_look(home), **_again(home), **_yours(home, pool)})
     return watched.returncode
+
+
+def _budget_usd(pool: Path) -> str:
+    return SMALL_BUDGET_USD if pool.name == SMALL_POOL else BUDGET_USD
 
 
 def _look(home: Path) -> dict[str, str]:
