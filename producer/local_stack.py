@@ -24,7 +24,8 @@ from routoo.store.database import Database
 
 _NEEDED = frozenset({"scorer", "dispatcher"})
 """Roles without which no batch ends."""
-_READY_S = 180.0
+_OTHERS_READY_S = 180.0
+"""How long a stack that another command starts or stops is waited for."""
 _POLL_S = 0.2
 _WATCH_S = 2.0
 _STOP_S = 60.0
@@ -130,15 +131,16 @@ class LocalStack:
             await asyncio.sleep(_WATCH_S)
 
     async def _provide(self, database: Database) -> None:
-        deadline_s = time.monotonic() + _READY_S
+        deadline_s = time.monotonic() + _OTHERS_READY_S
         while not await self._is_served(database):
             # One that others start or stop just now is waited for.
             if self._process is None and not is_stack_running(self.settings.home):
                 named = self.named_checkpoint
                 await check_checkpoint(database, self.settings.checkpoint, is_named=named)
                 self.start()
-            if time.monotonic() > deadline_s:
-                raise _not_ready(self.settings, f"within {_READY_S:g} s")
+            # Our own gets ready or ends: a machine that is busy may take minutes.
+            if self._process is None and time.monotonic() > deadline_s:
+                raise _not_ready(self.settings, f"within {_OTHERS_READY_S:g} s")
             await asyncio.sleep(_POLL_S)
 
     async def _is_served(self, database: Database) -> bool:
@@ -164,8 +166,10 @@ def _environ(settings: Settings) -> Mapping[str, str]:
 
 def _not_ready(settings: Settings, why: str) -> EmbeddedStackError:
     log = stack_log(settings.home)
-    tail = "\n".join(log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    tail = "\n".join(lines[-_LOG_LINES:])
     return EmbeddedStackError(
         f"the workers on this machine do not serve {why}; the end of their log:\n{tail}\n",
         where=str(log),
+        remedy="Mend what it says, or look at the `routoo-worker up` that runs on this home",
     )
