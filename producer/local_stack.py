@@ -11,13 +11,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self, TypeVar
 
 from producer.pool_check import check_checkpoint
 from routoo.console.output import note
 from routoo.embedded.stack_state import StackStatus, is_stack_running, stack_log
-from routoo.errors import EmbeddedStackError
+from routoo.errors import DatabaseUnavailableError, EmbeddedStackError
 from routoo.settings import Settings
 from routoo.store import workers
 from routoo.store.database import Database
@@ -126,8 +127,9 @@ class LocalStack:
     async def keep(self, database: Database) -> None:
         """Start the stack whenever no worker lives; ends only with an error."""
         while True:
-            await self._provide(database)
-            self.ready.set()
+            with suppress(DatabaseUnavailableError):  # one that restarts is waited for elsewhere
+                await self._provide(database)
+                self.ready.set()
             await asyncio.sleep(_WATCH_S)
 
     async def _provide(self, database: Database) -> None:
