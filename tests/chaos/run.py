@@ -185,6 +185,9 @@ class Run:
         now_s = time.monotonic()
         if now_s < self.disturbed_at_s:
             self.orphans.clear()
+        workers = self.stack.workers.items()
+        if not any(one.is_ready for name, one in workers if name.startswith("dispatcher")):
+            self.orphans = dict.fromkeys(self.orphans, now_s)  # nobody is there to take them over
         for (batch_id, shard_no, epoch), since_s in list(self.orphans.items()):
             (found,) = self.stack.query(
                 "SELECT s.epoch > %s OR b.status <> 'in_progress' FROM shards s JOIN batches b"
