@@ -230,6 +230,8 @@ def _planned_probes(snapshot: Snapshot) -> str:
     plan = snapshot.batch.plan or {}
     expected = formatting.usd(plan.get("expected_cost_usd"))
     worst_usd = plan.get("forecast", {}).get("worst_case_usd")
+    if worst_usd is None:  # it was submitted without a look at its plan: the ledger holds then
+        worst_usd = snapshot.progress.balance.limit_usd
     worst = "" if worst_usd is None else f", {formatting.usd(worst_usd)} at worst"
     return f"planned: {formatting.describe_probes(snapshot.probes)}; in all {expected}{worst}"
 

@@ -161,3 +161,21 @@ async def test_a_heartbeat_reports_while_a_worker_runs(db: Database, database_ur
     wait = (await snapshot(db, batch_id)).wait
     assert wait is not None
     assert wait.is_served
+
+
+async def test_the_status_says_what_is_planned_of_probes(db: Database) -> None:
+    batch_id = await factory.submit(db, 4, budget_usd="0.04")
+    probes = {
+        "jobs": 3,
+        "share": 0.75,
+        "escalation_share": 0.5,
+        "second_cost_usd": 0.01,
+        "models": [{"model": "small", "jobs": 3, "escalations": 1.5}],
+    }
+    plan = {"jobs": 4, "models": [], "probes": probes, "expected_cost_usd": 0.02}
+    async with db.transaction() as conn:
+        await batches.save_plan(conn, batch_id, plan)
+    shown = await status(db, batch_id)
+    assert "3 jobs (75.0%) ask small first" in shown
+    assert "50.0% are expected to ask another model too, for $0.0100" in shown
+    assert "in all $0.0200, $0.0400 at worst" in shown
