@@ -299,7 +299,7 @@ class ForeseenJobs:
 
     def _rivals(
         self, probe: int, follow: Bool[np.ndarray, "some models"], price: float
-    ) -> Int[np.ndarray, "models some"]:
+    ) -> Int[np.ndarray, "asked some"]:
         """Return the probe and the few other models that look best at a price."""
         known, jobs = self.known, self.jobs
         each = price if self.shared is None else price / self.shared
