@@ -38,8 +38,10 @@ def judge_of(strength: float, outcomes: int = 6) -> Any:
         room = np.minimum(quality, 1 - quality)[:, None, :]
         shown = quality[:, None, :] + strength * room * side[:, None] * own
         chance = np.full((len(quality), outcomes), 1 / outcomes, np.float32)
-        wanted = range(quality.shape[1]) if models is None else models
-        return Outcomes(chance, shown.astype(np.float32)[:, :, list(wanted)])
+        wanted = np.arange(quality.shape[1]) if models is None else models
+        each = np.broadcast_to(wanted.reshape(len(wanted), -1), (len(wanted), len(quality)))
+        found = np.take_along_axis(shown.astype(np.float32), each.T[:, None, :], axis=2)
+        return Outcomes(chance, found)
 
     return lambda quality: partial(judge, quality)
 
