@@ -301,3 +301,38 @@ async def test_an_endpoint_is_paused_and_called_again(db: Database, page: PageCl
         assert (absence is not None) is lasted
     assert "healthy" in await page.read("/endpoints")
     await page.post("/endpoints/hold", status=400, endpoint="http://unknown", held="yes")
+
+
+async def test_a_file_is_planned_by_the_form_and_a_bad_one_shown_again(
+    db: Database, page: PageClient
+) -> None:
+    good = b'{"prompt": "One"}\n{"prompt": "Two"}\n'
+    bad = f'{{"prompt": "One"}}\n{{"promt": "{SCRIPT}"}}\n'.encode()
+    fields = {"csrf_token": page.csrf_token, "aim": "quality", "budget_usd": "1", "name": SCRIPT}
+    for name, content, changes, said in (
+        ("rows.jsonl", bad, {}, "1 of 2 rows have problems"),
+        ("rows.txt", good, {}, "format"),
+        ("rows.jsonl", good, {"budget_usd": ""}, "the budget is missing"),
+        ("rows.jsonl", good, {"budget_usd": "much"}, "not a number"),
+        ("rows.jsonl", good, {"aim": "match", "match_model": "huge"}, "not in the pool"),
+    ):
+        file = {"file": (name, content)}
+        answer = await page.http.post("/submit", data={**fields, **changes}, files=file)
+        assert answer.status_code == 422, answer.text
+        assert said in answer.text
+        assert SCRIPT not in answer.text
+    file = {"file": ("rows.jsonl", good)}
+    answer = await page.http.post("/submit", data={**fields, "csrf_token": "x"}, files=file)
+    assert answer.status_code == 403
+    async with db.transaction() as conn:
+        assert await batches.list_recent(conn, 9) == []
+    answer = await page.http.post("/submit", data=fields, files=file)
+    assert answer.status_code == 303, answer.text
+    text = await page.read(answer.headers["location"])
+    assert "planning" in text
+    assert "Discard" in text
+    async with db.transaction() as conn:
+        (batch,) = await batches.list_recent(conn, 9)
+    assert (batch.name, batch.job_count, batch.budget_usd) == (SCRIPT, 2, 1)
+    refused = await page.post(f"/batches/{batch.id}/run", status=400)
+    assert "not ready" in refused.text
