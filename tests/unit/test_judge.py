@@ -4,13 +4,16 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from sklearn.tree import ExtraTreeRegressor
 
 from routoo.console.output import ConsoleFeedback
 from routoo.domain.answer import RecordedAnswer
 from routoo.domain.items import Item
+from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError
+from routoo.evaluation.judged_answers import EstimatedItems, judge_recorded, write_decisions
 from routoo.judge.boosting import BoostingOptions, _completed, fit_boosting
 from routoo.judge.files import (
     load_judge,
@@ -165,6 +168,40 @@ def test_expected_agreement_has_the_judged_estimate_as_its_mean(pair_judge: Answ
     mean = np.einsum("jk,jkm->jm", expected.chance, expected.quality)
     assert mean == pytest.approx(quality, abs=5e-3)
     assert np.ptp(expected.quality[:, :, 1], axis=1).mean() > 0.2
+
+
+def test_recorded_answers_are_compared_where_the_second_is_cheap(
+    pair_judge: AnswerJudge, tmp_path: Path
+) -> None:
+    matrix, estimates, answers = _open_answers(60)
+    predictions = Predictions(
+        estimates.quality,
+        np.zeros_like(estimates.quality),
+        estimates.completion_tokens,
+        np.zeros(60, np.float32),
+        np.zeros(60, np.bool_),
+    )
+    asked, pool = EstimatedItems(matrix.items, predictions), ("other", "cheap", "strong")
+    costs = np.array([0.06, 0.05, 1.0])
+    known = judge_recorded(pair_judge, asked, pool, costs, answers, ConsoleFeedback())
+    (pair,) = known.pairs
+    assert (pool[known.probes[pair.probe].column], pool[pair.column]) == ("other", "cheap")
+    assert pair.answered.all()
+    assert known.probes[pair.probe].judged.shape == pair.judged.shape
+    dear = judge_recorded(
+        pair_judge, asked, pool, np.array([0.06, 0.2, 1.0]), answers, ConsoleFeedback()
+    )
+    assert dear.pairs == ()
+    write_decisions(tmp_path / "d.parquet", known, matrix.items, pool)
+    rows = pq.read_table(tmp_path / "d.parquet").to_pylist()
+    assert len(rows) == 25 * 60
+    compared = [row for row in rows if row["second_model"] is not None]
+    assert compared
+    for row in compared:
+        assert (row["first_model"], row["second_model"]) == ("other", "cheap")
+        third = 1.0 if row["final_model"] == "strong" else 0.0
+        assert row["cost_usd"] == pytest.approx(0.11 + third)
+        assert row["accepted"] == (row["final_model"] == "other")
 
 
 def test_pairs_that_were_not_compared_are_refused(judge: AnswerJudge) -> None:
