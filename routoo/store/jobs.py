@@ -186,7 +186,7 @@ async def pending(conn: AsyncConnection, lease: Lease) -> list[PendingJob]:
     Nor are those that a provider's batch holds until it is closed.
 
     Args:
-        conn: A transaction, after `ledger.write_off`: a call whose outcome a crash hid then
+        conn: A transaction, after `lost_calls.write_off`: a call whose outcome a crash hid then
             counts as an attempt.
         lease: The shard.
 

@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, Lease, ShardKey, ShardState, Stage
 from routoo.errors import StoreError
-from routoo.store import batches, leases, ledger, predictions, results
+from routoo.store import batches, leases, lost_calls, predictions, results
 from routoo.store.batches import control, plans
 from routoo.store.encoding import storable
 
@@ -318,7 +318,7 @@ async def _split(conn: AsyncConnection, shard: ExhaustedShard, *, tries: int) ->
 async def _end_alone(conn: AsyncConnection, shard: ExhaustedShard) -> None:
     """Give the only job of a shard its failed result, and end the shard."""
     key, code = shard.key, STAGE_FAILED if shard.error else WORKER_DIED
-    await ledger.write_off_job(conn, key.batch_id, shard.first_job)
+    await lost_calls.write_off_job(conn, key.batch_id, shard.first_job)
     message = f"the {key.stage} stage works on this job alone, and {shard.cause}"
     await results.end_failed(conn, key.batch_id, shard.first_job, code=code, message=message)
     if key.stage is Stage.SCORE:

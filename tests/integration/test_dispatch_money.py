@@ -16,7 +16,7 @@ from routoo.domain.pool import LimitField, Pool, Tariff
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.store import batches, ledger
 from routoo.store.database import Database
-from routoo.store.ledger import write_off
+from routoo.store.lost_calls import write_off
 from tests.batch_factory import attempt
 from tests.dispatch_factory import dispatch, pool_of, prepare, rows
 from tests.fakes.openai_server import FakeServer

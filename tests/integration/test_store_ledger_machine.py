@@ -19,7 +19,7 @@ from routoo.domain.job import Stage
 from routoo.errors import InputError
 from routoo.store import budget, ledger
 from routoo.store.database import Database
-from routoo.store.ledger import write_off
+from routoo.store.lost_calls import write_off
 from tests.batch_factory import attempt, claim, reservation, score, select, submit
 
 JOBS = 3

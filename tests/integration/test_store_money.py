@@ -13,7 +13,7 @@ from routoo.store import batches, jobs, ledger, results
 from routoo.store.batches.progress import ModelShare, progress
 from routoo.store.database import Database
 from routoo.store.evaluation import grades
-from routoo.store.ledger import write_off
+from routoo.store.lost_calls import write_off
 from tests.batch_factory import (
     attempt,
     claim,

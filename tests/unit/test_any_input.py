@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routoo.client.endpoints import decode_json
 from routoo.client.formats.openai import OpenAIFormat
 from routoo.client.formats.openai_batches import OpenAIBatches
 from routoo.client.formats.wire_format import SentCall
+from routoo.client.http import decode_json
 from routoo.client.token_counts import TokenCounters
 from routoo.domain.job import Stage
 from routoo.domain.pool_file import parse_pool

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.client.endpoints import decode_json
+from routoo.client.http import decode_json
 from routoo.errors import InvalidResponseError
 
 URL = "http://endpoint.test/v1"

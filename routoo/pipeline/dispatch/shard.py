@@ -30,7 +30,7 @@ from routoo.ports import ChatClient
 from routoo.store import assignments, batches, budget, endpoint_behaviour, jobs, kept_answers
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.database import Database
-from routoo.store.ledger import write_off
+from routoo.store.lost_calls import write_off
 from routoo.store.shards import Done, HandedBack, WorkOutcome
 
 _POSTPONE_S = 5.0

@@ -18,7 +18,7 @@ from routoo.pipeline.provider_batch.tracker import BatchTracker, TrackedBatch
 from routoo.pipeline.select.eligibility import can_wait
 from routoo.store import endpoint_behaviour, jobs, ledger, provider_batches
 from routoo.store.batches.records import BatchRecord
-from routoo.store.ledger import write_off
+from routoo.store.lost_calls import write_off
 from routoo.store.shards import Done, HandedBack, WorkOutcome
 
 _ENDING = {BatchStatus.CANCELLING, BatchStatus.FAILED}

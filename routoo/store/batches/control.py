@@ -12,7 +12,7 @@ from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
 from routoo.store import batches, provider_batches, results
 from routoo.store.endpoint_limits import open_denied
-from routoo.store.ledger import write_off_batch
+from routoo.store.lost_calls import write_off_batch
 
 _RUNNING = {BatchStatus.IN_PROGRESS, BatchStatus.PAUSED}
 _CANCELLABLE = _RUNNING | {BatchStatus.PLANNING, BatchStatus.PLANNED, BatchStatus.FAILED}
