@@ -1,22 +1,29 @@
 """What `run` refuses before it starts anything, and how it finds the batch it goes on with."""
 
+import asyncio
 import json
+import os
+import pty
+import signal
+import subprocess
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
 from producer.run import RunKey, changes, find_earlier
 from producer.submit import BatchRequest
 from routoo.domain.batch_options import CallOptions, Objective
-from routoo.domain.job import SLA
+from routoo.domain.job import SLA, BatchStatus, Stage
 from routoo.errors import InputError
-from routoo.store import batches
+from routoo.pipeline.select.shard import select_shard
+from routoo.store import batches, shards, workers
 from routoo.store.database import Database
 from tests import batch_factory as factory
-from tests.producer_command import ProducerCommand
+from tests.producer_command import PRODUCER, ProducerCommand
 
 pytestmark = pytest.mark.anyio
 
@@ -140,3 +147,135 @@ async def test_changes_are_told_in_words(db: Database, tmp_path: Path) -> None:
     assert changes(before, asked) == [
         "limits of the rows, rules for answers, or how the rows are read"
     ]
+
+
+class Terminal:
+    """A command on a terminal of its own."""
+
+    def __init__(self, command: ProducerCommand, *arguments: str) -> None:
+        self._ours, theirs = pty.openpty()
+        self._run = subprocess.Popen(
+            [str(PRODUCER), *arguments],
+            env=command.environment,
+            cwd=command.environment["ROUTOO_HOME"],
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+
+    async def read(self, word: str | None = None) -> str:
+        """Return what is shown up to a word, or to the end."""
+        return await asyncio.to_thread(self._read, word)
+
+    def _read(self, word: str | None) -> str:
+        shown = b""
+        while word is None or word.encode() not in shown:
+            try:
+                shown += os.read(self._ours, 4096)
+            except OSError:  # the other end is closed
+                break
+        return shown.decode()
+
+    def type(self, line: str) -> None:
+        os.write(self._ours, f"{line}\n".encode())
+
+    async def exit_status(self) -> int:
+        try:
+            return await asyncio.to_thread(self._run.wait, 120)
+        finally:
+            os.close(self._ours)
+
+
+async def planned_batch(db: Database) -> UUID:
+    """Do what workers would until the batch that a command makes is planned; return its id."""
+    sql = b"SELECT id FROM batches WHERE status = 'planning'"
+    while True:
+        async with db.transaction() as conn:
+            found = await (await conn.execute(sql)).fetchone()
+        if found is not None:
+            break
+        await asyncio.sleep(0.1)
+    await factory.score(db, found[0])
+    lease = await factory.claim(db, found[0], Stage.SELECT)
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, found[0])
+    await select_shard(db, lease, batch)
+    async with db.transaction() as conn:
+        await shards.finish(conn, lease, shards.Done())
+    return batch.id
+
+
+async def answer(db: Database, batch_id: UUID) -> None:
+    """Answer a batch, as a dispatcher would, once it is submitted."""
+    while True:
+        async with db.transaction() as conn:
+            if await batches.status(conn, batch_id) is BatchStatus.IN_PROGRESS:
+                break
+        await asyncio.sleep(0.1)
+    await factory.dispatch(db, await factory.claim(db, batch_id, Stage.DISPATCH))
+
+
+@pytest.fixture
+async def arguments(db: Database, tmp_path: Path) -> tuple[str, ...]:
+    """Rows, a pool of two models, and workers that seem to live: the test does their work."""
+    (tmp_path / "four.jsonl").write_text(
+        "".join(json.dumps({"prompt": f"Who is {n}?"}) + "\n" for n in range(4))
+    )
+    pool = factory.pool_of("small", "large").model_dump(mode="json", exclude_defaults=True)
+    (tmp_path / "two.yaml").write_text(json.dumps(pool))
+    async with db.transaction() as conn:
+        for role in ("scorer", "dispatcher"):
+            await workers.report(conn, role, role)
+        await conn.execute("UPDATE workers SET seen_at = now() + interval '1 hour'")
+    return ("run", "four.jsonl", "--pool", "two.yaml", "--budget-usd", "1", "--out", "out.jsonl")
+
+
+async def test_on_a_terminal_the_plan_is_shown_and_only_a_yes_spends(
+    db: Database, command: ProducerCommand, arguments: tuple[str, ...], tmp_path: Path
+) -> None:
+    first = Terminal(command, *arguments)
+    batch_id = await planned_batch(db)
+    assert "random mix" in await first.read("[y/N]")
+    first.type("n")
+    assert "nothing was spent" in await first.read()
+    assert await first.exit_status() == 130
+    second = Terminal(command, *arguments)
+    await second.read("[y/N]")
+    second.type("y")
+    await answer(db, batch_id)
+    assert "4 of 4 answered" in await second.read()
+    assert await second.exit_status() == 0
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 4
+
+
+def begin_in_a_script(command: ProducerCommand, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [str(PRODUCER), *arguments],
+        env=command.environment,
+        cwd=command.environment["ROUTOO_HOME"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+async def test_an_interrupted_run_keeps_its_batch_and_the_same_command_goes_on(
+    db: Database, command: ProducerCommand, arguments: tuple[str, ...], how: int
+) -> None:
+    run = begin_in_a_script(command, *arguments, "--yes")
+    batch_id = await planned_batch(db)
+    assert run.stdout is not None
+    while "in_progress" not in await asyncio.to_thread(run.stdout.readline):
+        pass
+    run.send_signal(how)
+    _, messages = await asyncio.to_thread(run.communicate, timeout=120)
+    assert run.returncode == 130
+    assert f"Batch {batch_id} is kept and goes on at its workers" in messages
+    await answer(db, batch_id)
+    again = await asyncio.to_thread(command.run, *arguments, "--yes", "--json")
+    facts = json.loads(again.stdout)
+    assert (again.returncode, facts["batch_id"], facts["answered"]) == (0, str(batch_id), 4)
+    assert f"goes on with batch {batch_id}" in again.stderr
