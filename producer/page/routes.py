@@ -208,7 +208,7 @@ async def plan_anew(
         visit.gateway.database,
         str(batch_id),
         _usd(budget_usd),
-        lambda _pool: batch.objective,
+        lambda source: (source.objective, source.call_options),
         visit.gateway.settings.shard_size,
     )
     await _publish(visit, Stage.SELECT, plan_id, 1)
