@@ -14,7 +14,7 @@ from producer.gateway.access import key_of, require
 from producer.gateway.errors import ApiError, api_error
 from producer.gateway.live_calls import OpenStream
 from producer.gateway.live_choice import LiveAim, LiveCandidate, LiveChoice
-from producer.gateway.state import Gateway, GatewayDep
+from producer.gateway.state import Gateway, GatewayDep, gateway_of
 from producer.rows.body import BodyCheck
 from producer.rows.problems import ProblemKind, RowProblem, find_unstorable_text
 from routoo.domain.caller import Caller, Scope
@@ -35,6 +35,7 @@ _FIELDS = (
     "denied_models",
 )
 AUTO = "routoo/auto"
+COMPLETIONS_PATH = "/v1/chat/completions"
 router = APIRouter(prefix="/v1", tags=["Chat"])
 Reader = Annotated[Caller, Depends(require(Scope.READ))]
 
@@ -80,12 +81,13 @@ class _Asked:
 
 @router.post("/chat/completions", openapi_extra=_DESCRIPTION)
 @router.post("/completions", include_in_schema=False)
-async def complete(request: Request, gateway: GatewayDep) -> Response:
+async def complete(request: Request) -> Response:
     """Answer one request by the model that fits it best, or by the one that it names.
 
     Budget, worth of an answer, quality and models come in the field `routoo` or in headers such as
     X-Routoo-Budget-USD. The answer names the model that was asked.
     """
+    gateway = gateway_of(request)
     key = await key_of(request, Scope.SUBMIT)
     asked = _read(gateway, request, await request.body())
     live = gateway.live

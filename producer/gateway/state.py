@@ -41,7 +41,12 @@ def gateway_of(request: Request) -> Gateway:
     return gateway
 
 
-GatewayDep = Annotated[Gateway, Depends(gateway_of)]
+async def _gateway_of(request: Request) -> Gateway:
+    """Return the same: a dependency that is no coroutine would be run in a thread."""
+    return gateway_of(request)
+
+
+GatewayDep = Annotated[Gateway, Depends(_gateway_of)]
 """Type of a route's parameter that receives the gateway."""
 
 
