@@ -15,6 +15,7 @@ from routoo.domain.prediction import Predictions
 from routoo.errors import InputError
 from routoo.evaluation.cascade import CascadeKnowledge, PairKnowledge, ProbeKnowledge, decide
 from routoo.files import replacing
+from routoo.judge.agreement import is_open
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
 from routoo.judge.outcomes import ExpectedJudgements
 from routoo.judge.pair_judge import is_worth_comparing
@@ -142,6 +143,7 @@ class _Reader:
             (ones[other.item_id], other)
             for other in second_answers
             if other.item_id in ones and other.item_id in self._row
+            if is_open(self._items[self._row[other.item_id]].prompt)
         ]
         rows = np.array([self._row[one.item_id] for one, _ in both], np.int64)
         answered = np.zeros(len(self._items), np.bool_)

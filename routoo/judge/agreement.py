@@ -74,6 +74,11 @@ class StatedResult:
         return _verdict(same=self.text == other.text)
 
 
+def is_open(prompt: str) -> bool:
+    """Return whether a prompt offers no options: few ways of being wrong make agreement cheap."""
+    return not read_answer(prompt, "").options
+
+
 def agreements(
     first: Sequence[StatedResult], second: Sequence[StatedResult]
 ) -> Int8[np.ndarray, " answers"]:

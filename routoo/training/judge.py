@@ -10,7 +10,7 @@ from jaxtyping import Float32, Float64, Int8, Int64
 from routoo.domain.answer import RecordedAnswer
 from routoo.evaluation.bootstrap import MeanInterval, mean_interval
 from routoo.evaluation.quality_metrics import metrics_by_model
-from routoo.judge.agreement import Agreement, StatedResult, agreements
+from routoo.judge.agreement import Agreement, StatedResult, agreements, is_open
 from routoo.judge.fitting import FittedJudge, GradedAnswers, fit_probe_judge
 from routoo.judge.hashed_text import HashedTexts, inverse_frequency
 from routoo.judge.judge import AnswerJudge, ProbeAnswer, features_of_answer
@@ -175,6 +175,7 @@ class _Compared:
         fits: Mapping[int, _Fit],
     ) -> None:
         self._matrix, self._estimates, self._folds, self._fits = matrix, estimates, folds, fits
+        self._open = np.array([is_open(prompt) for prompt in matrix.prompts], np.bool_)
         self._results = {column: _results(matrix, fit.table) for column, fit in fits.items()}
         self._place = {}
         for column, fit in fits.items():
@@ -216,8 +217,9 @@ class _Compared:
         return fitted.judge if fitted.lead > 0 and gain.high >= 0 else None
 
     def _rows(self, first: int, second: int) -> Int64[np.ndarray, " rows"]:
-        """Return the items that both answered."""
-        return np.flatnonzero((self._place[first] >= 0) & (self._place[second] >= 0))
+        """Return the items that both answered and that offer no options."""
+        both = (self._place[first] >= 0) & (self._place[second] >= 0)
+        return np.flatnonzero(both & self._open)
 
     def _agreement(
         self, first: int, second: int, rows: Int64[np.ndarray, " rows"]

@@ -323,7 +323,8 @@ async def test_two_kept_answers_outlive_the_worker_and_are_not_paid_twice(
 
     async def crash(commit: Any, judging: Any, account: Any, kept: Any) -> Any:
         if kept.attempt.model == "twin":
-            await asyncio.sleep(0.2)  # the answers are committed
+            while await rows(db, "SELECT count(*) FROM kept_answers") != [(6,)]:
+                await asyncio.sleep(0.05)
             raise CrashError
         return await decide(commit, judging, account, kept)
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from routoo.judge.agreement import Agreement, StatedResult, agreements
+from routoo.judge.agreement import Agreement, StatedResult, agreements, is_open
 
 CHOICE = "Which?\nA. red\nB. blue\nC. green"
 
@@ -30,6 +30,11 @@ def test_results_are_compared_as_what_they_are(
 ) -> None:
     first, second = StatedResult.of(prompt, one), StatedResult.of(prompt, other)
     assert first.agreement(second) == second.agreement(first) == wanted
+
+
+def test_a_prompt_with_options_is_not_open() -> None:
+    assert is_open("How many?")
+    assert not is_open(CHOICE)
 
 
 def test_agreements_are_those_of_each_prompt() -> None:

@@ -23,6 +23,7 @@ from routoo.domain.pool import Pool
 from routoo.domain.prediction import NO_EXPERIENCE, Experience, experience_from_json
 from routoo.domain.prompt import prompt_text
 from routoo.errors import CheckpointError
+from routoo.judge.agreement import is_open
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
 from routoo.judge.pair_judge import is_worth_comparing
 from routoo.pipeline.dispatch.fallback import Candidate, quality_per_usd
@@ -162,6 +163,10 @@ class AnswerJudging:
         if judge is None or shown.whole is None or pending.job.sla.max_cost_usd is not None:
             return None
         first = self._names[self._column[kept.attempt.model]]
+        if not any(pair[0] == first for pair in judge.pairs):
+            return None
+        if not is_open(prompt_text(pending.job.body)):
+            return None
         for one in others:
             second = self._names[self._column[one.model.name]]
             rest = [other for other in others if other is not one]
