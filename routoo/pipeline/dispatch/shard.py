@@ -145,7 +145,8 @@ async def _load(
         behaviour.update(await endpoint_behaviour.load(conn))
         kept = await kept_answers.load(conn, lease)
         judging = AnswerJudging(batch.pool, await judges.of(conn, batch))
-        judging.follow(batch)
+        # A revision may have been made since the batch was read.
+        judging.follow(await batches.get(conn, batch.id))
     cache = ShardCache.of(batch.pool, batch.call_options, pending)
     pending = await take_cached(db, lease, cache, pending)
     return _Loaded(pending, cache, revision, alone, latencies, judging, kept)
