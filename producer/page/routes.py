@@ -203,7 +203,7 @@ async def plan_anew(
     visit: Submitting, batch_id: UUID, token: Token, budget_usd: Annotated[str, Form()]
 ) -> Response:
     """Plan a batch's jobs for another budget."""
-    batch = await _allow(visit, batch_id, token)
+    await _allow(visit, batch_id, token)
     plan_id = await plans.plan_again(
         visit.gateway.database,
         str(batch_id),
