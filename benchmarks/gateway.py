@@ -1,6 +1,6 @@
 """Measures the gateway: single calls beside litellm's proxy, a batch beside the CLI, an upload.
 
-`calls` sends one request after the other, in turn straight to a stand-in endpoint, through the
+`calls` sends one request after the other, ten of a kind in turn: straight to a stand-in endpoint, through the
 gateway with a named model, through the gateway routed (MiniLM on the CPU), and, with --litellm,
 through litellm's proxy, all in one run. A call's overhead is its time less the median time of the
 straight ones. The processor time of each server is read too, since other work on the machine adds
@@ -52,6 +52,8 @@ Value = TypeVar("Value")
 _BIN = Path(sys.executable).parent
 _PATIENCE_S = 600.0
 _WARM_UP = 5
+_IN_A_ROW = 10
+"""Calls of one kind before those of the next: a server's other work falls on all alike."""
 
 
 def main() -> None:
@@ -242,16 +244,18 @@ async def _measure_calls(
         name: {"wall": [], "cpu": [], "predict": []} for name in targets
     }
     async with aiohttp.ClientSession() as session:
-        for number in range(count + _WARM_UP):
+        for name, target in targets.items():
+            for _ in range(_WARM_UP):
+                await _call(session, *target)
+        for _ in range(-(-count // _IN_A_ROW)):
             for name, target in targets.items():
                 before_s = _cpu_s(pids.get(name))
-                began_s = time.perf_counter()
-                predict_s = await _call(session, *target)
-                wall_s = time.perf_counter() - began_s
-                if number >= _WARM_UP:
-                    found[name]["wall"].append(wall_s)
-                    found[name]["cpu"].append(_cpu_s(pids.get(name)) - before_s)
-                    found[name]["predict"].append(predict_s)
+                for _ in range(_IN_A_ROW):
+                    began_s = time.perf_counter()
+                    found[name]["predict"].append(await _call(session, *target))
+                    found[name]["wall"].append(time.perf_counter() - began_s)
+                cpu_s = _cpu_s(pids.get(name)) - before_s
+                found[name]["cpu"].append(cpu_s / _IN_A_ROW)
     return found
 
 
