@@ -1,10 +1,10 @@
 """Measures the gateway: single calls beside litellm's proxy, a batch beside the CLI, an upload.
 
-`calls` sends one request after the other, ten of a kind in turn: straight to a stand-in endpoint, through the
-gateway with a named model, through the gateway routed (MiniLM on the CPU), and, with --litellm,
-through litellm's proxy, all in one run. A call's overhead is its time less the median time of the
-straight ones. The processor time of each server is read too, since other work on the machine adds
-to times and not to it.
+`calls` sends one request after the other, ten of a kind in turn: straight to a stand-in endpoint,
+through the gateway with a named model, through the gateway routed (MiniLM on the CPU), and, with
+--litellm, through litellm's proxy, all in one run. A call's overhead is its time less the median
+time of the straight ones. The processor time of each server is read too, since other work on the
+machine adds to times and not to it.
 
 `batch` has the same rows submitted, answered and written to a file by the commands, and then
 uploaded, created, answered and downloaded through the gateway: the same workers, endpoint and
@@ -244,7 +244,7 @@ async def _measure_calls(
         name: {"wall": [], "cpu": [], "predict": []} for name in targets
     }
     async with aiohttp.ClientSession() as session:
-        for name, target in targets.items():
+        for target in targets.values():
             for _ in range(_WARM_UP):
                 await _call(session, *target)
         for _ in range(-(-count // _IN_A_ROW)):
