@@ -1,9 +1,13 @@
 """`routoo-producer serve`: an HTTP API as OpenAI's, and a page to look at."""
 
+import signal
 import socket
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -168,6 +172,10 @@ def _serve(
 
     from producer.gateway.app import create_app
 
+    # The server sends itself the signal again that it ended by: leave then as after Ctrl-C, so that
+    # an embedded database is stopped.
+    signal.signal(signal.SIGTERM, _leave)
+
     app = create_app(settings, url, options)
     config = uvicorn.Config(
         app,
@@ -177,4 +185,9 @@ def _serve(
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
     )
-    uvicorn.Server(config).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):
+        uvicorn.Server(config).run(sockets=[listener])
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
