@@ -1,6 +1,7 @@
 """The page in a real browser, by clicking, on a real stack: from a file to its answers."""
 
 import json
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -24,18 +25,14 @@ REFUSING = {"faults": [{"kind": "status", "status": 400, "containing": "number 3
 @contextmanager
 def serving(stack: LocalStack, pool: Path) -> Iterator[str]:
     """Run `routoo-producer serve` and yield the URL that it prints."""
-    process = subprocess.Popen(
-        [BIN / "routoo-producer", "serve", "--port", "0", "--pool", f"default={pool}"],
-        env=stack.environ,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert process.stdout is not None
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
-        assert process.wait(30) == 0
+    command = [BIN / "routoo-producer", "serve", "--port", "0", "--pool", f"default={pool}"]
+    with subprocess.Popen(command, env=stack.environ, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+            assert process.wait(30) in {0, -signal.SIGTERM}
 
 
 @pytest.fixture
