@@ -58,11 +58,15 @@ class Tab:
         await self.until("document.readyState === 'complete' && location.origin !== 'null'")
 
     async def click(self, text: str) -> None:
-        """Click the link, button or menu that has this text, with the mouse, once it is shown."""
-        await self.until(f"({_FIND})({json.dumps(text)}) !== undefined", text)
+        """Click the link, button or menu that has this text, with the mouse, once it is shown.
+
+        Of a text of several lines, the first is clicked.
+        """
+        found = f"({_FIND})({json.dumps(text)}) !== undefined"
+        await self.until(f"document.readyState === 'complete' && {found}", text)
         at = await self.evaluate(
             f"(box => ({{x: box.x + box.width / 2, y: box.y + box.height / 2}}))"
-            f"((one => (one.scrollIntoView({{block: 'center'}}), one.getBoundingClientRect()))"
+            f"((one => (one.scrollIntoView({{block: 'center'}}), one.getClientRects()[0]))"
             f"(({_FIND})({json.dumps(text)})))"
         )
         button = {"button": "left", "clickCount": 1, **at}
@@ -110,11 +114,11 @@ class Tab:
 
     def _note(self, message: dict[str, Any]) -> None:
         params = message.get("params", {})
-        if message["method"] == "Log.entryAdded":
+        if message.get("method") == "Log.entryAdded":
             self.complaints.append(params["entry"]["text"])
-        elif message["method"] == "Runtime.exceptionThrown":
+        elif message.get("method") == "Runtime.exceptionThrown":
             self.complaints.append(str(params["exceptionDetails"]))
-        elif message["method"] == "Network.requestWillBeSent":
+        elif message.get("method") == "Network.requestWillBeSent":
             url = params["request"]["url"]
             if not url.startswith((self.origin, "data:")):
                 self.complaints.append(url)

@@ -52,6 +52,7 @@ async def test_a_file_is_planned_run_watched_and_its_failures_retried_by_clickin
         await tab.open(url)
         assert await tab.evaluate("document.title") == "Batches \N{MIDDLE DOT} Routoo"
         await tab.click("New batch")
+        await tab.until_shown("File of prompts")
         await tab.choose_file("#file", file)
         await tab.evaluate("document.querySelector('#budget').value = '1'")
         await tab.click("Plan")

@@ -16,11 +16,15 @@ document.addEventListener("click", (event) => {
 });
 
 // What follows live doesn't replace a part that the person is using at this moment.
-document.addEventListener("htmx:sseBeforeMessage", (event) => {
-  const part = event.target;
-  const inUse = part.contains(document.activeElement) || part.querySelector("details[open]");
-  if (inUse && part.dataset.careful !== undefined) event.preventDefault();
-});
+function isInUse(part) {
+  return part.contains(document.activeElement) || part.querySelector("details[open]") !== null;
+}
+for (const name of ["htmx:sseBeforeMessage", "htmx:beforeRequest"]) {
+  document.addEventListener(name, (event) => {
+    const part = event.target;
+    if (part.dataset.careful !== undefined && isInUse(part)) event.preventDefault();
+  });
+}
 
 // A batch that ends, or whose plan is ready, is another page: it is loaded anew.
 document.addEventListener("htmx:sseMessage", (event) => {
