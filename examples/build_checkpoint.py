@@ -77,6 +77,7 @@ def _batch_items() -> Path:
         )
         for item in read_items(EXAMPLES / "batch.jsonl")
     ]
+    WORK.mkdir(parents=True, exist_ok=True)
     table = WORK / "batch_items.parquet"
     write_items(table, items)
     return table

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Float32
-from scipy.stats import rankdata
 
 from routoo.evaluation.bootstrap import Interval, resample
 from routoo.predictor.dataset import OutcomeMatrix
@@ -61,6 +60,8 @@ def auc(score: Float32[np.ndarray, " items"], quality: Float32[np.ndarray, " ite
     positives, negatives = int(good.sum()), int((~good).sum())
     if not positives or not negatives:
         return float("nan")
+    from scipy.stats import rankdata  # noqa: PLC0415 - producers start without scipy
+
     ranks = rankdata(quality)[good].sum()
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
 

@@ -126,7 +126,12 @@ class OpenAIBatches:
             InvalidResponseError: It is not of this API.
         """
         page = _read(raw, where, "data")
-        rows = [row for row in page.get("data") or () if isinstance(row, dict) and "id" in row]
+        data = page.get("data")
+        rows = [
+            row
+            for row in (data if isinstance(data, list) else ())
+            if isinstance(row, dict) and "id" in row
+        ]
         listed = tuple(
             ListedBatch(
                 _batch_of(row), (row.get("metadata") or {}).get(_MARKER_KEY), _created_at_s(row)
