@@ -82,6 +82,9 @@ def _is_half_way(stack: LocalStack, name: str) -> bool:
     return bool(found) and answered(stack, found[0][0]) > 0
 
 
+@pytest.mark.skipif(
+    not os.environ.get("ROUTOO_CHAOS"), reason="starts two stacks of its own: set ROUTOO_CHAOS"
+)
 def test_a_run_starts_the_stack_survives_kills_and_leaves_nothing_running(
     checkpoint: Path, server: FakeServerProcess, tmp_path: Path
 ) -> None:
