@@ -37,7 +37,7 @@ from producer.results.export import output_line
 from producer.rows.limits import read_usd
 from routoo.domain.job import Stage
 from routoo.errors import NotFoundError
-from routoo.evaluation.report.page import colour_rules
+from routoo.evaluation.report.page import CHART_RULES, colour_rules
 from routoo.store import jobs as stored_jobs
 from routoo.store import results
 from routoo.store.batches import BatchRecord, retry
@@ -58,7 +58,10 @@ _ASSETS = {
     path.name: (path.read_bytes(), _TYPES[path.suffix])
     for path in STATIC.iterdir()
     if path.suffix in _TYPES
-} | {"colours.css": (colour_rules().encode(), "text/css")}
+} | {
+    "colours.css": (colour_rules().encode(), "text/css"),
+    "chart.css": (CHART_RULES.read_bytes(), "text/css"),
+}
 
 
 @router.get("/static/{name}")

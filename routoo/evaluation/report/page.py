@@ -1,6 +1,7 @@
 """Writes a scorecard as one HTML page that loads nothing: no script, no font, no picture.
 
-`page.html` is the page's template, `page.css` its style sheet; each kind of plot has a module.
+`page.html` is the page's template, `page.css` its style sheet, and `chart.css` the one of plots;
+each kind of plot has a module.
 """
 
 import math
@@ -32,6 +33,8 @@ from routoo.evaluation.report.sections import (
 from routoo.evaluation.same_cost import SameCost
 from routoo.evaluation.scorecard import Scorecard
 
+CHART_RULES = Path(__file__).with_name("chart.css")
+"""Style sheet of the plots, which the page beside the API uses too."""
 _MOST_RUNS = 60
 LIGHT = {
     "page": "#f6f7f9",
