@@ -73,7 +73,7 @@ class AsyncBatch:
         until_s = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             state = await self.status()
-            if state.is_over and state.status is not BatchStatus.PLANNED:
+            if state.status.has_ended:
                 return state
             _check_submitted(state)
             if until_s is not None and time.monotonic() >= until_s:

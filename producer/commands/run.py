@@ -241,7 +241,7 @@ class _Run:
         from producer.commands.watch import show_progress
         from producer.progress import follow, take_snapshot
 
-        if batch.status.is_over and batch.status is not BatchStatus.PLANNED:
+        if batch.status.has_ended:
             async with database.transaction() as conn:
                 return await take_snapshot(conn, batch)
         work = show_progress(follow(database, batch), to_stderr=self.as_json)

@@ -56,7 +56,7 @@ class OpenStream:
         try:
             async for event in self.stream.events():
                 yield event
-            self.cost_usd = self.call.answered(self.stream.completion())
+            self.cost_usd, _ = self.call.answered(self.stream.completion())
         finally:
             await self.call.close()
 
@@ -74,8 +74,12 @@ class SentCall:
     began_s: float = field(default_factory=time.perf_counter)
     settled: bool = False
 
-    def answered(self, completion: Completion) -> Decimal:
-        """Settle the call by the usage of its answer, and return the cost in USD."""
+    def answered(self, completion: Completion) -> tuple[Decimal, EndpointError | None]:
+        """Settle the call by the usage of its answer.
+
+        Returns:
+            Its cost in USD, and what makes the answer a failure.
+        """
         usage = completion.usage
         cost_usd = self.candidate.model.cost_usd(
             usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens
@@ -88,7 +92,7 @@ class SentCall:
             (usage.prompt_tokens, usage.completion_tokens),
             None if error is None else error.code,
         )
-        return cost_usd
+        return cost_usd, error
 
     def failed(self, error: EndpointError) -> None:
         """Settle a call without an answer, at its worst case if it may have been billed."""
@@ -230,8 +234,7 @@ class LiveCaller:
         except EndpointError as error:
             call.failed(error)
             raise
-        cost_usd = call.answered(completion)
-        failure = error_of_completion(call.candidate.model.name, completion)
+        cost_usd, failure = call.answered(completion)
         if failure is not None:
             raise failure
         return completion, cost_usd

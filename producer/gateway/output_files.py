@@ -11,7 +11,7 @@ from producer.gateway.errors import ApiError
 from producer.gateway.ids import FileId, FileKind, batch_id_text
 from producer.results.export import output_line
 from routoo.domain.caller import Caller
-from routoo.domain.job import BatchStatus, ResultStatus
+from routoo.domain.job import ResultStatus
 from routoo.store import api_batches, files, results
 from routoo.store.api_batches import ApiBatchRecord, Outcome
 from routoo.store.database import Database
@@ -19,7 +19,6 @@ from routoo.store.database import Database
 OUTPUT_PURPOSE = "batch_output"
 _BLOCK_BYTES = 1 << 17
 _MOST_LISTED_BATCHES = 10_000
-_OVER = frozenset({BatchStatus.COMPLETED, BatchStatus.CANCELLED, BatchStatus.FAILED})
 
 Sizes = MutableMapping[tuple[str, datetime], int]
 """Sizes that were counted, by file and the time its batch ended: a retry changes both."""
@@ -41,7 +40,7 @@ class ResultFile:
 
 def result_file_ids(batch: ApiBatchRecord, outcome: Outcome | None) -> dict[FileKind, FileId]:
     """Return which files a batch has: none before it is over, and none that would be empty."""
-    if outcome is None or outcome.status not in _OVER:
+    if outcome is None or not outcome.status.has_ended:
         return {}
     lines = {
         FileKind.OUTPUT: outcome.succeeded,

@@ -71,6 +71,11 @@ class BatchStatus(StrEnum):
             BatchStatus.CANCELLING,
         }
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether such a batch was run to its end, or given up: a plan that waits was not."""
+        return self.is_over and self is not BatchStatus.PLANNED
+
 
 class ApiBatchState(StrEnum):
     """How far the submission of a batch that came through the gateway has come."""
