@@ -7,6 +7,7 @@ from routoo.client.ping import check_answers, ping
 from routoo.domain.pool import Pool
 from routoo.errors import CheckpointError
 from routoo.predictor.manifest import checkpoint_models
+from routoo.settings import Settings
 from routoo.store import checkpoints
 from routoo.store.database import Database
 
@@ -37,6 +38,30 @@ async def check_models(database: Database, pool: Pool, checkpoint: Path) -> str 
             return f"{where} can't be read here: whether it knows all models, scorers will find"
     _check_known(pool, known, where)
     return None
+
+
+async def check_pool(
+    database: Database, pool: Pool, settings: Settings, *, asks_endpoints: bool = True
+) -> list[str]:
+    """Check before a submission that a pool can be scored, and that its endpoints answer.
+
+    Args:
+        database: Where checkpoints are promoted.
+        pool: The candidate models.
+        settings: The checkpoint of scorers, and how long an endpoint may take to answer.
+        asks_endpoints: Whether endpoints are asked at all.
+
+    Returns:
+        Notes for people about what can't be told.
+
+    Raises:
+        CheckpointError: The checkpoint doesn't know a model of the pool.
+        ConfigError: A model of the pool doesn't answer.
+    """
+    notes = [await check_models(database, pool, settings.checkpoint)]
+    if settings.ping_timeout_s and asks_endpoints:
+        notes.append(await check_endpoints(pool, settings.ping_timeout_s))
+    return [note for note in notes if note is not None]
 
 
 async def check_checkpoint(database: Database, checkpoint: Path, *, is_named: bool) -> None:

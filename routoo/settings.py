@@ -129,6 +129,10 @@ class Settings(BaseSettings):
             _check_server_url(url.get_secret_value(), schemes, example)
         return url
 
+    def shard_count(self, jobs: int) -> int:
+        """Return how many shards so many jobs make."""
+        return -(-jobs // self.shard_size)
+
     @cached_property
     def embedded_database(self) -> bool:
         """Whether the database is the embedded one."""

@@ -20,7 +20,7 @@ from producer.client.records import BatchState, Plan, Result
 from producer.control import cancel_batch, pause_batch, resume_batch, retry_batch
 from producer.local_stack import LocalStack
 from producer.plans import await_plan, submit_plan
-from producer.pool_check import check_endpoints, check_models
+from producer.pool_check import check_pool
 from producer.progress import Snapshot, find_batch, take_snapshot
 from producer.queue import try_to_publish
 from producer.rows.limits import read_on_unavailable
@@ -90,13 +90,12 @@ class DatabaseBackend:
         """Submit rows, or let them be planned only."""
         source = source_of(rows)
         request = replace(self._request(options), plan_only=plan_only)
-        notes = [await check_models(self._db, request.pool, self._settings.checkpoint)]
-        if self._settings.ping_timeout_s and options.get("ping", True):
-            notes.append(await check_endpoints(request.pool, self._settings.ping_timeout_s))
-        shard_size = self._settings.shard_size
-        submission = await submit(self._db, source, request, shard_size=shard_size)
+        notes = await check_pool(
+            self._db, request.pool, self._settings, asks_endpoints=options.get("ping", True)
+        )
+        submission = await submit(self._db, source, request, shard_size=self._settings.shard_size)
         if submission.created:
-            shards = -(-submission.job_count // shard_size)
+            shards = self._settings.shard_count(submission.job_count)
             await self._publish(Stage.SCORE, submission.batch_id, shards)
         return Submitted(str(submission.batch_id), tuple(_notes(submission, notes)))
 
@@ -235,8 +234,8 @@ def _call_options(options: BatchOptions) -> CallOptions:
     )
 
 
-def _notes(submission: Submission, found: Iterable[str | None]) -> Iterator[str]:
-    yield from filter(None, found)
+def _notes(submission: Submission, found: Iterable[str]) -> Iterator[str]:
+    yield from found
     if not submission.created:
         yield "known under this idempotency key: nothing was added"
     if submission.error_file is not None:

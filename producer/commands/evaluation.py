@@ -92,7 +92,7 @@ def run_command(
             begun = await begin(database, eval_set, request, shard_size=settings.shard_size)
             note(f"begun: run {begun.id}")
             for batch_id, jobs in await batches_of(database, begun):
-                shard_count = -(-jobs // settings.shard_size)
+                shard_count = settings.shard_count(jobs)
                 publish_or_note(settings, Stage.SCORE, batch_id, shard_count)
             if not (watch or options.recorded):
                 typer.echo(json_line({"run_id": str(begun.id)}) if as_json else str(begun.id))

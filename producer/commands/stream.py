@@ -166,7 +166,7 @@ def _print_batch(settings: "Settings", batch: "StreamBatch", *, as_json: bool) -
         "free_usd": str(batch.free_usd),
     }
     typer.echo(json_line(facts) if as_json else str(batch.batch_id))
-    shard_count = -(-batch.job_count // settings.shard_size)
+    shard_count = settings.shard_count(batch.job_count)
     publish_or_note(settings, Stage.SCORE, batch.batch_id, shard_count)
 
 

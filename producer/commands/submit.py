@@ -114,10 +114,12 @@ async def submit_rows(
     no_ping: bool,
 ) -> "Submission":
     """Do what `send_request` does, with a database that is open."""
+    from producer.pool_check import check_pool
     from producer.rows.report import BadInputError
     from producer.submit import submit
 
-    await _check_pool(database, settings, request, no_ping=no_ping)
+    for text in await check_pool(database, request.pool, settings, asks_endpoints=not no_ping):
+        note(text)
     try:
         with _read_progress(source) as on_progress:
             submission = await submit(
@@ -130,18 +132,6 @@ async def submit_rows(
     return submission
 
 
-async def _check_pool(
-    database: "Database", settings: "Settings", request: "BatchRequest", *, no_ping: bool
-) -> None:
-    from producer.pool_check import check_endpoints, check_models
-
-    notes = [await check_models(database, request.pool, settings.checkpoint)]
-    if settings.ping_timeout_s and not no_ping:
-        notes.append(await check_endpoints(request.pool, settings.ping_timeout_s))
-    for text in filter(None, notes):
-        note(text)
-
-
 def publish_batch(settings: "Settings", submission: "Submission") -> bool:
     """Send a new batch's messages to the workers: last, since a broker may take its time.
 
@@ -152,7 +142,7 @@ def publish_batch(settings: "Settings", submission: "Submission") -> bool:
 
     if not submission.created:
         return True
-    shard_count = -(-submission.job_count // settings.shard_size)
+    shard_count = settings.shard_count(submission.job_count)
     return publish_or_note(settings, Stage.SCORE, submission.batch_id, shard_count)
 
 

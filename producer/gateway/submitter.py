@@ -20,7 +20,7 @@ from producer.gateway.errors import ApiError
 from producer.gateway.ids import batch_id_text
 from producer.gateway.options import GatewayOptions
 from producer.gateway.output_files import bad_row_line
-from producer.pool_check import check_endpoints, check_models
+from producer.pool_check import check_pool
 from producer.queue import check_broker, publish_or_note
 from producer.rows.report import BadInputError
 from producer.rows.source import Format, Source
@@ -124,7 +124,7 @@ class Submitter:
             path = Path(folder) / "rows.jsonl"
             await _spool(database, file.id, path)
             request = self._request(record, file.filename, Path(folder) / "bad-rows.jsonl")
-            await self._check_pool(database, request)
+            await check_pool(database, request.pool, self._settings)
             source = Source(path, Format.JSONL, label=file.filename)
             submission = await submit(
                 database, source, request, shard_size=self._settings.shard_size
@@ -149,11 +149,6 @@ class Submitter:
             error_file=bad_rows if asked.request.skip_invalid else None,
         )
 
-    async def _check_pool(self, database: Database, request: BatchRequest) -> None:
-        await check_models(database, request.pool, self._settings.checkpoint)
-        if self._settings.ping_timeout_s:
-            await check_endpoints(request.pool, self._settings.ping_timeout_s)
-
     async def _conclude(
         self,
         database: Database,
@@ -167,7 +162,7 @@ class Submitter:
                 await control.cancel(conn, record.id)  # it was cancelled meanwhile
                 await control.end_cancelled(conn, record.id)
                 return
-        shards = -(-submission.job_count // self._settings.shard_size)
+        shards = self._settings.shard_count(submission.job_count)
         publish_or_note(self._settings, Stage.SCORE, record.id, shards)
 
 

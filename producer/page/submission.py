@@ -12,7 +12,7 @@ from producer.aims import read_budget, read_limits, read_objective
 from producer.gateway.state import Gateway
 from producer.gateway.uploads import UploadForm
 from producer.page.rendering import Visit, check_token
-from producer.pool_check import check_endpoints, check_models
+from producer.pool_check import check_pool
 from producer.queue import check_broker, publish_or_note
 from producer.rows.report import BadInputError
 from producer.rows.source import Source
@@ -66,7 +66,7 @@ async def plan_upload(visit: Visit) -> UUID:
             raise RefusedFormError(error.what, form.fields, tuple(error.report.lines())) from error
         except RoutooError as error:
             raise RefusedFormError(str(error), form.fields) from error
-    shards = -(-submission.job_count // gateway.settings.shard_size)
+    shards = gateway.settings.shard_count(submission.job_count)
     await asyncio.to_thread(
         publish_or_note, gateway.settings, Stage.SCORE, submission.batch_id, shards
     )
@@ -131,9 +131,7 @@ async def _submit(gateway: Gateway, source: Source, request: BatchRequest) -> Su
 
     async def work(database: Database) -> Submission:
         check_broker(settings)
-        await check_models(database, request.pool, settings.checkpoint)
-        if settings.ping_timeout_s:
-            await check_endpoints(request.pool, settings.ping_timeout_s)
+        await check_pool(database, request.pool, settings)
         return await submit(database, source, request, shard_size=settings.shard_size)
 
     return await gateway.database.apart(work)
