@@ -54,7 +54,7 @@ async def test_jobs_wait_for_their_model_while_it_is_away(db: Database) -> None:
 async def test_a_single_job_waits_for_a_model_that_is_away_for_a_moment(db: Database) -> None:
     async with FakeServer({"models": {"large": AWAY, "small": {}}}) as server:
         lease = await prepare(db, pool_of(server), 1, model="large")
-        dispatching = asyncio.create_task(dispatch(db, lease, max_attempts_per_model=4))
+        dispatching = asyncio.create_task(dispatch(db, lease, max_attempts_per_model=20))
         await requests_at(server, 3)
         await asyncio.sleep(0.5)
         server.set_script({"models": {"*": {}}})

@@ -149,18 +149,24 @@ async def test_a_batch_whose_plan_costs_more_than_is_left_is_warned(db: Database
 async def test_a_heartbeat_reports_while_a_worker_runs(db: Database, database_url: str) -> None:
     batch_id = await factory.submit(db)
 
+    async def is_served(own: Database) -> bool:
+        wait = (await snapshot(own, batch_id)).wait
+        return wait is not None and wait.is_served
+
+    async def wait_until_served(own: Database) -> None:
+        while not await is_served(own):
+            await asyncio.sleep(0.02)
+
     def run() -> None:
         with LoopThread() as loop:
             own = Database(database_url, max_size=2)
             loop.run(own.__aenter__())
             with heartbeat(loop, own, "scorer@host:1", Role.SCORER):
-                loop.run(asyncio.sleep(0.2))
+                loop.run(asyncio.wait_for(wait_until_served(own), 30))
+            assert not loop.run(is_served(own)), "a worker that has ended is not waited for"
             loop.run(own.__aexit__(None, None, None))
 
     await asyncio.to_thread(run)
-    wait = (await snapshot(db, batch_id)).wait
-    assert wait is not None
-    assert wait.is_served
 
 
 async def test_the_status_says_what_is_planned_of_probes(db: Database) -> None:
