@@ -123,7 +123,7 @@ def measure_probes(jobs: int, repeat: int) -> list[Figure]:
     allowed = np.asarray(problem.allowed)
     judge = make_judge()
     known = ProbeModel(
-        lambda quality: judge.foresee(judge.models, quality).of,
+        lambda quality: judge.judgement_model(judge.models, quality).of,
         PROBES,
         problem.quality,
         problem.cost_usd,

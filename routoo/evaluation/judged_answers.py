@@ -154,14 +154,14 @@ class _Reader:
         before = self._judge.expected_judgements(first, self._quality).quality
         items, outcomes, models = before.shape
         flat = before.reshape(items * outcomes, models)
-        foreseen = self._judge.expected_agreement(first, second, flat)
+        expected = self._judge.expected_agreement(first, second, flat)
         after = self._judge.expected_agreement(first, second, self._whole[first])
         return PairKnowledge(
             number,
             self._pool.index(second),
             answered,
-            foreseen.chance.reshape(items, outcomes, -1),
-            foreseen.quality[:, :, self._columns].reshape(items, outcomes, -1, len(self._pool)),
+            expected.chance.reshape(items, outcomes, -1),
+            expected.quality[:, :, self._columns].reshape(items, outcomes, -1, len(self._pool)),
             ExpectedJudgements(after.chance, after.quality[:, :, self._columns]),
             judged,
         )

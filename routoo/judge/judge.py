@@ -154,9 +154,9 @@ class AnswerJudge:
         prior = self._prior(quality).T.astype(np.float32)
         return judge.outcomes(prior, judge.probe, prior.mean(axis=0))
 
-    def foresee(
+    def judgement_model(
         self, models: Sequence[str], quality: Float[np.ndarray, "jobs pool"]
-    ) -> "Foresight":
+    ) -> "JudgementModel":
         """Return what judging any probe's answers may bring, for jobs of a pool.
 
         Args:
@@ -166,14 +166,14 @@ class AnswerJudge:
         columns = self.columns(models)
         if np.isnan(quality).any() or not self.judges:
             prior = self._prior(self.spread(models, quality)).T.astype(np.float32)
-            return Foresight(self, columns, prior[columns], prior.mean(axis=0))
+            return JudgementModel(self, columns, prior[columns], prior.mean(axis=0))
         known = log_odds(quality.T, np.float32)
         level = next(iter(self.judges.values())).view.mean
         # Models beside the pool's are taken to depart from their level as the pool's do on average.
         departure = (known - level[columns, None]).mean(axis=0)
         others = np.delete(level, columns)
         total = known.sum(axis=0) + others.sum() + len(others) * departure
-        return Foresight(self, columns, known, total / np.float32(len(self.models)))
+        return JudgementModel(self, columns, known, total / np.float32(len(self.models)))
 
     def columns(self, models: Sequence[str]) -> list[int]:
         """Return the columns of models.
@@ -237,7 +237,7 @@ class AnswerJudge:
 
 
 @dataclass(frozen=True, slots=True)
-class Foresight:
+class JudgementModel:
     """What judging answers may bring for some jobs, before there are any."""
 
     judge: AnswerJudge

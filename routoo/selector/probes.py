@@ -185,9 +185,9 @@ class _Columns:
 def _fill(
     table: _Columns, policies: Policies, known: ProbeModel, jobs: Int[np.ndarray, " rows"]
 ) -> None:
-    foreseen = known.foresee(jobs)
+    expected = known.of_jobs(jobs)
     for probe in policies.probes:
-        outcomes = foreseen.outcomes(probe)
+        outcomes = expected.outcomes(probe)
         for at, price in enumerate(policies.price):
             if policies.probe[at] == probe:
                 second = outcomes.at_price(price)
@@ -199,10 +199,10 @@ def _fill_best(
 ) -> None:
     """Fill in each job's best probe between the prices, and note which it is."""
     own, price = table.own, float(np.median(policies.prices))
-    foreseen, best = known.foresee(jobs), np.full(len(jobs), -np.inf)
+    expected, best = known.of_jobs(jobs), np.full(len(jobs), -np.inf)
     found = {}
     for probe in policies.probes:
-        found[probe] = foreseen.outcomes(probe, price)
+        found[probe] = expected.outcomes(probe, price)
         worth = found[probe].worth(price, known.served(probe))
         better = table.allowed[:, probe] & (worth > best)
         own[better], best[better] = probe, worth[better]

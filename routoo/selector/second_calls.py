@@ -36,10 +36,10 @@ class Judgements(Protocol):
 
 Columns = Int[np.ndarray, " models"] | Int[np.ndarray, "models jobs"]
 """Columns of models, the same for all jobs or of each job its own."""
-Foresight = Callable[[int, Columns], Judgements]
+ExpectJudgements = Callable[[int, Columns], Judgements]
 """Takes the column of a probe, and the columns of the models whose quality is wanted, the probe
 first; they are the judgements' in this order."""
-Judge = Callable[[Float32[np.ndarray, "jobs models"]], Foresight]
+Judge = Callable[[Float32[np.ndarray, "jobs models"]], ExpectJudgements]
 """Takes the expected qualities of some jobs."""
 Follow = Callable[[Int[np.ndarray, " jobs"], int], Bool[np.ndarray, "jobs models"]]
 """Takes numbers of jobs and a probe's column, returns which models may be asked after it."""
@@ -243,9 +243,9 @@ class ProbeModel:
         """Return the share of jobs that a model answers."""
         return 1.0 if self.answered is None else float(self.answered[model])
 
-    def foresee(self, jobs: Int[np.ndarray, " some"]) -> "ForeseenJobs":
-        """Return what judging may show of some jobs."""
-        return ForeseenJobs(self, jobs, self.judge(self.quality[jobs]))
+    def of_jobs(self, jobs: Int[np.ndarray, " some"]) -> "JobProbes":
+        """Return the expected judgements of some jobs."""
+        return JobProbes(self, jobs, self.judge(self.quality[jobs]))
 
     def some(self, jobs: Int[np.ndarray, " some"]) -> "ProbeModel":
         """Return what is known of some jobs."""
@@ -259,12 +259,12 @@ class ProbeModel:
 
 
 @dataclass(frozen=True, slots=True)
-class ForeseenJobs:
+class JobProbes:
     """Some jobs of a `ProbeModel`, with what judging may show of them."""
 
     known: ProbeModel
     jobs: Int[np.ndarray, " some"]
-    foresight: Foresight
+    expect: ExpectJudgements
 
     def outcomes(self, probe: int, rivals_at: float | None = None) -> ProbeOutcomes:
         """Return what judging a probe's answers may show.
@@ -281,7 +281,7 @@ class ForeseenJobs:
             order = wanted[:, None]
         else:
             wanted = order = self._rivals(probe, follow, rivals_at)
-        judged = self.foresight(probe, wanted)
+        judged = self.expect(probe, wanted)
         return ProbeOutcomes(
             order,
             np.ascontiguousarray(judged.chance.T, np.float32),

@@ -299,7 +299,9 @@ def chosen_by_the_library(
     def follow(some: Any, _probe: int) -> Any:
         return (some < HELD_OUT - CAPPED)[:, None] & np.ones((len(some), 2), np.bool_)
 
-    known = ProbeModel(lambda some: judge.foresee(MODELS, some).of, (0,), quality, cost_usd, follow)
+    known = ProbeModel(
+        lambda some: judge.judgement_model(MODELS, some).of, (0,), quality, cost_usd, follow
+    )
     more, policies = with_policies(direct, known)
     choice = solve(more).choice
     first = policies.first(choice)

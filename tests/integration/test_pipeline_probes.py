@@ -39,13 +39,13 @@ class FakeJudge:
 
     probes = ("small",)
 
-    def foresee(self, models: Sequence[str], quality: Any) -> "FakeForesight":
+    def judgement_model(self, models: Sequence[str], quality: Any) -> "FakeJudgementModel":
         assert list(models) == list(NAMES)
-        return FakeForesight(np.asarray(quality, np.float32))
+        return FakeJudgementModel(np.asarray(quality, np.float32))
 
 
 @dataclass(frozen=True)
-class FakeForesight:
+class FakeJudgementModel:
     quality: Any
 
     def of(self, probe: int, models: Sequence[int]) -> Outcomes:

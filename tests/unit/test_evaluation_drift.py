@@ -78,11 +78,11 @@ def test_a_real_loss_of_quality_is_told_with_its_size() -> None:
 def test_expectations_are_told_when_they_get_worse(
     expected: float, told: set[tuple[str, str]]
 ) -> None:
-    def foreseen(value: float) -> np.ndarray:
+    def estimates(value: float) -> np.ndarray:
         return np.full((ITEMS, 2), value, np.float32)
 
-    before = [a_run(seed, quality=0.4, predicted_quality=foreseen(0.7)) for seed in range(1, 4)]
-    run = a_run(5, quality=0.4, predicted_quality=foreseen(expected))
+    before = [a_run(seed, quality=0.4, predicted_quality=estimates(0.7)) for seed in range(1, 4)]
+    run = a_run(5, quality=0.4, predicted_quality=estimates(expected))
     assert kinds(run, before) == told
 
 

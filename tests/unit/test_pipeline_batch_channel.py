@@ -101,7 +101,7 @@ def test_a_job_takes_the_channel_only_if_its_limits_leave_the_whole_window() -> 
     assert allowed(*hasty) == [[True, False, True]] * 3
 
 
-def test_a_channels_answers_are_foreseen_at_the_end_of_its_window() -> None:
+def test_a_channels_answers_are_expected_at_the_end_of_its_window() -> None:
     shape = (4, len(POOL.models))
     unknown = Demand(np.full(shape, 100, np.float32), np.full(shape, np.nan, np.float32))
     times = endpoint_times(POOL, np.ones(4, np.int32), unknown, {})

@@ -18,7 +18,7 @@ from routoo.store.model_calls import MeasuredCall
 
 BODY: dict[str, Any] = {"messages": [{"role": "user", "content": "Where is it?" * 10}]}
 OF = (UUID(int=1), datetime(2026, 1, 1, tzinfo=UTC))
-FORESEEN = estimate_text_tokens(BODY)
+EXPECTED = estimate_text_tokens(BODY)
 
 
 def candidate(declared: ExpectedLatency | None = None) -> CandidateModel:
@@ -35,7 +35,7 @@ def calls(count: int, *, prompt: float = 1.0, completion: float = 1.0) -> list[M
     lengths = 10.0 + np.arange(count) % 7
     return [
         MeasuredCall(
-            round(FORESEEN * prompt),
+            round(EXPECTED * prompt),
             round(length * completion),
             1.0 + 0.1 * round(length * completion),
             length,

@@ -29,7 +29,7 @@ from routoo.pipeline.select.estimates import (
     estimate_calls,
     reservations_usd,
 )
-from routoo.pipeline.select.probes import ForeseeingJudge, SecondCallLimits
+from routoo.pipeline.select.probes import PlanningJudge, SecondCallLimits
 from routoo.selector.solution import Solution
 from routoo.store import jobs, predictions
 from routoo.store.batches.records import BatchRecord
@@ -202,7 +202,7 @@ class BatchMatrix:
     None where the batch has no budget and is no plan."""
     bounds: CallBounds | None = None
     """What bounds each call's cost; None where nothing needs it."""
-    judge: ForeseeingJudge | None = None
+    judge: PlanningJudge | None = None
     """Judges answers; None where none are judged."""
     second_limits: SecondCallLimits | None = None
     """What keeps jobs from a second call; there where there is a judge."""
@@ -269,7 +269,7 @@ def build_matrix(
     jobs: Sequence[Job],
     predicted: Predictions,
     experience: Experience = NOTHING_KNOWN,
-    judge: ForeseeingJudge | None = None,
+    judge: PlanningJudge | None = None,
 ) -> BatchMatrix:
     """Return a batch that is in memory as arrays, as `load_matrix` returns one of the database."""
     filler = _Filler(batch, predicted, experience, judge)
@@ -286,7 +286,7 @@ class _Filler:
         batch: BatchRecord,
         predicted: Predictions,
         experience: Experience,
-        judge: ForeseeingJudge | None,
+        judge: PlanningJudge | None,
     ) -> None:
         self._batch, self._predicted, self._experience = batch, predicted, experience
         self._judge = judge

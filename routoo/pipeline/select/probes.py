@@ -28,7 +28,7 @@ from routoo.selector.second_calls import Columns, Judgements, ProbeModel
 from routoo.store.batches.records import BatchRecord
 
 
-class PoolForesight(Protocol):
+class PoolJudgementModel(Protocol):
     """What judging answers may bring for some jobs, before there are any."""
 
     def of(self, probe: int, models: Columns) -> Judgements:
@@ -37,7 +37,7 @@ class PoolForesight(Protocol):
 
 
 @runtime_checkable
-class ForeseeingJudge(Protocol):
+class PlanningJudge(Protocol):
     """What the selection needs of a judge of answers: what judging may bring."""
 
     @property
@@ -45,9 +45,9 @@ class ForeseeingJudge(Protocol):
         """Models whose answers can be judged."""
         ...
 
-    def foresee(
+    def judgement_model(
         self, models: Sequence[str], quality: Float[np.ndarray, "jobs pool"]
-    ) -> PoolForesight:
+    ) -> PoolJudgementModel:
         """Return what judging any probe's answers may bring, for jobs of a pool."""
         ...
 
@@ -90,7 +90,7 @@ class SecondCallLimits:
 class JudgedBatch:
     """What the probes of a batch rest on, jobs x models in pool order."""
 
-    judge: ForeseeingJudge
+    judge: PlanningJudge
     allowed: Bool[np.ndarray, "jobs models"]
     limits: SecondCallLimits
     latency_s: Float32[np.ndarray, "jobs models"] | None = None
@@ -137,7 +137,7 @@ def probe_model(
         return None
     names = [model.predicted_as for model in pool.models]
     return ProbeModel(
-        lambda known: judge.foresee(names, known).of,
+        lambda known: judge.judgement_model(names, known).of,
         probes,
         np.asarray(quality, np.float32),
         direct.cost_usd,
@@ -296,8 +296,8 @@ class PosedProblem:
         """Return what is expected of jobs that ask one probe."""
         if self.known is None or len(jobs) == 0:
             return no_probed_jobs(self.policies.models)
-        foreseen = self.known.foresee(np.asarray(jobs))
-        second = foreseen.outcomes(probe, self.policies.rivals_at).at_price(price)
+        expected = self.known.of_jobs(np.asarray(jobs))
+        second = expected.outcomes(probe, self.policies.rivals_at).at_price(price)
         asked = [
             np.zeros(len(jobs), np.float32) if model == probe else second.asked(model)
             for model in range(self.policies.models)
