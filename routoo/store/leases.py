@@ -194,12 +194,12 @@ async def untaken_stage(conn: AsyncConnection, batch_id: UUID) -> Stage | None:
     cursor = await conn.execute(
         f"""
         SELECT s.stage FROM shards s JOIN batches b ON b.id = s.batch_id
-        WHERE s.batch_id = %s AND {_FREE} AND {_AT_WORK} AND NOT EXISTS (
-            SELECT FROM shards held WHERE held.batch_id = s.batch_id AND held.state = 'leased'
+        WHERE s.batch_id = %(batch_id)s AND {_FREE} AND {_AT_WORK} AND NOT EXISTS (
+            SELECT FROM shards held WHERE held.batch_id = %(batch_id)s AND held.state = 'leased'
               AND held.lease_expires_at >= clock_timestamp())
         ORDER BY array_position(ARRAY['score', 'select', 'dispatch'], s.stage) LIMIT 1
         """.encode(),
-        [batch_id],
+        {"batch_id": batch_id},
     )
     row = await cursor.fetchone()
     return None if row is None else Stage(row[0])
