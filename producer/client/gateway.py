@@ -179,9 +179,18 @@ class GatewayBackend:
     async def _batch(self, batch_id: str) -> dict[str, Any]:
         return await self._call("GET", f"batches/{batch_id}")
 
-    async def _call(self, method: str, path: str, **request: Any) -> dict[str, Any]:  # noqa: ANN401 - aiohttp's own
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        data: aiohttp.FormData | None = None,
+        json: object = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        sent: dict[str, Any] = {"data": data, "json": json, "headers": headers}
         try:
-            async with self._http.request(method, f"{self._url}/v1/{path}", **request) as answer:
+            async with self._http.request(method, f"{self._url}/v1/{path}", **sent) as answer:
                 content = await answer.read()
         except aiohttp.ClientError as error:
             raise self._away(error) from error

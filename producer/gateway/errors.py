@@ -99,38 +99,34 @@ def api_error(error: RoutooError) -> ApiError:
 
 def add_error_handlers(app: FastAPI) -> None:
     """Have every error that a route raises answered in OpenAI's words."""
-    app.add_exception_handler(ApiError, _answer_api_error)
-    app.add_exception_handler(RoutooError, _answer_routoo_error)
-    app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_exception_handler(RequestValidationError, _answer_invalid)
-    app.add_exception_handler(Exception, _answer_unexpected)
+    app.exception_handler(ApiError)(_answer_api_error)
+    app.exception_handler(RoutooError)(_answer_routoo_error)
+    app.exception_handler(HTTPException)(_answer_http_exception)
+    app.exception_handler(RequestValidationError)(_answer_invalid)
+    app.exception_handler(Exception)(_answer_unexpected)
 
 
 def _response(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body(), error.status, headers=error.headers)
 
 
-async def _answer_api_error(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, ApiError)  # noqa: S101 - registered for this class
+async def _answer_api_error(_request: Request, error: ApiError) -> JSONResponse:
     return _response(error)
 
 
-async def _answer_routoo_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RoutooError)  # noqa: S101 - registered for this class
+async def _answer_routoo_error(request: Request, error: RoutooError) -> JSONResponse:
     answer = api_error(error)
     if answer.status >= _SERVER_ERROR:
         _log.error("gateway.failed", path=request.url.path, reason=str(error))
     return _response(answer)
 
 
-async def _answer_http_exception(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, HTTPException)  # noqa: S101 - registered for this class
+async def _answer_http_exception(_request: Request, error: HTTPException) -> JSONResponse:
     headers = dict(error.headers) if error.headers else None
     return _response(ApiError(error.status_code, str(error.detail), headers=headers))
 
 
-async def _answer_invalid(_request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this class
+async def _answer_invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:]) or None
     return _response(ApiError(400, f"{first['msg']}.", param=param))

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
 from fastapi import APIRouter, Response
@@ -84,7 +83,7 @@ async def _report(database: Database, view: RunView) -> tuple[Sequence[Tile], Se
     return await database.apart(work)
 
 
-def _figure(view: RunView, name: str) -> Any:  # noqa: ANN401 - a template's value
+def _figure(view: RunView, name: str) -> object:
     """Return the mean of a run's figure; None where it was not measured."""
     found = (view.run.figures or {}).get(name)
     return found.get("mean") if isinstance(found, dict) else found

@@ -252,7 +252,7 @@ def _may_have_changed(line: bytes, row: dict[str, Any]) -> bool:
     return b"\\u00" in line and _ESCAPED_MARK.search(line) is not None
 
 
-def _load_strictly(line: bytes) -> Any:  # noqa: ANN401 - any JSON value
+def _load_strictly(line: bytes) -> object:
     """Return a line's value; NaN, which pandas writes for a cell without a value, is None.
 
     Raises:

@@ -30,6 +30,7 @@ _MOST_LAYERS = 4
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = b"\x2a\x4d\x18"
+_ZSTD_SKIPPABLE_FIRST = range(0x50, 0x60)
 """Behind a first byte of 0x50 to 0x5f: a frame of metadata, as pzstd writes it."""
 _UTF_32 = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -105,7 +106,7 @@ def _decoder_of(stream: io.BufferedReader) -> _NextPiece | None:
     if head.startswith(_GZIP):
         unpacked = gzip.GzipFile(fileobj=stream)
         return lambda: unpacked.read(_PIECE_BYTES)
-    if head == _ZSTD or (head[1:] == _ZSTD_SKIPPABLE and 0x50 <= head[0] <= 0x5F):  # noqa: PLR2004
+    if head == _ZSTD or (head[1:] == _ZSTD_SKIPPABLE and head[0] in _ZSTD_SKIPPABLE_FIRST):
         return _zstd(stream)
     if head in _UTF_32:
         return _transcoded(stream, "utf-32")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import regex
 from jsonschema import Draft202012Validator
@@ -39,6 +39,14 @@ _PROBLEMS: Mapping[type[Exception], str] = {
 
 _until_s: ContextVar[float] = ContextVar("_until_s")
 """When the check that runs must have ended, by the monotonic clock."""
+
+
+class TimedPattern(Protocol):
+    """A regular expression whose search ends after a limit of time, in seconds."""
+
+    def search(self, text: str, /, *, timeout: float) -> object:
+        """Return the match; None without one."""
+        ...
 
 
 @lru_cache(maxsize=_COMPILED)
@@ -86,13 +94,14 @@ def schema_error(text: str, value: object) -> str | None:
 
 
 @lru_cache(maxsize=_COMPILED)
-def compiled(pattern: str) -> Any:  # noqa: ANN401 - regex has no type for it
+def compiled(pattern: str) -> TimedPattern:
     """Return a regular expression ready for use.
 
     Raises:
         regex.error: It is none.
     """
-    return regex.compile(pattern)
+    found: TimedPattern = regex.compile(pattern)
+    return found
 
 
 @lru_cache(maxsize=_COMPILED)

@@ -16,6 +16,8 @@ from routoo.evaluation.answer_log import CollectedAnswer
 from routoo.evaluation.graders import Grade, default_grader, grade, listed_choices
 from routoo.evaluation.graders.judge import JUDGE
 
+_MOST_NAMED = 5
+
 
 @dataclass(frozen=True, slots=True)
 class CollectedOutcome:
@@ -79,7 +81,7 @@ def check_referenced(items: Sequence[Item]) -> None:
     """
     without = [item.item_id for item in items if item.answer is None]
     if without:
-        shown = ", ".join(without[:5]) + ("" if len(without) <= 5 else ", ...")  # noqa: PLR2004
+        shown = ", ".join([*without[:_MOST_NAMED], *(["..."] if without[_MOST_NAMED:] else [])])
         raise InputError(
             f"{len(without):,} of {len(items):,} items have no reference, so that their answers "
             "can't be graded",

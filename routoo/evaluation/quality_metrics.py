@@ -60,9 +60,10 @@ def auc(score: Float32[np.ndarray, " items"], quality: Float32[np.ndarray, " ite
     positives, negatives = int(good.sum()), int((~good).sum())
     if not positives or not negatives:
         return float("nan")
-    from scipy.stats import rankdata  # noqa: PLC0415 - producers start without scipy
-
-    ranks = rankdata(quality)[good].sum()
+    _, level, count = np.unique(quality, return_inverse=True, return_counts=True)
+    # Estimates that are alike share the mean of their ranks.
+    rank = np.cumsum(count) - (count - 1) / 2
+    ranks = rank[level][good].sum()
     return float((ranks - positives * (positives + 1) / 2) / (positives * negatives))
 
 

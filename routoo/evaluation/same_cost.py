@@ -75,7 +75,7 @@ def same_cost_figures(run: EvaluationRun) -> dict[str, Any] | None:
 
 
 def _without_nan(facts: dict[str, Any]) -> dict[str, Any]:
-    def known(value: Any) -> Any:  # noqa: ANN401 - any value of JSON
+    def known(value: object) -> object:
         if isinstance(value, dict):
             return _without_nan(value)
         return None if isinstance(value, float) and math.isnan(value) else value

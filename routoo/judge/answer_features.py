@@ -68,6 +68,9 @@ _SAME = 0.011
 _TAIL = 8
 _LONG_TAIL = 400
 _EQUATION_CHARACTERS = 80
+_ENDING_CHARACTERS = 40
+_SHORTEST_SUM = 3
+"""Tokens: two numbers and a sign."""
 _MOST_EQUATIONS = 60
 _TINY = 1e-9
 _EDGE = 160
@@ -129,7 +132,7 @@ def _lengths(reading: AnswerReading, characters: int, expected_tokens: float) ->
 
 def _ending(reading: AnswerReading, finish_reason: str | None) -> list[float]:
     text = reading.text.rstrip()
-    tail = text[-40:]
+    tail = text[-_ENDING_CHARACTERS:]
     return [
         *(float(finish_reason == reason) for reason in _FINISH_REASONS),
         float(bool(text)),
@@ -137,7 +140,7 @@ def _ending(reading: AnswerReading, finish_reason: str | None) -> list[float]:
         float(text.count("{") - text.count("}") > 0),
         float(text.count("(") - text.count(")") > 0),
         float(text.count("```") % 2),
-        float(len(tail) == 40 and text.count(tail) > 1),  # noqa: PLR2004 - the tail's length above
+        float(len(tail) == _ENDING_CHARACTERS and text.count(tail) > 1),
     ]
 
 
@@ -299,7 +302,7 @@ def _evaluated(before: str) -> float | None:
     before = before[-_EQUATION_CHARACTERS:]
     plain = before[len(before.rstrip(_SUM_CHARACTERS)) :].replace(" ", "")
     tokens = _TOKEN.findall(plain)
-    if len(tokens) < 3 or "".join(tokens) != plain:  # noqa: PLR2004 - two numbers and a sign
+    if len(tokens) < _SHORTEST_SUM or "".join(tokens) != plain:
         return None
     try:
         value, rest = _sum(tokens)

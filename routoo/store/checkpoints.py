@@ -114,10 +114,10 @@ async def roll_back(
     current = await promoted(conn)
     if current is None or (only_if is not None and current.weights_sha256 != only_if):
         return None
-    standing = await _standing(conn)
-    if len(standing) < 2:  # noqa: PLR2004 - the present one, and one to go back to
+    earlier = (await _standing(conn))[:-1]
+    if not earlier:
         return None
-    await _put(conn, standing[-2], reason, is_rollback=True)
+    await _put(conn, earlier[-1], reason, is_rollback=True)
     return await promoted(conn)
 
 

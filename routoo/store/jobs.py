@@ -128,7 +128,7 @@ async def load_slice(
         """.encode(),
         [batch_id, first_job, first_job + job_count],
     )
-    return [_job(*row) for row in await cursor.fetchall()]
+    return [_job(row) for row in await cursor.fetchall()]
 
 
 async def find(conn: AsyncConnection, batch_id: UUID, custom_id: str) -> Job:
@@ -144,7 +144,7 @@ async def find(conn: AsyncConnection, batch_id: UUID, custom_id: str) -> Job:
     row = await cursor.fetchone()
     if row is None:
         raise NotFoundError("the batch has no such job", value=custom_id, where=f"batch {batch_id}")
-    return _job(*row)
+    return _job(row)
 
 
 _PENDING = f"""
@@ -201,14 +201,14 @@ async def pending(conn: AsyncConnection, lease: Lease) -> list[PendingJob]:
             "end": lease.first_job + lease.job_count,
         },
     )
-    return [_pending(*row) for row in await cursor.fetchall()]
+    return [_pending(row) for row in await cursor.fetchall()]
 
 
-def _pending(*row: Any) -> PendingJob:  # noqa: ANN401 - of any type
+def _pending(row: tuple[Any, ...]) -> PendingJob:
     """Return a row of `_PENDING`."""
     model, planned_model, quality, completion_tokens, attempts, cost_usd, probe, serves, *job = row
     return PendingJob(
-        _job(*job),
+        _job(job),
         model,
         tuple(quality),
         tuple(completion_tokens),
@@ -220,7 +220,9 @@ def _pending(*row: Any) -> PendingJob:  # noqa: ANN401 - of any type
     )
 
 
-def _job(job_no: int, custom_id: str, body: str, *limits: Any) -> Job:  # noqa: ANN401 - an SLA's fields
+def _job(row: Sequence[Any]) -> Job:
+    """Return a row of `_JOB_COLUMNS`."""
+    job_no, custom_id, body, *limits = row
     if not any(limit is not None for limit in limits):
         return Job(job_no, custom_id, orjson.loads(body), NO_LIMITS)
     return Job(job_no, custom_id, orjson.loads(body), SLA(*map(_read_limit, limits)))

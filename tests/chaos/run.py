@@ -287,7 +287,7 @@ def run(plan: Plan, home: Path) -> Run:
             _go(under_way)
             check(under_way)
         finally:
-            print(summary(under_way), flush=True)  # noqa: T201 - shown where it fails, too
+            print(summary(under_way), flush=True)
             stack.stop()
     return under_way
 
@@ -422,7 +422,7 @@ def main() -> None:
         real_scoring=options.real_scoring,
         outages_s=(0.0, 3.0, 60.0),
     )
-    print(f"seed {plan.seed}", flush=True)  # noqa: T201 - a script's answer
+    print(f"seed {plan.seed}", flush=True)
     with short_folder() as folder:
         run(plan, folder / "home")
 

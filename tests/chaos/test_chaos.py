@@ -22,7 +22,7 @@ def test_batches_end_well_whatever_happens_to_processes_and_servers(broker: str)
     if broker == "given" and broker_url is None:
         pytest.skip("ROUTOO_TEST_BROKER_URL names no broker")
     seed = random.randrange(10**6)
-    print(f"python -m tests.chaos.run --seed {seed}")  # noqa: T201 - shown where it fails
+    print(f"python -m tests.chaos.run --seed {seed}")
     plan = Plan(seed, SECONDS, jobs=60, batches=1, pause_s=3.0, broker_url=broker_url)
     with short_folder() as folder:
         run(plan, folder / "home")

@@ -162,6 +162,6 @@ async def test_a_worker_may_be_killed_before_and_after_every_commit(
 
     with ThreadPoolExecutor(_AT_ONCE) as threads:
         killed = list(threads.map(walk_through, ids, points))
-    print(f"{sum(killed)} of {len(points)} points: {sorted(names)}")  # noqa: T201 - shown by -s
+    print(f"{sum(killed)} of {len(points)} points: {sorted(names)}")
     # How often a process gets somewhere may differ by a few from run to run, by timing.
     assert sum(killed) >= 0.8 * len(points)

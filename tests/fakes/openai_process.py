@@ -67,5 +67,5 @@ class FakeServerProcess:
     def _call(self, method: str, path: str, data: bytes | None = None) -> Any:
         url = f"http://127.0.0.1:{self._port}/{path}"
         request = urllib.request.Request(url, data=data, method=method)
-        with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310 - the same
+        with urllib.request.urlopen(request, timeout=30) as response:
             return json.load(response)

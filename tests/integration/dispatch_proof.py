@@ -211,7 +211,7 @@ def main() -> None:
         databases(url) as found,
         found.clone() as database_url,
     ):
-        print(dispatch(database_url, run))  # noqa: T201 - a script's answer
+        print(dispatch(database_url, run))
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ _WAITS_S = ("retryDelay", "retry_delay", "retry_after", "retryAfter", "retry_aft
 _WAITS_MS = ("retry_after_ms", "retryAfterMs", "retry-after-ms")
 _QUOTED = frozenset({"input", "loc", "ctx", "request", "messages", "prompt", "headers_sent"})
 """Keys whose values quote the request: what stands there says nothing of the error."""
-_STATUSES = range(300, 600)
+_FAILED_STATUS = re.compile("[345][0-9][0-9]")
 
 
 @dataclass(slots=True)
@@ -165,7 +165,7 @@ def _note(facts: _Facts, key: str, value: object) -> None:
     text = str(value)
     if key in _CODES:
         facts.codes.append(text)
-        if text.isascii() and text.isdigit() and len(text) == 3 and int(text) in _STATUSES:  # noqa: PLR2004
+        if _FAILED_STATUS.fullmatch(text):
             facts.statuses.append(int(text))
     elif key in _WAITS_S or key in _WAITS_MS:
         wait_s = _wait_s(text)

@@ -35,7 +35,7 @@ def column(
     nullable: bool = False,
     primary_key: bool = False,
     default: str | None = None,
-) -> Any:  # noqa: ANN401 - stands as the default of a field of any type
+) -> Any:
     """Return a column with its comment; `default` is the server's SQL expression."""
     return Field(
         sa_column=Column(
@@ -48,13 +48,13 @@ def column(
     )
 
 
-def batch_key(*, references: bool = False) -> Any:  # noqa: ANN401 - as for column
+def batch_key(*, references: bool = False) -> Any:
     """Return the leading key column `batch_id`, on small tables as a foreign key."""
     keys = [ForeignKey("batches.id", ondelete="CASCADE")] if references else []
     return Field(sa_column=Column(Uuid(), *keys, primary_key=True, comment="The batch"))
 
 
-def created_at() -> Any:  # noqa: ANN401 - as for column
+def created_at() -> Any:
     """Return a column that holds when the row was written."""
     return column(TIMESTAMP, "When the row was written", default="now()")
 

@@ -30,7 +30,7 @@ EVAL_SET_PURPOSES = ("evaluation", "training")
 
 def reference(
     target: str, comment: str, *, nullable: bool = False, primary_key: bool = False
-) -> Any:  # noqa: ANN401 - stands as the default of a field of any type
+) -> Any:
     """Return a foreign key: its row goes with the one it names, or forgets it where it may."""
     key = ForeignKey(target, ondelete="SET NULL" if nullable else "CASCADE")
     return Field(

@@ -27,7 +27,7 @@ from routoo.domain.job import ApiBatchState
 from routoo.store.tables.column import NAMES, TIMESTAMP, USD, column, created_at, one_of
 
 
-def owner() -> Any:  # noqa: ANN401 - stands as the default of a field of any type
+def owner() -> Any:
     """Return the column of the key that a row belongs to."""
     key = ForeignKey("api_keys.id")
     comment = "Key that it belongs to; null = the operator's"
