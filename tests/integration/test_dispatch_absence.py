@@ -196,6 +196,13 @@ async def test_only_one_job_finds_out_whether_another_model_denies_requests_too(
         assert await answering(db) == [("small", "succeeded", "denied", 1)]
         dispatching.cancel()
         await asyncio.gather(dispatching, return_exceptions=True)
+        # The worker that takes the shard next knows who answers, and sends no other job there.
+        await rows(db, "UPDATE shards SET lease_expires_at = now() RETURNING 1")
+        dispatching = asyncio.create_task(dispatch(db, await claim(db, lease.key)))
+        await asyncio.sleep(1.5)
+        assert await answering(db) == [("small", "succeeded", "denied", 1)]
+        dispatching.cancel()
+        await asyncio.gather(dispatching, return_exceptions=True)
 
 
 async def test_a_resumed_batch_goes_on_at_once_at_the_worker_that_saw_the_denial(

@@ -270,7 +270,7 @@ class Answerer:
         """Pause the batch if all models deny its requests; find out if that isn't known."""
         if await self.batch.pause_if_denied(absence.message, self.client):
             return NextStep.LEFT_PENDING
-        asks_other = has_other and self.batch.asks_other(model, absence)
+        asks_other = has_other and await self.batch.asks_other(model, absence)
         return NextStep.DENIED if asks_other else None
 
     def _give_up(self, account: JobAccount) -> NextStep:

@@ -7,7 +7,7 @@ from routoo.domain.batch_options import OnUnavailable
 from routoo.domain.job import SLA
 from routoo.domain.pool import CandidateModel
 from routoo.ports import ChatClient
-from routoo.store.batches import BatchRecord, control, replans
+from routoo.store.batches import BatchRecord, control, progress, replans
 from routoo.store.database import Database
 
 
@@ -55,17 +55,20 @@ class RunningBatch:
                 await replans.request(conn, self._record.id, f"jobs leave {model}: {reason}")
         return True
 
-    def asks_other(self, model: CandidateModel, absence: Absence) -> bool:
+    async def asks_other(self, model: CandidateModel, absence: Absence) -> bool:
         """Return whether a job leaves a model that denies requests, to see whether all models do.
 
-        One does for each such model, unless another model is known to answer: a batch that no
-        model answers is to be paused at once.
+        One does for each such model, unless another model is known to answer, here or to another
+        worker lately: a batch that no model answers is to be paused at once.
         """
         is_denied = absence.reason is AbsenceReason.DENIED
         if not is_denied or model.name in self._denying or self.answering - {model.name}:
             return False
         self._denying.add(model.name)
-        return True
+        if self._db is not None and self._record is not None:
+            async with self._db.transaction() as conn:
+                self.answering |= await progress.models_answering(conn, self._record.id)
+        return not self.answering - {model.name}
 
     async def pause_if_denied(self, message: str, client: ChatClient) -> bool:
         """Pause the batch if every model's endpoints take no requests of ours.

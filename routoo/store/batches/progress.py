@@ -165,6 +165,16 @@ async def deviations(conn: AsyncConnection, batch_id: UUID) -> Deviations:
     return _deviations(await _counts(conn, batch_id))
 
 
+async def models_answering(conn: AsyncConnection, batch_id: UUID) -> frozenset[str]:
+    """Return the names of the models that answered jobs of a batch in the last five minutes."""
+    cursor = await conn.execute(
+        "SELECT DISTINCT model FROM batch_counts WHERE batch_id = %s AND status = 'succeeded'"
+        " AND results > 0 AND created_at > now() - interval '5 minutes'",
+        [batch_id],
+    )
+    return frozenset([model async for (model,) in cursor])
+
+
 async def progress(conn: AsyncConnection, batch_id: UUID) -> Progress:
     """Return how far a batch has come.
 
