@@ -95,8 +95,10 @@ def describe_probes(probes: Mapping[str, Any]) -> str:
     if not probes["jobs"]:
         return "no job is asked of a cheap model first: judging its answer would not pay"
     names = ", ".join(one["model"] for one in probes["models"] if one["jobs"])
+    compared = probes.get("compared", 0.0)
+    of_them = f" ({compared:,.0f} to see whether both agree)" if round(compared) else ""
     return (
         f"{probes['jobs']:,} jobs ({percent(probes['share'])}) ask {names} first; of these, "
-        f"{percent(probes['escalation_share'])} are expected to ask another model too, for "
-        f"{usd(probes['second_cost_usd'])}"
+        f"{percent(probes['escalation_share'])} are expected to ask another model too{of_them}, "
+        f"for {usd(probes['second_cost_usd'])}"
     )

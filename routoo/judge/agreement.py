@@ -9,7 +9,7 @@ from enum import IntEnum
 import numpy as np
 from jaxtyping import Int8
 
-from routoo.judge.reading import AnswerReading, numbers_in, read_answer
+from routoo.judge.reading import AnswerReading, numbers_in, options_of, read_answer
 
 _LONGEST_LITERAL = 2000
 _CLOSE = 1e-6
@@ -76,7 +76,7 @@ class StatedResult:
 
 def is_open(prompt: str) -> bool:
     """Return whether a prompt offers no options: few ways of being wrong make agreement cheap."""
-    return not read_answer(prompt, "").options
+    return not options_of(prompt)
 
 
 def agreements(

@@ -126,6 +126,30 @@ class AnswerJudge:
         """
         return self._pair(first, second).expected(log_odds(quality))
 
+    def pool_agreement(
+        self,
+        pool: Sequence[str],
+        both: tuple[int, int],
+        models: Int[np.ndarray, " models"] | Int[np.ndarray, "models jobs"],
+        quality: Float[np.ndarray, "models jobs"],
+    ) -> ExpectedJudgements:
+        """Return what asking a second model may bring, for some models of a pool.
+
+        Args:
+            pool: The pool's models.
+            both: Places in the pool of the model whose answer is there, and of the second one.
+            models: Places of the models, the same for all jobs or of each job its own; these two
+                come first.
+            quality: Of the models, given the first's answer.
+
+        Raises:
+            CheckpointError: The checkpoint can't judge these models' answers together.
+        """
+        columns = np.array(self.columns(pool))
+        prior = log_odds(quality, np.float32)
+        outcomes = self._pair(pool[both[0]], pool[both[1]]).outcomes
+        return outcomes(prior, 0, prior[1], columns[models])
+
     def read(self, answers: Sequence[ProbeAnswer]) -> AnswerInputs:
         """Return what is known of answers, as each judge takes it."""
         return AnswerInputs(

@@ -69,8 +69,7 @@ def read_answer(prompt: str, answer: str) -> AnswerReading:
     text = _bounded(answer)
     form, statements, start = _statements(text)
     final = statements[-1].strip() if statements else ""
-    options = {match[1]: match[2].strip() for match in _OPTION.finditer(_bounded(prompt))}
-    options = options if len(options) > 1 else {}
+    options = options_of(prompt)
     letter = _letter(final, options)
     return AnswerReading(
         prompt=_bounded(prompt),
@@ -84,6 +83,12 @@ def read_answer(prompt: str, answer: str) -> AnswerReading:
         numbers=numbers_in(text[:start]),
         prompt_numbers=numbers_in(_bounded(prompt)),
     )
+
+
+def options_of(prompt: str) -> dict[str, str]:
+    """Return the options that a prompt offers by letter; none where it offers fewer than two."""
+    options = {match[1]: match[2].strip() for match in _OPTION.finditer(_bounded(prompt))}
+    return options if len(options) > 1 else {}
 
 
 def numbers_in(text: str) -> tuple[float, ...]:

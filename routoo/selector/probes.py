@@ -6,18 +6,19 @@ than q'_probe, with q' the quality that the judgement shows. So at its own price
 
     E[max(q'_probe, max_m(q'_m - x c_m))] - x c_probe,
 
-and no other policy of this probe is worth more there. The solver sees a few policies of each probe,
-made for prices near the batch's shadow price, as columns beside the models: one shadow price holds
-for all of them, and it is the threshold when the answers come. A sample of the jobs says which
-prices and which probes matter.
+and no other policy of this probe is worth more there. Where other models' answers may be compared
+with the probe's, the policy may ask such a second model first (`routoo.selector.comparisons`). The
+solver sees a few policies of each probe, made for prices near the batch's shadow price, as columns
+beside the models: one shadow price holds for all of them, and it is the threshold when the answers
+come. A sample of the jobs says which prices and which probes matter.
 
 Source: Dekoninck et al., A unified approach to routing and cascading for LLMs, arXiv 2410.10347.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int16
@@ -32,6 +33,8 @@ from routoo.selector.solvers.lagrangian.price_path import sweep
 BLOCK_JOBS = 8192
 """Jobs whose judgements are in memory at once."""
 SAMPLE_JOBS = 4096
+COMPARED_SAMPLE_JOBS = 1024
+"""Jobs that say which second answers are worth comparing, which takes long for each."""
 SAMPLE_SEED = 20_261_126
 """The same problem always has the same options."""
 GRID_PRICES = 12
@@ -47,6 +50,8 @@ LEAST_SHARE = 0.005
 """A probe that fewer jobs of the sample take is not worth a column."""
 LEAST_ESCALATION = 1e-3
 """A policy that escalates less often is the direct call, but for rounding."""
+MOST_SECONDS = 2
+"""Models whose answers are compared with one probe's."""
 MOST_THREADS = 4
 
 
@@ -62,6 +67,8 @@ class Policies:
     """Quality per USD that each policy is made for."""
     own: Int16[np.ndarray, " jobs"] | None = None
     """Each job's only probe, where a price's policies share a column; None = a column for each."""
+    seconds: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Columns of the models whose answers may be compared with a probe's."""
 
     @property
     def rivals_at(self) -> float | None:
@@ -113,27 +120,34 @@ def with_policies(problem: Problem, known: ProbeModel) -> tuple[Problem, Policie
         The problem itself where no probe is worth it.
     """
     models = problem.options
-    probes, price = _worthwhile(problem, known)
+    probes, seconds, price = _worthwhile(problem, known)
     if not probes:
         return problem, Policies(models)
     if problem.jobs <= MANY_JOBS or problem.capacities:
-        policies = _policies(models, probes, [price * near for near in WIDE])
+        policies = _policies(models, probes, [price * near for near in WIDE], seconds)
     else:
-        policies = _policies(models, probes, [price * near for near in NEAR])
+        policies = _policies(models, probes, [price * near for near in NEAR], seconds)
         own = np.full(problem.jobs, policies.probe[0], np.int16)
         policies = replace(policies, own=own)
     return extended(problem, known, policies), policies
 
 
-def spread_policies(problem: Problem, probes: Sequence[int]) -> Policies:
-    """Return policies of some probes for prices over the whole range, as a frontier needs them."""
-    return _policies(problem.options, probes, _price_range(problem))
+def spread_policies(problem: Problem, policies: Policies) -> Policies:
+    """Return policies of the same probes for prices over the whole range, as a frontier needs."""
+    prices = _price_range(problem)
+    return _policies(problem.options, policies.probes, prices, policies.seconds)
 
 
-def _policies(models: int, probes: Sequence[int], prices: Sequence[float]) -> Policies:
+def _policies(
+    models: int,
+    probes: Sequence[int],
+    prices: Sequence[float],
+    seconds: Mapping[int, tuple[int, ...]],
+) -> Policies:
     """Return the policies of every probe for every price."""
     pairs = [(probe, price) for probe in probes for price in prices]
-    return Policies(models, tuple(probe for probe, _ in pairs), tuple(price for _, price in pairs))
+    columns = tuple(probe for probe, _ in pairs), tuple(price for _, price in pairs)
+    return Policies(models, *columns, seconds=seconds)
 
 
 def extended(problem: Problem, known: ProbeModel, policies: Policies) -> Problem:
@@ -150,6 +164,7 @@ def extended(problem: Problem, known: ProbeModel, policies: Policies) -> Problem
         columns = list(item.options)
         use[:, columns] = 1.0 if item.use is None else item.use[:, columns]
 
+    known = known.with_seconds(policies.seconds)
     own = np.empty(problem.jobs, np.int16) if policies.own is None else policies.own
 
     def fill(start: int) -> None:
@@ -232,22 +247,53 @@ def _fill_policy(
         use[rows, column] = models[:, probe] + second.expected(models)
 
 
-def _worthwhile(problem: Problem, known: ProbeModel) -> tuple[tuple[int, ...], float]:
-    """Return the probes that a sample of the jobs takes, and the shadow price that it has then."""
-    sample, some = _sampled(problem, known)
+def _worthwhile(
+    problem: Problem, known: ProbeModel
+) -> tuple[tuple[int, ...], dict[int, tuple[int, ...]], float]:
+    """Return the probes that a sample of the jobs takes, each with its second models, and a price.
+
+    The price is the sample's shadow price.
+    """
+    seconds = {} if known.comparisons is None else dict(known.comparisons.seconds)
+    sample, some = _sampled(problem, known, COMPARED_SAMPLE_JOBS if seconds else SAMPLE_JOBS)
     prices = _price_range(sample)
     if not known.probes or not prices:
-        return (), 0.0
+        return (), {}, 0.0
     probes, price = known.probes, 0.0
     for near in (prices, None, None):
         tried = near or [price * factor for factor in WIDE]
-        policies = _policies(sample.options, probes, tried)
+        policies = _policies(sample.options, probes, tried, seconds)
         solution = solve(extended(sample, some, policies), allow_partial=True)
         price = max(solution.shadow_price_per_usd, sample.floor_price_per_usd) or prices[-1]
         probes = _taken(policies, solution.choice)
         if not probes:
-            return (), 0.0
-    return probes, price
+            return (), {}, 0.0
+        seconds = _compared(some, policies, solution.choice)
+        if near is not None:
+            sample, some = _sampled(problem, known, SAMPLE_JOBS)
+    return probes, seconds, price
+
+
+def _compared(
+    known: ProbeModel, policies: Policies, choice: Int[np.ndarray, " jobs"]
+) -> dict[int, tuple[int, ...]]:
+    """Return the second models that enough jobs ask after each probe, those that the most ask."""
+    known = known.with_seconds(policies.seconds)
+    asked: dict[int, dict[int, float]] = {}
+    for probe, price, jobs in policies.taken(choice):
+        if len(jobs) and policies.seconds.get(probe):
+            for one in known.of_jobs(jobs).outcomes(probe).at_price(price).compared:
+                calls = asked.setdefault(probe, {})
+                calls[one.of.column] = calls.get(one.of.column, 0.0) + float(one.asked.sum())
+    least = max(1.0, LEAST_SHARE * np.count_nonzero(choice >= 0))
+    most = {
+        probe: sorted(calls, key=lambda column: -calls[column])[:MOST_SECONDS]
+        for probe, calls in asked.items()
+    }
+    return {
+        probe: tuple(column for column in columns if asked[probe][column] >= least)
+        for probe, columns in most.items()
+    }
 
 
 def _taken(policies: Policies, choice: Int[np.ndarray, " jobs"]) -> tuple[int, ...]:
@@ -259,11 +305,11 @@ def _taken(policies: Policies, choice: Int[np.ndarray, " jobs"]) -> tuple[int, .
     return tuple(sorted(int(column) for column in best if counts[column] >= least))
 
 
-def _sampled(problem: Problem, known: ProbeModel) -> tuple[Problem, ProbeModel]:
+def _sampled(problem: Problem, known: ProbeModel, most_jobs: int) -> tuple[Problem, ProbeModel]:
     """Return a sample of the jobs; all of them where they are few."""
-    if problem.jobs <= SAMPLE_JOBS:
+    if problem.jobs <= most_jobs:
         return replace(problem, capacities=()), known
-    draw = np.random.default_rng(SAMPLE_SEED).choice(problem.jobs, SAMPLE_JOBS, replace=False)
+    draw = np.random.default_rng(SAMPLE_SEED).choice(problem.jobs, most_jobs, replace=False)
     draw.sort()
     return part_of(problem, draw), known.some(draw)
 

@@ -3,39 +3,24 @@
 Everything is computed for many jobs at once, with the jobs last in memory.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Shaped
 
+from routoo.selector.comparisons import (
+    NEVER,
+    Columns,
+    ComparedCalls,
+    Comparison,
+    Comparisons,
+    Judgements,
+)
+
 MOST_RIVALS = 2
 """With two rivals of a probe a policy lost a thousandth of its gain in our benchmark."""
-_NEVER = 1e30
-"""Charge of a call that may not be made."""
 
-
-@runtime_checkable
-class Judgements(Protocol):
-    """What judging an answer may show, before there is one: a few outcomes for each job.
-
-    They are read with the jobs last; arrays that lie so in memory are not copied.
-    """
-
-    @property
-    def chance(self) -> Float32[np.ndarray, "jobs outcomes"]:
-        """Probability of each outcome."""
-        ...
-
-    @property
-    def quality(self) -> Float32[np.ndarray, "jobs outcomes models"]:
-        """Quality of each model that the outcome shows; its mean is the quality before."""
-        ...
-
-
-Columns = Int[np.ndarray, " models"] | Int[np.ndarray, "models jobs"]
-"""Columns of models, the same for all jobs or of each job its own."""
 ExpectJudgements = Callable[[int, Columns], Judgements]
 """Takes the column of a probe, and the columns of the models whose quality is wanted, the probe
 first; they are the judgements' in this order."""
@@ -57,7 +42,9 @@ class SecondCalls:
     quality: Float32[np.ndarray, " jobs"]
     """Expected quality of the answer that is kept."""
     cost_usd: Float[np.ndarray, " jobs"]
-    """Expected cost of the second call, in USD."""
+    """Expected cost of the calls after the probe's, in USD."""
+    compared: tuple[ComparedCalls, ...] = ()
+    """Calls whose answers are compared with the probe's; there the position is 0."""
 
     @property
     def target(self) -> Int[np.ndarray, "outcomes jobs"]:
@@ -68,15 +55,24 @@ class SecondCalls:
     @property
     def accepted(self) -> Float32[np.ndarray, " jobs"]:
         """Probability that the probe's answer is accepted."""
-        return np.asarray((self.chance * (self.position == 0)).sum(axis=0))
+        at_once = (self.chance * (self.position == 0)).sum(axis=0)
+        return np.asarray(sum((-one.asked for one in self.compared), start=at_once))
 
     def asked(self, model: int) -> Float32[np.ndarray, " jobs"]:
-        """Return the probability that a model is asked next (or, of the probe, that it is kept)."""
+        """Return the probability that a model is asked next, not to compare its answer.
+
+        Of the probe itself, that its answer is accepted at once.
+        """
+        if model == self.models[0, 0]:
+            return self.accepted
         return np.asarray((self.chance * (self.target == model)).sum(axis=0))
 
     def expected(self, per_call: Float[np.ndarray, "jobs models"]) -> Float[np.ndarray, " jobs"]:
-        """Return what second calls are expected to take of something that each call takes of."""
-        return _expected(self.chance, self.position, _of_models(per_call, self.models))
+        """Return what calls after the probe's are expected to take of something."""
+        taken = _expected(self.chance, self.position, _of_models(per_call, self.models))
+        for one in self.compared:
+            taken = taken + one.expected(_of_models(per_call, one.of.order))
+        return taken
 
 
 def _of_models(
@@ -121,15 +117,15 @@ def second_calls(
         price: Quality that a dollar must buy, one for all jobs or one for each.
         answered: Share of jobs that each model answers; the probe's answer is kept in the others.
     """
-    order = _others_after(probe, cost_usd.shape[1])
+    order = _others_after((probe,), cost_usd.shape[1])
     quality = _after(judged.quality[:, :, order].T, answered, order[:, None])
     calls = _of_models(cost_usd, order[:, None]), _of_models(follow, order[:, None])
     chance = np.ascontiguousarray(judged.chance.T)
     return ProbeOutcomes(order[:, None], chance, quality, *calls).at_price(price)
 
 
-def _others_after(probe: int, models: int) -> Int[np.ndarray, " models"]:
-    return np.array([probe, *(model for model in range(models) if model != probe)])
+def _others_after(first: tuple[int, ...], models: int) -> Int[np.ndarray, " models"]:
+    return np.array([*first, *(model for model in range(models) if model not in first)])
 
 
 def _after(
@@ -158,6 +154,8 @@ class ProbeOutcomes:
     """Models that may be asked after the probe."""
     shared: Float32[np.ndarray, " jobs"] | None = None
     """Number of jobs whose quality a call buys together; None = 1 each."""
+    comparisons: tuple[Comparison, ...] = ()
+    """Models whose answers may be compared with the probe's before another one is asked."""
 
     def rows(self, some: Int[np.ndarray, " some"]) -> "ProbeOutcomes":
         """Return what may be shown of fewer jobs."""
@@ -169,15 +167,40 @@ class ProbeOutcomes:
             cost_usd=self.cost_usd.take(some, axis=1),
             follow=self.follow.take(some, axis=1),
             shared=None if self.shared is None else self.shared[some],
+            comparisons=tuple(one.rows(some) for one in self.comparisons),
         )
 
     def at_price(self, price: float | Float[np.ndarray, " jobs"]) -> SecondCalls:
         """Return what is asked next where a dollar must buy so much quality."""
         position, best = _largest(self._values(price))
+        compared, best = self._compared(best, price)
+        for one in compared:
+            position[one.share > 0] = 0
         cost = _expected(self.chance, position, self.cost_usd)
-        # The value is quality less the second call's price, so that gives the quality.
+        for one in compared:
+            cost = cost + one.expected(one.of.cost_usd)
+        # The value is quality less the price of further calls, so that gives the quality.
         quality = np.einsum("kj,kj->j", self.chance, best) + self._each(price) * cost
-        return SecondCalls(self.order, position, self.chance, quality.astype(np.float32), cost)
+        return SecondCalls(
+            self.order, position, self.chance, quality.astype(np.float32), cost, compared
+        )
+
+    def _compared(
+        self, best: Float32[np.ndarray, "outcomes jobs"], price: float | Float[np.ndarray, " jobs"]
+    ) -> tuple[tuple[ComparedCalls, ...], Float32[np.ndarray, "outcomes jobs"]]:
+        """Return the second answers that are worth comparing, and the best value with them."""
+        valued = [one.at_price(self.quality[0], self._each(price)) for one in self.comparisons]
+        taken = np.full(best.shape, -1)
+        for number, one in enumerate(valued):
+            taken[one.value > best] = number
+            best = np.maximum(best, one.value)
+        shares = [np.where(taken == number, self.chance, 0) for number in range(len(valued))]
+        calls = [
+            one.where(share.astype(np.float32))
+            for one, share in zip(valued, shares, strict=True)
+            if share.any()
+        ]
+        return tuple(calls), best
 
     def worth(self, price: float, served: float) -> Float[np.ndarray, " jobs"]:
         """Return the quality that jobs get of the probe's policy, less the price of both calls.
@@ -186,7 +209,7 @@ class ProbeOutcomes:
             price: Quality that a dollar must buy.
             served: Share of jobs that the probe answers.
         """
-        best = self._values(price).max(axis=0)
+        _, best = self._compared(self._values(price).max(axis=0), price)
         kept = np.einsum("kj,kj->j", self.chance, best) * served
         shared = 1.0 if self.shared is None else self.shared
         return np.asarray(kept * shared - price * self.cost_usd[0])
@@ -200,7 +223,7 @@ class ProbeOutcomes:
         self, price: float | Float[np.ndarray, " jobs"]
     ) -> Float32[np.ndarray, "models outcomes jobs"]:
         """Return quality less the price of the second call; the probe's answer costs none."""
-        charge = np.where(self.follow, self.cost_usd * self._each(price), _NEVER)
+        charge = np.where(self.follow, self.cost_usd * self._each(price), NEVER)
         charge[0] = 0.0
         return np.asarray(self.quality - charge.astype(np.float32)[:, None, :])
 
@@ -238,6 +261,8 @@ class ProbeModel:
     """Share of jobs that each model answers; None = all."""
     weight: Float32[np.ndarray, " jobs"] | None = None
     """Number of jobs that an answer serves; None = 1 each."""
+    comparisons: Comparisons | None = None
+    """Models whose answers may be compared with the probes'; None = none."""
 
     def served(self, model: int) -> float:
         """Return the share of jobs that a model answers."""
@@ -255,7 +280,13 @@ class ProbeModel:
             cost_usd=self.cost_usd[jobs],
             weight=None if self.weight is None else self.weight[jobs],
             follow=lambda some, probe: self.follow(jobs[some], probe),
+            comparisons=self.comparisons and self.comparisons.some(jobs),
         )
+
+    def with_seconds(self, seconds: Mapping[int, tuple[int, ...]]) -> "ProbeModel":
+        """Return it with other second models, by the probe's column."""
+        known = self.comparisons
+        return replace(self, comparisons=known and replace(known, seconds=seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,10 +308,10 @@ class JobProbes:
         known, jobs = self.known, self.jobs
         follow = known.follow(jobs, probe)
         if rivals_at is None:
-            wanted: Columns = _others_after(probe, known.quality.shape[1])
+            wanted: Columns = _others_after((probe,), known.quality.shape[1])
             order = wanted[:, None]
         else:
-            wanted = order = self._rivals(probe, follow, rivals_at)
+            wanted = order = self._rivals((probe,), follow, rivals_at)
         judged = self.expect(probe, wanted)
         return ProbeOutcomes(
             order,
@@ -289,6 +320,49 @@ class JobProbes:
             _of_models(known.cost_usd[jobs], order),
             _of_models(follow, order),
             self.shared,
+            tuple(self._comparisons(probe, follow, rivals_at)),
+        )
+
+    def _comparisons(
+        self, probe: int, follow: Bool[np.ndarray, "some models"], rivals_at: float | None
+    ) -> Iterator[Comparison]:
+        """Yield the second models whose answers may be compared with the probe's."""
+        known = self.known.comparisons
+        if known is None:
+            return
+        for second in known.seconds.get(probe, ()):
+            allowed = known.may(self.jobs, probe, second) & follow[:, second]
+            if allowed.any():
+                yield self._comparison(known, (probe, second), follow, rivals_at, allowed)
+
+    def _comparison(
+        self,
+        comparisons: Comparisons,
+        both: tuple[int, int],
+        follow: Bool[np.ndarray, "some models"],
+        rivals_at: float | None,
+        allowed: Bool[np.ndarray, " some"],
+    ) -> Comparison:
+        known, models, jobs = self.known, self.known.quality.shape[1], len(self.jobs)
+        if rivals_at is None:
+            wanted: Columns = _others_after(both, models)
+            order = wanted[:, None]
+        else:
+            wanted = order = self._rivals(both, follow, rivals_at)
+        shown = np.asarray(self.expect(both[0], wanted).quality.T, np.float32)
+        outcomes = shown.shape[1]
+        each = wanted if wanted.ndim == 1 else np.tile(wanted, outcomes)
+        after = comparisons.expect(*both, each, shown.reshape(len(shown), -1))
+        seconds = after.chance.shape[1]
+        share = np.ones(models) if known.answered is None else np.minimum(known.answered, 1)
+        return Comparison(
+            order,
+            allowed,
+            np.ascontiguousarray(after.chance.T, np.float32).reshape(seconds, outcomes, jobs),
+            np.asarray(after.quality.T, np.float32).reshape(len(shown), seconds, outcomes, jobs),
+            _of_models(known.cost_usd[self.jobs], order),
+            _of_models(follow, order),
+            share.astype(np.float32).take(order),
         )
 
     @property
@@ -298,16 +372,18 @@ class JobProbes:
         return None if weight is None else np.maximum(weight[self.jobs], 1)
 
     def _rivals(
-        self, probe: int, follow: Bool[np.ndarray, "some models"], price: float
+        self, first: tuple[int, ...], follow: Bool[np.ndarray, "some models"], price: float
     ) -> Int[np.ndarray, "asked some"]:
-        """Return the probe and the few other models that look best at a price."""
+        """Return the models asked first, and the few others that look best at a price."""
         known, jobs = self.known, self.jobs
         each = price if self.shared is None else price / self.shared
         value = known.quality[jobs].T - (known.cost_usd[jobs].T * each)
-        value = np.where(follow.T, value, -_NEVER).astype(np.float32, order="C")
-        value[probe] = -2 * _NEVER
-        order = np.full((1 + min(MOST_RIVALS, len(value) - 1), len(jobs)), probe)
-        for place in range(1, len(order)):
+        value = np.where(follow.T, value, -NEVER).astype(np.float32, order="C")
+        value[list(first)] = -2 * NEVER
+        rivals = min(MOST_RIVALS, len(value) - len(first))
+        order = np.empty((len(first) + rivals, len(jobs)), np.intp)
+        order[: len(first)] = np.array(first)[:, None]
+        for place in range(len(first), len(order)):
             order[place] = _largest(value[:, None, :])[0][0]
-            value[order[place], np.arange(len(jobs))] = -2 * _NEVER
+            value[order[place], np.arange(len(jobs))] = -2 * NEVER
         return order

@@ -3,7 +3,7 @@
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,16 @@ from routoo.domain.tables import Outcomes, read_answers, read_items, read_outcom
 from routoo.evaluation.replay import Replay
 from routoo.judge.files import load_judge, pack_judge, write_judge
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
+from routoo.judge.pair_judge import MOST_PRICE_SHARE
 from routoo.pipeline.select.estimates import NOTHING_KNOWN, estimate_calls
 from routoo.pipeline.select.shard import select_shard
 from routoo.predictor.checkpoint import write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.manifest import Manifest
-from routoo.selector.probes import with_policies
+from routoo.selector.comparisons import Comparisons
+from routoo.selector.probes import Policies, with_policies
 from routoo.selector.problem import Problem
-from routoo.selector.second_calls import ProbeModel, second_calls
+from routoo.selector.second_calls import ProbeModel, SecondCalls, second_calls
 from routoo.selector.solvers import solve
 from routoo.store import assignments, batches, jobs, judges, predictions, shards
 from routoo.store.database import Database
@@ -44,6 +46,11 @@ pytestmark = pytest.mark.anyio
 
 DATA = Path(os.environ.get("ROUTOO_DATA_DIR") or Path(__file__).parents[3] / "shared" / "data")
 MODELS = ("Qwen2.5-7B-Instruct", "o1-mini-2024-09-12")
+PRICES = (Decimal("0.1"), Decimal(5))
+COMPARED = ("gpt-4o-mini-2024-07-18", "deepseek-v2.5-0908", "gpt-4o-2024-08-06")
+COMPARED_PRICES = (Decimal("0.5"), Decimal("0.2"), Decimal(5))
+COMPARED_PRICE_PER_USD = 40.0
+"""At which some second answers are compared, and some models are asked third."""
 PRICE_PER_USD = 60.0
 """At which about half of the answers are accepted."""
 HELD_OUT = 120
@@ -55,6 +62,7 @@ CAPPED = 40
 class Recorded:
     """Recorded answers to items, models as columns; the first items are held out."""
 
+    models: tuple[str, ...]
     items: list[Item]
     answers: dict[tuple[str, str], RecordedAnswer]
     outcomes: Outcomes
@@ -64,41 +72,43 @@ class Recorded:
     tokens: Any
 
     @classmethod
-    def read(cls) -> "Recorded":
+    def read(cls, table: str, models: tuple[str, ...]) -> "Recorded":
         answers = {
             (one.item_id, one.model): one
-            for one in read_answers(DATA / "zeroeval_math_l5_answers.parquet")
-            if one.model in MODELS and one.text.strip()  # an empty one counts as a failed call
+            for one in read_answers(DATA / f"{table}_answers.parquet")
+            if one.model in models and one.text.strip()  # an empty one counts as a failed call
         }
-        outcomes = read_outcomes(DATA / "zeroeval_math_l5_outcomes.parquet")
+        outcomes = read_outcomes(DATA / f"{table}_outcomes.parquet")
         found = dict(
             zip(zip(outcomes.item_ids, outcomes.models, strict=True), outcomes.score, strict=True)
         )
         items = [
             item
-            for item in read_items(DATA / "zeroeval_math_l5_items.parquet")
-            if all((item.item_id, name) in found for name in MODELS)
-            and all((item.item_id, name) in answers for name in MODELS)
+            for item in read_items(DATA / f"{table}_items.parquet")
+            if all((item.item_id, name) in found for name in models)
+            and all((item.item_id, name) in answers for name in models)
         ]
         score = np.array(
-            [[found[item.item_id, name] for name in MODELS] for item in items], np.float32
+            [[found[item.item_id, name] for name in models] for item in items], np.float32
         )
         noise = np.random.default_rng(1).normal(0, 0.05, score.shape)
         quality = np.clip(score.mean(axis=0) + noise, 0.05, 0.95).astype(np.float32)
         tokens = np.full(score.shape, 400, np.float32)
-        return cls(items, answers, outcomes, score, quality, tokens)
+        return cls(models, items, answers, outcomes, score, quality, tokens)
 
     def judge(self) -> AnswerJudge:
         """Fit a judge to the items that are not held out."""
         rest = slice(HELD_OUT, None)
-        matrix = OutcomeMatrix(tuple(self.items[rest]), MODELS, self.score[rest], self.tokens[rest])
+        items, models = self.items[rest], self.models
+        matrix = OutcomeMatrix(tuple(items), models, self.score[rest], self.tokens[rest])
         estimates = PromptEstimates(self.quality[rest], self.tokens[rest])
-        said = [self.answers[item.item_id, MODELS[0]] for item in self.items[rest]]
-        return fit_judge(matrix, estimates, said, ConsoleFeedback(), seed=0)
+        said = [self.answers[item.item_id, name] for name in models[:-1] for item in items]
+        costs = dict(zip(COMPARED, map(float, COMPARED_PRICES), strict=True))
+        return fit_judge(matrix, estimates, said, ConsoleFeedback(), seed=0, cost_usd=costs)
 
 
-def pool_at(url: str) -> Pool:
-    prices = (Decimal("0.1"), Decimal(5))
+def pool_at(url: str, models: tuple[str, ...]) -> Pool:
+    prices = PRICES if models == MODELS else COMPARED_PRICES
     return Pool(
         models=tuple(
             CandidateModel(
@@ -107,7 +117,7 @@ def pool_at(url: str) -> Pool:
                 price_usd_per_mtok=Tariff(prompt=price, completion=price),
                 context_window_tokens=100_000,
             )
-            for name, price in zip(MODELS, prices, strict=True)
+            for name, price in zip(models, prices, strict=True)
         )
     )
 
@@ -118,7 +128,7 @@ def body_of(item: Item) -> dict[str, Any]:
 
 def job_of(number: int, item: Item, pool: Pool) -> jobs.JobInput:
     body = body_of(item)
-    cap_usd = bound_cost_usd(body, pool.models[1]) + Decimal("1e-9")
+    cap_usd = bound_cost_usd(body, pool.models[-1]) + Decimal("1e-9")
     capped = number >= HELD_OUT - CAPPED
     sla = SLA(max_cost_usd=cap_usd) if capped else SLA()
     return jobs.JobInput(number, f"job-{number}", orjson.dumps(body).decode(), sla)
@@ -136,7 +146,7 @@ async def scored(db: Database, recorded: Recorded, judge: bytes, new: batches.Ne
     score = await claim(db, ShardKey(batch_id, Stage.SCORE, 0))
     expected = Predictions(
         recorded.quality[:count],
-        np.zeros((count, 2), np.float32),
+        np.zeros(recorded.quality[:count].shape, np.float32),
         recorded.tokens[:count],
         np.zeros(count, np.float32),
         np.zeros(count, np.bool_),
@@ -226,9 +236,12 @@ class Fitted:
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
     if not DATA.exists():
         pytest.skip("needs the recorded answers in shared/data")
-    folder, recorded = tmp_path_factory.mktemp("judge"), Recorded.read()
+    return fitted_to(Recorded.read("zeroeval_math_l5", MODELS), tmp_path_factory.mktemp("judge"))
+
+
+def fitted_to(recorded: Recorded, folder: Path) -> Fitted:
     kept = write_judge(folder, recorded.judge())
-    manifest = Manifest(MODELS, "", "", (), "", "", "", {}, {}, judge=kept)
+    manifest = Manifest(recorded.models, "", "", (), "", "", "", {}, {}, judge=kept)
     write_checkpoint(folder, b"", manifest)
     packed = pack_judge(folder)
     assert packed is not None
@@ -239,7 +252,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
 async def replayed(recorded: Recorded) -> AsyncIterator[Pool]:
     replay = Replay(recorded.outcomes, recorded.items, recorded.answers.values())
     async with TestServer(replay.application()) as server:
-        yield pool_at(str(server.make_url("/v1")))
+        yield pool_at(str(server.make_url("/v1")), recorded.models)
 
 
 async def test_answers_are_accepted_escalated_and_kept_as_by_the_library(
@@ -306,3 +319,168 @@ def chosen_by_the_library(
     choice = solve(more).choice
     first = policies.first(choice)
     return [(MODELS[model], bool(at >= 2)) for model, at in zip(first, choice, strict=True)]
+
+
+@pytest.fixture(scope="module")
+def fitted_pair(tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    if not DATA.exists():
+        pytest.skip("needs the recorded answers in shared/data")
+    return fitted_to(Recorded.read("zeroeval_cruxeval", COMPARED), tmp_path_factory.mktemp("pair"))
+
+
+async def test_second_answers_are_planned_and_compared_as_by_the_library(
+    db: Database, fitted_pair: Fitted
+) -> None:
+    """From the selection on: a second answer is planned where dispatch will compare one."""
+    recorded, judge = fitted_pair.recorded, fitted_pair.judge
+    assert (COMPARED[0], COMPARED[1]) in judge.pairs
+    async with replayed(recorded) as pool:
+        aim = Objective(willingness_to_pay_usd=1 / COMPARED_PRICE_PER_USD)
+        new = batches.NewBatch("recorded", pool, objective=aim)
+        batch_id = await scored(db, recorded, fitted_pair.packed, new)
+        lease = await claim(db, ShardKey(batch_id, Stage.SELECT, 0))
+        async with db.transaction() as conn:
+            batch = await batches.get(conn, batch_id)
+        await select_shard(db, lease, batch)
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, shards.Done())
+            plan = (await batches.get(conn, batch_id)).plan or {}
+        chosen = await rows(
+            db,
+            "SELECT model, probe, escalation_chance, expected_cost_usd::float"
+            " FROM assignments ORDER BY job_no",
+        )
+        assert await dispatch(db, await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0)))
+    planned = compared_by_the_library(recorded, judge, pool)
+    policies, choice, second = planned
+    assert [(model, probe) for model, probe, _, _ in chosen] == [
+        (COMPARED[model], bool(at >= len(COMPARED)))
+        for model, at in zip(policies.first(choice), choice, strict=True)
+    ]
+    assert plan["probes"]["compared"] == pytest.approx(
+        sum(float(calls.asked.sum()) for _, one in second for calls in one.compared), rel=1e-4
+    )
+    assert plan["probes"]["compared"] > 1
+    for numbers, one in second:
+        for job, accepted, usd in zip(numbers, one.accepted, one.cost_usd, strict=True):
+            assert chosen[job][2] == pytest.approx(1 - accepted, abs=1e-4)
+            assert chosen[job][3] > usd
+    ends = {
+        job: decided_by_the_library(recorded, judge, pool, job, int(policies.first(choice)[job]))
+        for numbers, _ in second
+        for job in numbers.tolist()
+    }
+    found = await rows(
+        db,
+        "SELECT job_no, model, decision, (SELECT count(*) FROM attempts a"
+        " WHERE a.batch_id = r.batch_id AND a.job_no = r.job_no) FROM results r ORDER BY job_no",
+    )
+    assert {job: tuple(end) for job, *end in found if job in ends} == ends
+    assert {calls for *_, calls in ends.values()} == {1, 2, 3}
+    assert all(end == "direct" for job, _, end, _ in found if job not in ends)
+
+
+def comparisons_of(judge: AnswerJudge, cost_usd: Any) -> Comparisons:
+    """Return the second answers that may be compared: cheap ones, of jobs without a cap."""
+
+    def may(jobs: Any, first: int, second: int) -> Any:
+        rest = [model for model in range(len(COMPARED)) if model not in {first, second}]
+        cheap = cost_usd[jobs, second] <= MOST_PRICE_SHARE * cost_usd[jobs][:, rest].max(axis=1)
+        return cheap & (jobs < HELD_OUT - CAPPED)
+
+    seconds = {
+        COMPARED.index(first): tuple(
+            COMPARED.index(second) for one, second in judge.pairs if one == first
+        )
+        for first, _ in judge.pairs
+    }
+    return Comparisons(
+        lambda first, second, models, shown: judge.pool_agreement(
+            COMPARED, (first, second), models, shown
+        ),
+        may,
+        seconds,
+    )
+
+
+def follow_of(recorded: Recorded, pool: Pool) -> Any:
+    """Return the rule which models may be asked after a probe: the last items' caps cover both."""
+    worst = [[bound_cost_usd(body_of(item), one) for one in pool.models] for item in recorded.items]
+    bound = np.array(worst, float)
+
+    def follow(some: Any, probe: int) -> Any:
+        both = bound[some] + bound[some, probe][:, None]
+        return (some < HELD_OUT - CAPPED)[:, None] | (both <= bound[some][:, [-1]] + 1e-9)
+
+    return follow
+
+
+def compared_by_the_library(
+    recorded: Recorded, judge: AnswerJudge, pool: Pool
+) -> tuple[Policies, Any, list[tuple[Any, SecondCalls]]]:
+    """Return the policies, each item's choice, and what the policies that are chosen expect."""
+    quality, cost_usd = recorded.quality[:HELD_OUT], costs_usd(recorded, pool)
+    direct = Problem(quality, cost_usd, willingness_to_pay_usd=1 / COMPARED_PRICE_PER_USD)
+    known = ProbeModel(
+        lambda some: judge.judgement_model(COMPARED, some).of,
+        tuple(COMPARED.index(name) for name in COMPARED if name in judge.probes),
+        quality,
+        cost_usd,
+        follow_of(recorded, pool),
+        comparisons=comparisons_of(judge, cost_usd),
+    )
+    more, policies = with_policies(direct, known)
+    choice = solve(more).choice
+    known = known.with_seconds(policies.seconds)
+    second = [
+        (jobs, known.of_jobs(jobs).outcomes(probe).at_price(price))
+        for probe, price, jobs in policies.taken(choice)
+        if len(jobs)
+    ]
+    return policies, choice, second
+
+
+def decided_by_the_library(
+    recorded: Recorded, judge: AnswerJudge, pool: Pool, job: int, first: int
+) -> tuple[str, str, int]:
+    """Return the model whose answer a probed item ends with, how, and after how many calls."""
+    cost_usd = costs_usd(recorded, pool)[[job]]
+    item, expected = recorded.items[job], recorded.quality[job]
+    said = [
+        ProbeAnswer(item.prompt, recorded.answers[item.item_id, name].text, expected, 400, "stop")
+        for name in COMPARED
+    ]
+    shown = judge.judge(COMPARED[first], [said[first]])[0]
+    price = COMPARED_PRICE_PER_USD
+    one = np.ones((1, len(COMPARED)), np.bool_)
+    comparisons = comparisons_of(judge, costs_usd(recorded, pool))
+    known = ProbeModel(
+        lambda _: (
+            lambda _probe, models: Shown(np.ones((1, 1), np.float32), shown[None, None, models])
+        ),
+        (first,),
+        expected[None],
+        cost_usd,
+        lambda some, _: one[some],
+        comparisons=replace(
+            comparisons, may=lambda _, *both: comparisons.may(np.array([job]), *both)
+        ),
+    )
+    calls = known.of_jobs(np.array([0])).outcomes(first).at_price(price)
+    if not calls.compared:
+        value = shown - price * cost_usd[0]
+        value[first] = -1
+        worth = value > shown[first]
+        paid = worth & follow_of(recorded, pool)(np.array([job]), first)[0]
+        if paid.any():
+            return COMPARED[int(np.where(paid, value, -1).argmax())], "escalated", 2
+        return COMPARED[first], "kept" if worth.any() else "accepted", 1
+    (compared,) = calls.compared
+    second = compared.of.column
+    both = judge.judge_pair(COMPARED[first], COMPARED[second], [(said[first], said[second])])[0]
+    kept = first if both[first] >= both[second] else second
+    value = both - price * cost_usd[0]
+    value[[first, second]] = -1
+    if value.max() > both[kept]:
+        return COMPARED[int(value.argmax())], "escalated", 3
+    return COMPARED[kept], "accepted", 2

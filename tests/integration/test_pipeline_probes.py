@@ -38,6 +38,7 @@ class FakeJudge:
     """Tells nearly for certain whether the small model's answer is good."""
 
     probes = ("small",)
+    pairs = ()
 
     def judgement_model(self, models: Sequence[str], quality: Any) -> "FakeJudgementModel":
         assert list(models) == list(NAMES)

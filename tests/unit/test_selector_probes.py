@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routoo.selector import Capacity, Problem, solve
+from routoo.selector.comparisons import Comparisons
 from routoo.selector.probes import (
     MANY_JOBS,
     NEAR,
@@ -204,3 +205,65 @@ def test_a_model_that_fails_keeps_the_probes_answer() -> None:
     doubtful = second_calls(judged, 0, problem.cost_usd, follow, 1.0, answered)
     assert (doubtful.quality <= sure.quality + 1e-6).all()
     assert (doubtful.quality >= problem.quality[:, 0] - 1e-5).all()
+
+
+def agreement_of(strength: float) -> Comparisons:
+    """Return a second model whose answer agrees as often as the probe's is good, or tells less."""
+
+    def expect(_probe: int, _second: int, _models: Any, quality: Any) -> Outcomes:
+        own = quality[0]
+        chance = np.stack([own, 1 - own], axis=1).astype(np.float32)
+        shown = np.repeat(quality.T[:, None, :], 2, axis=1).astype(np.float32)
+        for outcome, better in enumerate((1 - own, -own)):
+            shown[:, outcome, 0] += strength * better
+        return Outcomes(chance, shown)
+
+    def may(jobs: Any, _probe: int, _second: int) -> Any:
+        return np.asarray(jobs) % 10 > 0
+
+    return Comparisons(expect, may, {0: (1,)})
+
+
+def test_a_second_answer_is_compared_where_that_spares_a_dear_call() -> None:
+    problem = problem_of()
+    alone = known_of(problem, 0.3, probes=(0,))
+    both = replace(alone, comparisons=agreement_of(1.0))
+    more, policies = with_policies(problem, both)
+    assert policies.seconds == {0: (1,)}
+    compared, judged = solve(more), solve(with_policies(problem, alone)[0])
+    assert compared.mean_quality > judged.mean_quality + 0.01
+    assert compared.cost_usd <= float(problem.budget_usd or 0)
+    (probe, price, jobs) = max(policies.taken(compared.choice), key=lambda taken: len(taken[2]))
+    second = both.of_jobs(jobs).outcomes(probe).at_price(price)
+    (calls,) = second.compared
+    assert (calls.asked[jobs % 10 == 0] == 0).all()
+    assert calls.asked.max() == pytest.approx(1.0, abs=1e-5)
+    asked = sum(second.asked(model) for model in range(MODELS)) + calls.asked
+    assert np.allclose(asked, 1.0, atol=1e-5)
+    third = sum(calls.third(model) for model in range(MODELS))
+    assert (third <= calls.asked + 1e-5).all()
+    costs = problem.cost_usd[jobs]
+    counted = costs[:, 1] * calls.asked + sum(
+        costs[:, model] * (calls.third(model) + (second.asked(model) if model else 0))
+        for model in range(MODELS)
+    )
+    assert np.allclose(second.cost_usd, counted, rtol=1e-4)
+    assert np.allclose(second.expected(costs), counted, rtol=1e-4)
+
+
+def test_a_second_answer_that_tells_nothing_is_not_compared() -> None:
+    problem = problem_of()
+    known = known_of(problem, comparisons=agreement_of(0.0))
+    _, policies = with_policies(problem, known)
+    assert policies.probe
+    assert not any(policies.seconds.values())
+
+
+def test_many_jobs_compare_second_answers_too() -> None:
+    problem = problem_of(MANY_JOBS + 1)
+    known = known_of(problem, 0.3, probes=(0,), comparisons=agreement_of(1.0))
+    more, policies = with_policies(problem, known)
+    assert (more.options, policies.seconds) == (MODELS + len(NEAR), {0: (1,)})
+    wide = replace(policies, own=None)
+    every = solve(extended(problem, known, wide))
+    assert solve(more).quality >= every.bound * (1 - 1e-3)

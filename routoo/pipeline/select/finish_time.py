@@ -14,7 +14,7 @@ from routoo.pipeline.select.capacity import (
     endpoint_groups,
     separate_groups,
 )
-from routoo.pipeline.select.probes import ProbedJobs, no_probed_jobs
+from routoo.pipeline.select.probed_jobs import ProbedJobs, no_probed_jobs
 
 _S_PER_MINUTE = 60.0
 _S_PER_HOUR = 3600.0
@@ -118,9 +118,9 @@ class _PlannedCalls:
         return first.joined(self._following(columns))
 
     def _following(self, columns: Sequence[int]) -> _Load:
-        """Return the second calls of some candidates that are expected."""
+        """Return the calls after probes of some candidates that are expected."""
         models = list(columns)
-        chance = self.second.second[:, models].astype(np.float64)
+        chance = self.second.later[:, models].astype(np.float64)
         calls = float(chance.sum())
         if calls < 1:
             return _Load(0, 0.0, 0.0)

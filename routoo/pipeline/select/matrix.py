@@ -29,7 +29,7 @@ from routoo.pipeline.select.estimates import (
     estimate_calls,
     reservations_usd,
 )
-from routoo.pipeline.select.probes import PlanningJudge, SecondCallLimits
+from routoo.pipeline.select.judged_batch import PlanningJudge, SecondCallLimits
 from routoo.selector.solution import Solution
 from routoo.store import jobs, predictions
 from routoo.store.batches.records import BatchRecord
@@ -300,7 +300,10 @@ class _Filler:
         has_budget = batch.budget_usd is not None
         self._reserve_usd = np.zeros(shape, np.float32) if has_budget or is_plan else None
         self._bounds = CallBounds.empty(shape) if is_plan else None
-        self._second_limits = None if judge is None else SecondCallLimits.empty(shape)
+        self._second_limits = None
+        if judge is not None:
+            compares = bool(judge.pairs)
+            self._second_limits = SecondCallLimits.empty(shape, compares=compares)
         self._digests = None
         if batch.call_options.dedupe is not False:
             merge_samples = batch.call_options.dedupe is True

@@ -19,11 +19,8 @@ from routoo.pipeline.select.finish_time import (
     finish_time_s,
 )
 from routoo.pipeline.select.matrix import BatchMatrix
-from routoo.pipeline.select.probes import (
-    PosedProblem,
-    ProbedJobs,
-    describe_probes,
-)
+from routoo.pipeline.select.probed_jobs import ProbedJobs
+from routoo.pipeline.select.probes import PosedProblem, describe_probes
 from routoo.pipeline.select.problem import add_probes, choose_payable, pose_problem
 from routoo.selector.confidence import quality_interval
 from routoo.selector.frontier import frontier
@@ -242,8 +239,11 @@ def _worst_case_usd(planned: PlannedBatch) -> float | None:
         worst += float(reserve_usd[rows, calls[rows]][twice].sum(dtype=np.float64))
     second = planned.second_calls
     if len(second.jobs):
-        dearest = np.where(second.second > 0, bounds.most_usd(batch.pool, second.jobs), 0.0)
-        worst += float(dearest.max(axis=1).sum())
+        most_usd = bounds.most_usd(batch.pool, second.jobs)
+        alone_usd = np.where(second.second > second.compared, most_usd, 0.0).max(axis=1)
+        compared_usd = np.where(second.compared > 0, most_usd, 0.0).max(axis=1)
+        third_usd = np.where(second.third > 0, most_usd, 0.0).max(axis=1)
+        worst += float(np.maximum(alone_usd, compared_usd + third_usd).sum())
     return worst if batch.budget_usd is None else min(worst, float(batch.budget_usd))
 
 

@@ -6,16 +6,17 @@ Where the batch's checkpoint can judge answers, the selection has further option
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int, Int64
+from jaxtyping import Float, Float32, Int
 
-from routoo.domain.job import Job
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import Experience
-from routoo.domain.prompt import bound_cost_usd
 from routoo.pipeline.select.experience import answered_shares
+from routoo.pipeline.select.judged_batch import JudgedBatch, PlanningJudge
+from routoo.pipeline.select.probed_jobs import ProbedJobs, joined, no_probed_jobs
+from routoo.selector.comparisons import Comparisons
 from routoo.selector.probes import (
     Policies,
     extended,
@@ -24,93 +25,8 @@ from routoo.selector.probes import (
     with_policies,
 )
 from routoo.selector.problem import Problem
-from routoo.selector.second_calls import Columns, Judgements, ProbeModel
+from routoo.selector.second_calls import ProbeModel
 from routoo.store.batches.records import BatchRecord
-
-
-class PoolJudgementModel(Protocol):
-    """What judging answers may bring for some jobs, before there are any."""
-
-    def of(self, probe: int, models: Columns) -> Judgements:
-        """Return a probe's outcomes, with the estimates of some models; places in the pool."""
-        ...
-
-
-@runtime_checkable
-class PlanningJudge(Protocol):
-    """What the selection needs of a judge of answers: what judging may bring."""
-
-    @property
-    def probes(self) -> Sequence[str]:
-        """Models whose answers can be judged."""
-        ...
-
-    def judgement_model(
-        self, models: Sequence[str], quality: Float[np.ndarray, "jobs pool"]
-    ) -> PoolJudgementModel:
-        """Return what judging any probe's answers may bring, for jobs of a pool."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SecondCallLimits:
-    """What keeps a job from a second call; None where nothing of that kind does."""
-
-    capped: Bool[np.ndarray, " jobs"]
-    """Jobs that have a cap of their cost."""
-    cap_usd: Float64[np.ndarray, " jobs"]
-    """Most that the calls of such a job may cost together, in USD."""
-    worst_usd: Float32[np.ndarray, "jobs models"]
-    """Most that a call of such a job can cost, in USD."""
-
-    @classmethod
-    def empty(cls, shape: tuple[int, ...]) -> "SecondCallLimits":
-        """Return limits of jobs that have none, to be filled in."""
-        return cls(np.zeros(shape[0], np.bool_), np.zeros(shape[0]), np.zeros(shape, np.float32))
-
-    def fill(self, rows: slice, jobs: Sequence[Job], pool: Pool) -> None:
-        """Set the limits of the jobs in some rows."""
-        for row, job in enumerate(jobs, rows.start):
-            if job.sla.max_cost_usd is not None:
-                self.capped[row] = True
-                self.cap_usd[row] = float(job.sla.max_cost_usd)
-                self.worst_usd[row] = [bound_cost_usd(job.body, one) for one in pool.models]
-
-    def rows(self, jobs: Int[np.ndarray, " some"]) -> "SecondCallLimits":
-        """Return the limits of some jobs."""
-        return SecondCallLimits(self.capped[jobs], self.cap_usd[jobs], self.worst_usd[jobs])
-
-    def allow(self, jobs: Int[np.ndarray, " some"], probe: int) -> Bool[np.ndarray, "some models"]:
-        """Return which second calls the jobs' caps cover beside the probe's, at worst."""
-        both = self.worst_usd[jobs] + self.worst_usd[jobs, probe][:, None]
-        return np.asarray(~self.capped[jobs][:, None] | (both <= self.cap_usd[jobs][:, None]))
-
-
-@dataclass(frozen=True, slots=True)
-class JudgedBatch:
-    """What the probes of a batch rest on, jobs x models in pool order."""
-
-    judge: PlanningJudge
-    allowed: Bool[np.ndarray, "jobs models"]
-    limits: SecondCallLimits
-    latency_s: Float32[np.ndarray, "jobs models"] | None = None
-    """Typical latency of a call; NaN where nothing is known."""
-    left_s: float | None = None
-    """Seconds until the deadline, within which both calls must be made; None = no deadline."""
-
-    def follow(
-        self, pool: Pool, jobs: Int[np.ndarray, " some"], probe: int
-    ) -> Bool[np.ndarray, "some models"]:
-        """Return which models may be asked after a probe.
-
-        A batch channel is none of them: its rows are handed over before the first call.
-        """
-        single = np.array([not model.is_batch_channel for model in pool.models])
-        may = self.allowed[jobs] & single & self.limits.allow(jobs, probe)
-        if self.latency_s is not None and self.left_s is not None:
-            both = self.latency_s[jobs] + self.latency_s[jobs, probe][:, None]
-            may &= ~(both > self.left_s)  # what isn't known limits nothing
-        return np.asarray(may)
 
 
 def probe_model(
@@ -144,7 +60,32 @@ def probe_model(
         lambda jobs, probe: judged.follow(pool, jobs, probe),
         answered_shares(pool, experience),
         weight,
+        Comparisons(
+            lambda first, second, models, known: judge.pool_agreement(
+                names, (first, second), models, known
+            ),
+            lambda jobs, first, second: judged.may_compare(
+                pool, direct.cost_usd, jobs, (first, second)
+            ),
+            _second_columns(pool, judge, probes),
+        ),
     )
+
+
+def _second_columns(
+    pool: Pool, judge: PlanningJudge, probes: Sequence[int]
+) -> dict[int, tuple[int, ...]]:
+    """Return the columns of the models whose answers can be compared with each probe's."""
+    names = [model.predicted_as for model in pool.models]
+    found = {
+        probe: tuple(
+            column
+            for column, name in enumerate(names)
+            if column != probe and (names[probe], name) in judge.pairs
+        )
+        for probe in probes
+    }
+    return {probe: columns for probe, columns in found.items() if columns}
 
 
 def probe_columns(batch: BatchRecord, judged: Sequence[str]) -> tuple[int, ...]:
@@ -156,38 +97,6 @@ def probe_columns(batch: BatchRecord, judged: Sequence[str]) -> tuple[int, ...]:
         if not model.is_batch_channel
         and model.predicted_as in judged
         and (only is None or model.name in only)
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class ProbedJobs:
-    """Jobs that ask a probe first, and what is expected of them."""
-
-    jobs: Int64[np.ndarray, " probed"]
-    quality: Float32[np.ndarray, " probed"]
-    """Expected quality of the answer that is kept."""
-    cost_usd: Float64[np.ndarray, " probed"]
-    """Expected cost of both calls, in USD."""
-    second: Float32[np.ndarray, "probed models"]
-    """Probability that each model is asked after the probe."""
-
-    @property
-    def escalation_chance(self) -> Float64[np.ndarray, " probed"]:
-        """Probability that any is."""
-        return np.asarray(np.clip(self.second.sum(axis=1, dtype=np.float64), 0.0, 1.0))
-
-    def some(self, keep: Bool[np.ndarray, " probed"]) -> "ProbedJobs":
-        """Return those that are to be kept."""
-        return ProbedJobs(
-            self.jobs[keep], self.quality[keep], self.cost_usd[keep], self.second[keep]
-        )
-
-
-def no_probed_jobs(models: int) -> ProbedJobs:
-    """Return the record of a choice without probes."""
-    none = np.empty(0)
-    return ProbedJobs(
-        none.astype(np.int64), none.astype(np.float32), none, np.empty((0, models), np.float32)
     )
 
 
@@ -225,7 +134,11 @@ class PosedProblem:
             return cls.without_probes(direct)
         probes = tuple(pool.index(one["model"]) for one in described["models"])
         prices = (float(described["threshold_price_per_usd"]),) * len(probes)
-        policies = Policies(direct.options, probes, prices)
+        seconds = {
+            probe: tuple(pool.index(name) for name in one.get("compared_with", ()))
+            for probe, one in zip(probes, described["models"], strict=True)
+        }
+        policies = Policies(direct.options, probes, prices, seconds=seconds)
         return cls(extended(direct, known, policies), direct, policies, known)
 
     def names(self, pool: Pool) -> tuple[str, ...]:
@@ -272,7 +185,7 @@ class PosedProblem:
         if self.known is None:
             return direct, direct
         known = self.known.some(jobs)
-        return direct, extended(direct, known, spread_policies(direct, self.policies.probes))
+        return direct, extended(direct, known, spread_policies(direct, self.policies))
 
     def threshold_price(self, shadow_price_per_usd: float) -> float:
         """Return the price of a dollar at which answers are accepted or not.
@@ -296,34 +209,27 @@ class PosedProblem:
         """Return what is expected of jobs that ask one probe."""
         if self.known is None or len(jobs) == 0:
             return no_probed_jobs(self.policies.models)
-        expected = self.known.of_jobs(np.asarray(jobs))
+        known, models = self.known.with_seconds(self.policies.seconds), self.policies.models
+        expected = known.of_jobs(np.asarray(jobs))
         second = expected.outcomes(probe, self.policies.rivals_at).at_price(price)
-        asked = [
-            np.zeros(len(jobs), np.float32) if model == probe else second.asked(model)
-            for model in range(self.policies.models)
-        ]
+        compared, third = np.zeros((2, len(jobs), models), np.float32)
+        for one in second.compared:
+            compared[:, one.of.column] += one.asked
+            for model in range(models):
+                third[:, model] += one.third(model)
+        asked = np.array(compared)
+        for model in range(models):
+            if model != probe:
+                asked[:, model] += second.asked(model)
         first_usd = self.direct.cost_usd[jobs, probe].astype(np.float64)
         return ProbedJobs(
             np.asarray(jobs, np.int64),
             np.clip(second.quality, 0, 1).astype(np.float32),
             first_usd + second.cost_usd,
-            np.stack(asked, axis=1),
+            asked,
+            compared,
+            third,
         )
-
-
-def joined(parts: Sequence[ProbedJobs], models: int) -> ProbedJobs:
-    """Return several records as one, jobs in order."""
-    parts = [part for part in parts if len(part.jobs)]
-    if not parts:
-        return no_probed_jobs(models)
-    jobs = np.concatenate([part.jobs for part in parts])
-    order = np.argsort(jobs, kind="stable")
-    return ProbedJobs(
-        jobs[order],
-        np.concatenate([part.quality for part in parts])[order],
-        np.concatenate([part.cost_usd for part in parts])[order],
-        np.concatenate([part.second for part in parts])[order],
-    )
 
 
 def describe_probes(
@@ -339,8 +245,10 @@ def describe_probes(
     which another model is expected to be asked) with their `escalation_share` of the probed ones,
     `threshold_price_per_usd` (another model is asked where its judged quality less its cost at this
     price is more than that of the answer), `second_cost_usd` (expected, of those calls), `models`
-    (of each probe its `jobs` and `escalations`), `second` (expected second calls of each model),
-    and `policies`: `model` and `price_per_usd` of each that the selection could choose.
+    (of each probe its `jobs`, `escalations`, and `compared_with`: the models whose answers may be
+    compared with its own), `second` (expected calls of each model after the probes'), `compared`
+    (those of them that are made to compare the answer), and `policies`: `model` and `price_per_usd`
+    of each that the selection could choose.
     """
     if posed.known is None:
         return None
@@ -359,14 +267,18 @@ def describe_probes(
                 "model": pool.names[column],
                 "jobs": int(np.count_nonzero(probe == column)),
                 "escalations": float(chance[probe == column].sum()),
+                "compared_with": [
+                    pool.names[second] for second in posed.policies.seconds.get(column, ())
+                ],
             }
             for column in sorted(posed.policies.probes)
         ],
         "second": {
             name: float(calls)
-            for name, calls in zip(pool.names, probed.second.sum(axis=0), strict=True)
+            for name, calls in zip(pool.names, probed.later.sum(axis=0), strict=True)
             if calls > 0
         },
+        "compared": float(probed.compared.sum(dtype=np.float64)),
         "policies": [
             {"model": pool.names[column], "price_per_usd": price}
             for column, price in zip(posed.policies.probe, posed.policies.price, strict=True)

@@ -10,8 +10,9 @@ from jaxtyping import Float, Float32
 from routoo.domain.prediction import Experience
 from routoo.pipeline.select.capacity import endpoint_capacities
 from routoo.pipeline.select.experience import answered_shares
+from routoo.pipeline.select.judged_batch import JudgedBatch
 from routoo.pipeline.select.matrix import BatchMatrix
-from routoo.pipeline.select.probes import JudgedBatch, PosedProblem, probe_model
+from routoo.pipeline.select.probes import PosedProblem, probe_model
 from routoo.selector.confidence import lower_quality
 from routoo.selector.problem import Capacity, Problem, match_model
 from routoo.selector.second_calls import ProbeModel

@@ -1,0 +1,174 @@
+"""Asking a second cheap model after a probe, to see whether both answers agree.
+
+Open answers on which two models agree are seldom wrong, so that a call of a dear model is spared.
+Of a probe's answer that was judged, this says what a second one may show, and what asking for it is
+worth: then the better of the two answers is kept, or a third model is asked. Dispatch decides by
+the same rule once the answers are there (`routoo.pipeline.dispatch.judging`).
+
+Everything is computed for many jobs at once, with the jobs last in memory.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Int8
+
+NEVER = 1e30
+"""Charge of a call that may not be made."""
+_PROBE, _SECOND, _THIRD = range(3)
+"""Places in the order of models; all others after these may be asked third."""
+
+
+@runtime_checkable
+class Judgements(Protocol):
+    """What judging an answer may show, before there is one: a few outcomes for each job.
+
+    They are read with the jobs last; arrays that lie so in memory are not copied.
+    """
+
+    @property
+    def chance(self) -> Float32[np.ndarray, "jobs outcomes"]:
+        """Probability of each outcome."""
+        ...
+
+    @property
+    def quality(self) -> Float32[np.ndarray, "jobs outcomes models"]:
+        """Quality of each model that the outcome shows; its mean is the quality before."""
+        ...
+
+
+Columns = Int[np.ndarray, " models"] | Int[np.ndarray, "models jobs"]
+"""Columns of models, the same for all jobs or of each job its own."""
+ExpectAgreement = Callable[[int, int, Columns, Float32[np.ndarray, "models jobs"]], Judgements]
+"""Takes the columns of a probe, of a second model, and of the models whose quality is wanted, these
+two first, with the qualities that the probe's answer shows of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """Which models' answers may be compared with those of a batch's probes."""
+
+    expect: ExpectAgreement
+    may: Callable[[Int[np.ndarray, " jobs"], int, int], Bool[np.ndarray, " jobs"]]
+    """Takes numbers of jobs, and the columns of a probe and of a second model."""
+    seconds: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Columns of the second models, by the probe's column."""
+
+    def some(self, jobs: Int[np.ndarray, " some"]) -> "Comparisons":
+        """Return those of some jobs."""
+        return replace(self, may=lambda some, probe, second: self.may(jobs[some], probe, second))
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What a second model's answer may show of some jobs, after each outcome of the probe's."""
+
+    order: Int[np.ndarray, "models #jobs"]
+    """Columns of the probe, of the second model, and of those that may be asked third."""
+    allowed: Bool[np.ndarray, " jobs"]
+    chance: Float32[np.ndarray, "seconds outcomes jobs"]
+    """Probability of each outcome of the second answer, given that of the probe's."""
+    quality: Float32[np.ndarray, "models seconds outcomes jobs"]
+    cost_usd: Float[np.ndarray, "models jobs"]
+    follow: Bool[np.ndarray, "models jobs"]
+    """Models that may be asked after the probe."""
+    answered: Float32[np.ndarray, "models #jobs"]
+    """Share of jobs that each model answers; what was there is kept in the others."""
+
+    @property
+    def column(self) -> int:
+        """Column of the second model."""
+        return int(self.order[_SECOND, 0])
+
+    def rows(self, some: Int[np.ndarray, " some"]) -> "Comparison":
+        """Return what is known of fewer jobs."""
+        return Comparison(
+            self.order if self.order.shape[1] == 1 else self.order.take(some, axis=1),
+            self.allowed[some],
+            self.chance.take(some, axis=2),
+            self.quality.take(some, axis=3),
+            self.cost_usd.take(some, axis=1),
+            self.follow.take(some, axis=1),
+            self.answered if self.answered.shape[1] == 1 else self.answered.take(some, axis=1),
+        )
+
+    def at_price(
+        self,
+        kept: Float32[np.ndarray, "outcomes jobs"],
+        price: float | Float[np.ndarray, " jobs"],
+    ) -> "ValuedComparison":
+        """Return what asking the second model is worth after each outcome of the probe's answer.
+
+        Args:
+            kept: Quality of the probe's answer.
+            price: Quality that a dollar must buy.
+        """
+        best = np.maximum(self.quality[_PROBE], self.quality[_SECOND])
+        better_one, pick = best.copy(), np.zeros(best.shape, np.int8)
+        charge = np.where(self.follow, self.cost_usd * price, NEVER).astype(np.float32)
+        for model in range(_THIRD, len(self.quality)):
+            asked = self.answered[model] * (self.quality[model] - better_one)
+            value = better_one + asked - charge[model]
+            np.copyto(pick, model, where=value > best)
+            np.maximum(best, value, out=best)
+        brought = np.einsum("koj,koj->oj", self.chance, best)
+        value = kept + self.answered[_SECOND] * (brought - kept) - charge[_SECOND]
+        worth = np.where(self.allowed, value, np.float32(-NEVER)).astype(np.float32)
+        return ValuedComparison(self, worth, pick)
+
+
+@dataclass(frozen=True, slots=True)
+class ValuedComparison:
+    """What asking a second model is worth at a price, and what is done once it has answered."""
+
+    of: Comparison
+    value: Float32[np.ndarray, "outcomes jobs"]
+    """Quality less the price of all further calls."""
+    pick: Int8[np.ndarray, "seconds outcomes jobs"]
+    """Place of the third model in the order; 0 where one of the two answers is kept."""
+
+    def where(self, share: Float32[np.ndarray, "outcomes jobs"]) -> "ComparedCalls":
+        """Return the calls of the outcomes in which it is asked, given their probabilities."""
+        return ComparedCalls(self.of, share, self.pick)
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedCalls:
+    """The calls of a second model whose answer is compared with a probe's, and those after it."""
+
+    of: Comparison
+    share: Float32[np.ndarray, "outcomes jobs"]
+    """Probability that the outcome comes up and the second model is asked."""
+    pick: Int8[np.ndarray, "seconds outcomes jobs"]
+
+    @property
+    def asked(self) -> Float32[np.ndarray, " jobs"]:
+        """Probability that the second model is asked."""
+        return np.asarray(self.share.sum(axis=0))
+
+    def third(self, model: int) -> Float32[np.ndarray, " jobs"]:
+        """Return the probability that a model is asked third, by its column."""
+        found = np.zeros(self.share.shape[1], np.float32)
+        for place in range(_THIRD, len(self.of.order)):
+            named = self.of.order[place] == model
+            if named.any():
+                found += np.where(named, self._third_at(place), np.float32(0))
+        return found
+
+    def expected(self, per_call: Float[np.ndarray, "models jobs"]) -> Float[np.ndarray, " jobs"]:
+        """Return what these calls are expected to take of something, given what each call takes.
+
+        Args:
+            per_call: Of the models in the comparison's order.
+        """
+        taken = self.asked * per_call[_SECOND]
+        for place in range(_THIRD, len(self.of.order)):
+            taken = taken + self._third_at(place) * per_call[place]
+        return np.asarray(taken)
+
+    def _third_at(self, place: int) -> Float32[np.ndarray, " jobs"]:
+        """Return the probability that the model at a place of the order is asked third."""
+        after = np.einsum("koj,koj->oj", self.of.chance, self.pick == place)
+        return np.asarray((after * self.share).sum(axis=0) * self.of.answered[_SECOND])
