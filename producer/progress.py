@@ -201,7 +201,7 @@ class Snapshot:
             "stage": self.stage,
             "jobs_per_s": self.jobs_per_s,
             "eta_s": self.left_s if self.selected else None,
-            "waits_for": None if self.wait is None else asdict(self.wait),
+            "waits_for": self.wait and {**asdict(self.wait), "is_served": self.wait.is_served},
         }
 
     def _models_json(self) -> dict[str, Any]:

@@ -133,7 +133,7 @@ def _frame_maker() -> "Callable[[list[Result]], pd.DataFrame]":
 
     def to_frame(results: "list[Result]") -> "pd.DataFrame":
         columns = {name: [getattr(one, name) for one in results] for name in names}
-        columns["cost_usd"] = [None if usd is None else float(usd) for usd in columns["cost_usd"]]
+        columns["cost_usd"] = [float(usd) for usd in columns["cost_usd"]]
         columns["status"] = [str(status) for status in columns["status"]]
         return pd.DataFrame(columns).set_index("index")
 

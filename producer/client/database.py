@@ -1,17 +1,13 @@
 """Runs the client's batches by the database, as the commands do."""
 
 import asyncio
-import time
 from collections.abc import AsyncGenerator, Iterable, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, aclosing
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
-
-import numpy as np
-from jaxtyping import Bool, Int
 
 from producer.aims import read_budget, read_limits, read_objective
 from producer.client.backend import Submitted
@@ -23,6 +19,7 @@ from producer.plans import await_plan, submit_plan
 from producer.pool_check import check_pool
 from producer.progress import Snapshot, find_batch, take_snapshot
 from producer.queue import try_to_publish
+from producer.results.follow import follow_results
 from producer.rows.limits import read_on_unavailable
 from producer.submit import BatchRequest, Submission, submit
 from routoo.console.run import usable_database
@@ -32,20 +29,12 @@ from routoo.domain.pool import Pool
 from routoo.domain.pool_file import load_pool
 from routoo.errors import InputError
 from routoo.settings import Settings
-from routoo.store import batches, results
+from routoo.store import batches
 from routoo.store.batches import retry
 from routoo.store.database import Database, check_reachable
 from routoo.store.results import ResultRecord
 
 _CONNECTIONS = 4
-_POLL_S = 0.3
-_POLL_SHARE = 10.0
-"""Between two looks for results at least so many times the duration of the last one pass."""
-_COMMIT_S = timedelta(seconds=60)
-"""Longer than a transaction of results takes: one that began earlier may be seen later."""
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
-_BLOCK = 500
-"""Results read at once."""
 
 
 class DatabaseBackend:
@@ -120,20 +109,15 @@ class DatabaseBackend:
     async def results(self, batch_id: str, *, in_order: bool) -> AsyncGenerator[Result, None]:
         """Yield every job's result, as it comes or in input order, until the batch is over."""
         state = await self._begun(batch_id)
-        seen = np.zeros(state.jobs, np.bool_)
-        since, rest_s = _LONG_AGO, _POLL_S
-        while not state.is_over:
-            if not in_order:
-                begun_s = time.monotonic()
-                numbers, newest = await self._saved(UUID(batch_id), since, seen)
-                rest_s = max(_POLL_S, _POLL_SHARE * (time.monotonic() - begun_s))
-                since = max(since, newest - _COMMIT_S)
-                async for result in self._read(UUID(batch_id), numbers):
-                    yield result
-            await asyncio.sleep(rest_s)
-            state = await self.state(batch_id)
-        async for result in self._read(UUID(batch_id), np.flatnonzero(~seen)):
-            yield result
+
+        async def is_over() -> bool:
+            return (await self.state(batch_id)).is_over
+
+        found = follow_results(self._db, UUID(batch_id), state.jobs, is_over, in_order=in_order)
+        async with aclosing(found) as blocks:
+            async for block in blocks:
+                for record in block:
+                    yield _result(record)
 
     async def pause(self, batch_id: str) -> None:
         """Let no new call start."""
@@ -195,27 +179,6 @@ class DatabaseBackend:
                 "a plan has no results", value=batch_id, remedy="Submit it: batch.submit()"
             )
         return state
-
-    async def _saved(
-        self, batch_id: UUID, since: datetime, seen: Bool[np.ndarray, " jobs"]
-    ) -> tuple[Int[np.ndarray, " new"], datetime]:
-        """Return and mark the jobs whose results were saved lately, and the time of the newest."""
-        async with self._db.transaction() as conn:
-            found, newest = await results.saved_since(conn, batch_id, since)
-        numbers = np.array(found, np.int64)
-        new = numbers[~seen[numbers]]
-        seen[new] = True
-        return new, newest or since
-
-    async def _read(
-        self, batch_id: UUID, numbers: Int[np.ndarray, " some"]
-    ) -> AsyncGenerator[Result, None]:
-        for first in range(0, len(numbers), _BLOCK):
-            block = numbers[first : first + _BLOCK].tolist()
-            async with self._db.transaction() as conn:
-                records = await results.read(conn, batch_id, block)
-            for record in records:
-                yield _result(record)
 
 
 def _pool_of(pool: object, settings: Settings) -> Pool:

@@ -1,13 +1,14 @@
-"""Runs the client's batches by a gateway, over its `/v1` API, which is OpenAI's.
-
-That API knows no plans, no pause and no retry, and results come once the batch is over.
-"""
+"""Runs the client's batches by a gateway, over its `/v1` API: OpenAI's, and what that lacks."""
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+import tempfile
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing
 from decimal import Decimal
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import aiohttp
 import orjson
@@ -24,24 +25,24 @@ from routoo.errors import ConfigError, InputError, NotFoundError, RoutooError
 
 _POLL_S = 0.5
 _ENDPOINT = "/v1/chat/completions"
-_STATUSES = {
-    "validating": BatchStatus.IN_PROGRESS,
-    "finalizing": BatchStatus.IN_PROGRESS,
-    "expired": BatchStatus.COMPLETED,
-}
-"""OpenAI's words for states that have another one here."""
+_UNSUBMITTED = {"validating": BatchStatus.IN_PROGRESS, "expired": BatchStatus.CANCELLED}
+"""States of a batch that is none yet, or of a plan that nobody submitted in time."""
 _ERRORS: Mapping[int, type[RoutooError]] = {
     400: InputError,
     401: ConfigError,
     403: ConfigError,
     404: NotFoundError,
+    409: InputError,
     413: InputError,
 }
-_PASSED = ("name", "on_unavailable")
+_PASSED = ("name", "on_unavailable", "patience_s", "max_completion_tokens")
 _FLAGS = ("cascade", "dedupe", "ignore_model", "skip_invalid")
-_DATABASE_ONLY = ("validate", "patience_s", "max_completion_tokens")
-_FAILED = {str(status): status for status in ResultStatus}
 _FAILED_STATUS = 400
+_UPLOAD = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=600)
+"""An upload takes as long as it takes; its answer comes once the gateway has stored it."""
+_FOLLOW = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=120)
+"""Results come when they come; the gateway sends a sign of life more often than this."""
+_MOST_LISTED = 100
 
 
 class GatewayBackend:
@@ -68,10 +69,10 @@ class GatewayBackend:
 
     async def submit(self, rows: Rows, options: BatchOptions, *, plan_only: bool) -> Submitted:
         """Upload rows and ask for a batch of them; returns once the gateway has checked all."""
-        if plan_only:
-            _refuse("plans")
         source = source_of(rows)
         metadata = _metadata(options)
+        if plan_only:
+            metadata["plan_only"] = "true"
         file_id = (await self._upload(source))["id"]
         key = options.get("idempotency_key")
         batch = await self._call(
@@ -97,84 +98,91 @@ class GatewayBackend:
     async def state(self, batch_id: str) -> BatchState:
         """Return the batch now."""
         batch = await self._batch(batch_id)
-        counts, metadata = batch["request_counts"], batch["metadata"] or {}
-        budget_usd = metadata.get("budget_usd")
-        return BatchState(
-            id=batch["id"],
-            name=metadata.get("name", ""),
-            status=_STATUSES.get(batch["status"]) or BatchStatus(batch["status"]),
-            jobs=counts["total"],
-            answered=counts["completed"],
-            failed=counts["failed"],
-            downgraded=None,
-            spent_usd=None,
-            budget_usd=None if budget_usd is None else Decimal(budget_usd),
-            error=_error_of(batch),
-        )
+        if batch["routoo"] is None:
+            return _unsubmitted_state(batch)
+        return _state(batch, await self._call("GET", f"batches/{batch_id}/progress"))
 
     async def results(self, batch_id: str, *, in_order: bool) -> AsyncGenerator[Result, None]:
-        """Yield the results once the batch is over: in input order, or the answers first."""
-        state = await self.state(batch_id)
-        while not state.is_over:
-            await asyncio.sleep(_POLL_S)
-            state = await self.state(batch_id)
-        batch = await self._batch(batch_id)
-        names = ("output_file_id", "error_file_id")
-        found = [self._lines(batch[name]) for name in names if batch[name] is not None]
-        if in_order:
-            everything = [result async for lines in _chained(found) for result in lines]
-            for result in sorted(everything, key=lambda one: one.index):
-                yield result
-            return
-        async for lines in _chained(found):
-            for result in lines:
-                yield result
+        """Yield every job's result, as it comes or in input order, until the batch is over."""
+        seen = bytearray()
+        while True:
+            # Where the connection is lost, all of them come again.
+            try:
+                async with aclosing(self._results(batch_id, in_order=in_order)) as found:
+                    async for result in found:
+                        seen.extend(bytes(max(0, result.index + 1 - len(seen))))
+                        if not seen[result.index]:
+                            seen[result.index] = True
+                            yield result
+            except aiohttp.ClientPayloadError:
+                await asyncio.sleep(_POLL_S)
+            else:
+                return
 
     async def cancel(self, batch_id: str) -> None:
         """End a batch; the answers so far are kept."""
         await self._call("POST", f"batches/{batch_id}/cancel")
 
     async def find(self, text: str | None) -> str:
-        """Return the id of a batch, of the latest one for None."""
-        if text is not None:
+        """Return the id of a batch named by id or name; of the latest one for None."""
+        if text is not None and _is_id(text):
             return str((await self._batch(text))["id"])
-        found = await self.recent(1)
-        if not found:
+        path = "batches?limit=1" if text is None else f"batches?limit={_MOST_LISTED}"
+        page = await self._call("GET", path)
+        while True:
+            for batch in page["data"]:
+                if text is None or (batch["metadata"] or {}).get("name") == text:
+                    return str(batch["id"])
+            if not page["has_more"]:
+                break
+            page = await self._call("GET", f"{path}&after={page['last_id']}")
+        if text is None:
             raise NotFoundError("there are no batches yet", remedy="Submit one")
-        return found[0]
+        raise NotFoundError("there is no such batch", value=text)
 
     async def recent(self, limit: int) -> list[str]:
         """Return the ids of the newest batches, newest first."""
         found = await self._call("GET", f"batches?limit={limit}")
         return [str(batch["id"]) for batch in found["data"]]
 
-    async def plan(self, _batch_id: str) -> Plan:
-        """Refuse: the API has no plans."""
-        _refuse("plans")
+    async def plan(self, batch_id: str) -> Plan:
+        """Return the plan of a batch, once it is made."""
+        batch = await self._batch(batch_id)
+        while batch["status"] == "validating" or _own(batch).get("status") == "planning":
+            await asyncio.sleep(_POLL_S)
+            batch = await self._batch(batch_id)
+        if batch["status"] == "failed":
+            raise RoutooError(f"planning failed: {_error_of(batch)}", where=f"batch {batch_id}")
+        return Plan.of((await self._call("GET", f"batches/{batch_id}/plan"))["plan"])
 
-    async def submit_plan(self, _batch_id: str) -> None:
-        """Refuse: the API has no plans."""
-        _refuse("plans")
+    async def submit_plan(self, batch_id: str) -> None:
+        """Run exactly what was planned."""
+        await self._call("POST", f"batches/{batch_id}/submit")
 
-    async def pause(self, _batch_id: str) -> None:
-        """Refuse: the API has no pause."""
-        _refuse("pause")
+    async def pause(self, batch_id: str) -> None:
+        """Let no new call start."""
+        await self._call("POST", f"batches/{batch_id}/pause")
 
-    async def resume(self, _batch_id: str, _budget_usd: Decimal | None) -> None:
-        """Refuse: the API can't resume."""
-        _refuse("resume")
+    async def resume(self, batch_id: str, budget_usd: Decimal | None) -> None:
+        """Let a paused batch go on, or give it another budget."""
+        body = {} if budget_usd is None else {"budget_usd": str(budget_usd)}
+        await self._call("POST", f"batches/{batch_id}/resume", json=body)
 
-    async def retry(self, _batch_id: str) -> None:
-        """Refuse: the API has no retry."""
-        _refuse("retry")
+    async def retry(self, batch_id: str) -> None:
+        """Open the jobs without an answer again."""
+        await self._call("POST", f"batches/{batch_id}/retry")
 
     async def _upload(self, source: RowSource) -> dict[str, Any]:
-        form = aiohttp.FormData()
-        form.add_field("purpose", "batch")
-        with source.rows() as (chunks, _):
-            content = b"".join(_lines_of(chunks, source.name))
-        form.add_field("file", content, filename=f"{source.stem}.jsonl")
-        return await self._call("POST", "files", data=form)
+        """Upload rows by a temporary file: they need not fit into memory."""
+        with tempfile.TemporaryDirectory(prefix="routoo-") as folder:
+            path = Path(folder) / "rows.jsonl"
+            with source.rows() as (chunks, _), path.open("wb") as stream:
+                stream.writelines(_lines_of(chunks, source.name))
+            form = aiohttp.FormData()
+            form.add_field("purpose", "batch")
+            with path.open("rb") as stream:
+                form.add_field("file", stream, filename=f"{source.stem}.jsonl")
+                return await self._call("POST", "files", data=form)
 
     async def _batch(self, batch_id: str) -> dict[str, Any]:
         return await self._call("GET", f"batches/{batch_id}")
@@ -189,6 +197,8 @@ class GatewayBackend:
         headers: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
         sent: dict[str, Any] = {"data": data, "json": json, "headers": headers}
+        if data is not None:
+            sent["timeout"] = _UPLOAD
         try:
             async with self._http.request(method, f"{self._url}/v1/{path}", **sent) as answer:
                 content = await answer.read()
@@ -199,17 +209,26 @@ class GatewayBackend:
         found: dict[str, Any] = orjson.loads(content)
         return found
 
-    async def _lines(self, file_id: str) -> AsyncIterator[list[Result]]:
-        """Yield a file's results, one at a time: memory doesn't grow with the file."""
-        url = f"{self._url}/v1/files/{file_id}/content"
+    async def _results(self, batch_id: str, *, in_order: bool) -> AsyncGenerator[Result, None]:
+        """Yield results one at a time: memory doesn't grow with the batch.
+
+        Raises:
+            aiohttp.ClientPayloadError: The connection was lost, and the gateway may be there.
+        """
+        url = f"{self._url}/v1/batches/{batch_id}/results"
+        params = {"in_order": str(in_order).lower()}
         try:
-            async with self._http.get(url, timeout=aiohttp.ClientTimeout(total=None)) as answer:
+            async with self._http.get(url, params=params, timeout=_FOLLOW) as answer:
                 if answer.status >= _FAILED_STATUS:
                     raise self._refusal(answer.status, await answer.read())
                 rest = b""
                 async for piece in answer.content.iter_any():
                     *lines, rest = (rest + piece).split(b"\n")
-                    yield [result for line in lines if (result := _result(line)) is not None]
+                    for line in lines:
+                        if line:
+                            yield _result(line)
+        except aiohttp.ClientPayloadError:
+            raise
         except aiohttp.ClientError as error:
             raise self._away(error) from error
 
@@ -228,25 +247,23 @@ class GatewayBackend:
         )
 
 
-def _refuse(what: str) -> NoReturn:
-    raise InputError(
-        f"the gateway's API has no {what}",
-        remedy="Use a client of the database: Client() or Client(database_url=...)",
-    )
+def _is_id(text: str) -> bool:
+    try:
+        UUID(text.removeprefix("batch_"))
+    except ValueError:
+        return False
+    return True
 
 
 def _metadata(options: BatchOptions) -> dict[str, str]:
     """Return the options as the gateway reads them."""
     given: Mapping[str, object] = dict(options)
-    refused = [name for name in _DATABASE_ONLY if given.get(name) is not None]
     pool = options.get("pool")
-    if isinstance(pool, Pool):
-        refused.append("pool")
-    if refused:
+    if options.get("validate") is not None or isinstance(pool, Pool):
         raise InputError(
             "the gateway can't be given this option",
-            value=refused[0],
-            remedy="Name one of its pools as a text, put limits into the rows, or use the database",
+            value="pool" if isinstance(pool, Pool) else "validate",
+            remedy="Name one of its pools as a text, and put `validate` into the rows",
         )
     texts = as_texts(options)
     texts |= {name: str(given[name]) for name in _PASSED if given.get(name) is not None}
@@ -263,10 +280,51 @@ def _lines_of(chunks: Iterator[list[Any]], where: str) -> Iterator[bytes]:
             yield orjson.dumps(row.fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
-async def _chained(files: list[AsyncIterator[list[Result]]]) -> AsyncIterator[list[Result]]:
-    for file in files:
-        async for lines in file:
-            yield lines
+def _own(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what OpenAI's API has no field for; nothing before the batch was submitted."""
+    return batch["routoo"] or {}
+
+
+def _unsubmitted_state(batch: Mapping[str, Any]) -> BatchState:
+    """Return the state of a batch whose rows are not read yet, or can't be used."""
+    metadata = batch["metadata"] or {}
+    budget_usd = metadata.get("budget_usd")
+    return BatchState(
+        id=batch["id"],
+        name=metadata.get("name", ""),
+        status=_UNSUBMITTED.get(batch["status"]) or BatchStatus(batch["status"]),
+        jobs=0,
+        answered=0,
+        failed=0,
+        downgraded=0,
+        spent_usd=Decimal(0),
+        budget_usd=None if budget_usd is None else Decimal(budget_usd),
+        error=_error_of(batch),
+    )
+
+
+def _state(batch: Mapping[str, Any], now: Mapping[str, Any]) -> BatchState:
+    """Return the state of a batch by its description and its progress."""
+    waits = now["waits_for"]
+    return BatchState(
+        id=batch["id"],
+        name=now["name"],
+        status=BatchStatus(now["status"]),
+        jobs=now["jobs"],
+        answered=now["answered"],
+        failed=now["ended"] - now["answered"],
+        downgraded=now["deviations"]["downgrades"],
+        spent_usd=_usd(now["spent_usd"]),
+        budget_usd=None if now["budget_usd"] is None else _usd(now["budget_usd"]),
+        stage=now["stage"],
+        left_s=now["eta_s"],
+        waits_for=None if waits is None or waits["is_served"] else waits["role"],
+        error=now["error"],
+    )
+
+
+def _usd(number: float) -> Decimal:
+    return Decimal(str(number))
 
 
 def _error_of(batch: Mapping[str, Any]) -> str | None:
@@ -274,30 +332,22 @@ def _error_of(batch: Mapping[str, Any]) -> str | None:
     return "; ".join(one["message"] for one in errors["data"]) if errors else None
 
 
-def _result(line: bytes) -> Result | None:
-    """Return the result that a line holds; None for a row that was left out of the batch."""
-    if not line.strip():
-        return None
+def _result(line: bytes) -> Result:
     found: dict[str, Any] = orjson.loads(line)
-    number = str(found["id"]).rpartition("_")[2]
-    if "_line_" in found["id"] or not number.isdigit():
-        return None
     body = (found["response"] or {}).get("body") or {}
     error, usage = found["error"] or {}, body.get("usage") or {}
     return Result(
-        index=int(number),
+        index=int(found["id"].rpartition("_")[2]),
         custom_id=found["custom_id"],
-        status=_FAILED.get(str(error.get("code")), ResultStatus.FAILED)
-        if error
-        else ResultStatus.SUCCEEDED,
+        status=ResultStatus(found["status"]),
         answer=_answer(body),
-        model=body.get("model"),
-        cost_usd=None,
-        expected_quality=None,
-        planned_model=found.get("planned_model"),
-        reason=found.get("reason"),
-        decision=found.get("decision", "direct"),
-        latency_s=None,
+        model=found["model"],
+        cost_usd=_usd(found["cost_usd"]),
+        expected_quality=found["expected_quality"],
+        planned_model=found["planned_model"],
+        reason=found["reason"],
+        decision=found["decision"],
+        latency_s=found["latency_s"],
         prompt_tokens=usage.get("prompt_tokens"),
         completion_tokens=usage.get("completion_tokens"),
         error_code=error.get("code"),

@@ -100,11 +100,10 @@ class BatchState:
     """Jobs that have an answer."""
     failed: int
     """Jobs that ended without one."""
-    downgraded: int | None
-    """Jobs answered by a model that is expected to be worse than the planned one; None where a
-    gateway doesn't say."""
-    spent_usd: Decimal | None
-    """Cost of the calls so far; None where a gateway doesn't say."""
+    downgraded: int
+    """Jobs answered by a model that is expected to be worse than the planned one."""
+    spent_usd: Decimal
+    """Cost of the calls so far."""
     budget_usd: Decimal | None
     stage: str | None = None
     """scoring, selecting or answering; None where nothing happens."""
@@ -136,9 +135,9 @@ class Result:
     status: ResultStatus
     answer: str | None
     model: str | None
-    """Its name in the pool; over a gateway, as its endpoint calls it."""
-    cost_usd: Decimal | None
-    """What its calls cost; None where the gateway doesn't say."""
+    """Its name in the pool."""
+    cost_usd: Decimal
+    """What its calls cost."""
     expected_quality: float | None
     """Predicted for the model that answered."""
     planned_model: str | None

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from starlette.routing import Route
 
-from producer.gateway import access, batches, chat, files
+from producer.gateway import access, batch_actions, batches, chat, files
 from producer.gateway.docs import add_docs
 from producer.gateway.errors import add_error_handlers
 from producer.gateway.live import opened_live
@@ -54,9 +54,9 @@ def create_app(settings: Settings, database_url: str, options: GatewayOptions) -
     add_docs(app)
     app.add_api_route("/healthz", healthz, include_in_schema=False)
     # The page comes first: it has a better form to log in by.
-    page = importlib.import_module("producer.page.routes").router
-    for router in (page, access.router, files.router, batches.router, chat.router):
-        app.include_router(router)
+    app.include_router(importlib.import_module("producer.page.routes").router)
+    for part in (access, files, batches, batch_actions, chat):
+        app.include_router(part.router)
     # Found first, and without FastAPI's part, which takes longer than the rest of such a request:
     # its own route stays for the description.
     app.router.routes.insert(0, Route(chat.COMPLETIONS_PATH, chat.complete, methods=["POST"]))

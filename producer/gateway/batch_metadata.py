@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from producer.aims import read_budget, read_limits, read_objective, read_option
 from producer.gateway.errors import ApiError
 from producer.gateway.options import GatewayOptions
-from producer.rows.limits import read_deadline
+from producer.rows.limits import read_deadline, read_number
 from producer.submit import BatchRequest
 from routoo.domain.batch_options import CallOptions, OnUnavailable
 from routoo.errors import InputError, RoutooError
@@ -97,6 +97,7 @@ def _read(
             objective=read_objective(metadata, pool.names, label),
             call_options=_call_options(metadata),
             sla=replace(limits, deadline=expires_at),
+            plan_only=_flag(metadata, "plan_only"),
             ignore_model=_flag(metadata, "ignore_model"),
             skip_invalid=_flag(metadata, "skip_invalid"),
         ),
@@ -114,11 +115,21 @@ def _call_options(metadata: Mapping[str, str]) -> CallOptions:
             where=label("on_unavailable"),
             remedy=f"Give {known}",
         )
+    most = _number(metadata, "max_completion_tokens", 1.0)
     return CallOptions(
         dedupe=_flag(metadata, "dedupe") if "dedupe" in metadata else None,
         on_unavailable=OnUnavailable(on_unavailable),
+        patience_s=_number(metadata, "patience_s", 0.0),
+        max_completion_tokens=None if most is None else int(most),
         cascade=_flag(metadata, "cascade", default=True),
     )
+
+
+def _number(metadata: Mapping[str, str], name: str, least: float) -> float | None:
+    def read(text: object) -> float:
+        return read_number(name, text, least=least)
+
+    return read_option(label(name), read, metadata.get(name))
 
 
 def _flag(metadata: Mapping[str, str], name: str, *, default: bool = False) -> bool:

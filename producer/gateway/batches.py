@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import orjson
 from fastapi import APIRouter, Depends, Header, Query
 from psycopg import AsyncConnection
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from producer.gateway.access import require
 from producer.gateway.batch_metadata import check_metadata, read_batch
@@ -29,6 +29,12 @@ from routoo.store.files import FileRecord
 _ENDPOINTS = (CHAT_URLS[0], PLAIN_URLS[0])
 _MOST_LISTED, _LISTED = 100, 20
 _WINDOW = "24h"
+_METADATA = """
+Texts: plan_only, budget_usd, pool, name, min_mean_quality, match, willingness_to_pay_usd, risk,
+floor_confidence, min_quality, max_cost_usd, max_latency_s, deadline, allowed_models, denied_models,
+on_unavailable, patience_s, max_completion_tokens, dedupe, cascade, ignore_model, skip_invalid.
+Further pairs are kept.
+"""
 _STATUSES = {
     BatchStatus.PLANNING: "in_progress",
     BatchStatus.PLANNED: "in_progress",
@@ -48,10 +54,7 @@ class CreateBatch(BaseModel):
     input_file_id: str
     endpoint: str = _ENDPOINTS[0]
     completion_window: str = _WINDOW
-    metadata: dict[str, Any] | None = None
-    """budget_usd, pool, name, min_mean_quality, match, willingness_to_pay_usd, risk, min_quality,
-    max_cost_usd, max_latency_s, deadline, allowed_models, denied_models, on_unavailable, dedupe,
-    cascade, ignore_model, skip_invalid; further pairs are kept."""
+    metadata: dict[str, Any] | None = Field(None, description=_METADATA)
 
 
 @router.post("/batches")
@@ -88,7 +91,7 @@ async def create(
         )
         batch_id, _ = await api_batches.add(conn, new)
     gateway.submitter.wake()
-    return await _show(gateway, caller, batch_id)
+    return await describe_batch(gateway, caller, batch_id)
 
 
 @router.get("/batches")
@@ -102,7 +105,7 @@ async def list_batches(
     last = None if after is None else read_batch_id(after)
     async with gateway.database.transaction() as conn:
         if last is not None:
-            await _visible(conn, caller, last)
+            await visible_batch(conn, caller, last)
         found = await api_batches.page(
             conn, caller.key_id, all_keys=caller.is_admin, after=last, limit=limit + 1
         )
@@ -115,7 +118,7 @@ async def list_batches(
 @router.get("/batches/{batch_id}")
 async def retrieve(batch_id: str, gateway: GatewayDep, caller: Reader) -> dict[str, Any]:
     """Describe a batch."""
-    return await _show(gateway, caller, read_batch_id(batch_id))
+    return await describe_batch(gateway, caller, read_batch_id(batch_id))
 
 
 @router.post("/batches/{batch_id}/cancel")
@@ -123,19 +126,19 @@ async def cancel(batch_id: str, gateway: GatewayDep, caller: Submitter) -> dict[
     """Cancel a batch: calls in flight are awaited, and the answers so far are kept."""
     known = read_batch_id(batch_id)
     async with gateway.database.transaction() as conn:
-        await _visible(conn, caller, known)
+        await visible_batch(conn, caller, known)
         was_submitted = not await api_batches.end(conn, known, ApiBatchState.CANCELLED)
         if was_submitted:
             await _cancel_submitted(conn, known)
     if was_submitted:
         async with gateway.database.transaction() as conn:
             await control.end_cancelled(conn, known)
-    return await _show(gateway, caller, known)
+    return await describe_batch(gateway, caller, known)
 
 
 async def _cancel_submitted(conn: AsyncConnection, batch_id: UUID) -> None:
     outcome = (await api_batches.outcomes(conn, [batch_id])).get(batch_id)
-    if outcome is None or outcome.status.is_over:
+    if outcome is None or outcome.status.has_ended:
         status = "failed" if outcome is None else str(outcome.status)
         raise ApiError(409, f"Cannot cancel a batch with status {status!r}.")
     await control.cancel(conn, batch_id)
@@ -190,16 +193,23 @@ def _idempotency_key(
     return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 
-async def _visible(conn: AsyncConnection, caller: Caller, batch_id: UUID) -> ApiBatchRecord:
+async def visible_batch(conn: AsyncConnection, caller: Caller, batch_id: UUID) -> ApiBatchRecord:
+    """Return a batch that a caller may see.
+
+    Raises:
+        NotFoundError: There is no such batch.
+        ApiError: It belongs to another key.
+    """
     record = await api_batches.get(conn, batch_id)
     if not caller.is_admin and record.key_id != caller.key_id:
         raise ApiError(404, f"No batch found with id {batch_id_text(batch_id)!r}.")
     return record
 
 
-async def _show(gateway: Gateway, caller: Caller, batch_id: UUID) -> dict[str, Any]:
+async def describe_batch(gateway: Gateway, caller: Caller, batch_id: UUID) -> dict[str, Any]:
+    """Return a batch that a caller may see, as OpenAI's API describes it."""
     async with gateway.database.transaction() as conn:
-        record = await _visible(conn, caller, batch_id)
+        record = await visible_batch(conn, caller, batch_id)
         outcome = (await api_batches.outcomes(conn, [batch_id])).get(batch_id)
     return batch_json(record, outcome)
 
@@ -223,13 +233,25 @@ def batch_json(record: ApiBatchRecord, outcome: Outcome | None) -> dict[str, Any
         **_times(record, submitted, status),
         "request_counts": _counts(record, submitted),
         "metadata": record.details or None,
+        "routoo": None if submitted is None else _own_facts(submitted),
+    }
+
+
+def _own_facts(outcome: Outcome) -> dict[str, Any]:
+    """Return what OpenAI's API has no field for."""
+    return {
+        "status": outcome.status,
+        "downgraded": outcome.downgraded,
+        "spent_usd": float(outcome.spent_usd),
+        "budget_usd": None if outcome.budget_usd is None else float(outcome.budget_usd),
     }
 
 
 def _status(record: ApiBatchRecord, outcome: Outcome | None) -> str:
     if outcome is None:
+        # A plan that nobody submitted in time is deleted.
         state = record.state
-        return "validating" if state is ApiBatchState.SUBMITTED else str(state)
+        return "expired" if state is ApiBatchState.SUBMITTED else str(state)
     if outcome.status is BatchStatus.COMPLETED and outcome.results.get(ResultStatus.EXPIRED):
         return "expired"
     return _STATUSES.get(outcome.status, str(outcome.status))

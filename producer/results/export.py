@@ -27,8 +27,8 @@ _OK = 200
 class JsonlWriter:
     """Writes answers to one stream; failures go to an error file, made when the first one comes.
 
-    Source: OpenAI API reference, "The request output object" of the Batch API; `planned_model`,
-    `reason` (why another model answered) and `decision` (how the answer came about) are ours.
+    Source: OpenAI API reference, "The request output object" of the Batch API; the fields from
+    `status` on are ours.
 
     Args:
         batch_id: The batch.
@@ -69,6 +69,11 @@ def output_line(batch_id: UUID, record: ResultRecord) -> bytes:
         "custom_id": record.custom_id,
         "response": _response(record) if succeeded else None,
         "error": None if succeeded else _error(record),
+        "status": record.status,
+        "model": record.model,
+        "cost_usd": float(record.cost_usd),
+        "expected_quality": record.expected_quality,
+        "latency_s": record.latency_s,
         "planned_model": record.planned_model,
         "reason": record.reason,
         "decision": record.decision,

@@ -77,6 +77,12 @@ class Outcome:
     completed_at: datetime | None
     results: Mapping[ResultStatus, int]
     """Jobs that ended, by how; absent where none did."""
+    downgraded: int
+    """Jobs that a model answered which is expected to be worse than the planned one."""
+    budget_usd: Decimal | None
+    """Its budget now."""
+    spent_usd: Decimal
+    """Cost of its calls so far, above the budget too."""
 
     @property
     def succeeded(self) -> int:
@@ -154,8 +160,10 @@ _OUTCOMES = b"""
            b.completed_at,
            (SELECT json_object_agg(status, n) FROM (
                 SELECT status, sum(results) AS n FROM batch_counts
-                WHERE batch_id = b.id AND status IS NOT NULL GROUP BY status) AS r)
-    FROM batches b WHERE b.id = ANY(%s)
+                WHERE batch_id = b.id AND status IS NOT NULL GROUP BY status) AS r),
+           (SELECT coalesce(sum(downgrades), 0)::int FROM batch_counts WHERE batch_id = b.id),
+           l.limit_usd, l.spent_usd + l.overrun_usd
+    FROM batches b JOIN ledgers l ON l.batch_id = b.id WHERE b.id = ANY(%s)
 """
 
 
@@ -163,10 +171,10 @@ async def outcomes(conn: AsyncConnection, batch_ids: Sequence[UUID]) -> dict[UUI
     """Return what became of batches, by id; one that was never submitted is missing."""
     cursor = await conn.execute(_OUTCOMES, [list(batch_ids)])
     found = {}
-    async for batch_id, status, error, jobs, submitted_at, completed_at, results in cursor:
+    async for batch_id, status, error, jobs, submitted_at, completed_at, results, *rest in cursor:
         counts = {ResultStatus(name): count for name, count in (results or {}).items()}
         found[batch_id] = Outcome(
-            BatchStatus(status), error, jobs, submitted_at, completed_at, counts
+            BatchStatus(status), error, jobs, submitted_at, completed_at, counts, *rest
         )
     return found
 

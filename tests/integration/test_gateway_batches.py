@@ -7,13 +7,21 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import aiohttp
 import openai
 import psycopg
 import pytest
+from openai import HttpxBinaryResponseContent
+from openai.types import Batch
 
 from routoo.domain.caller import Scope
+from routoo.domain.job import Stage
+from routoo.pipeline.select.shard import select_shard
+from routoo.store import batches, shards
+from routoo.store.database import Database
+from tests import batch_factory as factory
 from tests.gateway_server import RunningGateway, pool_of, running_gateway
 
 
@@ -181,6 +189,7 @@ def test_batches_are_listed_in_pages(client: openai.OpenAI) -> None:
         ({"match": "gpt-9@0.9"}, "metadata.match"),
         ({"deadline": "yesterday"}, "metadata.deadline"),
         ({"skip_invalid": "perhaps"}, "metadata.skip_invalid"),
+        ({"max_completion_tokens": "0"}, "metadata.max_completion_tokens"),
         ({"min_mean_quality": "0.5", "willingness_to_pay_usd": "1"}, "metadata"),
         ({"note": "x" * 513}, "metadata"),
     ],
@@ -282,3 +291,90 @@ def test_a_batch_that_a_dead_gateway_left_is_submitted_by_the_next(
         wait_for(client, made.id, is_read)
 
         assert query(gateway, "SELECT job_count FROM batches") == [(2,)]
+
+
+def act(client: openai.OpenAI, batch_id: str, action: str, **body: Any) -> Any:
+    """Call a route that OpenAI's API lacks, as its client's users do."""
+    return client.post(f"/batches/{batch_id}/{action}", body=body or None, cast_to=Batch)
+
+
+def test_a_plan_spends_nothing_before_it_is_submitted(
+    gateway: RunningGateway, client: openai.OpenAI
+) -> None:
+    made = create(client, upload(client, rows(3)), plan_only="true", budget_usd="1")
+    batch = wait_for(client, made.id, is_read)
+
+    assert batch.status == "in_progress"
+    own = {"status": "planning", "downgraded": 0, "spent_usd": 0.0, "budget_usd": 1.0}
+    assert batch.routoo == own
+    with pytest.raises(openai.ConflictError) as early:
+        client.get(f"/batches/{made.id}/plan", cast_to=dict[str, Any])
+    assert early.value.code == "no_plan"
+    with pytest.raises(openai.BadRequestError, match="not ready"):
+        act(client, made.id, "submit")
+    asyncio.run(plan(gateway, made.id))
+    shown = client.get(f"/batches/{made.id}/plan", cast_to=dict[str, Any])
+    assert (shown["status"], shown["plan"]["jobs"], shown["budget_usd"]) == ("planned", 3, 1)
+    assert act(client, made.id, "submit").routoo["status"] == "in_progress"
+
+
+def test_a_plan_is_dropped_by_cancelling_it(gateway: RunningGateway, client: openai.OpenAI) -> None:
+    made = create(client, upload(client, rows(1)), plan_only="true")
+    wait_for(client, made.id, is_read)
+    asyncio.run(plan(gateway, made.id))
+
+    assert client.batches.cancel(made.id).status == "cancelled"
+    with pytest.raises(openai.BadRequestError, match="plan that was cancelled"):
+        act(client, made.id, "retry")
+
+
+def test_a_batch_is_paused_given_money_cancelled_and_retried(client: openai.OpenAI) -> None:
+    made = create(client, upload(client, rows(2)), budget_usd="1")
+    wait_for(client, made.id, is_read)
+
+    assert act(client, made.id, "pause").routoo["status"] == "paused"
+    resumed = act(client, made.id, "resume", budget_usd="2.5")
+    assert (resumed.routoo["status"], resumed.routoo["budget_usd"]) == ("in_progress", 2.5)
+    progress = client.get(f"/batches/{made.id}/progress", cast_to=dict[str, Any])
+    assert (progress["jobs"], progress["budget_usd"], progress["stage"]) == (2, 2.5, "scoring")
+    with pytest.raises(openai.BadRequestError):
+        act(client, made.id, "resume", budget_usd="much")
+    client.batches.cancel(made.id)
+    lines = client.get(
+        f"/batches/{made.id}/results", cast_to=HttpxBinaryResponseContent
+    ).text.splitlines()
+    assert [json.loads(line)["error"]["code"] for line in lines] == ["cancelled"] * 2
+    with pytest.raises(openai.BadRequestError, match="cancelled"):
+        act(client, made.id, "pause")
+    assert act(client, made.id, "retry", error_code="cancelled").status == "in_progress"
+
+
+def test_what_openai_lacks_needs_the_scope_and_the_owner(
+    gateway: RunningGateway, client: openai.OpenAI
+) -> None:
+    made = create(client, upload(client, rows(1)))
+    wait_for(client, made.id, is_read)
+    other = client.with_options(api_key=gateway.add_key("other"))
+    reader = client.with_options(api_key=gateway.add_key("reader", [Scope.READ]))
+
+    for action in ("submit", "pause", "resume", "retry"):
+        with pytest.raises(openai.NotFoundError):
+            act(other, made.id, action)
+        with pytest.raises(openai.PermissionDeniedError):
+            act(reader, made.id, action)
+    for shown in ("plan", "progress", "results"):
+        with pytest.raises(openai.NotFoundError):
+            other.get(f"/batches/{made.id}/{shown}", cast_to=dict[str, Any])
+
+
+async def plan(gateway: RunningGateway, batch_id: str) -> None:
+    """Score and select a batch, as workers would."""
+    known = UUID(batch_id.removeprefix("batch_"))
+    async with Database(gateway.database_url) as db:
+        await factory.score(db, known)
+        lease = await factory.claim(db, known, Stage.SELECT)
+        async with db.transaction() as conn:
+            batch = await batches.get(conn, known)
+        await select_shard(db, lease, batch)
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, shards.Done())

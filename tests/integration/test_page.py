@@ -243,6 +243,20 @@ async def test_a_key_sees_its_own_batches_and_does_what_its_scopes_allow(
     assert await status(db, mine) is BatchStatus.IN_PROGRESS
 
 
+async def test_a_plan_for_another_budget_belongs_to_the_key_of_its_batch(
+    db: Database, database_url: str, tmp_path: Path
+) -> None:
+    secret = keys.new_secret()
+    async with db.transaction() as conn:
+        key_id = await keys.add(conn, "writer", secret, [Scope.READ, Scope.SUBMIT], None)
+    batch_id = await failing_batch(db)
+    async with db.transaction() as conn:
+        await conn.execute("UPDATE ledgers SET key_id = %s", [key_id])
+    async with page_of(database_url, tmp_path, key=secret) as page:
+        answer = await page.post(f"/batches/{batch_id}/plan", budget_usd="2")
+        await page.read(answer.headers["location"])  # another key's batch would not be found
+
+
 async def test_runs_are_listed_reported_and_compared_regressions_first(
     db: Database, page: PageClient
 ) -> None:

@@ -269,38 +269,79 @@ def gateway_client(database_url: str, tmp_path: Path) -> Iterator[Client]:
 
 async def test_a_gateway_is_used_in_the_same_way(gateway_client: Client, db: Database) -> None:
     rows = [{"custom_id": text, "prompt": text} for text in PROMPTS]
-    batch = gateway_client.submit(rows, budget_usd=1, name="asked", cascade=False, dedupe=False)
+    options: BatchOptions = {"cascade": False, "dedupe": False, "patience_s": 60}
+    batch = gateway_client.submit(rows, budget_usd=1, name="asked", **options)
     state = batch.status()
     assert (state.name, state.status, state.jobs) == ("asked", BatchStatus.IN_PROGRESS, 4)
-    assert (state.budget_usd, state.spent_usd) == (Decimal(1), None)
+    assert (state.budget_usd, state.spent_usd) == (Decimal(1), Decimal(0))
+    assert (state.stage, state.waits_for) == ("scoring", "scorer")
     batch_id = batch.id.removeprefix("batch_")
     await factory.score(db, UUID(batch_id))
     await factory.select(db, UUID(batch_id))
-    await answer(db, batch_id, 0)
     await answer(db, batch_id, 1)
-    found = list(batch.results(in_order=True))
-    assert [(one.index, one.custom_id) for one in found] == list(enumerate(PROMPTS))
-    assert {one.response["id"] for one in found if one.response} == {
+    found = batch.results()
+    assert [next(found).index, next(found).index] == [2, 3]  # as they come
+    await answer(db, batch_id, 0)
+    assert [one.index for one in found] == [0, 1]
+    ordered = list(batch.results(in_order=True))
+    assert [(one.index, one.custom_id) for one in ordered] == list(enumerate(PROMPTS))
+    assert {one.response["id"] for one in ordered if one.response} == {
         f"response-{number}" for number in range(4)
     }
-    assert batch.wait().all_answered
-    assert gateway_client.batch().id == gateway_client.batch(batch.id).id == batch.id
+    assert {(one.model, one.planned_model, one.cost_usd, one.decision) for one in ordered} == {
+        ("small", "small", Decimal("0.01"), "direct")
+    }
+    state = batch.wait()
+    assert (state.all_answered, state.downgraded, state.spent_usd) == (True, 0, Decimal("0.04"))
+    known = gateway_client.batch(), gateway_client.batch(batch.id), gateway_client.batch("asked")
+    assert {one.id for one in known} == {batch.id}
+
+
+async def test_a_gateway_plans_pauses_resumes_and_retries(
+    gateway_client: Client, db: Database
+) -> None:
+    asked = gateway_client._client._submitted(PROMPTS, {}, plan_only=True)
+    batch = gateway_client._of(gateway_client._connection.run(asked))
+    batch_id = batch.id.removeprefix("batch_")
+    assert batch.status().status is BatchStatus.PLANNING
+    with pytest.raises(InputError, match="A plan has no results"):
+        next(batch.results())
+    await plan(db, batch_id)
+    assert batch.status().status is BatchStatus.PLANNED
+    with pytest.raises(InputError, match="was not submitted"):
+        batch.wait()
+    found = batch.plan()
+    assert (found.jobs, found.served, found.details["jobs"]) == (4, 4, 4)
+    batch.submit()
+    batch.submit()  # changes nothing
+    batch.pause()
+    assert batch.status().status is BatchStatus.PAUSED
+    batch.resume(budget_usd="2.5")
+    state = batch.status()
+    assert (state.status, state.budget_usd) == (BatchStatus.IN_PROGRESS, Decimal("2.5"))
+    batch.cancel()
+    assert {one.status for one in batch.results()} == {ResultStatus.CANCELLED}
+    batch.retry()
+    assert not batch.status().is_over
 
 
 async def test_a_gateway_refuses_in_its_own_words(gateway_client: Client) -> None:
-    with pytest.raises(InputError, match="has no plans"):
-        gateway_client.plan(PROMPTS)
     with pytest.raises(InputError, match=r"metadata\.budget_usd"):
         gateway_client.submit(PROMPTS, budget_usd="much")
     with pytest.raises(InputError, match="the prompt is empty"):
         gateway_client.submit([" "])
     with pytest.raises(InputError, match="can't be given this option"):
         gateway_client.submit(PROMPTS, validate={"not_empty": True})
-    with pytest.raises(NotFoundError):
-        gateway_client.batch("batch_00000000000000000000000000000000")
+    for unknown in ("batch_00000000000000000000000000000000", "no such name"):
+        with pytest.raises(NotFoundError):
+            gateway_client.batch(unknown)
     batch = gateway_client.submit(PROMPTS)
+    with pytest.raises(InputError, match="greater than or equal to 0"):
+        batch.resume(budget_usd=-1)
     batch.cancel()
     assert {one.status for one in batch.results()} == {ResultStatus.CANCELLED}
+    with pytest.raises(InputError, match="cancelled"):
+        batch.pause()
 
 
 async def test_a_gateway_that_is_away_or_knows_no_such_key_is_an_error() -> None:

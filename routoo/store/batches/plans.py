@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import BatchStatus
 from routoo.errors import InfeasibleError, InputError
-from routoo.store import batches
+from routoo.store import batches, budget
 from routoo.store.batches.records import BatchRecord
 
 _FACTS = ("jobs", "predictions", "assignments", "followers", "results", "batch_counts")
@@ -179,7 +179,8 @@ async def derive_plan(
     # The margins of quality floors and the judge are the predictor's, as the predictions are.
     for table in ("floors", "prompt_factors", "batch_judges"):
         await conn.execute(_COPY_FACTS.format(table=table), key)
-    await batches.seal(conn, batch_id, source.job_count, shard_size)
+    key_id = await budget.key_of(conn, source.id)
+    await batches.seal(conn, batch_id, source.job_count, shard_size, key_id=key_id)
     await conn.execute(
         "UPDATE shards SET state = CASE stage WHEN 'score' THEN 'done' ELSE 'ready' END"
         " WHERE batch_id = %s AND stage IN ('score', 'select')",
