@@ -154,7 +154,7 @@ def report_command(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Report a graded run: frontier, baselines, calibration, domains, cost, drift.
+    """Report a graded run: frontier, baselines, calibration, domains, cost, earlier runs.
 
     What needs every model's answers is measured on the sample of a run with --full.
 

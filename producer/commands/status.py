@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from producer.commands.options import BatchArgument, JsonOption, LimitOption, StrictOption
-from routoo.console.exit_codes import DEVIATED
 from routoo.console.output import console, json_line
-from routoo.console.run import run_with_database
+from routoo.console.run import DEVIATED, run_with_database
 
 if TYPE_CHECKING:
     from producer.progress import Snapshot

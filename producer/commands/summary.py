@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from producer.commands.options import BatchArgument, JsonOption, StrictOption
-from routoo.console.exit_codes import DEVIATED
 from routoo.console.output import console, json_line
-from routoo.console.run import run_with_database
+from routoo.console.run import DEVIATED, run_with_database
 
 OutcomesOption = Annotated[
     Path | None,

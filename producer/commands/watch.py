@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from producer.commands.options import BatchArgument, JsonOption, StrictOption
-from routoo.console.exit_codes import BATCH_FAILED, DEVIATED, INCOMPLETE
 from routoo.console.output import console, json_line, messages
-from routoo.console.run import run_with_database
+from routoo.console.run import BATCH_FAILED, DEVIATED, INCOMPLETE, run_with_database
 from routoo.domain.job import BatchStatus
 
 if TYPE_CHECKING:

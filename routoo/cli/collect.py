@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from routoo.console.exit_codes import INCOMPLETE, INTERRUPTED
 from routoo.console.options import with_options
+from routoo.console.run import INCOMPLETE, INTERRUPTED
 
 if TYPE_CHECKING:
     from decimal import Decimal

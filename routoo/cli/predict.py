@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from routoo.cli.options import DeviceOption, ItemsOption
-from routoo.console.exit_codes import INCOMPLETE
+from routoo.console.run import INCOMPLETE
 
 _BAD_ROWS_SHOWN = 10
 

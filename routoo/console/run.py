@@ -1,4 +1,7 @@
-"""Runs a program or a command: errors and Ctrl-C become messages and exit statuses."""
+"""Runs a program or a command: errors and Ctrl-C become messages and exit statuses.
+
+Every `RoutooError` names its own status in `exit_code`; the others stand here.
+"""
 
 import logging
 import signal
@@ -10,13 +13,25 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from routoo.console.exit_codes import INTERRUPTED, SYSTEM_ERROR
 from routoo.console.output import buffer_standard_output, note
 from routoo.errors import RoutooError
 
 if TYPE_CHECKING:
     from routoo.settings import Settings
     from routoo.store.database import Database
+
+
+SYSTEM_ERROR = 4
+"""The operating system refused: a full disk, a folder that may not be written (`OSError`)."""
+INCOMPLETE = 5
+"""The command came to its end, and some calls failed, some jobs or rows have no answer."""
+DEVIATED = 7
+"""With `--strict`: some jobs were answered by a model expected to be worse than the planned one."""
+BATCH_FAILED = 8
+"""The batch failed as a whole; its error says why."""
+INTERRUPTED = 130
+"""Ctrl-C, as shells give it (128 + SIGINT)."""
+
 
 _CONNECTIONS = 2
 """Database connections of a command: one to stream from and one to write with."""

@@ -14,7 +14,6 @@ from routoo.domain.items import Item
 from routoo.domain.job import BatchStatus
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.errors import DatabaseUnavailableError, StoreError
-from routoo.evaluation.drift import Alert, find_drift
 from routoo.evaluation.evaluation_run import EvaluationRun, run_figures
 from routoo.evaluation.graders.grade import grade_recorded
 from routoo.evaluation.graders.judge import (
@@ -25,6 +24,7 @@ from routoo.evaluation.graders.judge import (
     judge_request,
 )
 from routoo.evaluation.item_grading import grade_item
+from routoo.evaluation.run_comparison import Alert, find_alerts
 from routoo.evaluation.same_cost import same_cost_figures
 from routoo.evaluation_runs.begin import write_batch
 from routoo.evaluation_runs.load import load_run
@@ -177,7 +177,7 @@ async def compare_run(
     since = earlier[0].created_at if earlier else run.created_at - _FIRST_WINDOW
     novelty = await alerts.traffic_novelty(conn, since, run.created_at)
     history = [await load_run(conn, one.id) for one in earlier]
-    found = find_drift(measured, history, novelty)
+    found = find_alerts(measured, history, novelty)
     if earlier and any(one.kind == "quality" and not one.subject for one in found):
         found += await _roll_back(conn, run, earlier[0])
     for one in found:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from routoo.client.formats.usage import MOST_TOKENS, read_usage
+from routoo.client.formats.openai import MOST_TOKENS, read_usage
 from routoo.domain.completion import Usage
 from routoo.domain.pool import Tariff
 from routoo.errors import InvalidResponseError

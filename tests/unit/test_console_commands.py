@@ -12,9 +12,8 @@ import typer
 from typer.testing import CliRunner
 
 from routoo.console.commands import CommandGroup
-from routoo.console.exit_codes import INTERRUPTED, SYSTEM_ERROR
 from routoo.console.options import with_options
-from routoo.console.run import run_program
+from routoo.console.run import INTERRUPTED, SYSTEM_ERROR, run_program
 from routoo.errors import NotFoundError
 
 COMMAND = '''

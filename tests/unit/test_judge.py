@@ -14,7 +14,6 @@ from routoo.domain.items import Item
 from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError
 from routoo.evaluation.judged_answers import EstimatedItems, judge_recorded, write_decisions
-from routoo.judge.boosting import BoostingOptions, _completed, fit_boosting
 from routoo.judge.files import (
     load_judge,
     pack_judge,
@@ -22,6 +21,7 @@ from routoo.judge.files import (
     unpack_judge,
     write_judge,
 )
+from routoo.judge.fitting import BoostingOptions, _completed, fit_boosting
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
 from routoo.judge.token_probabilities import (
     summarise_token_probabilities,

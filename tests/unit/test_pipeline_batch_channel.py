@@ -18,9 +18,8 @@ from routoo.domain.pool_file import parse_pool
 from routoo.domain.provider_batch import ProviderBatch, ProviderRow
 from routoo.errors import ConfigError, EndpointError, InvalidResponseError
 from routoo.pipeline.provider_batch.rows import split
-from routoo.pipeline.select.capacity import Demand
+from routoo.pipeline.select.capacity import Demand, endpoint_times, finish_time_s
 from routoo.pipeline.select.estimates import estimate_calls
-from routoo.pipeline.select.finish_time import endpoint_times, finish_time_s
 
 POOL_FILE = """\
 models:

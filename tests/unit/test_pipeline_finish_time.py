@@ -11,8 +11,7 @@ from routoo.domain.job import Job
 from routoo.domain.pool import CandidateModel, Endpoint, Pool
 from routoo.domain.prediction import ModelExperience
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
-from routoo.pipeline.select.capacity import Demand
-from routoo.pipeline.select.finish_time import EndpointTime, endpoint_times, finish_time_s
+from routoo.pipeline.select.capacity import Demand, EndpointTime, endpoint_times, finish_time_s
 from routoo.pipeline.select.matrix import CallBounds
 from tests.batch_factory import pool_of
 

@@ -1,4 +1,10 @@
-"""Speaks OpenAI's chat and plain completions, as most providers and servers do."""
+"""Speaks OpenAI's chat and plain completions, as most providers and servers do.
+
+What an answer says was billed is read in the words of OpenAI and of those who differ from it.
+Reasoning is inside `completion_tokens` at OpenAI, and beside it at xAI and Gemini, where only
+`total_tokens` holds both. What a cache gave is inside `prompt_tokens` at OpenAI and DeepSeek, and
+beside `input_tokens` at Anthropic.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +15,6 @@ from routoo.client.failures import error_in_success
 from routoo.client.formats.error_body import details_of, read_error_body
 from routoo.client.formats.openai_batches import OpenAIBatches
 from routoo.client.formats.provider_words import finish_reason_of
-from routoo.client.formats.usage import read_usage
 from routoo.client.formats.wire_format import BatchFormat, ErrorDetails, SentCall
 from routoo.domain.completion import Completion, FinishReason, Usage
 from routoo.domain.pool import CandidateModel, LimitField
@@ -195,3 +200,117 @@ def _as_text(value: object) -> str:
     if value is None or isinstance(value, str):
         return value or ""
     return orjson.dumps(value).decode()
+
+
+MOST_TOKENS = 2**31 - 1
+"""No call takes more; larger counts are no counts, and don't fit the database."""
+
+_MOST_QUOTED = 40
+_PROMPT_COUNTS = ("prompt_tokens", "input_tokens")
+_COMPLETION_COUNTS = ("completion_tokens", "output_tokens")
+_CACHED_COUNTS = (
+    "prompt_tokens_details.cached_tokens",  # OpenAI, and most others
+    "input_tokens_details.cached_tokens",
+    "prompt_cache_hit_tokens",  # DeepSeek
+    "cached_tokens",  # Moonshot
+)
+_CACHE_READ, _CACHE_WRITTEN = "cache_read_input_tokens", "cache_creation_input_tokens"
+_REASONING_COUNTS = (
+    "completion_tokens_details.reasoning_tokens",
+    "output_tokens_details.reasoning_tokens",
+    "reasoning_tokens",  # Perplexity
+)
+_CITED = "citation_tokens"
+"""Perplexity's: what it read to answer, at the price of a prompt."""
+
+
+def read_usage(reported: object, *, where: str, http_status: int) -> Usage | None:
+    """Return what an answer reports as billed; None where it doesn't report both counts.
+
+    Args:
+        reported: The answer's `usage`.
+        where: The endpoint's URL for messages.
+        http_status: Of the answer.
+
+    Raises:
+        InvalidResponseError: A count is no number of tokens.
+    """
+    if not isinstance(reported, Mapping):
+        return None
+    try:
+        return _billed(reported)
+    except ValueError as error:
+        raise InvalidResponseError(
+            f"the answer's usage can't be true: {error}", where=where, http_status=http_status
+        ) from error
+
+
+def bounded_count(value: object, name: str) -> int | None:
+    """Return a count of tokens from outside; None where there is none.
+
+    Raises:
+        ValueError: It is no whole number from 0 to `MOST_TOKENS`.
+    """
+    if value is None:
+        return None
+    number = -1 if isinstance(value, bool) or not isinstance(value, int | float) else value
+    if 0 <= number <= MOST_TOKENS and number == int(number):
+        return int(number)
+    shown = str(value)[:_MOST_QUOTED] if isinstance(value, int | float | str) else "no number"
+    msg = f"{name} is {shown}"
+    raise ValueError(msg)
+
+
+def _billed(reported: Mapping[str, Any]) -> Usage | None:
+    prompt = _first_count(reported, _PROMPT_COUNTS)
+    completion = _first_count(reported, _COMPLETION_COUNTS)
+    total = bounded_count(reported.get("total_tokens"), "total_tokens")
+    if prompt is None or completion is None:
+        return None
+    read = _first_count(reported, (_CACHE_READ,)) or 0
+    beside = read + (_first_count(reported, (_CACHE_WRITTEN,)) or 0)
+    if _is_beside(reported, prompt + completion, beside, prompt, total):
+        prompt += beside
+    prompt += _first_count(reported, (_CITED,)) or 0
+    reasoning = max(_counts_of(reported, _REASONING_COUNTS), default=0)
+    if reasoning > completion:  # so it can't be inside
+        completion += reasoning
+    if total is not None:
+        completion = max(completion, total - prompt)
+    if prompt + completion > MOST_TOKENS:
+        msg = f"{prompt + completion} tokens in all"
+        raise ValueError(msg)
+    cached = min(prompt, max(read, *_counts_of(reported, _CACHED_COUNTS), 0))
+    return Usage(prompt, completion, cached_prompt_tokens=cached)
+
+
+def _is_beside(
+    reported: Mapping[str, Any], both: int, cache: int, prompt: int, total: int | None
+) -> bool:
+    """Return whether what was read from and written to a cache is not in the prompt's count.
+
+    Args:
+        reported: The usage.
+        both: Prompt and completion together, as reported.
+        cache: Tokens read from the cache and written to it.
+        prompt: As reported.
+        total: Tokens in all, where reported.
+    """
+    if total is not None:
+        return total >= both + cache
+    return _PROMPT_COUNTS[0] not in reported or cache > prompt
+
+
+def _first_count(reported: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    return next(iter(_counts_of(reported, names)), None)
+
+
+def _counts_of(reported: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[int]:
+    """Yield the counts that are reported under some names; a dot leads into an object."""
+    for name in names:
+        outer, _, inner = name.rpartition(".")
+        holder = reported.get(outer) if outer else reported
+        value = holder.get(inner) if isinstance(holder, Mapping) else None
+        count = bounded_count(value, name)
+        if count is not None:
+            yield count

@@ -35,8 +35,7 @@ from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import Call, CallLatencies, HedgedCaller
 from routoo.pipeline.dispatch.judging import AnswerJudging
-from routoo.pipeline.dispatch.money_queue import MoneyQueue
-from routoo.pipeline.dispatch.reservation import CallReserver, NextStep
+from routoo.pipeline.dispatch.reservation import CallReserver, MoneyQueue, NextStep
 from routoo.pipeline.dispatch.review import Verdict, resume, review
 from routoo.pipeline.dispatch.running_batch import RunningBatch
 from routoo.pipeline.dispatch.settlement import settle_calls

@@ -1,5 +1,7 @@
-"""Reserves the worst case of a call before it is sent, and says what follows where it can't be."""
+"""Reserves the worst case of a call before it is sent; jobs queue where money is short."""
 
+import asyncio
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
@@ -11,8 +13,41 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_cost_usd
 from routoo.pipeline.dispatch.accounting import JobAccount
 from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
-from routoo.pipeline.dispatch.money_queue import MoneyQueue
 from routoo.ports import ChatClient, Permit
+
+
+class MoneyQueue:
+    """The queue of a shard's jobs whose call the money that is left does not cover now.
+
+    One job of each model tries again at a time, in the order in which they came.
+
+    Calls in flight free money as they end. If every waiting job asked for it again and again, the
+    ledger would have work to do for all of them; so only the first in the queue does, and the
+    others wait behind it, without a slot of an endpoint.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._first: dict[int, str] = {}
+
+    async def wait(self, job_no: int, model: str) -> bool:
+        """Wait until a job is the first in its model's queue.
+
+        Returns:
+            Whether it was already: then its last try failed, and money has to come back first.
+        """
+        if self._first.get(job_no) == model:
+            return True
+        self.leave(job_no)
+        await self._turns[model].acquire()
+        self._first[job_no] = model
+        return False
+
+    def leave(self, job_no: int) -> None:
+        """Let the next job in the queue try, if this one was the first."""
+        model = self._first.pop(job_no, None)
+        if model is not None:
+            self._turns[model].release()
 
 
 class NextStep(Enum):

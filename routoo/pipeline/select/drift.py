@@ -1,18 +1,24 @@
-"""Finds out whether a running batch drifts from its plan, and requests a re-plan then."""
+"""Finds out whether a running batch drifts from its plan, and requests a re-plan then.
+
+A batch drifts where calls cost or fail otherwise than planned, or a model takes no calls for longer
+than jobs wait for it.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from uuid import UUID
 
 import structlog
 from psycopg import AsyncConnection
 
+from routoo.domain.absence import Patience
+from routoo.domain.batch_options import OnUnavailable
 from routoo.domain.job import ShardKey, Stage
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience, experience_from_json
 from routoo.domain.prompt import estimate_prompt_tokens
 from routoo.errors import DatabaseUnavailableError, RoutooError
-from routoo.pipeline.select.absence import is_left
 from routoo.pipeline.select.experience import (
     MIN_CALLS,
     RECENT_CALLS,
@@ -25,7 +31,8 @@ from routoo.store import batches
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import Replan
 from routoo.store.database import Database
-from routoo.store.model_calls import MeasuredCall, ModelOutcomes, recent_calls
+from routoo.store.endpoint_limits import absence
+from routoo.store.model_calls import MeasuredCall, ModelOutcomes, is_down, recent_calls
 
 _MOST_DOUBLINGS = 8
 _DEVIATIONS = 2.576
@@ -215,3 +222,27 @@ def failure_drift(
 def sure_shares(failed: int, calls: int) -> tuple[float, float]:
     """Return the interval in which the true share of failed calls lies almost surely."""
     return share_interval(failed / calls, calls, _DEVIATIONS)
+
+
+_LAG_S = 2.0
+"""Jobs count an absence from the first failures that they see; the shared account, which a plan
+reads, counts it from the report of enough of them, some seconds later at most."""
+
+
+async def is_left(conn: AsyncConnection, batch: BatchRecord, model: CandidateModel) -> bool:
+    """Return whether a plan gives a model's jobs to others for now.
+
+    A batch that rather falls back leaves a model as soon as its calls keep failing; one that waits
+    does once its patience or its deadline says so.
+    """
+    options = batch.call_options
+    found = await absence(conn, model)
+    if found is None:
+        falls_back = options.on_unavailable is OnUnavailable.FALLBACK
+        return falls_back and await is_down(conn, model)
+    if found.lasted_s:
+        found = replace(found, lasted_s=found.lasted_s + _LAG_S)
+    deadline = batch.deadline
+    left_s = None if deadline is None else (deadline - datetime.now(UTC)).total_seconds()
+    patience = Patience(options.on_unavailable, options.patience_s)
+    return not patience.waits(found, left_s, has_other=len(batch.pool.models) > 1)

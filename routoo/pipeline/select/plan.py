@@ -13,11 +13,11 @@ from jaxtyping import Int
 
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import Experience, experience_to_json
-from routoo.pipeline.select.decisions import Decisions
-from routoo.pipeline.select.finish_time import (
+from routoo.pipeline.select.capacity import (
     endpoint_times,
     finish_time_s,
 )
+from routoo.pipeline.select.decisions import Decisions
 from routoo.pipeline.select.matrix import BatchMatrix
 from routoo.pipeline.select.probed_jobs import ProbedJobs
 from routoo.pipeline.select.probes import PosedProblem, describe_probes

@@ -14,8 +14,8 @@ from routoo.domain.behaviour import pool_as_found
 from routoo.domain.job import BatchStatus, Lease
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience, experience_to_json
 from routoo.errors import InfeasibleError
-from routoo.pipeline.select.absence import is_left
 from routoo.pipeline.select.decisions import Decisions, assign, unserved_results
+from routoo.pipeline.select.drift import is_left
 from routoo.pipeline.select.experience import (
     answered_shares,
     batch_experience,

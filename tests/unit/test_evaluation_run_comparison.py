@@ -1,4 +1,4 @@
-"""What is drift and what is noise."""
+"""Alerts where a run is worse than earlier ones, and none where that is noise."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,8 +8,8 @@ from uuid import uuid4
 import numpy as np
 import pytest
 
-from routoo.evaluation.drift import find_drift
 from routoo.evaluation.evaluation_run import EvaluationRun, RunFacts, RunMode
+from routoo.evaluation.run_comparison import find_alerts
 
 ITEMS = 200
 CALM = np.full(100, 0.5, np.float32)
@@ -58,7 +58,7 @@ HISTORY = [a_run(seed) for seed in range(1, 5)]
 
 
 def kinds(run: EvaluationRun, history: list[EvaluationRun] = HISTORY) -> set[tuple[str, str]]:
-    return {(one.kind, one.subject) for one in find_drift(run, history, CALM)}
+    return {(one.kind, one.subject) for one in find_alerts(run, history, CALM)}
 
 
 def test_the_noise_of_sixty_ordinary_nights_raises_next_to_no_alert() -> None:
@@ -67,7 +67,7 @@ def test_the_noise_of_sixty_ordinary_nights_raises_next_to_no_alert() -> None:
 
 
 def test_a_real_loss_of_quality_is_told_with_its_size() -> None:
-    found = find_drift(a_run(5, quality=0.45), HISTORY, CALM)
+    found = find_alerts(a_run(5, quality=0.45), HISTORY, CALM)
     assert {one.kind for one in found} == {"quality", "calibration"}
     (quality,) = (one for one in found if one.kind == "quality")
     assert quality.facts["high"] < 0
@@ -117,7 +117,7 @@ def test_a_model_that_is_worse_alone_is_named() -> None:
 @pytest.mark.parametrize(("far", "told"), [(0.01, False), (0.04, False), (0.2, True)])
 def test_users_prompts_far_from_training_are_told(far: float, told: bool) -> None:
     novelty = np.where(np.arange(500) < far * 500, 1.0, 0.5).astype(np.float32)
-    found = find_drift(a_run(5), [], novelty)
+    found = find_alerts(a_run(5), [], novelty)
     assert bool(found) is told
 
 
