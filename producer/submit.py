@@ -133,7 +133,7 @@ def _new_batch(source: RowSource, request: BatchRequest) -> batches.NewBatch:
         max_cost_usd=request.sla.max_cost_usd,
         deadline=request.sla.deadline,
         objective=request.objective,
-        draft=request.plan_only,
+        plan_only=request.plan_only,
         call_options=request.call_options,
         id=request.batch_id or uuid4(),
     )

@@ -284,7 +284,7 @@ def _batch(pool: Pool, job_count: int, limits: Limits) -> BatchRecord:
         error=None,
         objective=cast("Any", objective.as_json()),
         submitted_at=None,
-        draft=True,
+        plan_only=True,
         call_options=cast("Any", options.as_json()),
     )
 

@@ -201,7 +201,7 @@ class BatchView:
             BatchStatus.CANCELLED: {"retry"},
         }.get(status, set())
         retries = status in {BatchStatus.IN_PROGRESS, BatchStatus.COMPLETED} and failed
-        never_ran = self.batch.draft and self.batch.submitted_at is None
+        never_ran = self.batch.plan_only and self.batch.submitted_at is None
         allowed = allowed | ({"retry", "budget"} if retries else set())
         return allowed - ({"retry"} if never_ran else set())
 

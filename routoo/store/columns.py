@@ -1,8 +1,8 @@
 """Derives column lists of SQL statements from the fields of the records they read and write.
 
-A record is a dataclass whose fields are named as the columns are. What a statement needs to know of
-the columns (their names, their types, where a value comes from) follows from it, so that a column
-is spelled in one place. The schema itself stands in `routoo.store.tables`; a test holds the two
+A record is a dataclass whose fields are named as the columns are, or say their column by `named`.
+What a statement needs to know of the columns (their names, their types, where a value comes from)
+follows from it, so that a column is spelled in one place. The schema itself stands in `routoo.store.tables`; a test holds the two
 together.
 """
 
@@ -11,13 +11,15 @@ from dataclasses import Field, fields
 from datetime import datetime
 from decimal import Decimal
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, cast, get_args, get_origin
 from uuid import UUID
 
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
 Record = TypeVar("Record")
+
+_COLUMN = "column"
 
 _SQL_TYPES: tuple[tuple[type, str], ...] = (
     (bool, "boolean"),  # before int, which it derives from
@@ -35,7 +37,21 @@ def names(
     record: type, keep: Callable[["Field[Any]"], bool] = lambda _field: True
 ) -> tuple[str, ...]:
     """Return the names of a record's columns, in the order of its fields."""
-    return tuple(field.name for field in fields(record) if keep(field))
+    return tuple(_column(field) for field in fields(record) if keep(field))
+
+
+def named(column: str) -> Mapping[str, str]:
+    """Return the metadata of a field whose column has another name."""
+    return {_COLUMN: column}
+
+
+def _column(field: "Field[Any]") -> str:
+    return str(field.metadata.get(_COLUMN, field.name))
+
+
+def values_of(record: object) -> dict[str, Any]:
+    """Return what a record holds, by column."""
+    return {_column(field): getattr(record, field.name) for field in fields(cast("Any", record))}
 
 
 def listed(columns: Iterable[str], of: str | None = None) -> str:
@@ -101,7 +117,8 @@ async def select(
         values: The query's parameters.
         of: Alias of the table that has the columns, where the query joins several.
     """
-    query = f"SELECT {listed(names(record), of)} FROM {source}".encode()
+    read = listed((f"{_column(one)} AS {one.name}" for one in fields(cast("Any", record))), of)
+    query = f"SELECT {read} FROM {source}".encode()
     async with conn.cursor(row_factory=class_row(record)) as cursor:
         await cursor.execute(query, values)
         return await cursor.fetchall()
@@ -109,7 +126,7 @@ async def select(
 
 def python_types(record: type) -> dict[str, type]:
     """Return the types of a record's fields by name, without `| None` and type parameters."""
-    return {field.name: _python_type(field.type) for field in fields(record)}
+    return {_column(field): _python_type(field.type) for field in fields(record)}
 
 
 def _python_type(annotation: object) -> type:

@@ -1,4 +1,4 @@
-"""A draft's forecast, and the explanation of its jobs, against a real database."""
+"""A plan's forecast, and the explanation of its jobs, against a real database."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -32,7 +32,7 @@ JOBS = 6
 
 async def planned(db: Database, **options: Any) -> BatchRecord:
     """Plan a batch; the large model is better by 0.1 and its answers are longer."""
-    batch_id = await factory.submit(db, JOBS, draft=True, **options)
+    batch_id = await factory.submit(db, JOBS, plan_only=True, **options)
     await factory.score(db, batch_id)
     return await selected(db, batch_id)
 
@@ -55,7 +55,7 @@ async def explained(db: Database, batch: BatchRecord, custom_id: str) -> JobExpl
         return await explain_job(conn, batch, custom_id)
 
 
-async def test_a_draft_is_forecast_before_any_money_is_spent(db: Database) -> None:
+async def test_a_plan_is_forecast_before_any_money_is_spent(db: Database) -> None:
     batch = await planned(db, budget_usd="0.0008")
     assert batch.status is BatchStatus.PLANNED
     assert batch.plan is not None
@@ -193,7 +193,7 @@ async def test_a_plan_is_made_from_another_without_scoring_again(db: Database) -
 async def test_a_plan_from_another_keeps_how_sure_its_floors_are(db: Database) -> None:
     aim = Objective(floor_confidence=0.9)
     slas = [SLA(min_quality=0.05)] * JOBS
-    first_id = await factory.submit(db, JOBS, draft=True, slas=slas, objective=aim)
+    first_id = await factory.submit(db, JOBS, plan_only=True, slas=slas, objective=aim)
     await factory.score(db, first_id)
     async with db.transaction() as conn:
         margins = [0.0, 0.1]

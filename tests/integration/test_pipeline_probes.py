@@ -181,7 +181,7 @@ async def test_a_cost_cap_that_covers_one_call_only_admits_no_probe(db: Database
 async def test_a_plan_forecasts_both_calls_and_draws_the_frontier_with_probes(
     db: Database,
 ) -> None:
-    plan = await plan_of(db, await selected(db, budget_usd="0.05", draft=True))
+    plan = await plan_of(db, await selected(db, budget_usd="0.05", plan_only=True))
     forecast = plan["forecast"]
     assert forecast["worst_case_usd"] >= plan["expected_cost_usd"]
     points = forecast["frontier"]

@@ -71,7 +71,7 @@ async def begin(db: Database, path: Path, request: BatchRequest, status: str) ->
             request.pool,
             idempotency_key=earlier.idempotency_key,
             budget_usd=request.budget_usd,
-            draft=True,
+            plan_only=True,
         )
         batch_id, created = await batches.create(conn, new)
         assert created

@@ -261,7 +261,7 @@ async def test_results_of_a_shard_at_work_are_left_alone(db: Database) -> None:
 
 async def test_a_plan_that_was_cancelled_is_not_run_by_a_retry(db: Database) -> None:
     async with db.transaction() as conn:
-        new = NewBatch(name="plan", pool=batch_factory.pool_of("small"), draft=True)
+        new = NewBatch(name="plan", pool=batch_factory.pool_of("small"), plan_only=True)
         batch_id, _ = await batches.create(conn, new)
         async with batch_factory.jobs.copy_jobs(conn, batch_id) as copy:
             await copy.write([batch_factory.jobs.JobInput(0, "one", batch_factory.BODY)])

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def planned(db: Database) -> UUID:
-    batch_id = await factory.submit(db, draft=True)
+    batch_id = await factory.submit(db, plan_only=True)
     await factory.score(db, batch_id)
     await factory.select(db, batch_id)
     return batch_id
@@ -88,6 +88,6 @@ async def test_of_many_submissions_of_a_plan_one_counts(db: Database) -> None:
 
 async def test_what_is_no_plan_that_waits_is_refused_with_the_reason(db: Database) -> None:
     with pytest.raises(InputError, match="not ready"):
-        await submit_plan(db, await factory.submit(db, draft=True))
+        await submit_plan(db, await factory.submit(db, plan_only=True))
     with pytest.raises(InputError, match="in_progress and was no plan"):
         await submit_plan(db, await factory.submit(db))

@@ -1,7 +1,7 @@
 """Creates the row of a batch, seals it with its jobs, looks it up, completes or fails it."""
 
 from copy import copy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 from typing import Any, Self, cast
@@ -37,7 +37,7 @@ class NewBatch:
     deadline: datetime | None = None
     """No call starts after this instant (with time zone)."""
     objective: Objective = field(default_factory=Objective)
-    draft: bool = False
+    plan_only: bool = field(default=False, metadata=columns.named("draft"))
     """To be planned only: no call is made until its plan is submitted."""
     call_options: CallOptions = field(default_factory=CallOptions)
     id: UUID = field(default_factory=uuid4)
@@ -66,7 +66,7 @@ class BatchRecord:
     objective: Objective
     submitted_at: datetime | None
     """When its plan was submitted; None where there was no plan."""
-    draft: bool
+    plan_only: bool = field(metadata=columns.named("draft"))
     """Made as a plan: nothing is called before it is submitted."""
     call_options: CallOptions
 
@@ -108,11 +108,11 @@ async def create(conn: AsyncConnection, new: NewBatch) -> tuple[UUID, bool]:
 
 
 async def _insert(conn: AsyncConnection, new: NewBatch) -> UUID | None:
-    values = {field.name: getattr(new, field.name) for field in fields(new)}
+    values = columns.values_of(new)
     aim, call_options = new.objective, new.call_options
     values |= {
         "pool": Jsonb(new.pool.model_dump(mode="json")),
-        "status": BatchStatus.PLANNING if new.draft else BatchStatus.IN_PROGRESS,
+        "status": BatchStatus.PLANNING if new.plan_only else BatchStatus.IN_PROGRESS,
         "objective": None if aim == Objective() else Jsonb(aim.as_json()),
         "call_options": None if call_options == CallOptions() else Jsonb(call_options.as_json()),
     }

@@ -100,7 +100,7 @@ async def _check_reopenable(conn: AsyncConnection, batch_id: UUID) -> BatchStatu
             remedy="Retry one that is over or in progress; `routoo-producer resume` ends a pause",
         )
     batch = await batches.get(conn, batch_id)
-    if batch.draft and batch.submitted_at is None:
+    if batch.plan_only and batch.submitted_at is None:
         raise InputError(
             "the batch is a plan that was cancelled before it was submitted",
             value=str(batch_id),
