@@ -12,12 +12,12 @@ import orjson
 from psycopg import AsyncConnection
 
 from producer.rows import jsonl_rows
+from producer.rows.bad_rows import BadRow, ProblemList
 from producer.rows.body import BodyCheck
 from producer.rows.check import InputCheck, RowCheck
 from producer.rows.formats import RawRow
 from producer.rows.line_feed import Line
 from producer.rows.problems import ProblemKind, RowProblem
-from producer.rows.report import BadRow, ProblemReport
 from producer.submit import BatchRequest
 from routoo.domain.job import Job
 from routoo.domain.pool import Pool
@@ -117,7 +117,7 @@ class Streamer:
         batch = self._request.batch
         body_check = BodyCheck(batch.pool, ignore_model=batch.ignore_model)
         check = RowCheck(body_check, batch.sla, datetime.now(UTC))
-        input_check = InputCheck(check, ProblemReport(self._request.source), self._on_bad_row)
+        input_check = InputCheck(check, ProblemList(self._request.source), self._on_bad_row)
         jobs = []
         for number, text in lines:
             row = RawRow(number, text, {} if text.isspace() else jsonl_rows.parse_line(text))

@@ -11,10 +11,10 @@ from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
 
+from producer.rows.bad_rows import BadInputError, ErrorFile, ProblemList
 from producer.rows.body import BodyCheck
 from producer.rows.check import InputCheck, RowCheck
 from producer.rows.formats import RawRow
-from producer.rows.report import BadInputError, ErrorFile, ProblemReport
 from producer.rows.source import RowSource
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus
@@ -65,7 +65,7 @@ class Submission:
     created: bool
     """False where the idempotency key was known: then the batch of that key is named."""
     job_count: int
-    report: ProblemReport
+    problems: ProblemList
     """Bad rows, left out."""
     error_file: Path | None = None
     """The file that holds the bad rows, if there are any."""
@@ -113,7 +113,7 @@ async def submit(
                 batch_id,
                 created=False,
                 job_count=known.job_count,
-                report=ProblemReport(source.name),
+                problems=ProblemList(source.name),
             )
         with _reading(source, request) as reading, _collector_paused():
             await _copy(conn, batch_id, reading, on_progress)
@@ -174,21 +174,23 @@ class _Reading:
 
     def check_complete(self) -> None:
         """Raise what keeps the batch from being submitted."""
-        report = self.check.report
-        if report.bad_rows and not (self.skip_invalid and self.check.job_count):
-            raise BadInputError(report, row_count=self.check.row_count)
+        problems = self.check.problems
+        if problems.bad_rows and not (self.skip_invalid and self.check.job_count):
+            raise BadInputError(problems, row_count=self.check.row_count)
         if not self.check.job_count:
-            raise InputError("the input has no rows", where=report.source, remedy="Give at least 1")
+            raise InputError(
+                "the input has no rows", where=problems.source, remedy="Give at least 1"
+            )
 
     def submission(self, batch_id: UUID) -> Submission:
         error_file = self.errors.path if self.errors is not None and self.errors.rows else None
         ignored = tuple(sorted(self.check.row_check.ignored))
-        report = self.check.report
+        problems = self.check.problems
         return Submission(
             batch_id,
             created=True,
             job_count=self.check.job_count,
-            report=report,
+            problems=problems,
             error_file=error_file,
             ignored_fields=ignored,
         )
@@ -204,8 +206,8 @@ def _reading(source: RowSource, request: BatchRequest) -> Iterator[_Reading]:
         chunks, bytes_read = stack.enter_context(source.rows())
         body_check = BodyCheck(request.pool, ignore_model=request.ignore_model)
         row_check = RowCheck(body_check, request.sla, datetime.now(UTC))
-        report = ProblemReport(source.name)
-        check = InputCheck(row_check, report, errors.add if errors is not None else None)
+        problems = ProblemList(source.name)
+        check = InputCheck(row_check, problems, errors.add if errors is not None else None)
         yield _Reading(check, chunks, bytes_read, errors, request.skip_invalid)
 
 
@@ -215,11 +217,11 @@ async def _copy(
     reading: _Reading,
     on_progress: Callable[[ReadProgress], None] | None,
 ) -> None:
-    report = reading.check.report
+    problems = reading.check.problems
     async with copy_jobs(conn, batch_id) as copy:
         for jobs in reading.check.jobs(reading.chunks):
             # Once the batch is lost the rest is only read to list every problem.
-            if jobs and (reading.skip_invalid or not report.bad_rows):
+            if jobs and (reading.skip_invalid or not problems.bad_rows):
                 await copy.write(jobs)
             if on_progress is not None:
                 on_progress(ReadProgress(reading.check.row_count, reading.bytes_read()))

@@ -11,7 +11,7 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import Predictions
 from routoo.domain.provider_batch import ProviderBatch, ProviderRow
 from routoo.errors import EndpointError
-from routoo.limits.records import Grant, Report
+from routoo.limits.records import EndpointReport, Grant
 
 
 class Predictor(Protocol):
@@ -41,7 +41,7 @@ class Predictor(Protocol):
 class SharedLimits(Protocol):
     """Keeps the accounts of endpoints for all processes that call them."""
 
-    async def exchange(self, reports: Sequence[Report]) -> list[Grant]:
+    async def exchange(self, reports: Sequence[EndpointReport]) -> list[Grant]:
         """Take reports in, and return for each what its process may do next, in order.
 
         Raises:

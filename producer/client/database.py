@@ -202,7 +202,7 @@ def _notes(submission: Submission, found: Iterable[str]) -> Iterator[str]:
     if not submission.created:
         yield "known under this idempotency key: nothing was added"
     if submission.error_file is not None:
-        count = submission.report.bad_rows
+        count = submission.problems.bad_rows
         yield f"{count:,} bad rows were left out and written to {submission.error_file}"
     if submission.ignored_fields:
         yield f"fields not used: {', '.join(map(ascii, submission.ignored_fields))}"

@@ -28,7 +28,7 @@ from routoo.domain.job import SLA, Stage
 from routoo.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
-    from producer.rows.report import BadRow
+    from producer.rows.bad_rows import BadRow
     from producer.stream import StreamBatch, StreamRequest
     from routoo.settings import Settings
     from routoo.store.database import Database
@@ -171,7 +171,7 @@ def _print_batch(settings: "Settings", batch: "StreamBatch", *, as_json: bool) -
 
 
 def _write_bad_row(path: Path, bad: "BadRow") -> None:
-    from producer.rows.report import error_line
+    from producer.rows.bad_rows import error_line
 
     with path.open("ab") as errors:
         errors.write(error_line(bad))

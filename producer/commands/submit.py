@@ -18,7 +18,7 @@ from routoo.errors import InputError
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from producer.rows.report import ProblemReport
+    from producer.rows.bad_rows import ProblemList
     from producer.rows.source import Source
     from producer.submit import BatchRequest, ReadProgress, Submission
     from routoo.settings import Settings
@@ -115,7 +115,7 @@ async def submit_rows(
 ) -> "Submission":
     """Do what `send_request` does, with a database that is open."""
     from producer.pool_check import check_pool
-    from producer.rows.report import BadInputError
+    from producer.rows.bad_rows import BadInputError
     from producer.submit import submit
 
     for text in await check_pool(database, request.pool, settings, asks_endpoints=not no_ping):
@@ -126,7 +126,7 @@ async def submit_rows(
                 database, source, request, shard_size=settings.shard_size, on_progress=on_progress
             )
     except BadInputError as error:
-        _print_problems(error.report)
+        _print_problems(error.problems)
         raise
     _note_outcome(submission, "planning" if request.plan_only else "submitted")
     return submission
@@ -201,9 +201,9 @@ def _read_progress(source: "Source") -> "Iterator[Callable[[ReadProgress], None]
 
 
 def _note_outcome(submission: "Submission", done: str) -> None:
-    _print_problems(submission.report)
+    _print_problems(submission.problems)
     if submission.error_file is not None:
-        count = submission.report.bad_rows
+        count = submission.problems.bad_rows
         note(f"{count:,} bad rows were left out and written to {submission.error_file}")
     if submission.ignored_fields:
         note(f"fields not used: {', '.join(map(ascii, submission.ignored_fields))}")
@@ -213,8 +213,8 @@ def _note_outcome(submission: "Submission", done: str) -> None:
         note("already submitted under this idempotency key: nothing was added")
 
 
-def _print_problems(report: "ProblemReport") -> None:
-    for line in report.lines():
+def _print_problems(problems: "ProblemList") -> None:
+    for line in problems.lines():
         note(line)
 
 
@@ -226,8 +226,8 @@ def _json(submission: "Submission", *, is_published: bool) -> str:
             "created": submission.created,
             "published": is_published,
             "job_count": submission.job_count,
-            "skipped_rows": submission.report.bad_rows,
-            "problems": {str(kind): count for kind, count in submission.report.counts.items()},
+            "skipped_rows": submission.problems.bad_rows,
+            "problems": {str(kind): count for kind, count in submission.problems.counts.items()},
             "error_file": None if error_file is None else str(error_file),
         }
     )

@@ -22,7 +22,7 @@ from producer.gateway.options import GatewayOptions
 from producer.gateway.output_files import bad_row_line
 from producer.pool_check import check_pool
 from producer.queue import check_broker, publish_or_note
-from producer.rows.report import BadInputError
+from producer.rows.bad_rows import BadInputError
 from producer.rows.source import Format, Source
 from producer.submit import BatchRequest, Submission, submit
 from routoo.domain.job import ApiBatchState, Stage
@@ -156,7 +156,7 @@ class Submitter:
         submission: Submission,
         bad_rows: UUID | None,
     ) -> None:
-        count = submission.report.bad_rows
+        count = submission.problems.bad_rows
         async with database.transaction() as conn:
             if not await api_batches.set_submitted(conn, record.id, count, bad_rows):
                 await control.cancel(conn, record.id)  # it was cancelled meanwhile
@@ -197,9 +197,9 @@ def _row_errors(error: BadInputError) -> list[dict[str, Any]]:
     """Return the first problems of rows, each with its line, as OpenAI lists them."""
     listed: list[dict[str, Any]] = [
         {"code": str(problem.kind), "message": str(problem), "line": line, "param": None}
-        for line, problem in error.report.first
+        for line, problem in error.problems.first
     ]
-    total = error.report.counts.total()
+    total = error.problems.counts.total()
     if total > len(listed):
         more = f"{total - len(listed):,} more problems are not listed."
         listed.append(_error(more, None))

@@ -14,7 +14,7 @@ from producer.gateway.uploads import UploadForm
 from producer.page.rendering import Visit, check_token
 from producer.pool_check import check_pool
 from producer.queue import check_broker, publish_or_note
-from producer.rows.report import BadInputError
+from producer.rows.bad_rows import BadInputError
 from producer.rows.source import Source
 from producer.submit import BatchRequest, Submission, submit
 from routoo.domain.job import Stage
@@ -63,7 +63,9 @@ async def plan_upload(visit: Visit) -> UUID:
             source = _source(path, form.filename)
             submission = await _submit(gateway, source, request)
         except BadInputError as error:
-            raise RefusedFormError(error.what, form.fields, tuple(error.report.lines())) from error
+            raise RefusedFormError(
+                error.what, form.fields, tuple(error.problems.lines())
+            ) from error
         except RoutooError as error:
             raise RefusedFormError(str(error), form.fields) from error
     shards = gateway.settings.shard_count(submission.job_count)

@@ -11,11 +11,11 @@ import numpy as np
 import orjson
 from jaxtyping import Int32, Int64
 
+from producer.rows.bad_rows import BadRow, ProblemList
 from producer.rows.body import BodyCheck
 from producer.rows.formats import RawRow
 from producer.rows.limits import LIMIT_FIELDS, read_sla, sla_readers
 from producer.rows.problems import TOO_DEEP, ProblemKind, RowProblem
-from producer.rows.report import BadRow, ProblemReport
 from routoo.domain.job import SLA
 from routoo.store.jobs import JobInput
 
@@ -197,7 +197,7 @@ class InputCheck:
     """Checks the rows of one input, chunk by chunk, and counts what it found so far."""
 
     row_check: RowCheck
-    report: ProblemReport
+    problems: ProblemList
     on_bad_row: Callable[[BadRow], None] | None = None
     """Called for each bad row, in input order."""
     row_count: int = 0
@@ -232,7 +232,7 @@ class InputCheck:
 
     def _report(self, bad: list[BadRow]) -> None:
         for one in sorted(bad, key=lambda one: one.row.line):
-            self.report.add(one)
+            self.problems.add(one)
             if self.on_bad_row is not None:
                 self.on_bad_row(one)
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from routoo.limits.breaker import Breaker
-from routoo.limits.records import Grant, Report
+from routoo.limits.records import EndpointReport, Grant
 from routoo.limits.sliding_window import SlidingWindow
 
 WINDOW_S = 60.0
@@ -96,7 +96,7 @@ class Account:
         """Start with empty windows."""
         self.requests, self.tokens = SlidingWindow(self.span_s), SlidingWindow(self.span_s)
 
-    def answer(self, report: Report, now_s: float, up_since_s: float = 0.0) -> Grant:
+    def answer(self, report: EndpointReport, now_s: float, up_since_s: float = 0.0) -> Grant:
         """Take a report in, and return what its process may do until its next one.
 
         Args:
@@ -111,7 +111,7 @@ class Account:
         for correction in report.corrections:
             self.requests.add(correction.bucket_no, correction.requests)
             self.tokens.add(correction.bucket_no, correction.tokens)
-        self._count_outcomes(report, now_s)
+        self._count_calls(report, now_s)
         slots = self._lease_slots(report, now_s)
         closed_s = self._closed_s(report.owner, now_s)
         if self.breaker.is_open:
@@ -129,8 +129,8 @@ class Account:
         """Return how long a person has let no call start, in seconds; 0 where nobody does."""
         return max(0.001, now_s - self.held_since_s) if self.held_since_s else 0.0
 
-    def _count_outcomes(self, report: Report, now_s: float) -> None:
-        seen = report.outcomes
+    def _count_calls(self, report: EndpointReport, now_s: float) -> None:
+        seen = report.counts
         self.refused = self.refused * self.breaker.weight(now_s) + seen.overloaded
         self.breaker.count(seen.answered, seen.failed, now_s, away=seen.away)
         if seen.denied:
@@ -155,13 +155,13 @@ class Account:
         elif self.aimd_limit is not None:
             self.aimd_limit = self._increased(self.aimd_limit, report, seen.answered)
 
-    def _decrease(self, report: Report, now_s: float) -> None:
+    def _decrease(self, report: EndpointReport, now_s: float) -> None:
         if now_s - self.decreased_at_s >= _DECREASE_INTERVAL_S:
             most = report.limits.concurrency if self.aimd_limit is None else self.aimd_limit
             self.aimd_limit, self.decreased_at_s = max(1.0, most * _DECREASE), now_s
 
     @staticmethod
-    def _increased(aimd_limit: float, report: Report, answered: int) -> float | None:
+    def _increased(aimd_limit: float, report: EndpointReport, answered: int) -> float | None:
         """Return the limit after some answers; None where the pool's limit is reached.
 
         It grows by one slot, or a twentieth, for as many answers as there are slots.
@@ -180,7 +180,7 @@ class Account:
                 lease.expires_at_s = max(lease.expires_at_s, now_s + LEASE_S)
         self.reported_at_s = now_s
 
-    def _lease_slots(self, report: Report, now_s: float) -> int:
+    def _lease_slots(self, report: EndpointReport, now_s: float) -> int:
         self.leases = {
             owner: lease for owner, lease in self.leases.items() if lease.expires_at_s > now_s
         }
@@ -208,7 +208,7 @@ class Account:
             closed_s = max(closed_s, self.breaker.open_until_s - now_s, _REPORT_FOR_SLOTS_S)
         return max(closed_s, _HELD_S) if self.held_since_s else closed_s
 
-    def _grant_calls(self, report: Report, bucket_no: int, most_calls: int) -> int | None:
+    def _grant_calls(self, report: EndpointReport, bucket_no: int, most_calls: int) -> int | None:
         limits = report.limits
         requests = self._window_limit(
             limits.requests_per_minute,
@@ -356,7 +356,7 @@ class MemoryLimits:
         self._span_s, self._now_s = span_s, now_s
         self._accounts: dict[str, Account] = {}
 
-    async def exchange(self, reports: Sequence[Report]) -> list[Grant]:
+    async def exchange(self, reports: Sequence[EndpointReport]) -> list[Grant]:
         """Return a grant for each report, in order."""
         return [
             self._accounts.setdefault(report.endpoint, Account(self._span_s)).answer(

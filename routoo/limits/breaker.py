@@ -7,7 +7,7 @@ _AWAY_TO_OPEN = 2.5
 """Three failures within some seconds."""
 _NO_ANSWERS = 0.1
 _HALF_LIFE_S = 10.0
-"""CallOutcomes count half after this time, in seconds."""
+"""How a call ended counts half after this time, in seconds."""
 _FIRST_PAUSE_S = 1.0
 _LONGEST_PAUSE_S = 60.0
 _UNWATCHED_S = 300.0

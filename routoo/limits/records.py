@@ -25,7 +25,7 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True)
-class CallOutcomes:
+class CallCounts:
     """How the calls went that ended since a process's last report."""
 
     answered: int = 0
@@ -51,7 +51,7 @@ class CallOutcomes:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class EndpointReport:
     """What a process did at an endpoint since its last report, and what it wants to do next."""
 
     endpoint: str
@@ -66,7 +66,7 @@ class Report:
     wanted_tokens: tuple[int, ...] = ()
     """Estimated tokens of the next calls, in order, as many as may start before the next report."""
     corrections: tuple[Correction, ...] = ()
-    outcomes: CallOutcomes = field(default_factory=CallOutcomes)
+    counts: CallCounts = field(default_factory=CallCounts)
     may_use: int = 0
     """Slots that the process may use until it has the answer, by the grant before."""
 

@@ -2,8 +2,8 @@
 
 A record is a dataclass whose fields are named as the columns are, or say their column by `named`.
 What a statement needs to know of the columns (their names, their types, where a value comes from)
-follows from it, so that a column is spelled in one place. The schema itself stands in `routoo.store.tables`; a test holds the two
-together.
+follows from it, so that a column is spelled in one place. The schema itself stands in
+`routoo.store.tables`; a test holds the two together.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from routoo.domain.absence import Absence, AbsenceReason
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.limits.account import WINDOW_S, Account, account_of_json, account_to_json
-from routoo.limits.records import Grant, Report
+from routoo.limits.records import EndpointReport, Grant
 from routoo.store.database import Database
 from routoo.store.encoding import json_rows
 
@@ -32,7 +32,7 @@ class DatabaseLimits:
     def __init__(self, db: Database, *, span_s: float = WINDOW_S) -> None:
         self._db, self._span_s = db, span_s
 
-    async def exchange(self, reports: Sequence[Report]) -> list[Grant]:
+    async def exchange(self, reports: Sequence[EndpointReport]) -> list[Grant]:
         """Take reports in, and say for each what its process may do next.
 
         Raises:

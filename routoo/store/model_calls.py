@@ -110,7 +110,7 @@ SELECT (SELECT count(*) FROM calls),
 
 
 @dataclass(frozen=True, slots=True)
-class ModelOutcomes:
+class ModelCalls:
     """Some calls of a batch to one model."""
 
     calls: int
@@ -125,12 +125,12 @@ class ModelOutcomes:
     """Of these jobs, those that went on without."""
 
 
-NO_CALLS = ModelOutcomes(calls=0, failed=0, failed_usd=0.0, jobs=0, unanswered=0)
+NO_CALLS = ModelCalls(calls=0, failed=0, failed_usd=0.0, jobs=0, unanswered=0)
 
 
-async def outcomes_since(
+async def calls_since(
     conn: AsyncConnection, batch_id: UUID, model: str, since: datetime
-) -> ModelOutcomes:
+) -> ModelCalls:
     """Return how a batch's latest calls to a model went.
 
     Args:
@@ -150,7 +150,7 @@ async def outcomes_since(
         },
     )
     row = await cursor.fetchone()
-    return ModelOutcomes(*row) if row else NO_CALLS
+    return ModelCalls(*row) if row else NO_CALLS
 
 
 _LAST_CALLS = 20

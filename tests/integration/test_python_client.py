@@ -14,7 +14,7 @@ import pytest
 
 from producer import AsyncClient, Client
 from producer.client.options import BatchOptions, as_texts
-from producer.rows.report import BadInputError
+from producer.rows.bad_rows import BadInputError
 from routoo.domain.job import BatchStatus, ResultStatus, Stage
 from routoo.errors import InputError, NotFoundError, RoutooError
 from routoo.pipeline.select.shard import select_shard

@@ -13,8 +13,8 @@ import orjson
 import pytest
 from psycopg import AsyncConnection
 
+from producer.rows.bad_rows import BadRow
 from producer.rows.line_feed import Line, LineFeed
-from producer.rows.report import BadRow
 from producer.stream import StreamBatch, Streamer, StreamRequest
 from producer.submit import BatchRequest
 from routoo.domain.batch_options import CallOptions

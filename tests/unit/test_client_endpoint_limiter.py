@@ -11,7 +11,7 @@ from routoo.client.limiter.endpoint_limiter import EndpointLimiter, WaitingCall
 from routoo.errors import EndpointUnavailableError
 from routoo.limits.account import LEASE_MARGIN_S, LEASE_S, Account
 from routoo.limits.breaker import FAILURES_TO_OPEN
-from routoo.limits.records import EndpointLimits, Grant, Report
+from routoo.limits.records import EndpointLimits, EndpointReport, Grant
 
 
 async def test_an_endpoint_that_keeps_failing_stays_suspected_until_it_answers() -> None:
@@ -70,7 +70,7 @@ class Process:
     name: str
     use: SlotUse = field(default_factory=SlotUse)
     exchange: AccountExchange = field(init=False)
-    report: Report | None = None
+    report: EndpointReport | None = None
     grant: Grant | None = None
 
     def __post_init__(self) -> None:

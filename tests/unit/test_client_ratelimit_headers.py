@@ -17,7 +17,7 @@ from routoo.client.ratelimit_headers import (
     retry_after_s,
 )
 from routoo.limits.account import Account, account_of_json, account_to_json
-from routoo.limits.records import CallOutcomes, EndpointLimits, Report
+from routoo.limits.records import CallCounts, EndpointLimits, EndpointReport
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 
@@ -135,9 +135,11 @@ def test_absurd_values_never_break_what_is_computed_with_them(
     account = Account()
     pause_s = max(found.pause_s, retry_after_s({"Retry-After": retry}, now=NOW) or 0.0)
     known = [None if one is None else one.per_minute for one in (found.requests, found.tokens)]
-    outcomes = CallOutcomes(pause_s=pause_s, header_requests_per_minute=known[0])
-    outcomes = replace(outcomes, header_tokens_per_minute=known[1])
-    report = Report("e", "a", EndpointLimits(8), waiting=3, wanted_tokens=(9,), outcomes=outcomes)
+    counts = CallCounts(pause_s=pause_s, header_requests_per_minute=known[0])
+    counts = replace(counts, header_tokens_per_minute=known[1])
+    report = EndpointReport(
+        "e", "a", EndpointLimits(8), waiting=3, wanted_tokens=(9,), counts=counts
+    )
     account.answer(report, 1e9)
     stored = orjson.loads(orjson.dumps(account_to_json(account)))
     assert account_of_json(stored, account.span_s) == account

@@ -7,13 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.limits.account import LEASE_S, Account, account_of_json, account_to_json, fair_shares
-from routoo.limits.records import CallOutcomes, Correction, EndpointLimits, Report
+from routoo.limits.records import CallCounts, Correction, EndpointLimits, EndpointReport
 
 LIMITS = EndpointLimits(concurrency=8)
 
 
-def report(owner: str = "a", in_flight: int = 0, waiting: int = 0, **more: object) -> Report:
-    return replace(Report("e", owner, LIMITS, in_flight, waiting), **more)
+def report(
+    owner: str = "a", in_flight: int = 0, waiting: int = 0, **more: object
+) -> EndpointReport:
+    return replace(EndpointReport("e", owner, LIMITS, in_flight, waiting), **more)
 
 
 @given(st.integers(0, 40), st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 30)))
@@ -79,51 +81,51 @@ def test_a_call_larger_than_the_limit_waits_for_an_empty_window_and_then_goes() 
 
 def test_an_overload_takes_slots_and_answers_bring_them_back() -> None:
     account = Account()
-    slow = account.answer(report(waiting=50, outcomes=CallOutcomes(overloaded=3)), 10.0).slots
+    slow = account.answer(report(waiting=50, counts=CallCounts(overloaded=3)), 10.0).slots
     assert slow == 5
-    again = account.answer(report(waiting=50, outcomes=CallOutcomes(overloaded=3)), 10.2).slots
+    again = account.answer(report(waiting=50, counts=CallCounts(overloaded=3)), 10.2).slots
     assert again == slow  # refused together, counted once
     for tick in range(20):
-        last = account.answer(report(waiting=50, outcomes=CallOutcomes(answered=5)), 11.0 + tick)
+        last = account.answer(report(waiting=50, counts=CallCounts(answered=5)), 11.0 + tick)
     assert last.slots == 8
 
 
 def test_a_refusal_now_and_then_takes_no_slots() -> None:
     account = Account()
     for tick in range(50):
-        seen = CallOutcomes(answered=60, overloaded=1)
-        assert account.answer(report(waiting=50, outcomes=seen), tick).slots == 8
+        seen = CallCounts(answered=60, overloaded=1)
+        assert account.answer(report(waiting=50, counts=seen), tick).slots == 8
 
 
 def test_a_pause_that_one_process_was_asked_for_holds_for_all() -> None:
     account = Account()
-    account.answer(report("a", outcomes=CallOutcomes(overloaded=1, pause_s=5.0)), 0.0)
+    account.answer(report("a", counts=CallCounts(overloaded=1, pause_s=5.0)), 0.0)
     assert 3.9 <= account.answer(report("b", waiting=1), 1.0).closed_s <= 4.0
     assert account.answer(report("b", waiting=1), 5.1).closed_s == 0
 
 
 def test_a_breaker_opens_lets_one_call_try_and_closes_with_its_answer() -> None:
-    account, down = Account(), CallOutcomes(failed=12)
-    assert account.answer(report("a", waiting=9, outcomes=down), 0.0).closed_s >= 1.0
+    account, down = Account(), CallCounts(failed=12)
+    assert account.answer(report("a", waiting=9, counts=down), 0.0).closed_s >= 1.0
     probe = account.answer(report("a", waiting=9), 1.1)
     assert (probe.slots, probe.closed_s) == (1, 0.0)
     assert account.answer(report("b", waiting=9), 1.2).closed_s > 0  # one at a time
-    failed = account.answer(report("a", waiting=9, outcomes=CallOutcomes(failed=1)), 1.3)
+    failed = account.answer(report("a", waiting=9, counts=CallCounts(failed=1)), 1.3)
     assert failed.closed_s > 1.9  # twice as long
     account.answer(report("b", waiting=9), 4.0)
-    healed = account.answer(report("b", waiting=9, outcomes=CallOutcomes(answered=1)), 4.1)
+    healed = account.answer(report("b", waiting=9, counts=CallCounts(answered=1)), 4.1)
     assert (healed.closed_s, healed.outage_s) == (0.0, 0.0)
     assert healed.slots > 1
 
 
 def test_an_outage_that_nobody_looked_at_for_long_begins_anew() -> None:
     account = Account()
-    account.answer(report("a", outcomes=CallOutcomes(failed=12)), 0.0)
+    account.answer(report("a", counts=CallCounts(failed=12)), 0.0)
     for tick in range(1, 5):
         watched = account.answer(report("a", waiting=9), tick * 200.0)
         assert watched.outage_s == tick * 200.0
     account.answer(report("a", waiting=9), 7200.0)
-    failed = account.answer(report("a", waiting=9, outcomes=CallOutcomes(failed=1)), 7201.0)
+    failed = account.answer(report("a", waiting=9, counts=CallCounts(failed=1)), 7201.0)
     assert failed.closed_s > 0
     assert failed.outage_s == pytest.approx(1.0)
 
@@ -131,7 +133,7 @@ def test_an_outage_that_nobody_looked_at_for_long_begins_anew() -> None:
 def test_now_and_then_a_failure_opens_no_breaker() -> None:
     account = Account()
     for tick in range(100):
-        grant = account.answer(report(waiting=9, outcomes=CallOutcomes(answered=4, failed=3)), tick)
+        grant = account.answer(report(waiting=9, counts=CallCounts(answered=4, failed=3)), tick)
         assert grant.outage_s == 0
 
 
@@ -139,7 +141,7 @@ def test_an_account_survives_being_stored() -> None:
     account = Account()
     limits = EndpointLimits(100, requests_per_minute=40)
     account.answer(report(limits=limits, waiting=3, wanted_tokens=(1, 2, 3)), 50.0)
-    account.answer(report(outcomes=CallOutcomes(failed=20, overloaded=1, pause_s=1.0)), 51.0)
+    account.answer(report(counts=CallCounts(failed=20, overloaded=1, pause_s=1.0)), 51.0)
     assert account_of_json(account_to_json(account), account.span_s) == account
 
 
@@ -163,12 +165,12 @@ def test_a_limit_of_the_endpoints_own_window_holds_in_each_of_them(
     limit: int, period_s: float, least_a_minute: int
 ) -> None:
     account, starts_s = Account(), []
-    named = CallOutcomes(
+    named = CallCounts(
         header_requests_per_minute=int(limit * 60 / period_s), header_requests_period_s=period_s
     )
     for tick in range(1_200):
         now_s = 1_000.0 + tick / 10
-        asked = {"waiting": 20, "wanted_tokens": (1,) * 20, "outcomes": named}
+        asked = {"waiting": 20, "wanted_tokens": (1,) * 20, "counts": named}
         calls = account.answer(report(**asked), now_s).calls
         starts_s += [now_s] * (calls or 0)
     for first_s in starts_s:

@@ -10,7 +10,7 @@ from routoo.pipeline.select.experience import (
     fit_experience,
     learn_failures,
 )
-from routoo.store.model_calls import NO_CALLS, ModelOutcomes
+from routoo.store.model_calls import NO_CALLS, ModelCalls
 from tests.unit.test_pipeline_experience import calls, candidate
 
 MOST = 0.25
@@ -65,8 +65,8 @@ def test_a_few_calls_prove_nothing() -> None:
     )
 
 
-def outcomes(failed: int, calls: int) -> ModelOutcomes:
-    return ModelOutcomes(calls, failed, 0.001 * failed, calls, failed)
+def outcomes(failed: int, calls: int) -> ModelCalls:
+    return ModelCalls(calls, failed, 0.001 * failed, calls, failed)
 
 
 def test_sure_shares_are_wilsons_interval() -> None:

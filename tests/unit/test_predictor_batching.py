@@ -15,7 +15,7 @@ from routoo.predictor.backbone.batching import (
     PendingResult,
     PinnedTransfer,
     Tokens,
-    Window,
+    TokenWindow,
     bounded,
     choose_transfer,
     clean,
@@ -38,17 +38,17 @@ def test_every_sequence_is_in_one_batch_and_batches_keep_the_budget(
 
 
 def test_a_prompt_that_fits_is_scored_whole() -> None:
-    window = Window(10, prefix=(1,), suffix=(2,))
+    window = TokenWindow(10, prefix=(1,), suffix=(2,))
     assert window.enclose(range(100, 108)) == ([1, *range(100, 108), 2], False)
 
 
 def test_a_longer_prompt_keeps_its_head_and_its_tail() -> None:
-    window = Window(6, prefix=(1,), suffix=(2,))
+    window = TokenWindow(6, prefix=(1,), suffix=(2,))
     assert window.enclose(range(100, 200)) == ([1, 100, 101, 198, 199, 2], True)
 
 
 def test_an_odd_window_gives_the_tail_the_token_more() -> None:
-    assert Window(5, prefix=(1,), suffix=(2,)).enclose(range(10)) == ([1, 0, 8, 9, 2], True)
+    assert TokenWindow(5, prefix=(1,), suffix=(2,)).enclose(range(10)) == ([1, 0, 8, 9, 2], True)
 
 
 def test_a_lone_surrogate_becomes_the_replacement_character() -> None:

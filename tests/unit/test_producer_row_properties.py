@@ -8,10 +8,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from producer.rows import csv_rows, jsonl_rows
+from producer.rows.bad_rows import ProblemList
 from producer.rows.body import BodyCheck
 from producer.rows.check import InputCheck, RowCheck, SeenIds
 from producer.rows.limits import LimitError, read_deadline
-from producer.rows.report import ProblemReport
 from routoo.domain.job import SLA
 from tests.batch_factory import pool_of
 
@@ -47,20 +47,20 @@ LINES = st.lists(
 @given(LINES)
 def test_any_line_is_a_job_or_a_problem(lines: list[bytes]) -> None:
     check = RowCheck(BodyCheck(pool_of("small")), SLA(), NOW)
-    checked = InputCheck(check, ProblemReport("in"))
+    checked = InputCheck(check, ProblemList("in"))
     data = b"\n".join(lines)
     assume(not data.lstrip().startswith(b"["))  # an array, which is refused where more follows it
     jobs = [job for chunk in checked.jobs(jsonl_rows.read(io.BytesIO(data), "in")) for job in chunk]
-    assert len(jobs) + checked.report.bad_rows == checked.row_count
+    assert len(jobs) + checked.problems.bad_rows == checked.row_count
 
 
 @given(LINES)
 def test_any_csv_row_is_a_job_or_a_problem(lines: list[bytes]) -> None:
     check = RowCheck(BodyCheck(pool_of("small")), SLA(), NOW)
-    checked = InputCheck(check, ProblemReport("in"))
+    checked = InputCheck(check, ProblemList("in"))
     data = b"\n".join([b"custom_id,prompt,max_tokens", *lines])
     jobs = [job for chunk in checked.jobs(csv_rows.read(io.BytesIO(data), "in")) for job in chunk]
-    assert len(jobs) + checked.report.bad_rows == checked.row_count
+    assert len(jobs) + checked.problems.bad_rows == checked.row_count
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from producer.rows import csv_rows, jsonl_rows
+from producer.rows.bad_rows import ProblemList
 from producer.rows.body import BodyCheck
 from producer.rows.check import InputCheck, RowCheck
 from producer.rows.formats import RawRow
 from producer.rows.problems import ProblemKind
-from producer.rows.report import ProblemReport
 from producer.rows.source import Source
 from routoo.domain.job import SLA
 from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
@@ -46,14 +46,14 @@ POOL = Pool(models=(candidate("small", 400), candidate("large", 1000)))
 
 def take(
     rows: Any, *, sla: SLA | None = None, ignore_model: bool = False, pool: Pool = POOL
-) -> tuple[list[JobInput], ProblemReport]:
+) -> tuple[list[JobInput], ProblemList]:
     check = RowCheck(BodyCheck(pool, ignore_model=ignore_model), sla or SLA(), NOW)
-    checked = InputCheck(check, ProblemReport("in"))
+    checked = InputCheck(check, ProblemList("in"))
     jobs = [job for chunk in checked.jobs(rows) for job in chunk]
-    return jobs, checked.report
+    return jobs, checked.problems
 
 
-def from_lines(*lines: bytes, **options: Any) -> tuple[list[JobInput], ProblemReport]:
+def from_lines(*lines: bytes, **options: Any) -> tuple[list[JobInput], ProblemList]:
     return take(jsonl_rows.read(io.BytesIO(b"\n".join(lines)), "in"), **options)
 
 
@@ -69,16 +69,16 @@ def request(custom_id: Any = "a", **body: Any) -> bytes:
 
 
 def kind_of(line: bytes, **options: Any) -> ProblemKind:
-    jobs, report = from_lines(line, **options)
+    jobs, problems = from_lines(line, **options)
     assert not jobs
-    ((kind, count),) = report.counts.items()
+    ((kind, count),) = problems.counts.items()
     assert count == 1
     return kind
 
 
 def test_an_openai_request_keeps_its_body() -> None:
-    jobs, report = from_lines(request(temperature=0.5, max_tokens=9))
-    assert not report.counts
+    jobs, problems = from_lines(request(temperature=0.5, max_tokens=9))
+    assert not problems.counts
     assert jobs[0].custom_id == "a"
     assert orjson.loads(jobs[0].body_json) == {
         "messages": [{"role": "user", "content": "Why?"}],
@@ -89,8 +89,8 @@ def test_an_openai_request_keeps_its_body() -> None:
 
 def test_a_plain_completion_keeps_its_body() -> None:
     row = {"custom_id": "a", "url": "/v1/completions", "body": {"prompt": "2 + 2 =", "echo": True}}
-    jobs, report = from_lines(orjson.dumps(row))
-    assert not report.counts
+    jobs, problems = from_lines(orjson.dumps(row))
+    assert not problems.counts
     assert orjson.loads(jobs[0].body_json) == row["body"]
 
 
@@ -98,7 +98,7 @@ def test_images_need_a_model_that_prices_them_and_a_pinned_job_its_own() -> None
     seeing = candidate("large", 1000).model_copy(update={"image_prompt_tokens": 100})
     pool = Pool(models=(candidate("small", 400), seeing))
     messages = [{"role": "user", "content": SHOWN}]
-    jobs, report = from_lines(
+    jobs, problems = from_lines(
         request("a", messages=messages),
         request("b", messages=messages, model="large"),
         request("c", messages=messages, model="small"),
@@ -106,7 +106,7 @@ def test_images_need_a_model_that_prices_them_and_a_pinned_job_its_own() -> None
     )
     assert [job.custom_id for job in jobs] == ["a", "b"]
     assert orjson.loads(jobs[0].body_json)["messages"] == messages
-    assert "image_prompt_tokens" in report.listed[0]
+    assert "image_prompt_tokens" in problems.listed[0]
 
 
 def test_a_file_needs_one_model_that_bounds_all_kinds_of_its_row() -> None:
@@ -117,7 +117,7 @@ def test_a_file_needs_one_model_that_bounds_all_kinds_of_its_row() -> None:
     text = {"type": "text", "text": "Sum up."}
     file, sound = {"type": "file", "file": {}}, {"type": "input_audio", "input_audio": {}}
     contents = {"a": [text, file], "b": [text, sound], "c": [text, file, sound]}
-    jobs, report = from_lines(
+    jobs, problems = from_lines(
         *(
             request(name, messages=[{"role": "user", "content": content}])
             for name, content in contents.items()
@@ -125,8 +125,8 @@ def test_a_file_needs_one_model_that_bounds_all_kinds_of_its_row() -> None:
         pool=Pool(models=(reading, hearing)),
     )
     assert [job.custom_id for job in jobs] == ["a", "b"]
-    assert "file and input_audio parts" in report.listed[0]
-    assert "part_prompt_tokens" in report.listed[0]
+    assert "file and input_audio parts" in problems.listed[0]
+    assert "part_prompt_tokens" in problems.listed[0]
 
 
 def test_a_plain_row_becomes_a_chat_request_named_after_its_line() -> None:
@@ -139,15 +139,17 @@ def test_a_plain_row_becomes_a_chat_request_named_after_its_line() -> None:
 
 
 def test_blank_lines_a_byte_order_mark_and_carriage_returns_are_passed_over() -> None:
-    jobs, report = from_lines(b'\xef\xbb\xbf{"prompt": "a"}\r', b"  ", b'{"prompt": "b"}', b"")
+    jobs, problems = from_lines(b'\xef\xbb\xbf{"prompt": "a"}\r', b"  ", b'{"prompt": "b"}', b"")
     assert [job.custom_id for job in jobs] == ["row-1", "row-3"]
-    assert not report.counts
+    assert not problems.counts
 
 
 def test_lists_of_models_come_as_json_or_with_commas() -> None:
     lists = (b'["small"]', b'" small, large,"', b'""', b"null")
-    jobs, report = from_lines(*(b'{"prompt": "x", "allowed_models": %s}' % text for text in lists))
-    assert not report.bad_rows
+    jobs, problems = from_lines(
+        *(b'{"prompt": "x", "allowed_models": %s}' % text for text in lists)
+    )
+    assert not problems.bad_rows
     assert [job.sla.allowed_models for job in jobs] == [("small",), ("small", "large"), None, None]
 
 
@@ -239,9 +241,9 @@ def test_a_bad_row_is_reported_by_its_kind(line: bytes, kind: ProblemKind) -> No
 def test_a_url_that_is_not_served_is_refused_once_with_what_to_do(
     url: object, body: dict[str, Any], words: str
 ) -> None:
-    _, report = from_lines(orjson.dumps({"custom_id": "a", "url": url, "body": body}))
-    assert report.counts == {ProblemKind.UNSUPPORTED_REQUEST: 1}
-    assert words in report.listed[0]
+    _, problems = from_lines(orjson.dumps({"custom_id": "a", "url": url, "body": body}))
+    assert problems.counts == {ProblemKind.UNSUPPORTED_REQUEST: 1}
+    assert words in problems.listed[0]
 
 
 def test_azure_writes_urls_without_a_version() -> None:
@@ -250,17 +252,17 @@ def test_azure_writes_urls_without_a_version() -> None:
         {"url": "/completions", "body": {"prompt": "x"}},
     )
     lines = (orjson.dumps({"custom_id": str(no), **row}) for no, row in enumerate(rows))
-    jobs, report = from_lines(*lines)
-    assert not report.counts
+    jobs, problems = from_lines(*lines)
+    assert not problems.counts
     assert len(jobs) == 2
 
 
 def test_whole_numbers_that_pandas_wrote_as_fractions_are_whole() -> None:
-    jobs, report = from_lines(
+    jobs, problems = from_lines(
         request("a", max_tokens=256.0, seed=7.0, temperature=1.0),
         b'{"prompt": "x", "max_tokens": 9.0}',
     )
-    assert not report.counts
+    assert not problems.counts
     body = orjson.loads(jobs[0].body_json)
     assert [str(body[name]) for name in ("max_tokens", "seed", "temperature")] == [
         "256",
@@ -272,8 +274,8 @@ def test_whole_numbers_that_pandas_wrote_as_fractions_are_whole() -> None:
 
 def test_nan_in_json_is_an_absent_value() -> None:
     row = b'{"prompt": "NaN \\u00e9", "max_tokens": NaN, "min_quality": NaN}'
-    jobs, report = from_lines(row)
-    assert not report.counts
+    jobs, problems = from_lines(row)
+    assert not problems.counts
     assert jobs[0].sla == SLA()
     messages = [{"role": "user", "content": "NaN \u00e9"}]
     assert orjson.loads(jobs[0].body_json) == {"messages": messages}
@@ -308,14 +310,14 @@ def test_a_routed_job_stores_no_model(model: str | None) -> None:
 
 def test_a_pool_members_name_pins_the_job_to_it_and_to_its_window() -> None:
     prompt = "x" * 2000  # about 500 tokens: fits `large` alone
-    jobs, report = from_lines(
+    jobs, problems = from_lines(
         request("a", model="small"),
         request("b", model="small", messages=[{"role": "user", "content": prompt}]),
         request("c", model="large", messages=[{"role": "user", "content": prompt}]),
     )
     assert [job.custom_id for job in jobs] == ["a", "c"]
     assert orjson.loads(jobs[0].body_json)["model"] == "small"
-    assert report.counts == {ProblemKind.PROMPT_TOO_LONG: 1}
+    assert problems.counts == {ProblemKind.PROMPT_TOO_LONG: 1}
 
 
 def test_model_names_can_be_ignored() -> None:
@@ -333,17 +335,17 @@ def test_a_prompt_is_measured_with_the_answer_it_asks_for() -> None:
 
 
 def test_every_problem_of_a_row_is_reported_with_line_and_remedy() -> None:
-    _, report = from_lines(b"", b'{"custom_id": 1, "prompt": "", "min_quality": 2}')
-    assert report.bad_rows == 1
-    assert [line.split(":")[:2] for line in report.listed] == [["in", "2"]] * 3
-    assert report.listed[1] == (
+    _, problems = from_lines(b"", b'{"custom_id": 1, "prompt": "", "min_quality": 2}')
+    assert problems.bad_rows == 1
+    assert [line.split(":")[:2] for line in problems.listed] == [["in", "2"]] * 3
+    assert problems.listed[1] == (
         "in:2: min_quality is not between 0 and 1 (got 2). Give 0 to 1, as 0.7."
     )
 
 
 def test_after_fifty_problems_the_rest_is_counted() -> None:
-    _, report = from_lines(*[b"{"] * 60, *[b'{"prompt": ""}'] * 7)
-    lines = list(report.lines())
+    _, problems = from_lines(*[b"{"] * 60, *[b'{"prompt": ""}'] * 7)
+    lines = list(problems.lines())
     assert len(lines) == 51
     assert lines[-1] == "... and 17 more; all by kind: malformed_line 60, empty_prompt 7"
 
@@ -352,17 +354,17 @@ def test_repeated_ids_name_the_line_of_the_first_in_a_chunk_and_across_chunks() 
     lines = [orjson.dumps({"prompt": "x", "custom_id": f"i{n}"}) for n in range(3000)]
     lines[5] = lines[2]
     lines[2999] = lines[2]
-    jobs, report = from_lines(*lines)
+    jobs, problems = from_lines(*lines)
     assert len(jobs) == 2998
-    assert report.listed == [
+    assert problems.listed == [
         "in:6: custom_id repeats the one of line 3 (got 'i2'). Give every row its own.",
         "in:3000: custom_id repeats the one of line 3 (got 'i2'). Give every row its own.",
     ]
 
 
 def test_a_generated_id_that_a_row_already_has_is_a_repeat() -> None:
-    _, report = from_lines(b'{"prompt": "x", "custom_id": "row-2"}', b'{"prompt": "y"}')
-    assert report.counts == {ProblemKind.DUPLICATE_CUSTOM_ID: 1}
+    _, problems = from_lines(b'{"prompt": "x", "custom_id": "row-2"}', b'{"prompt": "y"}')
+    assert problems.counts == {ProblemKind.DUPLICATE_CUSTOM_ID: 1}
 
 
 def test_csv_rows_have_the_same_fields_and_checks() -> None:
@@ -374,17 +376,17 @@ def test_csv_rows_have_the_same_fields_and_checks() -> None:
         "c,x,high,,\r\n"
         "d,too,few\r\n"
     )
-    jobs, report = take(csv_rows.read(io.BytesIO(table.encode()), "in"))
+    jobs, problems = take(csv_rows.read(io.BytesIO(table.encode()), "in"))
     assert [job.custom_id for job in jobs] == ["a", "row-5"]
     assert orjson.loads(jobs[0].body_json)["max_tokens"] == 9
     assert jobs[0].sla == SLA(min_quality=0.5)
-    assert [line.split(":")[1] for line in report.listed] == ["6", "7"]
+    assert [line.split(":")[1] for line in problems.listed] == ["6", "7"]
 
 
 def test_csv_bytes_that_are_not_utf8_are_a_bad_row() -> None:
-    jobs, report = take(csv_rows.read(io.BytesIO(b"prompt\nfine\nb\xe9d\n"), "in"))
+    jobs, problems = take(csv_rows.read(io.BytesIO(b"prompt\nfine\nb\xe9d\n"), "in"))
     assert len(jobs) == 1
-    assert report.counts == {ProblemKind.INVALID_ENCODING: 1}
+    assert problems.counts == {ProblemKind.INVALID_ENCODING: 1}
 
 
 def test_cells_without_a_value_are_absent_as_pandas_writes_them() -> None:
@@ -392,11 +394,11 @@ def test_cells_without_a_value_are_absent_as_pandas_writes_them() -> None:
         b"custom_id,prompt,min_quality,max_tokens,model\n"
         b"a,x,nan,256.0,NaN\nnan,y,,7.,<NA>\nc,NaN,,,\nd,x,,7.5,\n"
     )
-    jobs, report = take(csv_rows.read(io.BytesIO(table), "in"))
+    jobs, problems = take(csv_rows.read(io.BytesIO(table), "in"))
     assert [job.custom_id for job in jobs] == ["a", "row-3"]
     assert [orjson.loads(job.body_json)["max_tokens"] for job in jobs] == [256, 7]
     assert jobs[0].sla == SLA()
-    assert report.counts == {ProblemKind.MISSING_FIELD: 1, ProblemKind.WRONG_TYPE: 1}
+    assert problems.counts == {ProblemKind.MISSING_FIELD: 1, ProblemKind.WRONG_TYPE: 1}
 
 
 def test_parquet_of_pandas_is_read_like_its_csv(tmp_path: Path) -> None:
@@ -408,8 +410,8 @@ def test_parquet_of_pandas_is_read_like_its_csv(tmp_path: Path) -> None:
         "max_cost_usd": [nan, 0.5],
     }
     pq.write_table(pa.table(table), tmp_path / "rows.parquet")
-    jobs, report = take(rows_of(tmp_path / "rows.parquet"))
-    assert not report.counts
+    jobs, problems = take(rows_of(tmp_path / "rows.parquet"))
+    assert not problems.counts
     assert [job.custom_id for job in jobs] == ["7", "row-2"]
     assert [orjson.loads(job.body_json).get("max_tokens") for job in jobs] == [256, None]
     assert [job.sla.max_cost_usd for job in jobs] == [None, Decimal("0.5")]
@@ -439,19 +441,19 @@ def test_a_parquet_items_table_is_an_input(tmp_path: Path) -> None:
         }
     )
     pq.write_table(table, tmp_path / "items.parquet")
-    jobs, report = take(rows_of(tmp_path / "items.parquet"))
+    jobs, problems = take(rows_of(tmp_path / "items.parquet"))
     assert [job.custom_id for job in jobs] == ["a", "c"]
     assert jobs[0].sla.max_cost_usd == Decimal("0.5")
-    assert report.counts == {ProblemKind.MISSING_FIELD: 1}
+    assert problems.counts == {ProblemKind.MISSING_FIELD: 1}
 
 
 def test_parquet_strings_that_are_not_utf8_are_bad_rows(tmp_path: Path) -> None:
     raw = pa.array([b"fine", b"b\xe9d"], pa.binary())
     column = pa.Array.from_buffers(pa.string(), len(raw), raw.buffers())
     pq.write_table(pa.table({"prompt": column}), tmp_path / "bad.parquet")
-    jobs, report = take(rows_of(tmp_path / "bad.parquet"))
+    jobs, problems = take(rows_of(tmp_path / "bad.parquet"))
     assert len(jobs) == 1
-    assert report.counts == {ProblemKind.INVALID_ENCODING: 1}
+    assert problems.counts == {ProblemKind.INVALID_ENCODING: 1}
 
 
 def test_a_damaged_parquet_file_is_an_input_error(tmp_path: Path) -> None:

@@ -10,10 +10,10 @@ from routoo.errors import (
     EndpointUnavailableError,
     RateLimitedError,
 )
-from routoo.limits.records import CallOutcomes, Correction, EndpointLimits, Grant, Report
+from routoo.limits.records import CallCounts, Correction, EndpointLimits, EndpointReport, Grant
 from routoo.limits.sliding_window import USE_WITHIN_S
 
-_NO_OUTCOMES = CallOutcomes()
+_NO_CALLS = CallCounts()
 _BUG = 500
 """HTTP status that a single bad request may cause: it does not say that the endpoint is away."""
 _IDLE_S = 2.0
@@ -98,7 +98,7 @@ class RateGrants:
             self.correct(grant.bucket_no, -grant.calls, -grant.tokens)
 
 
-class OutcomeCounts:
+class CallCounter:
     """Counts how calls ended until the next report."""
 
     def __init__(self) -> None:
@@ -106,7 +106,7 @@ class OutcomeCounts:
         self._pause_s = 0.0
         self._away = 0
         self._denied = ""
-        self._headers = _NO_OUTCOMES
+        self._headers = _NO_CALLS
 
     def answered(self) -> None:
         """Count an answer."""
@@ -144,7 +144,7 @@ class OutcomeCounts:
         """Record that the endpoint asked for a pause, in seconds."""
         self._pause_s = max(self._pause_s, pause_s)
 
-    def take(self) -> CallOutcomes:
+    def take(self) -> CallCounts:
         """Return the counts, and start again from 0."""
         found = replace(
             self._headers,
@@ -157,7 +157,7 @@ class OutcomeCounts:
         )
         self._denied, self._away = "", 0
         self._answered = self._failed = self._overloaded = 0
-        self._pause_s, self._headers = 0.0, _NO_OUTCOMES
+        self._pause_s, self._headers = 0.0, _NO_CALLS
         return found
 
 
@@ -197,7 +197,7 @@ class AccountExchange:
     def __init__(self, endpoint: str, owner: str) -> None:
         self.endpoint, self._owner = endpoint, owner
         self.grants = RateGrants()
-        self.outcomes = OutcomeCounts()
+        self.counter = CallCounter()
         self.reported_at_s = 0.0
         self.report_at_s = 0.0
         """When the next report may bring something, by the loop's clock."""
@@ -222,7 +222,7 @@ class AccountExchange:
 
     def report(
         self, limits: EndpointLimits, use: SlotUse, ready: list[int], *, queued: int, now_s: float
-    ) -> Report:
+    ) -> EndpointReport:
         """Return the next report.
 
         Args:
@@ -237,7 +237,7 @@ class AccountExchange:
         self.reported_at_s, use.started = now_s, 0
         if not use.in_flight and not waiting:
             use.slots = 0  # they are given back; calls that come now wait for the answer
-        return Report(
+        return EndpointReport(
             self.endpoint,
             self._owner,
             limits,
@@ -246,7 +246,7 @@ class AccountExchange:
             waiting=waiting,
             wanted_tokens=self._wanted,
             corrections=self.grants.take_corrections(now_s),
-            outcomes=self.outcomes.take(),
+            counts=self.counter.take(),
         )
 
     def _wanted_tokens(

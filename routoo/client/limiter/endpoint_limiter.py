@@ -28,7 +28,7 @@ from routoo.errors import (
 )
 from routoo.limits.account import LEASE_MARGIN_S, LEASE_S, LONGEST_PAUSE_S
 from routoo.limits.breaker import FAILURES_TO_OPEN
-from routoo.limits.records import EndpointLimits, Grant, Report
+from routoo.limits.records import EndpointLimits, EndpointReport, Grant
 
 _WAIT_READY_S = 1.0
 """Ready calls wait for the end of a pause that is shorter than this, in seconds."""
@@ -284,7 +284,7 @@ class EndpointLimiter:
 
     def note_answer(self) -> None:
         """Count an answer."""
-        self._exchange.outcomes.answered()
+        self._exchange.counter.answered()
         self._closure.failures_in_a_row = self._bad_answers = 0
 
     def note_failure(self, error: EndpointError) -> None:
@@ -294,7 +294,7 @@ class EndpointLimiter:
             self._bad_answers += 1
             if self._bad_answers < _BAD_ANSWERS:
                 return  # it works; the requests may be what it stumbles over
-        self._exchange.outcomes.failed(error)
+        self._exchange.counter.failed(error)
         if isinstance(error, EndpointDeniedError):
             self._closure.deny(str(error), self.now_s())
             self._report_at_once()
@@ -311,13 +311,13 @@ class EndpointLimiter:
     def note_headers(self, headers: RateLimitHeaders) -> None:
         """Note the limits that an answer's headers name."""
         requests = self._known_requests.note(headers.requests)
-        self._exchange.outcomes.note_limits(requests, self._known_tokens.note(headers.tokens))
+        self._exchange.counter.note_limits(requests, self._known_tokens.note(headers.tokens))
         self._pause(headers.pause_s)
 
     def _pause(self, pause_s: float) -> None:
         """Start no call for so long, and report it, so that the other processes don't either."""
         if pause_s > 0:
-            self._exchange.outcomes.note_pause(pause_s)
+            self._exchange.counter.note_pause(pause_s)
             self._closure.close_for(min(pause_s, LONGEST_PAUSE_S), self.now_s())
             asked_until_s = max(self._closure.asked_until_s, self.now_s() + pause_s)
             self._closure.asked_until_s = asked_until_s
@@ -335,7 +335,7 @@ class EndpointLimiter:
         busy = bool(use.admitted or use.in_flight or self._queue or self.is_asking)
         return self._exchange.due_at_s(busy=busy)
 
-    def report(self) -> Report:
+    def report(self) -> EndpointReport:
         """Return what happened since the last report, and what is wanted next."""
         now_s = self.now_s()
         elapsed_s = now_s - self._exchange.reported_at_s
@@ -343,7 +343,7 @@ class EndpointLimiter:
         report = self._exchange.report(
             self._limits, self._use, ready, queued=len(self._queue), now_s=now_s
         )
-        self._budget.earn(report.outcomes.answered, min(1.0, elapsed_s))
+        self._budget.earn(report.counts.answered, min(1.0, elapsed_s))
         return report
 
     def accept(self, grant: Grant) -> None:

@@ -23,7 +23,7 @@ from routoo.pipeline.select.experience import (
     MIN_CALLS,
     RECENT_CALLS,
     estimated_completion_tokens,
-    load_outcomes,
+    load_model_calls,
     planned_experience,
 )
 from routoo.statistics import share_interval
@@ -32,7 +32,7 @@ from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import Replan
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import absence
-from routoo.store.model_calls import MeasuredCall, ModelOutcomes, is_down, recent_calls
+from routoo.store.model_calls import MeasuredCall, ModelCalls, is_down, recent_calls
 
 _MOST_DOUBLINGS = 8
 _DEVIATIONS = 2.576
@@ -144,8 +144,8 @@ async def _endpoint_reason(conn: AsyncConnection, batch: BatchRecord) -> str | N
 
 async def _failure_reason(conn: AsyncConnection, batch: BatchRecord, most: float) -> str | None:
     known = planned_experience(batch)
-    for name, outcomes in (await load_outcomes(conn, batch)).items():
-        reason = failure_drift(name, known.get(name, NO_EXPERIENCE), outcomes, most)
+    for name, calls in (await load_model_calls(conn, batch)).items():
+        reason = failure_drift(name, known.get(name, NO_EXPERIENCE), calls, most)
         if reason is not None:
             return reason
     return None
@@ -194,22 +194,22 @@ def _cost_usd(model: CandidateModel, prompt_tokens: float, completion_tokens: fl
 
 
 def failure_drift(
-    name: str, planned: ModelExperience, outcomes: ModelOutcomes, most: float
+    name: str, planned: ModelExperience, calls: ModelCalls, most: float
 ) -> str | None:
     """Return why a model's failures ask for another plan; None if they don't, or may not.
 
     Args:
         name: The model.
         planned: What the plan assumes of the model.
-        outcomes: The calls since the plan was made.
+        calls: The calls since the plan was made.
         most: Share by which the number of calls for an answer may differ from the plan.
     """
-    if outcomes.calls < MIN_CALLS:
+    if calls.calls < MIN_CALLS:
         return None
-    low, high = sure_shares(outcomes.failed, outcomes.calls)
+    low, high = sure_shares(calls.failed, calls.calls)
     reached = 1.0 - planned.failure_share
     counts = (
-        f"{outcomes.failed} of {outcomes.calls} calls to {name} failed, "
+        f"{calls.failed} of {calls.calls} calls to {name} failed, "
         f"planned were {planned.failure_share:.0%}"
     )
     if reached > (1.0 + most) * (1.0 - low):

@@ -29,7 +29,7 @@ from routoo.domain.prompt import estimate_prompt_tokens, requested_completion_to
 from routoo.errors import StoreError
 from routoo.store import predictions
 from routoo.store.batches import BatchRecord, replans
-from routoo.store.model_calls import MeasuredCall, ModelOutcomes, outcomes_since, recent_calls
+from routoo.store.model_calls import MeasuredCall, ModelCalls, calls_since, recent_calls
 
 RECENT_CALLS = 200
 """Number of calls read for each model: enough for medians, few enough to follow a change."""
@@ -155,8 +155,8 @@ def _factor(billed: Sequence[float], estimated: Sequence[float], before: float =
     return min(max(ratio, _FACTORS[0]), _FACTORS[1])
 
 
-async def load_outcomes(conn: AsyncConnection, batch: BatchRecord) -> dict[str, ModelOutcomes]:
-    """Return the outcomes of calls to each candidate since the batch's plan was made.
+async def load_model_calls(conn: AsyncConnection, batch: BatchRecord) -> dict[str, ModelCalls]:
+    """Return how calls to each candidate went since the batch's plan was made.
 
     Candidates that the plan takes for down are left out, since it plans no calls to them.
     """
@@ -164,7 +164,7 @@ async def load_outcomes(conn: AsyncConnection, batch: BatchRecord) -> dict[str, 
     since = max(decided, default=_BEFORE_ALL)
     down = _down(batch)
     counted_on = [name for name in batch.pool.names if name not in down]
-    return {name: await outcomes_since(conn, batch.id, name, since) for name in counted_on}
+    return {name: await calls_since(conn, batch.id, name, since) for name in counted_on}
 
 
 def planned_experience(batch: BatchRecord) -> dict[str, ModelExperience]:
@@ -182,23 +182,23 @@ def _down(batch: BatchRecord) -> set[str]:
 
 
 def learn_failures(
-    known: ModelExperience, planned: ModelExperience, outcomes: ModelOutcomes
+    known: ModelExperience, planned: ModelExperience, calls: ModelCalls
 ) -> ModelExperience:
     """Return experience with the failures that are to be expected from now on.
 
     Args:
         known: What is known from all recent calls.
         planned: What the present plan assumes; it weighs as much as MIN_CALLS calls.
-        outcomes: The calls since that plan.
+        calls: The calls since that plan.
     """
-    jobs = outcomes.jobs + MIN_CALLS
+    jobs = calls.jobs + MIN_CALLS
     return replace(
         known,
         failure_share=(
-            (outcomes.failed + planned.failure_share * MIN_CALLS) / (outcomes.calls + MIN_CALLS)
+            (calls.failed + planned.failure_share * MIN_CALLS) / (calls.calls + MIN_CALLS)
         ),
-        unanswered_share=(outcomes.unanswered + planned.unanswered_share * MIN_CALLS) / jobs,
-        failed_usd=(outcomes.failed_usd + planned.failed_usd * MIN_CALLS) / jobs,
+        unanswered_share=(calls.unanswered + planned.unanswered_share * MIN_CALLS) / jobs,
+        failed_usd=(calls.failed_usd + planned.failed_usd * MIN_CALLS) / jobs,
     )
 
 

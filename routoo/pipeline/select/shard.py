@@ -20,7 +20,7 @@ from routoo.pipeline.select.experience import (
     answered_shares,
     batch_experience,
     learn_failures,
-    load_outcomes,
+    load_model_calls,
     planned_experience,
 )
 from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
@@ -230,7 +230,7 @@ async def _save(
 
 
 async def _load(conn: AsyncConnection, batch: BatchRecord) -> _State:
-    known, outcomes = planned_experience(batch), await load_outcomes(conn, batch)
+    known, outcomes = planned_experience(batch), await load_model_calls(conn, batch)
     experience = {
         name: learn_failures(model, known.get(name, NO_EXPERIENCE), outcomes.get(name, NO_CALLS))
         for name, model in (await batch_experience(conn, batch)).items()

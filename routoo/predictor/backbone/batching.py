@@ -57,7 +57,7 @@ def string_sha256(text: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class TokenWindow:
     """The most tokens a backbone sees of one prompt."""
 
     tokens: int

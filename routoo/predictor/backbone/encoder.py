@@ -14,7 +14,7 @@ from torch import Tensor
 from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone.batching import (
     Tokens,
-    Window,
+    TokenWindow,
     bounded,
     choose_transfer,
     clean,
@@ -220,11 +220,11 @@ def _layers(layers: Sequence[int] | None, depth: int) -> tuple[int, ...]:
     return tuple(layers)
 
 
-def _window(tokenizer: Any, model: Any, suffix: str) -> Window:
+def _window(tokenizer: Any, model: Any, suffix: str) -> TokenWindow:
     before, after = _special_tokens(tokenizer)
     cue = tuple(tokenizer(suffix, add_special_tokens=False)["input_ids"]) if suffix else ()
     tokens = min(MAX_WINDOW_TOKENS, int(model.config.max_position_embeddings))
-    window = Window(tokens, before, (*cue, *after))
+    window = TokenWindow(tokens, before, (*cue, *after))
     if window.room < tokens // 2:
         raise InputError(
             "the suffix leaves too little room for prompts",

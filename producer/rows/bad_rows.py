@@ -1,4 +1,4 @@
-"""Reports which rows are bad and why: a list for the screen, and a file of the rows."""
+"""Collects which rows are bad and why: a list for the screen, and a file of the rows."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ class BadRow:
 
 
 @dataclass(slots=True)
-class ProblemReport:
+class ProblemList:
     """Collects problems: the first ones in full, all of them by kind, in bounded memory."""
 
     source: str
@@ -58,13 +58,13 @@ class ProblemReport:
 
 
 class BadInputError(InputError):
-    """Some rows can't become jobs, and nothing was submitted; carries the report."""
+    """Some rows can't become jobs, and nothing was submitted; carries their problems."""
 
-    def __init__(self, report: ProblemReport, *, row_count: int) -> None:
-        self.report = report
+    def __init__(self, problems: ProblemList, *, row_count: int) -> None:
+        self.problems = problems
         super().__init__(
-            f"{report.bad_rows:,} of {row_count:,} rows have problems: nothing was submitted",
-            where=report.source,
+            f"{problems.bad_rows:,} of {row_count:,} rows have problems: nothing was submitted",
+            where=problems.source,
             remedy="Correct them, or submit the others with --skip-invalid",
         )
 
