@@ -18,9 +18,9 @@ from typing import Self, TypeVar
 from producer.pool_check import check_checkpoint
 from routoo.console.output import note
 from routoo.embedded.stack_state import StackStatus, is_stack_running, stack_log
-from routoo.errors import DatabaseUnavailableError, EmbeddedStackError
+from routoo.errors import CheckpointError, DatabaseUnavailableError, EmbeddedStackError
 from routoo.settings import Settings
-from routoo.store import workers
+from routoo.store import checkpoints, workers
 from routoo.store.database import Database
 
 _NEEDED = frozenset({"scorer", "dispatcher"})
@@ -102,6 +102,27 @@ class LocalStack:
         except subprocess.TimeoutExpired:
             self._process.kill()
         self._process = None
+
+    async def check_named_checkpoint(self, database: Database) -> None:
+        """Refuse a checkpoint that was named where workers live already: they have their own.
+
+        Raises:
+            CheckpointError: It would not be used.
+        """
+        if not self.named_checkpoint or not await self._is_served(database):
+            return
+        named = self.settings.checkpoint
+        async with database.transaction() as conn:
+            promoted = await checkpoints.promoted(conn)
+        if promoted is None or promoted.path != str(named):
+            raise CheckpointError(
+                "workers run already and score with their own checkpoint: this one would not be "
+                "used, and nothing was started",
+                where="--checkpoint",
+                value=str(named),
+                remedy="Leave --checkpoint out, put it into use for all with `routoo checkpoint "
+                "promote`, or stop these workers first",
+            )
 
     async def serve(self, database: Database, work: Awaitable[Result]) -> Result:
         """Do some work while workers live: others, or those of a stack that is started for it.

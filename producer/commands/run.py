@@ -43,8 +43,8 @@ CheckpointOption = Annotated[
     Path | None,
     typer.Option(
         metavar="FOLDER",
-        help="Predictor for the workers that this command starts. (default: the promoted one, or "
-        "ROUTOO_CHECKPOINT)",
+        help="Predictor for the workers that this command starts; refused where workers run "
+        "already. (default: the promoted one, or ROUTOO_CHECKPOINT)",
     ),
 ]
 YesOption = Annotated[
@@ -153,6 +153,7 @@ class _Run:
         """Do all of it, and return the exit status."""
         batch = await self._find(database)
         if batch is None or batch.status is BatchStatus.PLANNING:
+            await self.stack.check_named_checkpoint(database)
             batch = await self.stack.serve(database, self._plan(database, batch))
         if batch.status is BatchStatus.PLANNED:
             if not self._is_wanted(batch):

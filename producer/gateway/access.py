@@ -82,7 +82,7 @@ def require_session(scope: Scope) -> Callable[[Request], Awaitable[Session]]:
     async def session_of(request: Request) -> Session:
         gateway = gateway_of(request)
         session = gateway.options.sessions.find(request.cookies.get(COOKIE))
-        if session is None:
+        if session is None or not await still_works(gateway, session):
             raise ApiError(401, "Log in first, at /login.")
         if request.method not in _SAFE_METHODS and not is_same_origin(request):
             raise ApiError(403, "The request comes from another site's page.")
@@ -150,6 +150,15 @@ async def _recognise(gateway: Gateway, secret: str | None) -> KeyRecord:
         headers = {"WWW-Authenticate": "Bearer"}
         raise ApiError(401, message, code="invalid_api_key", headers=headers)
     return key
+
+
+async def still_works(gateway: Gateway, session: Session) -> bool:
+    """Return whether the key that opened a session was not revoked; the operator has none."""
+    key_id = session.caller.key_id
+    if key_id is None:
+        return True
+    async with gateway.database.transaction() as conn:
+        return await keys.is_valid(conn, key_id)
 
 
 def _refuse_browsers(request: Request) -> None:

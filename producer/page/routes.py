@@ -122,6 +122,8 @@ async def _events(visit: Visit, view: batches.BatchView) -> AsyncIterator[str]:
     first, sent, spoken = view.now.progress.status, view.parts(visit), ""
     while not await visit.request.is_disconnected():
         await asyncio.sleep(_POLL_S)
+        if not await access.still_works(visit.gateway, visit.session):
+            return
         view = await batches.load_view(visit, view.batch.id)
         if view.now.progress.status is not first:
             yield _event("reload", "")

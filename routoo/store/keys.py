@@ -133,6 +133,12 @@ async def get(conn: AsyncConnection, key_id: UUID) -> KeyRecord:
     return found[0]
 
 
+async def is_valid(conn: AsyncConnection, key_id: UUID) -> bool:
+    """Return whether a key was not revoked."""
+    query = "SELECT FROM api_keys WHERE id = %s AND revoked_at IS NULL"
+    return bool((await conn.execute(query, [key_id])).rowcount)
+
+
 async def revoke(conn: AsyncConnection, name: str) -> bool:
     """Let a key open nothing any more; its batches go on.
 

@@ -64,6 +64,19 @@ async def test_without_a_predictor_no_worker_is_started_and_the_work_ends(
     assert not stack.is_started
 
 
+async def test_a_named_checkpoint_that_living_workers_would_not_use_is_refused(
+    db: Database, stack: LocalStack
+) -> None:
+    stack.named_checkpoint = True
+    await stack.check_named_checkpoint(db)  # no worker lives: it is for those that are started
+    await report(db, "scorer", "dispatcher")
+    with pytest.raises(CheckpointError, match="workers run already") as refused:
+        await stack.check_named_checkpoint(db)
+    assert refused.value.exit_code == 2
+    stack.named_checkpoint = False
+    await stack.check_named_checkpoint(db)
+
+
 async def test_a_worker_that_ends_or_is_silent_lives_no_more(db: Database) -> None:
     await report(db, "scorer", "dispatcher", "beat")
     assert await live_roles(db) == {"scorer", "dispatcher", "beat"}

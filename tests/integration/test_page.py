@@ -243,6 +243,25 @@ async def test_a_key_sees_its_own_batches_and_does_what_its_scopes_allow(
     assert await status(db, mine) is BatchStatus.IN_PROGRESS
 
 
+async def test_a_session_ends_with_the_key_that_opened_it(
+    db: Database, database_url: str, tmp_path: Path
+) -> None:
+    secret = keys.new_secret()
+    async with db.transaction() as conn:
+        await keys.add(conn, "writer", secret, [Scope.ADMIN], None)
+    batch_id = await submit(db, 1)
+    async with page_of(database_url, tmp_path, key=secret) as page:
+        await page.read("/batches")
+        async with db.transaction() as conn:
+            await keys.revoke(conn, "writer")
+        for path in ("/batches", f"/batches/{batch_id}/events", "/endpoints"):
+            answer = await page.http.get(path)
+            assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+        answer = await page.post(f"/batches/{batch_id}/pause")
+        assert answer.headers["location"] == "/login"
+    assert await status(db, batch_id) is BatchStatus.IN_PROGRESS
+
+
 async def test_a_plan_for_another_budget_belongs_to_the_key_of_its_batch(
     db: Database, database_url: str, tmp_path: Path
 ) -> None:
