@@ -16,8 +16,8 @@ from routoo.client.access import check_variables
 from routoo.client.failures import error_of_response, unreadable
 from routoo.client.formats.wire_format import SentCall, encode_json
 from routoo.client.http import MAX_ANSWER_BYTES, HttpClient, HttpReply, decode_json
+from routoo.client.limiter.account_exchange import LimitSync
 from routoo.client.limiter.endpoint_limiter import EndpointLimiter, WaitingCall, admit_to_any
-from routoo.client.limiter.limit_sync import LimitSync
 from routoo.client.model_endpoints import ModelEndpoint, ModelEndpoints
 from routoo.client.ratelimit_headers import read_rate_limits
 from routoo.client.stream import AnswerStream

@@ -1,7 +1,18 @@
-"""Prepares a limiter's reports to its endpoint's shared account, and keeps the grants it gets."""
+"""Exchanges reports on calls for grants, with the accounts that processes share.
 
+`AccountExchange` prepares the reports of one endpoint's limiter and keeps the grants that it gets;
+`LimitSync` makes the exchange for all limiters of the process.
+"""
+
+import asyncio
+import contextlib
+import math
 from collections import deque
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
+from typing import Protocol
+
+import structlog
 
 from routoo.client.ratelimit_headers import PeriodLimit
 from routoo.errors import (
@@ -9,9 +20,11 @@ from routoo.errors import (
     EndpointError,
     EndpointUnavailableError,
     RateLimitedError,
+    StoreError,
 )
 from routoo.limits.records import CallCounts, Correction, EndpointLimits, EndpointReport, Grant
 from routoo.limits.sliding_window import USE_WITHIN_S
+from routoo.ports import SharedLimits
 
 _NO_CALLS = CallCounts()
 _BUG = 500
@@ -21,6 +34,9 @@ _IDLE_S = 2.0
 _START_AHEAD = 2
 """Calls asked for, as a multiple of those that started since the last report."""
 _MEAN_WEIGHT = 0.05
+_LEAST_INTERVAL_S = 0.02
+_RETRY_S = 1.0
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -265,3 +281,79 @@ class AccountExchange:
         self.report_at_s = self.reported_at_s + grant.report_again_s
         self._holds_slots = grant.slots > 0
         self.grants.add(grant, self._wanted, self.reported_at_s)
+
+
+class Reporter(Protocol):
+    """What takes part in exchanges: a limiter."""
+
+    @property
+    def due_at_s(self) -> float | None:
+        """When its next report is due, by the loop's clock; None where there is none."""
+        ...
+
+    def report(self) -> EndpointReport:
+        """Return its next report."""
+        ...
+
+    def accept(self, grant: Grant) -> None:
+        """Take in what the account answered to the latest report."""
+        ...
+
+
+class LimitSync:
+    """Exchanges reports for grants, in one request for all limiters whose report is due.
+
+    Args:
+        limits: The shared accounts.
+        limiters: Returns the limiters that there are.
+    """
+
+    def __init__(self, limits: SharedLimits, limiters: Callable[[], Collection[Reporter]]) -> None:
+        self._limits, self._limiters = limits, limiters
+        self._wake = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look for due reports at once, because a call waits."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Exchange until cancelled."""
+        while True:
+            try:
+                await self._round()
+            except Exception:  # noqa: BLE001 - if this task ended, all calls would wait for ever
+                _log.exception("limits.failed")
+                await asyncio.sleep(_RETRY_S)
+
+    async def _round(self) -> None:
+        now_s = asyncio.get_running_loop().time
+        self._wake.clear()
+        due = [limiter for limiter in self._limiters() if self._due_at_s(limiter) <= now_s()]
+        if due:
+            await self._exchange(due)
+            await asyncio.sleep(_LEAST_INTERVAL_S)
+        next_s = min(map(self._due_at_s, self._limiters()), default=math.inf)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(None if next_s == math.inf else next_s):
+                await self._wake.wait()
+
+    async def close(self) -> None:
+        """Give every slot back, so that other processes need not wait for the leases to expire."""
+        holding = [limiter for limiter in self._limiters() if limiter.due_at_s is not None]
+        if holding:
+            await self._exchange(holding)
+
+    @staticmethod
+    def _due_at_s(limiter: Reporter) -> float:
+        return math.inf if limiter.due_at_s is None else limiter.due_at_s
+
+    async def _exchange(self, due: Collection[Reporter]) -> None:
+        try:
+            grants = await self._limits.exchange([limiter.report() for limiter in due])
+        except StoreError as error:
+            # Slots are leased: they expire, and no call starts before the next exchange.
+            _log.warning("limits.not_renewed", reason=str(error))
+            await asyncio.sleep(_RETRY_S)
+            return
+        for limiter, grant in zip(due, grants, strict=True):
+            limiter.accept(grant)

@@ -5,7 +5,7 @@ from typing import Literal
 
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
-from routoo.selector.solvers.dual_ascent.solver import solve_dual_ascent
+from routoo.selector.solvers.dual_ascent import solve_dual_ascent
 from routoo.selector.solvers.lagrangian.solver import solve_lagrangian
 
 SolverName = Literal["lagrangian", "milp"]

@@ -15,7 +15,7 @@ from scipy.sparse import csr_array
 from routoo.errors import InputError
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Proof, Solution, SolveStatus, conclude, infeasible
-from routoo.selector.solvers.dual_ascent.solver import advise_limits_to_relax, keeps_limits
+from routoo.selector.solvers.dual_ascent import advise_limits_to_relax, keeps_limits
 from routoo.selector.solvers.programme import Programme
 
 MAX_PAIRS = 500_000

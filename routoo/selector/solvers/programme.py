@@ -1,7 +1,8 @@
 """States a problem with several limits as one programme: gains to maximise, resources drawn.
 
 Maximise the sum of gains so that every resource's draws stay within its limit. A quality target
-reads as a resource too: minus the quality may be at most minus the target.
+reads as a resource too: minus the quality may be at most minus the target. At given prices of the
+resources each job's best choice is found by itself, which bounds what any choice gains (the dual).
 """
 
 import math
@@ -11,7 +12,7 @@ from fractions import Fraction
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64, Int, Int16
 
 from routoo.selector.option_table import OptionTable
 from routoo.selector.problem import Problem
@@ -129,6 +130,47 @@ class Programme:
             return np.ones(len(jobs))
         draws: Float64[np.ndarray, " served"] = item.use[jobs, choice[jobs]].astype(np.float64)
         return draws
+
+
+@dataclass(frozen=True, slots=True)
+class DualPoint:
+    """The choice of all jobs at some prices, and the dual's value there."""
+
+    prices: Float64[np.ndarray, " resources"]
+    """Objective per unit of each resource's scale."""
+    choice: Int16[np.ndarray, " jobs"]
+    """-1 where no model is allowed."""
+    drawn: Float64[np.ndarray, " resources"]
+    """In units of the resources' scales."""
+    bound: float
+    """The dual's value: no choice within the limits gains more."""
+
+
+def evaluate_dual(programme: Programme, prices: Float64[np.ndarray, " resources"]) -> DualPoint:
+    """Let every job choose at the prices, in one pass."""
+    choice = np.empty(programme.table.jobs, dtype=np.int16)
+    drawn = np.zeros(len(prices))
+    total = 0.0
+    for part, block in programme.blocks():
+        value = block.value(prices)
+        column = value.argmax(axis=0)
+        rows = np.arange(len(column))
+        taken = value[column, rows]
+        served = np.isfinite(taken)
+        total += float(taken[served].sum())
+        drawn += block.draw[:, column, rows].sum(axis=1)
+        choice[part] = np.where(served, column, -1)
+    bound = total + float(prices @ programme.targets)
+    return DualPoint(prices, choice, drawn, bound)
+
+
+def least_gain(programme: Programme) -> float:
+    """Return the least gain of any choice; a dual below it proves that the limits can't hold."""
+    least = 0.0
+    for _, block in programme.blocks():
+        lowest = np.where(np.isneginf(block.gain), np.inf, block.gain).min(axis=0)
+        least += float(lowest[np.isfinite(lowest)].sum())
+    return least
 
 
 def _resources(problem: Problem) -> Iterator[Resource]:

@@ -1,1 +1,0 @@
-"""Solves problems with several limits: finds prices of all limits, then repairs the choice."""
