@@ -56,6 +56,8 @@ _CONNECTIONS_PER_TASK = 3
 """Two for the stage's writes, one for its lease; shards that are urgent share them."""
 _URGENT_PER_TICK = 2
 """Looks for urgent shards in one recovery interval."""
+_SELECTIONS = 2
+"""Selections that a dispatcher works on beside its threads."""
 _CONNECTIONS_PER_PROCESS = 2
 """One for the endpoints' accounts, one to spare."""
 _DRAIN_MARGIN_S = 2.0
@@ -293,13 +295,18 @@ def _start_beat(app: Celery, settings: Settings, runtime: Runtime, exits: ExitSt
 def _taking_urgent(app: Celery, settings: Settings, runtime: Runtime) -> Iterator[None]:
     """Work on urgent shards beside those of messages; in the end wait for them."""
 
-    async def start() -> "asyncio.Task[None]":
-        return asyncio.create_task(
-            runtime.worker.take_urgent(
-                partial(publish, app),
-                most=settings.dispatch_threads,
-                interval_s=settings.recovery_interval_s / _URGENT_PER_TICK,
-            )
+    async def take(stage: Stage, most: int) -> None:
+        await runtime.worker.take_urgent(
+            partial(publish, app),
+            stages=[stage],
+            most=most,
+            interval_s=settings.recovery_interval_s / _URGENT_PER_TICK,
+        )
+
+    async def start() -> "asyncio.Future[tuple[None, None]]":
+        # Apart: a selection never waits for dispatch shards.
+        return asyncio.gather(
+            take(Stage.SELECT, _SELECTIONS), take(Stage.DISPATCH, settings.dispatch_threads)
         )
 
     async def stop() -> None:

@@ -10,9 +10,8 @@ DEFAULT_PATIENCE_S = 900.0
 """How long a job without a deadline waits for its model, in seconds."""
 SHORT_WAIT_S = 10.0
 """A pause up to this is waited for even by jobs that rather fall back, in seconds."""
-_DENIAL_WAIT_S = 40.0
-"""A denial is watched for so long, in seconds: a probe after 30 s sends its job to another model,
-and if all deny, the batch is paused."""
+_LONG_OUTAGE_S = 5.0
+"""An outage or a denial that lasts longer is not waited for by a worker, in seconds."""
 _MOST_RESERVE_S = 60.0
 _RESERVE_SHARE = 0.2
 
@@ -43,9 +42,7 @@ class Absence:
     @property
     def is_long(self) -> bool:
         """Whether it is worth giving a worker back meanwhile."""
-        is_denied = self.reason is AbsenceReason.DENIED
-        longest_s = _DENIAL_WAIT_S if is_denied else SHORT_WAIT_S
-        return self.lasted_s > longest_s or (self.rest_s or 0.0) > SHORT_WAIT_S
+        return self.lasted_s > _LONG_OUTAGE_S or (self.rest_s or 0.0) > SHORT_WAIT_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +66,31 @@ class Patience:
         rest_s = absence.rest_s or 0.0
         if self.on_unavailable is OnUnavailable.FALLBACK and has_other:
             return absence.rest_s is not None and rest_s <= SHORT_WAIT_S
-        default_s = DEFAULT_PATIENCE_S if left_s is None else math.inf
-        patience_s = default_s if self.patience_s is None else self.patience_s
         if left_s is not None and has_other:
-            whole_s = left_s + absence.lasted_s
-            reserve_s = min(_MOST_RESERVE_S, _RESERVE_SHARE * whole_s)
+            reserve_s = _reserve_s(absence, left_s)
             if rest_s > left_s - reserve_s or left_s <= reserve_s:
                 return False
-        return (rest_s or absence.lasted_s) <= patience_s
+        return (rest_s or absence.lasted_s) <= self._longest_s(left_s)
+
+    def ends_s(self, absence: Absence, left_s: float | None, *, has_other: bool) -> float:
+        """Return after how many seconds a job that waits has something else to do, at most.
+
+        Args:
+            absence: As for `waits`, which is true.
+            left_s: As for `waits`.
+            has_other: As for `waits`.
+        """
+        ends_s = absence.rest_s or self._longest_s(left_s) - absence.lasted_s
+        if left_s is not None:
+            kept_s = _reserve_s(absence, left_s) if has_other else 0.0
+            ends_s = min(ends_s, left_s - kept_s)
+        return max(0.0, ends_s)
+
+    def _longest_s(self, left_s: float | None) -> float:
+        default_s = DEFAULT_PATIENCE_S if left_s is None else math.inf
+        return default_s if self.patience_s is None else self.patience_s
+
+
+def _reserve_s(absence: Absence, left_s: float) -> float:
+    """Return the time before a deadline that is left for another model, in seconds."""
+    return min(_MOST_RESERVE_S, _RESERVE_SHARE * (left_s + absence.lasted_s))

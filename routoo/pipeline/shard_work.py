@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from routoo.errors import (
     StaleLeaseError,
     StoreError,
 )
-from routoo.store import batches, leases, shards
+from routoo.store import batches, leases, put_off, shards
 from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from routoo.store.shards import Done, Failed, HandedBack, WorkOutcome
@@ -96,15 +96,23 @@ class ShardWorker:
             return ShardOutcome()
 
     async def take_urgent(
-        self, publish: Callable[[Sequence[ShardKey]], None], *, most: int, interval_s: float
+        self,
+        publish: Callable[[Sequence[ShardKey]], None],
+        *,
+        stages: Collection[Stage],
+        most: int,
+        interval_s: float,
     ) -> None:
         """Take shards that must not wait for their turn in the queue, until the worker stops.
 
         They hold no thread: so selections, shards of dead workers, and batches whose endpoint works
         go on though every thread waits for another endpoint.
 
+        Those that were put off become due here.
+
         Args:
             publish: Publishes messages; is called in a thread.
+            stages: The stages to look at.
             most: Shards worked on at once.
             interval_s: Time between two looks, in seconds.
         """
@@ -116,7 +124,9 @@ class ShardWorker:
                 _log.error("shard.not_taken", exc_info=error)
 
         while not self.stop.is_set():
-            for key in await self._urgent(most - len(taken)):
+            if Stage.DISPATCH in stages and (due := await self._make_due()):
+                await asyncio.to_thread(publish, due)
+            for key in await self._urgent(stages, most - len(taken)):
                 task = asyncio.create_task(self._take(key, publish))
                 taken.add(task)
                 task.add_done_callback(forget)
@@ -137,12 +147,20 @@ class ShardWorker:
         async with self.db.transaction() as conn:
             return await leases.abandoned(conn, stage)
 
-    async def _urgent(self, most: int) -> list[ShardKey]:
+    async def _make_due(self) -> list[ShardKey]:
+        try:
+            async with self.db.transaction() as conn:
+                return await put_off.make_due(conn)
+        except StoreError as error:
+            _log.warning("shards.not_made_due", reason=str(error))
+            return []
+
+    async def _urgent(self, stages: Collection[Stage], most: int) -> list[ShardKey]:
         if most < 1:
             return []
         try:
             async with self.db.transaction() as conn:
-                return await leases.urgent(conn, list(self.stages), most)
+                return await leases.urgent(conn, stages, most)
         except StoreError as error:
             _log.warning("shards.not_looked_for", reason=str(error))
             return []

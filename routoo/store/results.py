@@ -175,7 +175,8 @@ async def _share(conn: AsyncConnection, lease: Lease, originals: list[int]) -> i
 # whose jobs have no deadline are never looked at.
 _WATCHED = b"""
     SELECT batch_id, shard_no, statement_timestamp() FROM shards
-    WHERE stage = 'dispatch' AND state = 'ready' AND next_deadline <= statement_timestamp()
+    WHERE stage = 'dispatch' AND state IN ('ready', 'blocked')
+      AND next_deadline <= statement_timestamp()
       AND batch_id IN (SELECT id FROM batches WHERE status IN ('in_progress', 'paused'))
     FOR UPDATE SKIP LOCKED
 """
@@ -282,7 +283,7 @@ async def share_all(conn: AsyncConnection, batch_id: UUID) -> None:
 
 
 async def expire_waiting(conn: AsyncConnection) -> int:
-    """End the jobs past their deadline whose shards wait for endpoints, money or a free worker.
+    """End the jobs past their deadline whose shards wait: for a plan, endpoints, money, a worker.
 
     Shards at work end such jobs themselves. Call it about once a second.
 

@@ -12,9 +12,10 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, Lease, ShardKey, ShardState, Stage
 from routoo.errors import StoreError
-from routoo.store import batches, leases, lost_calls, predictions, results
+from routoo.store import batches, leases, lost_calls, predictions, put_off, results
 from routoo.store.batches import control, plans
 from routoo.store.encoding import storable
+from routoo.store.put_off import WaitsFor
 
 _UNOWNED = "owner = NULL, lease_expires_at = NULL"
 _NEXT_STAGE = {Stage.SCORE: Stage.SELECT, Stage.SELECT: Stage.DISPATCH}
@@ -31,6 +32,8 @@ class HandedBack:
 
     wait_s: float | None = None
     """No worker gets the shard before so many seconds have passed; None = at once."""
+    waits_for: WaitsFor | None = None
+    """What ends that wait earlier; None = nothing does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +89,8 @@ async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> F
     match outcome:
         case Done():
             finished = await _complete(conn, lease, status)
-        case HandedBack(wait_s):
-            finished = await _hand_back(conn, lease, wait_s)
+        case HandedBack():
+            finished = await _hand_back(conn, lease, outcome)
         case Failed():
             finished = await _fail(conn, lease, outcome)
     if status is BatchStatus.CANCELLING:
@@ -106,6 +109,8 @@ async def _complete(conn: AsyncConnection, lease: Lease, status: BatchStatus) ->
         await plans.finish_planning(conn, batch_id)
     else:
         await conn.execute(_UNBLOCK[stage], {"batch_id": batch_id})
+        if stage is Stage.SELECT:  # jobs that waited for a model may have another one now
+            await put_off.end_waits(conn, batch_id)
     if stage is not Stage.SCORE:  # a re-plan's select shard may be the last one open
         await batches.finish_if_done(conn, batch_id)
     if stage is Stage.DISPATCH:
@@ -127,13 +132,21 @@ _UNBLOCK = {
 }
 
 
-async def _hand_back(conn: AsyncConnection, lease: Lease, wait_s: float | None) -> FinishedShard:
+async def _hand_back(conn: AsyncConnection, lease: Lease, outcome: HandedBack) -> FinishedShard:
     changes = f"state = 'ready', {_UNOWNED}, attempts = greatest(attempts - 1, 0)"
-    if wait_s is None:
+    if outcome.wait_s is None:
         await leases.update_owned(conn, lease, changes)
         return FinishedShard(ready=(lease.key,))
-    changes += ", not_before = clock_timestamp() + make_interval(secs => %(wait_s)s)"
-    await leases.update_owned(conn, lease, changes, wait_s=wait_s)
+    changes += (
+        ", not_before = clock_timestamp() + make_interval(secs => %(wait_s)s),"
+        " waits_for = %(endpoints)s, waits_usd = %(usd)s"
+    )
+    waits_for = outcome.waits_for
+    endpoints = None if waits_for is None else sorted(waits_for.endpoints)
+    usd = None if waits_for is None else waits_for.usd
+    await leases.update_owned(
+        conn, lease, changes, wait_s=outcome.wait_s, endpoints=endpoints, usd=usd
+    )
     return FinishedShard()
 
 

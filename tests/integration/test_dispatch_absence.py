@@ -3,20 +3,24 @@
 import asyncio
 import time
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.batch_options import CallOptions, OnUnavailable
-from routoo.domain.job import SLA
+from routoo.domain.job import SLA, Lease, ShardKey, Stage
 from routoo.errors import EndpointDeniedError
-from routoo.store import results, shards
-from routoo.store.batches import control
+from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
+from routoo.pipeline.shard_work import ShardWorker, StageWork
+from routoo.store import leases, put_off, results, shards
+from routoo.store.batches import BatchRecord, control
 from routoo.store.database import Database
-from routoo.store.endpoint_limits import DatabaseLimits
+from routoo.store.endpoint_limits import DatabaseLimits, hold
 from tests import batch_factory
 from tests.dispatch_factory import (
+    PRICES,
     claim,
     dispatch,
     dispatch_to_outcome,
@@ -33,6 +37,15 @@ pytestmark = pytest.mark.anyio
 AWAY = {"faults": [{"kind": "status", "status": 503}]}
 PAUSED = {"faults": [{"kind": "rate_limit", "retry_after": "3600"}]}
 DENIED = {"faults": [{"kind": "status", "status": 401, "message": "no such key"}]}
+SET_BREAKER = (
+    "UPDATE endpoints SET account = jsonb_set(jsonb_set(account, '{breaker}',"
+    " account->'breaker' || '{\"prober\": null}'), '{breaker,open_until_s}', to_jsonb(%s::float8))"
+)
+
+
+async def release(db: Database, lease: Lease) -> None:
+    async with db.transaction() as conn:
+        await shards.finish(conn, lease, shards.HandedBack())
 
 
 async def answering(db: Database) -> list[tuple[Any, ...]]:
@@ -119,7 +132,8 @@ async def test_jobs_of_a_shard_that_was_handed_back_expire_on_time(db: Database)
         deadline = datetime.now(UTC) + timedelta(seconds=30)
         lease = await prepare(db, pool_of(server), 5, model="large", sla=SLA(deadline=deadline))
         outcome = await dispatch_to_outcome(db, lease)
-        assert outcome == shards.HandedBack(5.0)
+        assert isinstance(outcome, shards.HandedBack)
+        assert outcome.waits_for is not None
         async with db.transaction() as conn:
             await shards.finish(conn, lease, outcome)
             assert await results.expire_waiting(conn) == 0
@@ -145,6 +159,163 @@ async def test_rows_of_a_shard_that_no_worker_is_free_for_expire_at_their_own_de
     assert await rows(db, watched) == [(second,)]
     async with db.transaction() as conn:
         assert await results.expire_waiting(conn) == 0
+
+
+async def test_rows_expire_at_their_own_deadlines_while_their_batch_is_being_scored(
+    db: Database,
+) -> None:
+    slas = [SLA(), SLA(deadline=datetime.now(UTC) - timedelta(seconds=1))]
+    batch_id = await batch_factory.submit(db, 2, shard_size=2, slas=slas)
+    async with db.transaction() as conn:
+        assert await results.expire_waiting(conn) == 1
+    assert await rows(db, "SELECT job_no, status FROM results") == [(1, "expired")]
+    await batch_factory.score(db, batch_id)
+    await select(db, batch_id)
+    assert await rows(db, "SELECT job_no, status FROM results") == [(1, "expired")]
+
+
+async def test_a_shard_whose_endpoint_is_away_is_due_when_it_may_be_probed(
+    db: Database,
+) -> None:
+    async with FakeServer({"models": {"*": AWAY}}) as server:
+        lease = await prepare(db, pool_of(server, {"small": PRICES["small"]}), 20)
+        outcome = await dispatch_to_outcome(db, lease, shared=True)
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, outcome)
+            await conn.execute(SET_BREAKER, [time.time() + 60])
+            assert await put_off.make_due(conn) == []
+            await conn.execute(SET_BREAKER, [time.time() - 1])
+            assert await put_off.make_due(conn) == [lease.key]
+            assert await put_off.make_due(conn) == []  # it is due already, and will probe
+        again = await claim(db, lease.key)
+        server.set_script({"models": {"*": {}}})
+        assert await dispatch(db, again, shared=True)
+
+
+async def test_all_shards_are_due_once_their_endpoint_answers_or_their_batch_is_resumed(
+    db: Database,
+) -> None:
+    batch_id = await batch_factory.submit(db, 6, shard_size=2)
+    await batch_factory.score(db, batch_id)
+    await batch_factory.select(db, batch_id)
+    keys = [ShardKey(batch_id, Stage.DISPATCH, number) for number in range(3)]
+
+    async def put_all_off() -> None:
+        for key in keys:
+            lease = await claim(db, key)
+            async with db.transaction() as conn:
+                waits_for = put_off.WaitsFor(frozenset({"a", "b"}))
+                await shards.finish(conn, lease, shards.HandedBack(100.0, waits_for))
+
+    async with db.transaction() as conn:
+        for name in ("a", "b"):
+            await hold(conn, name, held=True)
+    await put_all_off()
+    async with db.transaction() as conn:
+        assert await put_off.make_due(conn) == []
+        assert await leases.due(conn, Stage.DISPATCH, 10) == []
+        await hold(conn, "b", held=False)
+        assert await put_off.make_due(conn) == keys
+        assert await leases.due(conn, Stage.DISPATCH, 10) == keys
+        await hold(conn, "b", held=True)
+    await put_all_off()
+    async with db.transaction() as conn:
+        assert await put_off.make_due(conn) == []
+        await control.resume(conn, batch_id)
+        assert await leases.due(conn, Stage.DISPATCH, 10) == keys
+
+
+async def test_a_shard_that_waits_for_money_is_due_when_its_batch_has_it(db: Database) -> None:
+    batch_id = await batch_factory.submit(db, 2, shard_size=2, budget_usd=Decimal(1))
+    await batch_factory.score(db, batch_id)
+    await batch_factory.select(db, batch_id)
+    lease = await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0))
+    async with db.transaction() as conn:
+        waits_for = put_off.WaitsFor(usd=Decimal("0.4"))
+        await shards.finish(conn, lease, shards.HandedBack(60.0, waits_for))
+        await conn.execute("UPDATE ledgers SET reserved_usd = 0.7")
+        assert await put_off.make_due(conn) == []
+        await conn.execute("UPDATE ledgers SET reserved_usd = 0.6")
+        assert await put_off.make_due(conn) == [lease.key]
+
+
+async def test_a_healthy_batch_is_not_delayed_by_more_paused_shards_than_there_are_threads(
+    db: Database,
+) -> None:
+    script = {"models": {"large": PAUSED, "small": {"latency_s": 0.05}}}
+    async with FakeServer(script) as server, ChatEndpoints(limits=DatabaseLimits(db)) as client:
+        options = CallOptions(patience_s=7200.0)
+        for _ in range(12):
+            lease = await prepare(db, pool_of(server), 20, model="large", call_options=options)
+            await release(db, lease)
+        healthy = await prepare(db, pool_of(server), 40)
+        await release(db, healthy)
+
+        async def call(lease: Lease, batch: BatchRecord) -> shards.WorkOutcome:
+            stop = asyncio.Event()
+            return await dispatch_shard(
+                db, client, lease, batch, options=DispatchOptions(), stop=stop
+            )
+
+        stages = {Stage.DISPATCH: StageWork(call)}
+        me = ShardWorker(db, "me", stages, lease_s=60.0, max_failures=5)
+        async with db.transaction() as conn:
+            queue = await leases.due(conn, Stage.DISPATCH, 100)
+        assert queue.pop() == healthy.key
+
+        async def thread() -> None:
+            while queue:
+                await me.handle(queue.pop(0))
+
+        async with asyncio.timeout(60):
+            await asyncio.gather(thread(), thread())  # all paused shards let go of their threads
+            await me.handle(healthy.key)
+        assert await answering(db) == [("small", "succeeded", None, 40)]
+        waiting = "SELECT count(*) FROM shards WHERE not_before > now() + interval '60 s'"
+        assert await rows(db, waiting) == [(12,)]
+
+
+async def test_a_cancelled_batch_ends_though_its_calls_wait_for_an_endpoint_that_others_fill(
+    db: Database,
+) -> None:
+    script = {"models": {"small": {"latency_s": 30.0}}}
+    async with FakeServer(script) as server, ChatEndpoints(limits=DatabaseLimits(db)) as client:
+        other = await prepare(db, pool_of(server), 40)
+        filling = asyncio.create_task(dispatch_to_outcome(db, other, client=client))
+        await requests_at(server, 8)
+        lease = await prepare(db, pool_of(server), 30)
+        dispatching = asyncio.create_task(dispatch_to_outcome(db, lease, client=client))
+        await asyncio.sleep(1)
+        async with db.transaction() as conn:
+            await control.cancel(conn, lease.key.batch_id)
+        async with asyncio.timeout(20):  # the endpoint's calls take 30 s
+            outcome = await dispatching
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, outcome)
+        ended = "SELECT status, count(*) FROM results WHERE batch_id = %s GROUP BY 1"
+        assert await rows(db, ended, lease.key.batch_id) == [("cancelled", 30)]
+        filling.cancel()
+        await asyncio.gather(filling, return_exceptions=True)
+
+
+async def test_a_cancelled_batch_ends_at_once_what_is_not_in_flight(db: Database) -> None:
+    async with FakeServer({"models": {"small": {"latency_s": 3.0}}}) as server:
+        lease = await prepare(db, pool_of(server), 30)
+        dispatching = asyncio.create_task(dispatch_to_outcome(db, lease))
+        await requests_at(server, 8)
+        async with db.transaction() as conn:
+            await control.cancel(conn, lease.key.batch_id)
+        async with asyncio.timeout(20):
+            while not await rows(db, "SELECT FROM results"):
+                await asyncio.sleep(0.05)
+        assert not dispatching.done()
+        outcome = await dispatching
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, outcome)
+        assert await answering(db) == [
+            (None, "cancelled", None, 22),
+            ("small", "succeeded", None, 8),
+        ]
 
 
 async def test_shards_of_jobs_without_deadlines_are_never_watched_for_them(db: Database) -> None:

@@ -149,7 +149,7 @@ async def test_urgent_shards_are_taken_without_a_message(db: Database) -> None:
         me.stop.set()
 
     async with asyncio.timeout(30):
-        await me.take_urgent(publish, most=2, interval_s=0.05)
+        await me.take_urgent(publish, stages=list(Stage), most=2, interval_s=0.05)
     assert published == [ShardKey(batch_id, Stage.DISPATCH, number) for number in (0, 1)]
 
 

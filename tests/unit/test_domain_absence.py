@@ -42,6 +42,22 @@ def test_a_job_waits_as_long_as_patience_and_deadline_allow(
     assert patience.waits(absence, left_s, has_other=True) is waits
 
 
+@pytest.mark.parametrize(
+    ("patience", "absence", "left_s", "ends_s"),
+    [
+        (Patience(), away(100), None, 800),
+        (Patience(), paused(600), None, 600),
+        (Patience(patience_s=30), away(10), None, 20),
+        (Patience(), away(0), 100, 80),
+        (Patience(), away(100), 3600, 3540),
+    ],
+)
+def test_a_wait_ends_with_pause_or_patience_and_leaves_time_for_another_model(
+    patience: Patience, absence: Absence, left_s: float | None, ends_s: float
+) -> None:
+    assert patience.ends_s(absence, left_s, has_other=True) == pytest.approx(ends_s)
+
+
 def test_a_job_that_only_one_model_may_answer_waits_until_its_deadline() -> None:
     assert Patience().waits(away(100), 0.5, has_other=False)
     assert FALLBACK.waits(away(100), None, has_other=False)

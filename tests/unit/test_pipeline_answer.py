@@ -112,7 +112,7 @@ class MemoryCommit:
         self.results: list[Result] = []
         self.free: Decimal | None = None
         self.released: list[tuple[int, int]] = []
-        self.postponed: set[int] = set()
+        self.put_off: set[int] = set()
         """Jobs left pending for others; kept here because the commit outlives a run."""
 
     async def reserve(
@@ -163,7 +163,8 @@ def run(
         event = asyncio.Event()
         if closing:
             event.set()
-        answerer = Answerer(script, commit, event, 2, rng=NoJitter(0), postponed=commit.postponed)
+        answerer = Answerer(script, commit, event, 2, rng=NoJitter(0))
+        answerer.waiting.put_off = commit.put_off
         job = Job(7, "seven", BODY, sla or SLA())
         pending = PendingJob(job, models[0].name, (0.5, 0.9), (2.0, 2.0), 0, cost_usd)
         quality = {"small": 0.5, "large": 0.9}
@@ -176,20 +177,20 @@ def run(
 def test_a_job_is_postponed_when_all_its_endpoints_stay_closed() -> None:
     client, commit = Out(11.0), MemoryCommit()
     assert not run(client, commit)
-    assert (client.asked, commit.reserved, commit.results, commit.postponed) == ([], [], [], {7})
+    assert (client.asked, commit.reserved, commit.results, commit.put_off) == ([], [], [], {7})
 
 
 def test_a_job_ends_when_all_its_endpoints_were_closed_for_too_long() -> None:
     client, commit = Out(901.0), MemoryCommit()
     assert run(client, commit)
     assert (client.asked, commit.results[0].status) == ([], ResultStatus.FAILED)
-    assert commit.postponed == set()
+    assert commit.put_off == set()
 
 
 def test_a_job_is_postponed_when_no_money_comes_back_soon() -> None:
     script, commit = Script(), MemoryCommit(ReservationOutcome.RETRY_LATER)
     assert not run(script, commit)
-    assert (script.asked, commit.results, commit.postponed) == ([], [], {7})
+    assert (script.asked, commit.results, commit.put_off) == ([], [], {7})
 
 
 def test_an_answer_is_settled_with_its_result_and_its_reported_usage() -> None:

@@ -348,6 +348,17 @@ class JobAccount:
         """Return the result of the job if its deadline passes: the best kept answer, if any."""
         return self._from_kept(self._expiry())
 
+    def cancellation(self) -> Result:
+        """Return the result of the job if its batch is cancelled before a call for it starts."""
+        return Result(
+            job_no=self.job_no,
+            status=ResultStatus.CANCELLED,
+            cost_usd=self.cost_usd,
+            attempts=self.attempts,
+            error_code="cancelled",
+            error_message="The batch was cancelled before this job was answered",
+        )
+
     def _expiry(self) -> Result:
         return Result(
             job_no=self.job_no,

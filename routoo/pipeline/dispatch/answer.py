@@ -39,6 +39,7 @@ from routoo.pipeline.dispatch.reservation import CallReserver, MoneyQueue, NextS
 from routoo.pipeline.dispatch.review import Verdict, resume, review
 from routoo.pipeline.dispatch.running_batch import RunningBatch
 from routoo.pipeline.dispatch.settlement import settle_calls
+from routoo.pipeline.dispatch.waiting_jobs import WaitingJobs
 from routoo.ports import ChatClient, Permit
 
 _ABSENCE_POLL_S = 1.0
@@ -79,26 +80,22 @@ class Answerer:
     """Answers that earlier dispatches kept, by job number."""
     busy: set[int] = field(default_factory=set)
     """Numbers of the jobs that an endpoint has admitted: money may be reserved for them."""
-    postponed: set[int] = field(default_factory=set)
-    """Numbers of the jobs left pending until an endpoint works, or others free money."""
     limited_since_s: dict[str, float] = field(default_factory=dict)
     """When a model, by name, began to answer with rate limits alone, by the loop's clock."""
     rng: Random = field(default_factory=Random)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     batch: RunningBatch = field(default_factory=RunningBatch)
+    waiting: WaitingJobs = field(init=False)
     _caller: HedgedCaller = field(init=False)
     _reserver: CallReserver = field(init=False)
-    _open: int = 0
-    """Number of the jobs that are being answered."""
-    _waiting: set[int] = field(default_factory=set)
-    """Numbers of those among them whose model takes no calls for now."""
     _money: MoneyQueue = field(default_factory=MoneyQueue)
     _accounts: dict[int, JobAccount] = field(default_factory=dict)
     """By job number: a revision of the plan may start the task of a job anew."""
 
     def __post_init__(self) -> None:
+        self.waiting = WaitingJobs(self.closing, self.commit.record)
         self._reserver = CallReserver(
-            self.client, self.commit, self._money, self._check_time, self._postpone
+            self.client, self.commit, self._money, self._check_time, self.waiting.leave_for_money
         )
         self._caller = HedgedCaller(
             self.client, self.commit, self.closing, self.latencies, self.now
@@ -120,15 +117,16 @@ class Answerer:
         """
         account = self._account_of(pending)
         account.offered = account.candidates = candidates
-        self._open += 1
+        self.waiting.begin(account.job_no)
         try:
             step = await self._answer(account)
         finally:
-            self._open -= 1
-            self._waiting.discard(account.job_no)
+            self.waiting.end(account.job_no)
             self._money.leave(account.job_no)
         if step is NextStep.NEXT_MODEL:  # there is none
             self.commit.record(account.failure())
+        if step is NextStep.LEFT_PENDING:
+            self.waiting.leave(account)
         return step is not NextStep.LEFT_PENDING
 
     async def _answer(self, account: JobAccount) -> NextStep:
@@ -243,8 +241,9 @@ class Answerer:
         while (absence := self.client.absence(model)) is not None:
             account.note_error(model, _ABSENT[absence.reason], f"{model.name}: {absence.message}")
             patience = self.batch.patience_of(account.given.job.sla)
-            if not patience.waits(absence, self._left_s(account), has_other=has_other):
-                self._waiting.discard(number)
+            left_s = self._left_s(account)
+            if not patience.waits(absence, left_s, has_other=has_other):
+                self.waiting.go_on(number)
                 is_over = has_other and not self.closing.is_set()
                 return NextStep.UNAVAILABLE if is_over else self._give_up(account)
             if absence.is_long and account.kept.has_good:
@@ -252,15 +251,15 @@ class Answerer:
             step = await self._after_denial(absence, model, has_other=has_other)
             if step is not None:
                 return step
-            self._waiting.add(number)
+            ends_s = patience.ends_s(absence, left_s, has_other=has_other)
+            if self.waiting.wait_for(number, model, absence, ends_s):
+                return NextStep.LEFT_PENDING
             self._money.leave(number)  # those behind it wait for the model too, or go elsewhere
             await self._pause(min(absence.rest_s or _ABSENCE_POLL_S, _ABSENCE_POLL_S), account)
             step = self._check_time(account)
             if step is not None:
                 return step
-            if absence.is_long and len(self._waiting) >= self._open:
-                return self._postpone(account)  # all that are left wait: the worker is given back
-        self._waiting.discard(number)
+        self.waiting.go_on(number)
         return None
 
     async def _after_denial(
@@ -300,14 +299,14 @@ class Answerer:
         tokens = estimate_call_tokens(body, known)
         try:
             async with (
-                asyncio.timeout(self._left_s(account)) as waiting,
+                self.waiting.until_start(self._left_s(account)) as limit,
                 self.client.admit(known, tokens, retry=retry) as permit,
             ):
                 self.busy.add(account.job_no)
                 step = await self._before_call(account, permit, worst_case_usd)
                 if step is not None:
                     return None if step is NextStep.AGAIN else step
-                waiting.reschedule(None)  # from here on the call has a limit of its own
+                self.waiting.start(limit)
                 calls = await self._call(account, permit, worst_case_usd)
         except TimeoutError:
             return self._check_time(account)
@@ -371,11 +370,6 @@ class Answerer:
             hedge_allowed=not _exceeds_job_limit(account, 2 * worst_case_usd),
         )
         return [first] if hedge is None else [first, hedge]
-
-    def _postpone(self, account: JobAccount) -> NextStep:
-        """Leave a job pending, so that it holds no worker while it can't be answered."""
-        self.postponed.add(account.job_no)
-        return NextStep.LEFT_PENDING
 
     async def _back_off(self, account: JobAccount, attempt: int, error: EndpointError) -> None:
         """Wait before the next attempt, if there is one."""

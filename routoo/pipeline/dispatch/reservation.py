@@ -81,8 +81,8 @@ class CallReserver:
     """The jobs that wait for money."""
     check_time: Callable[[JobAccount], NextStep | None]
     """Returns None while the shard is open and the job's deadline has not passed."""
-    postpone: Callable[[JobAccount], NextStep]
-    """Leaves a job pending, so that it holds no worker while it can't be answered."""
+    leave_for_money: Callable[[int, Decimal], None]
+    """Notes that a job is left pending until others free so many USD."""
 
     async def reserve_and_start(
         self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
@@ -127,7 +127,8 @@ class CallReserver:
         if outcome is ReservationOutcome.GRANTED:
             return None
         if outcome is ReservationOutcome.RETRY_LATER and not account.kept.has_good:
-            return self.postpone(account)
+            self.leave_for_money(account.job_no, worst_case_usd)
+            return NextStep.LEFT_PENDING
         if await self._lower_limit(account, model):
             return NextStep.AGAIN
         account.note_error(

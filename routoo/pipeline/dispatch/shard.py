@@ -31,10 +31,8 @@ from routoo.store import assignments, batches, budget, endpoint_behaviour, jobs,
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.database import Database
 from routoo.store.lost_calls import write_off
-from routoo.store.shards import Done, HandedBack, WorkOutcome
+from routoo.store.shards import Done, WorkOutcome
 
-_POSTPONE_S = 5.0
-"""Time until a shard with jobs that wait for endpoints or money is handed out again, in seconds."""
 _POLL_S = 0.5
 """How often a shard's dispatch reads its batch, in seconds."""
 _log = structlog.get_logger(__name__)
@@ -102,10 +100,7 @@ async def dispatch_shard(
         dispatch = _Dispatch(db, lease, batch, answerer, options, stop)
         tasks = await dispatch.run(loaded.pending, loaded.revision)
     await log_budget_used(db, batch.id)
-    if tasks.all_answered:
-        return Done()
-    is_waiting = answerer.postponed and not answerer.closing.is_set()
-    return HandedBack(_POSTPONE_S if is_waiting else None)
+    return Done() if tasks.all_answered else answerer.waiting.outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +196,7 @@ class JobTasks:
                 task.cancel()  # it waits in a queue, and has nothing reserved
                 moved += 1
             self._choices[number] = job.model, job.probe
+            self._answerer.waiting.begin(number)
             self._tasks[number] = self._group.create_task(self._answerer.answer(job, candidates))
         return moved
 
@@ -228,23 +224,28 @@ class _Dispatch:
 
     async def run(self, pending: Sequence[PendingJob], revision: int) -> JobTasks:
         """Answer jobs until each has ended, while the batch and the clock are watched."""
-        closing = self.answerer.closing
         try:
             async with asyncio.TaskGroup() as watchers:
                 async with asyncio.TaskGroup() as group:
                     tasks = JobTasks(self.answerer, group)
                     tasks.assign(pending, rank_candidates(self.batch, pending))
-                    on_revision = partial(self._follow_plan, tasks)
-                    following = follow_batch(self.db, self.batch.id, revision, closing, on_revision)
                     watching = (
-                        watchers.create_task(following),
+                        watchers.create_task(self._follow_batch(tasks, revision)),
                         watchers.create_task(self._watch_clock(tasks)),
+                        watchers.create_task(self.answerer.waiting.end_starts()),
                     )
                 for watch in watching:
                     watch.cancel()
         except BaseExceptionGroup as group_error:
             raise _first(group_error) from group_error
         return tasks
+
+    async def _follow_batch(self, tasks: JobTasks, revision: int) -> None:
+        """Follow the batch; if it is cancelled, end what is not in flight at once."""
+        on_revision, closing = partial(self._follow_plan, tasks), self.answerer.closing
+        status = await follow_batch(self.db, self.batch.id, revision, closing, on_revision)
+        if status is BatchStatus.CANCELLING:
+            self.answerer.waiting.cancel_left()
 
     async def _follow_plan(self, tasks: JobTasks) -> None:
         """Assign the newest plan's models to the jobs that wait for their first call."""
@@ -282,7 +283,7 @@ async def follow_batch(
     revision: int,
     closing: asyncio.Event,
     on_revision: Callable[[], Awaitable[object]],
-) -> None:
+) -> BatchStatus:
     """Poll a batch until its dispatch closes.
 
     A poll is three small queries. So a cancelled batch makes its last call well within two seconds,
@@ -295,9 +296,13 @@ async def follow_batch(
         closing: Is set once the batch is paused, cancelled or failed.
         on_revision: Awaited whenever the batch has a newer plan.
 
+    Returns:
+        The batch's state when it was read last.
+
     Raises:
         StoreError: The batch can't be read.
     """
+    status = BatchStatus.IN_PROGRESS
     while not closing.is_set():
         # While the database is away no call is sent, since none can be reserved.
         with suppress(DatabaseUnavailableError):
@@ -312,6 +317,7 @@ async def follow_batch(
             await log_budget_used(db, batch_id)
         with suppress(TimeoutError):
             await asyncio.wait_for(closing.wait(), _POLL_S)
+    return status
 
 
 async def log_budget_used(db: Database, batch_id: UUID) -> None:

@@ -19,6 +19,7 @@ from routoo.pipeline.select.eligibility import can_wait
 from routoo.store import endpoint_behaviour, jobs, ledger, provider_batches
 from routoo.store.batches.records import BatchRecord
 from routoo.store.lost_calls import write_off
+from routoo.store.put_off import WaitsFor
 from routoo.store.shards import Done, HandedBack, WorkOutcome
 
 _ENDING = {BatchStatus.CANCELLING, BatchStatus.FAILED}
@@ -57,7 +58,8 @@ class ProviderChannel:
         if isinstance(outcome, Done):
             return outcome if wait_s is None else HandedBack(wait_s)
         if _has_channel(batch) and await self._is_any_open(batch):
-            return HandedBack(self.tracker.options.poll_s)  # its rows may free money
+            # Its rows may free money.
+            return HandedBack(self.tracker.options.poll_s, _waits_for(outcome))
         return outcome
 
     async def _is_any_open(self, batch: BatchRecord) -> bool:
@@ -116,6 +118,10 @@ class ProviderChannel:
                         await provider_batches.prepare(conn, lease, model.name, calls)
                         prepared += 1
         return prepared
+
+
+def _waits_for(outcome: WorkOutcome) -> WaitsFor | None:
+    return outcome.waits_for if isinstance(outcome, HandedBack) else None
 
 
 def _has_channel(batch: BatchRecord) -> bool:

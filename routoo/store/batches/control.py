@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
-from routoo.store import batches, provider_batches, results
+from routoo.store import batches, provider_batches, put_off, results
 from routoo.store.endpoint_limits import open_denied
 from routoo.store.lost_calls import write_off_batch
 
@@ -63,13 +63,15 @@ async def resume(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
     await conn.execute("UPDATE batches SET error = NULL WHERE id = %s", [batch_id])
     batch = await batches.get(conn, batch_id)
     await open_denied(conn, batch.pool)
+    await put_off.end_waits(conn, batch_id)
     return before
 
 
 async def cancel(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
     """Let no further work start for good. A batch that is over already stays as it is.
 
-    `end_cancelled` ends it once nothing is in flight; call it until it says so.
+    Jobs that no worker or provider holds end at once, and dispatchers end those of which no call is
+    in flight. `end_cancelled` ends the batch once nothing is in flight; call it until it says so.
 
     Returns:
         The state before.
@@ -80,6 +82,7 @@ async def cancel(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
     before = await batches.lock(conn, batch_id)
     if before in _CANCELLABLE:
         await _set(conn, batch_id, BatchStatus.CANCELLING)
+        await _save_results(conn, batch_id, _IS_IDLE)
         await provider_batches.make_due(conn, batch_id)
     return before
 
@@ -211,9 +214,24 @@ async def _is_at_work(conn: AsyncConnection, batch_id: UUID) -> bool:
     return cursor.rowcount > 0 or await provider_batches.is_any_open(conn, batch_id)
 
 
-async def _save_results(conn: AsyncConnection, batch_id: UUID) -> None:
+# No call for the job is in flight, or waits to be written off.
+_IS_IDLE = """
+    NOT EXISTS (SELECT FROM reservations r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no
+                  AND NOT EXISTS (
+                      SELECT FROM attempts a WHERE a.batch_id = r.batch_id
+                        AND a.job_no = r.job_no AND a.attempt_no = r.attempt_no))
+    AND NOT EXISTS (
+        SELECT FROM kept_answers k WHERE k.batch_id = j.batch_id AND k.job_no = j.job_no)
+    AND NOT EXISTS (
+        SELECT FROM shards s WHERE s.batch_id = j.batch_id AND s.stage = 'dispatch'
+          AND s.state = 'leased' AND j.job_no >= s.first_job
+          AND j.job_no < s.first_job + s.job_count)
+"""
+
+
+async def _save_results(conn: AsyncConnection, batch_id: UUID, condition: str = "true") -> None:
     await conn.execute(
-        """
+        f"""
         INSERT INTO results (batch_id, job_no, status, cost_usd, attempts, error_code,
                              error_message)
         SELECT j.batch_id, j.job_no, 'cancelled', coalesce(calls.cost_usd, 0),
@@ -224,6 +242,7 @@ async def _save_results(conn: AsyncConnection, batch_id: UUID) -> None:
             FROM attempts WHERE batch_id = %(batch_id)s GROUP BY job_no) AS calls USING (job_no)
         WHERE j.batch_id = %(batch_id)s AND NOT EXISTS (
             SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
-        """,
+          AND {condition}
+        """.encode(),
         {"batch_id": batch_id},
     )

@@ -156,6 +156,7 @@ async def _reopen_shards(conn: AsyncConnection, batch_id: UUID) -> None:
         f"""
         UPDATE shards SET state = CASE stage WHEN 'dispatch' THEN 'blocked' ELSE 'ready' END,
             owner = NULL, lease_expires_at = NULL, epoch = epoch + 1, attempts = 0, error = NULL,
+            not_before = NULL, waits_for = NULL, waits_usd = NULL,
             next_deadline = CASE stage WHEN 'dispatch' THEN
                 (SELECT first_deadline FROM batches WHERE id = %(id)s) END
         WHERE (shards.batch_id = %(id)s AND stage <> 'dispatch' AND state = 'parked')

@@ -22,7 +22,16 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from routoo.domain.job import BatchStatus, ShardState, Stage
-from routoo.store.tables.column import REALS, TIMESTAMP, USD, batch_key, column, created_at, one_of
+from routoo.store.tables.column import (
+    NAMES,
+    REALS,
+    TIMESTAMP,
+    USD,
+    batch_key,
+    column,
+    created_at,
+    one_of,
+)
 
 
 class BatchRow(SQLModel, table=True):
@@ -154,6 +163,14 @@ class ShardRow(SQLModel, table=True):
         TIMESTAMP,
         "No deadline of its jobs that passed before this is unseen; null = none to come",
         nullable=True,
+    )
+    waits_for: list[str] | None = column(
+        NAMES,
+        "Endpoints that it was put off for, by their keys; null = for none and no money",
+        nullable=True,
+    )
+    waits_usd: Decimal | None = column(
+        USD, "Money in USD that it was put off for; null = for none", nullable=True
     )
 
 

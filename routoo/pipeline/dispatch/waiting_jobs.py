@@ -1,0 +1,145 @@
+"""The jobs of a shard that can't be called for now, and what they wait for.
+
+Once all that are left wait for endpoints that stay away, or for money that others hold, the shard
+is put off: its worker is free for other shards meanwhile.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from routoo.domain.absence import Absence
+from routoo.domain.completion import Result
+from routoo.domain.pool import CandidateModel
+from routoo.pipeline.dispatch.accounting import JobAccount
+from routoo.store.put_off import WaitsFor
+from routoo.store.shards import HandedBack
+
+_LONGEST_WAIT_S = 300.0
+"""A shard that is put off is due again after so long, whatever it waits for, in seconds."""
+_MONEY_WAIT_S = 60.0
+"""The same for money: what others spend may leave too little for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wait:
+    model: CandidateModel
+    absence: Absence
+    ends_s: float
+
+
+@dataclass(slots=True)
+class WaitingJobs:
+    """Knows of each open job of a shard whether it waits, by the job's number."""
+
+    closing: asyncio.Event
+    """Set when no new call may start; put off, a shard sets it too."""
+    record: Callable[[Result], None]
+    """Records the result of a job."""
+    put_off: set[int] = field(default_factory=set)
+    """Jobs left pending until an endpoint works, or others free money."""
+    _left: list[JobAccount] = field(default_factory=list)
+    _is_cancelled: bool = False
+    _open: set[int] = field(default_factory=set)
+    _waits: dict[int, _Wait] = field(default_factory=dict)
+    _endpoints: set[str] = field(default_factory=set)
+    _usd: Decimal | None = None
+    _wait_s: float = _LONGEST_WAIT_S
+    _starts: set[asyncio.Timeout] = field(default_factory=set)
+    """Limits of the time that jobs wait to start a call."""
+
+    def begin(self, job_no: int) -> None:
+        """Count a job as open: it is answered now, or will be."""
+        self._open.add(job_no)
+
+    def end(self, job_no: int) -> None:
+        """Count a job as ended, or as left pending."""
+        self._open.discard(job_no)
+        self._waits.pop(job_no, None)
+
+    def go_on(self, job_no: int) -> None:
+        """Note that a job waits for its model no longer."""
+        self._waits.pop(job_no, None)
+
+    def wait_for(self, job_no: int, model: CandidateModel, absence: Absence, ends_s: float) -> bool:
+        """Note that a job waits for a model; put the shard off if all open jobs wait for long.
+
+        Args:
+            job_no: The job.
+            model: Takes no calls.
+            absence: Why.
+            ends_s: When the job has something else to do at the latest, in seconds from now.
+
+        Returns:
+            Whether the shard was put off.
+        """
+        self._waits[job_no] = _Wait(model, absence, ends_s)
+        if len(self._waits) < len(self._open):
+            return False
+        if not all(wait.absence.is_long for wait in self._waits.values()):
+            return False
+        for wait in self._waits.values():
+            self._endpoints.update(wait.model.endpoint_keys)
+            self._wait_s = min(self._wait_s, wait.ends_s)
+        self.put_off.update(self._waits)
+        self.closing.set()
+        return True
+
+    def leave_for_money(self, job_no: int, usd: Decimal) -> None:
+        """Note that a job is left pending until others free money for its worst case."""
+        self.put_off.add(job_no)
+        self._usd = usd if self._usd is None else min(self._usd, usd)
+        self._wait_s = min(self._wait_s, _MONEY_WAIT_S)
+
+    def leave(self, account: JobAccount) -> None:
+        """Take a job that was left pending; it ends if the batch is being cancelled."""
+        self._left.append(account)
+        if self._is_cancelled:
+            self.cancel_left()
+
+    def cancel_left(self) -> None:
+        """End the jobs for which no call is made any more: their batch is being cancelled."""
+        self._is_cancelled = True
+        for account in self._left:
+            if not account.kept.answers:  # that of a probe may become the result
+                self.record(account.cancellation())
+        self._left.clear()
+
+    @asynccontextmanager
+    async def until_start(self, left_s: float | None) -> AsyncIterator[asyncio.Timeout]:
+        """Limit the wait for a call to start; it ends when the shard closes, too.
+
+        Args:
+            left_s: Seconds until the job's deadline; None without one.
+
+        Raises:
+            TimeoutError: The wait ended so.
+        """
+        async with asyncio.timeout(0.0 if self.closing.is_set() else left_s) as limit:
+            self._starts.add(limit)
+            try:
+                yield limit
+            finally:
+                self._starts.discard(limit)
+
+    def start(self, limit: asyncio.Timeout) -> None:
+        """Lift the limit: the call is sent, and has a limit of its own."""
+        self._starts.discard(limit)
+        limit.reschedule(None)
+
+    async def end_starts(self) -> None:
+        """End the wait of all calls that have not started once the shard closes."""
+        await self.closing.wait()
+        for limit in self._starts:
+            if not limit.expired():
+                limit.reschedule(0.0)
+
+    @property
+    def outcome(self) -> HandedBack:
+        """How the shard is handed back, now that no job of it is at work."""
+        if not self.put_off:
+            return HandedBack()
+        waits_for = WaitsFor(frozenset(self._endpoints), self._usd)
+        return HandedBack(max(1.0, self._wait_s), waits_for)
