@@ -10,8 +10,9 @@ from dispatch_call import BODY, Taken
 from dispatch_judge import MODELS
 
 from routoo.client.endpoints import ChatEndpoints
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import Lease, ShardKey, Stage
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.store import assignments, batches, jobs, judges, leases, predictions, shards

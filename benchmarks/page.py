@@ -25,7 +25,8 @@ from figures import Figure, show
 from producer.gateway.app import create_app
 from producer.gateway.options import GatewayOptions
 from producer.progress import take_snapshot
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.settings import Settings
 from routoo.store import batches

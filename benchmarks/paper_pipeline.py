@@ -27,8 +27,9 @@ from paper_figures import Case
 from paper_settings import Table
 
 from producer.evaluation.runs import replay_server
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import Job
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.tables import Outcomes, write_outcomes
 from routoo.evaluation.collect import RequestForm
 from routoo.evaluation.graders.grade import ITEM_KEY, recorded_answer

@@ -27,7 +27,8 @@ from figures import Figure, show
 
 from producer.rows.source import Source
 from producer.submit import BatchRequest, submit
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.store.database import Database, libpq_url
 from routoo.store.migrate import upgrade

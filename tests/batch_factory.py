@@ -9,8 +9,9 @@ import numpy as np
 
 from routoo.domain.batch_options import CallOptions
 from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import SLA, Lease, ResultStatus, ShardKey, Stage
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.store import assignments, batches, jobs, leases, ledger, predictions, results, shards
 from routoo.store.database import Database

@@ -11,8 +11,9 @@ import numpy as np
 import orjson
 
 from routoo.client.endpoints import ChatEndpoints
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import SLA, Lease, ShardKey, Stage
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.select.shard import select_shard

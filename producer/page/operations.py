@@ -12,7 +12,8 @@ from psycopg import AsyncConnection
 from producer.page.charts import bar
 from producer.page.rendering import HEADERS, Administering, PageRoute, Visit, check_token
 from routoo.domain.behaviour import found_in
-from routoo.domain.pool import Endpoint, Pool
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import Pool
 from routoo.errors import InputError
 from routoo.limits.account import Account
 from routoo.limits.sliding_window import SlidingWindow

@@ -8,7 +8,8 @@ from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined
 from aiohttp import encode_basic_auth
 from yarl import URL
 
-from routoo.domain.pool import CandidateModel, Endpoint
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel
 from routoo.errors import ConfigError
 
 _BEARER_HEADER = "authorization"

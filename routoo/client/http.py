@@ -20,7 +20,7 @@ from yarl import URL
 
 from routoo.client.access import Access
 from routoo.client.failures import CALL_ERRORS, error_of_exception, unreadable
-from routoo.domain.pool import Endpoint
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.prompt import unicode_text
 from routoo.errors import EndpointError, InvalidResponseError
 

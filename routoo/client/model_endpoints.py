@@ -12,7 +12,8 @@ from routoo.client.formats.wire_format import WireFormat
 from routoo.client.http import HttpTarget, target_of
 from routoo.client.limiter.endpoint_limiter import EndpointLimiter
 from routoo.client.token_counts import TokenCounter, TokenCounters
-from routoo.domain.pool import CandidateModel, Endpoint
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel
 from routoo.limits.records import EndpointLimits
 
 _MOST_CACHED = 1_000

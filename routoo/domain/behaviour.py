@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from routoo.domain.completion import Usage
-from routoo.domain.pool import BATCH_SUFFIX, CandidateModel, Endpoint, LimitField, Pool
+from routoo.domain.endpoint import Endpoint, LimitField
+from routoo.domain.pool import BATCH_SUFFIX, CandidateModel, Pool
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens, prompt_text
 
 _MOST_CACHED = 1_000

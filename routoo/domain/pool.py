@@ -1,16 +1,15 @@
 """Candidate models, their prices and endpoints, and the pool they form."""
 
 import json
-import re
 from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Self
 
 from pydantic import (
-    BaseModel,
-    ConfigDict,
+    BeforeValidator,
     Field,
+    PlainSerializer,
     ValidationInfo,
     field_serializer,
     field_validator,
@@ -18,7 +17,7 @@ from pydantic import (
 )
 
 from routoo.domain.batch_options import OnContentFilter
-from routoo.domain.pool_mappings import Parameters, PartTokens
+from routoo.domain.endpoint import Endpoint, LimitField, PoolRecord, checked_base_url
 
 TOKENS_PER_MTOK = Decimal(1_000_000)
 _TOP_LOGPROBS = 5
@@ -31,10 +30,56 @@ IMAGE_PART = "image"
 IMAGE_TYPES = frozenset({"image_url", "input_image", IMAGE_PART})
 """Types of content parts that hold an image, in the dialects of compatible servers."""
 
-_HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
-"""A token of RFC 9110, section 5.6.2."""
-
 Price = Annotated[Decimal, Field(ge=0, allow_inf_nan=False)]
+_FIXED_FIELDS = frozenset(
+    {
+        *("model", "messages", "prompt", "stream", "stream_options", "tools", "functions"),
+        *("max_tokens", "max_completion_tokens", "max_output_tokens", "n", "best_of"),
+        *("response_format", "logit_bias"),
+    }
+)
+"""Request fields that are a row's own, or that other keys of the pool are for."""
+
+PartTokens = Annotated[
+    tuple[tuple[Annotated[str, Field(min_length=1)], Annotated[int, Field(ge=0)]], ...],
+    BeforeValidator(lambda given: tuple(given.items()) if isinstance(given, Mapping) else given),
+    PlainSerializer(dict),
+]
+"""Tokens by kind of content part: pairs of both."""
+
+
+def _read_parameters(value: object) -> object:
+    """Take request fields as a mapping, or as the pairs that the record keeps."""
+    if not isinstance(value, Mapping):
+        return value
+    for name in value:
+        if not isinstance(name, str) or name in _FIXED_FIELDS:
+            msg = f"parameters names {name}, which is a row's own, or another key of the pool"
+            raise ValueError(msg)
+    return tuple((name, _as_json(value[name])) for name in sorted(value))
+
+
+def _as_json(value: object) -> str:
+    try:
+        return json.dumps(value, default=_plain_number, allow_nan=False, sort_keys=True)
+    except (TypeError, RecursionError) as error:
+        msg = f"parameters holds what JSON can't carry: {error}"
+        raise ValueError(msg) from error
+
+
+def _plain_number(value: object) -> float:
+    if isinstance(value, Decimal):
+        return float(value)  # a pool file's numbers are exact
+    msg = f"a {type(value).__name__}"
+    raise TypeError(msg)
+
+
+Parameters = Annotated[
+    tuple[tuple[str, str], ...],
+    BeforeValidator(_read_parameters),
+    PlainSerializer(lambda value: {name: json.loads(text) for name, text in value}),
+]
+"""Fields of a request by name; kept as pairs of name and JSON text, so that a record has a hash."""
 
 
 class Capability(StrEnum):
@@ -52,22 +97,7 @@ class Capability(StrEnum):
     """`tools`, or the older `functions`."""
 
 
-class LimitField(StrEnum):
-    """Which field of a request limits the tokens of an endpoint's answers."""
-
-    MAX_TOKENS = "max_tokens"
-    MAX_COMPLETION_TOKENS = "max_completion_tokens"
-    NONE = "none"
-    """It obeys none: its answers are as long as the pool's `max_completion_tokens` says."""
-
-
-class _Record(BaseModel):
-    """Base of the pool's records: frozen; an unknown key is an error, not an ignored typo."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Tariff(_Record):
+class Tariff(PoolRecord):
     """Prices in US dollars per million tokens; a free model says so by 0."""
 
     prompt: Price
@@ -99,68 +129,7 @@ class Tariff(_Record):
         return (usd + (self.cached_prompt or 0) * cached) / TOKENS_PER_MTOK
 
 
-class ExpectedLatency(_Record):
-    """How long a call is expected to take until calls were measured: a + b x completion tokens."""
-
-    base_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """What every call takes, however short its answer, in seconds."""
-    per_completion_token_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
-    """What each token of the answer adds, in seconds."""
-
-
-def checked_base_url(value: str) -> str:
-    """Return a base URL that can be called and stored.
-
-    Raises:
-        ValueError: It names no host, or holds credentials.
-    """
-    if not re.match(r"https?://[^/]+", value):
-        msg = "base_url must start with http:// or https:// and name a host"
-        raise ValueError(msg)
-    if re.match(r"https?://[^/]*@", value):
-        msg = "base_url must not hold credentials; name a variable with api_key_env"
-        raise ValueError(msg)
-    return value
-
-
-class Endpoint(_Record):
-    """The server where a candidate model answers; it speaks the OpenAI chat API."""
-
-    base_url: str
-    """URL up to and with the version, for example https://api.openai.com/v1."""
-    model: str | None = None
-    """Name of the model at this endpoint; the candidate's own name where unset."""
-    api_key_env: str | None = None
-    """Environment variable that holds the API key; the key itself is never stored."""
-    api_key_header: Annotated[str, Field(pattern=_HEADER_NAME)] = "Authorization"
-    """Header that carries the key: after `Bearer` in Authorization, bare in any other (Azure's is
-    api-key)."""
-    proxy_url_env: str | None = None
-    """Environment variable that holds a proxy's URL; HTTP_PROXY and HTTPS_PROXY where unset."""
-    max_concurrency: Annotated[int, Field(ge=1)] = 16
-    """Calls in flight at once."""
-    requests_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
-    """Calls that may start in any minute; no limit where unset."""
-    tokens_per_minute: Annotated[float | None, Field(gt=0, allow_inf_nan=False)] = None
-    """Prompt and completion tokens that any minute's calls may take; no limit where unset."""
-    expected_latency: ExpectedLatency | None = None
-    """What to expect until enough calls were measured; unknown where unset."""
-    timeout_s: Annotated[float, Field(gt=0)] = 120.0
-    """Longest wait for one call's answer, in seconds."""
-    completion_limit_field: LimitField | None = None
-    """Field that it reads; where unset, max_tokens until it refuses that."""
-    extra_prompt_tokens: Annotated[int, Field(ge=0)] = 0
-    """Most prompt tokens that it bills beyond a token a byte, such as those of a hidden prompt."""
-    extra_completion_tokens: Annotated[int, Field(ge=0)] = 0
-    """Most completion tokens that it bills beyond a call's limit, such as reasoning beside it."""
-
-    @field_validator("base_url")
-    @classmethod
-    def _check_base_url(cls, value: str) -> str:
-        return checked_base_url(value)
-
-
-class BatchChannel(_Record):
+class BatchChannel(PoolRecord):
     """A provider's batch API: a second way to a model that is cheaper and slower."""
 
     price_usd_per_mtok: Tariff
@@ -182,7 +151,7 @@ class BatchChannel(_Record):
         return None if value is None else checked_base_url(value)
 
 
-class CandidateModel(_Record):
+class CandidateModel(PoolRecord):
     """One model of a pool: a name, a tariff, its limits and its endpoint."""
 
     name: Annotated[str, Field(min_length=1, max_length=200)]
@@ -329,7 +298,7 @@ class CandidateModel(_Record):
         return price.cost_usd(prompt_tokens, completion_tokens, cached_prompt_tokens)
 
 
-class Pool(_Record):
+class Pool(PoolRecord):
     """The candidate models of a batch, in a fixed order; arrays over models follow it."""
 
     models: Annotated[tuple[CandidateModel, ...], Field(min_length=1)]

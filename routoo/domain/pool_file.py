@@ -10,14 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from routoo.domain.pool import (
-    BatchChannel,
-    CandidateModel,
-    Endpoint,
-    ExpectedLatency,
-    Pool,
-    Tariff,
-)
+from routoo.domain.endpoint import Endpoint, ExpectedLatency
+from routoo.domain.pool import BatchChannel, CandidateModel, Pool, Tariff
 from routoo.errors import ConfigError
 
 _PRICE_KEY = "price_usd_per_mtok"

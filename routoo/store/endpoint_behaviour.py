@@ -7,7 +7,7 @@ import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 
 from routoo.domain.behaviour import EndpointBehaviour
-from routoo.domain.pool import LimitField
+from routoo.domain.endpoint import LimitField
 from routoo.store.database import libpq_url
 from routoo.store.encoding import json_rows
 

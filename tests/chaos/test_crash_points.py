@@ -20,7 +20,8 @@ import pytest
 from psycopg import connect
 
 from routoo.domain.batch_options import CallOptions
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.store import batches, jobs
 from routoo.store.database import Database
 from tests.chaos.crash_points import CrashPoint

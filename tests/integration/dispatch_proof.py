@@ -18,8 +18,9 @@ import numpy as np
 import orjson
 import psycopg
 
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import Lease, ShardKey, Stage
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.store import assignments, batches, jobs, leases, predictions, shards
 from routoo.store.database import Database

@@ -17,9 +17,10 @@ from aiohttp.test_utils import TestServer
 from routoo.console.output import ConsoleFeedback
 from routoo.domain.answer import RecordedAnswer
 from routoo.domain.batch_options import Objective
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.items import Item
 from routoo.domain.job import SLA, Job, Lease, ShardKey, Stage
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.domain.prompt import bound_cost_usd
 from routoo.domain.tables import Outcomes, read_answers, read_items, read_outcomes

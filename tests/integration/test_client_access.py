@@ -11,7 +11,8 @@ from aiohttp import web
 
 from routoo.client.access import find_access
 from routoo.client.endpoints import ChatEndpoints
-from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel, Tariff
 from routoo.errors import ConfigError, EndpointDeniedError, EndpointUnavailableError
 from tests.fakes.forward_proxy import ForwardProxy
 from tests.fakes.openai_server import FakeServer

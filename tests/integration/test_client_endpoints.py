@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from routoo.client.endpoints import ChatEndpoints
-from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel, Tariff
 from routoo.errors import (
     ConfigError,
     ContextLengthError,

@@ -10,7 +10,7 @@ import pytest
 
 from routoo.client.access import Access
 from routoo.client.http import HttpClient, HttpReply, target_of
-from routoo.domain.pool import Endpoint
+from routoo.domain.endpoint import Endpoint
 from routoo.errors import EndpointTimeoutError, InvalidResponseError
 
 DIRECT = Access({}, None, None, None)

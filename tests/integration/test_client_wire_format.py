@@ -11,7 +11,8 @@ from routoo.client import model_endpoints
 from routoo.client.endpoints import ChatEndpoints
 from routoo.client.formats.wire_format import BatchFormat, ErrorDetails, ErrorKind, SentCall
 from routoo.domain.completion import Completion, FinishReason, Usage
-from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel, Tariff
 from routoo.errors import ContextLengthError, InvalidResponseError
 
 pytestmark = pytest.mark.anyio

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import SLA, ResultStatus
-from routoo.domain.pool import Endpoint, Pool
+from routoo.domain.pool import Pool
 from routoo.errors import InvalidResponseError, StoreError
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.store.database import Database

@@ -11,8 +11,9 @@ from rich.console import Console
 from producer.progress import take_snapshot
 from producer.screen.progress import progress_view
 from routoo.domain.completion import Reservation
+from routoo.domain.endpoint import LimitField
 from routoo.domain.job import SLA
-from routoo.domain.pool import LimitField, Pool, Tariff
+from routoo.domain.pool import Pool, Tariff
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.store import batches, ledger
 from routoo.store.database import Database

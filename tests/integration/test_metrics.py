@@ -15,8 +15,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from routoo.domain.behaviour import EndpointBehaviour
 from routoo.domain.calendar import Missed
 from routoo.domain.completion import DeviationReason
+from routoo.domain.endpoint import LimitField
 from routoo.domain.job import Stage
-from routoo.domain.pool import LimitField
 from routoo.errors import ConfigError
 from routoo.loop_thread import LoopThread
 from routoo.settings import REPOSITORY, Settings

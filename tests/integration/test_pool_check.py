@@ -13,7 +13,8 @@ from aiohttp.test_utils import TestServer
 
 from producer.pool_check import check_endpoints, check_models
 from routoo.client.ping import Ping, ping
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.errors import CheckpointError, ConfigError
 from routoo.store.database import Database
 from tests.fakes.openai_server import FakeServer

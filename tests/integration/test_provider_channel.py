@@ -10,8 +10,9 @@ import pytest
 from routoo.client.endpoints import ChatEndpoints
 from routoo.client.provider_batches import ProviderBatches
 from routoo.domain.batch_options import OnContentFilter
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import BatchStatus, Lease, ShardKey, Stage
-from routoo.domain.pool import BatchChannel, CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool import BatchChannel, CandidateModel, Pool, Tariff
 from routoo.domain.prediction import Assignment
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.provider_batch.channel import ProviderChannel

@@ -13,7 +13,8 @@ from routoo.client.formats.provider_words import FINISH_REASONS
 from routoo.client.formats.wire_format import ErrorKind, SentCall, encode_json
 from routoo.client.http import target_of
 from routoo.domain.completion import Completion, FinishReason
-from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel, Tariff
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
 from routoo.errors import (
     ConfigError,

@@ -16,7 +16,8 @@ from routoo.client.retry import CAP_S, PATIENCE_S, backoff_s, call_with_retries
 from routoo.domain.absence import Absence, AbsenceReason
 from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Completion, FinishReason, Usage
-from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel, Tariff
 from routoo.errors import (
     ContentFilterError,
     EmptyAnswerError,

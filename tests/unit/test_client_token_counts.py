@@ -16,7 +16,8 @@ from routoo.client.formats.openai import OpenAIFormat
 from routoo.client.formats.wire_format import SentCall
 from routoo.client.token_counts import TokenCounters
 from routoo.domain.completion import Usage
-from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel, Tariff
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens, template_tokens
 from routoo.errors import ConfigError
 

@@ -15,7 +15,8 @@ from routoo.domain.behaviour import (
     pool_as_found,
 )
 from routoo.domain.completion import Usage
-from routoo.domain.pool import BatchChannel, CandidateModel, Endpoint, LimitField, Pool, Tariff
+from routoo.domain.endpoint import Endpoint, LimitField
+from routoo.domain.pool import BatchChannel, CandidateModel, Pool, Tariff
 from routoo.domain.prompt import bound_cost_usd
 
 BODY = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.domain.pool import CandidateModel, Endpoint, LimitField, Tariff
+from routoo.domain.endpoint import Endpoint, LimitField
+from routoo.domain.pool import CandidateModel, Tariff
 from routoo.domain.prompt import (
     bound_completion_tokens,
     bound_prompt_tokens,

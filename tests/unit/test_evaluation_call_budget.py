@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Completion, Usage
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.items import Item
-from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.pool import CandidateModel, Tariff
 from routoo.domain.prompt import bound_cost_usd
 from routoo.errors import (
     BudgetExhaustedError,

@@ -15,8 +15,9 @@ import pytest
 
 from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Completion, FinishReason, Usage
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.items import Item
-from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.pool import CandidateModel, Tariff
 from routoo.domain.tables import read_items, read_outcomes, write_outcomes
 from routoo.errors import EndpointError, InputError, RequestRejectedError
 from routoo.evaluation import collect as collect_module

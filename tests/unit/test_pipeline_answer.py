@@ -20,8 +20,9 @@ from routoo.domain.completion import (
     Result,
     Usage,
 )
+from routoo.domain.endpoint import Endpoint, LimitField
 from routoo.domain.job import SLA, Job, PendingJob, ResultStatus
-from routoo.domain.pool import CandidateModel, Endpoint, LimitField, Tariff
+from routoo.domain.pool import CandidateModel, Tariff
 from routoo.domain.prompt import bound_cost_usd
 from routoo.errors import (
     ContentFilterError,

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from routoo.client.provider_batches import batch_format_of, channel_of
 from routoo.domain.completion import Completion
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import SLA, Job
-from routoo.domain.pool import BatchChannel, CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool import BatchChannel, CandidateModel, Pool, Tariff
 from routoo.domain.pool_file import parse_pool
 from routoo.domain.provider_batch import ProviderBatch, ProviderRow
 from routoo.errors import ConfigError, EndpointError, InvalidResponseError

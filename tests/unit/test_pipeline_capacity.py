@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.prediction import ModelExperience
 from routoo.pipeline.select.capacity import USABLE_SHARE, Demand, endpoint_capacities
 from routoo.pipeline.select.problem import choose

@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import SLA, Job
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.prediction import ModelExperience
 from routoo.domain.prompt import estimate_text_tokens
 from routoo.pipeline.select.estimates import estimate_calls

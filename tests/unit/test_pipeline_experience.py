@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.domain.pool import CandidateModel, Endpoint, ExpectedLatency, Tariff
+from routoo.domain.endpoint import Endpoint, ExpectedLatency
+from routoo.domain.pool import CandidateModel, Tariff
 from routoo.domain.prediction import experience_from_json, experience_to_json
 from routoo.domain.prompt import estimate_text_tokens
 from routoo.pipeline.select.experience import MIN_CALLS, RECENT_CALLS, fit_experience, fit_line

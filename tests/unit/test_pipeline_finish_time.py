@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import Job
-from routoo.domain.pool import CandidateModel, Endpoint, Pool
+from routoo.domain.pool import CandidateModel, Pool
 from routoo.domain.prediction import ModelExperience
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
 from routoo.pipeline.select.capacity import Demand, EndpointTime, endpoint_times, finish_time_s

@@ -2,8 +2,9 @@
 
 from decimal import Decimal
 
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import SLA, Job, PendingJob
-from routoo.domain.pool import CandidateModel, Endpoint, Tariff
+from routoo.domain.pool import CandidateModel, Tariff
 from routoo.pipeline.dispatch.hedge import CallLatencies
 
 MODEL = CandidateModel(

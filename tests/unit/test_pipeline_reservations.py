@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.prediction import NO_EXPERIENCE, ModelExperience
 from routoo.pipeline.select.estimates import completion_limits
 from routoo.pipeline.select.probes import PosedProblem

@@ -18,8 +18,9 @@ from producer.rows.check import InputCheck, RowCheck
 from producer.rows.formats import RawRow
 from producer.rows.problems import ProblemKind
 from producer.rows.source import Source
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import SLA
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.validators import Validators
 from routoo.errors import InputError
 from routoo.store.jobs import JobInput

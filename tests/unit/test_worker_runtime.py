@@ -6,8 +6,9 @@ from typing import Any, cast
 import pytest
 
 from routoo.client.token_counts import TokenCounters
+from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import Lease
-from routoo.domain.pool import CandidateModel, Endpoint, Pool, Tariff
+from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.errors import ConfigError
 from routoo.pipeline.shard_work import StageWork
 from routoo.store.batches.records import BatchRecord

@@ -17,7 +17,8 @@ from routoo.client.formats.openai_batches import OpenAIBatches
 from routoo.client.formats.provider_words import finish_reason_of
 from routoo.client.formats.wire_format import BatchFormat, ErrorDetails, SentCall
 from routoo.domain.completion import Completion, FinishReason, Usage
-from routoo.domain.pool import CandidateModel, LimitField
+from routoo.domain.endpoint import LimitField
+from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import (
     LIMIT_KEYS,
     bound_completion_tokens,

@@ -11,7 +11,8 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float, Float32, Int32
 
-from routoo.domain.pool import Endpoint, Pool
+from routoo.domain.endpoint import Endpoint
+from routoo.domain.pool import Pool
 from routoo.domain.prediction import NO_EXPERIENCE, Experience
 from routoo.pipeline.select.probed_jobs import ProbedJobs, no_probed_jobs
 from routoo.selector.problem import Capacity

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
-from routoo.domain.pool import LimitField
+from routoo.domain.endpoint import LimitField
 from routoo.domain.provider_batch import ProviderState
 from routoo.store.tables.column import TIMESTAMP, USD, batch_key, column, created_at, one_of
 
