@@ -26,10 +26,9 @@ from typing import Any
 from dispatch_batch import SHARD_SIZE, pool_of, prepare
 from dispatch_judge import made_up_judge
 from figures import Figure, show
+from servers import endpoint_server, migrated_database
 
-from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.store.database import libpq_url
-from routoo.store.migrate import upgrade
 
 HERE = Path(__file__).resolve().parent
 LATENCY_S = 0.05
@@ -85,7 +84,7 @@ def main() -> None:
     """Measure and print."""
     options = _options()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # inherited by the servers
-    with _endpoint() as base_url, _database() as url:
+    with endpoint_server(LATENCY_S) as base_url, _database() as url:
         bench = Bench(base_url, url, options.peers_python, made_up_judge())
         show(_rates(bench, options), as_json=options.json)
         show(_overheads(bench, options), as_json=options.json)
@@ -103,30 +102,12 @@ def _options() -> argparse.Namespace:
 
 
 @contextmanager
-def _endpoint() -> Iterator[str]:
-    command = [sys.executable, HERE / "dispatch_server.py", "--latency-s", str(LATENCY_S)]
-    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert server.stdin is not None
-    assert server.stdout is not None
-    try:
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
-    finally:
-        server.stdin.close()
-        server.wait(10)
-
-
-@contextmanager
 def _database() -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="routoo-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        server = EmbeddedPostgres(folder)
-        try:
-            url = server.start()
-            upgrade(url)
+        with migrated_database(None, folder) as url:
             yield libpq_url(url)
-        finally:
-            server.stop()
 
 
 def _rates(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:

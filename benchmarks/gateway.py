@@ -36,13 +36,12 @@ import aiohttp
 import openai
 import psycopg
 from figures import Figure, show
+from servers import endpoint_server, migrated_database
 
-from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.settings import REPOSITORY
 from routoo.store import batches
 from routoo.store.database import Database
-from routoo.store.migrate import upgrade
 
 SMALL = "smollm2-135m-instruct"
 MODELS = (SMALL, "qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct")
@@ -87,9 +86,8 @@ class Bench:
         self, folder: Path, database_url: str | None, latency_s: float, exits: ExitStack
     ) -> None:
         self.folder, self._exits = folder, exits
-        self.database_url = database_url or self._database()
-        upgrade(self.database_url)
-        self.endpoint = self._endpoint(latency_s)
+        self.database_url = exits.enter_context(migrated_database(database_url, folder))
+        self.endpoint = self._exits.enter_context(endpoint_server(latency_s))
         self.pool = self._pool()
         self.environ = os.environ | {
             "ROUTOO_HOME": str(folder),
@@ -102,30 +100,10 @@ class Bench:
             "BENCH_KEY": "none",
         }
 
-    def _database(self) -> str:
-        server = EmbeddedPostgres(self.folder)
-        self._exits.callback(server.stop)
-        return server.start()
-
     def _broker(self) -> str:
         server = EmbeddedValkey(self.folder)
         self._exits.callback(server.stop)
         return server.start()
-
-    def _endpoint(self, latency_s: float) -> str:
-        """Start the stand-in endpoint; return its base URL."""
-        server = Path(__file__).with_name("dispatch_server.py")
-        process = subprocess.Popen(
-            [sys.executable, str(server), "--latency-s", str(latency_s)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self._exits.callback(process.wait)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        self._exits.callback(process.stdin.close)
-        return f"http://127.0.0.1:{int(process.stdout.readline())}/v1"
 
     def _pool(self) -> Path:
         models = [

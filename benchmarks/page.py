@@ -12,8 +12,7 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -21,18 +20,17 @@ from uuid import UUID, uuid4
 import httpx2
 import psycopg
 from figures import Figure, show
+from servers import migrated_database
 
 from producer.gateway.app import create_app
 from producer.gateway.options import GatewayOptions
 from producer.progress import take_snapshot
 from routoo.domain.endpoint import Endpoint
 from routoo.domain.pool import CandidateModel, Pool, Tariff
-from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.settings import Settings
 from routoo.store import batches
 from routoo.store.batches.progress import merge_counts
 from routoo.store.database import Database, libpq_url
-from routoo.store.migrate import upgrade
 
 MODELS = ("small", "medium", "large")
 _TIMES = 15
@@ -44,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="routoo-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        with _database(options.database_url, folder) as url:
+        with migrated_database(options.database_url, folder) as url:
             batch_id = _write_batch(url, options.jobs)
             show(asyncio.run(_measure(url, folder, batch_id, options.jobs)), as_json=options.json)
 
@@ -55,18 +53,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--database-url", help="an empty database; it is filled")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
-
-
-@contextmanager
-def _database(given: str | None, folder: Path) -> Iterator[str]:
-    server = None if given else EmbeddedPostgres(folder)
-    try:
-        url = given or (server.start() if server else "")
-        upgrade(url)
-        yield url
-    finally:
-        if server is not None:
-            server.stop()
 
 
 def _pool() -> Pool:

@@ -15,8 +15,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from uuid import uuid4
@@ -24,14 +22,13 @@ from uuid import uuid4
 import orjson
 import psycopg
 from figures import Figure, show
+from servers import migrated_database
 
 from producer.rows.source import Source
 from producer.submit import BatchRequest, submit
 from routoo.domain.endpoint import Endpoint
 from routoo.domain.pool import CandidateModel, Pool, Tariff
-from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.store.database import Database, libpq_url
-from routoo.store.migrate import upgrade
 
 SHARD_SIZE = 1000
 FEW_ROWS, MANY_ROWS = 10_000, 1_000_000
@@ -54,7 +51,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="routoo-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)
-        with _database(options.database_url, folder) as url:
+        with migrated_database(options.database_url, folder) as url:
             show([_rate(url, folder, options)], as_json=options.json)
             show([_memory(url, folder, options.many_rows)], as_json=options.json)
 
@@ -67,18 +64,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--database-url", help="empty database; default: an embedded server")
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
-
-
-@contextmanager
-def _database(given: str | None, folder: Path) -> Iterator[str]:
-    server = None if given else EmbeddedPostgres(folder)
-    try:
-        url = given or (server.start() if server is not None else "")
-        upgrade(url)
-        yield url
-    finally:
-        if server is not None:
-            server.stop()
 
 
 def _rate(url: str, folder: Path, options: argparse.Namespace) -> Figure:

@@ -8,7 +8,6 @@ from dataclasses import fields
 from decimal import Decimal
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypedDict, Unpack
 
 from pydantic import SecretStr
@@ -209,12 +208,7 @@ class AsyncClient:
         await self._backend.open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self._backend.close()
 
     async def plan(self, rows: Rows, **options: Unpack[BatchOptions]) -> AsyncBatch:

@@ -7,7 +7,6 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import islice
-from types import TracebackType
 from typing import Any, Self
 
 import structlog
@@ -90,17 +89,12 @@ class ChatEndpoints:
         self._syncing = asyncio.create_task(self._sync.run())
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         if self._syncing is not None:
             self._syncing.cancel()
             await asyncio.gather(self._syncing, return_exceptions=True)
             await self._sync.close()
-        await self._http.__aexit__(kind, error, trace)
+        await self._http.__aexit__(*error)
 
     def admit(self, model: CandidateModel, tokens: int, *, retry: bool = False) -> "EndpointPermit":
         """Wait until an endpoint of the model admits a call, and hold the permit to make it."""
@@ -328,12 +322,7 @@ class EndpointPermit:
         self._admitted_at_s = self._limiter.now_s()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         if self._started_at_s is not None:
             self._limiter.prefetch.note_call(self._limiter.now_s() - self._started_at_s)
         self._limiter.release(started=self._started_at_s is not None)

@@ -15,7 +15,6 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from routoo.domain.job import ApiBatchState, BatchStatus, ResultStatus
-from routoo.errors import NotFoundError
 from routoo.store import columns
 from routoo.store.database import Database
 
@@ -123,9 +122,7 @@ async def get(conn: AsyncConnection, batch_id: UUID) -> ApiBatchRecord:
         NotFoundError: None with this id came through the gateway.
     """
     found = await columns.select(conn, ApiBatchRecord, "api_batches WHERE id = %s", [batch_id])
-    if not found:
-        raise NotFoundError("there is no such batch", value=str(batch_id))
-    return found[0]
+    return columns.only(found, "batch", batch_id)
 
 
 async def page(

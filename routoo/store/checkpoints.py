@@ -9,7 +9,7 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
-from routoo.errors import InputError, NotFoundError
+from routoo.errors import InputError
 from routoo.store import columns
 
 _SHORTEST_PREFIX = 4
@@ -61,15 +61,10 @@ async def find(conn: AsyncConnection, text: str) -> CheckpointRecord:
     found = await _select(conn, "WHERE path = %s ORDER BY registered_at DESC LIMIT 1", [text])
     if not found and len(text) >= _SHORTEST_PREFIX:
         found = await _select(conn, "WHERE starts_with(weights_sha256, %s) LIMIT 2", [text.lower()])
-    if not found:
-        raise NotFoundError(
-            "there is no such checkpoint in the registry",
-            value=text,
-            remedy="`routoo checkpoint register FOLDER` adds one",
-        )
     if len(found) > 1:
         raise InputError("several checkpoints begin so", value=text, remedy="Give more of the hash")
-    return found[0]
+    remedy = "`routoo checkpoint register FOLDER` adds one"
+    return columns.only(found, "checkpoint in the registry", text, remedy=remedy)
 
 
 async def list_all(conn: AsyncConnection) -> list[CheckpointRecord]:

@@ -17,6 +17,8 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 
+from routoo.errors import NotFoundError
+
 Record = TypeVar("Record")
 
 _COLUMN = "column"
@@ -122,6 +124,23 @@ async def select(
     async with conn.cursor(row_factory=class_row(record)) as cursor:
         await cursor.execute(query, values)
         return await cursor.fetchall()
+
+
+def only(found: Sequence[Record], what: str, value: object, *, remedy: str | None = None) -> Record:
+    """Return the first record of what was looked for.
+
+    Args:
+        found: What `select` returned.
+        what: What a record is, for the message.
+        value: What was looked for.
+        remedy: What to do where there is none.
+
+    Raises:
+        NotFoundError: There is none.
+    """
+    if not found:
+        raise NotFoundError(f"there is no such {what}", value=str(value), remedy=remedy)
+    return found[0]
 
 
 def python_types(record: type) -> dict[str, type]:

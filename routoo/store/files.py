@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 
 from psycopg import AsyncConnection
 
-from routoo.errors import NotFoundError
 from routoo.store import columns
 from routoo.store.database import Database
 
@@ -105,9 +104,7 @@ async def get(conn: AsyncConnection, file_id: UUID) -> FileRecord:
         NotFoundError: There is none with this id, or it is still being uploaded.
     """
     found = await _select(conn, "id = %s", [file_id])
-    if not found:
-        raise NotFoundError("there is no such file", value=str(file_id))
-    return found[0]
+    return columns.only(found, "file", file_id)
 
 
 async def list_of(

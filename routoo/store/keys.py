@@ -128,9 +128,7 @@ async def get(conn: AsyncConnection, key_id: UUID) -> KeyRecord:
         NotFoundError: There is none with this id.
     """
     found = await columns.select(conn, KeyRecord, f"{_SOURCE} WHERE id = %s", [key_id])
-    if not found:
-        raise NotFoundError("there is no such key", value=str(key_id))
-    return found[0]
+    return columns.only(found, "key", key_id)
 
 
 async def is_valid(conn: AsyncConnection, key_id: UUID) -> bool:

@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from routoo.domain.calendar import Missed
-from routoo.errors import InputError, NotFoundError
+from routoo.errors import InputError
 from routoo.store import columns
 
 
@@ -127,13 +127,8 @@ async def find(conn: AsyncConnection, name: str) -> ScheduleRecord:
 
 
 def _only(found: Sequence[ScheduleRecord], value: str) -> ScheduleRecord:
-    if not found:
-        raise NotFoundError(
-            "there is no such schedule",
-            value=value,
-            remedy="`routoo-producer schedule list` shows them",
-        )
-    return found[0]
+    remedy = "`routoo-producer schedule list` shows them"
+    return columns.only(found, "schedule", value, remedy=remedy)
 
 
 async def list_all(conn: AsyncConnection) -> list[ScheduleRecord]:

@@ -29,7 +29,6 @@ from routoo.judge.files import load_judge, pack_judge, write_judge
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
 from routoo.judge.pair_judge import MOST_PRICE_SHARE
 from routoo.pipeline.select.estimates import NOTHING_KNOWN, estimate_calls
-from routoo.pipeline.select.shard import select_shard
 from routoo.predictor.checkpoint import write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.manifest import Manifest
@@ -41,7 +40,7 @@ from routoo.selector.solvers import solve
 from routoo.store import assignments, batches, jobs, judges, predictions, shards
 from routoo.store.database import Database
 from routoo.training.judge import PromptEstimates, fit_judge
-from tests.dispatch_factory import claim, dispatch, rows
+from tests.dispatch_factory import claim, dispatch, rows, select
 
 pytestmark = pytest.mark.anyio
 
@@ -282,12 +281,8 @@ async def test_probes_are_chosen_and_decided_about_as_by_the_library(
         aim = Objective(willingness_to_pay_usd=worth_usd)
         new = batches.NewBatch("recorded", pool, objective=aim)
         batch_id = await scored(db, recorded, fitted.packed, new)
-        lease = await claim(db, ShardKey(batch_id, Stage.SELECT, 0))
+        await select(db, batch_id)
         async with db.transaction() as conn:
-            batch = await batches.get(conn, batch_id)
-        await select_shard(db, lease, batch)
-        async with db.transaction() as conn:
-            await shards.finish(conn, lease, shards.Done())
             plan = (await batches.get(conn, batch_id)).plan or {}
         wanted = chosen_by_the_library(recorded, judge, pool, worth_usd)
         assigned = "SELECT model, probe FROM assignments ORDER BY job_no"
@@ -339,12 +334,8 @@ async def test_second_answers_are_planned_and_compared_as_by_the_library(
         aim = Objective(willingness_to_pay_usd=1 / COMPARED_PRICE_PER_USD)
         new = batches.NewBatch("recorded", pool, objective=aim)
         batch_id = await scored(db, recorded, fitted_pair.packed, new)
-        lease = await claim(db, ShardKey(batch_id, Stage.SELECT, 0))
+        await select(db, batch_id)
         async with db.transaction() as conn:
-            batch = await batches.get(conn, batch_id)
-        await select_shard(db, lease, batch)
-        async with db.transaction() as conn:
-            await shards.finish(conn, lease, shards.Done())
             plan = (await batches.get(conn, batch_id)).plan or {}
         chosen = await rows(
             db,

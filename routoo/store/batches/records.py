@@ -173,9 +173,7 @@ async def get(conn: AsyncConnection, batch_id: UUID) -> BatchRecord:
         NotFoundError: There is none with this id.
     """
     found = await _select(conn, "WHERE id = %s", [batch_id])
-    if not found:
-        raise NotFoundError("there is no such batch", value=str(batch_id))
-    return found[0]
+    return columns.only(found, "batch", batch_id)
 
 
 async def find(conn: AsyncConnection, text: str) -> BatchRecord:
@@ -192,11 +190,9 @@ async def find(conn: AsyncConnection, text: str) -> BatchRecord:
     if len(text) >= _SHORTEST_PREFIX:
         condition = "WHERE starts_with(id::text, %s) ORDER BY created_at DESC, id LIMIT 2"
         found = await _select(conn, condition, [text.lower()])
-    if not found:
-        raise NotFoundError("there is no such batch", value=text, remedy="Give an id or a name")
     if len(found) > 1:
         raise InputError("several batches have such an id", value=text, remedy="Give more of it")
-    return found[0]
+    return columns.only(found, "batch", text, remedy="Give an id or a name")
 
 
 async def list_recent(conn: AsyncConnection, limit: int) -> list[BatchRecord]:

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from routoo.errors import InputError, NotFoundError
+from routoo.errors import InputError
 from routoo.store import columns
 
 _SHORTEST_PREFIX = 4
@@ -60,9 +60,7 @@ async def get(conn: AsyncConnection, run_id: UUID) -> RunRecord:
         NotFoundError: There is none with this id.
     """
     found = await _select(conn, "WHERE id = %s", [run_id])
-    if not found:
-        raise NotFoundError("there is no such run", value=str(run_id))
-    return found[0]
+    return columns.only(found, "run", run_id)
 
 
 async def find(conn: AsyncConnection, text: str | None) -> RunRecord:
@@ -81,13 +79,9 @@ async def find(conn: AsyncConnection, text: str | None) -> RunRecord:
         if not found and len(text) >= _SHORTEST_PREFIX:
             start = "starts_with(id::text, %s) OR starts_with(batch_id::text, %s)"
             found = await _select(conn, f"WHERE {start} {newest}", [text.lower(), text.lower()])
-    if not found:
-        raise NotFoundError(
-            "there is no such run", value=text, remedy="`routoo-producer eval list` shows them"
-        )
     if len(found) > 1:
         raise InputError("several runs have such an id", value=text, remedy="Give more of it")
-    return found[0]
+    return columns.only(found, "run", text, remedy="`routoo-producer eval list` shows them")
 
 
 async def list_recent(conn: AsyncConnection, limit: int) -> list[RunRecord]:

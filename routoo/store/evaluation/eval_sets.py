@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 
 from routoo.domain.items import Item
 from routoo.domain.prompt import text_sha256
-from routoo.errors import InputError, NotFoundError
+from routoo.errors import InputError
 from routoo.store import columns
 
 _ITEM_COLUMNS = columns.names(Item)
@@ -107,13 +107,8 @@ async def find(conn: AsyncConnection, name: str) -> EvalSetRecord:
     if not found and plain:
         condition = "WHERE name = %s AND starts_with(content_sha256, %s) ORDER BY created_at DESC"
         found = await _select(conn, condition, [plain, version])
-    if not found:
-        raise NotFoundError(
-            "there is no such evaluation set",
-            value=name,
-            remedy="`routoo-producer evalset list` shows them",
-        )
-    return found[0]
+    remedy = "`routoo-producer evalset list` shows them"
+    return columns.only(found, "evaluation set", name, remedy=remedy)
 
 
 async def get(conn: AsyncConnection, eval_set_id: UUID) -> EvalSetRecord:
@@ -123,9 +118,7 @@ async def get(conn: AsyncConnection, eval_set_id: UUID) -> EvalSetRecord:
         NotFoundError: There is none with this id.
     """
     found = await _select(conn, "WHERE id = %s", [eval_set_id])
-    if not found:
-        raise NotFoundError("there is no such evaluation set", value=str(eval_set_id))
-    return found[0]
+    return columns.only(found, "evaluation set", eval_set_id)
 
 
 async def list_all(conn: AsyncConnection) -> list[EvalSetRecord]:
