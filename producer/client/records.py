@@ -108,7 +108,7 @@ class BatchState:
     stage: str | None = None
     """scoring, selecting or answering; None where nothing happens."""
     left_s: float | None = None
-    """Seconds until the stage is done, at the rate of late; None where that isn't known."""
+    """Seconds until the stage is done at its present rate; None where that isn't known."""
     waits_for: str | None = None
     """Role of the workers that it waits for, none of which lives."""
     error: str | None = None
@@ -116,7 +116,7 @@ class BatchState:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing happens to it unless somebody asks for it."""
+        """Whether it has ended, or waits as a plan, until somebody asks for more."""
         return self.status.is_over
 
     @property

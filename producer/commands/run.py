@@ -204,7 +204,7 @@ class _Run:
             return await await_plan(database, batch.id, on_progress)
 
     def _is_wanted(self, batch: "BatchRecord") -> bool:
-        """Show the plan and ask whether to run it, unless that was said before."""
+        """Show the plan and ask whether to run it, unless --yes says so."""
         from producer.commands.plan import check_feasible
         from producer.screen.plan import plan_view
 
@@ -260,7 +260,7 @@ class _Run:
         return exit_code
 
     def how_to_go_on(self) -> str:
-        """Return what is said after Ctrl-C."""
+        """Return the note that is printed after Ctrl-C."""
         if self.batch is None:
             return "Interrupted. Nothing was spent; the same command begins again or goes on."
         goes_on = "waits" if self.stack.is_started else "goes on at its workers"

@@ -112,9 +112,9 @@ def stream_command(
     """Submit rows as they come, in small batches, and print each batch's id.
 
     What a good answer may cost follows from the money that is left: the price of a dollar moves
-    with every batch so that the budget lasts the hour, and no clock hour's calls cost more than
-    it. Rows wait while an hour has no money left. A bad row goes to the error file and keeps no
-    other from being answered. Lines of a file are taken once, also when the command is run again.
+    with every batch so that the budget lasts the hour, and the calls of a clock hour never cost
+    more than that. Rows wait while an hour has no money left. A bad row goes to the error file,
+    and the others are answered. Lines of a file are taken once, also when the command is run again.
 
     Examples:
         tail -F requests.jsonl | routoo-producer stream - --budget-usd-per-hour 2

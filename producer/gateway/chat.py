@@ -22,7 +22,7 @@ from routoo.domain.pool import Pool
 from routoo.errors import EndpointError, RoutooError
 
 _EXTRA = "routoo"
-"""Field of a request with what only Routoo reads, and of an answer with what only Routoo says."""
+"""Field of requests and answers for what OpenAI's API has no field for."""
 _HEADER = "x-routoo-"
 _FIELDS = (
     "pool",
@@ -182,7 +182,7 @@ def _label(field: str) -> str:
 
 
 def _texts(extra: object, headers: Mapping[str, str]) -> dict[str, str]:
-    """Return what Routoo is asked for; a field of the body counts before a header."""
+    """Return Routoo's own options of a request; those in the body count before headers."""
     found = {
         name: headers[header]
         for name in _FIELDS

@@ -33,12 +33,12 @@ class Answered:
     completion: Completion
     cost_usd: Decimal
     passed: tuple[str, ...]
-    """Models that were asked before, each with what it failed by."""
+    """Models that were asked before, each with its error."""
 
 
 @dataclass(slots=True)
 class OpenStream:
-    """An answer that is being streamed; iterate `events`, whatever happens the call is settled."""
+    """An answer that is being streamed; `events` settles the call however the stream ends."""
 
     candidate: LiveCandidate
     stream: AnswerStream
@@ -63,7 +63,7 @@ class OpenStream:
 
 @dataclass(slots=True)
 class SentCall:
-    """A call that was sent: it is settled once, at its worst case where its end is not seen."""
+    """A call that was sent; it is settled once, at its worst case where no usage arrives."""
 
     ledger: CallLedger
     id: UUID
@@ -145,7 +145,7 @@ class LiveCaller:
         """Ask the models in turn until one answers.
 
         Raises:
-            EndpointError: None did; this is what the last one failed by.
+            EndpointError: None did; this is the last one's error.
             ApiError: The key may not spend what a call to any of them may cost.
         """
         passed: list[str] = []

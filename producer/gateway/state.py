@@ -26,7 +26,7 @@ class Gateway:
     submitter: Submitter
     """Reads the rows of batches and submits them."""
     downloads: asyncio.Semaphore
-    """Lets few of those downloads run at once that hold a connection."""
+    """Limits the downloads that run at once, because each holds a connection."""
     live: Live
     """Answers single requests."""
     known_keys: dict[str, tuple[float, KeyRecord]] = field(default_factory=dict)
@@ -42,7 +42,7 @@ def gateway_of(request: Request) -> Gateway:
 
 
 async def _gateway_of(request: Request) -> Gateway:
-    """Return the same: a dependency that is no coroutine would be run in a thread."""
+    """Return the gateway; a coroutine, since FastAPI runs plain functions in threads."""
     return gateway_of(request)
 
 

@@ -15,7 +15,7 @@ from routoo.store.results import ResultRecord
 
 _POLL_S = 0.3
 _POLL_SHARE = 10.0
-"""Between two looks for results at least so many times the duration of the last one pass."""
+"""Shortest pause between two queries for results, as a multiple of the last query's duration."""
 _COMMIT_S = timedelta(seconds=60)
 """Longer than a transaction of results takes: one that began earlier may be seen later."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,11 +37,11 @@ async def follow_results(
         database: The store.
         batch_id: The batch; it was submitted.
         job_count: Its jobs.
-        is_over: Returns whether the batch is over; asked before each look for results.
+        is_over: Returns whether the batch is over; called before each query for results.
         in_order: Yield the results in input order, once the batch is over.
 
     Yields:
-        Results that are new; an empty list where a look found none, so that a reader knows that
+        Results that are new; an empty list where a query found none, so that a reader knows that
         the batch is still followed.
     """
     seen = np.zeros(job_count, np.bool_)

@@ -1,4 +1,4 @@
-"""Reads Parquet tables of rows; a table of items (`item_id`, `prompt`) is an input as it is."""
+"""Reads Parquet tables of rows; tables of items (`item_id`, `prompt`) are read unchanged."""
 
 import math
 from collections.abc import Iterator, Mapping

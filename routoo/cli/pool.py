@@ -124,7 +124,7 @@ def check(pool_file: PoolFile, *, no_ping: NoPing = False) -> None:
     """Check a pool file: priced, keys and tokenizers there, endpoints answer; else exit status 2.
 
     Each endpoint is asked for its list of models, which costs nothing; --no-ping leaves that out.
-    Tells too what dispatchers found of its endpoints, where their database is reachable.
+    Where the dispatchers' database is reachable, it also prints what they found of the endpoints.
     """
     import os
 

@@ -21,7 +21,7 @@ class TableColumn:
     least: int | None = None
     """Narrowest width in characters; None where no cell may be cut."""
     first: bool = False
-    """It gets the width that is free before the others do."""
+    """Whether free width goes to this column before the others."""
     right: bool = False
     """Numbers stand at the right edge."""
     fold: bool = False

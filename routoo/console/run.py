@@ -64,7 +64,7 @@ def run_program(app: Callable[[], object]) -> None:
 
 
 def quiet_driver() -> None:
-    """Keep the database's driver from writing of what our own errors and events tell."""
+    """Silence the log of the database driver: our own errors and events say the same."""
     logging.getLogger("psycopg").setLevel(logging.ERROR)
 
 

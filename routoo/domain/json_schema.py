@@ -35,7 +35,7 @@ _PROBLEMS: Mapping[type[Exception], str] = {
     RecursionError: "it is nested too deep for the JSON Schema",
     ArithmeticError: "it holds a number that is out of range",  # of a multipleOf: 1e400
 } | dict.fromkeys((*_INAPPLICABLE, regex.error), "the JSON Schema can't be applied to it")
-"""How a check that could not be ended is told, by its error."""
+"""The message of a check that could not be completed, by its error."""
 
 _until_s: ContextVar[float] = ContextVar("_until_s")
 """When the check that runs must have ended, by the monotonic clock."""
@@ -72,10 +72,10 @@ def check_schema(text: str) -> None:
 def schema_error(text: str, value: object) -> str | None:
     """Return how a value breaks a JSON Schema, as a phrase; None where it fits.
 
-    Whatever value there is, and however little the schema can be applied, nothing is raised.
+    It never raises: not for odd values, nor for schemas that can't be applied.
 
     Args:
-        text: The schema as JSON text; what refers to something that it doesn't hold is passed over.
+        text: The schema as JSON text; references to what it doesn't hold are ignored.
         value: What JSON can hold.
     """
     token = _until_s.set(time.monotonic() + CHECK_TIMEOUT_S)
@@ -213,7 +213,7 @@ def _unique_items(
 
 
 def _frozen(value: object) -> Hashable:
-    """Return what equals another value's if JSON has the two equal: 1 is 1.0, but not true."""
+    """Return a value that is equal for two values which JSON has equal: 1 is 1.0, not true."""
     if isinstance(value, dict):
         return ("object", frozenset((name, _frozen(one)) for name, one in value.items()))
     if isinstance(value, list):

@@ -13,7 +13,7 @@ from routoo.settings import Settings
 def embedded_stack(
     settings: Settings, *, database: bool = True, broker: bool = True
 ) -> Iterator[tuple[str, str]]:
-    """Use the servers that the settings name, starting those which are left to us.
+    """Run the embedded servers that the settings ask for while the block runs.
 
     Args:
         settings: A server without a URL is embedded.
@@ -37,7 +37,7 @@ def embedded_stack(
 def embedded_servers(
     settings: Settings, *, database: bool = True, broker: bool = True
 ) -> list[EmbeddedServer]:
-    """Return the servers that the settings leave to us, of those that are needed; starts none."""
+    """Return the embedded servers that are needed and have no URL in the settings; starts none."""
     servers: list[EmbeddedServer] = []
     if database and settings.embedded_database:
         servers.append(EmbeddedPostgres(settings.home))

@@ -52,7 +52,7 @@ class JudgementFigures:
 
     probe: str
     second: str | None
-    """The model whose answers they are compared with; then before is with the first alone."""
+    """The model whose answers they are compared with; `before` is then with the first alone."""
     answers: int
     auc_before: float
     auc_after: float
@@ -85,7 +85,7 @@ def compare_policies(
     models: tuple[str, ...],
     seed: int,
 ) -> CascadeReport:
-    """Decide by both policies at 25 budgets, and compare what came of it.
+    """Decide by both policies at 25 budgets, and compare their quality and cost.
 
     Args:
         known: What decisions may use; items that all models answered.

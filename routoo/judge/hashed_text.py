@@ -71,7 +71,7 @@ class TextWeights:
 
 
 def inverse_frequency(texts: Sequence[HashedTexts]) -> Float32[np.ndarray, " buckets"]:
-    """Return what each bucket counts for: the fewer texts have it, the more."""
+    """Return the weight of each bucket, which is higher the fewer texts have it."""
     rows = sum(len(part.start) - 1 for part in texts)
     found = np.sum([np.bincount(part.bucket, minlength=WIDTH) for part in texts], axis=0)
     return np.asarray(np.log((1 + rows) / (1 + found)) + 1, np.float32)

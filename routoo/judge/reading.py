@@ -30,7 +30,7 @@ class Form(IntEnum):
 
     NOWHERE = 0
     SHORT = 1
-    """It is nothing but a few words."""
+    """The answer consists of a few words."""
     SENTENCE = 2
     """After words such as "the answer is"."""
     BOXED = 3

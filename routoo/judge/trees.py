@@ -58,7 +58,7 @@ class BoostedTrees:
 
     @classmethod
     def joined(cls, parts: "list[BoostedTrees]") -> "BoostedTrees":
-        """Return the sum of several."""
+        """Return one sum of the trees of several sums."""
         return cls(
             np.concatenate([part.feature for part in parts]),
             np.concatenate([part.threshold for part in parts]),

@@ -40,7 +40,7 @@ class Reading:
     """Hidden states to pool over tokens, 0 being the token embeddings; None takes those at each
     third of the depth."""
     pooling: Pooling | None = None
-    """None takes the mean for an encoder, the last token for a decoder: that has seen all."""
+    """None takes the mean for an encoder, the last token for a decoder: it attends to all."""
     suffix: str = ""
     """Text put after every prompt, such as a cue for an answer."""
     precision: Precision = Precision.AUTO
@@ -66,7 +66,7 @@ class TuneOptions:
     epochs: int = 5
     """Most passes over the items."""
     patience: int = 1
-    """Passes without a lower loss on the items kept back before it stops."""
+    """Passes without a lower loss on the held-out items after which tuning stops."""
     learning_rate: float = 3e-4
     """Of the adapters; the head learns three times as fast."""
     seed: int = 0

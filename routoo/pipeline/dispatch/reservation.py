@@ -34,7 +34,7 @@ class MoneyQueue:
         """Wait until a job is the first in its model's queue.
 
         Returns:
-            Whether it was already: then its last try failed, and money has to come back first.
+            Whether it was the first before: then its last try failed, and it waits for freed money.
         """
         if self._first.get(job_no) == model:
             return True

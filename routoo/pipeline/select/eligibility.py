@@ -1,7 +1,7 @@
 """Finds which models may answer a job, and why a job has no eligible model.
 
-Here are the limits that need no estimates: lists of models, capabilities, and the windows of batch
-channels. `selector.job_limits` applies those that do.
+This module applies the limits that need no estimates: lists of models, capabilities, and the
+windows of batch channels. `selector.job_limits` applies those that need them.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,7 @@
 """Probes of a batch: which cheap models may be asked first, and what judging them brings.
 
 Where the batch's checkpoint can judge answers, the selection has further options
-(`routoo.selector.probes`). Without a judge everything is as if there were none.
+(`routoo.selector.probes`). Without a judge there are no such options.
 """
 
 from collections.abc import Mapping, Sequence

@@ -44,7 +44,7 @@ class TrainingItems:
 
 @runtime_checkable
 class View(Protocol):
-    """Expects every model's quality from a prompt's features, in one way of several.
+    """One of several ways to estimate every model's quality from a prompt's features.
 
     A new view is one file with a class like this and one line in `views.FOLD_VIEWS`; the stack
     weighs it by what it was worth on held-out items. Its arrays are named

@@ -185,7 +185,7 @@ class FloorRow(SQLModel, table=True):
 
 
 class PromptFactorRow(SQLModel, table=True):
-    """How many prompt tokens a batch's models were billed when its checkpoint's answers came."""
+    """Prompt tokens that a batch's models bill for one that is estimated, by its checkpoint."""
 
     __tablename__ = "prompt_factors"
     __table_args__ = (

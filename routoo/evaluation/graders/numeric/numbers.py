@@ -44,7 +44,7 @@ _DEGREES = re.compile(r"\s?\^\s?(?:\{\s?\\circ\s?\}|\\circ\b)|\\degree\b")
 _EXPRESSION = re.compile(r"(?<![\w.])\d|\.\d|\\(?:[dtc]?frac|sqrt|pi)(?![a-z])|[\u221a\u03c0]")
 """Where an expression may start."""
 _COMPOUND = re.compile(r"\\[a-z]|[\^\u221a\u03c0\u00d7\u00b7]")
-"""What a text holds that has expressions other than plain numbers."""
+"""Signs of which a text has one where it holds expressions other than plain numbers."""
 GOES_ON = re.compile(
     r"\^|_\{?\d|\\(?:sqrt|pi|[dtc]?frac|overline|infty|pm|times|cdot)\b|\(?[a-zA-Z](?![a-zA-Z'])"
 )
@@ -152,7 +152,7 @@ def _digits_end(text: str, at: int) -> int:
 
 
 def _without(text: str, numbers: Iterable[Number]) -> str:
-    """Return a text whose expressions are blotted out, at the same offsets."""
+    """Return a text with spaces in place of its expressions, so that offsets stay."""
     for number in numbers:
         text = text[: number.start] + _BLOT * (number.end - number.start) + text[number.end :]
     return text

@@ -42,7 +42,7 @@ def climb(
         table: The jobs.
         start: Column that each job starts at, on its hull; all of them served.
         floor_price: Quality per USD that a step must exceed.
-        ceiling_price: Dearer than this no step is from the start, but for rounding.
+        ceiling_price: Highest price of a step from the start, but for rounding.
     """
     parts = []
     for first in range(0, table.jobs, BLOCK_JOBS):
