@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -96,8 +97,15 @@ def _error(record: ResultRecord) -> dict[str, Any]:
 _CREATED_AT = COLUMNS.index("created_at")
 
 
+_FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d+(\.\d+)?$)")
+"""The begin of a cell that a spreadsheet runs as a formula; a plain number is none."""
+
+
 class CsvWriter:
-    """Writes the columns of `batch_results`; null is an empty field."""
+    """Writes the columns of `batch_results`; null is an empty field.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe in front.
+    """
 
     def __init__(self, stream: BinaryIO) -> None:
         self._text = io.TextIOWrapper(stream, "utf-8", newline="")
@@ -109,12 +117,17 @@ class CsvWriter:
         for record in records:
             row = values(record)
             row[_CREATED_AT] = record.created_at.isoformat()
-            self._writer.writerow(row)
+            self._writer.writerow([_inert(value) for value in row])
 
     def close(self) -> None:
         """Send the rest to the stream and leave that open."""
         self._text.flush()
         self._text.detach()
+
+
+def _inert(value: object) -> object:
+    is_formula = isinstance(value, str) and _FORMULA.match(value)
+    return f"'{value}" if is_formula else value
 
 
 _ROWS_AT_ONCE = 1_000
