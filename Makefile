@@ -39,7 +39,7 @@ test: install  ## run unit, integration and acceptance tests
 	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 chaos: install  ## kill processes and servers for ten minutes, and check the books (SEED=7)
-	ROUTOO_CHAOS=all $(BIN)/pytest -s tests/chaos/test_crash_points.py
+	ROUTOO_CHAOS=all $(BIN)/pytest -s tests/chaos/test_crash_points.py tests/chaos/test_message_points.py tests/chaos/test_poison.py
 	$(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED))
 
 lint: install  ## style and formatting

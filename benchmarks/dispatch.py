@@ -67,14 +67,15 @@ class Bench:
         done = subprocess.run(
             [python, HERE / "dispatch_clients.py", client, json.dumps(request)],
             stdout=subprocess.PIPE, text=True, check=True,
-            env=_environ(),
+            env=environ(),
         )  # fmt: skip
         found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
         assert len(found["latencies_s"]) == calls, "a call was lost"
         return found | {"jobs_per_s": calls / found["wall_s"]}
 
 
-def _environ() -> dict[str, str]:
+def environ() -> dict[str, str]:
+    """Return the environment of a client's process."""
     # An unbuffered standard output may lose a part of a long line.
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     return {**kept, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}  # else it asks the network
@@ -84,7 +85,7 @@ def main() -> None:
     """Measure and print."""
     options = _options()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # inherited by the servers
-    with endpoint_server(LATENCY_S) as base_url, _database() as url:
+    with endpoint_server(LATENCY_S) as base_url, database() as url:
         bench = Bench(base_url, url, options.peers_python, made_up_judge())
         show(_rates(bench, options), as_json=options.json)
         show(_overheads(bench, options), as_json=options.json)
@@ -102,7 +103,8 @@ def _options() -> argparse.Namespace:
 
 
 @contextmanager
-def _database() -> Iterator[str]:
+def database() -> Iterator[str]:
+    """Start a migrated PostgreSQL, and yield its URL."""
     with tempfile.TemporaryDirectory(prefix="routoo-", dir="/tmp") as name:
         folder = Path(name)
         folder.chmod(0o755)

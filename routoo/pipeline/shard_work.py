@@ -113,26 +113,31 @@ class ShardWorker:
         Args:
             publish: Publishes messages; is called in a thread.
             stages: The stages to look at.
-            most: Shards worked on at once.
+            most: Shards worked on at once that were left behind; as many others.
             interval_s: Time between two looks, in seconds.
         """
-        taken: set[asyncio.Task[None]] = set()
+        # Apart: no number of waiting batches keeps a shard that was left behind from being taken.
+        left: set[asyncio.Task[None]] = set()
+        others: set[asyncio.Task[None]] = set()
 
         def forget(task: asyncio.Task[None]) -> None:
-            taken.discard(task)
+            left.discard(task)
+            others.discard(task)
             if not task.cancelled() and (error := task.exception()) is not None:
                 _log.error("shard.not_taken", exc_info=error)
 
         while not self.stop.is_set():
             if Stage.DISPATCH in stages and (due := await self._make_due()):
                 await asyncio.to_thread(publish, due)
-            for key in await self._urgent(stages, most - len(taken)):
-                task = asyncio.create_task(self._take(key, publish))
-                taken.add(task)
-                task.add_done_callback(forget)
+            found = await self._urgent(stages, most - len(left), most - len(others))
+            for taken, keys in zip((left, others), found, strict=True):
+                for key in keys:
+                    task = asyncio.create_task(self._take(key, publish))
+                    taken.add(task)
+                    task.add_done_callback(forget)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), interval_s)
-        await asyncio.gather(*taken, return_exceptions=True)
+        await asyncio.gather(*left, *others, return_exceptions=True)
 
     async def _take(self, key: ShardKey, publish: Callable[[Sequence[ShardKey]], None]) -> None:
         try:
@@ -155,15 +160,17 @@ class ShardWorker:
             _log.warning("shards.not_made_due", reason=str(error))
             return []
 
-    async def _urgent(self, stages: Collection[Stage], most: int) -> list[ShardKey]:
-        if most < 1:
-            return []
+    async def _urgent(
+        self, stages: Collection[Stage], left: int, others: int
+    ) -> tuple[list[ShardKey], list[ShardKey]]:
+        if left + others < 1:
+            return [], []
         try:
             async with self.db.transaction() as conn:
-                return await leases.urgent(conn, stages, most)
+                return await leases.urgent(conn, stages, left=left, others=others)
         except StoreError as error:
             _log.warning("shards.not_looked_for", reason=str(error))
-            return []
+            return [], []
 
     async def _claim(self, key: ShardKey) -> tuple[Lease, BatchRecord] | None:
         try:

@@ -149,7 +149,9 @@ async def abandoned(conn: AsyncConnection, stage: Stage) -> ShardKey | None:
     return None if row is None else ShardKey(row[0], stage, row[1])
 
 
-async def urgent(conn: AsyncConnection, stages: Collection[Stage], limit: int) -> list[ShardKey]:
+async def urgent(
+    conn: AsyncConnection, stages: Collection[Stage], *, left: int, others: int
+) -> tuple[list[ShardKey], list[ShardKey]]:
     """Return shards that must not wait until those before them in the queue are done.
 
     They are those that a worker left behind, selections, and one shard of each batch of which none
@@ -158,10 +160,11 @@ async def urgent(conn: AsyncConnection, stages: Collection[Stage], limit: int) -
     Args:
         conn: A connection.
         stages: The stages to look at.
-        limit: Most shards to return.
+        left: Most shards to return that were left behind.
+        others: Most other shards to return.
 
     Returns:
-        Their keys; those that were left behind first, then selections.
+        The keys of those that were left behind, and of the others, selections first.
     """
     cursor = await conn.execute(
         f"""
@@ -171,14 +174,20 @@ async def urgent(conn: AsyncConnection, stages: Collection[Stage], limit: int) -
             FROM shards s JOIN batches b ON b.id = s.batch_id
             WHERE s.stage = ANY(%s) AND {_FREE} AND {_AT_WORK}
         )
-        SELECT batch_id, stage, shard_no FROM due WHERE is_left OR (place = 1 AND NOT EXISTS (
-            SELECT FROM shards held WHERE held.batch_id = due.batch_id AND held.stage = due.stage
-              AND held.state = 'leased' AND held.lease_expires_at >= clock_timestamp()))
-        ORDER BY is_left DESC, stage = 'select' DESC, random() LIMIT %s
+        SELECT batch_id, stage, shard_no, is_left FROM (
+            SELECT due.*, row_number()
+                OVER (PARTITION BY is_left ORDER BY stage = 'select' DESC, random()) AS turn
+            FROM due WHERE is_left OR (place = 1 AND NOT EXISTS (
+                SELECT FROM shards held WHERE held.batch_id = due.batch_id
+                  AND held.stage = due.stage AND held.state = 'leased'
+                  AND held.lease_expires_at >= clock_timestamp()))) AS found
+        WHERE turn <= CASE WHEN is_left THEN %s ELSE %s END ORDER BY turn
         """.encode(),
-        [[str(stage) for stage in stages], limit],
+        [[str(stage) for stage in stages], left, others],
     )
-    return [ShardKey(row[0], Stage(row[1]), row[2]) async for row in cursor]
+    found = [(ShardKey(row[0], Stage(row[1]), row[2]), row[3]) async for row in cursor]
+    abandoned = [key for key, is_left in found if is_left]
+    return abandoned, [key for key, is_left in found if not is_left]
 
 
 async def untaken_stage(conn: AsyncConnection, batch_id: UUID) -> Stage | None:

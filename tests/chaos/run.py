@@ -6,15 +6,10 @@ agree, and what is found is printed.
 """
 
 import argparse
-import json
 import random
 import re
-import subprocess
-import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
@@ -22,19 +17,14 @@ from typing import Any
 
 import psycopg
 
+from tests.chaos.events import CONCURRENCY, LEASE_S, TICK_S, Plan, Run, prompt_of
 from tests.chaos.stack import SECRET, ChaosStack
 from tests.fakes.openai_process import FakeServerProcess
 from tests.services import short_folder
 
-MODEL = "smollm2-135m-instruct"
-"""A model that the example's checkpoint knows; the fake endpoint calls it small."""
 PRICE_USD_PER_MTOK = Decimal(1)
-CONCURRENCY = 12
-LEASE_S, TICK_S = 6.0, 2.0
 _SLACK_S = 4.0
 """Of a loaded machine, on top of a lease and two ticks."""
-_PRODUCER = Path(sys.executable).with_name("routoo-producer")
-_OVER = {"completed", "cancelled", "failed"}
 _FAULTS = [
     {"kind": "status", "every": 29, "status": 500},
     {"kind": "reset", "every": 41},
@@ -42,219 +32,6 @@ _FAULTS = [
     {"kind": "rate_limit", "every": 37, "retry_after": "0"},
 ]
 _HEADERS = {"x-ratelimit-limit-requests": "1e300", "x-ratelimit-reset-requests": "9" * 400}
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run does."""
-
-    seed: int
-    seconds: float
-    """How long things happen, in seconds; then all is mended, and the batches may end."""
-    jobs: int = 120
-    batches: int = 3
-    pause_s: float = 4.0
-    """Mean time between two events, in seconds."""
-    patience_s: float = 300.0
-    """Within so long after the last event every batch has ended, in seconds."""
-    broker_url: str | None = None
-    on_small_disk: bool = False
-    real_scoring: bool = False
-    """By the example's checkpoint, instead of the same guess for each prompt."""
-    outages_s: tuple[float, ...] = (0.0, 3.0)
-    """How long servers may be away, in seconds."""
-
-
-@dataclass(slots=True)
-class Run:
-    """A run under way."""
-
-    plan: Plan
-    stack: ChaosStack
-    server: FakeServerProcess
-    rng: random.Random
-    batch_ids: list[str] = field(default_factory=list)
-    events: Counter[str] = field(default_factory=Counter)
-    orphans: dict[tuple[str, int, int], float] = field(default_factory=dict)
-    """Shards of dispatchers that died, by batch, number and epoch: when."""
-    take_overs_s: list[float] = field(default_factory=list)
-    disturbed_at_s: float = 0.0
-    """When a server was away last: no take-over is expected meanwhile."""
-
-    # What happens
-
-    def act(self) -> None:
-        """Let one thing happen."""
-        acts: list[tuple[int, Callable[[], None]]] = [
-            (6, self.kill_one),
-            (2, self.kill_all),
-            (2, self.restart_database),
-            (2, self.restart_broker),
-            (2, self.suspend_one),
-            (2, self.pause_batch),
-            (1, self.jump_clock),
-            (1, self.cancel_and_retry),
-            (1, self.kill_submission),
-        ]
-        if self.plan.on_small_disk:
-            acts.append((1, self.fill_disk))
-        weights = [weight for weight, _ in acts]
-        act = self.rng.choices([one for _, one in acts], weights)[0]
-        self.events[act.__name__] += 1
-        act()
-
-    def _name(self) -> str:
-        return self.rng.choice(sorted(self.stack.workers))
-
-    def kill_one(self) -> None:
-        name = self._name()
-        self._note_orphans(name)
-        self.stack.kill([name])
-
-    def kill_all(self) -> None:
-        for name in self.stack.workers:
-            self._note_orphans(name)
-        self.stack.kill(list(self.stack.workers))
-
-    def restart_database(self) -> None:
-        self.disturbed_at_s = time.monotonic() + self.plan.outages_s[-1] + LEASE_S
-        self.stack.halt_postgres()
-        time.sleep(self.rng.choice(self.plan.outages_s))
-        self.stack.mend()
-
-    def restart_broker(self) -> None:
-        self.stack.halt_broker()
-        time.sleep(self.rng.choice(self.plan.outages_s))
-        self.stack.mend()
-
-    def fill_disk(self) -> None:
-        self.disturbed_at_s = time.monotonic() + LEASE_S
-        self.stack.fill_disk()
-        time.sleep(2.0)
-        self.stack.free_disk()
-        self.stack.mend()
-
-    def suspend_one(self) -> None:
-        """Stop a process for longer than its lease, so that its shards are taken over."""
-        worker = self.stack.workers[self._name()]
-        self.stack.suspend(worker)
-        time.sleep(LEASE_S + TICK_S)
-        self.stack.resume(worker)
-
-    def jump_clock(self) -> None:
-        self.stack.jump_clock(self._name(), self.rng.choice([-1, 1]))
-
-    def pause_batch(self) -> None:
-        batch_id = self.rng.choice(self.batch_ids)
-        self._command("pause", batch_id)
-        self._command("resume", batch_id, "--budget-usd", str(self.rng.choice(["0.05", "0.06"])))
-
-    def kill_submission(self) -> None:
-        """Kill a submission half-way, and submit twice at once with the same key."""
-        key = f"again-{len(self.batch_ids)}"
-        first = self._submission(key)
-        time.sleep(self.rng.uniform(0.2, 2.0))
-        first.kill()
-        first.wait()
-        both = [self._submission(key), self._submission(key)]
-        said = [one.communicate() for one in both]
-        printed = {out.strip() for out, _ in said}
-        assert len(printed) == 1, said
-        assert all(printed), said
-        self.batch_ids += printed
-
-    def cancel_and_retry(self) -> None:
-        """Cancel a batch with its calls in flight, and open what it left unanswered again."""
-        batch_id = self.rng.choice(self.batch_ids)
-        self._command("cancel", batch_id)
-        self._command("retry", batch_id)
-
-    def _note_orphans(self, name: str) -> None:
-        if name.startswith("dispatcher") and time.monotonic() > self.disturbed_at_s:
-            pid = self.stack.workers[name].pid
-            found = self.stack.query(
-                "SELECT batch_id::text, shard_no, epoch FROM shards s JOIN batches b"
-                " ON b.id = s.batch_id WHERE s.state = 'leased' AND stage = 'dispatch'"
-                " AND b.status = 'in_progress' AND owner LIKE %s",
-                f"%:{pid}",
-            )
-            self.orphans |= {(one[0], one[1], one[2]): time.monotonic() for one in found}
-
-    def watch_take_overs(self) -> None:
-        """See which of the orphaned shards have a new owner."""
-        now_s = time.monotonic()
-        if now_s < self.disturbed_at_s:
-            self.orphans.clear()
-        workers = self.stack.workers.items()
-        if not any(one.is_ready for name, one in workers if name.startswith("dispatcher")):
-            self.orphans = dict.fromkeys(self.orphans, now_s)  # nobody is there to take them over
-        for (batch_id, shard_no, epoch), since_s in list(self.orphans.items()):
-            (found,) = self.stack.query(
-                "SELECT s.epoch > %s OR b.status <> 'in_progress' FROM shards s JOIN batches b"
-                " ON b.id = s.batch_id WHERE batch_id = %s AND stage = 'dispatch'"
-                " AND shard_no = %s",
-                *(epoch, batch_id, shard_no),
-            )
-            if found[0]:
-                self.take_overs_s.append(now_s - since_s)
-                del self.orphans[batch_id, shard_no, epoch]
-
-    # Batches
-
-    def submit(self) -> None:
-        """Submit a batch."""
-        submission = self._submission(None)
-        printed, said = submission.communicate()
-        assert submission.returncode == 0, said
-        self.batch_ids.append(printed.strip())
-
-    def _submission(self, key: str | None) -> "subprocess.Popen[str]":
-        rows, pool = self.stack.home / "jobs.jsonl", self.stack.home / "pool.json"
-        if not rows.exists():
-            prompts = [f"What is the number {n} good for?" for n in range(self.plan.jobs)]
-            lines = [
-                json.dumps({"custom_id": f"job-{n}", "prompt": prompt})
-                for n, prompt in enumerate(prompts)
-            ]
-            rows.write_text("\n".join(lines))
-            pool.write_text(json.dumps({"models": [self._model()]}))
-        more = [] if key is None else ["--idempotency-key", key]
-        return subprocess.Popen(
-            [
-                *(_PRODUCER, "submit", rows, "--pool", pool),
-                *("--budget-usd", "0.05", "--no-ping", *more),
-            ],
-            env=self.stack.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def _model(self) -> dict[str, Any]:
-        return {
-            "name": MODEL,
-            "endpoint": {
-                "base_url": self.server.base_url,
-                "model": "small",
-                "max_concurrency": CONCURRENCY,
-                "timeout_s": 20,
-                "api_key_env": "CHAOS_KEY",
-            },
-            "price_usd_per_mtok": {"prompt": "1", "completion": "1"},
-            "context_window_tokens": 4096,
-            "max_completion_tokens": 20,
-        }
-
-    def _command(self, name: str, batch_id: str, *options: str) -> None:
-        subprocess.run(
-            [_PRODUCER, name, batch_id, *options],
-            env=self.stack.environ,
-            capture_output=True,
-            check=False,
-            timeout=120,
-        )
-
-    def are_over(self) -> bool:
-        """Whether every batch has ended."""
-        found = self.stack.query("SELECT status FROM batches")
-        return len(found) > 0 and all(status in _OVER for (status,) in found)
 
 
 def run(plan: Plan, home: Path) -> Run:
@@ -354,11 +131,10 @@ def _check_results(run: Run, batch_id: str) -> None:
     (batch,) = run.stack.query("SELECT status, error FROM batches WHERE id = %s", batch_id)
     assert batch[0] in {"completed", "cancelled"}, batch
     for number, (_, status, answer) in enumerate(found):
-        prompt = f"What is the number {number} good for?"
         if batch[0] == "cancelled" and status == "cancelled":
             continue
         assert status == "succeeded", (batch_id, number, status)
-        assert answer == f"small says {sha256(prompt.encode()).hexdigest()[:8]}", (number, answer)
+        assert answer == answer_to(prompt_of(number)), (number, answer)
 
 
 def _check_money(run: Run, log: Sequence[dict[str, Any]]) -> None:
@@ -394,6 +170,11 @@ def _check_secret(stack: ChaosStack) -> None:
             with conn.cursor().copy(f"COPY {table} TO STDOUT".encode()) as rows:
                 for block in rows:
                     assert SECRET.encode() not in bytes(block), table
+
+
+def answer_to(prompt: str) -> str:
+    """Return what the endpoint answers."""
+    return f"small says {sha256(prompt.encode()).hexdigest()[:8]}"
 
 
 def _around(text: str, word: str) -> str:

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from tests.chaos.run import Plan, run
+from tests.chaos.events import Plan
+from tests.chaos.run import run
 from tests.services import short_folder
 
 SECONDS = 12.0

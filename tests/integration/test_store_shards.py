@@ -379,17 +379,20 @@ async def test_urgent_are_shards_left_behind_selections_and_one_of_each_idle_bat
     await claim(db, busy, Stage.DISPATCH, 0)
 
     async with db.transaction() as conn:
-        found = await leases.urgent(conn, [Stage.SELECT, Stage.DISPATCH], 9)
-    assert found == [ShardKey(left, Stage.SELECT, 0), ShardKey(idle, Stage.DISPATCH, 0)]
+        found = await leases.urgent(conn, [Stage.SELECT, Stage.DISPATCH], left=9, others=9)
+    assert found == ([], [ShardKey(left, Stage.SELECT, 0), ShardKey(idle, Stage.DISPATCH, 0)])
 
     for shard_no in (1, 2):
         await claim(db, busy, Stage.DISPATCH, shard_no, lease_s=EXPIRED_S)
     async with db.transaction() as conn:
-        found = await leases.urgent(conn, [Stage.SELECT, Stage.DISPATCH], 9)
+        abandoned, others = await leases.urgent(
+            conn, [Stage.SELECT, Stage.DISPATCH], left=9, others=9
+        )
+        few = await leases.urgent(conn, [Stage.SELECT, Stage.DISPATCH], left=0, others=1)
         longest = await leases.abandoned(conn, Stage.DISPATCH)
-    assert {key.shard_no for key in found[:2]} == {1, 2}
-    assert [key.batch_id for key in found[:2]] == [busy, busy]
-    assert len(found) == 4
+    assert set(abandoned) == {ShardKey(busy, Stage.DISPATCH, number) for number in (1, 2)}
+    assert len(others) == 2
+    assert few == ([], others[:1])
     assert longest == ShardKey(busy, Stage.DISPATCH, 1)
 
 

@@ -1,0 +1,202 @@
+"""What happens to batches and the processes that work on them, drawn from a seed."""
+
+import random
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tests.chaos.stack import ChaosStack
+from tests.chaos.submission import PRODUCER, begin, end, model
+from tests.fakes.openai_process import FakeServerProcess
+
+CONCURRENCY = 12
+LEASE_S, TICK_S = 6.0, 2.0
+_OVER = {"completed", "cancelled", "failed"}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run does."""
+
+    seed: int
+    seconds: float
+    """How long things happen, in seconds; then all is mended, and the batches may end."""
+    jobs: int = 120
+    batches: int = 3
+    pause_s: float = 4.0
+    """Mean time between two events, in seconds."""
+    patience_s: float = 300.0
+    """Within so long after the last event every batch has ended, in seconds."""
+    broker_url: str | None = None
+    on_small_disk: bool = False
+    real_scoring: bool = False
+    """By the example's checkpoint, instead of the same guess for each prompt."""
+    outages_s: tuple[float, ...] = (0.0, 3.0)
+    """How long servers may be away, in seconds."""
+
+
+@dataclass(slots=True)
+class Run:
+    """A run under way."""
+
+    plan: Plan
+    stack: ChaosStack
+    server: FakeServerProcess
+    rng: random.Random
+    batch_ids: list[str] = field(default_factory=list)
+    events: Counter[str] = field(default_factory=Counter)
+    orphans: dict[tuple[str, int, int], float] = field(default_factory=dict)
+    """Shards of dispatchers that died, by batch, number and epoch: when."""
+    take_overs_s: list[float] = field(default_factory=list)
+    disturbed_at_s: float = 0.0
+    """When a server was away last: no take-over is expected meanwhile."""
+
+    # What happens
+
+    def act(self) -> None:
+        """Let one thing happen."""
+        acts: list[tuple[int, Callable[[], None]]] = [
+            (6, self.kill_one),
+            (2, self.kill_all),
+            (2, self.restart_database),
+            (2, self.restart_broker),
+            (2, self.suspend_one),
+            (2, self.pause_batch),
+            (1, self.jump_clock),
+            (1, self.cancel_and_retry),
+            (1, self.kill_submission),
+        ]
+        if self.plan.on_small_disk:
+            acts.append((1, self.fill_disk))
+        weights = [weight for weight, _ in acts]
+        act = self.rng.choices([one for _, one in acts], weights)[0]
+        self.events[act.__name__] += 1
+        act()
+
+    def _name(self) -> str:
+        return self.rng.choice(sorted(self.stack.workers))
+
+    def kill_one(self) -> None:
+        name = self._name()
+        self._note_orphans(name)
+        self.stack.kill([name])
+
+    def kill_all(self) -> None:
+        for name in self.stack.workers:
+            self._note_orphans(name)
+        self.stack.kill(list(self.stack.workers))
+
+    def restart_database(self) -> None:
+        self.disturbed_at_s = time.monotonic() + self.plan.outages_s[-1] + LEASE_S
+        self.stack.halt_postgres()
+        time.sleep(self.rng.choice(self.plan.outages_s))
+        self.stack.mend()
+
+    def restart_broker(self) -> None:
+        self.stack.halt_broker()
+        time.sleep(self.rng.choice(self.plan.outages_s))
+        self.stack.mend()
+
+    def fill_disk(self) -> None:
+        self.disturbed_at_s = time.monotonic() + LEASE_S
+        self.stack.fill_disk()
+        time.sleep(2.0)
+        self.stack.free_disk()
+        self.stack.mend()
+
+    def suspend_one(self) -> None:
+        """Stop a process for longer than its lease, so that its shards are taken over."""
+        worker = self.stack.workers[self._name()]
+        self.stack.suspend(worker)
+        time.sleep(LEASE_S + TICK_S)
+        self.stack.resume(worker)
+
+    def jump_clock(self) -> None:
+        self.stack.jump_clock(self._name(), self.rng.choice([-1, 1]))
+
+    def pause_batch(self) -> None:
+        batch_id = self.rng.choice(self.batch_ids)
+        self._command("pause", batch_id)
+        self._command("resume", batch_id, "--budget-usd", str(self.rng.choice(["0.05", "0.06"])))
+
+    def kill_submission(self) -> None:
+        """Kill a submission half-way, and submit twice at once with the same key."""
+        key = "--idempotency-key", f"again-{len(self.batch_ids)}"
+        first = self._submission(*key)
+        time.sleep(self.rng.uniform(0.2, 2.0))
+        first.kill()
+        first.wait()
+        both = [self._submission(*key), self._submission(*key)]
+        said = [one.communicate() for one in both]
+        printed = {out.strip() for out, _ in said}
+        assert len(printed) == 1, said
+        assert all(printed), said
+        self.batch_ids += printed
+
+    def cancel_and_retry(self) -> None:
+        """Cancel a batch with its calls in flight, and open what it left unanswered again."""
+        batch_id = self.rng.choice(self.batch_ids)
+        self._command("cancel", batch_id)
+        self._command("retry", batch_id)
+
+    def _note_orphans(self, name: str) -> None:
+        if name.startswith("dispatcher") and time.monotonic() > self.disturbed_at_s:
+            pid = self.stack.workers[name].pid
+            found = self.stack.query(
+                "SELECT batch_id::text, shard_no, epoch FROM shards s JOIN batches b"
+                " ON b.id = s.batch_id WHERE s.state = 'leased' AND stage = 'dispatch'"
+                " AND b.status = 'in_progress' AND owner LIKE %s",
+                f"%:{pid}",
+            )
+            self.orphans |= {(one[0], one[1], one[2]): time.monotonic() for one in found}
+
+    def watch_take_overs(self) -> None:
+        """See which of the orphaned shards have a new owner."""
+        now_s = time.monotonic()
+        if now_s < self.disturbed_at_s:
+            self.orphans.clear()
+        workers = self.stack.workers.items()
+        if not any(one.is_ready for name, one in workers if name.startswith("dispatcher")):
+            self.orphans = dict.fromkeys(self.orphans, now_s)  # nobody is there to take them over
+        for (batch_id, shard_no, epoch), since_s in list(self.orphans.items()):
+            (found,) = self.stack.query(
+                "SELECT s.epoch > %s OR b.status <> 'in_progress' FROM shards s JOIN batches b"
+                " ON b.id = s.batch_id WHERE batch_id = %s AND stage = 'dispatch'"
+                " AND shard_no = %s",
+                *(epoch, batch_id, shard_no),
+            )
+            if found[0]:
+                self.take_overs_s.append(now_s - since_s)
+                del self.orphans[batch_id, shard_no, epoch]
+
+    # Batches
+
+    def submit(self) -> None:
+        """Submit a batch."""
+        self.batch_ids.append(end(self._submission()))
+
+    def _submission(self, *options: str) -> "subprocess.Popen[str]":
+        prompts = [prompt_of(number) for number in range(self.plan.jobs)]
+        models = [model(self.server.base_url, concurrency=CONCURRENCY)]
+        return begin(self.stack, prompts, models, *options)
+
+    def _command(self, name: str, batch_id: str, *options: str) -> None:
+        subprocess.run(
+            [PRODUCER, name, batch_id, *options],
+            env=self.stack.environ,
+            capture_output=True,
+            check=False,
+            timeout=120,
+        )
+
+    def are_over(self) -> bool:
+        """Whether every batch has ended."""
+        found = self.stack.query("SELECT status FROM batches")
+        return len(found) > 0 and all(status in _OVER for (status,) in found)
+
+
+def prompt_of(number: int) -> str:
+    """Return the prompt of a job."""
+    return f"What is the number {number} good for?"

@@ -1,0 +1,62 @@
+"""Submits batches to workers that are to be killed, by the real command."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.stack import ChaosStack
+
+PRODUCER = Path(sys.executable).with_name("routoo-producer")
+
+
+KNOWN_MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
+"""Models that the example's checkpoint knows: with a single one nothing would be scored."""
+
+
+def model(base_url: str, name: str = KNOWN_MODELS[0], *, concurrency: int = 12) -> dict[str, Any]:
+    """Return a candidate model of a pool file; the fake endpoint calls it small."""
+    return {
+        "name": name,
+        "endpoint": {
+            "base_url": base_url,
+            "model": "small",
+            "max_concurrency": concurrency,
+            "timeout_s": 20,
+            "api_key_env": "CHAOS_KEY",
+        },
+        "price_usd_per_mtok": {"prompt": "1", "completion": "1"},
+        "context_window_tokens": 4096,
+        "max_completion_tokens": 20,
+    }
+
+
+def begin(
+    stack: ChaosStack,
+    prompts: Sequence[str],
+    models: Sequence[dict[str, Any]],
+    *options: str,
+    budget_usd: str = "0.05",
+) -> "subprocess.Popen[str]":
+    """Start to submit prompts as `job-0`, `job-1`, ...; the command prints the batch's id."""
+    rows, pool = stack.home / "jobs.jsonl", stack.home / "pool.json"
+    lines = [{"custom_id": f"job-{no}", "prompt": prompt} for no, prompt in enumerate(prompts)]
+    rows.write_text("\n".join(map(json.dumps, lines)))
+    pool.write_text(json.dumps({"models": list(models)}))
+    command = [PRODUCER, "submit", rows, "--pool", pool, "--budget-usd", budget_usd, "--no-ping"]
+    return subprocess.Popen(
+        [*command, *options],
+        env=stack.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def end(submission: "subprocess.Popen[str]") -> str:
+    """Wait for a submission, and return the batch's id."""
+    printed, said = submission.communicate()
+    assert submission.returncode == 0, said
+    return printed.strip()
