@@ -1,5 +1,7 @@
 """The migrations and the tables they must produce."""
 
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 
@@ -8,6 +10,7 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, NullPool, create_engine
 from sqlmodel import SQLModel
 
@@ -157,6 +160,22 @@ def test_programs_that_start_together_migrate_once(migrated_databases: Databases
 
         assert revisions == [migrate.head()] * 4
         assert migrate.current(url) == migrate.head()
+
+
+def test_the_newest_revision_is_the_one_that_alembic_finds() -> None:
+    assert migrate.head() == ScriptDirectory.from_config(migrate._config()).get_current_head()
+
+
+def test_a_database_that_is_up_to_date_is_found_so_without_alembic(database_url: str) -> None:
+    code = (
+        "import sys; from routoo.store import migrate;"
+        f" print(migrate.upgrade({database_url!r}),"
+        " sorted({'alembic', 'sqlalchemy', 'sqlmodel'} & sys.modules.keys()))"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == f"{migrate.head()} []\n"
 
 
 def test_a_server_that_is_away_is_reported_as_such() -> None:
