@@ -34,10 +34,10 @@ from routoo.errors import (
     RateLimitedError,
     RequestRejectedError,
 )
-from routoo.pipeline.dispatch.accounting import JobAccount
 from routoo.pipeline.dispatch.answer import Answerer
 from routoo.pipeline.dispatch.fallback import Candidate
-from routoo.pipeline.dispatch.group_commit import ReservationOutcome
+from routoo.pipeline.dispatch.group_commit import ReservationStatus
+from routoo.pipeline.dispatch.job_state import JobState
 from tests.fakes.permit import OpenPermit
 
 BODY = {"messages": [{"role": "user", "content": "What is two plus two?"}], "max_tokens": 10}
@@ -106,7 +106,7 @@ class Out(Script):
 class MemoryCommit:
     """A group commit without a database; its outcomes follow a script, then it grants."""
 
-    def __init__(self, *outcomes: ReservationOutcome) -> None:
+    def __init__(self, *outcomes: ReservationStatus) -> None:
         self.outcomes = list(outcomes)
         self.reserved: list[Reservation] = []
         self.attempts: list[tuple[Attempt, Decimal]] = []
@@ -118,10 +118,10 @@ class MemoryCommit:
 
     async def reserve(
         self, reservation: Reservation, starts_soon: Callable[[], bool]
-    ) -> ReservationOutcome:
+    ) -> ReservationStatus:
         assert starts_soon()
-        outcome = self.outcomes.pop(0) if self.outcomes else ReservationOutcome.GRANTED
-        if outcome is ReservationOutcome.GRANTED:
+        outcome = self.outcomes.pop(0) if self.outcomes else ReservationStatus.GRANTED
+        if outcome is ReservationStatus.GRANTED:
             self.reserved.append(reservation)
         return outcome
 
@@ -189,7 +189,7 @@ def test_a_job_ends_when_all_its_endpoints_were_closed_for_too_long() -> None:
 
 
 def test_a_job_is_postponed_when_no_money_comes_back_soon() -> None:
-    script, commit = Script(), MemoryCommit(ReservationOutcome.RETRY_LATER)
+    script, commit = Script(), MemoryCommit(ReservationStatus.RETRY_LATER)
     assert not run(script, commit)
     assert (script.asked, commit.results, commit.put_off) == ([], [], {7})
 
@@ -265,7 +265,7 @@ def test_an_unbilled_failure_costs_nothing() -> None:
 def test_money_in_flight_is_waited_for() -> None:
     script, commit = (
         Script(),
-        MemoryCommit(ReservationOutcome.RETRY_SOON, ReservationOutcome.GRANTED),
+        MemoryCommit(ReservationStatus.RETRY_SOON, ReservationStatus.GRANTED),
     )
     assert run(script, commit)
     assert commit.results[0].status is ResultStatus.SUCCEEDED
@@ -281,7 +281,7 @@ def test_jobs_that_wait_for_money_are_postponed_when_their_model_goes_away() -> 
             return Absence(AbsenceReason.UNAVAILABLE, 11.0) if self.looks > 3 else None
 
     async def main() -> list[bool]:
-        commit = MemoryCommit(*[ReservationOutcome.RETRY_SOON] * 3)
+        commit = MemoryCommit(*[ReservationStatus.RETRY_SOON] * 3)
         answerer = Answerer(Leaving(), commit, asyncio.Event(), 2, rng=NoJitter(0))
         asked = [Candidate(SMALL, 0.5, Decimal("0.001"))]
         jobs = [Job(number, str(number), BODY, SLA()) for number in (1, 2, 3)]
@@ -293,14 +293,14 @@ def test_jobs_that_wait_for_money_are_postponed_when_their_model_goes_away() -> 
 
 
 def test_no_call_is_sent_once_the_money_is_out() -> None:
-    script, commit = Script(), MemoryCommit(ReservationOutcome.REFUSED, ReservationOutcome.REFUSED)
+    script, commit = Script(), MemoryCommit(ReservationStatus.REFUSED, ReservationStatus.REFUSED)
     assert run(script, commit)
     assert script.asked == []
     assert commit.results[0].status is ResultStatus.BUDGET_EXHAUSTED
 
 
 def test_a_cheaper_fallback_answers_when_the_chosen_model_is_out_of_reach() -> None:
-    script, commit = Script(), MemoryCommit(ReservationOutcome.REFUSED)
+    script, commit = Script(), MemoryCommit(ReservationStatus.REFUSED)
     assert run(script, commit, [LARGE, SMALL])
     assert commit.results[0].model == "small"
 
@@ -357,7 +357,7 @@ def test_an_answer_of_another_model_than_planned_says_why(
 
 
 def test_the_reason_is_that_of_the_planned_model_and_not_of_the_last_one() -> None:
-    commit = MemoryCommit(ReservationOutcome.REFUSED)
+    commit = MemoryCommit(ReservationStatus.REFUSED)
     run(Script(RequestRejectedError("no")), commit, [LARGE, candidate("other"), SMALL])
     assert (commit.results[0].model, commit.results[0].reason) == ("small", DeviationReason.BUDGET)
 
@@ -390,11 +390,11 @@ def test_a_limit_that_the_endpoint_does_not_obey_is_not_lowered() -> None:
     for endpoint, lowered in ((SMALL.endpoint, True), (deaf, False)):
         model = SMALL.model_copy(update={"endpoint": endpoint})
         job = Job(7, "seven", body, SLA())
-        account = JobAccount.of(PendingJob(job, "small", (0.5,), (2.0,), 0, Decimal(0)))
-        account.ask(Candidate(model, 0.5, Decimal("0.001"), 100, model.max_completion_tokens))
-        assert account.raise_limit()
-        needed_usd = bound_cost_usd(account.pending.job.body, model)
-        assert account.lower_limit(model, needed_usd - Decimal("0.0001")) is lowered
+        state = JobState.of(PendingJob(job, "small", (0.5,), (2.0,), 0, Decimal(0)))
+        state.ask(Candidate(model, 0.5, Decimal("0.001"), 100, model.max_completion_tokens))
+        assert state.raise_limit()
+        needed_usd = bound_cost_usd(state.pending.job.body, model)
+        assert state.lower_limit(model, needed_usd - Decimal("0.0001")) is lowered
 
 
 def test_a_refused_limit_that_raises_the_bound_uses_up_no_attempt() -> None:

@@ -30,10 +30,10 @@ from routoo.errors import (
     RateLimitedError,
     TruncatedAnswerError,
 )
-from routoo.pipeline.dispatch.accounting import JobAccount
 from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import Call, CallLatencies, HedgedCaller
+from routoo.pipeline.dispatch.job_state import JobState
 from routoo.pipeline.dispatch.judging import AnswerJudging
 from routoo.pipeline.dispatch.reservation import CallReserver, MoneyQueue, NextStep
 from routoo.pipeline.dispatch.review import Verdict, resume, review
@@ -89,7 +89,7 @@ class Answerer:
     _caller: HedgedCaller = field(init=False)
     _reserver: CallReserver = field(init=False)
     _money: MoneyQueue = field(default_factory=MoneyQueue)
-    _accounts: dict[int, JobAccount] = field(default_factory=dict)
+    _states: dict[int, JobState] = field(default_factory=dict)
     """By job number: a revision of the plan may start the task of a job anew."""
 
     def __post_init__(self) -> None:
@@ -115,94 +115,92 @@ class Answerer:
         Raises:
             StoreError: A flush failed, or another worker owns the shard.
         """
-        account = self._account_of(pending)
-        account.offered = account.candidates = candidates
-        self.waiting.begin(account.job_no)
+        state = self._state_of(pending)
+        state.offered = state.candidates = candidates
+        self.waiting.begin(state.job_no)
         try:
-            step = await self._answer(account)
+            step = await self._answer(state)
         finally:
-            self.waiting.end(account.job_no)
-            self._money.leave(account.job_no)
+            self.waiting.end(state.job_no)
+            self._money.leave(state.job_no)
         if step is NextStep.NEXT_MODEL:  # there is none
-            self.commit.record(account.failure())
+            self.commit.record(state.failure())
         if step is NextStep.LEFT_PENDING:
-            self.waiting.leave(account)
+            self.waiting.leave(state)
         return step is not NextStep.LEFT_PENDING
 
-    async def _answer(self, account: JobAccount) -> NextStep:
+    async def _answer(self, state: JobState) -> NextStep:
         """Decide about the answers that the job has; ask until it has its result, or can't be."""
-        if await resume(self.commit, self.judging, account) is Verdict.TAKEN:
+        if await resume(self.commit, self.judging, state) is Verdict.TAKEN:
             return NextStep.ENDED
         step = NextStep.ESCALATED
         while step is NextStep.ESCALATED:
-            step = await self._ask_in_turn(account, account.candidates)
+            step = await self._ask_in_turn(state, state.candidates)
         return step
 
-    def _account_of(self, pending: PendingJob) -> JobAccount:
-        """Return the account of a job, which goes on if the job was given another model."""
+    def _state_of(self, pending: PendingJob) -> JobState:
+        """Return the state of a job, which goes on if the job was given another model."""
         number = pending.job.job_no
-        account = self._accounts.get(number)
-        if account is None:
-            account = self._accounts[number] = JobAccount.of(pending, self.kept.get(number, ()))
+        state = self._states.get(number)
+        if state is None:
+            state = self._states[number] = JobState.of(pending, self.kept.get(number, ()))
         else:
-            account.reassign(pending)
-        return account
+            state.reassign(pending)
+        return state
 
-    async def _ask_in_turn(self, account: JobAccount, candidates: Sequence[Candidate]) -> NextStep:
+    async def _ask_in_turn(self, state: JobState, candidates: Sequence[Candidate]) -> NextStep:
         """Ask the candidates in turn until the job has its result or something else follows."""
         # What was passed over as absent is asked again after all others; then the job waits for it.
         passed: list[Candidate] = []
         for number, candidate in enumerate(chain(candidates, passed)):
-            if candidate.model.context_window_tokens <= account.outgrown_tokens:
+            if candidate.model.context_window_tokens <= state.outgrown_tokens:
                 continue
-            account.ask(candidate)
+            state.ask(candidate)
             is_last = number >= len(candidates) or len(candidates) == 1
-            step = await self._ask(account, candidate.model, has_other=not is_last)
+            step = await self._ask(state, candidate.model, has_other=not is_last)
             if step in {NextStep.UNAVAILABLE, NextStep.DENIED}:
                 passed.append(candidate)
             elif step is not NextStep.NEXT_MODEL:
                 return step
-            account.note_departure()
+            state.note_departure()
             if step is NextStep.UNAVAILABLE and number == 0:
-                await self._await_replan(account)
-            if account.is_filtered and account.model in self.final_filters:
+                await self._await_replan(state)
+            if state.is_filtered and state.model in self.final_filters:
                 break
         return NextStep.NEXT_MODEL
 
-    async def _await_replan(self, account: JobAccount) -> None:
+    async def _await_replan(self, state: JobState) -> None:
         """Give the selector time to choose another model with the money that is left.
 
         If it does, this task is cancelled, and the job goes on with its new model.
         """
-        if await self.batch.request_replan(str(account.model), str(account.error_message)):
-            await self._pause(self.batch.replan_wait_s, account)
+        if await self.batch.request_replan(str(state.model), str(state.error_message)):
+            await self._pause(self.batch.replan_wait_s, state)
 
-    async def _ask(
-        self, account: JobAccount, model: CandidateModel, *, has_other: bool
-    ) -> NextStep:
+    async def _ask(self, state: JobState, model: CandidateModel, *, has_other: bool) -> NextStep:
         """Ask one model until it answers or has failed too often.
 
         Args:
-            account: The job's account.
+            state: The job's state.
             model: The model to ask.
             has_other: Whether another model may be asked while this one takes no calls.
         """
         attempt, limited = 1, 0
         while attempt <= self.max_attempts_per_model:
-            step = await self._check_absence(account, model, has_other=has_other)
+            step = await self._check_absence(state, model, has_other=has_other)
             if step is not None:
                 return step
-            outcome = await self._attempt(account, model, retry=attempt + limited > 1)
+            outcome = await self._attempt(state, model, retry=attempt + limited > 1)
             if outcome is NextStep.AWAIT_MONEY:
-                outcome = await self._await_money(account, model)
+                outcome = await self._await_money(state, model)
             if isinstance(outcome, NextStep):
                 return outcome
-            if outcome is None or (isinstance(outcome, _CUT) and account.raise_limit()):
+            if outcome is None or (isinstance(outcome, _CUT) and state.raise_limit()):
                 continue
             if isinstance(outcome, EndpointDeniedError) and self.client.absence(model):
                 attempt += 1
                 continue  # the endpoint's fault and not the job's: it waits or falls back
-            if attempt >= outcome.most_attempts or self._is_final(account, model, outcome):
+            if attempt >= outcome.most_attempts or self._is_final(state, model, outcome):
                 break
             if self.client.absence(model):
                 continue  # a call that met an outage doesn't use up the job's attempts
@@ -210,15 +208,15 @@ class Answerer:
                 limited += 1
                 wait_s = outcome.retry_after_s
                 delay_s = backoff_s(limited, retry_after_s=wait_s, rng=self.rng)
-                await self._pause(delay_s, account)
+                await self._pause(delay_s, state)
                 continue
-            await self._back_off(account, attempt, outcome)
+            await self._back_off(state, attempt, outcome)
             attempt += 1
         return NextStep.NEXT_MODEL
 
-    def _is_final(self, account: JobAccount, model: CandidateModel, error: EndpointError) -> bool:
+    def _is_final(self, state: JobState, model: CandidateModel, error: EndpointError) -> bool:
         """Return whether a failure is final for the model; an "outage" may be this job's doing."""
-        used_up = is_bad_answer(error) and account.attempts >= self.max_attempts_per_model
+        used_up = is_bad_answer(error) and state.attempts >= self.max_attempts_per_model
         return not error.retryable or (used_up and self.client.absence(model) is not None)
 
     def _is_rate_limited(self, model: CandidateModel, error: EndpointError) -> bool:
@@ -230,23 +228,23 @@ class Answerer:
         return now_s - since_s < DEFAULT_PATIENCE_S
 
     async def _check_absence(
-        self, account: JobAccount, model: CandidateModel, *, has_other: bool
+        self, state: JobState, model: CandidateModel, *, has_other: bool
     ) -> NextStep | None:
         """Wait for a model whose endpoints take no calls, as far as the job's patience goes.
 
         Returns:
             None where a call may be tried.
         """
-        number = account.job_no
+        number = state.job_no
         while (absence := self.client.absence(model)) is not None:
-            account.note_error(model, _ABSENT[absence.reason], f"{model.name}: {absence.message}")
-            patience = self.batch.patience_of(account.given.job.sla)
-            left_s = self._left_s(account)
+            state.note_error(model, _ABSENT[absence.reason], f"{model.name}: {absence.message}")
+            patience = self.batch.patience_of(state.given.job.sla)
+            left_s = self._left_s(state)
             if not patience.waits(absence, left_s, has_other=has_other):
                 self.waiting.go_on(number)
                 is_over = has_other and not self.closing.is_set()
-                return NextStep.UNAVAILABLE if is_over else self._give_up(account)
-            if absence.is_long and account.kept.has_good:
+                return NextStep.UNAVAILABLE if is_over else self._give_up(state)
+            if absence.is_long and state.kept.has_good:
                 return NextStep.NEXT_MODEL
             step = await self._after_denial(absence, model, has_other=has_other)
             if step is not None:
@@ -255,8 +253,8 @@ class Answerer:
             if self.waiting.wait_for(number, model, absence, ends_s):
                 return NextStep.LEFT_PENDING
             self._money.leave(number)  # those behind it wait for the model too, or go elsewhere
-            await self._pause(min(absence.rest_s or _ABSENCE_POLL_S, _ABSENCE_POLL_S), account)
-            step = self._check_time(account)
+            await self._pause(min(absence.rest_s or _ABSENCE_POLL_S, _ABSENCE_POLL_S), state)
+            step = self._check_time(state)
             if step is not None:
                 return step
         self.waiting.go_on(number)
@@ -271,22 +269,22 @@ class Answerer:
         asks_other = has_other and await self.batch.asks_other(model, absence)
         return NextStep.DENIED if asks_other else None
 
-    def _give_up(self, account: JobAccount) -> NextStep:
-        return self._check_time(account) or NextStep.NEXT_MODEL
+    def _give_up(self, state: JobState) -> NextStep:
+        return self._check_time(state) or NextStep.NEXT_MODEL
 
-    def _left_s(self, account: JobAccount) -> float | None:
+    def _left_s(self, state: JobState) -> float | None:
         """Return the seconds until the job's deadline; None without one."""
-        deadline = account.given.job.sla.deadline
+        deadline = state.given.job.sla.deadline
         return None if deadline is None else (deadline - self.now()).total_seconds()
 
-    async def _await_money(self, account: JobAccount, model: CandidateModel) -> NextStep | None:
+    async def _await_money(self, state: JobState, model: CandidateModel) -> NextStep | None:
         """Wait, without a slot, until calls in flight may have freed money; None to try again."""
-        if await self._money.wait(account.job_no, model.name):
-            await self._pause(_BUDGET_POLL_S, account)
-        return self._check_time(account)
+        if await self._money.wait(state.job_no, model.name):
+            await self._pause(_BUDGET_POLL_S, state)
+        return self._check_time(state)
 
     async def _attempt(
-        self, account: JobAccount, model: CandidateModel, *, retry: bool
+        self, state: JobState, model: CandidateModel, *, retry: bool
     ) -> NextStep | EndpointError | None:
         """Make one call, and its hedge if it is slow.
 
@@ -294,98 +292,96 @@ class Answerer:
             What follows, or the error of the call; None where a call may be made at once: the
             endpoint admitted none, or its bound was raised, as it is when a limit is refused.
         """
-        body, known = account.pending.job.body, self.client.behaviour.apply(model)
+        body, known = state.pending.job.body, self.client.behaviour.apply(model)
         worst_case_usd = bound_cost_usd(body, known)
         tokens = estimate_call_tokens(body, known)
         try:
             async with (
-                self.waiting.until_start(self._left_s(account)) as limit,
+                self.waiting.until_start(self._left_s(state)) as limit,
                 self.client.admit(known, tokens, retry=retry) as permit,
             ):
-                self.busy.add(account.job_no)
-                step = await self._before_call(account, permit, worst_case_usd)
+                self.busy.add(state.job_no)
+                step = await self._before_call(state, permit, worst_case_usd)
                 if step is not None:
                     return None if step is NextStep.AGAIN else step
                 self.waiting.start(limit)
-                calls = await self._call(account, permit, worst_case_usd)
+                calls = await self._call(state, permit, worst_case_usd)
         except TimeoutError:
-            return self._check_time(account)
+            return self._check_time(state)
         except EndpointClosedError as closed:
-            account.note_error(model, closed.code, str(closed))
-            return self._check_time(account)
+            state.note_error(model, closed.code, str(closed))
+            return self._check_time(state)
         finally:
-            self.busy.discard(account.job_no)
-        error = settle_calls(self.commit, account, calls)
+            self.busy.discard(state.job_no)
+        error = settle_calls(self.commit, state, calls)
         if error is None:
             self.limited_since_s.pop(model.name, None)
             self.batch.answering.add(model.name)
         refused_limit = isinstance(error, LimitFieldRefusedError)
         if refused_limit and self.client.behaviour.apply(model) is not known:
             return None
-        return await self._review(account) if error is None else error
+        return await self._review(state) if error is None else error
 
-    async def _review(self, account: JobAccount) -> NextStep | None:
+    async def _review(self, state: JobState) -> NextStep | None:
         """Decide about the answer that came; None where its model is asked once more."""
-        if account.kept.undecided is None:
+        if state.kept.undecided is None:
             return NextStep.ENDED
-        verdict = await review(self.commit, self.judging, account, account.kept.undecided)
+        verdict = await review(self.commit, self.judging, state, state.kept.undecided)
         return _STEPS[verdict]
 
     async def _before_call(
-        self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
+        self, state: JobState, permit: Permit, worst_case_usd: Decimal
     ) -> NextStep | None:
         """Check the job's limits and reserve its worst case; None where the call may be sent."""
-        step = self._check_time(account)
+        step = self._check_time(state)
         if step is not None:
             return step
         model = permit.model
-        if _exceeds_job_limit(account, worst_case_usd):
-            account.note_error(
+        if _exceeds_job_limit(state, worst_case_usd):
+            state.note_error(
                 model,
                 "max_cost_exceeded",
                 f"{model.name} may cost ${worst_case_usd}, more than is left of max_cost_usd",
             )
             return NextStep.NEXT_MODEL
-        return await self._reserver.reserve_and_start(account, permit, worst_case_usd)
+        return await self._reserver.reserve_and_start(state, permit, worst_case_usd)
 
-    def _check_time(self, account: JobAccount) -> NextStep | None:
+    def _check_time(self, state: JobState) -> NextStep | None:
         """Return None while the shard is open and the job's deadline has not passed."""
         if self.closing.is_set():
             return NextStep.LEFT_PENDING
-        deadline = account.pending.job.sla.deadline
+        deadline = state.pending.job.sla.deadline
         if deadline is not None and self.now() >= deadline:
-            self.commit.record(account.expiry())
+            self.commit.record(state.expiry())
             return NextStep.ENDED
         return None
 
-    async def _call(
-        self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
-    ) -> list[Call]:
+    async def _call(self, state: JobState, permit: Permit, worst_case_usd: Decimal) -> list[Call]:
         """Make the call, and a hedge if it is slow and the job's own limit covers both."""
-        first = Call(account.attempts, worst_case_usd)
+        first = Call(state.attempts, worst_case_usd)
         hedge = await self._caller.call(
-            account.pending,
+            state.pending,
             permit,
             first,
-            hedge_allowed=not _exceeds_job_limit(account, 2 * worst_case_usd),
+            hedge_allowed=not _exceeds_job_limit(state, 2 * worst_case_usd),
         )
         return [first] if hedge is None else [first, hedge]
 
-    async def _back_off(self, account: JobAccount, attempt: int, error: EndpointError) -> None:
+    async def _back_off(self, state: JobState, attempt: int, error: EndpointError) -> None:
         """Wait before the next attempt, if there is one."""
         if attempt < self.max_attempts_per_model:
             delay_s = backoff_s(attempt, retry_after_s=error.retry_after_s, rng=self.rng)
-            await self._pause(delay_s, account)
+            await self._pause(delay_s, state)
 
-    async def _pause(self, delay_s: float, account: JobAccount) -> None:
+    async def _pause(self, delay_s: float, state: JobState) -> None:
         """Wait, at most until the shard closes or the job's deadline passes."""
-        left_s = self._left_s(account)
+        left_s = self._left_s(state)
         delay_s = delay_s if left_s is None else max(0.0, min(delay_s, left_s))
         with suppress(TimeoutError):
             await asyncio.wait_for(self.closing.wait(), delay_s)
 
 
-def _exceeds_job_limit(account: JobAccount, more_usd: Decimal) -> bool:
+def _exceeds_job_limit(state: JobState, more_usd: Decimal) -> bool:
     """Return whether the job's own limit doesn't cover more money than it has cost."""
-    limit_usd = account.pending.job.sla.max_cost_usd
-    return limit_usd is not None and account.cost_usd + more_usd > limit_usd
+    limit_usd = state.pending.job.sla.max_cost_usd
+    return limit_usd is not None and state.cost_usd + more_usd > limit_usd

@@ -45,7 +45,7 @@ _LONGEST_RETRY_S = 2.0
 _log = structlog.get_logger(__name__)
 
 
-class ReservationOutcome(Enum):
+class ReservationStatus(Enum):
     """How the database answered a reservation."""
 
     GRANTED = auto()
@@ -61,7 +61,7 @@ class ReservationOutcome(Enum):
 class _Writes:
     """The writes that wait for the next flush."""
 
-    reservations: list[tuple[Reservation, asyncio.Future[ReservationOutcome]]] = field(
+    reservations: list[tuple[Reservation, asyncio.Future[ReservationStatus]]] = field(
         default_factory=list
     )
     """Each with the future that its caller awaits."""
@@ -118,11 +118,11 @@ class _Writes:
         attempts = [without_usage(one, error) for one in self.settlements]
         return _Writes(settlements=attempts, results=results, is_plain=True)
 
-    def succeed(self, outcomes: Sequence[ReservationOutcome]) -> None:
-        """Give every reservation's caller its outcome."""
-        for (_, future), outcome in zip(self.reservations, outcomes, strict=True):
+    def succeed(self, statuses: Sequence[ReservationStatus]) -> None:
+        """Give every reservation's caller its status."""
+        for (_, future), status in zip(self.reservations, statuses, strict=True):
             if not future.done():
-                future.set_result(outcome)
+                future.set_result(status)
 
     def fail(self, error: BaseException) -> None:
         """Raise an error in every reservation's caller."""
@@ -222,8 +222,8 @@ class GroupCommit:
 
     async def reserve(
         self, reservation: Reservation, starts_soon: Callable[[], bool] | None = None
-    ) -> ReservationOutcome:
-        """Reserve the worst case of a call in the ledger, and return the committed outcome.
+    ) -> ReservationStatus:
+        """Reserve the worst case of a call in the ledger, and return the committed status.
 
         Args:
             reservation: The call.
@@ -238,7 +238,7 @@ class GroupCommit:
             self._check()
         if starts_soon is not None:
             self._unsent.add(key, starts_soon)
-        future: asyncio.Future[ReservationOutcome] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[ReservationStatus] = asyncio.get_running_loop().create_future()
         self._waiting.reservations.append((reservation, future))
         self._has_writes.set()
         return await future
@@ -308,7 +308,7 @@ class GroupCommit:
             ]
             try:
                 self._check()
-                outcomes = await self._commit_patiently(writes)
+                statuses = await self._commit_patiently(writes)
             except BaseException as error:
                 self._error = error
                 writes.fail(error)
@@ -316,12 +316,12 @@ class GroupCommit:
                 if not isinstance(error, StoreError):
                     raise
                 return
-            granted = [one is ReservationOutcome.GRANTED for one in outcomes]
+            granted = [one is ReservationStatus.GRANTED for one in statuses]
             self._unsent.note_reserved([one for one, _ in writes.reservations], granted)
             self._unsent.note_marked(writes.marks)
-            writes.succeed(outcomes)
+            writes.succeed(statuses)
 
-    async def _commit_patiently(self, writes: _Writes) -> Sequence[ReservationOutcome]:
+    async def _commit_patiently(self, writes: _Writes) -> Sequence[ReservationStatus]:
         """Commit; retry while the database can't be reached, since the answers are paid for."""
         delay_s, waited_s = _FIRST_RETRY_S, 0.0
         while True:
@@ -337,7 +337,7 @@ class GroupCommit:
 
     async def _commit_apart(
         self, writes: _Writes, error: ValueRefusedError
-    ) -> list[ReservationOutcome]:
+    ) -> list[ReservationStatus]:
         """Commit writes in parts, since one of them was refused: only its own job fails for it."""
         parts = writes.split()
         if len(parts) > 1:
@@ -348,7 +348,7 @@ class GroupCommit:
         _log.warning("dispatch.value_refused", reason=error.what)
         return list(await self._commit_patiently(plain))
 
-    async def _commit(self, writes: _Writes) -> Sequence[ReservationOutcome]:
+    async def _commit(self, writes: _Writes) -> Sequence[ReservationStatus]:
         lease, wanted = self._lease, [reservation for reservation, _ in writes.reservations]
         unsaved = dict(self._behaviour.unsaved)
         async with self._db.transaction(pipelined=True) as conn:
@@ -372,24 +372,24 @@ class GroupCommit:
             leases.check_fence(proof, lease)
             if self._cache is not None and (new := self._cache.answers(writes.results)):
                 await response_cache.keep(conn, new, self._cache.ttl_s)
-            outcomes = [ReservationOutcome.GRANTED] * len(wanted)
+            statuses = [ReservationStatus.GRANTED] * len(wanted)
             if reserved is not None and reserved.rowcount == 0:
-                outcomes = await self._reserve_singly(conn, wanted)
+                statuses = await self._reserve_singly(conn, wanted)
             if writes.releases:  # last: this flush may hold a cancelled call's reservation
                 await ledger.release(conn, lease, writes.releases, fenced=True)
             known = await endpoint_behaviour.read(found)
         self._behaviour.update(known)
         self._behaviour.saved(unsaved)
-        return outcomes
+        return statuses
 
     async def _reserve_singly(
         self, conn: AsyncConnection, wanted: Sequence[Reservation]
-    ) -> list[ReservationOutcome]:
+    ) -> list[ReservationStatus]:
         """Grant those reservations that the budget still covers, since it doesn't cover all."""
         granted = await ledger.reserve(conn, self._lease, wanted, fenced=True)
         balance = await ledger.balance(conn, self._lease.key.batch_id)
-        refusal = ReservationOutcome.REFUSED
+        refusal = ReservationStatus.REFUSED
         if balance.reserved_usd > 0:
             waits = await budget.may_give_back(conn, self._lease.key.batch_id)
-            refusal = ReservationOutcome.RETRY_SOON if waits else ReservationOutcome.RETRY_LATER
-        return [ReservationOutcome.GRANTED if yes else refusal for yes in granted]
+            refusal = ReservationStatus.RETRY_SOON if waits else ReservationStatus.RETRY_LATER
+        return [ReservationStatus.GRANTED if yes else refusal for yes in granted]

@@ -17,7 +17,7 @@ from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_cost_usd, estimate_call_tokens
 from routoo.errors import EndpointClosedError, EndpointError
-from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
+from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationStatus
 from routoo.ports import ChatClient, Permit
 
 Answer = Completion | EndpointError
@@ -128,8 +128,8 @@ class HedgedCaller:
             # As a retry: hedges use the retry budget, so that they don't flood a slow endpoint.
             async with self.client.admit(model, tokens, retry=True) as permit:
                 reserved = True  # until it is refused: a cancellation must free it
-                outcome = await self.commit.reserve(wanted, lambda: permit.starts_soon)
-                reserved = outcome is ReservationOutcome.GRANTED
+                status = await self.commit.reserve(wanted, lambda: permit.starts_soon)
+                reserved = status is ReservationStatus.GRANTED
                 if reserved:
                     await permit.start()
                     await self.commit.allow_sending(job_no, hedge.attempt_no)

@@ -11,8 +11,8 @@ from routoo.domain.completion import Reservation
 from routoo.domain.job import ResultStatus
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_cost_usd
-from routoo.pipeline.dispatch.accounting import JobAccount
-from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome
+from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationStatus
+from routoo.pipeline.dispatch.job_state import JobState
 from routoo.ports import ChatClient, Permit
 
 
@@ -79,59 +79,59 @@ class CallReserver:
     commit: GroupCommit
     money: MoneyQueue
     """The jobs that wait for money."""
-    check_time: Callable[[JobAccount], NextStep | None]
+    check_time: Callable[[JobState], NextStep | None]
     """Returns None while the shard is open and the job's deadline has not passed."""
     leave_for_money: Callable[[int, Decimal], None]
     """Notes that a job is left pending until others free so many USD."""
 
     async def reserve_and_start(
-        self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
+        self, state: JobState, permit: Permit, worst_case_usd: Decimal
     ) -> NextStep | None:
         """Reserve the call's worst case and wait for its turn; free the money if it isn't sent."""
         sent = refused = False
         try:
-            step = await self._reserve(account, permit, worst_case_usd)
+            step = await self._reserve(state, permit, worst_case_usd)
             refused = step is not None
             if step is None:
                 await permit.start()
-                await self.commit.allow_sending(account.job_no, account.attempts + 1)
-                step = self.check_time(account)
-                step = step or self._check_bound(account, permit, worst_case_usd)
+                await self.commit.allow_sending(state.job_no, state.attempts + 1)
+                step = self.check_time(state)
+                step = step or self._check_bound(state, permit, worst_case_usd)
                 sent = step is None
         finally:
             if not sent and not refused:
-                self.commit.release(account.job_no, account.attempts + 1)
-        account.attempts += sent
+                self.commit.release(state.job_no, state.attempts + 1)
+        state.attempts += sent
         return step
 
     def _check_bound(
-        self, account: JobAccount, permit: Permit, reserved_usd: Decimal
+        self, state: JobState, permit: Permit, reserved_usd: Decimal
     ) -> NextStep | None:
         """Return None while what was reserved is what is now known that the call may cost."""
         known = self.client.behaviour.apply(permit.model)
         if known is permit.model:
             return None
-        enough = bound_cost_usd(account.pending.job.body, known) <= reserved_usd
+        enough = bound_cost_usd(state.pending.job.body, known) <= reserved_usd
         return None if enough else NextStep.AGAIN
 
     async def _reserve(
-        self, account: JobAccount, permit: Permit, worst_case_usd: Decimal
+        self, state: JobState, permit: Permit, worst_case_usd: Decimal
     ) -> NextStep | None:
         """Reserve the call's worst case; None where it is granted."""
-        model, number = permit.model, account.attempts + 1
-        reservation = Reservation(account.job_no, number, model.name, worst_case_usd)
-        outcome = await self.commit.reserve(reservation, lambda: permit.starts_soon)
-        if outcome is ReservationOutcome.RETRY_SOON:
+        model, number = permit.model, state.attempts + 1
+        reservation = Reservation(state.job_no, number, model.name, worst_case_usd)
+        status = await self.commit.reserve(reservation, lambda: permit.starts_soon)
+        if status is ReservationStatus.RETRY_SOON:
             return NextStep.AWAIT_MONEY
-        self.money.leave(account.job_no)
-        if outcome is ReservationOutcome.GRANTED:
+        self.money.leave(state.job_no)
+        if status is ReservationStatus.GRANTED:
             return None
-        if outcome is ReservationOutcome.RETRY_LATER and not account.kept.has_good:
-            self.leave_for_money(account.job_no, worst_case_usd)
+        if status is ReservationStatus.RETRY_LATER and not state.kept.has_good:
+            self.leave_for_money(state.job_no, worst_case_usd)
             return NextStep.LEFT_PENDING
-        if await self._lower_limit(account, model):
+        if await self._lower_limit(state, model):
             return NextStep.AGAIN
-        account.note_error(
+        state.note_error(
             model,
             ResultStatus.BUDGET_EXHAUSTED,
             f"a call to {model.name} may cost ${worst_case_usd}, more than the batch's budget has "
@@ -139,8 +139,8 @@ class CallReserver:
         )
         return NextStep.NEXT_MODEL
 
-    async def _lower_limit(self, account: JobAccount, model: CandidateModel) -> bool:
+    async def _lower_limit(self, state: JobState, model: CandidateModel) -> bool:
         """Lower a limit of tokens that was raised to what the money that is left covers."""
-        free_usd = await self.commit.free_usd() if account.cut_tokens else None
+        free_usd = await self.commit.free_usd() if state.cut_tokens else None
         known = self.client.behaviour.apply(model)
-        return free_usd is not None and account.lower_limit(known, free_usd)
+        return free_usd is not None and state.lower_limit(known, free_usd)

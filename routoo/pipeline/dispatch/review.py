@@ -7,8 +7,8 @@ from routoo.domain.answer import AnswerJudgement
 from routoo.domain.answer_checks import find_fault_aside
 from routoo.domain.completion import AnswerDecision, KeptAnswer
 from routoo.domain.validators import Validators
-from routoo.pipeline.dispatch.accounting import JobAccount
 from routoo.pipeline.dispatch.group_commit import GroupCommit
+from routoo.pipeline.dispatch.job_state import JobState
 from routoo.pipeline.dispatch.judging import ESCALATED, AnswerJudging
 
 
@@ -22,79 +22,79 @@ class Verdict(Enum):
     LEAVE = auto()
     """It broke a rule: the next model is asked."""
     ESCALATE = auto()
-    """It was judged; `JobAccount.candidates` are asked now, in their order."""
+    """It was judged; `JobState.candidates` are asked now, in their order."""
 
 
 async def review(
-    commit: GroupCommit, judging: AnswerJudging | None, account: JobAccount, kept: KeptAnswer
+    commit: GroupCommit, judging: AnswerJudging | None, state: JobState, kept: KeptAnswer
 ) -> Verdict:
     """Decide about an answer that is kept.
 
     Args:
         commit: Records what was decided, and the result if the answer is taken.
         judging: Judges probes' answers; without it each is as good as any.
-        account: The job's account; is brought up to date.
+        state: What happened to the job so far; is brought up to date.
         kept: The answer.
 
     Raises:
         StoreError: A flush failed, or another worker owns the shard.
     """
-    account.kept.undecided = None
-    fault = await _fault(account.rules, kept)
+    state.kept.undecided = None
+    fault = await _fault(state.rules, kept)
     if fault is not None:
-        account.note_fault(kept, fault)
-        if account.rules.repair and account.kept.faults_of(kept.attempt.model) == 1:
+        state.note_fault(kept, fault)
+        if state.rules.repair and state.kept.faults_of(kept.attempt.model) == 1:
             return Verdict.ASK_AGAIN
     if kept.attempt.probe and judging is not None:
-        return await _decide(commit, judging, account, kept)
+        return await _decide(commit, judging, state, kept)
     if fault is None:
-        commit.record(account.accepted(kept))
+        commit.record(state.accepted(kept))
         return Verdict.TAKEN
     number = kept.attempt
     commit.note(AnswerJudgement(number.job_no, number.attempt_no, ESCALATED, fault=fault))
-    account.escalated = True
+    state.escalated = True
     return Verdict.LEAVE
 
 
 async def _decide(
-    commit: GroupCommit, judging: AnswerJudging, account: JobAccount, kept: KeptAnswer
+    commit: GroupCommit, judging: AnswerJudging, state: JobState, kept: KeptAnswer
 ) -> Verdict:
     """Decide about a probe's answer at the price of now."""
-    fault = account.kept.fault_of(kept)
-    first = account.kept.judged_before(kept)
-    decision = await judging.decide(account.given, kept, account.offered, fault, first)
+    fault = state.kept.fault_of(kept)
+    first = state.kept.judged_before(kept)
+    decision = await judging.decide(state.given, kept, state.offered, fault, first)
     commit.note(decision.judgement)
-    account.compares = decision.compares
+    state.compares = decision.compares
     if decision.accepts:
-        result = account.accepted(decision.taken, decision.quality)
+        result = state.accepted(decision.taken, decision.quality)
         if decision.judgement.threshold is None:  # there was no other model to compare it with
             result = replace(result, decision=AnswerDecision.KEPT)
         commit.record(result)
         return Verdict.TAKEN
-    account.escalated, account.candidates = True, decision.order
+    state.escalated, state.candidates = True, decision.order
     return Verdict.ESCALATE
 
 
 async def resume(
-    commit: GroupCommit, judging: AnswerJudging | None, account: JobAccount
+    commit: GroupCommit, judging: AnswerJudging | None, state: JobState
 ) -> Verdict | None:
     """Decide again about the answers that a job has already, as if they came now.
 
     Returns:
-        What follows from the last one; None where there is none. The account's candidates are
+        What follows from the last one; None where there is none. The state's candidates are
         those that are left.
     """
     verdict = None
-    account.kept.forget_decisions()
-    account.escalated, account.compares = False, None
-    for kept in account.kept.answers:
-        verdict = await review(commit, judging, account, kept)
+    state.kept.forget_decisions()
+    state.escalated, state.compares = False, None
+    for kept in state.kept.answers:
+        verdict = await review(commit, judging, state, kept)
         if verdict is Verdict.TAKEN:
             break
         if verdict is Verdict.LEAVE:
-            account.note_departure()
-            account.candidates = [
-                one for one in account.candidates if one.model.name != kept.attempt.model
+            state.note_departure()
+            state.candidates = [
+                one for one in state.candidates if one.model.name != kept.attempt.model
             ]
     return verdict
 

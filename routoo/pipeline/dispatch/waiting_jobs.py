@@ -13,7 +13,7 @@ from decimal import Decimal
 from routoo.domain.absence import Absence
 from routoo.domain.completion import Result
 from routoo.domain.pool import CandidateModel
-from routoo.pipeline.dispatch.accounting import JobAccount
+from routoo.pipeline.dispatch.job_state import JobState
 from routoo.store.put_off import WaitsFor
 from routoo.store.shards import HandedBack
 
@@ -40,7 +40,7 @@ class WaitingJobs:
     """Records the result of a job."""
     put_off: set[int] = field(default_factory=set)
     """Jobs left pending until an endpoint works, or others free money."""
-    _left: list[JobAccount] = field(default_factory=list)
+    _left: list[JobState] = field(default_factory=list)
     _is_cancelled: bool = False
     _open: set[int] = field(default_factory=set)
     _waits: dict[int, _Wait] = field(default_factory=dict)
@@ -93,18 +93,18 @@ class WaitingJobs:
         self._usd = usd if self._usd is None else min(self._usd, usd)
         self._wait_s = min(self._wait_s, _MONEY_WAIT_S)
 
-    def leave(self, account: JobAccount) -> None:
+    def leave(self, state: JobState) -> None:
         """Take a job that was left pending; it ends if the batch is being cancelled."""
-        self._left.append(account)
+        self._left.append(state)
         if self._is_cancelled:
             self.cancel_left()
 
     def cancel_left(self) -> None:
         """End the jobs for which no call is made any more: their batch is being cancelled."""
         self._is_cancelled = True
-        for account in self._left:
-            if not account.kept.answers:  # that of a probe may become the result
-                self.record(account.cancellation())
+        for state in self._left:
+            if not state.kept.answers:  # that of a probe may become the result
+                self.record(state.cancellation())
         self._left.clear()
 
     @asynccontextmanager

@@ -115,7 +115,7 @@ _REASONS = {
 
 
 @dataclass(slots=True)
-class JobAccount:
+class JobState:
     """What happened to a job so far: its calls, their cost, and the last error."""
 
     given: PendingJob
@@ -155,13 +155,13 @@ class JobAccount:
 
     @classmethod
     def of(cls, pending: PendingJob, kept: Sequence[KeptAnswer] = ()) -> Self:
-        """Return the account of a job; it goes on where an earlier dispatch of the job ended."""
-        account = cls(pending, pending, pending.attempts, pending.cost_usd)
-        account.rules = validators_of(pending.job.body, pending.job.sla.validators)
-        account.kept.answers.extend(kept)
+        """Return the state of a job, which goes on where an earlier dispatch of the job ended."""
+        state = cls(pending, pending, pending.attempts, pending.cost_usd)
+        state.rules = validators_of(pending.job.body, pending.job.sla.validators)
+        state.kept.answers.extend(kept)
         if pending.model.endswith(BATCH_SUFFIX):  # its channel takes no single calls
-            account.reason = DeviationReason.BATCH_CHANNEL
-        return account
+            state.reason = DeviationReason.BATCH_CHANNEL
+        return state
 
     @property
     def job_no(self) -> int:
