@@ -22,7 +22,7 @@ from producer.rows.check import CHAT_URLS, PLAIN_URLS
 from routoo.domain.caller import Caller, Scope
 from routoo.domain.job import ApiBatchState, BatchStatus, ResultStatus
 from routoo.store import api_batches, files, keys
-from routoo.store.api_batches import ApiBatchRecord, NewApiBatch, Outcome
+from routoo.store.api_batches import ApiBatchRecord, NewApiBatch, SubmittedBatch
 from routoo.store.batches import control
 from routoo.store.files import FileRecord
 
@@ -110,8 +110,8 @@ async def list_batches(
             conn, caller.key_id, all_keys=caller.is_admin, after=last, limit=limit + 1
         )
         shown = found[:limit]
-        outcomes = await api_batches.outcomes(conn, [one.id for one in shown])
-    data = [batch_json(one, outcomes.get(one.id)) for one in shown]
+        submitted = await api_batches.submitted_batches(conn, [one.id for one in shown])
+    data = [batch_json(one, submitted.get(one.id)) for one in shown]
     return list_json(data, has_more=len(found) > limit)
 
 
@@ -137,9 +137,9 @@ async def cancel(batch_id: str, gateway: GatewayDep, caller: Submitter) -> dict[
 
 
 async def _cancel_submitted(conn: AsyncConnection, batch_id: UUID) -> None:
-    outcome = (await api_batches.outcomes(conn, [batch_id])).get(batch_id)
-    if outcome is None or outcome.status.has_ended:
-        status = "failed" if outcome is None else str(outcome.status)
+    submitted = (await api_batches.submitted_batches(conn, [batch_id])).get(batch_id)
+    if submitted is None or submitted.status.has_ended:
+        status = "failed" if submitted is None else str(submitted.status)
         raise ApiError(409, f"Cannot cancel a batch with status {status!r}.")
     await control.cancel(conn, batch_id)
     await api_batches.forget_idempotency_key(conn, batch_id)
@@ -210,13 +210,13 @@ async def describe_batch(gateway: Gateway, caller: Caller, batch_id: UUID) -> di
     """Return a batch that a caller may see, as OpenAI's API describes it."""
     async with gateway.database.transaction() as conn:
         record = await visible_batch(conn, caller, batch_id)
-        outcome = (await api_batches.outcomes(conn, [batch_id])).get(batch_id)
-    return batch_json(record, outcome)
+        submitted = (await api_batches.submitted_batches(conn, [batch_id])).get(batch_id)
+    return batch_json(record, submitted)
 
 
-def batch_json(record: ApiBatchRecord, outcome: Outcome | None) -> dict[str, Any]:
+def batch_json(record: ApiBatchRecord, found: SubmittedBatch | None) -> dict[str, Any]:
     """Return a batch as OpenAI's API describes it."""
-    submitted = outcome if record.state is ApiBatchState.SUBMITTED else None
+    submitted = found if record.state is ApiBatchState.SUBMITTED else None
     status = _status(record, submitted)
     file_ids = result_file_ids(record, submitted)
     return {
@@ -237,39 +237,41 @@ def batch_json(record: ApiBatchRecord, outcome: Outcome | None) -> dict[str, Any
     }
 
 
-def _own_facts(outcome: Outcome) -> dict[str, Any]:
+def _own_facts(submitted: SubmittedBatch) -> dict[str, Any]:
     """Return what OpenAI's API has no field for."""
     return {
-        "status": outcome.status,
-        "downgraded": outcome.downgraded,
-        "spent_usd": float(outcome.spent_usd),
-        "budget_usd": None if outcome.budget_usd is None else float(outcome.budget_usd),
+        "status": submitted.status,
+        "downgraded": submitted.downgraded,
+        "spent_usd": float(submitted.spent_usd),
+        "budget_usd": None if submitted.budget_usd is None else float(submitted.budget_usd),
     }
 
 
-def _status(record: ApiBatchRecord, outcome: Outcome | None) -> str:
-    if outcome is None:
+def _status(record: ApiBatchRecord, submitted: SubmittedBatch | None) -> str:
+    if submitted is None:
         # A plan that nobody submitted in time is deleted.
         state = record.state
         return "expired" if state is ApiBatchState.SUBMITTED else str(state)
-    if outcome.status is BatchStatus.COMPLETED and outcome.results.get(ResultStatus.EXPIRED):
+    if submitted.status is BatchStatus.COMPLETED and submitted.results.get(ResultStatus.EXPIRED):
         return "expired"
-    return _STATUSES.get(outcome.status, str(outcome.status))
+    return _STATUSES.get(submitted.status, str(submitted.status))
 
 
-def _errors(record: ApiBatchRecord, outcome: Outcome | None) -> dict[str, Any] | None:
+def _errors(record: ApiBatchRecord, submitted: SubmittedBatch | None) -> dict[str, Any] | None:
     listed = record.errors
-    if outcome is not None and outcome.error:
-        listed = [{"code": "failed", "message": outcome.error, "line": None, "param": None}]
+    if submitted is not None and submitted.error:
+        listed = [{"code": "failed", "message": submitted.error, "line": None, "param": None}]
     return {"object": "list", "data": listed} if listed else None
 
 
-def _times(record: ApiBatchRecord, outcome: Outcome | None, status: str) -> dict[str, int | None]:
-    ended_at = record.ended_at if outcome is None else outcome.completed_at
+def _times(
+    record: ApiBatchRecord, submitted: SubmittedBatch | None, status: str
+) -> dict[str, int | None]:
+    ended_at = record.ended_at if submitted is None else submitted.completed_at
     names = ("completed", "failed", "expired", "cancelled")
     return {
         "created_at": int(record.created_at.timestamp()),
-        "in_progress_at": None if outcome is None else int(outcome.submitted_at.timestamp()),
+        "in_progress_at": None if submitted is None else int(submitted.submitted_at.timestamp()),
         "expires_at": int(record.expires_at.timestamp()),
         "finalizing_at": _seconds(ended_at) if status in {"completed", "expired"} else None,
         **{f"{name}_at": _seconds(ended_at) if status == name else None for name in names},
@@ -277,13 +279,13 @@ def _times(record: ApiBatchRecord, outcome: Outcome | None, status: str) -> dict
     }
 
 
-def _counts(record: ApiBatchRecord, outcome: Outcome | None) -> dict[str, int]:
-    if outcome is None:
+def _counts(record: ApiBatchRecord, submitted: SubmittedBatch | None) -> dict[str, int]:
+    if submitted is None:
         return {"total": 0, "completed": 0, "failed": 0}
     return {
-        "total": outcome.job_count + record.bad_rows,
-        "completed": outcome.succeeded,
-        "failed": outcome.unanswered + record.bad_rows,
+        "total": submitted.job_count + record.bad_rows,
+        "completed": submitted.succeeded,
+        "failed": submitted.unanswered + record.bad_rows,
     }
 
 

@@ -13,7 +13,7 @@ from producer.results.export import output_line
 from routoo.domain.caller import Caller
 from routoo.domain.job import ResultStatus
 from routoo.store import api_batches, files, results
-from routoo.store.api_batches import ApiBatchRecord, Outcome
+from routoo.store.api_batches import ApiBatchRecord, SubmittedBatch
 from routoo.store.database import Database
 
 OUTPUT_PURPOSE = "batch_output"
@@ -38,13 +38,15 @@ class ResultFile:
         return f"{batch_id_text(self.batch.id)}_{self.id.kind}.jsonl"
 
 
-def result_file_ids(batch: ApiBatchRecord, outcome: Outcome | None) -> dict[FileKind, FileId]:
+def result_file_ids(
+    batch: ApiBatchRecord, submitted: SubmittedBatch | None
+) -> dict[FileKind, FileId]:
     """Return which files a batch has: none before it is over, and none that would be empty."""
-    if outcome is None or not outcome.status.has_ended:
+    if submitted is None or not submitted.status.has_ended:
         return {}
     lines = {
-        FileKind.OUTPUT: outcome.succeeded,
-        FileKind.ERRORS: outcome.unanswered + batch.bad_rows,
+        FileKind.OUTPUT: submitted.succeeded,
+        FileKind.ERRORS: submitted.unanswered + batch.bad_rows,
     }
     return {kind: FileId(kind, batch.id) for kind, count in lines.items() if count}
 
@@ -58,8 +60,8 @@ async def find_result_file(database: Database, caller: Caller, file_id: FileId) 
     """
     async with database.transaction() as conn:
         batch = await api_batches.get(conn, file_id.id)
-        outcome = (await api_batches.outcomes(conn, [batch.id])).get(batch.id)
-    found = _files(batch, outcome)
+        submitted = (await api_batches.submitted_batches(conn, [batch.id])).get(batch.id)
+    found = _files(batch, submitted)
     if (caller.is_admin or batch.key_id == caller.key_id) and file_id.kind in found:
         return found[file_id.kind]
     raise ApiError(404, f"No such file: {str(file_id)!r}.")
@@ -75,15 +77,15 @@ async def list_result_files(database: Database, caller: Caller) -> list[ResultFi
             after=None,
             limit=_MOST_LISTED_BATCHES,
         )
-        found = await api_batches.outcomes(conn, [batch.id for batch in batches])
+        found = await api_batches.submitted_batches(conn, [batch.id for batch in batches])
     return [one for batch in batches for one in _files(batch, found.get(batch.id)).values()]
 
 
-def _files(batch: ApiBatchRecord, outcome: Outcome | None) -> dict[FileKind, ResultFile]:
-    if outcome is None:
+def _files(batch: ApiBatchRecord, submitted: SubmittedBatch | None) -> dict[FileKind, ResultFile]:
+    if submitted is None:
         return {}
-    at = outcome.completed_at or outcome.submitted_at
-    ids = result_file_ids(batch, outcome)
+    at = submitted.completed_at or submitted.submitted_at
+    ids = result_file_ids(batch, submitted)
     return {
         kind: ResultFile(file_id, batch, at)
         for kind, file_id in ids.items()

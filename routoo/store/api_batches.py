@@ -66,7 +66,7 @@ class ApiBatchRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SubmittedBatch:
     """What became of a batch once it was submitted."""
 
     status: BatchStatus
@@ -152,7 +152,7 @@ async def page(
     return await columns.select(conn, ApiBatchRecord, source, values)
 
 
-_OUTCOMES = b"""
+_SUBMITTED = b"""
     SELECT b.id, b.status, b.error, b.job_count, coalesce(b.submitted_at, b.created_at),
            b.completed_at,
            (SELECT json_object_agg(status, n) FROM (
@@ -164,13 +164,15 @@ _OUTCOMES = b"""
 """
 
 
-async def outcomes(conn: AsyncConnection, batch_ids: Sequence[UUID]) -> dict[UUID, Outcome]:
+async def submitted_batches(
+    conn: AsyncConnection, batch_ids: Sequence[UUID]
+) -> dict[UUID, SubmittedBatch]:
     """Return what became of batches, by id; one that was never submitted is missing."""
-    cursor = await conn.execute(_OUTCOMES, [list(batch_ids)])
+    cursor = await conn.execute(_SUBMITTED, [list(batch_ids)])
     found = {}
     async for batch_id, status, error, jobs, submitted_at, completed_at, results, *rest in cursor:
         counts = {ResultStatus(name): count for name, count in (results or {}).items()}
-        found[batch_id] = Outcome(
+        found[batch_id] = SubmittedBatch(
             BatchStatus(status), error, jobs, submitted_at, completed_at, counts, *rest
         )
     return found
