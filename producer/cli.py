@@ -26,6 +26,7 @@ COMMANDS = {
     "resume": ("control:resume_command", "Let a paused batch go on, or give it another budget."),
     "retry": ("control:retry_command", "Try the jobs without an answer again."),
     "cancel": ("control:cancel_command", "End a batch and keep the answers so far."),
+    "delete": ("control:delete_command", "Delete a batch that is over, for good."),
     "explain": ("explain:explain_command", "Explain why a job got its model."),
     "results": ("results:results_command", "Print or write the results of a batch."),
     "grade": ("grade:grade_command", "Grade a batch's answers against references."),

@@ -9,7 +9,7 @@ from routoo.console.output import note
 from routoo.domain.job import BatchStatus, ResultStatus
 from routoo.errors import InputError
 from routoo.store import budget
-from routoo.store.batches import BatchRecord, control, retry
+from routoo.store.batches import BatchRecord, control, removal, retry
 from routoo.store.database import Database
 
 _POLL_S = 0.3
@@ -79,6 +79,26 @@ async def cancel_batch(database: Database, batch: str, *, wait: bool) -> Snapsho
         if snapshot.is_over or not wait:
             return snapshot
         await asyncio.sleep(_POLL_S)
+
+
+async def delete_batch(database: Database, batch: str) -> BatchRecord:
+    """Delete a batch with all that is known of it; repeated, it goes on where it stopped.
+
+    Args:
+        database: The store.
+        batch: Id, start of an id, or name.
+
+    Raises:
+        NotFoundError: There is no such batch.
+        InputError: It is not over, or belongs to an evaluation.
+    """
+    async with database.transaction() as conn:
+        record = await find_batch(conn, batch)
+    is_gone = False
+    while not is_gone:
+        async with database.transaction() as conn:
+            is_gone = await removal.delete_part(conn, record.id)
+    return record
 
 
 async def retry_batch(

@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     """How often running batches are compared with their plans, in seconds."""
     replan_drift: PositiveFloat = 0.25
     """A batch whose calls cost this share more or less than planned is planned again."""
+    batch_retention_days: PositiveFloat | None = None
+    """Batches that have been over for so many days are deleted; unset keeps all."""
     plan_retention_days: PositiveFloat = 30.0
     """A plan that was not submitted within this many days is deleted."""
     max_shard_attempts: PositiveInt = 5

@@ -26,7 +26,7 @@ from routoo.evaluation_runs.scheduler import Scheduler
 from routoo.loop_thread import LoopThread
 from routoo.settings import Settings
 from routoo.store import results, workers
-from routoo.store.batches import plans
+from routoo.store.batches import plans, removal
 from routoo.store.batches.progress import merge_counts
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts
@@ -78,6 +78,8 @@ TIMESTAMP = "X-Routoo-Timestamp"
 MAX_CALLS = 10
 """Calls for one alert, the waits between them doubling, before it is given up."""
 _EXPIRE_EVERY_S = 1.0
+_PARTS_PER_TICK = 4
+"""Parts of an old batch that are deleted in one tick."""
 _TIMEOUT_S = 10.0
 _ACCEPTED_BELOW = 300
 """A webhook that answers with a lower status has accepted the alert."""
@@ -90,6 +92,8 @@ async def tick(db: Database, settings: Settings) -> None:
     await finish_due(db, shard_size=settings.shard_size)
     await deliver_alerts(db, settings)
     await _delete_plan(db, settings.plan_retention_days * _S_PER_DAY)
+    if settings.batch_retention_days is not None:
+        await _delete_old(db, settings.batch_retention_days * _S_PER_DAY)
     async with db.transaction() as conn:
         await merge_counts(conn)
 
@@ -109,6 +113,17 @@ async def _delete_plan(db: Database, retention_s: float) -> None:
         deleted = await plans.delete_expired(conn, retention_s)
     if deleted is not None:
         _log.info("plan.deleted", batch=str(deleted))
+
+
+async def _delete_old(db: Database, retention_s: float) -> None:
+    """Delete the oldest batch, as far as it goes in one tick."""
+    async with db.transaction() as conn:
+        old = await removal.find_old(conn, retention_s)
+    for _ in range(_PARTS_PER_TICK if old else 0):
+        async with db.transaction() as conn:
+            if old is None or await removal.delete_part(conn, old):
+                _log.info("batch.deleted", batch=str(old))
+                return
 
 
 @contextmanager

@@ -92,6 +92,35 @@ def cancel_command(
     _print_state(snapshot, as_json=as_json)
 
 
+def delete_command(
+    batch: NamedBatch,
+    *,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete without a question; needed in scripts.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Delete a batch that is over, or a plan: its prompts, answers, costs and history are gone.
+
+    A part at a time: batches that run are not held up, and a command that was interrupted goes on
+    when it is repeated. Batches of evaluations stay.
+
+    Examples:
+        routoo-producer delete monday
+        routoo-producer delete 3f2a --yes
+    """
+    from producer.control import delete_batch
+    from routoo.settings import load_settings
+
+    if not yes:
+        typer.confirm(f"Delete {batch} with all its answers?", abort=True, err=True)
+    record = run_with_database(load_settings(), lambda database: delete_batch(database, batch))
+    if as_json:
+        typer.echo(json_line({"batch_id": str(record.id), "deleted": True}))
+    else:
+        typer.echo(f"{record.id} is deleted")
+
+
 def retry_command(
     batch: NamedBatch,
     *,

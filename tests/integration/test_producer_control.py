@@ -1,4 +1,4 @@
-"""Pause, resume, cancel and retry through the real command."""
+"""Pause, resume, cancel, retry and delete through the real command."""
 
 from pathlib import Path
 
@@ -28,6 +28,17 @@ def test_a_batch_is_paused_resumed_cancelled_and_tried_again(producer: ProducerC
     assert "retry" in producer.refusal("resume", "monday")
     again = producer.facts("retry", "monday", "--status", "cancelled")
     assert (again["status"], again["answered"]) == ("in_progress", 0)
+
+
+def test_a_batch_is_deleted_once_it_is_over_and_somebody_means_it(
+    producer: ProducerCommand,
+) -> None:
+    assert "cancel" in producer.refusal("delete", "monday", "--yes")
+    producer.facts("cancel", "monday")
+    assert producer.run("delete", "monday").returncode == 1
+    assert producer.facts("status", "monday")["status"] == "cancelled"
+    assert producer.facts("delete", "monday", "--yes")["deleted"] is True
+    assert producer.run("status", "monday").returncode == 3
 
 
 def test_bad_options_are_named_and_change_nothing(producer: ProducerCommand) -> None:
