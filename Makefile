@@ -53,8 +53,9 @@ format: install  ## format the code
 types: install  ## strict types
 	$(BIN)/mypy
 
-imports: install  ## the layers of docs/architecture.md
+imports: install  ## the layers of docs/architecture.md; no circle anywhere
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/check_circles.py
 
 check: lint types imports  ## everything that needs no test run
 
