@@ -74,37 +74,29 @@ def fit_judge(
     if not tables:
         feedback.note(f"no model has {MIN_ANSWERS} graded answers: none can be judged")
         return AnswerJudge.none(matrix.models)
-    read = []
-    with feedback.progress_bar("Reading answers", len(tables)) as progress:
-        for table in tables:
-            read.append(_read(matrix, estimates, table))
-            progress(1)
+    read = _read_all(matrix, estimates, tables, feedback)
     scale = inverse_frequency([texts for _, texts in read])
-    fits, figures = [], {}
+    fits = []
     with feedback.progress_bar("Fitting judges of answers", len(tables)) as progress:
         for table, (features, texts) in zip(tables, read, strict=True):
-            name = matrix.models[table.probe]
             prior = log_odds(estimates.quality[table.rows])
             inputs = AnswerInputs(features, texts.scaled(scale), prior)
-            score, parts = matrix.score[table.rows], folds[table.rows]
-            fitted = fit_probe_judge(GradedAnswers(table.probe, inputs, score, parts))
-            found = _figures(matrix, estimates, table, fitted)
-            if found["lead"] > 0:
-                fits.append(_Fit(table, fitted))
-                figures[name] = found
+            fit = _fit(matrix, estimates, table, inputs, folds[table.rows])
+            if fit.figures["lead"] > 0:
+                fits.append(fit)
             progress(1)
     pairs = _fit_pairs(matrix, estimates, folds, fits, cost_usd or {}, feedback)
     paired = {name for names in pairs for name in names}
-    judges = {
-        matrix.models[fit.probe]: fit.fitted.judge
+    kept = {
+        matrix.models[fit.probe]: fit
         for fit in fits
-        if figures[matrix.models[fit.probe]]["routing_gain_high"] >= 0
-        or matrix.models[fit.probe] in paired
+        if fit.figures["routing_gain_high"] >= 0 or matrix.models[fit.probe] in paired
     }
-    if dropped := [matrix.models[t.probe] for t in tables if matrix.models[t.probe] not in judges]:
+    if dropped := [matrix.models[t.probe] for t in tables if matrix.models[t.probe] not in kept]:
         feedback.note(f"answers tell no more than prompts of {', '.join(dropped)}: not judged")
+    judges = {name: fit.fitted.judge for name, fit in kept.items()}
     return AnswerJudge(
-        matrix.models, scale, judges, {name: figures[name] for name in judges}, pairs
+        matrix.models, scale, judges, {name: fit.figures for name, fit in kept.items()}, pairs
     )
 
 
@@ -124,11 +116,26 @@ class _Fit:
 
     table: _AnswerTable
     fitted: FittedJudge
+    figures: dict[str, Any]
+    """How much the answers tell, by `_figures`."""
 
     @property
     def probe(self) -> int:
         """Its column."""
         return self.table.probe
+
+
+def _fit(
+    matrix: OutcomeMatrix,
+    estimates: PromptEstimates,
+    table: _AnswerTable,
+    inputs: AnswerInputs,
+    parts: Int64[np.ndarray, " answers"],
+) -> _Fit:
+    """Fit the judge of one model's answers; `parts` are the folds of the answers."""
+    score = matrix.score[table.rows]
+    fitted = fit_probe_judge(GradedAnswers(table.probe, inputs, score, parts))
+    return _Fit(table, fitted, _figures(matrix, estimates, table, fitted))
 
 
 def _fit_pairs(
@@ -255,6 +262,20 @@ def _answer_tables(
         right = int((matrix.score[rows, probe] > _RIGHT).sum())
         if len(rows) >= MIN_ANSWERS and min(right, len(rows) - right) >= MIN_OF_EACH:
             yield _AnswerTable(probe, rows, tuple(answer for _, answer in known))
+
+
+def _read_all(
+    matrix: OutcomeMatrix,
+    estimates: PromptEstimates,
+    tables: Sequence[_AnswerTable],
+    feedback: Feedback,
+) -> list[tuple[Float32[np.ndarray, "answers features"], HashedTexts]]:
+    read = []
+    with feedback.progress_bar("Reading answers", len(tables)) as progress:
+        for table in tables:
+            read.append(_read(matrix, estimates, table))
+            progress(1)
+    return read
 
 
 def _read(
