@@ -17,39 +17,29 @@ jobs neutral predictions.
 import argparse
 import asyncio
 import json
-import os
 import re
 import socket
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID, uuid4
 
 import aiohttp
 import openai
 import psycopg
 from figures import Figure, show
-from servers import endpoint_server, migrated_database
+from servers import BIN, MODELS, Stack, wait_until
 
-from routoo.embedded.valkey import EmbeddedValkey
-from routoo.settings import REPOSITORY
 from routoo.store import batches
 from routoo.store.database import Database
 
-SMALL = "smollm2-135m-instruct"
-MODELS = (SMALL, "qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct")
-"""Those that the example's checkpoint knows."""
+SMALL = MODELS[0]
 PROMPT = "A train leaves at 9:40 and arrives at 12:05. How long does the journey take?"
-Value = TypeVar("Value")
-_BIN = Path(sys.executable).parent
-_PATIENCE_S = 600.0
 _WARM_UP = 5
 _IN_A_ROW = 10
 """Calls of one kind before those of the next: a server's other work falls on all alike."""
@@ -62,7 +52,7 @@ def main() -> None:
         folder = Path(name)
         folder.chmod(0o755)
         latency_s = 0.0 if options.what == "calls" else 0.05
-        bench = Bench(folder, options.database_url, latency_s, exits)
+        bench = Stack(folder, options.database_url, latency_s, exits)
         measure = {"calls": _calls, "batch": _batch, "upload": _upload}[options.what]
         show(measure(bench, options), as_json=options.json)
 
@@ -79,96 +69,20 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Bench:
-    """The servers that a measurement needs, each started when it is asked for."""
-
-    def __init__(
-        self, folder: Path, database_url: str | None, latency_s: float, exits: ExitStack
-    ) -> None:
-        self.folder, self._exits = folder, exits
-        self.database_url = exits.enter_context(migrated_database(database_url, folder))
-        self.endpoint = self._exits.enter_context(endpoint_server(latency_s))
-        self.pool = self._pool()
-        self.environ = os.environ | {
-            "ROUTOO_HOME": str(folder),
-            "ROUTOO_DATABASE_URL": self.database_url,
-            "ROUTOO_BROKER_URL": self._broker(),
-            "ROUTOO_POOL": str(self.pool),
-            "ROUTOO_CHECKPOINT": str(REPOSITORY / "examples" / "checkpoint"),
-            "ROUTOO_PING_TIMEOUT_S": "0",
-            "ROUTOO_RECOVERY_INTERVAL_S": "1",
-            "BENCH_KEY": "none",
-        }
-
-    def _broker(self) -> str:
-        server = EmbeddedValkey(self.folder)
-        self._exits.callback(server.stop)
-        return server.start()
-
-    def _pool(self) -> Path:
-        models = [
-            {
-                "name": name,
-                "endpoint": {"base_url": self.endpoint, "max_concurrency": 64},
-                "price_usd_per_mtok": {"prompt": "0.1", "completion": "0.4"},
-                "context_window_tokens": 8192,
-                "max_completion_tokens": 128,
-            }
-            for name in MODELS
-        ]
-        path = self.folder / "pool.yaml"
-        path.write_text(json.dumps({"models": models}))
-        return path
-
-    def start(self, *command: str | Path, log: str) -> "subprocess.Popen[str]":
-        """Start a program that is stopped in the end."""
-        stream = self._exits.enter_context((self.folder / log).open("w"))
-        process = subprocess.Popen(
-            [str(part) for part in command],
-            env=self.environ,
-            stdout=stream,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._exits.callback(process.wait)
-        self._exits.callback(process.terminate)
-        return process
-
-    def gateway(self) -> tuple[str, str, int]:
-        """Start a gateway; return its base URL, a key for it, and its process id."""
-        process = self.start(_BIN / "routoo-producer", "serve", "--port", "0", log="serve.log")
-        log = self.folder / "serve.log"
-        found = _wait(lambda: re.search(r"http://[\d.]+:\d+", log.read_text()), log)
-        url = "" if found is None else found[0]
-        return f"{url}/v1", self.command("routoo-producer", "key", "add", "bench"), process.pid
-
-    def command(self, program: str, *arguments: str | Path) -> str:
-        """Run a command to its end; return what it printed."""
-        done = subprocess.run(
-            [str(_BIN / program), *map(str, arguments)],
-            env=self.environ,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return done.stdout.strip()
-
-
-def _wait(condition: Callable[[], Value], log: Path) -> Value:
-    """Return what a condition returns once that is true; its program's log tells why it isn't."""
-    ends_s = time.monotonic() + _PATIENCE_S
-    while not (found := condition()):
-        if time.monotonic() > ends_s:
-            raise TimeoutError(log.read_text()[-3000:])
-        time.sleep(0.05)
-    return found
+def _gateway(bench: Stack) -> tuple[str, str, int]:
+    """Start a gateway; return its base URL, a key for it, and its process id."""
+    process = bench.start(BIN / "routoo-producer", "serve", "--port", "0", log="serve.log")
+    log = bench.folder / "serve.log"
+    found = wait_until(lambda: re.search(r"http://[\d.]+:\d+", log.read_text()), log)
+    url = "" if found is None else found[0]
+    return f"{url}/v1", bench.command("routoo-producer", "key", "add", "bench"), process.pid
 
 
 # Single calls.
 
 
-def _calls(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:
-    gateway, key, gateway_pid = bench.gateway()
+def _calls(bench: Stack, options: argparse.Namespace) -> Iterator[Figure]:
+    gateway, key, gateway_pid = _gateway(bench)
     targets = {
         "straight": (bench.endpoint, key, SMALL),
         "named": (gateway, key, SMALL),
@@ -183,7 +97,7 @@ def _calls(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:
     yield from _call_figures(times)
 
 
-def _litellm(bench: Bench, program: str) -> tuple[str, int]:
+def _litellm(bench: Stack, program: str) -> tuple[str, int]:
     """Start litellm's proxy in front of the same endpoint; return its base URL and process id."""
     config = bench.folder / "litellm.yaml"
     model = {"model": f"openai/{SMALL}", "api_base": bench.endpoint, "api_key": "none"}
@@ -197,7 +111,7 @@ def _litellm(bench: Bench, program: str) -> tuple[str, int]:
         program, "--config", config, "--port", str(port), "--host", "127.0.0.1", log="litellm.log"
     )
     url = f"http://127.0.0.1:{port}"
-    _wait(lambda: _answers(f"{url}/health/liveliness"), bench.folder / "litellm.log")
+    wait_until(lambda: _answers(f"{url}/health/liveliness"), bench.folder / "litellm.log")
     return f"{url}/v1", process.pid
 
 
@@ -280,18 +194,18 @@ def _call_figures(times: Mapping[str, Mapping[str, list[float]]]) -> Iterator[Fi
 # A batch.
 
 
-def _batch(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:
+def _batch(bench: Stack, options: argparse.Namespace) -> Iterator[Figure]:
     rows = bench.folder / "rows.jsonl"
     with rows.open("w") as stream:
         for number in range(options.rows):
             stream.write(json.dumps(_request(number)) + "\n")
     for role in ("dispatcher", "beat"):
         log = f"{role}.log"
-        bench.start(_BIN / "routoo-worker", role, "--json-logs", log=log)
-        _wait(
+        bench.start(BIN / "routoo-worker", role, "--json-logs", log=log)
+        wait_until(
             lambda log=log: "worker.ready" in (bench.folder / log).read_text(), bench.folder / log
         )
-    gateway = bench.gateway()
+    gateway = _gateway(bench)
     cli_s = _by_commands(bench, rows)
     gateway_s = _by_gateway(bench, rows, *gateway[:2])
     for step in cli_s:
@@ -309,7 +223,7 @@ def _request(number: int) -> dict[str, Any]:
     }
 
 
-def _by_commands(bench: Bench, rows: Path) -> dict[str, float]:
+def _by_commands(bench: Stack, rows: Path) -> dict[str, float]:
     began_s = time.perf_counter()
     batch_id = bench.command("routoo-producer", "submit", rows, "--name", "cli")
     submitted_s = time.perf_counter()
@@ -319,7 +233,7 @@ def _by_commands(bench: Bench, rows: Path) -> dict[str, float]:
     return _steps(began_s, submitted_s, ended_s, time.perf_counter())
 
 
-def _by_gateway(bench: Bench, rows: Path, url: str, key: str) -> dict[str, float]:
+def _by_gateway(bench: Stack, rows: Path, url: str, key: str) -> dict[str, float]:
     client = openai.OpenAI(base_url=url, api_key=key)
     began_s = time.perf_counter()
     with rows.open("rb") as stream:
@@ -352,7 +266,7 @@ def _steps(
     }
 
 
-def _finish(bench: Bench, batch_id: UUID) -> None:
+def _finish(bench: Stack, batch_id: UUID) -> None:
     """Give the jobs neutral predictions, and wait until they are answered."""
 
     async def skip() -> None:
@@ -370,8 +284,8 @@ def _finish(bench: Bench, batch_id: UUID) -> None:
 # An upload.
 
 
-def _upload(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:
-    url, key, pid = bench.gateway()
+def _upload(bench: Stack, options: argparse.Namespace) -> Iterator[Figure]:
+    url, key, pid = _gateway(bench)
     path = bench.folder / "large.jsonl"
     line = json.dumps(_request(0) | {"custom_id": str(uuid4())}).encode()
     with path.open("wb") as stream:

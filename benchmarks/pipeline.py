@@ -3,7 +3,7 @@
 The whole stack runs as its users run it: servers, scorers, dispatchers, the beat, the commands.
 Two parts are stand-ins: an endpoint that answers after 10 ms (`dispatch_server.py`), and in the
 scorer the predictor (`pipeline_scorer.py`; `predictor.py` measures the real one). While the batch
-runs, memory of all workers is read every second, and `status` and `explain` are timed.
+runs, memory of all workers is read four times a second, and `status` and `explain` are timed.
 
 Rates are compared within the run: the last tenth of each stage's jobs with the first, and the batch
 with its slowest stage.
@@ -27,12 +27,12 @@ import numpy as np
 import orjson
 import psycopg
 from figures import Figure, show
-from gateway import Bench
+from servers import BIN, HERE, Stack, wait_until
 
 _TOPICS = ("bridges", "rivers", "taxes", "whales", "engines", "songs", "bread", "stars", "maps")
 _TEXT = "Explain in one sentence what a person who has never heard of it should know about"
 _QUESTIONS = ("Why", "How", "When", "Where", "Who", "What")
-_POLL_S = 1.0
+_POLL_S = 0.25
 _ASK_EVERY_S = 20.0
 """Time between two commands that are timed."""
 
@@ -46,7 +46,7 @@ def main() -> None:
     ):
         folder = Path(name)
         folder.chmod(0o755)
-        bench = Bench(folder, options.database_url, options.latency_s, ends)
+        bench = Stack(folder, options.database_url, options.latency_s, ends)
         show(_measure(bench, options), as_json=options.json)
 
 
@@ -62,7 +62,7 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _measure(bench: Bench, options: argparse.Namespace) -> Iterator[Figure]:
+def _measure(bench: Stack, options: argparse.Namespace) -> Iterator[Figure]:
     rows = _write_rows(bench.folder / "rows.jsonl", options.jobs)
     workers = _start_workers(bench, options)
     submitted = _timed(bench, "submit", rows, "--budget-usd", str(options.jobs), "--name", "all")
@@ -92,10 +92,9 @@ def _write_rows(path: Path, count: int) -> Path:
     return path
 
 
-def _start_workers(bench: Bench, options: argparse.Namespace) -> dict[str, int]:
+def _start_workers(bench: Stack, options: argparse.Namespace) -> dict[str, int]:
     """Start the worker processes; return each one's process id by its name."""
-    program = Path(sys.executable).with_name("routoo-worker")
-    scorer = (sys.executable, Path(__file__).with_name("pipeline_scorer.py"))
+    program, scorer = BIN / "routoo-worker", (sys.executable, HERE / "pipeline_scorer.py")
     commands: dict[str, Sequence[str | Path]] = {"beat": (program, "beat", "--json-logs")}
     for number in range(options.scorers):
         commands[f"scorer-{number + 1}"] = scorer
@@ -106,8 +105,7 @@ def _start_workers(bench: Bench, options: argparse.Namespace) -> dict[str, int]:
     }
     for name in commands:
         log = bench.folder / f"{name}.log"
-        while "worker.ready" not in log.read_text():
-            time.sleep(0.1)
+        wait_until(lambda log=log: "worker.ready" in log.read_text(), log)
     return pids
 
 
@@ -119,11 +117,11 @@ class _Done:
     peak_mb: float
 
 
-def _timed(bench: Bench, *arguments: str | Path) -> _Done:
+def _timed(bench: Stack, *arguments: str | Path) -> _Done:
     """Run a command of the producer to its end; its peak memory is read as it runs."""
     began_s, peak_mb = time.perf_counter(), 0.0
     process = subprocess.Popen(
-        [Path(sys.executable).with_name("routoo-producer"), *arguments],
+        [BIN / "routoo-producer", *arguments],
         env=bench.environ,
         stdout=subprocess.DEVNULL,
     )
@@ -148,7 +146,7 @@ def _memory_mb(pid: int) -> float:
 class _Watched:
     """The batch while workers are at it."""
 
-    bench: Bench
+    bench: Stack
     jobs: int
     workers: dict[str, int]
     memory_mb: dict[str, list[float]] = field(default_factory=dict)
@@ -198,13 +196,7 @@ class _Watched:
         while not ends.wait(_ASK_EVERY_S):
             for name, arguments in commands.items():
                 began_s = time.perf_counter()
-                program = Path(sys.executable).with_name("routoo-producer")
-                subprocess.run(
-                    [program, *arguments],
-                    env=self.bench.environ,
-                    stdout=subprocess.DEVNULL,
-                    check=True,
-                )
+                self.bench.command("routoo-producer", *arguments)
                 self.command_s.setdefault(name, []).append(time.perf_counter() - began_s)
 
     def figures(self) -> Iterator[Figure]:

@@ -1,15 +1,27 @@
-"""Starts the servers that a benchmark measures against: a database, and a stand-in endpoint."""
+"""Starts what a benchmark measures against: a database, a broker, an endpoint, our programs."""
 
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from routoo.embedded.postgres import EmbeddedPostgres
+from routoo.embedded.valkey import EmbeddedValkey
+from routoo.settings import REPOSITORY
 from routoo.store.migrate import upgrade
 
 HERE = Path(__file__).resolve().parent
+BIN = Path(sys.executable).parent
+"""Where our programs are."""
+MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct", "qwen2.5-coder-1.5b-instruct")
+"""Those that the example's checkpoint knows."""
+Value = TypeVar("Value")
+_PATIENCE_S = 600.0
 
 
 @contextmanager
@@ -42,3 +54,80 @@ def endpoint_server(latency_s: float) -> Iterator[str]:
     finally:
         server.stdin.close()
         server.wait(10)
+
+
+class Stack:
+    """The servers that a measurement needs, each started when it is asked for."""
+
+    def __init__(
+        self, folder: Path, database_url: str | None, latency_s: float, exits: ExitStack
+    ) -> None:
+        self.folder, self._exits = folder, exits
+        self.database_url = exits.enter_context(migrated_database(database_url, folder))
+        self.endpoint = self._exits.enter_context(endpoint_server(latency_s))
+        self.pool = self._pool()
+        self.environ = os.environ | {
+            "ROUTOO_HOME": str(folder),
+            "ROUTOO_DATABASE_URL": self.database_url,
+            "ROUTOO_BROKER_URL": self._broker(),
+            "ROUTOO_POOL": str(self.pool),
+            "ROUTOO_CHECKPOINT": str(REPOSITORY / "examples" / "checkpoint"),
+            "ROUTOO_PING_TIMEOUT_S": "0",
+            "ROUTOO_RECOVERY_INTERVAL_S": "1",
+            "BENCH_KEY": "none",
+        }
+
+    def _broker(self) -> str:
+        server = EmbeddedValkey(self.folder)
+        self._exits.callback(server.stop)
+        return server.start()
+
+    def _pool(self) -> Path:
+        models = [
+            {
+                "name": name,
+                "endpoint": {"base_url": self.endpoint, "max_concurrency": 64},
+                "price_usd_per_mtok": {"prompt": "0.1", "completion": "0.4"},
+                "context_window_tokens": 8192,
+                "max_completion_tokens": 128,
+            }
+            for name in MODELS
+        ]
+        path = self.folder / "pool.yaml"
+        path.write_text(json.dumps({"models": models}))
+        return path
+
+    def start(self, *command: str | Path, log: str) -> "subprocess.Popen[str]":
+        """Start a program that is stopped in the end."""
+        stream = self._exits.enter_context((self.folder / log).open("w"))
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            env=self.environ,
+            stdout=stream,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._exits.callback(process.wait)
+        self._exits.callback(process.terminate)
+        return process
+
+    def command(self, program: str, *arguments: str | Path) -> str:
+        """Run a command to its end; return what it printed."""
+        done = subprocess.run(
+            [str(BIN / program), *map(str, arguments)],
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout.strip()
+
+
+def wait_until(condition: Callable[[], Value], log: Path) -> Value:
+    """Return what a condition returns once that is true; its program's log tells why it isn't."""
+    ends_s = time.monotonic() + _PATIENCE_S
+    while not (found := condition()):
+        if time.monotonic() > ends_s:
+            raise TimeoutError(log.read_text()[-3000:])
+        time.sleep(0.05)
+    return found
