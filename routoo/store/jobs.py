@@ -147,6 +147,14 @@ async def find(conn: AsyncConnection, batch_id: UUID, custom_id: str) -> Job:
     return _job(row)
 
 
+IS_OPEN = """NOT EXISTS (
+        SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
+      AND NOT EXISTS (
+        SELECT FROM followers f WHERE f.batch_id = j.batch_id AND f.job_no = j.job_no)
+      AND NOT EXISTS (
+        SELECT FROM provider_rows m JOIN provider_batches b USING (marker)
+        WHERE m.batch_id = j.batch_id AND m.job_no = j.job_no AND b.state <> 'closed')"""
+"""Condition of a statement that a job `j` has no result, shares nobody's, and is at no provider."""
 _PENDING = f"""
     SELECT a.model, first.model, p.quality, p.completion_tokens, t.attempts, t.cost_usd, a.probe,
            1 + (SELECT count(*) FROM followers f
@@ -168,13 +176,7 @@ _PENDING = f"""
         FROM attempts s WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
     ) t
     WHERE j.batch_id = %(batch_id)s AND j.job_no >= %(first)s AND j.job_no < %(end)s
-      AND NOT EXISTS (
-        SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
-      AND NOT EXISTS (
-        SELECT FROM followers f WHERE f.batch_id = j.batch_id AND f.job_no = j.job_no)
-      AND NOT EXISTS (
-        SELECT FROM provider_rows m JOIN provider_batches b USING (marker)
-        WHERE m.batch_id = j.batch_id AND m.job_no = j.job_no AND b.state <> 'closed')
+      AND {IS_OPEN}
     ORDER BY j.job_no
 """.encode()
 

@@ -20,6 +20,7 @@ from routoo.domain.completion import (
 from routoo.domain.job import Lease, ResultStatus
 from routoo.store import columns, leases
 from routoo.store.encoding import json_rows, json_text, storable
+from routoo.store.jobs import IS_OPEN
 
 _FETCH_ROWS = 1_000
 # Marks of the fields of ResultRecord; one without a mark is a column of `results` and of the view.
@@ -180,7 +181,7 @@ _WATCHED = b"""
       AND batch_id IN (SELECT id FROM batches WHERE status IN ('in_progress', 'paused'))
     FOR UPDATE SKIP LOCKED
 """
-_EXPIRE = b"""
+_EXPIRE = f"""
     INSERT INTO results (batch_id, job_no, status, cost_usd, attempts, error_code, error_message)
     SELECT j.batch_id, j.job_no, 'expired', coalesce(calls.cost_usd, 0),
            coalesce(calls.attempts, 0), 'expired',
@@ -192,17 +193,11 @@ _EXPIRE = b"""
     CROSS JOIN LATERAL (
         SELECT max(attempt_no) AS attempts, sum(cost_usd) AS cost_usd FROM attempts a
         WHERE a.batch_id = j.batch_id AND a.job_no = j.job_no) AS calls
-    WHERE NOT EXISTS (
-        SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
-      AND NOT EXISTS (
-        SELECT FROM followers f WHERE f.batch_id = j.batch_id AND f.job_no = j.job_no)
-      AND NOT EXISTS (
-        SELECT FROM provider_rows m JOIN provider_batches b USING (marker)
-        WHERE m.batch_id = j.batch_id AND m.job_no = j.job_no AND b.state <> 'closed')
+    WHERE {IS_OPEN}
       AND NOT EXISTS (  -- the next owner of the shard makes it the result
         SELECT FROM kept_answers k WHERE k.batch_id = j.batch_id AND k.job_no = j.job_no)
     ON CONFLICT DO NOTHING RETURNING batch_id, job_no
-"""
+""".encode()
 _WATCH_NEXT = b"""
     UPDATE shards s SET next_deadline = (
         SELECT min(j.deadline) FROM jobs j
