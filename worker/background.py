@@ -70,7 +70,7 @@ async def _stop_heartbeat(task: "asyncio.Task[None]", db: Database, name: str) -
 
 
 _LAST_REPORT_S = 2.0
-"""Longest wait for a database that a worker which ends tells so."""
+"""Longest wait for the database, in seconds, when an ending worker reports that it ends."""
 _S_PER_DAY = 86_400.0
 _log = structlog.get_logger(__name__)
 SIGNATURE = "X-Routoo-Signature"

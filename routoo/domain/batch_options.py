@@ -18,13 +18,13 @@ class Objective:
     min_mean_quality: float | None = None
     """Mean predicted quality, in [0, 1], to be reached at the least cost."""
     match_model: str | None = None
-    """Candidate model whose own mean predicted quality is the mark, reached at the least cost."""
+    """Candidate model whose mean predicted quality is to be reached at the least cost."""
     match_ratio: float = 1.0
     """Share of that model's mean that is asked for, above 0."""
     willingness_to_pay_usd: float | None = None
     """USD that one more expected good answer is worth; dearer gains are left out."""
     risk: float = 0.0
-    """Standard deviations of the estimate that quality is counted below its mean by."""
+    """Number of an estimate's standard deviations by which its quality is lowered."""
     floor_confidence: float | None = None
     """Share of jobs whose answer shall reach their quality floor; None compares the estimate."""
 
@@ -98,7 +98,7 @@ class CallOptions:
     max_completion_tokens: int | None = None
     """Limit of the answers to requests that name none; None derives it from predicted lengths."""
     cascade: bool = True
-    """A job may be asked of a cheap model first, whose answer is judged, where that pays."""
+    """Whether a cheap model may be asked first and its answer judged, where that pays."""
     cascade_only: tuple[str, ...] | None = None
     """Names of the only models that may be asked first; None admits all that can be judged."""
 

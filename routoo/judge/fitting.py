@@ -50,7 +50,7 @@ def fit_boosting(
     Args:
         features: What the trees look at.
         prior: Log-odds before; the trees' factors, times the loadings, are added to them.
-        score: What came, in [0, 1]; NaN where not known.
+        score: Observed scores, in [0, 1]; NaN where not known.
         loading: By how much each factor moves each outcome.
         weight: How much each factor counts where trees choose their splits.
         options: Number and size of the trees.

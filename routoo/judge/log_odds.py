@@ -38,7 +38,7 @@ def fit_constant_shift(
 
     Args:
         prior: Log-odds before.
-        score: What came; NaN where not known.
+        score: Observed scores; NaN where not known.
         near: Shifts that the fitted ones are held near.
         pull: How strongly, as curvature.
     """
@@ -64,7 +64,7 @@ def fit_strength(
     Args:
         prior: Log-odds before.
         shift: By how much each is to move.
-        score: What came, in [0, 1].
+        score: Observed scores, in [0, 1].
         known: Where a score is known.
         pull: How strongly the factor is held near 1, as curvature.
     """

@@ -15,9 +15,9 @@ SLACK_S = 0.5
 """Longest time from a call's start here until the endpoint counts it, in seconds."""
 _BUCKETS_PER_WINDOW = 120
 _SHORT = 6
-"""A short window is this fraction of the whole one, and ..."""
+"""Length of a short window, as a share of the whole one."""
 _SHORT_SHARE = 4
-"""... may hold this fraction of the limit, because endpoints count by the second, too."""
+"""Share of the limit that a short window may hold, because endpoints count by the second too."""
 
 
 @dataclass(slots=True)

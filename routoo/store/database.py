@@ -24,9 +24,9 @@ _REFUSALS_OF_VALUES = (
     psycopg.errors.StatementTooComplex,
 )
 _RECONNECT_S = 2.0
-"""After so long the pool gives an attempt to connect up, and another one begins, in seconds."""
+"""Longest attempt of the pool to connect before it begins another one, in seconds."""
 _FRESH_S = 0.2
-"""A connection used so lately needs no check, which is a round trip."""
+"""A connection that was used within this time is not checked, since that is a round trip."""
 Result = TypeVar("Result")
 
 
@@ -181,7 +181,7 @@ async def check_reachable(url: str) -> None:
 
 
 async def _ask_for_connection(pool: AsyncConnectionPool) -> None:
-    """Ask a pool for a connection, so that it tries to have one."""
+    """Ask a pool for a connection, so that it begins to open one."""
     with suppress(psycopg.OperationalError):
         async with pool.connection(timeout=_RECONNECT_S / 4):
             pass
