@@ -237,11 +237,13 @@ async def _save_results(conn: AsyncConnection, batch_id: UUID, condition: str = 
         SELECT j.batch_id, j.job_no, 'cancelled', coalesce(calls.cost_usd, 0),
                coalesce(calls.attempts, 0), 'cancelled',
                'The batch was cancelled before this job was answered'
-        FROM jobs j LEFT JOIN (
-            SELECT job_no, max(attempt_no) AS attempts, sum(cost_usd) AS cost_usd
-            FROM attempts WHERE batch_id = %(batch_id)s GROUP BY job_no) AS calls USING (job_no)
-        WHERE j.batch_id = %(batch_id)s AND NOT EXISTS (
-            SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
+        FROM jobs j CROSS JOIN LATERAL (
+            SELECT max(attempt_no) AS attempts, sum(cost_usd) AS cost_usd
+            FROM attempts a WHERE a.batch_id = j.batch_id AND a.job_no = j.job_no) AS calls
+        -- A scalar, not EXISTS: each job is looked up in the index. A join may be planned that
+        -- goes through all results of the batch for each job, those written here among them.
+        WHERE j.batch_id = %(batch_id)s AND (
+            SELECT 1 FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no) IS NULL
           AND {condition}
         """.encode(),
         {"batch_id": batch_id},
