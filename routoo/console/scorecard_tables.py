@@ -92,6 +92,7 @@ def print_scorecard(console: Console, card: Scorecard) -> None:
     if card.pool is not None:
         console.print(_frontiers(card.pool))
         console.print(_beside(card.pool))
+        console.print(_budgets(card.pool))
         if card.pool.pairs:
             console.print(_pairs(card.pool))
     if card.operating is not None:
@@ -172,6 +173,20 @@ def _beside(pool: PoolComparison) -> Table:
     for name, row in pool.comparisons.items():
         gains = (signed(row.gain.value), signed(row.gain_for_less.value))
         table.add_row(name, with_interval(row.cost_ratio, 2), *gains)
+    return table
+
+
+def _budgets(pool: PoolComparison) -> Table:
+    name = next(iter(pool.frontiers))
+    table = report_table(
+        f"USD/1,000, by {name}", "quality", "best model at that cost", "difference"
+    )
+    for one in pool.budgets[::_SHOWN]:
+        single = "no model is as cheap"
+        if one.best_single is not None:
+            single = f"{fixed(one.best_single_quality)} {one.best_single}"
+        figures = with_interval(one.quality), single, with_interval(one.over_single)
+        table.add_row(usd_per_thousand(one.cost_usd), *figures)
     return table
 
 

@@ -1,6 +1,6 @@
 """Compares routers with the models of a pool: at every budget, with one model, between two."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,13 @@ from jaxtyping import Float, Float64
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import Interval, Weights, bootstrap_weights
 from routoo.evaluation.quality_metrics import Quality
-from routoo.evaluation.routing import CompleteOutcomes, RoutingCurve, matched_round_robin, route
+from routoo.evaluation.routing import (
+    ChosenCurve,
+    CompleteOutcomes,
+    RoutingCurve,
+    matched_round_robin,
+    route,
+)
 from routoo.statistics import Hull
 
 ROUND_ROBIN = "round_robin"
@@ -129,6 +135,8 @@ class RoutingReport:
     """Column of the reference model."""
     cost_range_usd: tuple[float, float]
     """Mean costs of the cheapest and the dearest model: AIQ's range, in USD."""
+    routed: ChosenCurve
+    """The first router's choices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +147,20 @@ class SingleModel:
     cost_usd: float
     """Mean cost of an answer, in USD."""
     quality: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetComparison:
+    """The first router under one budget, beside the best single model that costs no more."""
+
+    cost_usd: float
+    """Mean cost of a call as it was routed, in USD."""
+    quality: Interval
+    best_single: str | None
+    """None where no model is as cheap."""
+    best_single_quality: float
+    over_single: Interval
+    """Routed quality less that model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +179,8 @@ class PoolComparison:
     frontiers: dict[str, Frontier]
     comparisons: dict[str, ReferenceComparison]
     pairs: dict[str, WeakStrongFigures]
+    budgets: tuple[BudgetComparison, ...]
+    """From the cheapest to the dearest."""
 
 
 def compare_pool(
@@ -194,7 +218,26 @@ def compare_pool(
         report.frontiers,
         report.comparisons,
         _pairs(outcomes, estimates, weak, strong, weights) if weak != strong else {},
+        tuple(_beside_singles(outcomes, models, report.routed, weights)),
     )
+
+
+def _beside_singles(
+    outcomes: CompleteOutcomes, models: tuple[str, ...], routed: ChosenCurve, weights: Weights
+) -> Iterator[BudgetComparison]:
+    """Yield the router's quality at each budget, beside the best single model of its cost."""
+    costs, means = outcomes.cost_usd.mean(axis=0), outcomes.score.mean(axis=0)
+    scores = weights @ outcomes.score
+    drawn, nothing = routed.quality(weights), Interval.of(np.full(len(weights), np.nan))
+    for at, cost_usd in enumerate(routed.cost_usd.mean(axis=1).tolist()):
+        cheap = costs <= cost_usd * _ROUNDING
+        best = int(np.where(cheap, means, -np.inf).argmax())
+        quality = Interval.of(drawn[:, at])
+        if not cheap.any():
+            yield BudgetComparison(cost_usd, quality, None, float("nan"), nothing)
+            continue
+        over = Interval.of(drawn[:, at] - scores[:, best])
+        yield BudgetComparison(cost_usd, quality, models[best], float(means[best]), over)
 
 
 def _column(models: tuple[str, ...], reference: str) -> int:
@@ -259,6 +302,7 @@ def routing_report(
         },
         column,
         (float(costs.min()), float(costs.max())),
+        next(iter(routed.values())),
     )
 
 

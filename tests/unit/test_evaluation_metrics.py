@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from routoo.evaluation.pool_comparison import routing_report
+from routoo.evaluation.pool_comparison import compare_pool, routing_report
 from routoo.evaluation.quality_metrics import auc, brier, ece, mean_metrics, metrics_by_model
 from routoo.evaluation.routing import CompleteOutcomes, route
 from routoo.statistics import log_budgets, mix_quality
@@ -77,3 +77,18 @@ def test_the_report_gives_the_oracle_all_the_headroom_and_a_blind_router_none() 
     assert report["oracle"].gain.low > 0.1
     assert abs(report["blind"].headroom.value) < 0.15
     assert report["blind"].aiq.value < report["oracle"].aiq.value
+
+
+def test_each_budget_names_the_best_single_model_that_costs_no_more() -> None:
+    outcomes = _outcomes()
+    perfect = outcomes.score.astype(np.float32)
+    pool = compare_pool(outcomes, ("weak", "strong"), {"perfect": perfect}, seed=0)
+    assert len(pool.budgets) == len(outcomes.budgets_usd)
+    for one in pool.budgets:
+        single = {"weak": 0, "strong": 1}[one.best_single or ""]
+        assert outcomes.cost_usd[:, single].mean() <= one.cost_usd * (1 + 1e-6)
+        assert one.best_single_quality == pytest.approx(outcomes.score[:, single].mean())
+        wanted = one.quality.value - one.best_single_quality
+        assert one.over_single.value == pytest.approx(wanted, abs=0.01)
+    assert pool.budgets[0].best_single == "weak"
+    assert max(one.over_single.low for one in pool.budgets) > 0.2

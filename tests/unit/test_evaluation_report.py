@@ -77,6 +77,14 @@ def test_a_plot_has_its_figures_in_a_table_behind_it() -> None:
     assert page.count("<svg") > 6
 
 
+def test_a_budget_stands_beside_the_best_single_model_of_its_cost() -> None:
+    card = make_scorecard()
+    assert card.pool is not None
+    texts = _read(render_page(card)).texts
+    assert "Beside the best single model" in texts
+    assert {one.best_single for one in card.pool.budgets if one.best_single} <= set(texts)
+
+
 def test_the_page_loads_nothing_and_runs_nothing() -> None:
     page = render_page(make_scorecard())
     assert not re.search(r"<script|<link|<img|<iframe|url\(|@import|\ssrc=|\shref=", page)

@@ -35,6 +35,7 @@ from routoo.evaluation.report.section import (
     with_interval,
 )
 from routoo.evaluation.report.sections import (
+    budgets_section,
     cost_section,
     decisions_section,
     domains_section,
@@ -124,6 +125,7 @@ def card_sections(card: Scorecard) -> list[Section]:
     sections = []
     if card.pool is not None:
         sections.append(frontier_section(card, card.pool))
+        sections.append(budgets_section(card.pool))
     if any(row.share for row in card.models):
         sections.append(models_section(card))
     if card.decisions:

@@ -6,6 +6,7 @@ from markupsafe import Markup
 
 from routoo.evaluation.bootstrap import Interval
 from routoo.evaluation.operating_point import CostBin, DomainFigures
+from routoo.evaluation.pool_comparison import PoolComparison
 from routoo.evaluation.quality_metrics import Reliability
 from routoo.evaluation.report.plot import Axis, Plot, Point, plot_area, shortened
 from routoo.evaluation.report.section import (
@@ -360,3 +361,27 @@ def _draw_costs(bins: tuple[CostBin, ...], width: int) -> Plot:
 
 def _tick(value: float) -> str:
     return f"{value * 1000:.3g}"
+
+
+def budgets_section(pool: PoolComparison) -> Section:
+    """Return the table of budgets, each with the best single model that costs no more."""
+    rows = [
+        (
+            usd_per_thousand(one.cost_usd),
+            with_interval(one.quality),
+            one.best_single or "no model is as cheap",
+            fixed(one.best_single_quality),
+            with_interval(one.over_single),
+        )
+        for one in pool.budgets
+    ]
+    return Section(
+        "Beside the best single model",
+        "The router at each budget, beside the model that alone brings the most and costs no more.",
+        FigureTable(
+            ("USD per 1,000 calls", "routed", "best single model", "its quality", "difference"),
+            rows,
+            is_folded=False,
+            name="Best single model at each budget",
+        ),
+    )
