@@ -35,8 +35,9 @@ run: install  ## run the example batch on the embedded stack, with real local mo
 serve: install  ## start the example's models and workers again, until Ctrl-C
 	$(BIN)/python -m examples.demo serve
 
+# The suite starts hundreds of our programs: without bytecode each would compile our modules again.
 test: install  ## run unit, integration and acceptance tests
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 chaos: install  ## kill processes and servers for ten minutes, and check the books (SEED=7)
 	ROUTOO_CHAOS=all $(BIN)/pytest -s tests/chaos/test_crash_points.py tests/chaos/test_message_points.py tests/chaos/test_poison.py

@@ -22,6 +22,8 @@ from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
 from tests.fakes.openai_server import FakeServer
 
+PATIENCE_S = 120.0
+"""Longest wait of a test for what must come about, on a machine that others use too."""
 NO_FIELDS: dict[str, Any] = {}
 PRICES = {"small": Decimal(1), "large": Decimal(10)}
 THREE_PRICES = {"small": Decimal(1), "twin": Decimal("0.5"), "large": Decimal(10)}
@@ -158,7 +160,7 @@ async def rows(db: Database, query: str, *values: object) -> list[tuple[Any, ...
 
 async def requests_at(server: FakeServer, count: int) -> None:
     """Wait until the server has been asked so often."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while len(server.requests) < count:
             await asyncio.sleep(0.01)
 

@@ -521,8 +521,8 @@ async def test_a_good_probe_stands_where_the_next_answer_breaks_a_rule(db: Datab
 
 async def test_a_deadline_leaves_the_kept_answer(db: Database) -> None:
     script = {"models": {**BAD["models"], "large": {"faults": [{"kind": "status"}]}}}
-    soon = datetime.now(UTC) + timedelta(seconds=1.5)
     async with FakeServer(script) as server:
+        soon = datetime.now(UTC) + timedelta(seconds=6)  # the first answer comes before it
         lease = await probed(db, server, 1, sla=SLA(deadline=soon))
         assert await dispatch(db, lease, max_attempts_per_model=50)
         assert [row[:3] for row in await ends(db)] == [("succeeded", "small", "kept")]

@@ -22,7 +22,7 @@ from routoo.store.batches import control
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
 from routoo.store.evaluation import grades
-from tests.dispatch_factory import claim, predictions_of, rows
+from tests.dispatch_factory import PATIENCE_S, claim, predictions_of, rows
 from tests.fakes.openai_server import FakeServer
 
 pytestmark = pytest.mark.anyio
@@ -106,7 +106,7 @@ async def finish(db: Database, lease: Lease) -> None:
 
 
 async def _claim_again(db: Database, lease: Lease) -> Lease:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             async with db.transaction() as conn:
                 again = await leases.claim(conn, lease.key, "worker", 60.0)
@@ -411,7 +411,7 @@ async def test_a_worker_that_dies_before_the_creation_is_noted_sends_no_row_twic
     async with FakeServer({"models": {"m": {}}, "batches": {"create_delay_s": 30.0}}) as server:
         lease = await prepare(db, pool_of(server), ["a", "b", "c"])
         dying = asyncio.create_task(take_turn(db, lease, timeout_s=60.0))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not server.batches.batches:
                 await asyncio.sleep(0.01)
         dying.cancel()

@@ -14,6 +14,7 @@ from routoo.store import batches, shards
 from routoo.store.batches import replans
 from routoo.store.database import Database
 from tests.dispatch_factory import (
+    PATIENCE_S,
     billed_usd,
     claim,
     dispatch,
@@ -115,7 +116,7 @@ async def test_unsent_jobs_leave_an_endpoint_that_is_down_and_come_back(db: Data
             dispatch(db, lease, max_attempts_per_model=3, replan_wait_s=20.0)
         )
         await requests_at(server, 8)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while not await rows(db, "SELECT 1 FROM replans"):
                 await check(db, lease.key.batch_id)
                 await asyncio.sleep(0.05)
