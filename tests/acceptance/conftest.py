@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / "checkpoint").exists():
             write_tables(folder)
             run_command(
-                *("routoo", "train", "--out", folder / "checkpoint"),
+                *("routoo", "train", "--no-curve", "--out", folder / "checkpoint"),
                 *("--items", folder / "items.parquet", "--outcomes", folder / "outcomes.parquet"),
                 environ=os.environ | {"ROUTOO_HOME": str(folder), "OMP_NUM_THREADS": "1"},
             )

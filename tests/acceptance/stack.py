@@ -16,7 +16,8 @@ import psycopg
 from routoo.embedded.postgres import EmbeddedPostgres
 
 BIN = Path(sys.executable).parent
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
+"""Longest wait of a test for what must come about, on a machine that others use too."""
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
@@ -69,6 +70,7 @@ class LocalStack:
             "OMP_NUM_THREADS": "1",
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._asking: psycopg.Connection[tuple[Any, ...]] | None = None
 
     @property
     def log(self) -> str:
@@ -113,8 +115,9 @@ class LocalStack:
     def terminate(self) -> int:
         """Stop the stack as an operator would, and return its exit status."""
         assert self._process is not None
+        self._hang_up()
         self._process.terminate()
-        return self._process.wait(60)
+        return self._process.wait(PATIENCE_S)
 
     def kill_child(self, name: str) -> None:
         """End one worker with SIGKILL."""
@@ -156,9 +159,25 @@ class LocalStack:
         )
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Ask the database, as users of the public tables do."""
-        with self._connected() as conn:
-            return conn.execute(sql.encode(), values).fetchall()
+        """Ask the database, as users of the public tables do.
+
+        The connection is kept: tests ask twenty times a second until something has come about.
+        """
+        try:
+            return self._ask(sql, values)
+        except psycopg.OperationalError:  # the server was killed or stopped since
+            self._hang_up()
+            return self._ask(sql, values)
+
+    def _ask(self, sql: str, values: Sequence[object]) -> list[tuple[Any, ...]]:
+        if self._asking is None:
+            self._asking = psycopg.connect(EmbeddedPostgres(self.home).url, autocommit=True)
+        return self._asking.execute(sql.encode(), values).fetchall()
+
+    def _hang_up(self) -> None:
+        if self._asking is not None:
+            self._asking.close()
+            self._asking = None
 
     @contextmanager
     def locked(self, table: str) -> Iterator[None]:
