@@ -36,8 +36,8 @@ def _register_stage(app: Celery, loop: LoopThread, worker: ShardWorker, stage: S
         if key is None:
             _log.warning("message.unreadable", stage=stage.value)
             return
-        outcome = loop.run(worker.handle(key))
-        publish(app, outcome.publish)
+        handled = loop.run(worker.handle(key))
+        publish(app, handled.publish)
 
     app.task(work, name=task_name(stage))
 

@@ -39,7 +39,7 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ShardOutcome:
+class HandledMessage:
     """What the caller has to publish once a message was handled."""
 
     publish: Sequence[ShardKey] = ()
@@ -72,7 +72,7 @@ class ShardWorker:
     _suspects: set[ShardKey] = field(default_factory=set)
     """Shards at work that may end this process."""
 
-    async def handle(self, key: ShardKey) -> ShardOutcome:
+    async def handle(self, key: ShardKey) -> HandledMessage:
         """Do a shard's stage if it is due; first that of one whose worker left it behind.
 
         Every failure ends here: it is logged, and the shard is retried, split, parked, or left to
@@ -82,18 +82,18 @@ class ShardWorker:
             What is left to do with the task queue.
         """
         if self.stop.is_set():
-            return ShardOutcome([key])
+            return HandledMessage([key])
         try:
             left = await self._abandoned(key.stage)
             if left is not None and left != key and (taken := await self._claim(left)):
-                outcome = await self._work(*taken)
-                return ShardOutcome([*outcome.publish, key])
+                handled = await self._work(*taken)
+                return HandledMessage([*handled.publish, key])
             claimed = await self._claim(key)
-            return await self._work(*claimed) if claimed else ShardOutcome()
+            return await self._work(*claimed) if claimed else HandledMessage()
         except DatabaseUnavailableError as error:
             # The lease expires by itself, and then another worker takes the shard.
             _log.warning("shard.left", **_fields(key), reason=str(error))
-            return ShardOutcome()
+            return HandledMessage()
 
     async def take_urgent(
         self,
@@ -142,11 +142,11 @@ class ShardWorker:
     async def _take(self, key: ShardKey, publish: Callable[[Sequence[ShardKey]], None]) -> None:
         try:
             claimed = await self._claim(key)
-            outcome = await self._work(*claimed) if claimed else ShardOutcome()
+            handled = await self._work(*claimed) if claimed else HandledMessage()
         except StoreError as error:
             _log.warning("shard.left", **_fields(key), reason=str(error))
         else:
-            await asyncio.to_thread(publish, outcome.publish)
+            await asyncio.to_thread(publish, handled.publish)
 
     async def _abandoned(self, stage: Stage) -> ShardKey | None:
         async with self.db.transaction() as conn:
@@ -187,7 +187,7 @@ class ShardWorker:
             return None
         return (lease, batch) if lease else None
 
-    async def _work(self, lease: Lease, batch: BatchRecord) -> ShardOutcome:
+    async def _work(self, lease: Lease, batch: BatchRecord) -> HandledMessage:
         log = _log.bind(**_fields(lease.key), epoch=lease.epoch)
         log.info("shard.started", jobs=lease.job_count)
         if lease.attempts >= _SUSPECT_ATTEMPTS:
@@ -198,12 +198,12 @@ class ShardWorker:
             log.info("shard.done" if isinstance(outcome, Done) else "shard.released")
         except StaleLeaseError:
             log.warning("shard.lost")
-            return ShardOutcome()
+            return HandledMessage()
         except DatabaseUnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - the task boundary: a shard's error is its own
             await self._fail(lease, error)
-            return ShardOutcome()
+            return HandledMessage()
         finally:
             self._suspects.discard(lease.key)
         return follows
@@ -215,10 +215,10 @@ class ShardWorker:
             self.db, lease, work, lease_s=self.lease_s, stop=self.stop, grace_s=stage.grace_s
         )
 
-    async def _finish(self, lease: Lease, outcome: WorkOutcome) -> ShardOutcome:
+    async def _finish(self, lease: Lease, outcome: WorkOutcome) -> HandledMessage:
         async with self.db.transaction() as conn:
             finished = await shards.finish(conn, lease, outcome)
-        return ShardOutcome(list(finished.ready))
+        return HandledMessage(list(finished.ready))
 
     async def _fail(self, lease: Lease, error: Exception) -> None:
         permanent = isinstance(error, _PERMANENT)

@@ -9,7 +9,7 @@ import pytest
 
 from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.errors import CheckpointError, DatabaseUnavailableError, StoreError
-from routoo.pipeline.shard_work import ShardOutcome, ShardWorker, StageWork, Work
+from routoo.pipeline.shard_work import HandledMessage, ShardWorker, StageWork, Work
 from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from routoo.store.shards import Done, HandedBack, WorkOutcome, isolate_failing
@@ -63,8 +63,8 @@ async def test_the_last_scored_shard_publishes_the_selection(db: Database) -> No
     me = worker(db, succeed)
     first = await me.handle(ShardKey(batch_id, Stage.SCORE, 0))
     last = await me.handle(ShardKey(batch_id, Stage.SCORE, 1))
-    assert first == ShardOutcome([])
-    assert last == ShardOutcome([ShardKey(batch_id, Stage.SELECT, 0)])
+    assert first == HandledMessage([])
+    assert last == HandledMessage([ShardKey(batch_id, Stage.SELECT, 0)])
 
 
 async def test_the_selection_publishes_every_dispatch_shard(db: Database) -> None:
@@ -78,13 +78,13 @@ async def test_a_duplicate_message_does_nothing(db: Database) -> None:
     batch_id = await batch_factory.submit(db, 2)
     key = ShardKey(batch_id, Stage.SCORE, 0)
     await worker(db, succeed).handle(key)
-    assert await worker(db, raising(AssertionError())).handle(key) == ShardOutcome()
+    assert await worker(db, raising(AssertionError())).handle(key) == HandledMessage()
     assert await shard(db, key) == ("done", 1)
 
 
 async def test_a_message_of_an_unknown_batch_does_nothing(db: Database) -> None:
     key = ShardKey(uuid4(), Stage.SCORE, 0)
-    assert await worker(db, succeed).handle(key) == ShardOutcome()
+    assert await worker(db, succeed).handle(key) == HandledMessage()
 
 
 async def test_a_failing_shard_is_tried_again_and_then_split(db: Database) -> None:
@@ -109,7 +109,7 @@ async def test_a_shard_left_behind_comes_before_the_one_that_the_message_names(
     left, named = (ShardKey(batch_id, Stage.SCORE, number) for number in (1, 0))
     await batch_factory.claim(db, batch_id, Stage.SCORE, 1, lease_s=0.0)
     outcome = await worker(db, succeed).handle(named)
-    assert outcome == ShardOutcome([named])
+    assert outcome == HandledMessage([named])
     assert await shard(db, left) == ("done", 2)
     assert await shard(db, named) == ("ready", 0)
 
@@ -131,7 +131,7 @@ async def test_two_shards_that_may_end_their_worker_are_not_worked_on_at_once(
     me = worker(db, wait)
     first = asyncio.create_task(me.handle(keys[0]))
     await started.wait()
-    assert await me.handle(keys[1]) == ShardOutcome()
+    assert await me.handle(keys[1]) == HandledMessage()
     assert await shard(db, keys[1]) == ("ready", 2)
     go_on.set()
     await first
@@ -163,7 +163,7 @@ async def test_an_error_that_stays_fails_the_batch_at_once(db: Database) -> None
 async def test_an_absent_database_leaves_the_shard_to_the_recovery_tick(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
     away = raising(DatabaseUnavailableError("away"))
-    assert await worker(db, away).handle(key) == ShardOutcome()
+    assert await worker(db, away).handle(key) == HandledMessage()
     assert await shard(db, key) == ("leased", 1)
 
 
@@ -186,7 +186,7 @@ async def test_a_stop_releases_the_shard_and_counts_no_failure(db: Database) -> 
     handling = asyncio.create_task(me.handle(key))
     await started.wait()
     me.stop.set()
-    assert await handling == ShardOutcome([key])
+    assert await handling == HandledMessage([key])
     assert await shard(db, key) == ("ready", 0)
 
 
@@ -194,7 +194,7 @@ async def test_a_stopping_worker_takes_no_new_shard(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
     me = worker(db, succeed)
     me.stop.set()
-    assert await me.handle(key) == ShardOutcome([key])
+    assert await me.handle(key) == HandledMessage([key])
     assert await shard(db, key) == ("ready", 0)
 
 
@@ -204,7 +204,7 @@ async def test_a_shard_left_half_done_is_published_again(db: Database) -> None:
     async def half(_: Lease, __: BatchRecord) -> WorkOutcome:
         return HandedBack()
 
-    assert await worker(db, half).handle(key) == ShardOutcome([key])
+    assert await worker(db, half).handle(key) == HandledMessage([key])
     assert await shard(db, key) == ("ready", 0)
 
 
@@ -217,7 +217,7 @@ async def test_work_that_outlasts_its_lease_keeps_it(db: Database) -> None:
 
     working = asyncio.create_task(worker(db, slow).handle(key))
     await asyncio.sleep(LEASE_S * 2)
-    assert await worker(db, succeed).handle(key) == ShardOutcome()
+    assert await worker(db, succeed).handle(key) == HandledMessage()
     assert (await working).publish
     assert await shard(db, key) == ("done", 1)
 
@@ -231,7 +231,7 @@ async def test_work_whose_shard_was_taken_over_is_dropped(db: Database) -> None:
         await asyncio.sleep(60)
         return Done()
 
-    assert await worker(db, robbed).handle(key) == ShardOutcome()
+    assert await worker(db, robbed).handle(key) == HandledMessage()
     assert await shard(db, key) == ("leased", 1)
 
 
