@@ -209,7 +209,8 @@ class _Run:
         from producer.screen.plan import plan_view
 
         plan = batch.plan or {}
-        (messages() if self.as_json else console()).print(plan_view(batch, plan))
+        screen = messages() if self.as_json else console()
+        screen.print(plan_view(batch, plan, tells_how_to_run=False))
         check_feasible(plan)
         if self.yes:
             return True

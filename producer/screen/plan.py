@@ -19,8 +19,14 @@ Plan = dict[str, Any]
 _PICTURE_FORMATS = (".png", ".svg", ".pdf")
 
 
-def plan_view(batch: BatchRecord, plan: Plan) -> RenderableType:
-    """Return the screen of `plan`, of a batch that was scored and selected."""
+def plan_view(batch: BatchRecord, plan: Plan, *, tells_how_to_run: bool = True) -> RenderableType:
+    """Return the screen of `plan`, of a batch that was scored and selected.
+
+    Args:
+        batch: The batch.
+        plan: Its plan.
+        tells_how_to_run: Whether the command is named that runs a plan which waits.
+    """
     parts: list[RenderableType] = [
         Text.assemble(("plan ", "dim"), str(batch.id), " ", (batch.name, "bold"), " ", batch.status)
     ]
@@ -32,7 +38,7 @@ def plan_view(batch: BatchRecord, plan: Plan) -> RenderableType:
     frontier = plan.get("forecast", {}).get("frontier")
     if frontier:
         parts += [Text(), _frontier(frontier, plan["jobs"])]
-    if batch.status is BatchStatus.PLANNED and plan["served"]:
+    if tells_how_to_run and batch.status is BatchStatus.PLANNED and plan["served"]:
         parts += [Text(), Text(f"Run it with: routoo-producer submit --plan {batch.id}")]
     return Group(*parts)
 
