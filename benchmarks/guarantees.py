@@ -25,7 +25,7 @@ from servers import endpoint_server
 
 import routoo.pipeline.dispatch.shard as dispatching
 from routoo.domain.completion import Attempt, Reservation, Result
-from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationOutcome, _Writes
+from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationStatus, _Writes
 from routoo.store import results
 
 
@@ -34,7 +34,7 @@ class Unmarked(GroupCommit):
 
     async def reserve(
         self, reservation: Reservation, starts_soon: Callable[[], bool] | None = None
-    ) -> ReservationOutcome:
+    ) -> ReservationStatus:
         """Reserve the call as sent, whenever it starts."""
         del starts_soon
         return await super().reserve(reservation)
@@ -45,10 +45,10 @@ class Unguarded(GroupCommit):
 
     async def reserve(
         self, reservation: Reservation, starts_soon: Callable[[], bool] | None = None
-    ) -> ReservationOutcome:
+    ) -> ReservationStatus:
         """Grant it: there is no ledger."""
         del reservation, starts_soon
-        return ReservationOutcome.GRANTED
+        return ReservationStatus.GRANTED
 
     def release(self, job_no: int, attempt_no: int) -> None:
         """Do nothing: nothing was reserved."""
@@ -59,7 +59,7 @@ class Unguarded(GroupCommit):
         if result is not None:
             self.record(result)
 
-    async def _commit(self, writes: _Writes) -> Sequence[ReservationOutcome]:
+    async def _commit(self, writes: _Writes) -> Sequence[ReservationStatus]:
         async with self._db.transaction() as conn:
             await results.save(conn, self._lease, writes.results, fenced=True, alone=self._alone)
         return []
@@ -94,7 +94,7 @@ def _options() -> argparse.Namespace:
 def _dispatch(variant: str, request: dict[str, Any]) -> None:
     import uvloop
 
-    dispatching.GroupCommit = VARIANTS[variant]  # type: ignore[misc]
+    dispatching.GroupCommit = VARIANTS[variant]  # type: ignore[attr-defined]
     taken = uvloop.run(
         dispatch_all(request["url"], request["batch_id"], request["shards"], limited=True)
     )
