@@ -71,6 +71,8 @@ class SecondCallLimits:
     """Most that the calls of such a job may cost together, in USD."""
     worst_usd: Float32[np.ndarray, "jobs models"]
     """Most that a call of such a job can cost, in USD."""
+    deadline_s: Float64[np.ndarray, " jobs"]
+    """Their own deadlines, in seconds since 1970; infinite where there is none."""
     open_prompt: Bool[np.ndarray, " jobs"] | None = None
     """Jobs whose prompt offers no options: answers to others are not compared; None = none is."""
 
@@ -82,15 +84,18 @@ class SecondCallLimits:
             shape: Number of jobs and of models.
             compares: Whether a second answer may be compared with the first.
         """
-        none = np.zeros(shape[0], np.bool_)
+        capped = np.zeros(shape[0], np.bool_)
+        cap_usd, deadline_s = np.zeros(shape[0]), np.full(shape[0], np.inf)
         open_prompt = np.zeros(shape[0], np.bool_) if compares else None
-        return cls(none, np.zeros(shape[0]), np.zeros(shape, np.float32), open_prompt)
+        return cls(capped, cap_usd, np.zeros(shape, np.float32), deadline_s, open_prompt)
 
     def fill(self, rows: slice, jobs: Sequence[Job], pool: Pool) -> None:
         """Set the limits of the jobs in some rows."""
         if self.open_prompt is not None:
             self.open_prompt[rows] = [is_open(prompt_text(job.body)) for job in jobs]
         for row, job in enumerate(jobs, rows.start):
+            if job.sla.deadline is not None:
+                self.deadline_s[row] = job.sla.deadline.timestamp()
             if job.sla.max_cost_usd is not None:
                 self.capped[row] = True
                 self.cap_usd[row] = float(job.sla.max_cost_usd)
@@ -102,6 +107,7 @@ class SecondCallLimits:
             self.capped[jobs],
             self.cap_usd[jobs],
             self.worst_usd[jobs],
+            self.deadline_s[jobs],
             None if self.open_prompt is None else self.open_prompt[jobs],
         )
 
@@ -120,8 +126,8 @@ class JudgedBatch:
     limits: SecondCallLimits
     latency_s: Float32[np.ndarray, "jobs models"] | None = None
     """Typical latency of a call; NaN where nothing is known."""
-    left_s: float | None = None
-    """Seconds until the deadline, within which all calls must be made; None = no deadline."""
+    left_s: Float64[np.ndarray, " jobs"] | None = None
+    """Seconds until each job's deadline, within which all calls must be made; None = no limit."""
 
     def follow(
         self, pool: Pool, jobs: Int[np.ndarray, " some"], probe: int
@@ -134,7 +140,7 @@ class JudgedBatch:
         may = self.allowed[jobs] & single & self.limits.allow(jobs, probe)
         if self.latency_s is not None and self.left_s is not None:
             both = self.latency_s[jobs] + self.latency_s[jobs, probe][:, None]
-            may &= ~(both > self.left_s)  # what isn't known limits nothing
+            may &= ~(both > self.left_s[jobs][:, None])  # what isn't known limits nothing
         return np.asarray(may)
 
     def may_compare(
@@ -166,5 +172,5 @@ class JudgedBatch:
         if self.latency_s is not None and self.left_s is not None:
             latency_s = np.nan_to_num(self.latency_s[jobs])
             slowest_s = np.where(third, latency_s, 0.0).max(axis=1)
-            may &= latency_s[:, list(both)].sum(axis=1) + slowest_s <= self.left_s
+            may &= latency_s[:, list(both)].sum(axis=1) + slowest_s <= self.left_s[jobs]
         return np.asarray(may)

@@ -82,7 +82,9 @@ def known_probes(
     """Return what is known of a batch's probes, as `add_probes` does; None where there are none."""
     if matrix.judge is None or matrix.second_limits is None:
         return None
-    left_s = None if batch.deadline is None else (batch.deadline - now).total_seconds()
+    left_s = matrix.second_limits.deadline_s - now.timestamp()
+    if batch.deadline is not None:
+        left_s = np.minimum(left_s, (batch.deadline - now).total_seconds())
     latency_s = None if matrix.demand is None else matrix.demand.latency_s
     allowed, reserve_usd = matrix.allowed, matrix.reserve_usd
     if reserve_usd is not None and direct.budget_usd is not None:
