@@ -64,9 +64,12 @@ def write_tables(folder: Path) -> None:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(request: pytest.FixtureRequest, checkpoint: Path) -> Iterator[LocalStack]:
-    """A running stack; a test that stops it starts it again."""
+    """A running stack; a test that stops it starts it again.
+
+    It ends with the last test of this folder: idle, it takes a tenth of a core.
+    """
     with short_folder() as folder:
         stack = LocalStack(folder / "home", checkpoint)
         stack.start()

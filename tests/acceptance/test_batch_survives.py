@@ -21,18 +21,23 @@ AMPLE_USD = "1"
 
 
 def begin(
-    stack: LocalStack, server: FakeServerProcess, folder: Path, budget_usd: str = AMPLE_USD
+    stack: LocalStack,
+    server: FakeServerProcess,
+    folder: Path,
+    budget_usd: str = AMPLE_USD,
+    words: int = 1,
 ) -> str:
-    """Submit a batch that takes a few seconds in each stage."""
+    """Submit a batch whose jobs take seconds to answer, and to score where they are wordy."""
     pool = write_pool(folder / "pool.yaml", server.base_url)
-    return submit(stack, write_jobs(folder / "jobs.jsonl", JOBS), pool, budget_usd)
+    rows = write_jobs(folder / "jobs.jsonl", JOBS, words)
+    return submit(stack, rows, pool, budget_usd)
 
 
 def test_a_batch_is_answered_within_its_budget(
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
     budget_usd = "0.02"
-    batch_id = begin(stack, server, tmp_path, budget_usd)
+    batch_id = begin(stack, server, tmp_path, budget_usd, words=12)
     stack.command("routoo-producer", "watch", batch_id)
     wait_until_completed(stack, batch_id)
     found = assert_one_result_each(stack, batch_id, JOBS)
@@ -44,7 +49,7 @@ def test_a_batch_is_answered_within_its_budget(
 def test_workers_killed_in_the_middle_cost_no_job(
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
-    batch_id = begin(stack, server, tmp_path)
+    batch_id = begin(stack, server, tmp_path, words=12)
     until(lambda: scored(stack, batch_id) > 0, "some jobs are scored")
     assert scored(stack, batch_id) < JOBS
     stack.kill_child("scorer-1")

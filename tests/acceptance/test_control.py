@@ -24,7 +24,8 @@ LONGEST_STOP_S = 2.0
 def begin(stack: LocalStack, server: FakeServerProcess, folder: Path, jobs: int = JOBS) -> str:
     """Submit a batch and wait until models answer."""
     pool = write_pool(folder / "pool.yaml", server.base_url, concurrency=4)
-    batch_id = submit(stack, write_jobs(folder / "jobs.jsonl", jobs), pool, AMPLE_USD)
+    rows = write_jobs(folder / "jobs.jsonl", jobs, words=1)
+    batch_id = submit(stack, rows, pool, AMPLE_USD)
     until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
     return batch_id
 
