@@ -37,3 +37,19 @@ def test_costs_are_told_for_a_thousand() -> None:
     assert formatting.usd_per_thousand(Decimal("0.00027"), 270) == "$0.00100"
     assert formatting.usd_per_thousand(None, 270) == "-"
     assert formatting.usd_per_thousand(1.0, 0) == "-"
+
+
+@pytest.mark.parametrize(
+    ("compared", "said"), [(0.2, ""), (12.4, " (12 to see whether both agree)")]
+)
+def test_second_answers_that_are_compared_are_counted_apart(compared: float, said: str) -> None:
+    probes = {
+        "jobs": 40,
+        "share": 0.5,
+        "escalation_share": 0.45,
+        "second_cost_usd": 0.01,
+        "compared": compared,
+        "models": [{"model": "small", "jobs": 40}],
+    }
+    wanted = f"45.0% are expected to ask another model too{said}, for $0.0100"
+    assert wanted in formatting.describe_probes(probes)
