@@ -13,10 +13,12 @@ from sqlalchemy import (
     Column,
     ForeignKey,
     Identity,
+    Index,
     Integer,
     Text,
     UniqueConstraint,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
@@ -135,6 +137,7 @@ class ShardRow(SQLModel, table=True):
             "(state = 'leased') = (owner IS NOT NULL AND lease_expires_at IS NOT NULL)",
             name="shards_lease",
         ),
+        Index("shards_put_off", "batch_id", postgresql_where=text("waits_for IS NOT NULL")),
         {"comment": "Units of queueing: slices of a batch, a row a stage"},
     )
 
