@@ -46,6 +46,7 @@ class RunningGateway:
     url: str
     database_url: str
     options: GatewayOptions
+    server: uvicorn.Server
 
     @property
     def base_url(self) -> str:
@@ -98,13 +99,14 @@ def running_gateway(
     told = GatewayOptions(pools=pools or {"default": pool_of()}, **options)
     app = create_app(settings, database_url, told)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on"))
+    app.state.is_stopping = lambda: server.should_exit
     with socket.create_server(("127.0.0.1", 0)) as listener:
         # Its signal handlers need the main thread: it is asked to stop by `should_exit`.
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             port = listener.getsockname()[1]
-            yield RunningGateway(f"http://127.0.0.1:{port}", database_url, told)
+            yield RunningGateway(f"http://127.0.0.1:{port}", database_url, told, server)
         finally:
             server.should_exit = True
             thread.join()

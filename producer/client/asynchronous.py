@@ -159,7 +159,8 @@ class Where(TypedDict, total=False):
     """Whether the stack is started on this machine where no worker lives, and stopped when the
     client is closed; false unless given."""
     checkpoint: str | PathLike[str]
-    """Predictor of these workers; ROUTOO_CHECKPOINT where unset."""
+    """Predictor of these workers; ROUTOO_CHECKPOINT where unset. Refused where workers run already
+    that would not use it."""
 
 
 def backend_of(where: Where) -> Backend:
@@ -187,7 +188,11 @@ def backend_of(where: Where) -> Backend:
     if "checkpoint" in where:
         named["checkpoint"] = Path(where["checkpoint"]).absolute()
     settings = load_settings().model_copy(update=named)
-    return DatabaseBackend(settings, start_workers=where.get("start_workers", False))
+    return DatabaseBackend(
+        settings,
+        start_workers=where.get("start_workers", False),
+        named_checkpoint="checkpoint" in where,
+    )
 
 
 class AsyncClient:

@@ -185,8 +185,10 @@ def _serve(
         server_header=False,
         timeout_graceful_shutdown=_GRACE_S,
     )
+    server = uvicorn.Server(config)
+    app.state.is_stopping = lambda: server.should_exit
     with suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

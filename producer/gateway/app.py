@@ -52,6 +52,7 @@ def create_app(settings: Settings, database_url: str, options: GatewayOptions) -
                 yield
 
     app = FastAPI(title="Routoo", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.is_stopping = lambda: False  # the server that runs it puts its own here
     app.add_middleware(BodyLimit, most_bytes=options.max_request_bytes, except_paths=_UPLOADS)
     add_error_handlers(app)
     add_docs(app)

@@ -2,13 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -138,22 +138,26 @@ async def show_progress(batch_id: str, gateway: GatewayDep, caller: Reader) -> R
 
 @router.get("/batches/{batch_id}/results")
 async def follow(
-    batch_id: str, gateway: GatewayDep, caller: Reader, *, in_order: bool = False
+    request: Request, batch_id: str, gateway: GatewayDep, caller: Reader, *, in_order: bool = False
 ) -> StreamingResponse:
     """Stream the result of every job as it comes, until the batch is over: JSON, one a line.
 
     The lines are those of the output and the error file, which there are only at the end. An
     empty line says that the batch is still followed. With `in_order` they come in input order, once
-    the batch is over. Whoever connects again gets all of them again.
+    the batch is over. The stream ends early where the gateway is stopped; whoever connects again
+    gets all of them again.
     """
     batch = await _load(gateway, caller, batch_id)
     if batch.status in {BatchStatus.PLANNING, BatchStatus.PLANNED}:
         raise ApiError(409, "A plan has no results: submit it first.", code="not_submitted")
-    lines = _lines(gateway, batch, in_order=in_order)
+    is_stopping = request.app.state.is_stopping
+    lines = _lines(gateway, batch, is_stopping, in_order=in_order)
     return StreamingResponse(lines, media_type="application/x-ndjson")
 
 
-async def _lines(gateway: Gateway, batch: BatchRecord, *, in_order: bool) -> AsyncIterator[bytes]:
+async def _lines(
+    gateway: Gateway, batch: BatchRecord, is_stopping: Callable[[], bool], *, in_order: bool
+) -> AsyncIterator[bytes]:
     async def is_over() -> bool:
         async with gateway.database.transaction() as conn:
             return (await batches.status(conn, batch.id)).is_over
@@ -162,6 +166,8 @@ async def _lines(gateway: Gateway, batch: BatchRecord, *, in_order: bool) -> Asy
     found = follow_results(database, batch.id, batch.job_count, is_over, in_order=in_order)
     async with aclosing(found) as blocks:
         async for block in blocks:
+            if is_stopping():
+                return
             text = b"".join(output_line(batch.id, record) for record in block)
             if not text and time.monotonic() - sent_at_s > _SIGN_OF_LIFE_S:
                 text = b"\n"

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -347,6 +348,19 @@ def test_a_batch_is_paused_given_money_cancelled_and_retried(client: openai.Open
     with pytest.raises(openai.BadRequestError, match="cancelled"):
         act(client, made.id, "pause")
     assert act(client, made.id, "retry", error_code="cancelled").status == "in_progress"
+
+
+def test_results_that_are_followed_end_early_where_the_gateway_is_stopped(
+    gateway: RunningGateway, client: openai.OpenAI
+) -> None:
+    made = create(client, upload(client, rows(2)))
+    wait_for(client, made.id, is_read)
+    followed = f"{gateway.base_url}/batches/{made.id}/results"
+    headers = {"Authorization": f"Bearer {client.api_key}"}
+    request = urllib.request.Request(followed, headers=headers)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        gateway.server.should_exit = True
+        assert answer.read() == b""
 
 
 def test_what_openai_lacks_needs_the_scope_and_the_owner(
