@@ -159,8 +159,8 @@ class Where(TypedDict, total=False):
     """Whether the stack is started on this machine where no worker lives, and stopped when the
     client is closed; false unless given."""
     checkpoint: str | PathLike[str]
-    """Predictor of these workers; ROUTOO_CHECKPOINT where unset. Refused where workers run already
-    that would not use it."""
+    """Predictor of these workers; ROUTOO_CHECKPOINT where unset. Workers that run already keep the
+    one that they have."""
 
 
 def backend_of(where: Where) -> Backend:
@@ -188,11 +188,7 @@ def backend_of(where: Where) -> Backend:
     if "checkpoint" in where:
         named["checkpoint"] = Path(where["checkpoint"]).absolute()
     settings = load_settings().model_copy(update=named)
-    return DatabaseBackend(
-        settings,
-        start_workers=where.get("start_workers", False),
-        named_checkpoint="checkpoint" in where,
-    )
+    return DatabaseBackend(settings, start_workers=where.get("start_workers", False))
 
 
 class AsyncClient:

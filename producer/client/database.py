@@ -44,16 +44,12 @@ class DatabaseBackend:
         settings: Those of the deployment.
         start_workers: Whether the stack of this machine is started where no worker lives, and
             stopped again by `close`.
-        named_checkpoint: Whether the settings' checkpoint was named for these workers; where others
-            run that would not use it, the client can't be opened.
     """
 
-    def __init__(
-        self, settings: Settings, *, start_workers: bool, named_checkpoint: bool = False
-    ) -> None:
+    def __init__(self, settings: Settings, *, start_workers: bool) -> None:
         self._settings, self._start_workers = settings, start_workers
         self._servers, self._exits = ExitStack(), AsyncExitStack()
-        self._stack = LocalStack(settings, named_checkpoint)
+        self._stack = LocalStack(settings)
         self._keeping: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
@@ -63,10 +59,7 @@ class DatabaseBackend:
         try:
             await check_reachable(url)
             self._db = await self._exits.enter_async_context(Database(url, max_size=_CONNECTIONS))
-            if self._start_workers:
-                await self._stack.check_named_checkpoint(self._db)
         except BaseException:
-            await self._exits.aclose()
             self._servers.close()
             raise
         if self._start_workers:

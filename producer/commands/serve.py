@@ -92,6 +92,9 @@ def serve_command(*, options: ServeOptions) -> None:
     if not _is_loopback(options.host) and not options.no_keys:
         _check_keys(settings, options.host)
     with _listening(options.host, options.port) as listener, usable_database(settings) as url:
+        # The server sends itself the signal again that it ended by: leave then as after Ctrl-C, so
+        # that an embedded database is stopped. It may come as soon as the URL is known.
+        signal.signal(signal.SIGTERM, _leave)
         _print_urls(listener, options.host, gateway_options)
         _serve(settings, url, gateway_options, listener)
 
@@ -171,10 +174,6 @@ def _serve(
     import uvicorn
 
     from producer.gateway.app import create_app
-
-    # The server sends itself the signal again that it ended by: leave then as after Ctrl-C, so that
-    # an embedded database is stopped.
-    signal.signal(signal.SIGTERM, _leave)
 
     app = create_app(settings, url, options)
     config = uvicorn.Config(

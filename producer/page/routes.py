@@ -35,7 +35,7 @@ from producer.page.submission import RefusedFormError, plan_upload
 from producer.queue import publish_or_note
 from producer.results.export import output_line
 from producer.rows.limits import read_usd
-from routoo.domain.job import Stage
+from routoo.domain.job import BatchStatus, Stage
 from routoo.errors import NotFoundError
 from routoo.evaluation.report.page import CHART_RULES, colour_rules
 from routoo.store import jobs as stored_jobs
@@ -112,26 +112,34 @@ _DONE = {
 
 
 @router.get("/batches/{batch_id}/events")
-async def follow_batch(visit: Reading, batch_id: UUID) -> Response:
-    """Send the parts of a batch's page again whenever they change, until the batch is over."""
-    view = await batches.load_view(visit, batch_id)
-    return StreamingResponse(_events(visit, view), headers=_STREAM_HEADERS)
+async def follow_batch(visit: Reading, batch_id: UUID, shown: BatchStatus) -> Response:
+    """Send the parts of a batch's page whenever they change, until the batch is over.
+
+    Args:
+        visit: Who looks at the page.
+        batch_id: The batch.
+        shown: Status that the page shows: it may have changed before the page asks for events.
+    """
+    await batches.load_view(visit, batch_id)  # an address of no batch is told by its status
+    return StreamingResponse(_events(visit, batch_id, shown), headers=_STREAM_HEADERS)
 
 
-async def _events(visit: Visit, view: batches.BatchView) -> AsyncIterator[str]:
-    first, sent, spoken = view.now.progress.status, view.parts(visit), ""
-    while not await visit.request.is_disconnected():
+async def _events(visit: Visit, batch_id: UUID, shown: BatchStatus) -> AsyncIterator[str]:
+    sent: dict[str, str] = {}
+    spoken = ""
+    is_stopping = visit.request.app.state.is_stopping
+    while not (is_stopping() or await visit.request.is_disconnected()):
         await asyncio.sleep(_POLL_S)
         if not await access.still_works(visit.gateway, visit.session):
             return
-        view = await batches.load_view(visit, view.batch.id)
-        if view.now.progress.status is not first:
+        view = await batches.load_view(visit, batch_id)
+        if view.now.progress.status is not shown:
             yield _event("reload", "")
             yield _event("end", "")
             return
         parts = view.parts(visit)
         for name, text in parts.items():
-            if text != sent[name]:
+            if text != sent.get(name):
                 yield _event(name, text)
         said = f"{view.now.progress.ended * 10 // max(view.now.progress.jobs, 1)}0 % ended"
         if said != spoken:

@@ -18,9 +18,9 @@ from routoo.errors import InputError
 _MARK = re.compile(rb'["\[\]{}]')
 _MARK_BETWEEN = re.compile(rb'["\[\]{},]')
 """The same between elements, where a comma ends one."""
-_WITHOUT_BRACKETS = re.compile(rb'(?:[^"\[\]{}]++|"(?:[^"\\]++|\\.)*+")*+', re.DOTALL)
+_WITHOUT_BRACKETS = re.compile(rb'(?:[^"\[\]{}]+|"[^"\\]*(?:\\.[^"\\]*)*")*', re.DOTALL)
 """Whole strings and what stands between them; it only saves time."""
-_REST_OF_STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
+_REST_OF_STRING = re.compile(rb'[^"\\]*(?:\\.[^"\\]*)*', re.DOTALL)
 _REMEDY = "Give one array and nothing behind it, or one object a line"
 
 

@@ -243,6 +243,17 @@ async def test_a_key_sees_its_own_batches_and_does_what_its_scopes_allow(
     assert await status(db, mine) is BatchStatus.IN_PROGRESS
 
 
+async def test_a_page_is_loaded_anew_whose_batch_changed_before_it_asked_for_events(
+    db: Database, page: PageClient
+) -> None:
+    batch_id = await submit(db, 1)
+    assert f"/batches/{batch_id}/events?shown=in_progress" in await page.read(
+        f"/batches/{batch_id}"
+    )
+    sent = await page.read(f"/batches/{batch_id}/events?shown=planning")
+    assert sent == "event: reload\ndata: \n\nevent: end\ndata: \n\n"
+
+
 async def test_a_session_ends_with_the_key_that_opened_it(
     db: Database, database_url: str, tmp_path: Path
 ) -> None:
@@ -254,7 +265,7 @@ async def test_a_session_ends_with_the_key_that_opened_it(
         await page.read("/batches")
         async with db.transaction() as conn:
             await keys.revoke(conn, "writer")
-        for path in ("/batches", f"/batches/{batch_id}/events", "/endpoints"):
+        for path in ("/batches", f"/batches/{batch_id}/events?shown=in_progress", "/endpoints"):
             answer = await page.http.get(path)
             assert (answer.status_code, answer.headers["location"]) == (303, "/login")
         answer = await page.post(f"/batches/{batch_id}/pause")

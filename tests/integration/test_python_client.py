@@ -13,14 +13,13 @@ from uuid import UUID
 import pytest
 
 from producer import AsyncClient, Client
-from producer.client.asynchronous import Where
 from producer.client.options import BatchOptions, as_texts
 from producer.rows.bad_rows import BadInputError
 from routoo.domain.job import BatchStatus, ResultStatus, Stage
-from routoo.errors import CheckpointError, InputError, NotFoundError, RoutooError
+from routoo.errors import InputError, NotFoundError, RoutooError
 from routoo.pipeline.select.shard import select_shard
 from routoo.settings import REPOSITORY
-from routoo.store import batches, shards, workers
+from routoo.store import batches, shards
 from routoo.store.database import Database
 from tests import batch_factory as factory
 from tests.gateway_server import running_gateway
@@ -95,17 +94,6 @@ async def test_results_come_while_the_batch_runs_and_the_state_tells_how_far_it_
     assert ordered[0].response == {"id": "response-0"}
 
 
-async def test_a_checkpoint_is_refused_where_workers_run_that_would_not_use_it(
-    database_url: str, db: Database
-) -> None:
-    where: Where = {"database_url": database_url, "start_workers": True, "checkpoint": "mine"}
-    for role in ("scorer", "dispatcher"):
-        async with db.transaction() as conn:
-            await workers.report(conn, f"{role}@host:1", role)
-    with pytest.raises(CheckpointError, match="workers run already"):
-        await AsyncClient(**where).__aenter__()
-
-
 async def test_a_plan_is_shown_before_it_is_submitted(database_url: str, db: Database) -> None:
     rows = [{"custom_id": str(number), "prompt": text} for number, text in enumerate(PROMPTS)]
     async with AsyncClient(database_url=database_url) as client:
@@ -168,7 +156,7 @@ async def test_bad_rows_are_refused_with_all_that_is_wrong(
 ) -> None:
     with pytest.raises(BadInputError) as refused:
         client.submit(rows, **OPTIONS)
-    assert said in "\n".join(refused.value.report.listed)
+    assert said in "\n".join(refused.value.problems.listed)
 
 
 async def test_options_are_read_like_those_of_the_commands(client: Client) -> None:

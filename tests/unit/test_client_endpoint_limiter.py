@@ -42,7 +42,7 @@ async def test_an_outage_goes_on_between_two_reports() -> None:
     limiter.now_s = lambda: clock_s
     limiter.accept(_grant())
     assert limiter.absence is not None
-    assert not limiter.absence.is_long
+    assert limiter.absence.lasted_s == 7.0
     clock_s += 5.0
     assert limiter.absence.lasted_s == 12.0
     assert limiter.absence.is_long
