@@ -217,12 +217,11 @@ class _Watched:
 
     def _rate(self, column: int, low: float, high: float) -> float:
         """Return the jobs a second between two shares of a stage's jobs."""
-        times = [entry[0] for entry in self.counts]
         counts = [entry[column] for entry in self.counts]
         begins = max(bisect_right(counts, 0) - 1, 0)  # the last poll that found none
-        start_s, end_s = np.interp(
-            [low * self.jobs, high * self.jobs], counts[begins:], times[begins:]
-        )
+        reached, polls = np.unique(counts[begins:], return_index=True)  # when each was first seen
+        times = [self.counts[begins + poll][0] for poll in polls]
+        start_s, end_s = np.interp([low * self.jobs, high * self.jobs], reached, times)
         return float((high - low) * self.jobs / max(end_s - start_s, 1e-9))
 
     def slowest(self, whole_s: float) -> tuple[float, float]:
