@@ -33,7 +33,7 @@ import aiohttp
 import openai
 import psycopg
 from figures import Figure, show
-from servers import BIN, MODELS, Stack, wait_until
+from servers import BIN, MODELS, Stack, memory_mb, wait_until
 
 from routoo.store import batches
 from routoo.store.database import Database
@@ -293,7 +293,7 @@ def _upload(bench: Stack, options: argparse.Namespace) -> Iterator[Figure]:
         while stream.tell() < options.mb * 1_000_000:
             stream.write(line[:-1] + b', "n": %d}\n' % number)
             number += 1
-    before_mb = _peak_mb(pid)
+    before_mb = memory_mb(pid, peak=True)
     began_s = time.perf_counter()
     client = openai.OpenAI(base_url=url, api_key=key)
     with path.open("rb") as rows:
@@ -304,14 +304,7 @@ def _upload(bench: Stack, options: argparse.Namespace) -> Iterator[Figure]:
         size = sum(len(piece) for piece in answer.iter_bytes())
     assert size == file.bytes
     yield Figure("upload_memory_before", before_mb, "MB")
-    yield Figure("upload_memory_peak", _peak_mb(pid), "MB")
-
-
-def _peak_mb(pid: int) -> float:
-    status = Path(f"/proc/{pid}/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+)", status)
-    assert found is not None
-    return int(found[1]) * 1024 / 1_000_000
+    yield Figure("upload_memory_peak", memory_mb(pid, peak=True), "MB")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ with its slowest stage.
 """
 
 import argparse
-import re
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ import numpy as np
 import orjson
 import psycopg
 from figures import Figure, show
-from servers import BIN, HERE, Stack, wait_until
+from servers import BIN, HERE, Stack, memory_mb, wait_until
 
 _TOPICS = ("bridges", "rivers", "taxes", "whales", "engines", "songs", "bread", "stars", "maps")
 _TEXT = "Explain in one sentence what a person who has never heard of it should know about"
@@ -126,20 +125,10 @@ def _timed(bench: Stack, *arguments: str | Path) -> _Done:
         stdout=subprocess.DEVNULL,
     )
     while process.poll() is None:
-        peak_mb = max(peak_mb, _memory_mb(process.pid))
+        peak_mb = max(peak_mb, memory_mb(process.pid, peak=True))
         time.sleep(0.02)
     assert process.returncode == 0, process.returncode
     return _Done(time.perf_counter() - began_s, peak_mb)
-
-
-def _memory_mb(pid: int) -> float:
-    """Return what a process has in memory, in MB; 0 once it has ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    found = re.search(r"VmRSS:\s+(\d+)", status)
-    return 0.0 if found is None else int(found[1]) * 1024 / 1e6
 
 
 @dataclass(slots=True)
@@ -183,7 +172,7 @@ class _Watched:
         status, scored, answered = row
         self.counts.append((time.perf_counter() - began_s, int(str(scored)), int(str(answered))))
         for name, pid in self.workers.items():
-            self.memory_mb.setdefault(name, []).append(_memory_mb(pid))
+            self.memory_mb.setdefault(name, []).append(memory_mb(pid))
         assert status in {"in_progress", "completed"}, row
         return status == "completed"
 
@@ -216,13 +205,13 @@ class _Watched:
             yield Figure(f"{name}_longest", max(times), "s")
 
     def _rate(self, column: int, low: float, high: float) -> float:
-        """Return the jobs a second between two shares of a stage's jobs."""
+        """Return the jobs a second between two shares of a stage's jobs, as far as polls tell."""
         counts = [entry[column] for entry in self.counts]
         begins = max(bisect_right(counts, 0) - 1, 0)  # the last poll that found none
         reached, polls = np.unique(counts[begins:], return_index=True)  # when each was first seen
         times = [self.counts[begins + poll][0] for poll in polls]
         start_s, end_s = np.interp([low * self.jobs, high * self.jobs], reached, times)
-        return float((high - low) * self.jobs / max(end_s - start_s, 1e-9))
+        return float((high - low) * self.jobs / max(end_s - start_s, _POLL_S))
 
     def slowest(self, whole_s: float) -> tuple[float, float]:
         """Return the slowest stage's rate, and the whole batch's ratio to it."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -131,3 +132,13 @@ def wait_until(condition: Callable[[], Value], log: Path) -> Value:
             raise TimeoutError(log.read_text()[-3000:])
         time.sleep(0.05)
     return found
+
+
+def memory_mb(pid: int, *, peak: bool = False) -> float:
+    """Return what a process has in memory, or had at most, in MB; 0 once it has ended."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
+    found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+)", status)
+    return 0.0 if found is None else int(found[1]) * 1024 / 1e6

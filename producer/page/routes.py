@@ -120,7 +120,7 @@ async def follow_batch(visit: Reading, batch_id: UUID, shown: BatchStatus) -> Re
         batch_id: The batch.
         shown: Status that the page shows: it may have changed before the page asks for events.
     """
-    await batches.load_view(visit, batch_id)  # an address of no batch is told by its status
+    await batches.load_batch(visit, batch_id)  # one that may not be seen is told by the status
     return StreamingResponse(_events(visit, batch_id, shown), headers=_STREAM_HEADERS)
 
 
