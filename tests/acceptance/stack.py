@@ -126,6 +126,7 @@ class LocalStack:
     def kill_everything(self) -> None:
         """End the supervisor, its workers, PostgreSQL and Valkey with SIGKILL, all at once."""
         assert self._process is not None
+        self._hang_up()
         status = self.status()
         victims = [status["supervisor"], *status["children"].values(), *self._servers()]
         for pid in victims:
