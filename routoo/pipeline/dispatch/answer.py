@@ -30,6 +30,7 @@ from routoo.errors import (
     RateLimitedError,
     TruncatedAnswerError,
 )
+from routoo.pipeline.dispatch.accounting import settle_calls
 from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import Call, CallLatencies, HedgedCaller
@@ -38,7 +39,6 @@ from routoo.pipeline.dispatch.judging import AnswerJudging
 from routoo.pipeline.dispatch.reservation import CallReserver, MoneyQueue, NextStep
 from routoo.pipeline.dispatch.review import Verdict, resume, review
 from routoo.pipeline.dispatch.running_batch import RunningBatch
-from routoo.pipeline.dispatch.settlement import settle_calls
 from routoo.pipeline.dispatch.waiting_jobs import WaitingJobs
 from routoo.ports import ChatClient, Permit
 

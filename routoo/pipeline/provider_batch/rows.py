@@ -13,11 +13,7 @@ from routoo.domain.prompt import bound_cost_usd
 from routoo.domain.provider_batch import ProviderRow
 from routoo.domain.validators import validators_of
 from routoo.errors import ContentFilterError, EndpointError, InvalidAnswerError
-from routoo.pipeline.dispatch.settlement import (
-    failed_attempt,
-    succeeded_attempt,
-    unusable_attempt,
-)
+from routoo.pipeline.dispatch.accounting import failed_attempt, succeeded_attempt, unusable_attempt
 
 _BYTES_PER_MB = 1_000_000
 
