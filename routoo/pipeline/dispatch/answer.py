@@ -30,16 +30,15 @@ from routoo.errors import (
     RateLimitedError,
     TruncatedAnswerError,
 )
-from routoo.pipeline.dispatch.accounting import settle_calls
+from routoo.pipeline.dispatch.accounting import CallReserver, NextStep, settle_calls
 from routoo.pipeline.dispatch.fallback import Candidate
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import Call, CallLatencies, HedgedCaller
 from routoo.pipeline.dispatch.job_state import JobState
 from routoo.pipeline.dispatch.judging import AnswerJudging
-from routoo.pipeline.dispatch.reservation import CallReserver, MoneyQueue, NextStep
 from routoo.pipeline.dispatch.review import Verdict, resume, review
 from routoo.pipeline.dispatch.running_batch import RunningBatch
-from routoo.pipeline.dispatch.waiting_jobs import WaitingJobs
+from routoo.pipeline.dispatch.waiting_jobs import MoneyQueue, WaitingJobs
 from routoo.ports import ChatClient, Permit
 
 _ABSENCE_POLL_S = 1.0

@@ -1,10 +1,11 @@
-"""The jobs of a shard that can't be called for now, and what they wait for.
+"""The jobs of a shard that can't be called for now, and what they wait for: endpoints or money.
 
 Once all that are left wait for endpoints that stay away, or for money that others hold, the shard
 is put off: its worker is free for other shards meanwhile.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,6 +22,40 @@ _LONGEST_WAIT_S = 300.0
 """A shard that is put off is due again after so long, whatever it waits for, in seconds."""
 _MONEY_WAIT_S = 60.0
 """The same for money: what others spend may leave too little for ever."""
+
+
+class MoneyQueue:
+    """The queue of a shard's jobs whose call the money that is left does not cover now.
+
+    One job of each model tries again at a time, in the order in which they came.
+
+    Calls in flight free money as they end. If every waiting job asked for it again and again, the
+    ledger would have work to do for all of them; so only the first in the queue does, and the
+    others wait behind it, without a slot of an endpoint.
+    """
+
+    def __init__(self) -> None:
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._first: dict[int, str] = {}
+
+    async def wait(self, job_no: int, model: str) -> bool:
+        """Wait until a job is the first in its model's queue.
+
+        Returns:
+            Whether it was the first before: then its last try failed, and it waits for freed money.
+        """
+        if self._first.get(job_no) == model:
+            return True
+        self.leave(job_no)
+        await self._turns[model].acquire()
+        self._first[job_no] = model
+        return False
+
+    def leave(self, job_no: int) -> None:
+        """Let the next job in the queue try, if this one was the first."""
+        model = self._first.pop(job_no, None)
+        if model is not None:
+            self._turns[model].release()
 
 
 @dataclass(frozen=True, slots=True)
