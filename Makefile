@@ -39,6 +39,9 @@ serve: install  ## start the example's models and workers again, until Ctrl-C
 test: install  ## run unit, integration and acceptance tests
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
+docs: install  ## build the documentation's site into site/, strictly
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
 chaos: install  ## kill processes and servers for ten minutes, and check the books (SEED=7)
 	ROUTOO_CHAOS=all $(BIN)/pytest -s tests/chaos/test_crash_points.py tests/chaos/test_message_points.py tests/chaos/test_poison.py
 	$(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED))

@@ -1,93 +1,137 @@
-"""Check that the commands, options and files that the documentation names exist.
+"""Check that the commands, options and links of the documentation are right.
 
-Reads every fenced block of README.md and docs/*.md, takes the lines that start with one of our
-commands, and asks that command's --help for each subcommand and option named.
+Reads every shell block of README.md, docs/ and the folders' README.md, and lets each of our
+commands read its arguments as if it were typed: unknown commands and options, missing arguments
+and values of the wrong kind are problems. Nothing is run; `tests/acceptance/test_docs.py` runs the
+tutorial. A block that can't run anywhere says why: `<!-- not run: REASON -->` before it.
 """
 
+import contextlib
+import io
+import os
 import re
 import shlex
-import subprocess
 import sys
 from functools import cache
 from pathlib import Path
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 ROOT = Path(__file__).resolve().parents[1]
-PROGRAMS = ("routoo", "routoo-producer", "routoo-worker")
+sys.path[:0] = [str(ROOT), str(ROOT / ".ci" / "site")]
+
+from reference_commands import PROGRAMS  # noqa: E402 - the folder is no package
+
+GENERATED = ROOT / "docs" / "reference"
+_BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+_INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)}) [^`]+)`")
+"""A command within a sentence, which may leave out its arguments."""
+_SHELL = frozenset({"", "sh", "bash", "console"})
+_LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 
 def main() -> int:
     """Print every problem; return 1 if there is one."""
-    pages = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("*/README.md"))]
-    problems = [problem for page in pages for problem in _problems(page)]
+    pages = [
+        ROOT / "README.md",
+        *sorted(ROOT.glob("docs/**/*.md")),
+        *sorted(ROOT.glob("*/README.md")),
+    ]
+    problems = [problem for page in pages for problem in problems_of(page)]
     for problem in problems:
         print(problem, file=sys.stderr)
     print(f"{len(pages)} pages checked, {len(problems)} problems")
     return 1 if problems else 0
 
 
-def _problems(page: Path) -> list[str]:
+def problems_of(page: Path) -> list[str]:
+    """Return what is wrong with a page's commands and links."""
     text = page.read_text(encoding="utf-8")
     found = []
-    for block in re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            found += [f"{page.name}: {line.strip()}: {what}" for what in _check(line)]
-    for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text):
-        if not (page.parent / target).exists():
+    inline = [f"{code} ..." for code in _INLINE.findall(_BLOCK.sub("", text))]
+    for line in shell_lines(text) + inline:
+        found += [f"{page.name}: {line}: {what}" for what in _check(line)]
+    for target in _LINK.findall(text):
+        path = (page.parent / target).resolve()
+        if not path.exists() and not path.is_relative_to(GENERATED):  # MkDocs checks those
             found.append(f"{page.name}: link to {target}, which does not exist")
     return found
 
 
+def shell_lines(text: str) -> list[str]:
+    """Return the commands of a page's shell blocks, one a line, as they are typed."""
+    blocks = [body for _, language, body in _BLOCK.findall(text) if language in _SHELL]
+    lines = [line.strip() for body in blocks for line in body.replace("\\\n", " ").splitlines()]
+    return [line.removeprefix("$ ") for line in lines if line]
+
+
 def _check(line: str) -> list[str]:
-    line = re.sub(r"^\s*(\$ |[A-Z_]+=\S+ )*", "", line).split(" #")[0].split(" | ")[0]
-    line = line.removeprefix(".venv/bin/")
-    if line.startswith("make "):
-        targets = [word for word in line.split()[1:] if "=" not in word]
-        makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-        known = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-        return [f"no make target {target}" for target in targets if target not in known]
-    words = line.split(maxsplit=1)
-    if not words or words[0] not in PROGRAMS:
+    parts = re.split(r" \| | && |; | & ?", re.sub(r"(^|\s)#\s.*", "", line))
+    return [problem for part in parts for problem in _check_command(part)]
+
+
+def _check_command(text: str) -> list[str]:
+    text = re.sub(r"^\s*([A-Z_]+=\S+ +)*", "", text)
+    text = re.sub(r"^docker compose .* producer ", "routoo-producer ", text)
+    text = re.sub(r"\s\d?[<>]+\s*\S+", "", text).removeprefix(".venv/bin/")
+    if text.startswith("make "):
+        return _check_make(text.split()[1:])
+    if text.split(" ")[0] not in PROGRAMS:
         return []
-    return _check_command(shlex.split(line))
+    name, *words = shlex.split(text)
+    return _parse(name, words)
 
 
-def _check_command(words: list[str]) -> list[str]:
-    command, rest = words[:1], words[1:]
-    while rest and rest[0] in _subcommands(tuple(command)):
-        command.append(rest.pop(0))
-    help_text = _help(tuple(command))
-    if help_text is None:
-        return [f"{' '.join(command)} --help fails"]
-    if len(command) == 1 and rest and not rest[0].startswith("-"):
-        return [f"no subcommand {rest[0]}"]
-    options = [word.split("=")[0] for word in rest if word.startswith("--") and word != "--help"]
-    return [f"no option {o}" for o in options if not re.search(rf"{o}\b", help_text)]
+def _check_make(words: list[str]) -> list[str]:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    known = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    targets = [word for word in words if "=" not in word]
+    return [f"no make target {target}" for target in targets if target not in known]
 
 
-def _subcommands(command: tuple[str, ...]) -> set[str]:
-    text = _help(command) or ""
-    return set(re.findall(r"^[\s│|]+([a-z][a-z0-9-]+)\s{2,}", text, re.MULTILINE))
+def _parse(name: str, words: list[str]) -> list[str]:
+    """Return why a command can't read its arguments; words that stand for the reader's will do."""
+    command, parent, words = _find(name, words)
+    if _is_group(command):
+        return [f"no subcommand {words[0]}"] if words and not words[0].startswith("-") else []
+    if "..." in words:
+        known = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
+        given = {word.partition("=")[0] for word in words if word.startswith("--")}
+        return [f"no option {option}" for option in sorted(given - known - {"--help"})]
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            command.make_context(command.name, list(words), parent=parent)
+    except typer.Exit:  # of --help
+        return []
+    except typer.TyperException as error:
+        return [error.format_message()]
+    return []
+
+
+def _find(name: str, words: list[str]) -> tuple[Any, Any, list[str]]:
+    """Return the command that words name, the context of its group, and its arguments."""
+    command, context = _program(name), None
+    while True:
+        context = command.make_context(name, [], parent=context, resilient_parsing=True)
+        command = context.command  # one that is imported late gives way to the command itself
+        found = command.get_command(context, words[0]) if _is_group(command) and words else None
+        if found is None:
+            return command, context.parent, words
+        name, command, words = words[0], found, words[1:]
+
+
+def _is_group(command: object) -> bool:
+    return isinstance(command, TyperGroup)
 
 
 @cache
-def _help(command: tuple[str, ...]) -> str | None:
-    program = ROOT / ".venv" / "bin" / command[0]
-    environment = {
-        "PATH": "/usr/bin:/bin",
-        "PYTHONPATH": str(ROOT),
-        "COLUMNS": "200",
-        "NO_COLOR": "1",
-        "TERM": "dumb",
-    }
-    run = subprocess.run(
-        [program, *command[1:], "--help"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    return run.stdout if run.returncode == 0 else None
+def _program(name: str) -> Any:  # noqa: ANN401 - the class is typer's own
+    return get_group(PROGRAMS[name])
 
 
 if __name__ == "__main__":
+    os.environ.setdefault("ROUTOO_HOME", "/nonexistent")  # nothing is read of the user's
     sys.exit(main())

@@ -9,16 +9,25 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import Decimal
 
 import structlog
 from prometheus_client import CollectorRegistry, Metric, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from routoo.domain.completion import DeviationReason, QualityChange
+from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
 from routoo.errors import ConfigError, StoreError
 from routoo.loop_thread import LoopThread
 from routoo.settings import Settings
-from routoo.store.batches.overview import Overview, overview
+from routoo.store.batches.overview import (
+    OpenMoney,
+    Overview,
+    RecentCalls,
+    ScheduleFigures,
+    overview,
+)
 from routoo.store.database import Database
 
 _Samples = Iterable[tuple[Sequence[str], float]]
@@ -107,6 +116,30 @@ def families(seen: Overview) -> Iterator[Metric]:
     yield from _money(seen)
     yield from _calls(seen)
     yield from _evaluation(seen)
+
+
+def described_families() -> Iterator[Metric]:
+    """Yield every family with at least one sample, for the reference: names, labels, meaning."""
+    money = OpenMoney(*[Decimal(0)] * 4)
+    calls = (RecentCalls("", "", 0, 0.0),)
+    schedules = (ScheduleFigures("", 0.0, 0.0, 0.0),)
+    pair = (DeviationReason.BUDGET, QualityChange.EQUAL)
+    yield reachable(yes=True)
+    yield from families(
+        Overview(
+            batches={BatchStatus.PLANNED: 0},
+            jobs_pending=0,
+            results={ResultStatus.SUCCEEDED: 0},
+            deviations={pair: 0},
+            shards={(Stage.SCORE, ShardState.READY): 0},
+            money=money,
+            calls=calls,
+            alerts={"": 0},
+            schedules=schedules,
+            endpoints={"": False},
+            extra_tokens={"": (0, 0)},
+        )
+    )
 
 
 def reachable(*, yes: bool) -> Metric:
