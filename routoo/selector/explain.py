@@ -10,8 +10,7 @@ from jaxtyping import Float64, UInt8
 
 from routoo.selector.frontier import cost_at_price
 from routoo.selector.job_limits import describe
-from routoo.selector.option_table import OptionTable
-from routoo.selector.problem import Problem
+from routoo.selector.problem import OptionTable, Problem
 from routoo.selector.solvers.lagrangian.hull import climb
 from routoo.selector.solvers.lagrangian.price_path import choose_at
 

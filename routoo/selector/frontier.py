@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routoo.selector.option_table import OptionTable
-from routoo.selector.problem import Problem
+from routoo.selector.problem import OptionTable, Problem
 from routoo.selector.solvers.lagrangian.price_path import Goal, PricePath, Totals, find_path, sweep
 
 

@@ -23,8 +23,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int16
 
-from routoo.selector.option_table import OptionTable
-from routoo.selector.problem import Problem
+from routoo.selector.problem import OptionTable, Problem
 from routoo.selector.second_calls import ProbeModel, SecondCalls
 from routoo.selector.solvers import solve
 from routoo.selector.solvers.lagrangian.hull import climb

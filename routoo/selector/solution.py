@@ -13,8 +13,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Int, Int32
 
-from routoo.selector.option_table import OptionTable, exact_sum
-from routoo.selector.problem import Problem
+from routoo.selector.problem import OptionTable, Problem, exact_sum
 
 OPTIMAL_GAP = 1e-9
 """A relative gap that float rounding alone explains."""

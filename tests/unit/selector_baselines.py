@@ -7,8 +7,7 @@ floats; none of these is meant to spend real money.
 import numpy as np
 from jaxtyping import Float, Float64, Int32
 
-from routoo.selector.option_table import OptionTable
-from routoo.selector.problem import Problem
+from routoo.selector.problem import OptionTable, Problem
 from routoo.selector.solution import Solution
 
 Choice = Int32[np.ndarray, " jobs"]

@@ -11,7 +11,7 @@ import pytest
 from routoo.errors import InputError
 from routoo.selector import Capacity, Problem, SolveStatus, match_model, solve
 from routoo.selector.frontier import cost_at_price
-from routoo.selector.option_table import exact_sum
+from routoo.selector.problem import exact_sum
 from tests.unit.selector_baselines import (
     choose_best,
     choose_by_threshold,

@@ -14,8 +14,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Float64, Int, Int16
 
-from routoo.selector.option_table import OptionTable
-from routoo.selector.problem import Problem
+from routoo.selector.problem import OptionTable, Problem
 
 BLOCK_JOBS = 2048
 """Rows of a block: its arrays stay in a core's second-level cache."""

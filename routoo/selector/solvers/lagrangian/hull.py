@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int, Int16, Int64
 
-from routoo.selector.option_table import OptionTable
+from routoo.selector.problem import OptionTable
 
 BLOCK_JOBS = 1 << 15
 """Jobs worked on at once, which bounds the memory of intermediate arrays."""

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float64, Int16, Int64
 
-from routoo.selector.option_table import OptionTable
+from routoo.selector.problem import OptionTable
 from routoo.selector.solvers.lagrangian.hull import Steps, climb
 
 SWEEP_JOBS = 2048

@@ -11,8 +11,7 @@ from fractions import Fraction
 import numpy as np
 from jaxtyping import Float64, Int16, Int64
 
-from routoo.selector.option_table import OptionTable, exact_sum
-from routoo.selector.problem import Problem
+from routoo.selector.problem import OptionTable, Problem, exact_sum
 from routoo.selector.solution import (
     Proof,
     Solution,
