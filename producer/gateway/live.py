@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from producer.gateway.call_ledger import CallLedger
-from producer.gateway.live_calls import LiveCaller
-from producer.gateway.live_choice import Chooser
-from producer.gateway.live_predictor import LivePredictor
+from producer.gateway.live_calls import CallLedger, LiveCaller
+from producer.gateway.live_choice import Chooser, LivePredictor
 from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import Experience
