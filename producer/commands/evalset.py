@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from producer.commands.options import JsonOption
-from routoo.console.commands import CommandGroup
-from routoo.console.options import with_options
+from routoo.console.commands import CommandGroup, with_options
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_with_database
 from routoo.errors import InputError

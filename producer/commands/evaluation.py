@@ -9,8 +9,7 @@ import typer
 
 from producer.commands.options import JsonOption, LimitOption
 from producer.commands.run_options import RunOptions
-from routoo.console.commands import CommandGroup
-from routoo.console.options import with_options
+from routoo.console.commands import CommandGroup, with_options
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_with_database
 from routoo.domain.job import Stage

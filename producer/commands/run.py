@@ -13,7 +13,7 @@ import typer
 from producer.commands.batch_options import BatchOptions
 from producer.commands.options import JsonOption
 from routoo.console import formatting
-from routoo.console.options import with_options
+from routoo.console.commands import with_options
 from routoo.console.output import console, json_line, messages, note
 from routoo.console.run import BATCH_FAILED, DEVIATED, INCOMPLETE, INTERRUPTED, run_with_database
 from routoo.domain.job import BatchStatus, Stage

@@ -10,9 +10,8 @@ import typer
 from producer.commands.options import JsonOption, LimitOption
 from producer.commands.run_options import RunOptions
 from routoo.console import formatting
-from routoo.console.commands import CommandGroup
+from routoo.console.commands import CommandGroup, with_options
 from routoo.console.fitted_table import FittedTable, TableColumn
-from routoo.console.options import with_options
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_with_database
 from routoo.domain.batch_options import CallOptions, Objective

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from routoo.console.options import with_options
+from routoo.console.commands import with_options
 from routoo.console.output import note
 from routoo.console.run import run_with_database, usable_database
 from routoo.errors import ConfigError, InputError

@@ -21,7 +21,7 @@ from producer.commands.options import (
     SharedCallOptions,
 )
 from producer.rows.limits import read_quality, read_usd
-from routoo.console.options import with_options
+from routoo.console.commands import with_options
 from routoo.console.output import json_line, note
 from routoo.console.run import run_with_database
 from routoo.domain.job import SLA, Stage

@@ -9,7 +9,7 @@ import typer
 
 from producer.commands.batch_options import BatchOptions
 from producer.commands.options import JsonOption, MaybeFileArgument, StrictOption
-from routoo.console.options import with_options
+from routoo.console.commands import with_options
 from routoo.console.output import json_line, note
 from routoo.console.run import run_with_database
 from routoo.domain.job import Stage

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from routoo.console.options import with_options
+from routoo.console.commands import with_options
 from routoo.console.run import INCOMPLETE, INTERRUPTED
 
 if TYPE_CHECKING:

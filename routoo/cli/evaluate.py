@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from routoo.cli.options import FittingOptions
-from routoo.console.options import with_options
+from routoo.console.commands import with_options
 from routoo.evaluation.protocol import Protocol
 
 if TYPE_CHECKING:

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from routoo.cli.options import OutcomesOption
-from routoo.console.commands import CommandGroup
+from routoo.console.commands import CommandGroup, with_options
 from routoo.console.fitted_table import FittedTable, TableColumn
-from routoo.console.options import with_options
 
 if TYPE_CHECKING:
     from routoo.domain.behaviour import FoundBehaviour

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from routoo.cli.options import FittingOptions
-from routoo.console.options import with_options
+from routoo.console.commands import with_options
 
 if TYPE_CHECKING:
     from routoo.domain.tables import OutcomeTables

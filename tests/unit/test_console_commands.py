@@ -11,8 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from routoo.console.commands import CommandGroup
-from routoo.console.options import with_options
+from routoo.console.commands import CommandGroup, with_options
 from routoo.console.run import INTERRUPTED, SYSTEM_ERROR, run_program
 from routoo.errors import NotFoundError
 
