@@ -14,11 +14,10 @@ from routoo.predictor.added_models import (
 )
 from routoo.predictor.calibration import Calibration
 from routoo.predictor.completion_tokens import TokenHead
-from routoo.predictor.ensemble import EnsembleMember
 from routoo.predictor.logistic import logit, sigmoid
 from routoo.predictor.novelty import Novelty
 from routoo.predictor.projection import Projection
-from routoo.predictor.stacking import StackingWeights
+from routoo.predictor.stacking import EnsembleMember, StackingWeights
 from routoo.predictor.views.neighbours import Nearby, NeighbourView
 
 

@@ -11,13 +11,12 @@ from routoo.predictor.added_models import AddedModels
 from routoo.predictor.calibration import Calibration, fit_calibration
 from routoo.predictor.completion_tokens import TokenHead
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
-from routoo.predictor.ensemble import VIEW_NAMES, EnsembleMember
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.novelty import Novelty
 from routoo.predictor.options import ClassWeight
 from routoo.predictor.projection import Projection
 from routoo.predictor.regression import Ridge
-from routoo.predictor.stacking import StackingWeights
+from routoo.predictor.stacking import VIEW_NAMES, EnsembleMember, StackingWeights
 from routoo.predictor.views.domain import number_domains
 from routoo.predictor.views.kernel import choose_landmarks
 from routoo.predictor.views.neighbours import NEIGHBOURS, NeighbourView

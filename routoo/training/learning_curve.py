@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 
 from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
-from routoo.predictor.ensemble import EnsembleMember
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.fitting import FitOptions, training_items
+from routoo.predictor.stacking import EnsembleMember
 from routoo.predictor.views.neighbours import NeighbourView
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from routoo.domain.items import Item
-from routoo.predictor import ensemble, fitting
+from routoo.predictor import fitting
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.fitting import FitOptions, fit_estimator

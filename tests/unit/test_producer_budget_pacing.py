@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from producer.stream import STEP, next_price, share_usd
 from routoo.selector import Problem, solve
-from routoo.selector.budget_pacing import STEP, next_price, share_usd
 
 GROUPS, ROWS = 200, 25
 
