@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from routoo.domain.items import Item
-from routoo.predictor import fitting
+from routoo.predictor import fitting, stacking
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.fitting import FitOptions, fit_estimator
@@ -52,7 +52,7 @@ def _fit() -> tuple[fitting.FitResult, np.ndarray]:
 def test_a_view_in_the_list_is_fitted_stacked_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     old, features = _fit()
     names = (*(view.name for view in FOLD_VIEWS), "first", NeighbourView.name)
-    monkeypatch.setattr(ensemble, "FOLD_VIEWS", (*FOLD_VIEWS, FirstFeatureView))
+    monkeypatch.setattr(stacking, "FOLD_VIEWS", (*FOLD_VIEWS, FirstFeatureView))
     monkeypatch.setattr(fitting, "VIEW_NAMES", names)
     new, _ = _fit()
     assert tuple(new.held_out_views) == names
