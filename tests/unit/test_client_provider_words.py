@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from routoo.client.failures import error_of_response
+from routoo.client.formats.error_body import duration_s, wait_in_words_s
 from routoo.client.formats.openai import OpenAIFormat
-from routoo.client.formats.provider_words import WORDINGS, duration_s, kind_of, wait_in_words_s
+from routoo.client.formats.provider_words import WORDINGS, kind_of
 from routoo.errors import (
     ContentFilterError,
     ContextLengthError,

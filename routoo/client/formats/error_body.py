@@ -1,4 +1,4 @@
-"""Reads the body of an error in any of the shapes that providers give it.
+"""Reads errors in any of the shapes that providers give them, and what they say of waiting.
 
 The shapes: `{"error": {...}}`, `{"error": "text"}`, `{"message": ...}`, `{"detail": ...}`, a list
 of any of these (Gemini), an error of the provider behind a gateway inside another one, also as
@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from routoo.client.formats.provider_words import duration_s, kind_of, wait_in_words_s
+from routoo.client.formats.provider_words import any_of, kind_of
 from routoo.client.formats.wire_format import ErrorDetails, ErrorKind
 
 _REFUSAL_STATUSES = {400, 404, 405, 422, 500, 501}
@@ -188,3 +188,60 @@ def _json_or_none(text: str) -> object:
         return orjson.loads(text)
     except (orjson.JSONDecodeError, UnicodeEncodeError):
         return None
+
+
+_UNIT_S = {"ms": 0.001, "m": 60.0, "h": 3600.0, "d": 86400.0, "s": 1.0}
+_UNIT = r"(?:milliseconds?|ms|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s|days?|d)"
+_PART = re.compile(rf"(\d+(?:\.\d+)?)\s*({_UNIT})(?![a-z])", re.IGNORECASE)
+_WAIT = re.compile(
+    rf"\b(?:try(?:ing)? again|retry(?:ing)?|wait|resets?|available)(?: again)?(?:\s+at least)?"
+    rf"\s*(?:in|after|for)?:?\s+((?:\d+(?:\.\d+)?\s*{_UNIT}(?![a-z])[\s,]*(?:and\s+)?)+)",
+    re.IGNORECASE,
+)
+
+
+def wait_in_words_s(message: str) -> float | None:
+    """Return the wait that a message asks for, in seconds; None where it asks for none.
+
+    Such as "Please try again in 1m7.2s", "retry after 20 seconds", "Retry in 500ms".
+    """
+    found = _WAIT.search(message)
+    return None if found is None else _sum_s(found[1])
+
+
+def duration_s(text: str) -> float | None:
+    """Return a duration such as "7s" or "1m30.5s" in seconds; None if the text is none."""
+    rest = _PART.sub("", text)
+    return _sum_s(text) if text.strip() and not rest.strip() else None
+
+
+def _sum_s(text: str) -> float:
+    parts = _PART.findall(text)
+    return sum(float(number) * _unit_s(unit.lower()) for number, unit in parts)
+
+
+def _unit_s(unit: str) -> float:
+    if unit.startswith(("ms", "mil")):
+        return _UNIT_S["ms"]
+    return _UNIT_S[unit[0]]
+
+
+_POSTPONED = any_of(
+    r"token_limit_exceeded|enqueued tokens?|tokens? enqueued",  # OpenAI, Azure
+    r"too[_ ]many[_ ](?:requests|batches|jobs|concurrent)|rate[_ ]limit",
+    r"(?:maximum|max|limit)\b.{0,40}\b(?:active|concurrent|running|queued|in.progress)\b",
+    r"try again (?:later|after|once|in (?:a|\d))|temporar(?:y|ily)|overloaded",
+    r"(?:server|internal)[_ ](?:server[_ ])?error|service[_ ]unavailable",
+    r"\bfile\b.{0,80}\b(?:is|still|status|state)\b.{0,30}\b(?:pending|processing|uploaded)\b",
+    r"\bfile\b.{0,80}\b(?:not|n't)\b.{0,30}\b(?:processed|ready|available)\b",  # Azure
+    r"\bfile\b.{0,40}\b(?:being|to be) processed\b",
+)
+
+
+def is_batch_postponed(error: str) -> bool:
+    """Return whether an error of a batch as a whole passes by itself.
+
+    The provider's queue of batches is full, it has not read the input file to its end yet, or it
+    is busy.
+    """
+    return _POSTPONED.search(error) is not None

@@ -8,7 +8,7 @@ import aiohttp
 import orjson
 
 from routoo.client.failures import error_of_response, unreadable
-from routoo.client.formats.provider_words import is_batch_postponed
+from routoo.client.formats.error_body import is_batch_postponed
 from routoo.client.formats.wire_format import (
     BatchApiRequest,
     BatchPage,

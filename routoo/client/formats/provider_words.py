@@ -1,4 +1,4 @@
-"""The words of providers: of errors, of waits, and of the ends of answers. One table for all.
+"""The words of providers: of errors, and of the ends of answers. One table for all.
 
 An error is told by what it says before its status counts, because providers disagree on statuses:
 "too long" comes with 400, 413, 422 or 500, a wrong key with 400, 401 or 403, an empty account with
@@ -34,7 +34,8 @@ class Wording:
         return self.phrases.search(message) is not None
 
 
-def _any_of(*phrases: str) -> re.Pattern[str]:
+def any_of(*phrases: str) -> re.Pattern[str]:
+    """Return a pattern that finds any of some phrases, whatever their case."""
     return re.compile("|".join(phrases), re.IGNORECASE | re.DOTALL)
 
 
@@ -46,12 +47,12 @@ WORDINGS = (
     Wording(
         # A limit a minute that is smaller than this one request: no wait helps.
         ErrorKind.REQUEST,
-        phrases=_any_of(r"request too large for model"),  # OpenAI, Groq
+        phrases=any_of(r"request too large for model"),  # OpenAI, Groq
     ),
     Wording(
         # A page of a firewall, which may dislike this prompt alone.
         ErrorKind.REQUEST,
-        phrases=_any_of(r"^\s*<(?:!doctype|html|head)"),
+        phrases=any_of(r"^\s*<(?:!doctype|html|head)"),
         statuses=frozenset({403, 406}),
     ),
     Wording(
@@ -71,7 +72,7 @@ WORDINGS = (
                 "1301",  # Zhipu
             }
         ),
-        _any_of(
+        any_of(
             r"content management policy|content[_ -]filter",
             r"rejected as a result of (?:our|the) safety system",
             r"violat\w+ (?:our |the )?(?:usage|content) (?:polic|guideline)",
@@ -97,7 +98,7 @@ WORDINGS = (
                 "1261",  # Zhipu
             }
         ),
-        _any_of(
+        any_of(
             r"maximum context length|max(?:imum)? (?:prompt|model|sequence) length",  # vLLM, xAI
             r"context (?:length|window|size|limit)\b.{0,40}\bexceed",
             r"exceed\w*\b.{0,60}\bcontext (?:length|window|size|limit)",
@@ -134,7 +135,7 @@ WORDINGS = (
                 "1113",  # Zhipu
             }
         ),
-        _any_of(
+        any_of(
             r"insufficient[ _](?:balance|credits?|funds|quota)",  # DeepSeek, OpenRouter
             r"credit balance is too low",  # Anthropic
             r"(?:spending|billing|key|credit) limit (?:has been )?(?:exceeded|reached)",
@@ -150,7 +151,7 @@ WORDINGS = (
         frozenset(
             {"invalid_api_key", "api_key_invalid", "authentication_error", "unauthenticated"}
         ),
-        _any_of(
+        any_of(
             r"(?:incorrect|invalid|missing|no) api[ -]?key",  # xAI
             r"api[ -]?key (?:is )?(?:not valid|invalid|not found|missing|expired|disabled)",
         ),
@@ -161,7 +162,7 @@ WORDINGS = (
         frozenset(
             {"permission_error", "accessdeniedexception", "unsupported_country_region_territory"}
         ),
-        _any_of(r"don'?t have access to the model", r"not allowed to (?:sample|access|use)"),
+        any_of(r"don'?t have access to the model", r"not allowed to (?:sample|access|use)"),
         frozenset({400, 403}),
     ),
     Wording(
@@ -175,7 +176,7 @@ WORDINGS = (
                 "model_not_available",  # Together
             }
         ),
-        _any_of(
+        any_of(
             r"the model [^ ]{1,100} (?:does not exist|has been (?:deprecated|decommissioned))",
             r"model [^ ]{1,100} not found",  # Ollama
             r"model not (?:exist|found)",  # DeepSeek, Fireworks
@@ -186,7 +187,7 @@ WORDINGS = (
     Wording(
         # No API stands at this address.
         ErrorKind.MISCONFIGURED,
-        phrases=_any_of(
+        phrases=any_of(
             r"^\s*(?:<|$)",
             r"^\W*(?:404 )?(?:page |file |path |route |resource )?not found\W*$",
             r"invalid url",  # OpenAI
@@ -206,7 +207,7 @@ WORDINGS = (
                 "model_loading",
             }
         ),
-        _any_of(r"\boverloaded\b", r"(?:currently|is|still) loading|loading (?:the )?model"),
+        any_of(r"\boverloaded\b", r"(?:currently|is|still) loading|loading (?:the )?model"),
         _OF_SERVERS | {429},
     ),
     Wording(
@@ -230,7 +231,7 @@ WORDINGS = (
                 "resourceexhausted",
             }
         ),
-        _any_of(
+        any_of(
             r"rate[- ]limit",
             r"too many requests",
             r"throttl",
@@ -299,60 +300,3 @@ def kind_of(codes: Collection[str], message: str, status: int) -> ErrorKind | No
     """Return what an error is about; None where only its status tells."""
     known = {code.lower() for code in codes}
     return next((row.kind for row in WORDINGS if row.fits(known, message, status)), None)
-
-
-_UNIT_S = {"ms": 0.001, "m": 60.0, "h": 3600.0, "d": 86400.0, "s": 1.0}
-_UNIT = r"(?:milliseconds?|ms|hours?|hrs?|h|minutes?|mins?|m|seconds?|secs?|s|days?|d)"
-_PART = re.compile(rf"(\d+(?:\.\d+)?)\s*({_UNIT})(?![a-z])", re.IGNORECASE)
-_WAIT = re.compile(
-    rf"\b(?:try(?:ing)? again|retry(?:ing)?|wait|resets?|available)(?: again)?(?:\s+at least)?"
-    rf"\s*(?:in|after|for)?:?\s+((?:\d+(?:\.\d+)?\s*{_UNIT}(?![a-z])[\s,]*(?:and\s+)?)+)",
-    re.IGNORECASE,
-)
-
-
-def wait_in_words_s(message: str) -> float | None:
-    """Return the wait that a message asks for, in seconds; None where it asks for none.
-
-    Such as "Please try again in 1m7.2s", "retry after 20 seconds", "Retry in 500ms".
-    """
-    found = _WAIT.search(message)
-    return None if found is None else _sum_s(found[1])
-
-
-def duration_s(text: str) -> float | None:
-    """Return a duration such as "7s" or "1m30.5s" in seconds; None if the text is none."""
-    rest = _PART.sub("", text)
-    return _sum_s(text) if text.strip() and not rest.strip() else None
-
-
-def _sum_s(text: str) -> float:
-    parts = _PART.findall(text)
-    return sum(float(number) * _unit_s(unit.lower()) for number, unit in parts)
-
-
-def _unit_s(unit: str) -> float:
-    if unit.startswith(("ms", "mil")):
-        return _UNIT_S["ms"]
-    return _UNIT_S[unit[0]]
-
-
-_POSTPONED = _any_of(
-    r"token_limit_exceeded|enqueued tokens?|tokens? enqueued",  # OpenAI, Azure
-    r"too[_ ]many[_ ](?:requests|batches|jobs|concurrent)|rate[_ ]limit",
-    r"(?:maximum|max|limit)\b.{0,40}\b(?:active|concurrent|running|queued|in.progress)\b",
-    r"try again (?:later|after|once|in (?:a|\d))|temporar(?:y|ily)|overloaded",
-    r"(?:server|internal)[_ ](?:server[_ ])?error|service[_ ]unavailable",
-    r"\bfile\b.{0,80}\b(?:is|still|status|state)\b.{0,30}\b(?:pending|processing|uploaded)\b",
-    r"\bfile\b.{0,80}\b(?:not|n't)\b.{0,30}\b(?:processed|ready|available)\b",  # Azure
-    r"\bfile\b.{0,40}\b(?:being|to be) processed\b",
-)
-
-
-def is_batch_postponed(error: str) -> bool:
-    """Return whether an error of a batch as a whole passes by itself.
-
-    The provider's queue of batches is full, it has not read the input file to its end yet, or it
-    is busy.
-    """
-    return _POSTPONED.search(error) is not None
