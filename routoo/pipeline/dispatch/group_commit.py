@@ -25,8 +25,8 @@ from routoo.errors import (
     StoreError,
     ValueRefusedError,
 )
+from routoo.pipeline.dispatch.pending_writes import UnsentCalls
 from routoo.pipeline.dispatch.response_cache import ShardCache
-from routoo.pipeline.dispatch.unsent_calls import UnsentCalls
 from routoo.store import (
     budget,
     endpoint_behaviour,
