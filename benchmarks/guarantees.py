@@ -25,7 +25,8 @@ from servers import endpoint_server
 
 import routoo.pipeline.dispatch.shard as dispatching
 from routoo.domain.completion import Attempt, Reservation, Result
-from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationStatus, _Writes
+from routoo.pipeline.dispatch.group_commit import GroupCommit
+from routoo.pipeline.dispatch.pending_writes import ReservationStatus, _Writes
 from routoo.store import results
 
 

@@ -36,8 +36,8 @@ from routoo.errors import (
 )
 from routoo.pipeline.dispatch.answer import Answerer
 from routoo.pipeline.dispatch.fallback import Candidate
-from routoo.pipeline.dispatch.group_commit import ReservationStatus
 from routoo.pipeline.dispatch.job_state import JobState
+from routoo.pipeline.dispatch.pending_writes import ReservationStatus
 from tests.fakes.permit import OpenPermit
 
 BODY = {"messages": [{"role": "user", "content": "What is two plus two?"}], "max_tokens": 10}

@@ -18,9 +18,10 @@ from routoo.judge.token_probabilities import (
     token_probabilities_of,
     without_token_probabilities,
 )
-from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationStatus
+from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import Call
 from routoo.pipeline.dispatch.job_state import JobState
+from routoo.pipeline.dispatch.pending_writes import ReservationStatus
 from routoo.pipeline.dispatch.waiting_jobs import MoneyQueue
 from routoo.ports import ChatClient, Permit
 

@@ -5,10 +5,8 @@ committed together with its job's result. So the ledger is right whenever a proc
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
 from decimal import Decimal
-from enum import Enum, auto
 from types import TracebackType
 from typing import Self
 
@@ -18,14 +16,13 @@ from psycopg import AsyncConnection
 from routoo.domain.answer import AnswerJudgement
 from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Attempt, KeptAnswer, Reservation, Result
-from routoo.domain.job import Lease, ResultStatus
+from routoo.domain.job import Lease
 from routoo.errors import (
     DatabaseUnavailableError,
-    InvalidResponseError,
     StoreError,
     ValueRefusedError,
 )
-from routoo.pipeline.dispatch.pending_writes import UnsentCalls
+from routoo.pipeline.dispatch.pending_writes import PendingWrites, ReservationStatus, UnsentCalls
 from routoo.pipeline.dispatch.response_cache import ShardCache
 from routoo.store import (
     budget,
@@ -43,120 +40,6 @@ _LINGER_S = 0.005
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 2.0
 _log = structlog.get_logger(__name__)
-
-
-class ReservationStatus(Enum):
-    """How the database answered a reservation."""
-
-    GRANTED = auto()
-    RETRY_SOON = auto()
-    """Not granted, but calls that are in flight may soon free money."""
-    RETRY_LATER = auto()
-    """Not granted; only provider batches, or shards that nobody owns now, may free money."""
-    REFUSED = auto()
-    """Not granted, and nothing is in flight that could free money."""
-
-
-@dataclass(slots=True)
-class _Writes:
-    """The writes that wait for the next flush."""
-
-    reservations: list[tuple[Reservation, asyncio.Future[ReservationStatus]]] = field(
-        default_factory=list
-    )
-    """Each with the future that its caller awaits."""
-    releases: list[tuple[int, int]] = field(default_factory=list)
-    """Job number and attempt number of calls that were not sent."""
-    marks: list[tuple[int, int]] = field(default_factory=list)
-    """Job number and attempt number of reserved calls that may be sent now."""
-    settlements: list[Attempt] = field(default_factory=list)
-    results: list[Result] = field(default_factory=list)
-    kept: list[KeptAnswer] = field(default_factory=list)
-    judgements: list[AnswerJudgement] = field(default_factory=list)
-    is_plain: bool = False
-    """Whether they hold none of the values that came from an endpoint."""
-
-    def split(self) -> "list[_Writes]":
-        """Return the writes in parts: two halves of the jobs, and what needs no answer.
-
-        A job's settlements and its result stay together. What can't be divided is one part.
-        """
-        jobs = dict.fromkeys(one.job_no for one in self.settlements)
-        jobs |= dict.fromkeys(one.job_no for one in self.results)
-        jobs |= dict.fromkeys(one.job_no for one in self.judgements)
-        first = set(list(jobs)[: (len(jobs) + 1) // 2])
-        parts = [self._of(first), self._of(jobs.keys() - first)]
-        rest = _Writes(reservations=self.reservations, releases=self.releases, marks=self.marks)
-        parts.append(rest)
-        return [part for part in parts if part.size]
-
-    def _of(self, jobs: Collection[int]) -> "_Writes":
-        return _Writes(
-            settlements=[one for one in self.settlements if one.job_no in jobs],
-            results=[one for one in self.results if one.job_no in jobs],
-            kept=[one for one in self.kept if one.attempt.job_no in jobs],
-            judgements=[one for one in self.judgements if one.job_no in jobs],
-        )
-
-    @property
-    def undecided(self) -> list[KeptAnswer]:
-        """The kept answers whose jobs get no result at once."""
-        ended = {result.job_no for result in self.results}
-        return [one for one in self.kept if one.attempt.job_no not in ended]
-
-    @property
-    def size(self) -> int:
-        """How many writes there are."""
-        ended = len(self.settlements) + len(self.results) + len(self.kept) + len(self.judgements)
-        return ended + len(self.reservations) + len(self.releases) + len(self.marks)
-
-    def without_values(self, error: ValueRefusedError) -> "_Writes":
-        """Return the writes of jobs with none of the values that came from an endpoint."""
-        results = [without_answer(one, error) for one in self.results]
-        # An answer that was kept for a later decision is lost, and with it its job's.
-        results += [_lost_result(one.attempt, error) for one in self.undecided]
-        attempts = [without_usage(one, error) for one in self.settlements]
-        return _Writes(settlements=attempts, results=results, is_plain=True)
-
-    def succeed(self, statuses: Sequence[ReservationStatus]) -> None:
-        """Give every reservation's caller its status."""
-        for (_, future), status in zip(self.reservations, statuses, strict=True):
-            if not future.done():
-                future.set_result(status)
-
-    def fail(self, error: BaseException) -> None:
-        """Raise an error in every reservation's caller."""
-        for _, future in self.reservations:
-            if not future.done():
-                future.set_exception(error)
-
-
-def without_usage(attempt: Attempt, error: ValueRefusedError) -> Attempt:
-    """Return a call's record without the values of its answer, one of which can't be stored."""
-    return replace(
-        attempt,
-        status="failed",
-        usage=None,
-        error_code=InvalidResponseError.code,
-        error_message=f"the answer can't be stored: {error.what}",
-    )
-
-
-def without_answer(result: Result, error: ValueRefusedError) -> Result:
-    """Return a job's result as a failure, because a value of its answer can't be stored."""
-    return replace(
-        result,
-        status=ResultStatus.FAILED,
-        completion=None,
-        error_code=InvalidResponseError.code,
-        error_message=f"the answer can't be stored: {error.what}",
-    )
-
-
-def _lost_result(attempt: Attempt, error: ValueRefusedError) -> Result:
-    number, cost_usd = attempt.attempt_no, attempt.cost_usd
-    lost = Result(attempt.job_no, ResultStatus.FAILED, cost_usd, number, attempt.model)
-    return without_answer(lost, error)
 
 
 class GroupCommit:
@@ -194,7 +77,7 @@ class GroupCommit:
         self._db, self._lease, self._cache = db, lease, cache
         self._alone, self._patience_s = alone, patience_s
         self._behaviour = KnownBehaviour() if behaviour is None else behaviour
-        self._waiting = _Writes()
+        self._waiting = PendingWrites()
         self._has_writes = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._flusher: asyncio.Task[None] | None = None
@@ -300,7 +183,7 @@ class GroupCommit:
 
     async def _flush(self) -> None:
         async with self._flushing:
-            writes, self._waiting = self._waiting, _Writes()
+            writes, self._waiting = self._waiting, PendingWrites()
             self._has_writes.clear()
             writes.marks = self._unsent.due()
             writes.reservations = [
@@ -321,7 +204,7 @@ class GroupCommit:
             self._unsent.note_marked(writes.marks)
             writes.succeed(statuses)
 
-    async def _commit_patiently(self, writes: _Writes) -> Sequence[ReservationStatus]:
+    async def _commit_patiently(self, writes: PendingWrites) -> Sequence[ReservationStatus]:
         """Commit; retry while the database can't be reached, since the answers are paid for."""
         delay_s, waited_s = _FIRST_RETRY_S, 0.0
         while True:
@@ -336,7 +219,7 @@ class GroupCommit:
                 waited_s, delay_s = waited_s + delay_s, min(delay_s * 2, _LONGEST_RETRY_S)
 
     async def _commit_apart(
-        self, writes: _Writes, error: ValueRefusedError
+        self, writes: PendingWrites, error: ValueRefusedError
     ) -> list[ReservationStatus]:
         """Commit writes in parts, since one of them was refused: only its own job fails for it."""
         parts = writes.split()
@@ -348,7 +231,7 @@ class GroupCommit:
         _log.warning("dispatch.value_refused", reason=error.what)
         return list(await self._commit_patiently(plain))
 
-    async def _commit(self, writes: _Writes) -> Sequence[ReservationStatus]:
+    async def _commit(self, writes: PendingWrites) -> Sequence[ReservationStatus]:
         lease, wanted = self._lease, [reservation for reservation, _ in writes.reservations]
         unsaved = dict(self._behaviour.unsaved)
         async with self._db.transaction(pipelined=True) as conn:

@@ -17,7 +17,8 @@ from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_cost_usd, estimate_call_tokens
 from routoo.errors import EndpointClosedError, EndpointError
-from routoo.pipeline.dispatch.group_commit import GroupCommit, ReservationStatus
+from routoo.pipeline.dispatch.group_commit import GroupCommit
+from routoo.pipeline.dispatch.pending_writes import ReservationStatus
 from routoo.ports import ChatClient, Permit
 
 Answer = Completion | EndpointError

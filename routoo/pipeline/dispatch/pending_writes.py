@@ -1,4 +1,4 @@
-"""Calls whose money is reserved and that may not be sent yet.
+"""What the dispatch of a shard has yet to commit: writes, and calls that may not be sent before.
 
 A call is sent only after a commit has marked it as sent. So after a crash the money of a call
 without that mark is surely not spent and comes back, while that of all others counts as spent.
@@ -7,10 +7,131 @@ for one.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 
-from routoo.domain.completion import Reservation
+from routoo.domain.answer import AnswerJudgement
+from routoo.domain.completion import Attempt, KeptAnswer, Reservation, Result
+from routoo.domain.job import ResultStatus
+from routoo.errors import InvalidResponseError, ValueRefusedError
+
+
+class ReservationStatus(Enum):
+    """How the database answered a reservation."""
+
+    GRANTED = auto()
+    RETRY_SOON = auto()
+    """Not granted, but calls that are in flight may soon free money."""
+    RETRY_LATER = auto()
+    """Not granted; only provider batches, or shards that nobody owns now, may free money."""
+    REFUSED = auto()
+    """Not granted, and nothing is in flight that could free money."""
+
+
+@dataclass(slots=True)
+class PendingWrites:
+    """The writes that wait for the next flush."""
+
+    reservations: list[tuple[Reservation, asyncio.Future[ReservationStatus]]] = field(
+        default_factory=list
+    )
+    """Each with the future that its caller awaits."""
+    releases: list[tuple[int, int]] = field(default_factory=list)
+    """Job number and attempt number of calls that were not sent."""
+    marks: list[tuple[int, int]] = field(default_factory=list)
+    """Job number and attempt number of reserved calls that may be sent now."""
+    settlements: list[Attempt] = field(default_factory=list)
+    results: list[Result] = field(default_factory=list)
+    kept: list[KeptAnswer] = field(default_factory=list)
+    judgements: list[AnswerJudgement] = field(default_factory=list)
+    is_plain: bool = False
+    """Whether they hold none of the values that came from an endpoint."""
+
+    def split(self) -> "list[PendingWrites]":
+        """Return the writes in parts: two halves of the jobs, and what needs no answer.
+
+        A job's settlements and its result stay together. What can't be divided is one part.
+        """
+        jobs = dict.fromkeys(one.job_no for one in self.settlements)
+        jobs |= dict.fromkeys(one.job_no for one in self.results)
+        jobs |= dict.fromkeys(one.job_no for one in self.judgements)
+        first = set(list(jobs)[: (len(jobs) + 1) // 2])
+        parts = [self._of(first), self._of(jobs.keys() - first)]
+        rest = PendingWrites(
+            reservations=self.reservations, releases=self.releases, marks=self.marks
+        )
+        parts.append(rest)
+        return [part for part in parts if part.size]
+
+    def _of(self, jobs: Collection[int]) -> "PendingWrites":
+        return PendingWrites(
+            settlements=[one for one in self.settlements if one.job_no in jobs],
+            results=[one for one in self.results if one.job_no in jobs],
+            kept=[one for one in self.kept if one.attempt.job_no in jobs],
+            judgements=[one for one in self.judgements if one.job_no in jobs],
+        )
+
+    @property
+    def undecided(self) -> list[KeptAnswer]:
+        """The kept answers whose jobs get no result at once."""
+        ended = {result.job_no for result in self.results}
+        return [one for one in self.kept if one.attempt.job_no not in ended]
+
+    @property
+    def size(self) -> int:
+        """How many writes there are."""
+        ended = len(self.settlements) + len(self.results) + len(self.kept) + len(self.judgements)
+        return ended + len(self.reservations) + len(self.releases) + len(self.marks)
+
+    def without_values(self, error: ValueRefusedError) -> "PendingWrites":
+        """Return the writes of jobs with none of the values that came from an endpoint."""
+        results = [without_answer(one, error) for one in self.results]
+        # An answer that was kept for a later decision is lost, and with it its job's.
+        results += [_lost_result(one.attempt, error) for one in self.undecided]
+        attempts = [without_usage(one, error) for one in self.settlements]
+        return PendingWrites(settlements=attempts, results=results, is_plain=True)
+
+    def succeed(self, statuses: Sequence[ReservationStatus]) -> None:
+        """Give every reservation's caller its status."""
+        for (_, future), status in zip(self.reservations, statuses, strict=True):
+            if not future.done():
+                future.set_result(status)
+
+    def fail(self, error: BaseException) -> None:
+        """Raise an error in every reservation's caller."""
+        for _, future in self.reservations:
+            if not future.done():
+                future.set_exception(error)
+
+
+def without_usage(attempt: Attempt, error: ValueRefusedError) -> Attempt:
+    """Return a call's record without the values of its answer, one of which can't be stored."""
+    return replace(
+        attempt,
+        status="failed",
+        usage=None,
+        error_code=InvalidResponseError.code,
+        error_message=f"the answer can't be stored: {error.what}",
+    )
+
+
+def without_answer(result: Result, error: ValueRefusedError) -> Result:
+    """Return a job's result as a failure, because a value of its answer can't be stored."""
+    return replace(
+        result,
+        status=ResultStatus.FAILED,
+        completion=None,
+        error_code=InvalidResponseError.code,
+        error_message=f"the answer can't be stored: {error.what}",
+    )
+
+
+def _lost_result(attempt: Attempt, error: ValueRefusedError) -> Result:
+    number, cost_usd = attempt.attempt_no, attempt.cost_usd
+    lost = Result(attempt.job_no, ResultStatus.FAILED, cost_usd, number, attempt.model)
+    return without_answer(lost, error)
+
 
 CallKey = tuple[int, int]
 """Job number and attempt number of a call."""

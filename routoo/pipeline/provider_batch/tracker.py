@@ -31,7 +31,7 @@ from routoo.errors import (
     RequestRejectedError,
     ValueRefusedError,
 )
-from routoo.pipeline.dispatch.group_commit import without_answer, without_usage
+from routoo.pipeline.dispatch.pending_writes import without_answer, without_usage
 from routoo.pipeline.provider_batch.rows import input_file, settlement
 from routoo.ports import BatchProvider
 from routoo.store import endpoint_behaviour, ledger, provider_batches, results
