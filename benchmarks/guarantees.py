@@ -26,7 +26,7 @@ from servers import endpoint_server
 import routoo.pipeline.dispatch.shard as dispatching
 from routoo.domain.completion import Attempt, Reservation, Result
 from routoo.pipeline.dispatch.group_commit import GroupCommit
-from routoo.pipeline.dispatch.pending_writes import ReservationStatus, _Writes
+from routoo.pipeline.dispatch.pending_writes import PendingWrites, ReservationStatus
 from routoo.store import results
 
 
@@ -60,7 +60,7 @@ class Unguarded(GroupCommit):
         if result is not None:
             self.record(result)
 
-    async def _commit(self, writes: _Writes) -> Sequence[ReservationStatus]:
+    async def _commit(self, writes: PendingWrites) -> Sequence[ReservationStatus]:
         async with self._db.transaction() as conn:
             await results.save(conn, self._lease, writes.results, fenced=True, alone=self._alone)
         return []
