@@ -40,8 +40,8 @@ def up(
 
         ROUTOO_HOME=/srv/routoo routoo-worker up --dispatchers 2 --json-logs
     """
+    from routoo.console.logs import configure_logs
     from routoo.settings import load_settings
-    from worker.logs import configure_logs
     from worker.stack import run_stack
     from worker.supervisor import READY, STACK_DRAIN_S, stop_with_supervisor
 
@@ -95,8 +95,8 @@ def _work(role: Role, *, json_logs: bool, supervised: bool) -> None:
 
     if supervised:
         stop_with_supervisor()
+    from routoo.console.logs import configure_logs
     from routoo.settings import load_settings
-    from worker.logs import configure_logs
     from worker.runtime import run_role
 
     settings = load_settings()

@@ -78,9 +78,11 @@ def run_command(
     """
     from producer.evaluation.runs import await_run, batches_of, begin, replay_server
     from producer.queue import publish_or_note
+    from routoo.console.logs import configure_logs
     from routoo.settings import load_settings
 
     settings = load_settings()
+    configure_logs(settings.log_level, as_json=False, role="producer")  # where it is graded here
     with ExitStack() as stack:
         request = _run_request(settings, options)
         if options.recorded:

@@ -85,9 +85,11 @@ def serve_command(*, options: ServeOptions) -> None:
         routoo-producer serve --pool cheap=pool.yaml --pool all=all.yaml
         routoo-producer key add notebook --usd-per-day 5
     """
+    from routoo.console.logs import configure_logs
     from routoo.settings import load_settings
 
     settings = load_settings()
+    configure_logs(settings.log_level, as_json=False, role="gateway")
     gateway_options = options.gateway_options(settings)
     if not _is_loopback(options.host) and not options.no_keys:
         _check_keys(settings, options.host)

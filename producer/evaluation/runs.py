@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import structlog
 from psycopg import AsyncConnection
 
 from routoo.console.output import note
@@ -140,8 +139,6 @@ async def begin(
 
 async def await_run(database: Database, run_id: UUID, *, shard_size: int) -> RunView:
     """Wait until a run is over; where no worker grades it, grade it here."""
-    # Log lines of grading go to standard error: they are no output of a command.
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     idle = 0
     while True:
         async with database.transaction() as conn:

@@ -1,4 +1,4 @@
-"""What the workers' logs show of errors of the task queue's libraries."""
+"""What logs show of errors of the task queue's libraries."""
 
 import io
 import logging
@@ -11,7 +11,7 @@ from celery.beat import SchedulingError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
-from worker import logs
+from routoo.console import logs
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Writes the workers' logs to stderr: one line an event, for people or as JSON."""
+"""Writes logs to standard error, of workers and gateways: a line an event, as text or as JSON."""
 
 import logging
 import sys
