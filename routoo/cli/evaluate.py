@@ -75,14 +75,13 @@ def evaluate(options: EvaluateOptions) -> None:
     """
     from routoo.console.output import note
     from routoo.errors import InputError
-    from routoo.evaluation.assess import evaluation_data
-    from routoo.evaluation.build_scorecard import build_scorecard
+    from routoo.evaluation.build_scorecard import EvaluationData, build_scorecard
     from routoo.training.tables import read_tables
 
     _check_answers(options)
     tables = read_tables(options.items, options.outcomes)
     matrix, estimates = _estimate(options, tables)
-    data = evaluation_data(tables, matrix, estimates)
+    data = EvaluationData.of(tables, matrix, estimates)
     facts, cascade = _facts(options, matrix), _judge_answers(options, data)
     try:
         card = build_scorecard(
@@ -118,8 +117,7 @@ def _judge_answers(options: EvaluateOptions, data: "EvaluationData") -> "Cascade
     """Judge the recorded answers, write the decisions, and return the comparison."""
     from routoo.console.output import ConsoleFeedback
     from routoo.domain.tables import read_answers
-    from routoo.evaluation.assess import judge_by_checkpoint
-    from routoo.evaluation.judged_answers import write_decisions
+    from routoo.evaluation.judged_answers import judge_by_checkpoint, write_decisions
     from routoo.judge.files import load_judge
     from routoo.predictor.predictor import load_predictor
 
@@ -159,7 +157,7 @@ def _estimate_by_checkpoint(
     options: EvaluateOptions, checkpoint: Path, tables: "OutcomeTables"
 ) -> "tuple[OutcomeMatrix, dict[str, Quality]]":
     from routoo.console.output import ConsoleFeedback
-    from routoo.evaluation.assess import estimate_by_checkpoint
+    from routoo.evaluation.cross_fitting import estimate_by_checkpoint
     from routoo.predictor.dataset import outcome_matrix
     from routoo.predictor.manifest import read_manifest
     from routoo.training.tables import read_tables
@@ -184,8 +182,7 @@ def _estimate_by_protocol(
     options: EvaluateOptions, protocol: Protocol, tables: "OutcomeTables"
 ) -> "tuple[OutcomeMatrix, dict[str, Quality]]":
     from routoo.console.output import ConsoleFeedback
-    from routoo.evaluation.assess import estimate_by_protocol
-    from routoo.evaluation.cross_fitting import FeatureReader
+    from routoo.evaluation.cross_fitting import FeatureReader, estimate_by_protocol
     from routoo.predictor.dataset import outcome_matrix
     from routoo.settings import load_settings
     from routoo.training.tune import prompt_reader

@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
+from routoo.domain.tables import OutcomeTables
 from routoo.evaluation.bootstrap import Interval, Weights, bootstrap_weights
 from routoo.evaluation.operating_point import (
     RoutedAnswers,
@@ -21,6 +23,8 @@ from routoo.evaluation.routing import (
     CompleteOutcomes,
     choose,
     complete_outcomes,
+    cost_matrix,
+    latency_matrix,
     priced_columns,
 )
 from routoo.evaluation.scorecard import ModelRow, Scorecard
@@ -38,6 +42,14 @@ class EvaluationData:
     """Expected quality by name of router; the one that matters first."""
     expected_cost_usd: Float64[np.ndarray, "items models"] | None = None
     """Expected before the calls; None takes each model's mean."""
+
+    @classmethod
+    def of(
+        cls, tables: OutcomeTables, matrix: OutcomeMatrix, estimates: Mapping[str, Quality]
+    ) -> Self:
+        """Return the data of recorded outcomes, whose matrix is known already."""
+        costs = cost_matrix(matrix, tables.outcomes)
+        return cls(matrix, costs, latency_matrix(matrix, tables.outcomes), estimates)
 
 
 def build_scorecard(

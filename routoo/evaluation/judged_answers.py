@@ -13,13 +13,17 @@ from routoo.domain.answer import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.prediction import Predictions
 from routoo.errors import InputError
+from routoo.evaluation.build_scorecard import EvaluationData
 from routoo.evaluation.cascade import CascadeKnowledge, PairKnowledge, ProbeKnowledge, decide
+from routoo.evaluation.cascade_report import CascadeReport, compare_policies
+from routoo.evaluation.routing import priced_columns
 from routoo.files import replacing
 from routoo.judge.agreement import is_open
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
 from routoo.judge.outcomes import ExpectedJudgements
 from routoo.judge.pair_judge import is_worth_comparing
 from routoo.ports import Feedback
+from routoo.predictor.predictor import CheckpointPredictor
 from routoo.statistics import log_budgets
 
 _UNDECIDED = 0.5
@@ -227,3 +231,52 @@ def mean_costs(
             remedy="Name models with --model whose outcomes have cost_usd",
         )
     return np.asarray(np.nanmean(costs, axis=0))
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedAnswers:
+    """What a checkpoint's judge says of recorded answers to all items."""
+
+    items: tuple[Item, ...]
+    models: tuple[str, ...]
+    """The pool: models of the outcomes that have costs, in their order."""
+    known: CascadeKnowledge
+    report: CascadeReport | None
+    """None where no item was answered by all models of the pool."""
+
+
+def judge_by_checkpoint(
+    judge: AnswerJudge,
+    predictor: CheckpointPredictor,
+    data: EvaluationData,
+    answers: Sequence[RecordedAnswer],
+    feedback: Feedback,
+    *,
+    seed: int,
+) -> JudgedAnswers:
+    """Judge recorded answers, and compare probing and deciding with routing by the prompt alone.
+
+    Args:
+        judge: Of the checkpoint.
+        predictor: Of the same checkpoint.
+        data: Held-out outcomes of models that the checkpoint knows.
+        answers: Recorded answers.
+        feedback: Shows how far it is; told what can't be judged.
+        seed: Of the bootstrap.
+
+    Raises:
+        InputError: No model has a cost.
+    """
+    items, columns = data.matrix.items, priced_columns(data.cost_usd)
+    pool = tuple(data.matrix.models[column] for column in columns)
+    costs = mean_costs(data.cost_usd[:, columns], pool)
+    asked = EstimatedItems(items, predictor.predict(data.matrix.prompts, judge.models))
+    known = judge_recorded(judge, asked, pool, costs, answers, feedback)
+    if not known.probes:
+        feedback.note(f"no answers that the checkpoint can judge: {', '.join(judge.probes) or '-'}")
+    score = data.matrix.score[:, columns].astype(np.float64)
+    rows = np.flatnonzero(~np.isnan(score).any(axis=1))
+    report = None
+    if len(rows) and len(pool) > 1:
+        report = compare_policies(known.take(rows), score[rows], pool, seed)
+    return JudgedAnswers(items, pool, known, report)
