@@ -6,12 +6,13 @@ A plan is a batch that is scored and selected but not submitted.
 from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from producer.progress import Snapshot, follow
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import BatchStatus, Stage
-from routoo.errors import InputError, RoutooError
+from routoo.errors import InfeasibleError, InputError, RoutooError
 from routoo.store import batches, shards
 from routoo.store.batches import BatchRecord, plans
 from routoo.store.batches.plans import derive_plan
@@ -112,3 +113,13 @@ async def await_plan(
             remedy="Make one with `routoo-producer plan FILE`",
         )
     return batch
+
+
+def check_feasible(plan: dict[str, Any]) -> None:
+    """Refuse a plan that serves nobody.
+
+    Raises:
+        InfeasibleError: Its limits can't all hold.
+    """
+    if plan["jobs"] and not plan["served"] and plan["advice"]:
+        raise InfeasibleError("the limits can't all hold", remedy=plan["advice"].rstrip("."))

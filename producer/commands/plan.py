@@ -1,12 +1,9 @@
 """`routoo-producer plan`: show what a file of prompts would bring and cost, before any call."""
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,12 +13,11 @@ from routoo.console.commands import with_options
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_with_database
 from routoo.domain.job import Stage
-from routoo.errors import InfeasibleError, InputError
+from routoo.errors import InputError
 
 if TYPE_CHECKING:
     from uuid import UUID
 
-    from producer.progress import Snapshot
     from routoo.domain.batch_options import CallOptions, Objective
     from routoo.settings import Settings
     from routoo.store.batches.records import BatchRecord
@@ -150,6 +146,7 @@ def _find(settings: "Settings", plan: str) -> "UUID":
 
 def _awaited(settings: "Settings", batch_id: "UUID") -> "BatchRecord":
     from producer.plans import await_plan
+    from producer.screen.progress import planning_progress
 
     async def wait(database: "Database") -> "BatchRecord":
         with planning_progress() as on_progress:
@@ -158,34 +155,8 @@ def _awaited(settings: "Settings", batch_id: "UUID") -> "BatchRecord":
     return run_with_database(settings, wait, on_interrupt=_ON_INTERRUPT)
 
 
-@dataclass(slots=True)
-class _WaitNote:
-    """Notes once that no worker lives which could go on."""
-
-    noted: bool = False
-
-    def note(self, now: "Snapshot") -> None:
-        from producer.screen.progress import wait_line
-
-        if now.wait is not None and not now.wait.is_served and not self.noted:
-            self.noted = True
-            note(wait_line(now) or "")
-
-
-@contextmanager
-def planning_progress() -> "Iterator[Callable[[Snapshot], None]]":
-    """Show how many jobs are scored; elsewhere than on a terminal only say what is waited for."""
-    from producer.screen.progress import scoring_progress_bar
-
-    if not sys.stderr.isatty():
-        yield _WaitNote().note
-        return
-
-    with scoring_progress_bar() as on_progress:
-        yield on_progress
-
-
 def _show(batch: "BatchRecord", plot: Path | None, *, as_json: bool) -> None:
+    from producer.plans import check_feasible
     from producer.screen.plan import plan_view, plot_plan
 
     plan = batch.plan or {}
@@ -196,16 +167,6 @@ def _show(batch: "BatchRecord", plot: Path | None, *, as_json: bool) -> None:
     else:
         console().print(plan_view(batch, plan))
     check_feasible(plan)
-
-
-def check_feasible(plan: dict[str, Any]) -> None:
-    """Refuse a plan that serves nobody.
-
-    Raises:
-        InfeasibleError: Its limits can't all hold.
-    """
-    if plan["jobs"] and not plan["served"] and plan["advice"]:
-        raise InfeasibleError("the limits can't all hold", remedy=plan["advice"].rstrip("."))
 
 
 def _facts(batch: "BatchRecord") -> dict[str, object]:

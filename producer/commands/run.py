@@ -187,9 +187,9 @@ class _Run:
         return {**asked, "validate_json_schema": None if rules is None else rules.json_schema}
 
     async def _plan(self, database: "Database", batch: "BatchRecord | None") -> "BatchRecord":
-        from producer.commands.plan import planning_progress
         from producer.commands.submit import publish_batch, submit_rows
         from producer.plans import await_plan
+        from producer.screen.progress import planning_progress
         from routoo.store import batches
 
         if batch is None:
@@ -205,7 +205,7 @@ class _Run:
 
     def _is_wanted(self, batch: "BatchRecord") -> bool:
         """Show the plan and ask whether to run it, unless --yes says so."""
-        from producer.commands.plan import check_feasible
+        from producer.plans import check_feasible
         from producer.screen.plan import plan_view
 
         plan = batch.plan or {}

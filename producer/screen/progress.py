@@ -1,7 +1,9 @@
 """Draws the progress of a batch, of reading its rows and of scoring its plan; lists batches."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.progress import (
@@ -20,7 +22,7 @@ from producer.progress import Snapshot
 from producer.submit import ReadProgress
 from routoo.console import formatting
 from routoo.console.fitted_table import FittedTable, TableColumn
-from routoo.console.output import messages
+from routoo.console.output import messages, note
 from routoo.domain.job import BatchStatus
 from routoo.store.batches.records import BatchRecord
 
@@ -102,8 +104,12 @@ def read_progress_bar(size_bytes: int | None) -> Iterator[Callable[[ReadProgress
 
 
 @contextmanager
-def scoring_progress_bar() -> Iterator[Callable[[Snapshot], None]]:
-    """Show a bar on standard error while jobs are scored; yields a function that moves it."""
+def planning_progress() -> Iterator[Callable[[Snapshot], None]]:
+    """Show how many jobs are scored; elsewhere than on a terminal only say what is waited for."""
+    if not sys.stderr.isatty():
+        yield _WaitNote().note
+        return
+
     with _bar("planning", TaskProgressColumn(), TextColumn("{task.fields[doing]}")) as bar:
         task = bar.add_task("plan", total=None, doing="")
 
@@ -112,6 +118,18 @@ def scoring_progress_bar() -> Iterator[Callable[[Snapshot], None]]:
             bar.update(task, total=now.progress.jobs, completed=now.progress.scored, doing=doing)
 
         yield show
+
+
+@dataclass(slots=True)
+class _WaitNote:
+    """Notes once that no worker lives which could go on."""
+
+    noted: bool = False
+
+    def note(self, now: Snapshot) -> None:
+        if now.wait is not None and not now.wait.is_served and not self.noted:
+            self.noted = True
+            note(wait_line(now) or "")
 
 
 def _bar(name: str, *columns: ProgressColumn) -> Progress:
