@@ -1,7 +1,7 @@
 """Finds the batch of a file that is run again: the same file, name and options are one batch."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,13 @@ class RunKey:
     """The same for equal options."""
 
     @classmethod
-    def of(cls, path: Path, request: BatchRequest, options: Mapping[str, object]) -> "RunKey":
-        """Return the key of a file that is run with some options.
+    def of(
+        cls, files: Iterable[Path], request: BatchRequest, options: Mapping[str, object]
+    ) -> "RunKey":
+        """Return the key of an input that is run with some options.
 
         Args:
-            path: The file; its content counts, wherever it is.
+            files: Those of the input; their content counts, wherever they are.
             request: The batch; its own key stands for the file where it has one.
             options: Everything that was asked for, as it was typed: a deadline of `2h` is the same
                 in every run.
@@ -44,7 +46,7 @@ class RunKey:
         Raises:
             InputError: The file can't be read.
         """
-        named = request.idempotency_key or f"{_file_sha256(path)} {request.name}"
+        named = request.idempotency_key or f"{' '.join(map(_file_sha256, files))} {request.name}"
         pool = request.pool.model_dump(mode="json")
         asked = orjson.dumps([pool, options], default=str, option=orjson.OPT_SORT_KEYS)
         prefix = f"run:{hashlib.sha256(named.encode()).hexdigest()[:_HASH_LENGTH]}:"

@@ -1,14 +1,20 @@
 """The options of a batch in Python, and how they become the texts that all programs read."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 from os import PathLike
 from typing import Any, TypedDict
 
+import orjson
+
+from producer.rows import jsonl_rows
+from producer.rows.formats import RawRow, in_chunks
 from producer.rows.limits import read_validators
-from producer.rows.problems import LimitError
-from producer.rows.source import RowList, RowSource, Source
+from producer.rows.problems import LimitError, ProblemKind, RowProblem
+from producer.rows.source import RowSource, Source
 from routoo.domain.pool import Pool
 from routoo.domain.validators import Validators
 from routoo.errors import InputError
@@ -102,6 +108,51 @@ def _text(value: object) -> str:
     if isinstance(value, Iterable) and not isinstance(value, str):
         return ",".join(map(str, value))
     return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class RowList:
+    """Rows in memory: prompts, or objects as a line of JSON holds them."""
+
+    given: Iterable[str | Mapping[str, Any]]
+    name: str = "rows"
+    """What messages call them."""
+
+    @property
+    def stem(self) -> str:
+        """The name by which a batch is called."""
+        return self.name
+
+    @contextmanager
+    def rows(self) -> Iterator[tuple[Iterator[list[RawRow]], Callable[[], int]]]:
+        """Yield the rows in chunks, and a function that counts no bytes."""
+        raw = (_raw_row(number, row) for number, row in enumerate(self.given, 1))
+        yield in_chunks(raw), lambda: 0
+
+
+def _raw_row(number: int, row: str | Mapping[str, Any]) -> RawRow:
+    """Return a row as if it had been read from a line of JSON."""
+    try:
+        text = orjson.dumps({"prompt": row} if isinstance(row, str) else row, default=_plain)
+    except orjson.JSONEncodeError as error:
+        remedy = 'Give a prompt, or {"prompt": ...} with texts, numbers, lists and dicts'
+        what = f"the row can't be written as JSON: {error}"
+        return RawRow(
+            number, repr(row).encode(), RowProblem(ProblemKind.MALFORMED_LINE, what, remedy)
+        )
+    return RawRow(number, text, jsonl_rows.parse_line(text))
+
+
+def _plain(value: object) -> object:
+    """Return a value of other libraries (Decimal, numpy's numbers, mappings) as JSON has it."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Decimal):
+        return str(value)
+    item = getattr(value, "item", None)
+    if callable(item):
+        return item()
+    raise TypeError(type(value).__name__)
 
 
 def source_of(rows: Rows) -> RowSource:

@@ -26,6 +26,8 @@ from routoo.domain.validators import NO_RULES, Validators, schema_text
 from routoo.errors import InputError
 
 if TYPE_CHECKING:
+    from producer.rows.source import Source
+    from producer.rows.templates import RowTemplate
     from producer.submit import BatchRequest
     from routoo.settings import Settings
 
@@ -160,6 +162,30 @@ class BatchOptions(AimOptions):
         Path | None,
         typer.Option(metavar="FILE", help="Bad rows, as JSONL. (default: FILE.errors.jsonl)"),
     ] = None
+    template: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help='What each prompt is made of: "Translate: {text}" takes column text; {text?} may '
+            "be empty; {{ and }} are braces. (default: the column prompt)",
+        ),
+    ] = None
+    system_template: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="The same for the system message. (default: system)"),
+    ] = None
+    id_column: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="Column of the custom_ids. (default: custom_id)"),
+    ] = None
+    subset: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Part of a dataset's folder, where it has several."),
+    ] = None
+    split: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Split of a dataset's folder, where it has several."),
+    ] = None
     row_format: Annotated[
         Format | None, typer.Option("--format", help="Format of the rows. (default: by suffix)")
     ] = None
@@ -194,6 +220,37 @@ class BatchOptions(AimOptions):
             ignore_model=self.ignore_model,
             skip_invalid=self.skip_invalid,
             error_file=self.errors,
+        )
+
+    def source(self, name: str) -> "Source":
+        """Return the input that an argument names, read as the options say.
+
+        Raises:
+            InputError: The name does not tell the format, or an option has no usable value.
+            NotFoundError: There is no such file.
+        """
+        from producer.rows.source import Source
+
+        source = Source.of(name, self.row_format)
+        return source.reading(self.row_template(), subset=self.subset, split=self.split)
+
+    def row_template(self) -> "RowTemplate | None":
+        """Return what prompts are made of; None where it is the column `prompt`.
+
+        Raises:
+            InputError: A template can't be read.
+        """
+        if self.template is None and self.system_template is None and self.id_column is None:
+            return None
+        from producer.rows.formats import PLAIN_FIELDS
+        from producer.rows.templates import RowTemplate, Template
+
+        prompt, system = self.template, self.system_template
+        return RowTemplate(
+            None if prompt is None else Template.parse(prompt, "--template"),
+            None if system is None else Template.parse(system, "--system-template"),
+            self.id_column,
+            PLAIN_FIELDS,
         )
 
     def _call_options(self, models: Sequence[str]) -> CallOptions:

@@ -77,7 +77,8 @@ MaybeFileArgument = Annotated[
     str | None,
     typer.Argument(
         metavar="FILE",
-        help="JSONL, CSV or Parquet file; - is standard input.",
+        help="JSONL, CSV or Parquet file, or a folder of a Hugging Face dataset; - is standard "
+        "input.",
         show_default=False,
     ),
 ]

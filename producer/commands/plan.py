@@ -102,10 +102,9 @@ def _check_choice(
 
 def _plan_file(settings: "Settings", file: str, options: BatchOptions) -> "UUID":
     from producer.commands.submit import publish_batch, send_request
-    from producer.rows.source import Source
 
     request = options.request(settings, plan_only=True)
-    source = Source.of(file, options.row_format)
+    source = options.source(file)
     submission = send_request(settings, source, request, no_ping=options.no_ping)
     note(f"plan {submission.batch_id}")
     publish_batch(settings, submission)

@@ -1,35 +1,98 @@
 """`routoo-producer results`: show or export the answers of a batch."""
 
 import sys
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, BinaryIO
 
 import typer
 
-from producer.commands.options import BatchArgument, JsonOption
+from producer.commands.options import BatchArgument, JsonOption, StrictOption
 from producer.results.formats import BY_SUFFIX, Export, ResultFormat, failures_beside
 from routoo.console import formatting
 from routoo.console.fitted_table import FittedTable, TableColumn
+from routoo.console.options import with_options
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_with_database
+from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
+    from producer.progress import Snapshot
     from producer.results.export import Exported
+    from producer.results.join import Joined, JoinedInput
+    from routoo.settings import Settings
     from routoo.store.batches.records import BatchRecord
     from routoo.store.database import Database
     from routoo.store.results import ResultRecord
 
 _LONGEST_ANSWER = 60
+_ON_INTERRUPT = "The batch goes on. `routoo-producer results` has all its results so far."
 
 
+class JoinKey(StrEnum):
+    """What tells which result a row of the input has."""
+
+    ID = "id"
+    ROW = "row"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinOptions:
+    """The input that results are joined to."""
+
+    join: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INPUT",
+            help="File or dataset's folder that was submitted: its rows and columns come first, "
+            "then their results.",
+        ),
+    ] = None
+    join_by: Annotated[
+        JoinKey,
+        typer.Option(help="--join: a row's result is that of its custom_id, or of its place."),
+    ] = JoinKey.ID
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="--join: column of the custom_ids. (default: custom_id)"
+        ),
+    ] = None
+    subset: Annotated[
+        str | None, typer.Option(metavar="NAME", help="--join: part of a dataset's folder.")
+    ] = None
+    split: Annotated[
+        str | None, typer.Option(metavar="NAME", help="--join: split of a dataset's folder.")
+    ] = None
+
+    def joined(self) -> "JoinedInput | None":
+        """Return the input to join; None where none is.
+
+        Raises:
+            InputError: There is none, or an option of it is given without it.
+        """
+        if self.join is None:
+            if self != JoinOptions():
+                raise InputError("there is no --join that this is for", remedy="Give both")
+            return None
+        from producer.results.join import JoinedInput
+        from producer.rows.source import Source
+
+        source = Source.of(self.join).reading(subset=self.subset, split=self.split)
+        return JoinedInput(source, self.join_by is JoinKey.ROW, self.id_column)
+
+
+@with_options(JoinOptions)
 def results_command(
     batch: BatchArgument = None,
     *,
+    options: JoinOptions,
     result_format: Annotated[
         ResultFormat | None,
         typer.Option("--format", help="Format. (default: by the suffix of --out, else a table)"),
@@ -45,6 +108,13 @@ def results_command(
         ),
     ] = None,
     rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of the table.")] = 20,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow", "-f", help="Write each result as it comes, until the batch is over."
+        ),
+    ] = False,
+    strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Print or write the results of a batch so far, in input order.
@@ -53,18 +123,40 @@ def results_command(
     CSV and Parquet have the columns of the view batch_results. A file is replaced whole or not at
     all. --json prints, without --out, one object a result, and with --out what was written.
 
+    With --follow, results come in the order in which jobs end, as JSONL (failed jobs too) or CSV,
+    and the exit status is that of `watch`: 0, 5 or 8, with --strict 7.
+
     Examples:
         routoo-producer results
         routoo-producer results monday --out answers.jsonl --errors failures.jsonl
+        routoo-producer results monday --join reviews.csv --out answered.csv
+        routoo-producer results monday --follow | jq -r .custom_id
         routoo-producer results 3f2a --format csv | head
     """
-    from producer.progress import find_batch
-    from producer.results.export import export
     from routoo.settings import load_settings
 
+    settings, joined = load_settings(), options.joined()
+    if follow:
+        if joined is not None or errors is not None:
+            where = "--errors" if errors is not None else "--join"
+            raise InputError(
+                "--follow writes results as they come", where=where, remedy="Leave one out"
+            )
+        wanted = _followed(result_format, out)
+        _follow(settings, batch, wanted, as_json=as_json, strict=strict)
+        return
     wanted = _wanted(result_format, out, errors)
+    if joined is not None:
+        if errors is not None:
+            what, remedy = "a join has the failed jobs, too", "Leave it out"
+            raise InputError(what, where="--errors", remedy=remedy)
+        _join(settings, batch, _table_to_jsonl(wanted), joined, as_json=as_json)
+        return
 
     async def read(database: "Database") -> None:
+        from producer.progress import find_batch
+        from producer.results.export import export
+
         async with database.transaction() as conn:
             record = await find_batch(conn, batch)
             if wanted.format is not ResultFormat.TABLE:
@@ -75,7 +167,123 @@ def results_command(
             else:
                 await _print_table(conn, record, rows)
 
-    run_with_database(load_settings(), read)
+    run_with_database(settings, read)
+
+
+def _join(
+    settings: "Settings",
+    batch: str | None,
+    wanted: Export,
+    joined: "JoinedInput",
+    *,
+    as_json: bool,
+) -> None:
+    from producer.progress import find_batch
+    from producer.results.join import export_joined
+
+    async def write(database: "Database") -> "tuple[BatchRecord, Joined]":
+        async with database.transaction() as conn:
+            record = await find_batch(conn, batch)
+            return record, await export_joined(conn, record, wanted, joined)
+
+    record, done = run_with_database(settings, write)
+    matched = done.counts.total()
+    if as_json and wanted.out is not None:
+        counts = {str(status): n for status, n in done.counts.items()}
+        facts = {"batch_id": str(record.id), "out": str(wanted.out), "rows": done.rows}
+        typer.echo(json_line({**facts, "unreadable": done.unreadable, "results": counts}))
+    if matched < done.rows:
+        note(f"{done.rows - matched:,} of {done.rows:,} rows have no result")
+    if done.unreadable:
+        note(f"{done.unreadable:,} rows can't be read and were left out")
+    if matched < record.job_count:
+        note(f"{record.job_count - matched:,} of {record.job_count:,} jobs are not among them")
+
+
+def _table_to_jsonl(wanted: Export) -> Export:
+    """Return what is written where no format is named: a table is for looking at a few results."""
+    if wanted.format is not ResultFormat.TABLE:
+        return wanted
+    return Export(ResultFormat.JSONL, wanted.out, wanted.errors)
+
+
+def _followed(result_format: ResultFormat | None, out: Path | None) -> Export:
+    if result_format is None and out is None:
+        return Export(ResultFormat.JSONL)
+    wanted = _wanted(result_format, out, None)
+    if wanted.format not in {ResultFormat.JSONL, ResultFormat.CSV}:
+        raise InputError(
+            f"a {wanted.format} can't be written row by row",
+            where="--follow",
+            remedy="Choose jsonl or csv, or leave --follow out",
+        )
+    return wanted
+
+
+def _follow(
+    settings: "Settings", batch: str | None, wanted: Export, *, as_json: bool, strict: bool
+) -> None:
+    from producer.commands.watch import end_as
+
+    async def follow(database: "Database") -> "Snapshot":
+        from producer.progress import find_batch
+        from producer.results.follow import follow_results
+        from routoo.store import batches
+
+        async with database.transaction() as conn:
+            record = await find_batch(conn, batch)
+        if record.status in {BatchStatus.PLANNING, BatchStatus.PLANNED}:
+            what, remedy = "a plan has no results", f"`routoo-producer submit --plan {record.id}`"
+            raise InputError(what, value=str(record.id), remedy=remedy)
+
+        async def is_over() -> bool:
+            async with database.transaction() as conn:
+                return (await batches.get(conn, record.id)).status.is_over
+
+        blocks = follow_results(database, record.id, record.job_count, is_over, in_order=False)
+        with _following(record, wanted, as_json=as_json) as write:
+            async with aclosing(blocks):
+                async for block in blocks:
+                    write(block)
+        return await _last_snapshot(database, record)
+
+    end_as(run_with_database(settings, follow, on_interrupt=_ON_INTERRUPT), strict=strict)
+
+
+async def _last_snapshot(database: "Database", record: "BatchRecord") -> "Snapshot":
+    """Return how a batch that is over ended."""
+    from producer.progress import follow
+
+    return [snapshot async for snapshot in follow(database, record)][-1]
+
+
+@contextmanager
+def _following(
+    record: "BatchRecord", wanted: Export, *, as_json: bool
+) -> "Iterator[Callable[[Sequence[ResultRecord]], None]]":
+    """Yield what writes results at once, so that a reader of the file or the pipe sees them."""
+    from producer.results.columns import as_row
+    from producer.results.export import CsvWriter, output_line
+
+    with ExitStack() as files:
+        stream: BinaryIO = sys.stdout.buffer
+        if wanted.out is not None:
+            stream = files.enter_context(wanted.out.open("wb"))
+        table = CsvWriter(stream) if wanted.format is ResultFormat.CSV else None
+
+        def write(block: "Sequence[ResultRecord]") -> None:
+            if table is not None:
+                table.write(block)
+            elif as_json and wanted.out is None:
+                stream.writelines(f"{json_line(as_row(one))}\n".encode() for one in block)
+            else:
+                stream.writelines(output_line(record.id, one) for one in block)
+            stream.flush()
+
+        yield write
+        if table is not None:
+            table.close()
+        stream.flush()
 
 
 def _wanted(result_format: ResultFormat | None, out: Path | None, errors: Path | None) -> Export:

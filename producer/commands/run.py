@@ -31,7 +31,10 @@ if TYPE_CHECKING:
     from routoo.store.database import Database
 
 RunFileArgument = Annotated[
-    str, typer.Argument(metavar="FILE", help="JSONL, CSV or Parquet file of prompts.")
+    str,
+    typer.Argument(
+        metavar="FILE", help="JSONL, CSV or Parquet file of prompts, or the folder of a dataset."
+    ),
 ]
 OutOption = Annotated[
     Path,
@@ -83,13 +86,12 @@ def run_command(
         )
     from producer.local_stack import LocalStack
     from producer.results.formats import Export
-    from producer.rows.source import Source
     from routoo.settings import load_settings
 
     settings = load_settings()
     if checkpoint is not None:
         settings = settings.model_copy(update={"checkpoint": checkpoint.absolute()})
-    source = Source.of(file, options.row_format)
+    source = options.source(file)
     wanted = Export.to_file(out)
     _check_files(source, wanted)
     request = options.request(settings, plan_only=True)
@@ -122,7 +124,7 @@ def _sigterm_as_interrupt() -> Iterator[None]:
 def _check_files(source: "Source", wanted: "Export") -> None:
     """Refuse files that can't be read again, or would be overwritten, before anything is done."""
     out, path = wanted.out, source.path
-    if path is None or not path.is_file():
+    if path is None or not all(one.is_file() for one in source.files):
         raise InputError(
             "the prompts must stand in a file, by whose content the same command goes on",
             where=source.name,
@@ -168,7 +170,7 @@ class _Run:
         """Return the batch to go on with; None where there is none, then the request has a key."""
         from producer.run import RunKey, find_earlier
 
-        key = RunKey.of(self.source.path or Path(), self.request, self._asked())
+        key = RunKey.of(self.source.files, self.request, self._asked())
         async with database.transaction() as conn:
             earlier = await find_earlier(conn, key, self.request)
         self.request = replace(self.request, idempotency_key=earlier.idempotency_key)
@@ -183,6 +185,9 @@ class _Run:
         asked = asdict(self.options)
         for name in ("pool", "name", "idempotency_key", "no_ping", "errors"):
             del asked[name]
+        for name in ("template", "system_template", "id_column", "subset", "split"):
+            if asked[name] is None:  # runs that began before there were such options go on
+                del asked[name]
         rules = self.request.sla.validators
         return {**asked, "validate_json_schema": None if rules is None else rules.json_schema}
 

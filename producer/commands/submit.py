@@ -50,14 +50,16 @@ def submit_command(
     """Submit a file of prompts as one batch and print the batch's id.
 
     Rows are OpenAI Batch requests {custom_id, method, url, body} or plain rows {prompt} with, as
-    wanted, custom_id, max_tokens, model, min_quality, max_cost_usd, max_latency_s, deadline,
-    allowed_models and denied_models. A row's own limits override the options. Either all rows are
-    submitted or, with every problem listed, none.
+    wanted, system, custom_id, max_tokens, model, min_quality, max_cost_usd, max_latency_s,
+    deadline, allowed_models and denied_models; a --template makes prompts of other columns. A
+    row's own limits override the options. Either all rows are submitted or, with every problem
+    listed, none.
 
     With --plan, exactly what `plan` showed is run: its prompts, prices, choices and budget.
 
     Examples:
         routoo-producer submit prompts.jsonl --budget-usd 5 --watch
+        routoo-producer submit reviews.csv --template "Is this polite? {text}" --budget-usd 5
         cat prompts.csv | routoo-producer submit - --format csv --name monday
         routoo-producer submit --plan 3f2a --watch
     """
@@ -149,9 +151,7 @@ def publish_batch(settings: "Settings", submission: "Submission") -> bool:
 def _submit_file(
     settings: "Settings", file: str, options: BatchOptions, *, as_json: bool
 ) -> "UUID":
-    from producer.rows.source import Source
-
-    source = Source.of(file, options.row_format)
+    source = options.source(file)
     request = options.request(settings)
     submission = send_request(settings, source, request, no_ping=options.no_ping)
     if not as_json:

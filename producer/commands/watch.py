@@ -60,7 +60,15 @@ def watch_batch(
             record = await find_batch(conn, batch)
         return await show_progress(follow(database, record), as_json=as_json)
 
-    last = run_with_database(settings, watch, on_interrupt=_ON_INTERRUPT)
+    end_as(run_with_database(settings, watch, on_interrupt=_ON_INTERRUPT), strict=strict)
+
+
+def end_as(last: "Snapshot", *, strict: bool) -> None:
+    """End a command with the exit status that tells how a batch ended.
+
+    Raises:
+        Exit: As `watch_batch` says.
+    """
     if last.progress.status is BatchStatus.FAILED:
         raise typer.Exit(BATCH_FAILED)
     if not last.all_succeeded and last.progress.status is not BatchStatus.PLANNED:

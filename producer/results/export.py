@@ -108,7 +108,7 @@ class CsvWriter:
     """
 
     def __init__(self, stream: BinaryIO) -> None:
-        self._text = io.TextIOWrapper(stream, "utf-8", newline="")
+        self._text = io.TextIOWrapper(stream, "utf-8", newline="", write_through=True)
         self._writer = csv.writer(self._text)
         self._writer.writerow(COLUMNS)
 
@@ -117,7 +117,7 @@ class CsvWriter:
         for record in records:
             row = values(record)
             row[_CREATED_AT] = record.created_at.isoformat()
-            self._writer.writerow([_inert(value) for value in row])
+            self._writer.writerow([inert(value) for value in row])
 
     def close(self) -> None:
         """Send the rest to the stream and leave that open."""
@@ -125,7 +125,8 @@ class CsvWriter:
         self._text.detach()
 
 
-def _inert(value: object) -> object:
+def inert(value: object) -> object:
+    """Return a cell of CSV that no spreadsheet takes for a formula."""
     is_formula = isinstance(value, str) and _FORMULA.match(value)
     return f"'{value}" if is_formula else value
 

@@ -4,11 +4,14 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 import numpy as np
 from jaxtyping import Bool, Int
 
+from routoo.errors import DatabaseUnavailableError
 from routoo.store import results
 from routoo.store.database import Database
 from routoo.store.results import ResultRecord
@@ -21,6 +24,10 @@ _COMMIT_S = timedelta(seconds=60)
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _BLOCK = 500
 """Results read at once."""
+_DATABASE_AWAY_S = 60.0
+"""How long a database that restarts is waited for."""
+
+_Found = TypeVar("_Found")
 
 
 async def follow_results(
@@ -43,15 +50,19 @@ async def follow_results(
     Yields:
         Results that are new; an empty list where a query found none, so that a reader knows that
         the batch is still followed.
+
+    Raises:
+        DatabaseUnavailableError: The database was away for a minute.
     """
     seen = np.zeros(job_count, np.bool_)
     since, rest_s = _LONG_AGO, _POLL_S
-    while not await is_over():
+    while not await _when_there(is_over):
         if in_order:
             yield []
         else:
             begun_s = time.monotonic()
-            numbers, newest = await _saved(database, batch_id, since, seen)
+            saved = partial(_saved, database, batch_id, since, seen)
+            numbers, newest = await _when_there(saved)
             rest_s = max(_POLL_S, _POLL_SHARE * (time.monotonic() - begun_s))
             since = max(since, newest - _COMMIT_S)
             yield []
@@ -79,6 +90,21 @@ async def _read(
 ) -> AsyncGenerator[list[ResultRecord], None]:
     for first in range(0, len(numbers), _BLOCK):
         block = numbers[first : first + _BLOCK].tolist()
-        async with database.transaction() as conn:
-            records = await results.read(conn, batch_id, block)
-        yield records
+        yield await _when_there(partial(_read_block, database, batch_id, block))
+
+
+async def _read_block(database: Database, batch_id: UUID, jobs: list[int]) -> list[ResultRecord]:
+    async with database.transaction() as conn:
+        return await results.read(conn, batch_id, jobs)
+
+
+async def _when_there(read: Callable[[], Awaitable[_Found]]) -> _Found:
+    """Read from the database; again and again for a minute where it is away."""
+    begun_s = time.monotonic()
+    while True:
+        try:
+            return await read()
+        except DatabaseUnavailableError:
+            if time.monotonic() - begun_s > _DATABASE_AWAY_S:
+                raise
+        await asyncio.sleep(_POLL_S)

@@ -13,16 +13,15 @@ from jaxtyping import Int32, Int64
 
 from producer.rows.bad_rows import BadRow, ProblemList
 from producer.rows.body import BodyCheck
-from producer.rows.formats import RawRow
+from producer.rows.formats import PLAIN_FIELDS, RawRow, id_text
 from producer.rows.limits import LIMIT_FIELDS, read_sla, sla_readers
 from producer.rows.problems import TOO_DEEP, ProblemKind, RowProblem
 from routoo.domain.job import SLA
 from routoo.store.jobs import JobInput
 
-PLAIN_FIELDS = LIMIT_FIELDS | {"prompt", "custom_id", "item_id", "max_tokens", "model"}
-"""Fields of a plain row; `item_id` is read where there is no `custom_id`."""
 REQUEST_FIELDS = LIMIT_FIELDS | {"custom_id", "method", "url", "body"}
 """Fields of an OpenAI Batch request, and the limits on top."""
+_REQUEST_MARKS = frozenset({"body", "method", "url"})
 CHAT_URLS = ("/v1/chat/completions", "/chat/completions")
 PLAIN_URLS = ("/v1/completions", "/completions")
 """The endpoints that requests may name, as OpenAI and as Azure write them: messages go to the
@@ -59,6 +58,7 @@ _NO_BODY = RowProblem(
     'Write {"prompt": ...} or an OpenAI Batch request with custom_id, method, url and body',
 )
 _PROMPT_TYPE = RowProblem(ProblemKind.WRONG_TYPE, "prompt is not text", "Quote it")
+_SYSTEM_TYPE = RowProblem(ProblemKind.WRONG_TYPE, "system is not text", "Quote it")
 _BODY_TYPE = RowProblem(
     ProblemKind.WRONG_TYPE, "body is not an object", 'Write "body": {"messages": [...]}'
 )
@@ -169,18 +169,18 @@ class RowCheck:
         if not isinstance(fields, dict):
             return BadRow(row, (fields,))
         problems: list[RowProblem] = []
-        is_request = "body" in fields or "method" in fields or "url" in fields
-        known = REQUEST_FIELDS if is_request else PLAIN_FIELDS
+        requested = is_request(fields)
+        known = REQUEST_FIELDS if requested else PLAIN_FIELDS
         if not fields.keys() <= known and len(self.ignored) < _MOST_IGNORED_NAMES:
             self.ignored |= fields.keys() - known
-        default_id = None if is_request else f"row-{row.position or row.line}"
-        custom_id = _custom_id(fields, default_id, problems)
-        body = _request_body(fields, problems) if is_request else _plain_body(fields, problems)
+        custom_id = _custom_id(fields, None if requested else default_id(row), problems)
+        body = _request_body(fields, problems) if requested else _plain_body(fields, problems)
         limited = not LIMIT_FIELDS.isdisjoint(fields)
         sla = self._sla(fields, problems) if limited else self._defaults
         if body is not None:
-            size_bytes = len(row.raw) if type(row.raw) is bytes else 4 * len(fields["prompt"])
-            self._body_check.check(body, size_bytes, problems)
+            is_whole = requested and type(row.raw) is bytes
+            most_bytes = len(row.raw) if is_whole else 4 * _length(body)
+            self._body_check.check(body, most_bytes, problems)
         body_json = "" if problems or body is None else _dump(body, problems)
         if problems:
             return BadRow(row, tuple(problems))
@@ -262,6 +262,32 @@ def _custom_id(fields: Mapping[str, Any], default: str | None, problems: list[Ro
     return ""
 
 
+def custom_id_of(row: RawRow, column: str | None = None) -> str | None:
+    """Return the custom_id that a row's job has; None where it can't be a job.
+
+    Args:
+        row: A row as it was read.
+        column: The column that holds the custom_ids, where it is not called so.
+    """
+    if not isinstance(row.fields, dict):
+        return None
+    if column is not None:
+        value = row.fields.get(column)
+        return None if value is None else id_text(value)
+    default = None if is_request(row.fields) else default_id(row)
+    return _custom_id(row.fields, default, []) or None
+
+
+def is_request(fields: Mapping[str, Any]) -> bool:
+    """Return whether a row is a request, not a plain row."""
+    return not fields.keys().isdisjoint(_REQUEST_MARKS)
+
+
+def default_id(row: RawRow) -> str:
+    """Return the custom_id of a plain row that names none."""
+    return f"row-{row.position or row.line}"
+
+
 def _request_body(fields: Mapping[str, Any], problems: list[RowProblem]) -> dict[str, Any] | None:
     if fields.get("method", "POST") != "POST":
         problems.append(
@@ -298,7 +324,13 @@ def _plain_body(fields: Mapping[str, Any], problems: list[RowProblem]) -> dict[s
     if type(prompt) is not str:
         problems.append(_NO_BODY if prompt is None else _PROMPT_TYPE)
         return None
-    body: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
+    messages = [{"role": "user", "content": prompt}]
+    system = fields.get("system")
+    if type(system) is str:
+        messages.insert(0, {"role": "system", "content": system})
+    elif system is not None:
+        problems.append(_SYSTEM_TYPE)
+    body: dict[str, Any] = {"messages": messages}
     if fields.get("model") is not None:
         body["model"] = fields["model"]
     limit = fields.get("max_tokens")
@@ -306,6 +338,11 @@ def _plain_body(fields: Mapping[str, Any], problems: list[RowProblem]) -> dict[s
         is_whole = isinstance(limit, str) and _WHOLE_NUMBER.fullmatch(limit) is not None
         body["max_tokens"] = int(limit.partition(".")[0]) if is_whole else limit
     return body
+
+
+def _length(body: Mapping[str, Any]) -> int:
+    """Return the characters of a plain row's messages."""
+    return sum([len(message["content"]) for message in body["messages"]])
 
 
 def _dump(body: Mapping[str, Any], problems: list[RowProblem]) -> str:

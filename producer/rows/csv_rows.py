@@ -1,14 +1,13 @@
-"""Reads CSV with a header: the column `prompt` and, as wanted, `custom_id` and the limits."""
+"""Reads CSV with a header: all its columns, `prompt` or those that a template names among them."""
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import BinaryIO, Protocol
 
 from producer.rows import problems
-from producer.rows.formats import RawRow, in_chunks, refuse_repeated_columns
+from producer.rows.formats import PROMPT, RawRow, WantedColumns, in_chunks
 from producer.rows.problems import ProblemKind, RowProblem
-from routoo.errors import InputError
 
 _LONGEST_FIELD = 2**31 - 1
 _EMPTY_CELLS = frozenset({"", "nan", "NaN", "NaT", "<NA>"})
@@ -23,34 +22,22 @@ class _CsvReader(Protocol):
     def __next__(self) -> list[str]: ...
 
 
-def read(stream: BinaryIO, source: str) -> Iterator[list[RawRow]]:
+def read(stream: BinaryIO, source: str, columns: WantedColumns = PROMPT) -> Iterator[list[RawRow]]:
     """Yield the rows of a stream in chunks; an empty field, or NaN, is not given.
 
     Raises:
-        InputError: There is no header, or it names no `prompt` column, or a column twice.
+        InputError: There is no header, or it lacks a wanted column, or names one twice.
     """
     # Bytes that are not UTF-8 become lone surrogates here and are reported with their row.
     lines = io.TextIOWrapper(stream, "utf-8-sig", errors="surrogateescape", newline="")
     csv.field_size_limit(_LONGEST_FIELD)
     reader = csv.reader(lines)
     try:
-        header = _header(next(reader, []), source)
+        header = [name.strip() for name in next(reader, [])]
+        columns.check(header, f"{source}:1")
         yield from in_chunks(_rows(reader, header))
     finally:
         lines.detach()
-
-
-def _header(names: Sequence[str], source: str) -> list[str]:
-    header = [name.strip() for name in names]
-    if "prompt" not in header:
-        raise InputError(
-            "the CSV header has no column prompt",
-            value=", ".join(header)[:200],
-            where=f"{source}:1",
-            remedy="Name the columns in the first line: prompt, and as wanted custom_id and limits",
-        )
-    refuse_repeated_columns(header, f"{source}:1")
-    return header
 
 
 def _rows(reader: _CsvReader, header: list[str]) -> Iterator[RawRow]:

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, NamedTuple
 import orjson
 
 from producer.rows import problems
-from producer.rows.formats import CHUNK_BYTES, RawRow, in_chunks
+from producer.rows.formats import CHUNK_BYTES, PROMPT, RawRow, WantedColumns, in_chunks
 from producer.rows.problems import ProblemKind, RowProblem
 from routoo.errors import InputError
 
@@ -182,12 +182,13 @@ class _UnreadableError(ValueError):
         super().__init__(str(problem))
 
 
-def read(stream: BinaryIO, source: str) -> Iterator[list[RawRow]]:
+def read(stream: BinaryIO, source: str, columns: WantedColumns = PROMPT) -> Iterator[list[RawRow]]:
     """Yield the rows of a stream in chunks, without blank lines and a byte order mark.
 
     Raises:
         InputError: More stands behind the end of an array.
     """
+    del columns  # a row of JSON names its own
     buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(stream)  # type: ignore[type-var]  # any binary stream will do
     head = buffered.peek(1).removeprefix(codecs.BOM_UTF8).lstrip()
     if head.startswith(b"["):

@@ -1,51 +1,48 @@
-"""Reads Parquet tables of rows; tables of items (`item_id`, `prompt`) are read unchanged."""
+"""Reads Parquet tables of rows; tables of items (`item_id`, `prompt`) are read unchanged.
+
+Rows of Arrow's record batches are made here for other sources of them, too.
+"""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from producer.rows import problems
-from producer.rows.check import PLAIN_FIELDS
-from producer.rows.formats import CHUNK_ROWS, RawRow, in_chunks, refuse_repeated_columns
+from producer.rows.formats import CHUNK_ROWS, PROMPT, RawRow, WantedColumns, in_chunks
 from routoo.errors import InputError
 
 
-def read(stream: BinaryIO, source: str) -> Iterator[list[RawRow]]:
+def read(stream: BinaryIO, source: str, columns: WantedColumns = PROMPT) -> Iterator[list[RawRow]]:
     """Yield the rows of a file in chunks, numbered from 1; a null or NaN is not given.
 
     Args:
         stream: A file; a pipe can't be read backwards.
         source: Its name, for messages.
+        columns: Those to read.
 
     Raises:
-        InputError: The file is no Parquet file, is damaged, or has no `prompt` column.
+        InputError: The file is no Parquet file, is damaged, or lacks a wanted column.
     """
     try:
         with pq.ParquetFile(stream, pre_buffer=False) as file:
-            columns = _columns(file.schema_arrow.names, source)
-            batches = file.iter_batches(batch_size=CHUNK_ROWS, columns=columns)
-            records = (record for batch in batches for record in _records(batch))
-            yield from in_chunks(_row(number, record) for number, record in enumerate(records, 1))
+            names = file.schema_arrow.names
+            columns.check(names, source)
+            wanted = [name for name in names if columns.takes(name)]
+            batches = file.iter_batches(batch_size=CHUNK_ROWS, columns=wanted)
+            yield from in_chunks(raw_rows(batches))
     except (OSError, pa.ArrowException) as error:
         raise InputError(
             "the Parquet file can't be read", value=str(error)[:200], where=source
         ) from error
 
 
-def _columns(names: list[str], source: str) -> list[str]:
-    if "prompt" not in names:
-        raise InputError(
-            "the table has no column prompt",
-            value=", ".join(names)[:200],
-            where=source,
-            remedy="Name the column of the prompts prompt",
-        )
-    known = [name for name in names if name in PLAIN_FIELDS]
-    refuse_repeated_columns(known, source)
-    return known
+def raw_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[RawRow]:
+    """Yield the rows of Arrow's record batches, numbered from 1; a null or NaN is not given."""
+    records = (record for batch in batches for record in _records(batch))
+    yield from (_row(number, record) for number, record in enumerate(records, 1))
 
 
 def _records(batch: pa.RecordBatch) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Opens an input, a file or standard input, in one of the formats it may have, as plain UTF-8.
+"""Opens an input, a file, a folder or standard input, in one of its formats, as plain UTF-8.
 
 gzip and zstd are unpacked, UTF-16 and UTF-32 are converted: what an input is in is told by its
 first bytes, never by its name. Memory stays the same however long the input is.
@@ -9,20 +9,20 @@ import gzip
 import io
 import sys
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
-
-import orjson
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from producer.rows import csv_rows, jsonl_rows
-from producer.rows.formats import RawRow, RowReader, in_chunks
-from producer.rows.problems import ProblemKind, RowProblem
+from producer.rows.formats import PLAIN_FIELDS, RawRow, RowReader, WantedColumns
+from producer.rows.templates import RowTemplate
 from routoo.errors import InputError, NotFoundError
+
+if TYPE_CHECKING:
+    from producer.rows.dataset_folder import DatasetFiles
 
 _PIECE_BYTES = 1 << 17
 _MOST_LAYERS = 4
@@ -142,6 +142,8 @@ class Format(StrEnum):
     JSONL = "jsonl"
     CSV = "csv"
     PARQUET = "parquet"
+    DATASET = "dataset"
+    """A folder of a Hugging Face dataset."""
 
 
 _BY_SUFFIX = {
@@ -183,14 +185,20 @@ class Source:
     """An input of rows.
 
     Attributes:
-        path: A file; None is standard input.
+        path: A file, or a folder; None is standard input.
         format: The format of its rows.
         label: What messages call it; its path where unset.
+        template: What prompts are made of; the column `prompt` where unset.
+        subset: Part of a dataset, where it has several.
+        split: Split of a dataset, where it has several.
     """
 
     path: Path | None
     format: Format
     label: str | None = None
+    template: RowTemplate | None = None
+    subset: str | None = None
+    split: str | None = None
 
     @classmethod
     def of(cls, name: str, row_format: Format | None = None) -> "Source":
@@ -203,14 +211,45 @@ class Source:
         path = None if name == "-" else Path(name)
         if path is not None and not path.exists():
             raise NotFoundError("no such file", where=name)
-        if path is not None and path.is_dir():
-            raise InputError("this is a folder", where=name, remedy="Name a file")
-        found = row_format or _format_of(path)
+        is_folder = path is not None and path.is_dir()
+        found = Format.DATASET if is_folder else row_format or _format_of(path)
+        if row_format is not None and (row_format is Format.DATASET) is not is_folder:
+            what = "this is a folder" if is_folder else "this is no folder of a dataset"
+            raise InputError(what, where=name, remedy="Leave --format out, or name a file")
         if path is None and found is Format.PARQUET:
             raise InputError(
                 "Parquet can't be read from a pipe", where="-", remedy="Name the file instead"
             )
         return cls(path, found)
+
+    def reading(
+        self,
+        template: RowTemplate | None = None,
+        *,
+        subset: str | None = None,
+        split: str | None = None,
+    ) -> "Source":
+        """Return the source with what prompts are made of, and the part of a dataset to read.
+
+        Raises:
+            InputError: A part is named, and this is no dataset.
+        """
+        if self.format is not Format.DATASET and (subset or split):
+            option = "--subset" if subset else "--split"
+            remedy = "Leave it out"
+            raise InputError("only a dataset's folder has parts", where=option, remedy=remedy)
+        return replace(self, template=template, subset=subset, split=split)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold its rows; none of standard input.
+
+        Raises:
+            InputError: It is a folder, and which of its files are meant doesn't follow.
+        """
+        if self.path is None:
+            return ()
+        return self._dataset().paths if self.format is Format.DATASET else (self.path,)
 
     @property
     def name(self) -> str:
@@ -225,19 +264,46 @@ class Source:
     @property
     def size_bytes(self) -> int | None:
         """Size of the file, None where it is not known."""
+        if self.format is Format.DATASET:
+            return self._dataset().size_bytes
         return self.path.stat().st_size if self.path is not None and self.path.is_file() else None
 
     @contextmanager
     def rows(self) -> Iterator[tuple[Iterator[list[RawRow]], Callable[[], int]]]:
         """Open the source; yields its rows in chunks, and a function that counts the bytes read.
 
-        Compressed bytes are unpacked, and other encodings become UTF-8; the count is that of the
-        file's own bytes. It is 0 where it says nothing: in a pipe, and in Parquet, which is not
-        read in order.
+        A template is filled in. Compressed bytes are unpacked, and other encodings become UTF-8;
+        the count is that of the file's own bytes. It is 0 where it says nothing: in a pipe, and in
+        Parquet, which is not read in order.
 
         Raises:
             InputError: The file can't be read, or its header is unusable.
         """
+        with self.raw_rows(self._columns) as (rows, bytes_read):
+            template = self.template
+            if template is None:
+                yield rows, bytes_read
+            else:
+                yield ([template.apply(row) for row in chunk] for chunk in rows), bytes_read
+
+    @property
+    def _columns(self) -> WantedColumns:
+        if self.template is not None:
+            return WantedColumns(self.template.needed, self.template.read)
+        return WantedColumns(read=PLAIN_FIELDS)
+
+    @contextmanager
+    def raw_rows(
+        self, columns: WantedColumns
+    ) -> Iterator[tuple[Iterator[list[RawRow]], Callable[[], int]]]:
+        """Open the source like `rows`, for the rows as they stand there.
+
+        Args:
+            columns: Those to read of a table.
+        """
+        if self.format is Format.DATASET:
+            yield self._dataset().chunks(columns), lambda: 0
+            return
         with self._open() as stream:
             counts = stream.seekable() and self.format is not Format.PARQUET
             plain = decoded(stream, self.name)
@@ -247,8 +313,13 @@ class Source:
                     where=self.name,
                     remedy="Unpack it; Parquet files are compressed inside",
                 )
-            rows = _reader_of(self.format)(plain, self.name)
+            rows = _reader_of(self.format)(plain, self.name, columns)
             yield rows, stream.tell if counts else lambda: 0
+
+    def _dataset(self) -> "DatasetFiles":
+        from producer.rows.dataset_folder import find_files  # noqa: PLC0415 - pyarrow, as above
+
+        return find_files(self.path or Path(), subset=self.subset, split=self.split)
 
     @contextmanager
     def _open(self) -> Iterator[BinaryIO]:
@@ -262,51 +333,6 @@ class Source:
             raise InputError(
                 "the file can't be read", value=error.strerror, where=self.name
             ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class RowList:
-    """Rows in memory: prompts, or objects as a line of JSON holds them."""
-
-    given: Iterable[str | Mapping[str, Any]]
-    name: str = "rows"
-    """What messages call them."""
-
-    @property
-    def stem(self) -> str:
-        """The name by which a batch is called."""
-        return self.name
-
-    @contextmanager
-    def rows(self) -> Iterator[tuple[Iterator[list[RawRow]], Callable[[], int]]]:
-        """Yield the rows in chunks, and a function that counts no bytes."""
-        raw = (_raw_row(number, row) for number, row in enumerate(self.given, 1))
-        yield in_chunks(raw), lambda: 0
-
-
-def _raw_row(number: int, row: str | Mapping[str, Any]) -> RawRow:
-    """Return a row as if it had been read from a line of JSON."""
-    try:
-        text = orjson.dumps({"prompt": row} if isinstance(row, str) else row, default=_plain)
-    except orjson.JSONEncodeError as error:
-        remedy = 'Give a prompt, or {"prompt": ...} with texts, numbers, lists and dicts'
-        what = f"the row can't be written as JSON: {error}"
-        return RawRow(
-            number, repr(row).encode(), RowProblem(ProblemKind.MALFORMED_LINE, what, remedy)
-        )
-    return RawRow(number, text, jsonl_rows.parse_line(text))
-
-
-def _plain(value: object) -> object:
-    """Return a value of other libraries (Decimal, numpy's numbers, mappings) as JSON has it."""
-    if isinstance(value, Mapping):
-        return dict(value)
-    if isinstance(value, Decimal):
-        return str(value)
-    item = getattr(value, "item", None)
-    if callable(item):
-        return item()
-    raise TypeError(type(value).__name__)
 
 
 def _reader_of(row_format: Format) -> RowReader:

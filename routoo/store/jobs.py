@@ -131,6 +131,17 @@ async def load_slice(
     return [_job(row) for row in await cursor.fetchall()]
 
 
+async def numbers_of(
+    conn: AsyncConnection, batch_id: UUID, custom_ids: Sequence[str]
+) -> dict[str, int]:
+    """Return the numbers of a batch's jobs by their custom_ids; those that are jobs of it."""
+    cursor = await conn.execute(
+        "SELECT custom_id, job_no FROM jobs WHERE batch_id = %s AND custom_id = ANY(%s)",
+        [batch_id, list(custom_ids)],
+    )
+    return dict(await cursor.fetchall())
+
+
 async def find(conn: AsyncConnection, batch_id: UUID, custom_id: str) -> Job:
     """Return a job by its owner's key.
 

@@ -12,11 +12,13 @@ from uuid import UUID
 
 import pyarrow.parquet as pq
 import pytest
+from psycopg import AsyncConnection
 
+from producer.results.follow import follow_results
 from routoo.domain.completion import Result
 from routoo.domain.job import ResultStatus, Stage
 from routoo.store import ledger, results, shards
-from routoo.store.database import Database
+from routoo.store.database import Database, libpq_url
 from tests import batch_factory as factory
 from tests.producer_command import ProducerCommand
 
@@ -168,3 +170,100 @@ async def test_an_unknown_batch_is_not_found(db: Database, producer: Run) -> Non
         done = producer(command, "no-such-batch")
         assert done.returncode == 3
         assert "no such batch" in done.stderr
+
+
+def joined_to(producer: Run, batch_id: UUID, path: Path, *options: str) -> list[dict[str, Any]]:
+    done = producer("results", batch_id, "--join", path, "--format", "jsonl", *options)
+    assert done.returncode == 0, done.stderr
+    return rows(done.stdout)
+
+
+async def test_results_are_joined_to_rows_by_their_ids_in_every_format(
+    db: Database, producer: Run, tmp_path: Path
+) -> None:
+    batch_id = await finished(db)
+    path = tmp_path / "in.csv"
+    path.write_text("custom_id,answer,n\njob-3,,3\njob-1,=1+1,1\nother,x,\n")
+    one, two, none = joined_to(producer, batch_id, path)
+    assert list(two)[:3] == ["custom_id", "answer", "n"]
+    assert two["result_answer"] == 'two\nlines, "quoted"'
+    assert (one["error_code"], one["n"], none["status"]) == ("rate_limited", "3", None)
+    done = producer("results", batch_id, "--join", path, "--out", "out.csv", "--json")
+    assert json.loads(done.stdout)["results"] == {"succeeded": 1, "failed": 1}
+    assert "1 of 3 rows have no result" in done.stderr
+    assert "2 of 4 jobs are not among them" in done.stderr
+    table = list(csv.DictReader(io.StringIO((tmp_path / "out.csv").read_text())))
+    assert [row["answer"] for row in table] == ["", "'=1+1", "x"]
+    done = producer("results", batch_id, "--join", "out.csv", "--out", "out.parquet")
+    assert done.returncode == 0, done.stderr
+    again = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["result_result_answer"] for row in again] == [None, 'two\nlines, "quoted"', None]
+    assert not (tmp_path / "out.errors.jsonl").exists()
+
+
+async def test_results_are_joined_to_rows_by_their_places(
+    db: Database, producer: Run, tmp_path: Path
+) -> None:
+    batch_id = await finished(db)
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(f'{{"q": {{"n": {n}}}}}\n' for n in range(4)))
+    found = joined_to(producer, batch_id, path, "--join-by", "row")
+    assert [(row["q"], row["custom_id"]) for row in found] == [
+        ({"n": n}, f"job-{n}") for n in range(4)
+    ]
+    done = producer("results", batch_id, "--join", path, "--join-by", "row", "--out", "o.parquet")
+    assert done.returncode == 0, done.stderr
+    assert pq.read_table(tmp_path / "o.parquet").column("q").to_pylist()[3] == '{"n":3}'
+    refused = producer("results", batch_id, "--join", path)
+    assert refused.returncode == 2
+    assert "no row is one of the 4 jobs" in refused.stderr
+    path.write_text('{"q": 1}\n')
+    refused = producer("results", batch_id, "--join", path, "--join-by", "row")
+    assert "the input has 1 rows" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "read"),
+    [
+        (("--format", "csv"), lambda text: list(csv.DictReader(io.StringIO(text)))),
+        (("--json",), rows),
+        ((), rows),
+    ],
+)
+async def test_results_are_followed_to_the_end_of_the_batch(
+    db: Database, producer: Run, options: tuple[str, ...], read: Callable[[str], Any]
+) -> None:
+    batch_id = await finished(db)
+    done = producer("results", batch_id, "--follow", *options)
+    assert done.returncode == 5, done.stderr
+    assert sorted(row["custom_id"] for row in read(done.stdout)) == [f"job-{n}" for n in range(4)]
+
+
+async def test_following_outlives_connections_to_the_database(
+    db: Database, database_url: str
+) -> None:
+    batch_id = await finished(db)
+    looks, found = 0, []
+
+    async def is_over() -> bool:
+        nonlocal looks
+        looks += 1
+        async with db.transaction() as conn:
+            await conn.execute("SELECT 1")
+        return looks > 2
+
+    async for block in follow_results(db, batch_id, 4, is_over, in_order=False):
+        found += [record.job_no for record in block]
+        async with await AsyncConnection.connect(libpq_url(database_url), autocommit=True) as other:
+            await other.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+    assert found == [0, 1, 2, 3]
+
+
+async def test_what_can_not_be_followed_is_refused(db: Database, producer: Run) -> None:
+    batch_id = await finished(db)
+    for options in (("--format", "parquet"), ("--errors", "e.jsonl"), ("--format", "table")):
+        refused = producer("results", batch_id, "--follow", *options)
+        assert refused.returncode == 2, refused.stderr

@@ -58,7 +58,7 @@ def request(folder: Path) -> tuple[Path, BatchRequest]:
 
 
 def key_of(path: Path, request: BatchRequest, **options: object) -> RunKey:
-    return RunKey.of(path, request, {"budget_usd": str(request.budget_usd), **options})
+    return RunKey.of([path], request, {"budget_usd": str(request.budget_usd), **options})
 
 
 async def begin(db: Database, path: Path, request: BatchRequest, status: str) -> str:
