@@ -13,8 +13,8 @@ import typer
 from producer.commands.options import BatchArgument, JsonOption, StrictOption
 from producer.results.formats import BY_SUFFIX, Export, ResultFormat, failures_beside
 from routoo.console import formatting
+from routoo.console.commands import with_options
 from routoo.console.fitted_table import FittedTable, TableColumn
-from routoo.console.options import with_options
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_with_database
 from routoo.domain.job import BatchStatus
