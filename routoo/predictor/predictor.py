@@ -12,10 +12,9 @@ from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone.encoder import Encoder, Progress
 from routoo.predictor.backbone.language_model import find_backbone
 from routoo.predictor.checkpoint import Checkpoint, read_checkpoint
-from routoo.predictor.embedding_cache import EmbeddingCache
 from routoo.predictor.manifest import Manifest
 from routoo.predictor.options import Pooling, Precision, Reading
-from routoo.predictor.prompt_features import PromptEncoder, prompt_features
+from routoo.predictor.prompt_features import EmbeddingCache, PromptEncoder, prompt_features
 
 
 class CheckpointPredictor:

@@ -10,11 +10,10 @@ from routoo.ports import Feedback
 from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.backbone.language_model import find_backbone
 from routoo.predictor.dataset import OutcomeMatrix
-from routoo.predictor.embedding_cache import EmbeddingCache
 from routoo.predictor.fitting import FitOptions
 from routoo.predictor.options import DEFAULT_BACKBONE, Reading, TuneOptions
 from routoo.predictor.predictor import choose_device
-from routoo.predictor.prompt_features import prompt_features
+from routoo.predictor.prompt_features import EmbeddingCache, prompt_features
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,10 +26,10 @@ from routoo.predictor.checkpoint import (
     weights_sha256,
     write_checkpoint,
 )
-from routoo.predictor.embedding_cache import EmbeddingCache
 from routoo.predictor.manifest import checkpoint_models, manifest_text, read_manifest
 from routoo.predictor.options import DEFAULT_BACKBONE, Reading
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
+from routoo.predictor.prompt_features import EmbeddingCache
 
 ODD_PROMPTS = (
     "",
