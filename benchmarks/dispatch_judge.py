@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from routoo.console.output import ConsoleFeedback
-from routoo.domain.answer import RecordedAnswer
+from routoo.domain.completion import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.judge.files import pack_judge, write_judge
 from routoo.predictor.checkpoint import write_checkpoint

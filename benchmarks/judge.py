@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from figures import Figure, show
 
-from routoo.domain.answer import RecordedAnswer
+from routoo.domain.completion import RecordedAnswer
 from routoo.domain.tables import read_answers, read_items
 from routoo.judge.files import load_judge
 from routoo.judge.judge import AnswerJudge, ProbeAnswer

@@ -9,8 +9,7 @@ from rich.text import Text
 
 from routoo.console import formatting
 from routoo.console.fitted_table import FittedTable, TableColumn
-from routoo.domain.answer import AnswerJudgement
-from routoo.domain.completion import AnswerDecision
+from routoo.domain.completion import AnswerDecision, AnswerJudgement
 from routoo.pipeline.explanation import JobExplanation
 from routoo.selector.explain import Change
 from routoo.store.batches.records import BatchRecord

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float32, Float64
 from numpy.typing import DTypeLike
 
-from routoo.domain.answer import TOKEN_FIGURES, RecordedAnswer, TokenProbabilities
+from routoo.domain.completion import TOKEN_FIGURES, RecordedAnswer, TokenProbabilities
 from routoo.domain.items import Item, item_of_line
 from routoo.errors import InputError
 from routoo.files import replacing

@@ -17,8 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import lock_descriptor
 
-from routoo.domain.answer import TOKEN_FIGURES, RecordedAnswer
-from routoo.domain.completion import FinishReason
+from routoo.domain.completion import TOKEN_FIGURES, FinishReason, RecordedAnswer
 from routoo.errors import InputError
 from routoo.files import replacing
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import orjson
 
-from routoo.domain.answer import TOKEN_FIGURES, RecordedAnswer, TokenProbabilities
+from routoo.domain.completion import TOKEN_FIGURES, RecordedAnswer, TokenProbabilities
 from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel
 from routoo.domain.tables import Outcomes

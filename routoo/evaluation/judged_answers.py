@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Float64
 
-from routoo.domain.answer import RecordedAnswer
+from routoo.domain.completion import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.prediction import Predictions
 from routoo.errors import InputError

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
-from routoo.domain.answer import RecordedAnswer
+from routoo.domain.completion import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.prompt import estimate_text_tokens, prompt_text
 from routoo.domain.tables import Outcomes

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Float64, Int
 
-from routoo.domain.answer import TokenProbabilities
+from routoo.domain.completion import TokenProbabilities
 from routoo.errors import CheckpointError
 from routoo.judge.agreement import StatedResult, agreements
 from routoo.judge.answer_features import answer_features

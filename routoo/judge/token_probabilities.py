@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from routoo.domain.answer import TOKEN_FIGURES, TokenProbabilities
+from routoo.domain.completion import TOKEN_FIGURES, TokenProbabilities
 from routoo.judge.reading import read_answer
 
 _LEAST = -25.0

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
-from routoo.domain.answer import AnswerJudgement
+from routoo.domain.completion import AnswerJudgement
 from routoo.store import columns
 
 

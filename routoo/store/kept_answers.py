@@ -9,8 +9,16 @@ import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
-from routoo.domain.answer import TOKEN_FIGURES, AnswerJudgement, TokenProbabilities
-from routoo.domain.completion import Attempt, Completion, FinishReason, KeptAnswer, Usage
+from routoo.domain.completion import (
+    TOKEN_FIGURES,
+    AnswerJudgement,
+    Attempt,
+    Completion,
+    FinishReason,
+    KeptAnswer,
+    TokenProbabilities,
+    Usage,
+)
 from routoo.domain.job import Lease
 from routoo.store import columns
 from routoo.store.encoding import json_rows, json_text, storable

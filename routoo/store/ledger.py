@@ -14,8 +14,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection, AsyncCursor
 
-from routoo.domain.answer import TOKEN_FIGURES
-from routoo.domain.completion import Attempt, Reservation
+from routoo.domain.completion import TOKEN_FIGURES, Attempt, Reservation
 from routoo.domain.job import Lease
 from routoo.errors import NotFoundError
 from routoo.store import columns, leases

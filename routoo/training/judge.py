@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int8, Int64
 
-from routoo.domain.answer import RecordedAnswer
+from routoo.domain.completion import RecordedAnswer
 from routoo.evaluation.bootstrap import MeanInterval, mean_interval
 from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.judge.agreement import Agreement, StatedResult, agreements, is_open

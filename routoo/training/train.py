@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from routoo.domain.answer import RecordedAnswer
+from routoo.domain.completion import RecordedAnswer
 from routoo.domain.tables import OutcomeTables
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import MeanInterval, mean_interval

@@ -15,8 +15,8 @@ import pytest
 from aiohttp.test_utils import TestServer
 
 from routoo.console.output import ConsoleFeedback
-from routoo.domain.answer import RecordedAnswer
 from routoo.domain.batch_options import Objective
+from routoo.domain.completion import RecordedAnswer
 from routoo.domain.endpoint import Endpoint
 from routoo.domain.items import Item
 from routoo.domain.job import SLA, Job, Lease, ShardKey, Stage

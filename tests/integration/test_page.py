@@ -10,9 +10,8 @@ from uuid import UUID
 import orjson
 import pytest
 
-from routoo.domain.answer import AnswerJudgement
 from routoo.domain.caller import Scope
-from routoo.domain.completion import DeviationReason
+from routoo.domain.completion import AnswerJudgement, DeviationReason
 from routoo.domain.job import BatchStatus, ResultStatus, Stage
 from routoo.evaluation_runs.finish import finish_run
 from routoo.store import batches, checkpoints, endpoint_limits, kept_answers, keys, results

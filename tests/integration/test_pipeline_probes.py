@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from producer.screen.explanation import explanation_json, explanation_sentences
-from routoo.domain.answer import AnswerJudgement
 from routoo.domain.batch_options import CallOptions, Objective
+from routoo.domain.completion import AnswerJudgement
 from routoo.domain.job import SLA, Stage
 from routoo.domain.prediction import Predictions
 from routoo.pipeline.explanation import explain_job

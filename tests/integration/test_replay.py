@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-from routoo.domain.answer import RecordedAnswer
+from routoo.domain.completion import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.prompt import estimate_text_tokens
 from routoo.domain.tables import Outcomes

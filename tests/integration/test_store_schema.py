@@ -14,8 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, NullPool, create_engine
 from sqlmodel import SQLModel
 
-from routoo.domain.answer import AnswerJudgement
-from routoo.domain.completion import Reservation, Result
+from routoo.domain.completion import AnswerJudgement, Reservation, Result
 from routoo.domain.job import SLA, ResultStatus
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.errors import DatabaseUnavailableError

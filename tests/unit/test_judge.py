@@ -9,7 +9,7 @@ import pytest
 from sklearn.tree import ExtraTreeRegressor
 
 from routoo.console.output import ConsoleFeedback
-from routoo.domain.answer import RecordedAnswer
+from routoo.domain.completion import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError

@@ -13,9 +13,8 @@ from typing import Self
 import structlog
 from psycopg import AsyncConnection
 
-from routoo.domain.answer import AnswerJudgement
 from routoo.domain.behaviour import KnownBehaviour
-from routoo.domain.completion import Attempt, KeptAnswer, Reservation, Result
+from routoo.domain.completion import AnswerJudgement, Attempt, KeptAnswer, Reservation, Result
 from routoo.domain.job import Lease
 from routoo.errors import (
     DatabaseUnavailableError,

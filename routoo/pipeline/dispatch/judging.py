@@ -16,8 +16,7 @@ import numpy as np
 import structlog
 from jaxtyping import Float32
 
-from routoo.domain.answer import AnswerJudgement
-from routoo.domain.completion import KeptAnswer
+from routoo.domain.completion import AnswerJudgement, KeptAnswer
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import NO_EXPERIENCE, Experience, experience_from_json

@@ -11,8 +11,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 
-from routoo.domain.answer import AnswerJudgement
-from routoo.domain.completion import Attempt, KeptAnswer, Reservation, Result
+from routoo.domain.completion import AnswerJudgement, Attempt, KeptAnswer, Reservation, Result
 from routoo.domain.job import ResultStatus
 from routoo.errors import InvalidResponseError, ValueRefusedError
 

@@ -3,9 +3,8 @@
 from dataclasses import replace
 from enum import Enum, auto
 
-from routoo.domain.answer import AnswerJudgement
 from routoo.domain.answer_checks import find_fault_aside
-from routoo.domain.completion import AnswerDecision, KeptAnswer
+from routoo.domain.completion import AnswerDecision, AnswerJudgement, KeptAnswer
 from routoo.domain.validators import Validators
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.job_state import JobState
