@@ -11,6 +11,9 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+import psycopg
+
+from routoo.embedded.folders import server_folders
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.settings import REPOSITORY
@@ -64,6 +67,7 @@ class Stack:
         self, folder: Path, database_url: str | None, latency_s: float, exits: ExitStack
     ) -> None:
         self.folder, self._exits = folder, exits
+        self._database_is_ours = database_url is None
         self.database_url = exits.enter_context(migrated_database(database_url, folder))
         self.endpoint = self._exits.enter_context(endpoint_server(latency_s))
         self.pool = self._pool()
@@ -112,6 +116,19 @@ class Stack:
         self._exits.callback(process.terminate)
         return process
 
+    def server_pids(self, conn: "psycopg.Connection[tuple[object, ...]]") -> dict[str, list[int]]:
+        """Return the processes of the servers by name; those of a database elsewhere are unknown.
+
+        Args:
+            conn: A connection to the database.
+        """
+        broker = int((server_folders(self.folder, "valkey").folder / "pid").read_text())
+        backend = Path(f"/proc/{conn.info.backend_pid}/stat")
+        if self._database_is_ours and backend.exists():
+            postmaster = int(backend.read_text().rpartition(")")[2].split()[1])
+            return {"postgres": _with_children(postmaster), "broker": [broker]}
+        return {"broker": [broker]}
+
     def command(self, program: str, *arguments: str | Path) -> str:
         """Run a command to its end; return what it printed."""
         done = subprocess.run(
@@ -134,11 +151,37 @@ def wait_until(condition: Callable[[], Value], log: Path) -> Value:
     return found
 
 
-def memory_mb(pid: int, *, peak: bool = False) -> float:
-    """Return what a process has in memory, or had at most, in MB; 0 once it has ended."""
+def memory_mb(pid: int, *, peak: bool = False, shared: bool = True) -> float:
+    """Return what a process has in memory, or had at most, in MB; 0 once it has ended.
+
+    Args:
+        pid: The process.
+        peak: Whether to return the most that it had.
+        shared: Whether pages that it shares count in full, or by its share of them.
+    """
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        text = Path(f"/proc/{pid}/{'status' if shared else 'smaps_rollup'}").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
-    found = re.search(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+)", status)
+    name = "Pss" if not shared else "VmHWM" if peak else "VmRSS"
+    found = re.search(rf"^{name}:\s+(\d+)", text, re.MULTILINE)
     return 0.0 if found is None else int(found[1]) * 1024 / 1e6
+
+
+def cpu_s(pid: int) -> float:
+    """Return the seconds of CPU that a process has used, its threads included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _with_children(pid: int) -> list[int]:
+    """Return a process and those that it started itself."""
+    found = [pid] if Path(f"/proc/{pid}").exists() else []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = stat.read_text().rpartition(")")[2].split()[1]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(parent) == pid:
+            found.append(int(stat.parent.name))
+    return found

@@ -110,6 +110,13 @@ class ChatClient(Protocol):
         """
         ...
 
+    def queue_s(self, model: CandidateModel) -> float:
+        """Return how long a call that comes now waits for limits per minute, in seconds.
+
+        It is a lower bound, by the calls of this process that wait already; 0 without such limits.
+        """
+        ...
+
     async def look_again(self) -> None:
         """Find out whether endpoints that denied every request still do: somebody may know."""
         ...

@@ -4,6 +4,7 @@ It has one event loop, one pool of connections and one model.
 """
 
 import asyncio
+import ctypes
 import gc
 import os
 import signal
@@ -66,7 +67,7 @@ _CREATE_GRACE_FACTOR = 2.0
 """A request to a provider is over for certain after this many of its time limits."""
 _YOUNG_OBJECTS = 100_000
 """More than the jobs of the shards at work hold: most are freed before a collection."""
-_ROUNDS = 50
+_ROUNDS = 10
 """Collections of a generation before the next older one is collected too."""
 _log = structlog.get_logger(__name__)
 
@@ -174,10 +175,20 @@ def _score(base: _Base) -> StageWork:
 
 def _select(db: Database) -> StageWork:
     async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:
-        await select_shard(db, lease, batch)
+        try:
+            await select_shard(db, lease, batch)
+        finally:
+            _give_memory_back()
         return Done()
 
     return StageWork(work)
+
+
+def _give_memory_back() -> None:
+    """Return freed memory to the system where the C library can: a selection frees much at once."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # the GNU library alone keeps what it could give back, and has it
+        trim(0)
 
 
 def _dispatch(base: _Base) -> StageWork:

@@ -89,6 +89,8 @@ class Account:
     breaker: Breaker = field(default_factory=Breaker)
     reported_at_s: float = 0.0
     """When any process reported last."""
+    rate_per_s: float = 0.0
+    """Calls a second that the limits per minute let start; 0 where there are none."""
     requests: SlidingWindow = field(init=False)
     tokens: SlidingWindow = field(init=False)
 
@@ -123,7 +125,24 @@ class Account:
         outage_s = max(self.breaker.outage_s(now_s), self.held_s(now_s))
         rest_s = max(0.0, self.asked_until_s - now_s) if closed_s > 0 else 0.0
         denied = self.denied if self.breaker.is_open else ""
-        return Grant(slots, calls, bucket_no, closed_s, outage_s, report_again_s, rest_s, denied)
+        return Grant(
+            slots,
+            calls,
+            bucket_no,
+            closed_s,
+            outage_s,
+            report_again_s,
+            rest_s,
+            denied,
+            self.rate_per_s,
+        )
+
+    def queue_s(self, now_s: float) -> float:
+        """Return how long the limits per minute keep the calls that wait now, in seconds."""
+        if not self.rate_per_s:
+            return 0.0
+        known = [lease.wanted for lease in self.leases.values() if lease.expires_at_s > now_s]
+        return sum(known) / self.rate_per_s
 
     def held_s(self, now_s: float) -> float:
         """Return how long a person has let no call start, in seconds; 0 where nobody does."""
@@ -218,6 +237,7 @@ class Account:
         most = self._window_limit(
             limits.tokens_per_minute, self.header_tokens_per_minute, self.header_tokens_period_s
         )
+        self._note_rate(requests, most, report.wanted_tokens)
         if requests is None and most is None:
             return None
         granted = 0
@@ -228,6 +248,20 @@ class Account:
             self.tokens.add(bucket_no, tokens)
             granted += 1
         return granted
+
+    def _note_rate(
+        self,
+        requests: "_WindowLimit | None",
+        most: "_WindowLimit | None",
+        tokens: tuple[int, ...],
+    ) -> None:
+        rates = [] if requests is None else [requests.limit / self.span_s]
+        if most is not None and tokens:
+            rates.append(most.limit / self.span_s / max(1.0, sum(tokens) / len(tokens)))
+        if rates:
+            self.rate_per_s = min(rates)
+        elif most is None:
+            self.rate_per_s = 0.0
 
     def _window_limit(
         self, of_pool: float | None, of_headers: int | None, period_s: float | None
@@ -293,7 +327,7 @@ _NEWER_FIELDS = (
         "reported_at_s",
         "held_since_s",
     ),
-    *("header_requests_period_s", "header_tokens_period_s"),
+    *("header_requests_period_s", "header_tokens_period_s", "rate_per_s"),
 )
 """Fields that processes of an older version neither read nor keep."""
 

@@ -92,3 +92,5 @@ class Grant:
     """How long the pause that the endpoint asked for still takes, in seconds."""
     denied: str = ""
     """Why the endpoint takes no requests at all; empty if it does."""
+    rate_per_s: float = 0.0
+    """Calls a second that the limits per minute let all processes start; 0 without such limits."""

@@ -1,18 +1,20 @@
-"""Dispatch shards that no worker holds because all their jobs wait for endpoints or for money.
+"""Dispatch shards that no worker holds because all their jobs wait for endpoints or money.
 
 Such a shard is ready, and its `not_before` lies at the end of its jobs' patience. It becomes due
 earlier once an endpoint that it waits for takes calls again, or money comes back to its batch. An
-endpoint whose breaker is open is probed by one call: for it one of its shards becomes due.
+endpoint whose breaker is open is probed by one call: for it one of its shards becomes due. Where an
+endpoint has limits per minute, no more shards become due than keep it busy for some seconds.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from uuid import UUID
 
 import orjson
 from psycopg import AsyncConnection
 
+from routoo.domain.absence import SHORT_WAIT_S
 from routoo.domain.job import ShardKey, Stage
 from routoo.limits.account import WINDOW_S, Account, account_of_json
 
@@ -30,10 +32,13 @@ class WaitsFor:
 _WAITING = """
     SELECT s.batch_id, s.shard_no, s.waits_for, s.not_before > clock_timestamp(),
            s.waits_usd IS NOT NULL AND (l.reserved_usd = 0 OR l.limit_usd IS NULL OR
-               l.limit_usd - l.reserved_usd - l.spent_usd - l.overrun_usd >= s.waits_usd)
+               l.limit_usd - l.reserved_usd - l.spent_usd - l.overrun_usd >= s.waits_usd),
+           s.job_count
     FROM shards s JOIN batches b ON b.id = s.batch_id JOIN ledgers l ON l.batch_id = s.batch_id
     WHERE s.waits_for IS NOT NULL AND s.state = 'ready' AND b.status = 'in_progress'
-    ORDER BY b.created_at, s.batch_id, s.shard_no
+    ORDER BY EXISTS (SELECT FROM shards held WHERE held.batch_id = s.batch_id
+                     AND held.stage = 'dispatch' AND held.state = 'leased'),
+             b.created_at, s.batch_id, s.shard_no
 """
 _END_WAIT = """
     UPDATE shards s SET not_before = NULL
@@ -52,20 +57,17 @@ async def make_due(conn: AsyncConnection) -> list[ShardKey]:
     waiting = await (await conn.execute(_WAITING.encode())).fetchall()
     if not waiting:
         return []
-    names = {name for _, _, endpoints, _, _ in waiting for name in endpoints}
+    names = {name for _, _, endpoints, *_ in waiting for name in endpoints}
     accounts, now_s = await _accounts(conn, names)
-    probed = {
-        name for _, _, endpoints, is_waiting, _ in waiting if not is_waiting for name in endpoints
-    }
-    """Endpoints that a shard which is due already will probe."""
+    demand = _Demand(accounts, now_s)
+    for _, _, endpoints, is_waiting, _, job_count in waiting:
+        if not is_waiting:  # it is due already
+            demand.add(endpoints, job_count)
     due: list[ShardKey] = []
-    for batch_id, shard_no, endpoints, is_waiting, has_money in waiting:
-        if not is_waiting:
-            continue
-        probes = {name for name in endpoints if _may_probe(accounts.get(name), now_s)} - probed
-        if has_money or probes or any(_is_open(accounts.get(name), now_s) for name in endpoints):
+    for batch_id, shard_no, endpoints, is_waiting, has_money, job_count in waiting:
+        if is_waiting and (has_money or any(map(demand.takes, endpoints))):
             due.append(ShardKey(batch_id, Stage.DISPATCH, shard_no))
-            probed |= probes
+            demand.add(endpoints, job_count)
     await conn.execute(
         _END_WAIT.encode(), [[key.batch_id for key in due], [key.shard_no for key in due]]
     )
@@ -94,6 +96,38 @@ async def _accounts(
         name: account_of_json(orjson.loads(text), WINDOW_S) for _, name, text in rows if name
     }
     return accounts, rows[0][0]
+
+
+@dataclass(slots=True)
+class _Demand:
+    """The shards that are due, or become so, by the endpoints that they will call."""
+
+    accounts: dict[str, Account]
+    now_s: float
+    probed: set[str] = field(default_factory=set)
+    """Endpoints that a shard will probe."""
+    queue_s: dict[str, float] = field(default_factory=dict)
+    """How long the limits per minute of an endpoint keep those shards, in seconds."""
+
+    def takes(self, name: str) -> bool:
+        """Return whether an endpoint takes the calls of one more shard."""
+        account = self.accounts.get(name)
+        if _may_probe(account, self.now_s):
+            return name not in self.probed
+        return _is_open(account, self.now_s) and self._queue_s(name) <= SHORT_WAIT_S
+
+    def add(self, names: Sequence[str], job_count: int) -> None:
+        """Count a shard that will call its endpoints."""
+        self.probed.update(names)
+        for name in names:
+            account = self.accounts.get(name)
+            if account is not None and account.rate_per_s:
+                self.queue_s[name] = self._queue_s(name) + job_count / account.rate_per_s
+
+    def _queue_s(self, name: str) -> float:
+        account = self.accounts.get(name)
+        known_s = 0.0 if account is None else account.queue_s(self.now_s)
+        return self.queue_s.get(name, known_s)
 
 
 def _is_open(account: Account | None, now_s: float) -> bool:

@@ -11,6 +11,7 @@ import pytest
 from routoo.client.endpoints import ChatEndpoints
 from routoo.domain.batch_options import CallOptions, OnUnavailable
 from routoo.domain.job import SLA, Lease, ShardKey, Stage
+from routoo.domain.pool import Pool
 from routoo.errors import EndpointDeniedError
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.shard_work import ShardWorker, StageWork
@@ -239,6 +240,15 @@ async def test_a_shard_that_waits_for_money_is_due_when_its_batch_has_it(db: Dat
         assert await put_off.make_due(conn) == [lease.key]
 
 
+def worker_of(db: Database, client: ChatEndpoints) -> ShardWorker:
+    async def call(lease: Lease, batch: BatchRecord) -> shards.WorkOutcome:
+        stop = asyncio.Event()
+        return await dispatch_shard(db, client, lease, batch, options=DispatchOptions(), stop=stop)
+
+    stages = {Stage.DISPATCH: StageWork(call)}
+    return ShardWorker(db, "me", stages, lease_s=60.0, max_failures=5)
+
+
 async def test_a_healthy_batch_is_not_delayed_by_more_paused_shards_than_there_are_threads(
     db: Database,
 ) -> None:
@@ -250,15 +260,7 @@ async def test_a_healthy_batch_is_not_delayed_by_more_paused_shards_than_there_a
             await release(db, lease)
         healthy = await prepare(db, pool_of(server), 40)
         await release(db, healthy)
-
-        async def call(lease: Lease, batch: BatchRecord) -> shards.WorkOutcome:
-            stop = asyncio.Event()
-            return await dispatch_shard(
-                db, client, lease, batch, options=DispatchOptions(), stop=stop
-            )
-
-        stages = {Stage.DISPATCH: StageWork(call)}
-        me = ShardWorker(db, "me", stages, lease_s=60.0, max_failures=5)
+        me = worker_of(db, client)
         async with db.transaction() as conn:
             queue = await leases.due(conn, Stage.DISPATCH, 100)
         assert queue.pop() == healthy.key
@@ -273,6 +275,49 @@ async def test_a_healthy_batch_is_not_delayed_by_more_paused_shards_than_there_a
         assert await answering(db) == [("small", "succeeded", None, 40)]
         waiting = "SELECT count(*) FROM shards WHERE not_before > now() + interval '60 s'"
         assert await rows(db, waiting) == [(12,)]
+
+
+async def test_shards_behind_one_that_uses_up_a_limit_per_minute_hold_no_threads(
+    db: Database,
+) -> None:
+    async with (
+        FakeServer({"models": {"*": {}}}) as server,
+        ChatEndpoints(limits=DatabaseLimits(db)) as client,
+    ):
+        small, large = pool_of(server).models
+        limited = large.endpoint.model_copy(update={"requests_per_minute": 60})
+        pool = Pool(models=(small, large.model_copy(update={"endpoint": limited})))
+        keys = []
+        for model, count in [*[("large", 60)] * 12, ("small", 40)]:
+            lease = await prepare(db, pool, count, model=model)
+            await release(db, lease)
+            keys.append(lease.key)
+        me = worker_of(db, client)
+        first, *others, healthy = keys
+        handling = asyncio.create_task(me.handle(first))
+        await requests_at(server, 10)
+        async with asyncio.timeout(PATIENCE_S):
+            for key in others:  # by one thread: each lets go of it at once
+                await me.handle(key)
+            await me.handle(healthy)
+        assert not handling.done()
+        ((name, limit),) = await rows(
+            db,
+            "SELECT endpoint, account ->> 'rate_per_s' FROM endpoints"
+            " WHERE position('large' in endpoint) > 0",
+        )
+        assert float(limit) == 1.0
+        put_off_now = "SELECT count(*) FROM shards WHERE not_before > now() AND waits_for = %s"
+        assert await rows(db, put_off_now, [name]) == [(11,)]
+        answered = "SELECT count(*) FROM results WHERE batch_id = %s"
+        assert await rows(db, answered, healthy.batch_id) == [(40,)]
+        async with db.transaction() as conn:
+            assert await put_off.make_due(conn) == []  # the first keeps the endpoint busy
+        handling.cancel()
+        await asyncio.gather(handling, return_exceptions=True)
+        await rows(db, "UPDATE endpoints SET account = account || '{\"seats\": {}}' RETURNING 1")
+        async with db.transaction() as conn:
+            assert await put_off.make_due(conn) == [others[0]]  # one that keeps it busy
 
 
 async def test_a_cancelled_batch_ends_though_its_calls_wait_for_an_endpoint_that_others_fill(

@@ -61,6 +61,9 @@ class Endpoints:
     def absence(self, _model: CandidateModel) -> None:
         return None
 
+    def queue_s(self, _model: CandidateModel) -> float:
+        return 0.0
+
     async def complete(
         self, model: CandidateModel, body: Mapping[str, Any], *, timeout_s: float | None = None
     ) -> Completion:

@@ -154,7 +154,7 @@ def test_the_keys_of_a_stored_account_stay_for_processes_of_another_version() ->
         *("span_s", "seats", "bearable", "refused", "backed_off_at_s", "paused_until_s"),
         *("learnt_requests_per_minute", "learnt_tokens_per_minute"),
         *("breaker", "requests", "tokens", "asked_until_s", "denied", "reported_at_s"),
-        *("header_requests_period_s", "header_tokens_period_s", "held_since_s"),
+        *("header_requests_period_s", "header_tokens_period_s", "held_since_s", "rate_per_s"),
     }
 
 

@@ -79,6 +79,10 @@ class Script:
         del model
         return None
 
+    def queue_s(self, model: CandidateModel) -> float:
+        del model
+        return 0.0
+
     async def complete(
         self, model: CandidateModel, body: dict[str, Any], *, timeout_s: float | None = None
     ) -> Completion:

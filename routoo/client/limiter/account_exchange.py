@@ -217,6 +217,8 @@ class AccountExchange:
         self.reported_at_s = 0.0
         self.report_at_s = 0.0
         """When the next report may bring something, by the loop's clock."""
+        self.rate_per_s = 0.0
+        """Calls a second that the limits per minute let all processes start; 0 without any."""
         self._mean_tokens = 0.0
         self._wanted: tuple[int, ...] = ()
         self._holds_slots = False
@@ -279,7 +281,7 @@ class AccountExchange:
     def accept(self, grant: Grant) -> None:
         """Take in what the account answered to the latest report."""
         self.report_at_s = self.reported_at_s + grant.report_again_s
-        self._holds_slots = grant.slots > 0
+        self._holds_slots, self.rate_per_s = grant.slots > 0, grant.rate_per_s
         self.grants.add(grant, self._wanted, self.reported_at_s)
 
 

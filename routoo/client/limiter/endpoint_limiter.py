@@ -168,6 +168,15 @@ class EndpointLimiter:
         """Why the endpoint takes no calls for now; None where one may be tried."""
         return self._closure.absence(self.now_s())
 
+    @property
+    def queue_s(self) -> float:
+        """How long a call that comes now waits for the limits per minute at least, in seconds.
+
+        Before it come the calls of this process that wait; those of others are not counted.
+        """
+        rate_per_s = self._exchange.rate_per_s
+        return (self._use.admitted + len(self._queue)) / rate_per_s if rate_per_s else 0.0
+
     def look_again(self) -> None:
         """Ask the account whether a denial still holds: somebody may have ended it."""
         if self._closure.denied and self._closure.is_closed(self.now_s()):

@@ -98,7 +98,10 @@ async def dispatch_shard(
         )
         answerer.judging, answerer.kept = loaded.judging, loaded.kept
         dispatch = _Dispatch(db, lease, batch, answerer, options, stop)
-        tasks = await dispatch.run(loaded.pending, loaded.revision)
+        try:
+            tasks = await dispatch.run(loaded.pending, loaded.revision)
+        finally:
+            answerer.forget_jobs()
     await log_budget_used(db, batch.id)
     return Done() if tasks.all_answered else answerer.waiting.outcome
 

@@ -1,7 +1,8 @@
 """The jobs of a shard that can't be called for now, and what they wait for: endpoints or money.
 
-Once all that are left wait for endpoints that stay away, or for money that others hold, the shard
-is put off: its worker is free for other shards meanwhile.
+Once all that are left wait for endpoints that stay away, for limits per minute that other shards
+use up, or for money that others hold, the shard is put off: its worker is free for other shards
+meanwhile.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from routoo.domain.absence import Absence
+from routoo.domain.absence import SHORT_WAIT_S, Absence
 from routoo.domain.completion import Result
 from routoo.domain.pool import CandidateModel
 from routoo.pipeline.dispatch.job_state import JobState
@@ -61,7 +62,8 @@ class MoneyQueue:
 @dataclass(frozen=True, slots=True)
 class _Wait:
     model: CandidateModel
-    absence: Absence
+    is_long: bool
+    """Whether it is worth giving the worker back meanwhile."""
     ends_s: float
 
 
@@ -110,10 +112,33 @@ class WaitingJobs:
         Returns:
             Whether the shard was put off.
         """
-        self._waits[job_no] = _Wait(model, absence, ends_s)
+        self._waits[job_no] = _Wait(model, absence.is_long, ends_s)
+        return self._put_off()
+
+    def wait_in_line(self, job_no: int, model: CandidateModel, queue_s: float) -> bool:
+        """Note that a job waits for the limits per minute of its model's endpoints.
+
+        It does so until `go_on`; the shard is put off as for `wait_for`: other shards use all that
+        those limits allow.
+
+        Args:
+            job_no: The job.
+            model: Takes calls, and others come first.
+            queue_s: How long those take at least, in seconds.
+
+        Returns:
+            Whether the shard was put off.
+        """
+        if queue_s <= SHORT_WAIT_S:
+            return False
+        self._waits[job_no] = _Wait(model, is_long=True, ends_s=_LONGEST_WAIT_S)
+        return self._put_off()
+
+    def _put_off(self) -> bool:
+        """Put the shard off if all open jobs wait for long; return whether they do."""
         if len(self._waits) < len(self._open):
             return False
-        if not all(wait.absence.is_long for wait in self._waits.values()):
+        if not all(wait.is_long for wait in self._waits.values()):
             return False
         for wait in self._waits.values():
             self._endpoints.update(wait.model.endpoint_keys)

@@ -15,6 +15,7 @@ from routoo.domain.prediction import Assignment
 from routoo.pipeline.select.matrix import BatchMatrix
 from routoo.pipeline.select.probed_jobs import ProbedJobs, no_probed_jobs
 
+_SLICE_ROWS = 10_000
 _NO_MONEY = "the budget does not cover a call for this job"
 
 
@@ -76,13 +77,20 @@ def assign(
         jobs: Numbers of those jobs; None where they are the rows.
     """
     numbers = rows if jobs is None else jobs
-    columns, quality = decisions.column[rows].tolist(), decisions.quality[rows].tolist()
-    cost_usd, probe = decisions.cost_usd[rows].tolist(), decisions.is_probe[rows].tolist()
-    chance = decisions.escalation_chance[rows].tolist()
-    fields = zip(numbers.tolist(), columns, quality, cost_usd, probe, chance, strict=True)
-    for job_no, column, expected, usd, is_probe, escalated in fields:
-        name, cost = pool.models[column].name, Decimal(f"{usd:.12f}")
-        yield Assignment(job_no, name, expected, cost, is_probe, escalated)
+    probes, chances = decisions.is_probe, decisions.escalation_chance
+    # Slice by slice: as Python's objects, a million jobs take 200 MB.
+    for first in range(0, len(rows), _SLICE_ROWS):
+        some = rows[first : first + _SLICE_ROWS]
+        columns, quality = decisions.column[some].tolist(), decisions.quality[some].tolist()
+        cost_usd, probe = decisions.cost_usd[some].tolist(), probes[some].tolist()
+        fields = zip(
+            numbers[first : first + _SLICE_ROWS].tolist(),
+            *(columns, quality, cost_usd, probe, chances[some].tolist()),
+            strict=True,
+        )
+        for job_no, column, expected, usd, is_probe, escalated in fields:
+            name, cost = pool.models[column].name, Decimal(f"{usd:.12f}")
+            yield Assignment(job_no, name, expected, cost, is_probe, escalated)
 
 
 def unserved_results(jobs: Iterable[int], matrix: BatchMatrix, advice: str) -> Iterator[Result]:
