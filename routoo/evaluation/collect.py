@@ -56,6 +56,10 @@ class BudgetedClient:
         """Return why all endpoints of a model take no calls for now; None where one works."""
         return self._client.absence(model)
 
+    def queue_s(self, model: CandidateModel) -> float:
+        """Return how long a call that comes now waits for limits per minute, in seconds."""
+        return self._client.queue_s(model)
+
     async def look_again(self) -> None:
         """Find out whether endpoints that denied every request still do."""
         await self._client.look_again()

@@ -9,16 +9,20 @@ from jaxtyping import Int64
 from psycopg import AsyncConnection
 
 from routoo.domain.job import Job
-from routoo.domain.prediction import experience_from_json
+from routoo.domain.prediction import Experience, experience_from_json
 from routoo.errors import InputError
+from routoo.pipeline.judges import load_judge
 from routoo.pipeline.select.estimates import estimate_calls
-from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
+from routoo.pipeline.select.matrix import BatchMatrix, build_matrix, load_matrix
 from routoo.pipeline.select.probes import PosedProblem
 from routoo.pipeline.select.problem import known_probes, pose_problem
-from routoo.selector.explain import Explanation, explain
-from routoo.store import jobs, predictions
+from routoo.selector.explain import Change, Explanation, explain
+from routoo.store import assignments, jobs, predictions
 from routoo.store.batches.records import BatchRecord
 from routoo.store.job_history import JobHistory, load_job_history
+
+_MOST_JOBS = 20_000
+"""Of a larger batch, about so many jobs are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +47,8 @@ class JobExplanation:
 async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str) -> JobExplanation:
     """Explain one job's choice by the estimates of the batch's plan.
 
-    The whole batch is read, since the budget at which a choice changes depends on all its jobs.
-    That takes seconds for each hundred thousand jobs.
+    The budget at which a choice changes depends on all jobs of the batch. Of more than 20,000 it is
+    estimated by about as many of them, in even steps.
 
     Args:
         conn: A connection.
@@ -57,10 +61,10 @@ async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str)
     """
     job, plan = await jobs.find(conn, batch.id, custom_id), _plan_of(batch)
     experience = experience_from_json(plan.get("experience"))
-    matrix = await load_matrix(conn, batch, experience)
+    read = await _read(conn, batch, job.job_no, experience)
+    matrix, original, serves = read.matrix, read.original, read.serves
     history = await load_job_history(conn, batch.id, job.job_no)
-    original, serves = _original(matrix, job.job_no)
-    row = slice(job.job_no, job.job_no + 1)
+    row = slice(read.row, read.row + 1)
     tokens = await predictions.load_completion_tokens(conn, batch.id, job.job_no)
     own = estimate_calls([job], batch.pool, matrix.quality[row], tokens[None, :], experience)
     now = datetime.now(UTC)
@@ -75,13 +79,60 @@ async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str)
     latency_s = own.latency_s[0][offered.first[offered.options]]
     return JobExplanation(
         job=job,
-        explanation=replace(found, candidates=shown),
-        quality=offered.quality(matrix, job.job_no, serves),
-        quality_std=tuple(matrix.quality_std[job.job_no, offered.first[offered.options]].tolist()),
+        explanation=replace(
+            found,
+            candidates=shown,
+            with_more_money=read.scaled(found.with_more_money),
+            with_less_money=read.scaled(found.with_less_money),
+        ),
+        quality=offered.quality(matrix, read.row, serves),
+        quality_std=tuple(matrix.quality_std[read.row, offered.first[offered.options]].tolist()),
         latency_s=tuple(None if np.isnan(one) else one for one in latency_s.tolist()),
         serves=serves,
         history=history,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A batch, or some of its jobs, with the rows that concern one job."""
+
+    matrix: BatchMatrix
+    row: int
+    """Of the job."""
+    original: int
+    """Row of the job whose call answers it."""
+    serves: int
+    """Number of jobs that this call answers."""
+    step: int = 1
+    """Number of jobs that each row stands for."""
+
+    def scaled(self, change: Change | None) -> Change | None:
+        """Return a change with the budget of the whole batch."""
+        return change and replace(change, budget_usd=change.budget_usd * self.step)
+
+
+async def _read(
+    conn: AsyncConnection, batch: BatchRecord, job_no: int, experience: Experience
+) -> _Read:
+    if batch.job_count <= _MOST_JOBS:
+        matrix = await load_matrix(conn, batch, experience)
+        original, serves = _original(matrix, job_no)
+        return _Read(matrix, job_no, original, serves)
+    step = -(-batch.job_count // _MOST_JOBS)
+    originals, _ = await assignments.duplicates_of(conn, batch.id, [job_no])
+    original = originals.get(job_no, job_no)
+    numbers = sorted({*range(0, batch.job_count, step), job_no, original})
+    originals, counts = await assignments.duplicates_of(conn, batch.id, numbers)
+    some = [number for number in numbers if number not in originals or number == job_no]
+    predicted = await predictions.load_some(conn, batch.id, some, len(batch.pool.models))
+    found = await jobs.load_some(conn, batch.id, some)
+    judge = await load_judge(conn, batch)
+    matrix = build_matrix(batch, found, predicted, experience, judge)
+    weight = np.array([0 if no in originals else 1 + counts.get(no, 0) for no in some], np.float32)
+    matrix = replace(matrix, weight=weight if originals or counts else None, duplicates=None)
+    row, first = np.searchsorted(some, [job_no, original]).tolist()
+    return _Read(matrix, row, first, 1 + counts.get(original, 0), step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +158,10 @@ class _Offered:
         first = posed.policies.first(np.arange(count))
         return cls(posed, original, np.flatnonzero(shown), first)
 
-    def quality(self, matrix: BatchMatrix, job_no: int, serves: int) -> tuple[float, ...]:
+    def quality(self, matrix: BatchMatrix, row: int, serves: int) -> tuple[float, ...]:
         """Return what each is expected to bring: of a probe, of the answer that is kept."""
         models = self.posed.policies.models
-        direct = matrix.quality[job_no].tolist()
+        direct = matrix.quality[row].tolist()
         probes = self.options[self.options >= models]
         kept = self.posed.problem.quality[self.original, probes] / max(serves, 1)
         return (*direct, *kept.tolist())

@@ -94,6 +94,28 @@ async def any_duplicates(conn: AsyncConnection, batch_id: UUID) -> bool:
     return await found.fetchone() is not None
 
 
+async def duplicates_of(
+    conn: AsyncConnection, batch_id: UUID, numbers: Sequence[int]
+) -> tuple[dict[int, int], dict[int, int]]:
+    """Return which of some jobs share another's answer, and how many share that of each other.
+
+    Returns:
+        The original of each duplicate among them; of the others, the number of their duplicates
+        where they have any. Both by job number.
+    """
+    of = "WHERE batch_id = %s AND {} = ANY(%s)"
+    originals = await conn.execute(
+        f"SELECT job_no, leader_no FROM followers {of.format('job_no')}".encode(),
+        [batch_id, list(numbers)],
+    )
+    found: dict[int, int] = dict(await originals.fetchall())
+    counts = await conn.execute(
+        f"SELECT leader_no, count(*) FROM followers {of.format('leader_no')} GROUP BY 1".encode(),
+        [batch_id, list(numbers)],
+    )
+    return found, dict(await counts.fetchall())
+
+
 _SLICE_JOBS = 10_000
 """Rows fetched at once; only the arrays grow with the batch."""
 

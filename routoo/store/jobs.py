@@ -142,6 +142,16 @@ async def numbers_of(
     return dict(await cursor.fetchall())
 
 
+async def load_some(conn: AsyncConnection, batch_id: UUID, numbers: Sequence[int]) -> list[Job]:
+    """Return jobs of a batch by their numbers, in order."""
+    cursor = await conn.execute(
+        f"SELECT {_JOB_COLUMNS} FROM jobs j"
+        " WHERE batch_id = %s AND job_no = ANY(%s) ORDER BY job_no".encode(),
+        [batch_id, list(numbers)],
+    )
+    return [_job(row) for row in await cursor.fetchall()]
+
+
 async def find(conn: AsyncConnection, batch_id: UUID, custom_id: str) -> Job:
     """Return a job by its owner's key.
 

@@ -47,11 +47,11 @@ def _received_row(name: str) -> str:
 
 
 # One row, a byte string a column: numpy reads them several times faster than rows become objects.
-_SELECT_SLICE = f"""
+_SELECT = f"""
     SELECT {columns.listed(map(_sent, _COLUMNS))}
-    FROM (SELECT * FROM predictions
-          WHERE batch_id = %s AND job_no >= %s AND job_no < %s ORDER BY job_no) AS slice
-""".encode()
+    FROM (SELECT * FROM predictions WHERE batch_id = %s AND """
+_SELECT_SLICE = f"{_SELECT} job_no >= %s AND job_no < %s ORDER BY job_no) AS slice".encode()
+_SELECT_SOME = f"{_SELECT} job_no = ANY(%s) ORDER BY job_no) AS chosen".encode()
 _INSERT = f"""
     INSERT INTO predictions (batch_id, job_no, {columns.listed(_COLUMNS)})
     SELECT %(batch_id)s, %(first)s + n - 1, {columns.listed(map(_received_row, _COLUMNS))}
@@ -115,6 +115,25 @@ async def load_batch(conn: AsyncConnection, batch_id: UUID) -> Predictions:
         row = await cursor.fetchone()
         if row is not None:
             _fill(loaded, row, slice(first, min(first + _SLICE_JOBS, jobs)))
+    return loaded
+
+
+async def load_some(
+    conn: AsyncConnection, batch_id: UUID, numbers: Sequence[int], models: int
+) -> Predictions:
+    """Load the predictions of some jobs, rows in the order of job_no.
+
+    Args:
+        conn: A connection.
+        batch_id: The batch, scored as a whole.
+        numbers: Of the jobs, at least one.
+        models: How many candidate models the batch has.
+    """
+    loaded = _empty(len(numbers), models)
+    cursor = await conn.execute(_SELECT_SOME, [batch_id, list(numbers)], binary=True)
+    row = await cursor.fetchone()
+    if row is not None:
+        _fill(loaded, row, slice(0, len(numbers)))
     return loaded
 
 

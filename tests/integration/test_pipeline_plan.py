@@ -16,6 +16,7 @@ from producer.submit import BatchRequest, submit
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus, Stage
 from routoo.errors import InfeasibleError, InputError, NotFoundError
+from routoo.pipeline import explanation
 from routoo.pipeline.explanation import JobExplanation, explain_job
 from routoo.pipeline.select.shard import select_shard
 from routoo.store import batches, jobs, shards
@@ -106,11 +107,9 @@ async def test_a_job_is_explained_with_its_runner_up_and_what_would_change_it(
     batch = await planned(db, slas=slas)
     small, large = (await explained(db, batch, "job-0")).explanation.candidates
     assert (small.standing, large.standing) == ("runner-up", "chosen")
-    explanation = await explained(db, batch, "job-1")
-    assert explanation.explanation.candidates[1].reasons == (
-        "not among the models the job may use",
-    )
-    assert [decision.model for decision in explanation.history.decisions] == ["small"]
+    second = await explained(db, batch, "job-1")
+    assert second.explanation.candidates[1].reasons == ("not among the models the job may use",)
+    assert [decision.model for decision in second.history.decisions] == ["small"]
     less = (await explained(db, batch, "job-5")).explanation.with_less_money
     assert less is not None
     assert less.model == "small"
@@ -158,6 +157,22 @@ async def test_identical_jobs_are_forecast_and_explained_by_their_one_call(db: D
     assert (first.serves, last.serves) == (JOBS, JOBS)
     assert first.explanation == last.explanation
     assert (await explained(db, alone, "job-0")).serves == 1
+
+
+async def test_a_large_batch_is_explained_by_a_part_of_its_jobs(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = [await planned(db), await planned(db, call_options=CallOptions(dedupe=True))]
+    whole = [await explained(db, batch, "job-5") for batch in asked]
+    monkeypatch.setattr(explanation, "_MOST_JOBS", 3)
+    part = [await explained(db, batch, "job-5") for batch in asked]
+    for all_jobs, some in zip(whole, part, strict=True):
+        assert some.explanation.candidates == all_jobs.explanation.candidates
+        assert (some.quality, some.serves) == (all_jobs.quality, all_jobs.serves)
+    exact, estimated = (one[0].explanation.with_less_money for one in (whole, part))
+    assert exact is not None
+    assert estimated is not None
+    assert estimated.budget_usd == pytest.approx(exact.budget_usd, rel=0.5)
 
 
 async def test_what_can_not_be_explained_is_refused_with_the_reason(db: Database) -> None:
