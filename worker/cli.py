@@ -6,6 +6,8 @@ A command imports what it needs when it runs, so that help pages appear at once.
 import logging
 import os
 import sys
+from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -88,6 +90,51 @@ def beat(*, json_logs: JsonLogs = False, supervised: Supervised = False) -> None
         ROUTOO_RECOVERY_INTERVAL_S=5 routoo-worker beat
     """
     _work(Role.BEAT, json_logs=json_logs, supervised=supervised)
+
+
+@app.command()
+def doctor(
+    *,
+    pool: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Pool file. (default: ROUTOO_POOL)")
+    ] = None,
+    role: Annotated[
+        list[Role] | None,
+        typer.Option(help="Only what this role needs; can be repeated. (default: all)"),
+    ] = None,
+    call: Annotated[
+        bool, typer.Option("--call", help="Call each model for one token, which costs money.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check that this machine can serve batches, and say what to mend; exit status 1 if anything.
+
+    Looks at settings, database, schema, broker, workers, pool, checkpoint, endpoints, clock, open
+    files, connections, memory and disk. Embedded servers are started for as long as it takes.
+    Nothing is spent without --call. A warning leaves the exit status 0.
+
+    Examples:
+        routoo-worker doctor
+
+        routoo-worker doctor --role dispatcher --pool pool.yaml --call
+    """
+    from routoo.console.output import json_line
+    from routoo.console.run import quiet_driver
+    from worker.doctor.examine import examine_environment
+    from worker.doctor.finding import Verdict
+    from worker.logs import configure_logs
+
+    quiet_driver()
+    configure_logs("CRITICAL", as_json=False, role="doctor")
+    found = []
+    for finding in examine_environment(pool, roles=frozenset(role or Role), calls=call):
+        found.append(finding)
+        if not as_json:
+            typer.echo(finding.line())
+    healthy = all(finding.verdict is not Verdict.BROKEN for finding in found)
+    if as_json:
+        typer.echo(json_line({"healthy": healthy, "checks": [asdict(one) for one in found]}))
+    raise typer.Exit(0 if healthy else 1)
 
 
 def _work(role: Role, *, json_logs: bool, supervised: bool) -> None:

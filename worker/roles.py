@@ -21,6 +21,10 @@ class Role(StrEnum):
     """Runs the periodic tasks: recovery, re-planning, schedules."""
 
 
+_CONNECTIONS_PER_TASK = 3
+"""Two for the stage's writes, one for its lease; shards that are urgent share them."""
+_CONNECTIONS_PER_PROCESS = 2
+"""One for the endpoints' accounts, one to spare."""
 _QUEUES = {
     Role.SCORER: (Stage.SCORE.value,),
     Role.DISPATCHER: (Stage.SELECT.value, Stage.DISPATCH.value),
@@ -39,3 +43,8 @@ def concurrency(role: Role, settings: "Settings") -> int:
     One for a scorer: the predictor uses all cores, or the device, by itself.
     """
     return settings.dispatch_threads if role is Role.DISPATCHER else 1
+
+
+def connections(role: Role, settings: "Settings") -> int:
+    """Return how many database connections a process of this role opens at most."""
+    return concurrency(role, settings) * _CONNECTIONS_PER_TASK + _CONNECTIONS_PER_PROCESS

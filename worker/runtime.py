@@ -48,19 +48,15 @@ from routoo.store.shards import Done, WorkOutcome
 from worker.background import background_ticks, heartbeat
 from worker.metrics import serving_metrics
 from worker.queue import RECOVER_TASK, create_app, publish
-from worker.roles import Role, concurrency, queues
+from worker.roles import Role, concurrency, connections, queues
 from worker.tasks import register_recovery, register_replanning, register_stages
 
 T = TypeVar("T")
 
-_CONNECTIONS_PER_TASK = 3
-"""Two for the stage's writes, one for its lease; shards that are urgent share them."""
 _URGENT_PER_TICK = 2
 """Looks for urgent shards in one recovery interval."""
 _SELECTIONS = 2
 """Selections that a dispatcher works on beside its threads."""
-_CONNECTIONS_PER_PROCESS = 2
-"""One for the endpoints' accounts, one to spare."""
 _DRAIN_MARGIN_S = 2.0
 """Time to account for calls that ended within the dispatcher's own grace."""
 _CREATE_GRACE_FACTOR = 2.0
@@ -91,10 +87,9 @@ def open_runtime(role: Role, settings: Settings) -> Iterator[Runtime]:
         DatabaseUnavailableError: The database can't be reached.
     """
     url = required_url(settings.database_url, "ROUTOO_DATABASE_URL")
-    connections = concurrency(role, settings) * _CONNECTIONS_PER_TASK + _CONNECTIONS_PER_PROCESS
     with ExitStack() as exits:
         loop = exits.enter_context(LoopThread())
-        db = _enter(exits, loop, Database(url, max_size=connections))
+        db = _enter(exits, loop, Database(url, max_size=connections(role, settings)))
         base = _Base(settings, exits, loop, db, asyncio.Event())
         worker = ShardWorker(
             db,

@@ -6,8 +6,10 @@ has no such list answers all the same, if only that it is not found.
 
 import asyncio
 import os
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from routoo.client.access import find_access
@@ -38,6 +40,8 @@ class Ping:
     """Why no call can succeed, None where it answered or could not be asked from here."""
     is_unknown: bool = False
     """It was not asked: its key or proxy is set for the workers alone."""
+    clock_ahead_s: float | None = None
+    """How far its clock is ahead of this machine's, to a second or two; None where unknown."""
 
 
 async def ping(
@@ -78,13 +82,23 @@ async def _ping(
         reply = await http.send(target, None, timeout_s=timeout_s, method="GET")
     except EndpointError as error:
         return Ping(names, url, _reason(error))
+    ahead_s = _clock_ahead_s(reply.headers.get("Date"))
     if reply.status < HTTPStatus.MULTIPLE_CHOICES:
-        return Ping(names, url, None)
+        return Ping(names, url, None, clock_ahead_s=ahead_s)
     details = format_of(model).read_error(reply.status, reply.body)
     refusal = error_of_response(
         details, reply.status, reply.headers, where=target.where, secret=access.key
     )
-    return Ping(names, url, _reason(refusal) if _is_away(refusal) else None)
+    problem = _reason(refusal) if _is_away(refusal) else None
+    return Ping(names, url, problem, clock_ahead_s=ahead_s)
+
+
+def _clock_ahead_s(date: str | None) -> float | None:
+    """Return how far the clock behind a Date header is ahead, in seconds."""
+    try:
+        return None if date is None else parsedate_to_datetime(date).timestamp() - time.time()
+    except ValueError:
+        return None
 
 
 def _is_away(error: EndpointError) -> bool:

@@ -63,6 +63,16 @@ async def live_roles(conn: AsyncConnection) -> frozenset[str]:
     return frozenset([row[0] async for row in cursor])
 
 
+async def live_counts(conn: AsyncConnection) -> dict[str, int]:
+    """Return how many workers of each role live; roles without one are left out."""
+    cursor = await conn.execute(
+        "SELECT role, count(*)::int FROM workers"
+        " WHERE seen_at > clock_timestamp() - make_interval(secs => %s) GROUP BY role",
+        [_SILENT_S],
+    )
+    return dict(await cursor.fetchall())
+
+
 async def wait_of(conn: AsyncConnection, batch_id: UUID) -> WorkerWait | None:
     """Return what a batch waits for, None where a worker is at it or nothing can be taken."""
     stage = await leases.untaken_stage(conn, batch_id)

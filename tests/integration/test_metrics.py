@@ -1,11 +1,9 @@
 """Metrics scraped over HTTP, of a real database."""
 
 import json
-import re
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from decimal import Decimal
 from typing import Any
 
 import aiohttp
@@ -19,20 +17,18 @@ from routoo.domain.endpoint import LimitField
 from routoo.domain.job import Stage
 from routoo.errors import ConfigError
 from routoo.loop_thread import LoopThread
-from routoo.settings import REPOSITORY, Settings
+from routoo.settings import Settings
 from routoo.store import endpoint_behaviour, results, schedules
-from routoo.store.batches.overview import _OVERVIEW, OpenMoney, Overview
+from routoo.store.batches.overview import _OVERVIEW
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts, eval_runs
 from tests.batch_factory import claim, dispatch, pool_of, result, score, select, submit
 from tests.run_factory import add_set, begin, questions
 from worker import metrics
-from worker.metrics import families, reachable, serving_metrics
+from worker.metrics import serving_metrics
 
 pytestmark = pytest.mark.anyio
 
-RULES = REPOSITORY / "docker" / "prometheus-alerts.yml"
-DOCUMENTATION = REPOSITORY / "docs" / "architecture.md"
 Samples = dict[tuple[str, ...], float]
 """A metric's name and its labels' values, and its value."""
 Scrape = Callable[[], Coroutine[Any, Any, Samples]]
@@ -202,14 +198,6 @@ async def test_scrapes_close_together_share_one_read(
     before = await served[1]()
     await submit(db, 1)
     assert await served[1]() == before
-
-
-def test_every_metric_that_rules_and_documentation_name_is_served() -> None:
-    text = RULES.read_text() + DOCUMENTATION.read_text().partition("## Metrics")[2]
-    named = set(re.findall(r"\broutoo_[a-z_]+", text))
-    nothing = Overview({}, 0, {}, {}, {}, OpenMoney(*[Decimal(0)] * 4), (), {}, (), {}, {})
-    served = {family.name for family in (reachable(yes=True), *families(nothing))}
-    assert {name.removesuffix("_total") for name in named} == served
 
 
 async def test_a_port_that_is_taken_is_named(

@@ -14,7 +14,7 @@ def test_help_pages_of_all_commands_load_nothing_heavy() -> None:
 import sys
 from typer.testing import CliRunner
 from worker.cli import app
-for path in ([], ["up"], ["scorer"], ["dispatcher"], ["beat"]):
+for path in ([], ["up"], ["scorer"], ["dispatcher"], ["beat"], ["doctor"]):
     result = CliRunner().invoke(app, [*path, "--help"], catch_exceptions=False)
     assert result.exit_code == 0, (path, result.output)
     assert "Usage:" in result.output

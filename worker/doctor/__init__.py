@@ -1,0 +1,1 @@
+"""Examines whether a machine can serve batches: servers, models, limits."""

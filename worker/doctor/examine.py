@@ -1,0 +1,96 @@
+"""Makes every check in turn.
+
+Each is a line of its own, and one that can't be made says what it waits for: so a database that is
+down hides nothing else. Nothing is changed, and nothing is spent unless it is asked for.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from routoo.errors import RoutooError
+from routoo.settings import Settings, load_settings
+from worker.doctor import machine, models, servers
+from worker.doctor.finding import Finding, Known, Verdict, of_error
+from worker.roles import Role
+
+_CHECKS = {
+    "settings": servers.check_settings,
+    "database": servers.check_database,
+    "migrations": servers.check_migrations,
+    "broker": servers.check_broker,
+    "workers": servers.check_workers,
+    "pool": models.check_pool,
+    "checkpoint": models.check_checkpoint,
+    "endpoints": models.check_endpoints,
+    "calls": models.check_calls,
+    "clock": machine.check_clock,
+    "open files": machine.check_open_files,
+    "connections": machine.check_connections,
+    "memory": machine.check_memory,
+    "disk": machine.check_disk,
+}
+_OF_ROLES = {
+    "checkpoint": {Role.SCORER},
+    "calls": {Role.DISPATCHER},
+    "endpoints": {Role.DISPATCHER},
+}
+"""Checks that matter to some roles only."""
+
+
+def examine_environment(
+    pool_file: Path | None, *, roles: frozenset[Role] = frozenset(Role), calls: bool = False
+) -> Iterator[Finding]:
+    """Examine this machine by the settings of its environment, as `examine` does.
+
+    Where these can't be read, that is the only finding: everything else depends on them.
+    """
+    try:
+        settings = load_settings()
+    except RoutooError as error:
+        yield of_error("settings", error)
+        return
+    yield from examine(settings, pool_file or settings.pool, roles=roles, calls=calls)
+
+
+def examine(
+    settings: Settings,
+    pool_file: Path,
+    *,
+    roles: frozenset[Role] = frozenset(Role),
+    calls: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> Iterator[Finding]:
+    """Examine this machine, and yield what each check found as soon as it is known.
+
+    Args:
+        settings: Those of this machine.
+        pool_file: The candidate models.
+        roles: What this machine is to run.
+        calls: Whether to make one short call to each model, which costs money.
+        environ: Where keys are looked up; the process's environment if unset.
+    """
+    with ExitStack() as exits:
+        known = Known(
+            settings=settings,
+            pool_file=pool_file,
+            roles=roles,
+            calls=calls,
+            environ=os.environ if environ is None else environ,
+            exits=exits,
+        )
+        for name, check in _CHECKS.items():
+            if not roles.isdisjoint(_OF_ROLES.get(name, roles)):
+                yield from _guarded(name, check(name, known))
+
+
+def _guarded(name: str, findings: Iterator[Finding]) -> Iterator[Finding]:
+    """Yield findings; an error that ends the check is one, too."""
+    try:
+        yield from findings
+    except RoutooError as error:
+        yield of_error(name, error)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        yield Finding(name, Verdict.BROKEN, f"{where}{error.strerror or error}")
