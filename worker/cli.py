@@ -118,11 +118,11 @@ def doctor(
 
         routoo-worker doctor --role dispatcher --pool pool.yaml --call
     """
+    from routoo.console.logs import configure_logs
     from routoo.console.output import json_line
     from routoo.console.run import quiet_driver
     from worker.doctor.examine import examine_environment
     from worker.doctor.finding import Verdict
-    from worker.logs import configure_logs
 
     quiet_driver()
     configure_logs("CRITICAL", as_json=False, role="doctor")
