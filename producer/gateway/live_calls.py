@@ -23,10 +23,9 @@ from routoo.domain.completion import Completion
 from routoo.domain.prompt import estimate_call_tokens
 from routoo.errors import EndpointClosedError, EndpointError, EndpointUnavailableError, RoutooError
 from routoo.ports import Permit
-from routoo.store import single_calls
+from routoo.store import keys
 from routoo.store.database import Database
-from routoo.store.keys import KeyRecord
-from routoo.store.single_calls import SettledCall
+from routoo.store.keys import KeyRecord, SettledCall
 
 _FLUSH_EVERY_S = 0.05
 _RETRY_S = 1.0
@@ -55,7 +54,7 @@ class CallLedger:
         if key is None or key.limit_usd is None:
             return
         async with self.database.transaction() as conn:
-            granted = await single_calls.reserve(conn, call_id, key.id, model, worst_case_usd)
+            granted = await keys.reserve_call(conn, call_id, key.id, model, worst_case_usd)
         if not granted:
             raise ApiError(
                 429,
@@ -80,7 +79,7 @@ class CallLedger:
                 if now_s >= write_off_at_s:
                     write_off_at_s = now_s + _WRITE_OFF_EVERY_S
                     async with self.database.transaction() as conn:
-                        await single_calls.write_off(conn, _LONGEST_CALL_S)
+                        await keys.write_off_calls(conn, _LONGEST_CALL_S)
                 await self.flush()
             except RoutooError as error:
                 _log.warning("gateway.calls_not_settled", reason=str(error))
@@ -101,7 +100,7 @@ class CallLedger:
         if not calls:
             return
         async with self.database.transaction() as conn:
-            await single_calls.settle(conn, calls)
+            await keys.settle_calls(conn, calls)
         del self._settled[: len(calls)]
 
 

@@ -10,9 +10,9 @@ import pytest
 from routoo.domain.caller import Scope
 from routoo.domain.job import Lease, Stage
 from routoo.errors import StoreError
-from routoo.store import keys, ledger, single_calls
+from routoo.store import keys, ledger
 from routoo.store.database import Database
-from routoo.store.single_calls import SettledCall
+from routoo.store.keys import SettledCall
 from tests.batch_factory import attempt, claim, reservation, score, select, submit
 
 
@@ -50,7 +50,7 @@ async def _reserve(db: Database, lease: Lease, job_no: int, usd: str) -> bool:
 async def _reserve_single(db: Database, key_id: UUID, usd: str) -> UUID | None:
     call_id = uuid4()
     async with db.transaction() as conn:
-        granted = await single_calls.reserve(conn, call_id, key_id, "small", Decimal(usd))
+        granted = await keys.reserve_call(conn, call_id, key_id, "small", Decimal(usd))
     return call_id if granted else None
 
 
@@ -93,8 +93,8 @@ async def test_batches_and_calls_of_a_key_never_reserve_more_than_its_limit(
         await asyncio.gather(*(settle(*pair) for pair in done))
         async with db.transaction() as conn:
             ended = [_single(one, key_id, "0.03", "0.01") for one in singles if one is not None]
-            await single_calls.settle(conn, ended)
-            await single_calls.settle(conn, ended)  # twice moves no money again
+            await keys.settle_calls(conn, ended)
+            await keys.settle_calls(conn, ended)  # twice moves no money again
         assert await _money(db, key_id) == (0, Decimal("0.33"), 0)
 
 
@@ -107,7 +107,7 @@ async def test_money_of_a_key_without_a_limit_is_counted(db: Database) -> None:
     async with db.transaction() as conn:
         await ledger.release(conn, lease, [(1, 1)])
         await ledger.settle(conn, lease, [attempt(0, "6")])  # a dollar more than its worst case
-        await single_calls.settle(conn, [_single(uuid4(), key_id, "0.2", "0.1")])
+        await keys.settle_calls(conn, [_single(uuid4(), key_id, "0.2", "0.1")])
 
     assert await _money(db, key_id) == (0, Decimal("5.1"), 1)
 
@@ -160,8 +160,8 @@ async def test_calls_that_a_dead_gateway_left_count_at_their_worst_case(db: Data
     key_id = await _key(db, "1")
     assert await _reserve_single(db, key_id, "0.3") is not None
     async with db.transaction() as conn:
-        await single_calls.write_off(conn, 3600)
+        await keys.write_off_calls(conn, 3600)
     assert await _money(db, key_id) == (Decimal("0.3"), 0, 0)
     async with db.transaction() as conn:
-        await single_calls.write_off(conn, -1)
+        await keys.write_off_calls(conn, -1)
     assert await _money(db, key_id) == (0, Decimal("0.3"), 0)
