@@ -259,14 +259,17 @@ def summary_view(summary: Summary) -> RenderableType:
     return Group(*parts)
 
 
+_CONTENDER_COLUMNS = (
+    TableColumn(title="", least=20, fold=True),
+    TableColumn(title="expected", rank=1, right=True),
+    TableColumn(title="per 1,000", rank=2, right=True),
+    TableColumn(title="graded", right=True),
+    TableColumn(title="per 1,000", right=True),
+)
+
+
 def _contender_table(summary: Summary) -> FittedTable:
-    table = FittedTable(
-        TableColumn(title="", least=20, fold=True),
-        TableColumn(title="expected", rank=1, right=True),
-        TableColumn(title="per 1,000", rank=2, right=True),
-        TableColumn(title="graded", right=True),
-        TableColumn(title="per 1,000", right=True),
-    )
+    table = FittedTable(*_CONTENDER_COLUMNS)
     jobs = summary.snapshot.progress.jobs
     shown = [
         ("routed", summary.routed, "bold"),

@@ -91,6 +91,16 @@ def add_command(
     typer.echo(f"next at {_instant(new.next_due_at, new.time_zone)}")
 
 
+_SCHEDULE_COLUMNS = (
+    TableColumn(title="name", least=10),
+    TableColumn(title="set", least=8),
+    TableColumn(title="cron"),
+    TableColumn(title="zone", rank=2),
+    TableColumn(title="aim", rank=1, least=16, fold=True),
+    TableColumn(title="next"),
+)
+
+
 @schedule.command("list")
 def list_command(*, as_json: JsonOption = False) -> None:
     """List the schedules; with --json one object a line."""
@@ -106,14 +116,7 @@ def list_command(*, as_json: JsonOption = False) -> None:
         for one in found:
             typer.echo(json_line(_facts(one)))
         return
-    table = FittedTable(
-        TableColumn(title="name", least=10),
-        TableColumn(title="set", least=8),
-        TableColumn(title="cron"),
-        TableColumn(title="zone", rank=2),
-        TableColumn(title="aim", rank=1, least=16, fold=True),
-        TableColumn(title="next"),
-    )
+    table = FittedTable(*_SCHEDULE_COLUMNS)
     for one in found:
         following = "paused" if one.paused else _instant(one.next_due_at, one.time_zone)
         aim = formatting.describe_objective(Objective.from_json(one.objective), one.budget_usd)
@@ -191,6 +194,16 @@ def run_now_command(name: NameArgument) -> None:
     typer.echo(run_with_database(settings, fire))
 
 
+_FIRING_COLUMNS = (
+    TableColumn(title="due"),
+    TableColumn(title="outcome"),
+    TableColumn(title="missed", rank=2, right=True),
+    TableColumn(title="run"),
+    TableColumn(title="by", rank=1, least=10),
+    TableColumn(title="detail", least=16, fold=True),
+)
+
+
 @schedule.command("history")
 def history_command(
     name: NameArgument,
@@ -212,14 +225,7 @@ def history_command(
         for one in firings:
             typer.echo(json_line(one))
         return
-    table = FittedTable(
-        TableColumn(title="due"),
-        TableColumn(title="outcome"),
-        TableColumn(title="missed", rank=2, right=True),
-        TableColumn(title="run"),
-        TableColumn(title="by", rank=1, least=10),
-        TableColumn(title="detail", least=16, fold=True),
-    )
+    table = FittedTable(*_FIRING_COLUMNS)
     for one in firings:
         run_id = "" if one.run_id is None else str(one.run_id)[:8]
         cells = (one.outcome, str(one.missed or ""), run_id, one.owner, one.detail or "")

@@ -51,15 +51,18 @@ def explanation_json(batch: BatchRecord, explained: JobExplanation) -> dict[str,
     }
 
 
+_CANDIDATE_COLUMNS = (
+    TableColumn(title="model", least=16, fold=True),
+    TableColumn(title="quality", right=True),
+    TableColumn(title="cost", right=True),
+    TableColumn(title="latency", rank=2, right=True),
+    TableColumn(title="regret", rank=1, right=True),
+    TableColumn(title="standing", least=16, fold=True),
+)
+
+
 def _candidates(explained: JobExplanation) -> FittedTable:
-    table = FittedTable(
-        TableColumn(title="model", least=16, fold=True),
-        TableColumn(title="quality", right=True),
-        TableColumn(title="cost", right=True),
-        TableColumn(title="latency", rank=2, right=True),
-        TableColumn(title="regret", rank=1, right=True),
-        TableColumn(title="standing", least=16, fold=True),
-    )
+    table = FittedTable(*_CANDIDATE_COLUMNS)
     columns = (
         explained.explanation.candidates,
         explained.quality,

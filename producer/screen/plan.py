@@ -190,14 +190,17 @@ def _gap(gap: float | None) -> str:
     return "" if gap is None else f": no choice is better by more than {gap:.2g} of its value"
 
 
+_SHARE_COLUMNS = (
+    TableColumn(title="", least=20, fold=True),
+    TableColumn(title="quality", right=True),
+    TableColumn(title="cost", right=True),
+    TableColumn(title="jobs in plan", rank=2, right=True),
+    TableColumn(title="share", rank=1, right=True),
+)
+
+
 def _shares(plan: Plan) -> FittedTable:
-    table = FittedTable(
-        TableColumn(title="", least=20, fold=True),
-        TableColumn(title="quality", right=True),
-        TableColumn(title="cost", right=True),
-        TableColumn(title="jobs in plan", rank=2, right=True),
-        TableColumn(title="share", rank=1, right=True),
-    )
+    table = FittedTable(*_SHARE_COLUMNS)
     if plan["served"]:
         cost = formatting.usd(plan["expected_cost_usd"])
         quality = formatting.percent(plan["expected_quality"])

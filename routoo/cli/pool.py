@@ -87,6 +87,16 @@ def choose(options: ChooseOptions) -> None:
         _print_choice(report, choice)
 
 
+_MODEL_COLUMNS = (
+    TableColumn(title="model", least=16, fold=True),
+    TableColumn(title="endpoint", least=20, fold=True),
+    TableColumn(title="USD/Mtok in", right=True),
+    TableColumn(title="out", right=True),
+    TableColumn(title="window", rank=1, right=True),
+    TableColumn(title="key", rank=2),
+)
+
+
 @pool.command()
 def show(pool_file: PoolFile, *, as_json: AsJson = False) -> None:
     """Show a pool's models with their batch channels, prices and endpoints."""
@@ -97,14 +107,7 @@ def show(pool_file: PoolFile, *, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(found.model_dump_json())
         return
-    table = FittedTable(
-        TableColumn(title="model", least=16, fold=True),
-        TableColumn(title="endpoint", least=20, fold=True),
-        TableColumn(title="USD/Mtok in", right=True),
-        TableColumn(title="out", right=True),
-        TableColumn(title="window", rank=1, right=True),
-        TableColumn(title="key", rank=2),
-    )
+    table = FittedTable(*_MODEL_COLUMNS)
     for model in found.with_batch_channels().models:
         price = model.price_usd_per_mtok
         table.add_row(

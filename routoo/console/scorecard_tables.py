@@ -44,19 +44,22 @@ def _gains(report: CascadeReport) -> Table:
     return table
 
 
+_FRONTIER_COLUMNS = (
+    "USD/1,000",
+    "by prompt",
+    "probe, then decide",
+    "difference",
+    "probed",
+    "compared",
+    "escalated",
+    "precision",
+    "recall",
+    "best model at that cost",
+)
+
+
 def _cascade_frontiers(report: CascadeReport) -> Table:
-    table = report_table(
-        "USD/1,000",
-        "by prompt",
-        "probe, then decide",
-        "difference",
-        "probed",
-        "compared",
-        "escalated",
-        "precision",
-        "recall",
-        "best model at that cost",
-    )
+    table = report_table(*_FRONTIER_COLUMNS)
     for point in report.points[::_SHOWN]:
         table.add_row(
             usd_per_thousand(point.budget_usd),
