@@ -18,6 +18,22 @@ SELECT endpoint, limit_field, extra_prompt_tokens, extra_completion_tokens FROM 
 """
 
 
+_SAVE = b"""
+    INSERT INTO endpoint_behaviour AS known
+        (endpoint, limit_field, extra_prompt_tokens, extra_completion_tokens)
+    SELECT * FROM json_to_recordset(%s::json) AS row(endpoint text, limit_field text,
+        extra_prompt_tokens int, extra_completion_tokens int)
+    ORDER BY endpoint
+    ON CONFLICT (endpoint) DO UPDATE SET
+        limit_field = CASE WHEN 'none' IN (known.limit_field, excluded.limit_field) THEN 'none'
+            ELSE coalesce(excluded.limit_field, known.limit_field) END,
+        extra_prompt_tokens = greatest(known.extra_prompt_tokens, excluded.extra_prompt_tokens),
+        extra_completion_tokens =
+            greatest(known.extra_completion_tokens, excluded.extra_completion_tokens),
+        changed_at = now()
+"""
+
+
 async def save(conn: AsyncConnection, found: Mapping[str, EndpointBehaviour]) -> None:
     """Record what was found, by the endpoints' keys; what was found before it stays.
 
@@ -26,20 +42,7 @@ async def save(conn: AsyncConnection, found: Mapping[str, EndpointBehaviour]) ->
         found: Each already merged with what its finder knew.
     """
     await conn.execute(
-        """
-        INSERT INTO endpoint_behaviour AS known
-            (endpoint, limit_field, extra_prompt_tokens, extra_completion_tokens)
-        SELECT * FROM json_to_recordset(%s::json) AS row(endpoint text, limit_field text,
-            extra_prompt_tokens int, extra_completion_tokens int)
-        ORDER BY endpoint
-        ON CONFLICT (endpoint) DO UPDATE SET
-            limit_field = CASE WHEN 'none' IN (known.limit_field, excluded.limit_field) THEN 'none'
-                ELSE coalesce(excluded.limit_field, known.limit_field) END,
-            extra_prompt_tokens = greatest(known.extra_prompt_tokens, excluded.extra_prompt_tokens),
-            extra_completion_tokens =
-                greatest(known.extra_completion_tokens, excluded.extra_completion_tokens),
-            changed_at = now()
-        """,
+        _SAVE,
         [
             json_rows(
                 {

@@ -21,6 +21,13 @@ from routoo.store.encoding import json_rows
 _log = structlog.get_logger(__name__)
 
 
+_WRITE_BACK = b"""
+    UPDATE endpoints SET account = row.account
+    FROM json_to_recordset(%s::json) AS row(endpoint text, account jsonb)
+    WHERE endpoints.endpoint = row.endpoint
+"""
+
+
 class DatabaseLimits:
     """Implements `routoo.ports.SharedLimits`.
 
@@ -50,11 +57,7 @@ class DatabaseLimits:
             if any(grant.slots > slots for grant, slots in zip(grants, held, strict=True)):
                 await conn.execute("SET LOCAL synchronous_commit = on")
             await conn.execute(
-                """
-                UPDATE endpoints SET account = row.account
-                FROM json_to_recordset(%s::json) AS row(endpoint text, account jsonb)
-                WHERE endpoints.endpoint = row.endpoint
-                """,
+                _WRITE_BACK,
                 [
                     json_rows(
                         {"endpoint": name, "account": account_to_json(account)}
@@ -166,6 +169,16 @@ async def load_accounts(conn: AsyncConnection) -> tuple[dict[str, Account], floa
     return accounts, rows[0][2] if rows else 0.0
 
 
+_HOLD = b"""
+    UPDATE endpoints SET account = jsonb_set(account, '{held_since_s}', to_jsonb(CASE
+        WHEN NOT %(held)s THEN 0::float8
+        WHEN coalesce((account ->> 'held_since_s')::float8, 0) > 0
+            THEN (account ->> 'held_since_s')::float8
+        ELSE extract(epoch FROM clock_timestamp())::float8 END))
+    WHERE endpoint = %(endpoint)s
+"""
+
+
 async def hold(conn: AsyncConnection, endpoint: str, *, held: bool) -> None:
     """Let no call to an endpoint start from now on, or let them start again.
 
@@ -181,14 +194,4 @@ async def hold(conn: AsyncConnection, endpoint: str, *, held: bool) -> None:
         "INSERT INTO endpoints (endpoint, account) VALUES (%s, %s::jsonb) ON CONFLICT DO NOTHING",
         [endpoint, orjson.dumps(account_to_json(Account(WINDOW_S))).decode()],
     )
-    await conn.execute(
-        """
-        UPDATE endpoints SET account = jsonb_set(account, '{held_since_s}', to_jsonb(CASE
-            WHEN NOT %(held)s THEN 0::float8
-            WHEN coalesce((account ->> 'held_since_s')::float8, 0) > 0
-                THEN (account ->> 'held_since_s')::float8
-            ELSE extract(epoch FROM clock_timestamp())::float8 END))
-        WHERE endpoint = %(endpoint)s
-        """,
-        {"endpoint": endpoint, "held": held},
-    )
+    await conn.execute(_HOLD, {"endpoint": endpoint, "held": held})

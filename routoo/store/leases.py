@@ -41,6 +41,19 @@ _AT_WORK = """
 """
 
 
+_CLAIM = f"""
+    UPDATE shards s SET state = 'leased', owner = %(owner)s, epoch = epoch + 1,
+        (attempts, progress, error) = (
+            SELECT CASE now.progress WHEN s.progress THEN s.attempts + 1 ELSE 1 END,
+                   now.progress, CASE now.progress WHEN s.progress THEN s.error END
+            FROM (SELECT {PROGRESS} AS progress) AS now),
+        lease_expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
+    WHERE batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s AND {_FREE}
+      AND EXISTS (SELECT FROM batches b WHERE b.id = s.batch_id AND {_AT_WORK})
+    RETURNING epoch, first_job, job_count, attempts
+""".encode()
+
+
 async def claim(conn: AsyncConnection, key: ShardKey, owner: str, lease_s: float) -> Lease | None:
     """Take a shard that is ready, or whose owner has been silent too long.
 
@@ -57,20 +70,7 @@ async def claim(conn: AsyncConnection, key: ShardKey, owner: str, lease_s: float
         The lease, or None where the shard is done, blocked, parked, another's or waits, or its
         batch is over.
     """
-    cursor = await conn.execute(
-        f"""
-        UPDATE shards s SET state = 'leased', owner = %(owner)s, epoch = epoch + 1,
-            (attempts, progress, error) = (
-                SELECT CASE now.progress WHEN s.progress THEN s.attempts + 1 ELSE 1 END,
-                       now.progress, CASE now.progress WHEN s.progress THEN s.error END
-                FROM (SELECT {PROGRESS} AS progress) AS now),
-            lease_expires_at = clock_timestamp() + make_interval(secs => %(lease_s)s)
-        WHERE batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s AND {_FREE}
-          AND EXISTS (SELECT FROM batches b WHERE b.id = s.batch_id AND {_AT_WORK})
-        RETURNING epoch, first_job, job_count, attempts
-        """.encode(),
-        {**key_values(key), "owner": owner, "lease_s": lease_s},
-    )
+    cursor = await conn.execute(_CLAIM, {**key_values(key), "owner": owner, "lease_s": lease_s})
     row = await cursor.fetchone()
     return None if row is None else Lease(key, owner, *row)
 
@@ -149,6 +149,24 @@ async def abandoned(conn: AsyncConnection, stage: Stage) -> ShardKey | None:
     return None if row is None else ShardKey(row[0], stage, row[1])
 
 
+_URGENT = f"""
+    WITH due AS MATERIALIZED (
+        SELECT s.batch_id, s.stage, s.shard_no, s.state = 'leased' AS is_left, row_number()
+            OVER (PARTITION BY s.batch_id, s.stage, s.state ORDER BY s.shard_no) AS place
+        FROM shards s JOIN batches b ON b.id = s.batch_id
+        WHERE s.stage = ANY(%s) AND {_FREE} AND {_AT_WORK}
+    )
+    SELECT batch_id, stage, shard_no, is_left FROM (
+        SELECT due.*, row_number()
+            OVER (PARTITION BY is_left ORDER BY stage = 'select' DESC, random()) AS turn
+        FROM due WHERE is_left OR (place = 1 AND NOT EXISTS (
+            SELECT FROM shards held WHERE held.batch_id = due.batch_id
+              AND held.stage = due.stage AND held.state = 'leased'
+              AND held.lease_expires_at >= clock_timestamp()))) AS found
+    WHERE turn <= CASE WHEN is_left THEN %s ELSE %s END ORDER BY turn
+""".encode()
+
+
 async def urgent(
     conn: AsyncConnection, stages: Collection[Stage], *, left: int, others: int
 ) -> tuple[list[ShardKey], list[ShardKey]]:
@@ -166,25 +184,7 @@ async def urgent(
     Returns:
         The keys of those that were left behind, and of the others, selections first.
     """
-    cursor = await conn.execute(
-        f"""
-        WITH due AS MATERIALIZED (
-            SELECT s.batch_id, s.stage, s.shard_no, s.state = 'leased' AS is_left, row_number()
-                OVER (PARTITION BY s.batch_id, s.stage, s.state ORDER BY s.shard_no) AS place
-            FROM shards s JOIN batches b ON b.id = s.batch_id
-            WHERE s.stage = ANY(%s) AND {_FREE} AND {_AT_WORK}
-        )
-        SELECT batch_id, stage, shard_no, is_left FROM (
-            SELECT due.*, row_number()
-                OVER (PARTITION BY is_left ORDER BY stage = 'select' DESC, random()) AS turn
-            FROM due WHERE is_left OR (place = 1 AND NOT EXISTS (
-                SELECT FROM shards held WHERE held.batch_id = due.batch_id
-                  AND held.stage = due.stage AND held.state = 'leased'
-                  AND held.lease_expires_at >= clock_timestamp()))) AS found
-        WHERE turn <= CASE WHEN is_left THEN %s ELSE %s END ORDER BY turn
-        """.encode(),
-        [[str(stage) for stage in stages], left, others],
-    )
+    cursor = await conn.execute(_URGENT, [[str(stage) for stage in stages], left, others])
     found = [(ShardKey(row[0], Stage(row[1]), row[2]), row[3]) async for row in cursor]
     abandoned = [key for key, is_left in found if is_left]
     return abandoned, [key for key, is_left in found if not is_left]

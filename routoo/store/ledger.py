@@ -121,6 +121,26 @@ async def reserve(
     return granted
 
 
+_RESERVE_ALL = f"""
+    WITH wanted AS MATERIALIZED (
+        SELECT {_RESERVATION} FROM {_RESERVATION_ROWS}
+    ), paid AS (
+        UPDATE ledgers SET reserved_usd = reserved_usd + total
+        FROM (SELECT sum(worst_case_usd) AS total FROM wanted) AS sums
+        WHERE batch_id = %(batch_id)s AND NOT EXISTS (
+            SELECT FROM reservations r JOIN wanted w USING (job_no, attempt_no)
+            WHERE r.batch_id = %(batch_id)s)
+          AND (limit_usd IS NULL OR reserved_usd + spent_usd + overrun_usd + total <= limit_usd)
+          AND NOT EXISTS (  -- a key's limit is looked at under a lock
+            SELECT FROM key_ledgers k WHERE k.key_id = ledgers.key_id
+              AND k.limit_usd IS NOT NULL)
+        RETURNING 1
+    )
+    INSERT INTO reservations (batch_id, shard_no, {_RESERVATION})
+    SELECT %(batch_id)s, %(shard_no)s, {_RESERVATION} FROM wanted, paid
+""".encode()
+
+
 async def reserve_all(
     conn: AsyncConnection, lease: Lease, wanted: Sequence[Reservation]
 ) -> AsyncCursor:
@@ -134,27 +154,7 @@ async def reserve_all(
     Returns:
         What counts the reserved calls: all, or none, and then `reserve` knows which.
     """
-    return await conn.execute(
-        f"""
-        WITH wanted AS MATERIALIZED (
-            SELECT {_RESERVATION} FROM {_RESERVATION_ROWS}
-        ), paid AS (
-            UPDATE ledgers SET reserved_usd = reserved_usd + total
-            FROM (SELECT sum(worst_case_usd) AS total FROM wanted) AS sums
-            WHERE batch_id = %(batch_id)s AND NOT EXISTS (
-                SELECT FROM reservations r JOIN wanted w USING (job_no, attempt_no)
-                WHERE r.batch_id = %(batch_id)s)
-              AND (limit_usd IS NULL OR reserved_usd + spent_usd + overrun_usd + total <= limit_usd)
-              AND NOT EXISTS (  -- a key's limit is looked at under a lock
-                SELECT FROM key_ledgers k WHERE k.key_id = ledgers.key_id
-                  AND k.limit_usd IS NOT NULL)
-            RETURNING 1
-        )
-        INSERT INTO reservations (batch_id, shard_no, {_RESERVATION})
-        SELECT %(batch_id)s, %(shard_no)s, {_RESERVATION} FROM wanted, paid
-        """.encode(),
-        _reservation_values(lease, wanted),
-    )
+    return await conn.execute(_RESERVE_ALL, _reservation_values(lease, wanted))
 
 
 async def _free_of_key(conn: AsyncConnection, batch_id: UUID) -> Decimal | None:
@@ -227,6 +227,23 @@ def _reservation_values(lease: Lease, calls: Sequence[Reservation]) -> dict[str,
     return {"batch_id": key.batch_id, "shard_no": key.shard_no, "rows": json_rows(calls)}
 
 
+_RELEASE = b"""
+    WITH freed AS (
+        DELETE FROM reservations r
+        USING unnest(%(job_no)s::int[], %(attempt_no)s::int[]) AS unsent(job_no, attempt_no)
+        WHERE r.batch_id = %(batch_id)s AND r.job_no = unsent.job_no
+          AND r.attempt_no = unsent.attempt_no
+          AND NOT EXISTS (
+            SELECT FROM attempts a WHERE a.batch_id = r.batch_id AND a.job_no = r.job_no
+              AND a.attempt_no = r.attempt_no)
+        RETURNING worst_case_usd
+    )
+    UPDATE ledgers SET reserved_usd = reserved_usd
+        - (SELECT coalesce(sum(worst_case_usd), 0) FROM freed)
+    WHERE batch_id = %(batch_id)s
+"""
+
+
 async def release(
     conn: AsyncConnection, lease: Lease, calls: Sequence[tuple[int, int]], *, fenced: bool = False
 ) -> None:
@@ -244,21 +261,7 @@ async def release(
     if not fenced:
         await leases.fence(conn, lease)
     await conn.execute(
-        """
-        WITH freed AS (
-            DELETE FROM reservations r
-            USING unnest(%(job_no)s::int[], %(attempt_no)s::int[]) AS unsent(job_no, attempt_no)
-            WHERE r.batch_id = %(batch_id)s AND r.job_no = unsent.job_no
-              AND r.attempt_no = unsent.attempt_no
-              AND NOT EXISTS (
-                SELECT FROM attempts a WHERE a.batch_id = r.batch_id AND a.job_no = r.job_no
-                  AND a.attempt_no = r.attempt_no)
-            RETURNING worst_case_usd
-        )
-        UPDATE ledgers SET reserved_usd = reserved_usd
-            - (SELECT coalesce(sum(worst_case_usd), 0) FROM freed)
-        WHERE batch_id = %(batch_id)s
-        """,
+        _RELEASE,
         {
             "batch_id": lease.key.batch_id,
             "job_no": [job_no for job_no, _ in calls],
@@ -303,6 +306,15 @@ SETTLE_NEW = """
 """
 
 
+_SETTLE = f"""
+    WITH new AS (
+        INSERT INTO attempts (batch_id, {_ATTEMPT})
+        SELECT %(batch_id)s, {_ATTEMPT_VALUES} FROM {_ATTEMPT_ROWS}
+        ON CONFLICT DO NOTHING RETURNING batch_id, job_no, attempt_no, cost_usd
+    ) {SETTLE_NEW}
+""".encode()
+
+
 async def settle(
     conn: AsyncConnection, lease: Lease, calls: Sequence[Attempt], *, fenced: bool = False
 ) -> None:
@@ -324,14 +336,7 @@ async def settle(
     if not calls:
         return
     await conn.execute(
-        f"""
-        WITH new AS (
-            INSERT INTO attempts (batch_id, {_ATTEMPT})
-            SELECT %(batch_id)s, {_ATTEMPT_VALUES} FROM {_ATTEMPT_ROWS}
-            ON CONFLICT DO NOTHING RETURNING batch_id, job_no, attempt_no, cost_usd
-        ) {SETTLE_NEW}
-        """.encode(),
-        {"batch_id": lease.key.batch_id, "rows": json_rows(map(_attempt_record, calls))},
+        _SETTLE, {"batch_id": lease.key.batch_id, "rows": json_rows(map(_attempt_record, calls))}
     )
 
 

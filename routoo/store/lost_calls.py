@@ -49,34 +49,34 @@ async def write_off_job(conn: AsyncConnection, batch_id: UUID, job_no: int) -> i
     return await _write_off(conn, batch_id, job_no, job_no + 1)
 
 
+_WRITE_OFF = f"""
+    WITH new AS (
+        INSERT INTO attempts (batch_id, job_no, attempt_no, model, status, cost_usd,
+                              error_code, error_message)
+        SELECT batch_id, job_no, attempt_no, model, 'lost', worst_case_usd, 'lost',
+               'The worker that made the call died before it could say what came back'
+        FROM reservations r
+        WHERE batch_id = %(batch_id)s AND job_no >= %(first)s
+          AND (%(end)s::int IS NULL OR job_no < %(end)s)
+          AND NOT EXISTS (
+            SELECT FROM attempts a WHERE a.batch_id = r.batch_id AND a.job_no = r.job_no
+              AND a.attempt_no = r.attempt_no)
+          AND NOT EXISTS (  -- a provider's batch outlives the worker that handed it over
+            SELECT FROM provider_rows m JOIN provider_batches b USING (marker)
+            WHERE m.batch_id = r.batch_id AND m.job_no = r.job_no
+              AND m.attempt_no = r.attempt_no AND b.state <> 'closed')
+        ON CONFLICT DO NOTHING RETURNING batch_id, job_no, attempt_no, cost_usd
+    ), settled AS ({SETTLE_NEW})
+    SELECT count(*) FROM new
+""".encode()
+
+
 async def _write_off(
     conn: AsyncConnection, batch_id: UUID, first_job: int, end_job: int | None
 ) -> int:
     values = {"batch_id": batch_id, "first": first_job, "end": end_job}
     await conn.execute(_FREE_UNSENT, values)
-    cursor = await conn.execute(
-        f"""
-        WITH new AS (
-            INSERT INTO attempts (batch_id, job_no, attempt_no, model, status, cost_usd,
-                                  error_code, error_message)
-            SELECT batch_id, job_no, attempt_no, model, 'lost', worst_case_usd, 'lost',
-                   'The worker that made the call died before it could say what came back'
-            FROM reservations r
-            WHERE batch_id = %(batch_id)s AND job_no >= %(first)s
-              AND (%(end)s::int IS NULL OR job_no < %(end)s)
-              AND NOT EXISTS (
-                SELECT FROM attempts a WHERE a.batch_id = r.batch_id AND a.job_no = r.job_no
-                  AND a.attempt_no = r.attempt_no)
-              AND NOT EXISTS (  -- a provider's batch outlives the worker that handed it over
-                SELECT FROM provider_rows m JOIN provider_batches b USING (marker)
-                WHERE m.batch_id = r.batch_id AND m.job_no = r.job_no
-                  AND m.attempt_no = r.attempt_no AND b.state <> 'closed')
-            ON CONFLICT DO NOTHING RETURNING batch_id, job_no, attempt_no, cost_usd
-        ), settled AS ({SETTLE_NEW})
-        SELECT count(*) FROM new
-        """.encode(),
-        values,
-    )
+    cursor = await conn.execute(_WRITE_OFF, values)
     row = await cursor.fetchone()
     return row[0] if row else 0
 

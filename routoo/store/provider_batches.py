@@ -17,6 +17,11 @@ from routoo.domain.validators import Validators
 from routoo.store import leases
 from routoo.store.encoding import storable
 
+_ADD_ROWS = b"""
+    INSERT INTO provider_rows (batch_id, marker, job_no, attempt_no)
+    SELECT %s, %s, * FROM unnest(%s::int[], %s::int[])
+"""
+
 
 async def prepare(
     conn: AsyncConnection, lease: Lease, model: str, calls: Sequence[Reservation]
@@ -42,10 +47,7 @@ async def prepare(
         [marker, lease.key.batch_id, lease.key.shard_no, model],
     )
     await conn.execute(
-        """
-        INSERT INTO provider_rows (batch_id, marker, job_no, attempt_no)
-        SELECT %s, %s, * FROM unnest(%s::int[], %s::int[])
-        """,
+        _ADD_ROWS,
         [
             lease.key.batch_id,
             marker,
@@ -73,24 +75,24 @@ async def load_open(conn: AsyncConnection, lease: Lease) -> list[OpenProviderBat
         return await cursor.fetchall()
 
 
+_UNSETTLED_ROWS = b"""
+    SELECT m.job_no, m.attempt_no, j.body::text, r.worst_case_usd, j.deadline,
+           j.validators,
+           (SELECT coalesce(sum(cost_usd), 0) FROM attempts a
+            WHERE a.batch_id = m.batch_id AND a.job_no = m.job_no)
+    FROM provider_rows m
+    JOIN reservations r USING (batch_id, job_no, attempt_no)
+    JOIN jobs j USING (batch_id, job_no)
+    WHERE m.batch_id = %s AND m.marker = %s AND NOT EXISTS (
+        SELECT FROM attempts a WHERE a.batch_id = m.batch_id AND a.job_no = m.job_no
+          AND a.attempt_no = m.attempt_no)
+    ORDER BY m.job_no
+"""
+
+
 async def load_rows(conn: AsyncConnection, lease: Lease, marker: UUID) -> list[ProviderRow]:
     """Return the rows of a batch that are not settled yet, in the order of their jobs."""
-    cursor = await conn.execute(
-        """
-        SELECT m.job_no, m.attempt_no, j.body::text, r.worst_case_usd, j.deadline,
-               j.validators,
-               (SELECT coalesce(sum(cost_usd), 0) FROM attempts a
-                WHERE a.batch_id = m.batch_id AND a.job_no = m.job_no)
-        FROM provider_rows m
-        JOIN reservations r USING (batch_id, job_no, attempt_no)
-        JOIN jobs j USING (batch_id, job_no)
-        WHERE m.batch_id = %s AND m.marker = %s AND NOT EXISTS (
-            SELECT FROM attempts a WHERE a.batch_id = m.batch_id AND a.job_no = m.job_no
-              AND a.attempt_no = m.attempt_no)
-        ORDER BY m.job_no
-        """,
-        [lease.key.batch_id, marker],
-    )
+    cursor = await conn.execute(_UNSETTLED_ROWS, [lease.key.batch_id, marker])
     return [
         ProviderRow(
             job_no,

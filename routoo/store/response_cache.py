@@ -22,6 +22,14 @@ class CachedAnswer:
     completion: Completion
 
 
+_LOOK_UP = b"""
+    SELECT key, answer, response::text, prompt_tokens, completion_tokens, finish_reason
+    FROM response_cache
+    WHERE key = ANY(%s) AND expires_at > clock_timestamp()
+      AND created_at > clock_timestamp() - make_interval(secs => %s)
+"""
+
+
 async def look_up(
     conn: AsyncConnection, keys: Sequence[bytes], oldest_s: float
 ) -> Mapping[bytes, Completion]:
@@ -35,15 +43,7 @@ async def look_up(
     Returns:
         Completions by key, with no latency; keys without an answer are left out.
     """
-    cursor = await conn.execute(
-        """
-        SELECT key, answer, response::text, prompt_tokens, completion_tokens, finish_reason
-        FROM response_cache
-        WHERE key = ANY(%s) AND expires_at > clock_timestamp()
-          AND created_at > clock_timestamp() - make_interval(secs => %s)
-        """,
-        [list(keys), oldest_s],
-    )
+    cursor = await conn.execute(_LOOK_UP, [list(keys), oldest_s])
     return {
         key: Completion(
             answer,
@@ -57,6 +57,23 @@ async def look_up(
     }
 
 
+_KEEP = b"""
+    INSERT INTO response_cache AS kept (key, model, answer, response, prompt_tokens,
+                                        completion_tokens, finish_reason, expires_at)
+    SELECT DISTINCT ON (key) decode(key, 'hex'), model, answer, response::json, prompt_tokens,
+        completion_tokens, finish_reason, clock_timestamp() + make_interval(secs => %s)
+    FROM json_to_recordset(%s::json) AS row(
+        key text, model text, answer text, response text, prompt_tokens int,
+        completion_tokens int, finish_reason text)
+    ORDER BY key
+    ON CONFLICT (key) DO UPDATE SET answer = excluded.answer, response = excluded.response,
+        prompt_tokens = excluded.prompt_tokens, expires_at = excluded.expires_at,
+        completion_tokens = excluded.completion_tokens, created_at = excluded.created_at,
+        finish_reason = excluded.finish_reason
+    WHERE kept.expires_at <= clock_timestamp()
+"""
+
+
 async def keep(conn: AsyncConnection, answers: Sequence[CachedAnswer], ttl_s: float) -> None:
     """Keep answers; one that is kept already stays until it expires.
 
@@ -67,24 +84,7 @@ async def keep(conn: AsyncConnection, answers: Sequence[CachedAnswer], ttl_s: fl
     """
     # In one order, so that two dispatchers that keep the same answers don't wait for each other.
     rows = sorted((_row(answer) for answer in answers), key=lambda row: str(row["key"]))
-    await conn.execute(
-        """
-        INSERT INTO response_cache AS kept (key, model, answer, response, prompt_tokens,
-                                            completion_tokens, finish_reason, expires_at)
-        SELECT DISTINCT ON (key) decode(key, 'hex'), model, answer, response::json, prompt_tokens,
-            completion_tokens, finish_reason, clock_timestamp() + make_interval(secs => %s)
-        FROM json_to_recordset(%s::json) AS row(
-            key text, model text, answer text, response text, prompt_tokens int,
-            completion_tokens int, finish_reason text)
-        ORDER BY key
-        ON CONFLICT (key) DO UPDATE SET answer = excluded.answer, response = excluded.response,
-            prompt_tokens = excluded.prompt_tokens, expires_at = excluded.expires_at,
-            completion_tokens = excluded.completion_tokens, created_at = excluded.created_at,
-            finish_reason = excluded.finish_reason
-        WHERE kept.expires_at <= clock_timestamp()
-        """,
-        [ttl_s, json_rows(rows)],
-    )
+    await conn.execute(_KEEP, [ttl_s, json_rows(rows)])
 
 
 def _row(answer: CachedAnswer) -> dict[str, object]:

@@ -240,6 +240,13 @@ class ExhaustedShard:
         return f"it failed {self.attempts} times, last with: {self.error}"
 
 
+_LOCK_EXHAUSTED = f"""
+    SELECT s.batch_id, s.stage, s.shard_no, s.first_job, s.job_count, s.attempts, s.error,
+           {_HAS_PROVIDER_ROWS}
+    FROM shards s WHERE {_EXHAUSTED} FOR UPDATE SKIP LOCKED
+""".encode()
+
+
 async def isolate_failing(conn: AsyncConnection, max_attempts: int) -> list[ExhaustedShard]:
     """Split the shards that fail or end their workers, until the job is found that is the cause.
 
@@ -264,14 +271,7 @@ async def isolate_failing(conn: AsyncConnection, max_attempts: int) -> list[Exha
         f" (SELECT s.batch_id FROM shards s WHERE {_EXHAUSTED}) ORDER BY id FOR NO KEY UPDATE",
         values,
     )
-    cursor = await conn.execute(
-        f"""
-        SELECT s.batch_id, s.stage, s.shard_no, s.first_job, s.job_count, s.attempts, s.error,
-               {_HAS_PROVIDER_ROWS}
-        FROM shards s WHERE {_EXHAUSTED} FOR UPDATE SKIP LOCKED
-        """,
-        values,
-    )
+    cursor = await conn.execute(_LOCK_EXHAUSTED, values)
     found = [
         ExhaustedShard(ShardKey(row[0], Stage(row[1]), row[2]), *row[3:])
         for row in await cursor.fetchall()

@@ -66,6 +66,13 @@ async def submit_plan(conn: AsyncConnection, batch_id: UUID) -> bool:
     return True
 
 
+_OLDEST_EXPIRED = b"""
+    SELECT id FROM batches
+    WHERE status = 'planned' AND created_at < clock_timestamp() - make_interval(secs => %s)
+    ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED
+"""
+
+
 async def delete_expired(conn: AsyncConnection, retention_s: float) -> UUID | None:
     """Delete one plan that nobody submitted in time, with its jobs; nothing was spent on it.
 
@@ -76,14 +83,7 @@ async def delete_expired(conn: AsyncConnection, retention_s: float) -> UUID | No
     Returns:
         Its id; None where none is so old, or another transaction is busy with it.
     """
-    cursor = await conn.execute(
-        """
-        SELECT id FROM batches
-        WHERE status = 'planned' AND created_at < clock_timestamp() - make_interval(secs => %s)
-        ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED
-        """,
-        [retention_s],
-    )
+    cursor = await conn.execute(_OLDEST_EXPIRED, [retention_s])
     row = await cursor.fetchone()
     if row is None:
         return None

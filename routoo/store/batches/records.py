@@ -122,6 +122,21 @@ async def _insert(conn: AsyncConnection, new: NewBatch) -> UUID | None:
     return None if row is None else row[0]
 
 
+_OPEN_LEDGER = b"""
+    INSERT INTO ledgers (batch_id, limit_usd, key_id)
+    SELECT id, budget_usd, %s FROM batches WHERE id = %s
+"""
+_MAKE_SHARDS = b"""
+    INSERT INTO shards (batch_id, stage, shard_no, first_job, job_count, state, next_deadline)
+    SELECT %(id)s, stage, n, n * %(size)s, least(%(size)s, %(jobs)s - n * %(size)s), state,
+           CASE stage WHEN 'dispatch' THEN
+               (SELECT first_deadline FROM batches WHERE id = %(id)s) END
+    FROM generate_series(0, (%(jobs)s - 1) / %(size)s) AS n,
+         (VALUES ('score', 'ready'), ('dispatch', 'blocked')) AS stages(stage, state)
+    UNION ALL SELECT %(id)s, 'select', 0, 0, %(jobs)s, 'blocked', NULL
+"""
+
+
 async def seal(
     conn: AsyncConnection,
     batch_id: UUID,
@@ -145,25 +160,8 @@ async def seal(
     if job_count < 1:
         raise InputError("a batch needs at least one job", remedy="Give at least one prompt")
     await conn.execute("UPDATE batches SET job_count = %s WHERE id = %s", [job_count, batch_id])
-    await conn.execute(
-        """
-        INSERT INTO ledgers (batch_id, limit_usd, key_id)
-        SELECT id, budget_usd, %s FROM batches WHERE id = %s
-        """,
-        [key_id, batch_id],
-    )
-    await conn.execute(
-        """
-        INSERT INTO shards (batch_id, stage, shard_no, first_job, job_count, state, next_deadline)
-        SELECT %(id)s, stage, n, n * %(size)s, least(%(size)s, %(jobs)s - n * %(size)s), state,
-               CASE stage WHEN 'dispatch' THEN
-                   (SELECT first_deadline FROM batches WHERE id = %(id)s) END
-        FROM generate_series(0, (%(jobs)s - 1) / %(size)s) AS n,
-             (VALUES ('score', 'ready'), ('dispatch', 'blocked')) AS stages(stage, state)
-        UNION ALL SELECT %(id)s, 'select', 0, 0, %(jobs)s, 'blocked', NULL
-        """,
-        {"id": batch_id, "size": shard_size, "jobs": job_count},
-    )
+    await conn.execute(_OPEN_LEDGER, [key_id, batch_id])
+    await conn.execute(_MAKE_SHARDS, {"id": batch_id, "size": shard_size, "jobs": job_count})
 
 
 async def get(conn: AsyncConnection, batch_id: UUID) -> BatchRecord:
@@ -286,6 +284,16 @@ async def fail(conn: AsyncConnection, batch_id: UUID, error: str) -> None:
     )
 
 
+_PREDICT_NEUTRALLY = b"""
+    INSERT INTO predictions (batch_id, job_no, quality, quality_std, completion_tokens,
+                             novelty, truncated)
+    SELECT batch_id, job_no, array_fill(1::real, ARRAY[%(models)s::int]),
+           array_fill(0::real, ARRAY[%(models)s::int]),
+           array_fill(%(tokens)s::real, ARRAY[%(models)s::int]), 0, false
+    FROM jobs WHERE batch_id = %(id)s
+"""
+
+
 async def skip_scoring(
     conn: AsyncConnection, batch_id: UUID, models: int, completion_tokens: float
 ) -> None:
@@ -298,15 +306,7 @@ async def skip_scoring(
         completion_tokens: What an answer is expected to take.
     """
     await conn.execute(
-        """
-        INSERT INTO predictions (batch_id, job_no, quality, quality_std, completion_tokens,
-                                 novelty, truncated)
-        SELECT batch_id, job_no, array_fill(1::real, ARRAY[%(models)s::int]),
-               array_fill(0::real, ARRAY[%(models)s::int]),
-               array_fill(%(tokens)s::real, ARRAY[%(models)s::int]), 0, false
-        FROM jobs WHERE batch_id = %(id)s
-        """,
-        {"id": batch_id, "models": models, "tokens": completion_tokens},
+        _PREDICT_NEUTRALLY, {"id": batch_id, "models": models, "tokens": completion_tokens}
     )
     await conn.execute(
         "UPDATE shards SET state = 'done' WHERE batch_id = %s AND stage = 'score'", [batch_id]

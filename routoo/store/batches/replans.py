@@ -38,6 +38,17 @@ class Replan:
     """What is expected of them now."""
 
 
+_REOPEN_SELECTION = b"""
+    UPDATE shards SET state = 'ready', attempts = 0, error = NULL
+    WHERE batch_id = %s AND stage = 'select' AND state = 'done'
+"""
+_REQUEST = b"""
+    INSERT INTO replans (batch_id, revision, reason)
+    SELECT %(id)s, coalesce(max(revision), %(first)s) + 1, %(reason)s
+    FROM replans WHERE batch_id = %(id)s
+"""
+
+
 async def request(conn: AsyncConnection, batch_id: UUID, reason: str) -> bool:
     """Have the jobs of a running batch that are not under way selected anew.
 
@@ -55,23 +66,10 @@ async def request(conn: AsyncConnection, batch_id: UUID, reason: str) -> bool:
     """
     if await batches.lock(conn, batch_id) is not BatchStatus.IN_PROGRESS:
         return False
-    cursor = await conn.execute(
-        """
-        UPDATE shards SET state = 'ready', attempts = 0, error = NULL
-        WHERE batch_id = %s AND stage = 'select' AND state = 'done'
-        """,
-        [batch_id],
-    )
+    cursor = await conn.execute(_REOPEN_SELECTION, [batch_id])
     if cursor.rowcount == 0:
         return False
-    await conn.execute(
-        """
-        INSERT INTO replans (batch_id, revision, reason)
-        SELECT %(id)s, coalesce(max(revision), %(first)s) + 1, %(reason)s
-        FROM replans WHERE batch_id = %(id)s
-        """,
-        {"id": batch_id, "first": FIRST_REVISION, "reason": reason},
-    )
+    await conn.execute(_REQUEST, {"id": batch_id, "first": FIRST_REVISION, "reason": reason})
     return True
 
 
@@ -99,6 +97,12 @@ async def latest_revision(conn: AsyncConnection, batch_id: UUID) -> int:
     return row[0] if row else FIRST_REVISION
 
 
+_DECIDE = b"""
+    UPDATE replans SET decided_at = clock_timestamp(), moved = %s, before = %s, after = %s
+    WHERE batch_id = %s AND revision = %s
+"""
+
+
 async def decide(
     conn: AsyncConnection,
     lease: Lease,
@@ -121,11 +125,7 @@ async def decide(
     await leases.fence(conn, lease)
     before, after = expected
     await conn.execute(
-        """
-        UPDATE replans SET decided_at = clock_timestamp(), moved = %s, before = %s, after = %s
-        WHERE batch_id = %s AND revision = %s
-        """,
-        [moved, Jsonb(before), Jsonb(after), lease.key.batch_id, request_.revision],
+        _DECIDE, [moved, Jsonb(before), Jsonb(after), lease.key.batch_id, request_.revision]
     )
 
 

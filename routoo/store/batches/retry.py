@@ -115,38 +115,38 @@ async def _check_reopenable(conn: AsyncConnection, batch_id: UUID) -> BatchStatu
     return before
 
 
+_SUPERSEDE = f"""
+    WITH led AS (
+        SELECT r.job_no FROM shards JOIN results r ON r.batch_id = shards.batch_id
+          AND r.job_no >= first_job AND r.job_no < first_job + job_count
+        WHERE {_IDLE} AND {_ENDED_SO} AND NOT EXISTS (
+            SELECT FROM followers f WHERE f.batch_id = r.batch_id AND f.job_no = r.job_no)
+    ), wanted AS (  -- a duplicate is opened again with its original, wherever its own shard is
+        SELECT job_no FROM led UNION ALL
+        SELECT f.job_no FROM followers f JOIN led ON f.leader_no = led.job_no
+        WHERE f.batch_id = %(id)s
+    ), gone AS (
+        DELETE FROM results r USING wanted
+        WHERE r.batch_id = %(id)s AND r.job_no = wanted.job_no RETURNING r.*
+    ), forgotten AS (  -- all models are asked again
+        DELETE FROM kept_answers k USING gone
+        WHERE k.batch_id = gone.batch_id AND k.job_no = gone.job_no
+    ), ungraded AS (
+        DELETE FROM grades g USING gone
+        WHERE g.batch_id = gone.batch_id AND g.job_no = gone.job_no
+    )
+    INSERT INTO superseded_results (batch_id, retry_no, job_no, status, model, cost_usd,
+        attempts, error_code, error_message, ended_at)
+    SELECT batch_id, (SELECT coalesce(max(retry_no), 0) + 1 FROM superseded_results
+                      WHERE batch_id = %(id)s),
+           job_no, status, model, cost_usd, attempts, error_code, error_message, created_at
+    FROM gone
+""".encode()
+
+
 async def _supersede(conn: AsyncConnection, batch_id: UUID, wanted: _Wanted) -> int:
     """Move results to the history, but those of shards that a worker is busy with."""
-    cursor = await conn.execute(
-        f"""
-        WITH led AS (
-            SELECT r.job_no FROM shards JOIN results r ON r.batch_id = shards.batch_id
-              AND r.job_no >= first_job AND r.job_no < first_job + job_count
-            WHERE {_IDLE} AND {_ENDED_SO} AND NOT EXISTS (
-                SELECT FROM followers f WHERE f.batch_id = r.batch_id AND f.job_no = r.job_no)
-        ), wanted AS (  -- a duplicate is opened again with its original, wherever its own shard is
-            SELECT job_no FROM led UNION ALL
-            SELECT f.job_no FROM followers f JOIN led ON f.leader_no = led.job_no
-            WHERE f.batch_id = %(id)s
-        ), gone AS (
-            DELETE FROM results r USING wanted
-            WHERE r.batch_id = %(id)s AND r.job_no = wanted.job_no RETURNING r.*
-        ), forgotten AS (  -- all models are asked again
-            DELETE FROM kept_answers k USING gone
-            WHERE k.batch_id = gone.batch_id AND k.job_no = gone.job_no
-        ), ungraded AS (
-            DELETE FROM grades g USING gone
-            WHERE g.batch_id = gone.batch_id AND g.job_no = gone.job_no
-        )
-        INSERT INTO superseded_results (batch_id, retry_no, job_no, status, model, cost_usd,
-            attempts, error_code, error_message, ended_at)
-        SELECT batch_id, (SELECT coalesce(max(retry_no), 0) + 1 FROM superseded_results
-                          WHERE batch_id = %(id)s),
-               job_no, status, model, cost_usd, attempts, error_code, error_message, created_at
-        FROM gone
-        """.encode(),
-        {"id": batch_id, **asdict(wanted)},
-    )
+    cursor = await conn.execute(_SUPERSEDE, {"id": batch_id, **asdict(wanted)})
     return cursor.rowcount
 
 

@@ -51,6 +51,12 @@ def content_sha256(items: Sequence[Item]) -> str:
     return digest.hexdigest()
 
 
+_ADD = b"""
+    INSERT INTO eval_sets (id, name, content_sha256, purpose, item_count)
+    VALUES (%s, %s, %s, %s, %s) ON CONFLICT (name, content_sha256) DO NOTHING RETURNING id
+"""
+
+
 async def add(
     conn: AsyncConnection, name: str, items: Sequence[Item], purpose: Purpose
 ) -> tuple[EvalSetRecord, bool]:
@@ -71,13 +77,7 @@ async def add(
     if not items:
         raise InputError("an evaluation set needs at least one item")
     key = (name, content_sha256(items))
-    cursor = await conn.execute(
-        """
-        INSERT INTO eval_sets (id, name, content_sha256, purpose, item_count)
-        VALUES (%s, %s, %s, %s, %s) ON CONFLICT (name, content_sha256) DO NOTHING RETURNING id
-        """,
-        [uuid4(), *key, purpose, len(items)],
-    )
+    cursor = await conn.execute(_ADD, [uuid4(), *key, purpose, len(items)])
     row = await cursor.fetchone()
     if row is not None:
         await _copy(conn, row[0], items)
