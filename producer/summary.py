@@ -297,10 +297,7 @@ def _alone(model: Contender, summary: Summary) -> str:
 def _sentences(summary: Summary) -> list[str]:
     snapshot = summary.snapshot
     rate = f"{formatting.duration(snapshot.elapsed_s)}, {formatting.rate(snapshot.jobs_per_s)}"
-    lines = [
-        "Costs are dollars per 1,000 prompts.",
-        f"{snapshot.progress.ended:,} jobs in {rate}.",
-    ]
+    lines = ["Costs are dollars per 1,000 prompts.", f"{snapshot.progress.ended:,} jobs in {rate}."]
     limit_usd = snapshot.progress.balance.limit_usd
     if limit_usd:
         used = float(snapshot.spent_usd / limit_usd)

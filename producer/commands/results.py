@@ -171,12 +171,7 @@ def results_command(
 
 
 def _join(
-    settings: "Settings",
-    batch: str | None,
-    wanted: Export,
-    joined: "JoinedInput",
-    *,
-    as_json: bool,
+    settings: "Settings", batch: str | None, wanted: Export, joined: "JoinedInput", *, as_json: bool
 ) -> None:
     from producer.progress import find_batch
     from producer.results.join import export_joined

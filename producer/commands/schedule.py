@@ -206,10 +206,7 @@ _FIRING_COLUMNS = (
 
 @schedule.command("history")
 def history_command(
-    name: NameArgument,
-    *,
-    limit: LimitOption = 20,
-    as_json: JsonOption = False,
+    name: NameArgument, *, limit: LimitOption = 20, as_json: JsonOption = False
 ) -> None:
     """List the runs that a schedule began, latest first; with --json one object a line."""
     from routoo.settings import load_settings

@@ -79,11 +79,7 @@ def read_batch(
 
 
 def _read(
-    options: GatewayOptions,
-    metadata: Mapping[str, str],
-    window: str,
-    asked_at: datetime,
-    name: str,
+    options: GatewayOptions, metadata: Mapping[str, str], window: str, asked_at: datetime, name: str
 ) -> AskedBatch:
     ends_at = read_option("completion_window", lambda text: read_deadline(text, asked_at), window)
     pool = options.pool(metadata.get("pool"), where=label("pool")).with_batch_channels()

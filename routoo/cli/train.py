@@ -103,8 +103,7 @@ def _read_tables(
 
     if options.from_runs:
         run_with_database(
-            settings,
-            lambda database: check_folder_free(database, options.out, settings.checkpoint),
+            settings, lambda database: check_folder_free(database, options.out, settings.checkpoint)
         )
     given = options.items or options.outcomes
     files = read_tables(options.items or (), options.outcomes or ()) if given else None

@@ -126,12 +126,7 @@ async def get(conn: AsyncConnection, batch_id: UUID) -> ApiBatchRecord:
 
 
 async def page(
-    conn: AsyncConnection,
-    key_id: UUID | None,
-    *,
-    all_keys: bool,
-    after: UUID | None,
-    limit: int,
+    conn: AsyncConnection, key_id: UUID | None, *, all_keys: bool, after: UUID | None, limit: int
 ) -> list[ApiBatchRecord]:
     """Return batches of a key, or of all keys, the newest first.
 

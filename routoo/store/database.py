@@ -104,10 +104,7 @@ class Database:
                 # moment in which there is a connection (cpython#86296).
                 if task and task.cancelling() > cancellations:
                     raise asyncio.CancelledError
-                async with (
-                    conn.pipeline() if pipelined else nullcontext(),
-                    conn.transaction(),
-                ):
+                async with conn.pipeline() if pipelined else nullcontext(), conn.transaction():
                     yield conn
 
     async def apart(self, work: Callable[["Database"], Awaitable[Result]]) -> Result:

@@ -124,11 +124,7 @@ class _Loaded:
 
 
 async def _load(
-    db: Database,
-    lease: Lease,
-    batch: BatchRecord,
-    behaviour: KnownBehaviour,
-    judges: JudgeCache,
+    db: Database, lease: Lease, batch: BatchRecord, behaviour: KnownBehaviour, judges: JudgeCache
 ) -> _Loaded:
     """Read a shard, after its unsettled calls were written off and its cached answers taken.
 

@@ -243,10 +243,7 @@ class BatchTracker:
         await self._learn(batch.model, rows, found)
         settled = [
             await settlement(
-                batch.model,
-                row,
-                found.get(row.custom_id, missing),
-                filter_ends=batch.filter_ends,
+                batch.model, row, found.get(row.custom_id, missing), filter_ends=batch.filter_ends
             )
             for row in rows
         ]
