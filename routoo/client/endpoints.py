@@ -4,8 +4,8 @@ import asyncio
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from itertools import islice
 from typing import Any, Self
 
@@ -138,11 +138,8 @@ class ChatEndpoints:
             ConfigError: The variable that should hold the API key or the proxy is not set.
         """
         (endpoint,) = islice(self._endpoints.of(model).values(), 1)
-        try:
+        with _failures_noted(endpoint.limiter):
             completion = await self._ask(endpoint, body, timeout_s)
-        except EndpointError as error:
-            endpoint.limiter.note_failure(error)
-            raise
         if completion.failure is not None:
             endpoint.limiter.note_failure(completion.failure)
         else:
@@ -168,11 +165,8 @@ class ChatEndpoints:
         most_s = endpoint.model.endpoint.timeout_s
         ends_s = time.perf_counter() + min(timeout_s or most_s, most_s)
         async with AsyncExitStack() as exits:
-            try:
+            with _failures_noted(endpoint.limiter):
                 stream = await self._begin(endpoint, body, ends_s, exits)
-            except EndpointError as error:
-                endpoint.limiter.note_failure(error)
-                raise
             endpoint.limiter.note_answer()
             yield stream
 
@@ -356,3 +350,13 @@ class EndpointPermit:
         self._limiter.correct_tokens(self._bucket_no, tokens - self._call.tokens)
         if self._retry:
             self._limiter.note_answered_retry()
+
+
+@contextmanager
+def _failures_noted(limiter: EndpointLimiter) -> Iterator[None]:
+    """Tell a limiter when the call in the block fails."""
+    try:
+        yield
+    except EndpointError as error:
+        limiter.note_failure(error)
+        raise

@@ -143,12 +143,7 @@ def error_in_success(
 
 
 def error_of_completion(model: str, completion: Completion) -> EndpointError | None:
-    """Return why a completion is no answer; None where it is one.
-
-    Args:
-        model: Name of the model that was asked.
-        completion: What its endpoint returned.
-    """
+    """Return why a completion of the model of that name is no answer; None where it is one."""
     status = completion.http_status
     if completion.failure is not None:
         return completion.failure

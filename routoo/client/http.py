@@ -111,31 +111,17 @@ class HttpClient:
     ) -> HttpReply:
         """Send a request and read the whole response, whatever its status.
 
-        Redirects are not followed, because they would carry the key elsewhere. Cancelling closes
-        the connection.
+        Cancelling closes the connection.
 
         Raises:
             EndpointError: The connection failed or broke, the response is not HTTP, it did not end
                 within `timeout_s` seconds, or its body is too large.
         """
-        if self._session is None:
-            raise RuntimeError("the client must be entered with `async with` before a call")
-        sent: bytes | io.BytesIO | aiohttp.FormData | None = data
-        if isinstance(data, bytes) and len(data) > _LARGE_REQUEST_BYTES:
-            sent = io.BytesIO(data)
+        session = self._opened
         try:
             async with (
                 asyncio.timeout(timeout_s),
-                self._session.request(
-                    method,
-                    target.url,
-                    data=sent,
-                    params=params,
-                    headers=target.headers,
-                    allow_redirects=False,
-                    proxy=target.access.proxy,
-                    proxy_headers=target.access.proxy_headers,
-                ) as response,
+                await _request(session, target, data, method, params) as response,
             ):
                 return await self._read(response, target.where)
         except CALL_ERRORS as error:
@@ -144,6 +130,12 @@ class HttpClient:
             raise
         except Exception as error:
             raise unreadable(error, target.where) from error
+
+    @property
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client must be entered with `async with` before a call")
+        return self._session
 
     @asynccontextmanager
     async def stream(
@@ -156,20 +148,10 @@ class HttpClient:
         Raises:
             EndpointError: As `send` does; a body that takes longer than `timeout_s` seconds too.
         """
-        if self._session is None:
-            raise RuntimeError("the client must be entered with `async with` before a call")
-        ends_s = time.monotonic() + timeout_s
+        session, ends_s = self._opened, time.monotonic() + timeout_s
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._session.request(
-                    "POST",
-                    target.url,
-                    data=data if len(data) <= _LARGE_REQUEST_BYTES else io.BytesIO(data),
-                    headers=target.headers,
-                    allow_redirects=False,
-                    proxy=target.access.proxy,
-                    proxy_headers=target.access.proxy_headers,
-                )
+                response = await _request(session, target, data)
         except CALL_ERRORS as error:
             raise error_of_exception(error, where=target.where) from error
         try:
@@ -283,10 +265,7 @@ def decode_json(raw: bytes, *, where: str, http_status: int) -> object:
         InvalidResponseError: It is not JSON, or nested too deep to be kept.
     """
     try:
-        try:
-            answer: object = orjson.loads(raw)
-        except orjson.JSONDecodeError:
-            answer = _decode_leniently(raw)
+        answer = _decode(raw)
         orjson.dumps(answer)  # what can be read may be nested too deep to be written again
     except (ValueError, TypeError, RecursionError) as error:
         raise InvalidResponseError(
@@ -299,6 +278,13 @@ def _what_is_wrong(error: Exception) -> str:
     if isinstance(error, TypeError | RecursionError):
         return "the answer is nested too deep to be kept"
     return f"the answer is not JSON: {error}"
+
+
+def _decode(raw: bytes) -> object:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        return _decode_leniently(raw)
 
 
 def _decode_leniently(raw: bytes) -> object:
@@ -323,3 +309,27 @@ def _finite(text: str) -> float | None:
 
 def _finite_int(text: str) -> int | float | None:
     return int(text) if len(text) < len(str(2**63)) else _finite(text)
+
+
+async def _request(
+    session: aiohttp.ClientSession,
+    target: HttpTarget,
+    data: bytes | aiohttp.FormData | None,
+    method: str = "POST",
+    params: Mapping[str, str] | None = None,
+) -> aiohttp.ClientResponse:
+    """Send a request, and return the response once its headers are there.
+
+    Redirects are not followed, because they would carry the key elsewhere.
+    """
+    is_large = isinstance(data, bytes) and len(data) > _LARGE_REQUEST_BYTES
+    return await session.request(
+        method,
+        target.url,
+        data=io.BytesIO(data) if isinstance(data, bytes) and is_large else data,
+        params=params,
+        headers=target.headers,
+        allow_redirects=False,
+        proxy=target.access.proxy,
+        proxy_headers=target.access.proxy_headers,
+    )

@@ -7,12 +7,12 @@ from typing import Any, Self
 from routoo.client.access import find_access
 from routoo.client.failures import error_of_response
 from routoo.client.formats.wire_format import BatchApiRequest, BatchFormat, Outcome
-from routoo.client.http import HttpClient, target_of
+from routoo.client.http import HttpClient, HttpReply, target_of
 from routoo.client.model_endpoints import format_of
 from routoo.client.token_counts import TokenCounters
 from routoo.domain.pool import BatchChannel, CandidateModel
 from routoo.domain.provider_batch import ProviderBatch, ProviderRow
-from routoo.errors import BatchPostponedError, RateLimitedError
+from routoo.errors import BatchPostponedError, EndpointError, RateLimitedError
 
 _MAX_FILE_BYTES = 2**30
 """Largest file of outcomes that is read; it holds the rows of one shard."""
@@ -95,17 +95,15 @@ class ProviderBatches:
             since_s: No batch from before this time is looked at, in seconds since the epoch.
 
         Raises:
-            EndpointError: The call failed.
-            ConfigError: The key's or the proxy's variable is not set.
+            EndpointError, ConfigError: As `create` raises.
         """
         batches, after, failed = batch_format_of(model), None, None
         for _ in range(_MOST_PAGES):
             page = batches.read_page(*await self._send(model, batches.list_page(after)))
-            for listed in page.batches:
-                if listed.marker == marker and listed.batch.status != "failed":
-                    return listed.batch
-                if listed.marker == marker:
-                    failed = failed or listed.batch
+            for batch in (one.batch for one in page.batches if one.marker == marker):
+                if batch.status != "failed":
+                    return batch
+                failed = failed or batch
             after = page.next_after
             if after is None or page.batches[-1].created_at_s < since_s:
                 break
@@ -159,19 +157,17 @@ class ProviderBatches:
             method=request.method,
             params=request.params,
         )
-        if reply.status not in _SUCCESSES:
-            details = format_.read_error(reply.status, reply.body)
-            error = error_of_response(
-                details, reply.status, reply.headers, where=target.where, secret=access.key
+        if reply.status in _SUCCESSES:
+            return reply.body, target.where
+        details = format_.read_error(reply.status, reply.body)
+        error = error_of_response(
+            details, reply.status, reply.headers, where=target.where, secret=access.key
+        )
+        if may_postpone and _is_postponed(model, reply, error):
+            raise BatchPostponedError(
+                str(error), http_status=reply.status, retry_after_s=error.retry_after_s
             )
-            if may_postpone and reply.status in _PASSING_REFUSALS:
-                postponed = batch_format_of(model).is_postponed(reply.body)
-                if postponed or isinstance(error, RateLimitedError):
-                    raise BatchPostponedError(
-                        str(error), http_status=reply.status, retry_after_s=error.retry_after_s
-                    )
-            raise error
-        return reply.body, target.where
+        raise error
 
 
 def batch_format_of(model: CandidateModel) -> BatchFormat:
@@ -195,3 +191,10 @@ def channel_of(model: CandidateModel) -> BatchChannel:
     if model.batch_channel is None or not model.is_batch_channel:
         raise ValueError(f"no batch channel: {model.name}")
     return model.batch_channel
+
+
+def _is_postponed(model: CandidateModel, reply: HttpReply, error: EndpointError) -> bool:
+    """Return whether a refusal to take a batch passes by itself."""
+    if reply.status not in _PASSING_REFUSALS:
+        return False
+    return batch_format_of(model).is_postponed(reply.body) or isinstance(error, RateLimitedError)

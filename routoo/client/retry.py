@@ -65,32 +65,19 @@ async def call_with_retries(
     Raises:
         EndpointError: The last attempt's failure.
     """
-    attempt, limited, waited_s, tokens = 1, 0, 0.0, estimate_call_tokens(body, model)
+    attempt, limited, waited_s = 1, 0, 0.0
     while True:
         try:
-            async with client.admit(model, tokens, retry=attempt + limited > 1) as permit:
-                await permit.start()
-                completion = await client.complete(permit.model, body)
-                permit.used(completion.usage.total_tokens)
-                if completion.failure is not None:
-                    raise completion.failure
-            unusable = error_of_completion(model.name, completion)
-            if unusable is None:
-                return completion
-            raise unusable
+            return await _call(client, model, body, retry=attempt + limited > 1)
         except EndpointClosedError:
             if _is_away(client.absence(model)):
                 raise
             continue  # it asked for a pause, for which the next permit waits
         except EndpointError as error:
-            too_long = (error.retry_after_s or 0.0) > PATIENCE_S
             is_limited = isinstance(error, RateLimitedError) and waited_s < PATIENCE_S
-            # The limit of tokens that it used up stays the same.
-            is_final = not error.retryable or isinstance(error, TruncatedAnswerError)
-            if is_final or too_long or (attempt >= max_attempts and not is_limited):
+            if _is_final(error) or (attempt >= max_attempts and not is_limited):
                 raise
-            tries = attempt + limited
-            wait_s = backoff_s(tries, retry_after_s=error.retry_after_s, rng=rng)
+            wait_s = backoff_s(attempt + limited, retry_after_s=error.retry_after_s, rng=rng)
         await sleep(wait_s)
         limited, attempt = limited + is_limited, attempt + (not is_limited)
         waited_s += wait_s * is_limited
@@ -102,3 +89,26 @@ def _is_away(absence: Absence | None) -> bool:
         return False
     is_paused = absence.reason is AbsenceReason.RATE_LIMITED
     return not is_paused or (absence.rest_s or 0.0) > PATIENCE_S
+
+
+async def _call(
+    client: ChatClient, model: CandidateModel, body: Mapping[str, Any], *, retry: bool
+) -> Completion:
+    """Make one attempt, and raise why its completion is no answer, if it is none."""
+    async with client.admit(model, estimate_call_tokens(body, model), retry=retry) as permit:
+        await permit.start()
+        completion = await client.complete(permit.model, body)
+        permit.used(completion.usage.total_tokens)
+        if completion.failure is not None:
+            raise completion.failure
+    unusable = error_of_completion(model.name, completion)
+    if unusable is not None:
+        raise unusable
+    return completion
+
+
+def _is_final(error: EndpointError) -> bool:
+    """Return whether another attempt is of no use, or too far away."""
+    if not error.retryable or (error.retry_after_s or 0.0) > PATIENCE_S:
+        return True
+    return isinstance(error, TruncatedAnswerError)  # the limit of tokens stays the same

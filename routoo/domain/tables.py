@@ -274,6 +274,11 @@ def _read_table(path: Path, *, required: Sequence[str]) -> pa.Table:
             value=str(error),
             remedy="Items are Parquet or JSON lines (.jsonl, .ndjson, .json), outcomes Parquet",
         ) from error
+    _check_columns(table, required, path)
+    return table
+
+
+def _check_columns(table: pa.Table, required: Sequence[str], path: Path) -> None:
     missing = [name for name in required if name not in table.column_names]
     if missing:
         raise InputError(
@@ -281,7 +286,6 @@ def _read_table(path: Path, *, required: Sequence[str]) -> pa.Table:
             where=str(path),
             remedy=f"It needs at least the columns {', '.join(required)}",
         )
-    return table
 
 
 def _ids(path: Path, table: pa.Table, column: str) -> list[str | None]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from routoo.limits.breaker import Breaker
-from routoo.limits.records import EndpointReport, Grant
+from routoo.limits.records import CallCounts, Correction, EndpointReport, Grant
 from routoo.limits.sliding_window import SlidingWindow
 
 WINDOW_S = 60.0
@@ -110,14 +110,11 @@ class Account:
         self._extend_after_outage(now_s, up_since_s)
         bucket_no = self.requests.advance(now_s)
         self.tokens.advance(now_s)
-        for correction in report.corrections:
-            self.requests.add(correction.bucket_no, correction.requests)
-            self.tokens.add(correction.bucket_no, correction.tokens)
+        self._correct(report.corrections)
         self._count_calls(report, now_s)
         slots = self._lease_slots(report, now_s)
         closed_s = self._closed_s(report.owner, now_s)
-        if self.breaker.is_open:
-            slots = min(slots, 1)
+        slots = min(slots, 1) if self.breaker.is_open else slots
         # More calls may start than there are slots: a slot serves several before the next report.
         most = 1 if self.breaker.is_open else len(report.wanted_tokens)
         calls = self._grant_calls(report, bucket_no, most if slots and closed_s <= 0 else 0)
@@ -148,6 +145,12 @@ class Account:
         """Return how long a person has let no call start, in seconds; 0 where nobody does."""
         return max(0.001, now_s - self.held_since_s) if self.held_since_s else 0.0
 
+    def _correct(self, corrections: Sequence[Correction]) -> None:
+        """Count what calls of the last minute turned out to take."""
+        for correction in corrections:
+            self.requests.add(correction.bucket_no, correction.requests)
+            self.tokens.add(correction.bucket_no, correction.tokens)
+
     def _count_calls(self, report: EndpointReport, now_s: float) -> None:
         seen = report.counts
         self.refused = self.refused * self.breaker.weight(now_s) + seen.overloaded
@@ -157,22 +160,28 @@ class Account:
             self.breaker.deny(DENIED_PAUSE_S, now_s)
         elif not self.breaker.is_open:
             self.denied = ""
+        self._note_pause(seen, now_s)
+        self._note_header_limits(seen)
+        too_many = self.refused > _REFUSED_SHARE * (self.refused + self.breaker.answered)
+        if seen.overloaded and too_many:
+            self._decrease(report, now_s)
+        elif self.aimd_limit is not None:
+            self.aimd_limit = self._increased(self.aimd_limit, report, seen.answered)
+
+    def _note_pause(self, seen: CallCounts, now_s: float) -> None:
         if seen.answered and not seen.pause_s and now_s >= self.paused_until_s:
             self.asked_until_s = 0.0
         self.asked_until_s = max(self.asked_until_s, now_s + seen.pause_s if seen.pause_s else 0.0)
         pause_s = min(seen.pause_s, LONGEST_PAUSE_S)
         self.paused_until_s = max(self.paused_until_s, now_s + pause_s)
+
+    def _note_header_limits(self, seen: CallCounts) -> None:
         if seen.header_requests_per_minute is not None:
             self.header_requests_per_minute = seen.header_requests_per_minute
             self.header_requests_period_s = seen.header_requests_period_s
         if seen.header_tokens_per_minute is not None:
             self.header_tokens_per_minute = seen.header_tokens_per_minute
             self.header_tokens_period_s = seen.header_tokens_period_s
-        too_many = self.refused > _REFUSED_SHARE * (self.refused + self.breaker.answered)
-        if seen.overloaded and too_many:
-            self._decrease(report, now_s)
-        elif self.aimd_limit is not None:
-            self.aimd_limit = self._increased(self.aimd_limit, report, seen.answered)
 
     def _decrease(self, report: EndpointReport, now_s: float) -> None:
         if now_s - self.decreased_at_s >= _DECREASE_INTERVAL_S:

@@ -233,8 +233,7 @@ class EndpointLimiter:
             if started:
                 return bucket_no
         turn: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-        call.turn = turn
-        call.number = next(self._numbers)
+        call.turn, call.number = turn, next(self._numbers)
         self._ready.append(call)
         self._request_report()
         try:
