@@ -31,15 +31,26 @@ async def set_budget(conn: AsyncConnection, batch_id: UUID, budget_usd: Decimal)
         NotFoundError: There is no such batch.
         InputError: The batch has committed more than that, is a plan, or is being cancelled.
     """
-    status = await batches.lock(conn, batch_id)
+    _check_changeable(batch_id, await batches.lock(conn, batch_id))
+    before = await ledger.balance(conn, batch_id, locked=True)
+    _check_covers(budget_usd, before.reserved_usd + before.spent_usd)
+    await conn.execute(
+        "UPDATE ledgers SET limit_usd = %s WHERE batch_id = %s", [budget_usd, batch_id]
+    )
+    await conn.execute("UPDATE batches SET budget_usd = %s WHERE id = %s", [budget_usd, batch_id])
+    return before.limit_usd
+
+
+def _check_changeable(batch_id: UUID, status: BatchStatus) -> None:
     if status in _UNCHANGEABLE:
         raise InputError(
             f"the batch is {status}",
             value=str(batch_id),
             remedy="Its budget can't be changed; submit it anew",
         )
-    before = await ledger.balance(conn, batch_id, locked=True)
-    committed_usd = before.reserved_usd + before.spent_usd
+
+
+def _check_covers(budget_usd: Decimal, committed_usd: Decimal) -> None:
     if budget_usd < committed_usd:
         raise InputError(
             "the batch has spent or set aside more than this budget",
@@ -47,11 +58,6 @@ async def set_budget(conn: AsyncConnection, batch_id: UUID, budget_usd: Decimal)
             where="--budget-usd",
             remedy=f"Give at least {committed_usd}",
         )
-    await conn.execute(
-        "UPDATE ledgers SET limit_usd = %s WHERE batch_id = %s", [budget_usd, batch_id]
-    )
-    await conn.execute("UPDATE batches SET budget_usd = %s WHERE id = %s", [budget_usd, batch_id])
-    return before.limit_usd
 
 
 async def note_warnings(conn: AsyncConnection, batch_id: UUID) -> list[int]:

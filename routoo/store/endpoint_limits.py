@@ -5,7 +5,7 @@ and written back. Only one that gives a process more slots is flushed, so that a
 forgets none; what else it loses is the count of its last half second.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import orjson
 import structlog
@@ -56,16 +56,16 @@ class DatabaseLimits:
             grants = [accounts[report.endpoint].answer(report, *clock) for report in reports]
             if any(grant.slots > slots for grant, slots in zip(grants, held, strict=True)):
                 await conn.execute("SET LOCAL synchronous_commit = on")
-            await conn.execute(
-                _WRITE_BACK,
-                [
-                    json_rows(
-                        {"endpoint": name, "account": account_to_json(account)}
-                        for name, account in accounts.items()
-                    )
-                ],
-            )
+            await self._write_back(conn, accounts)
         return grants
+
+    @staticmethod
+    async def _write_back(conn: AsyncConnection, accounts: Mapping[str, Account]) -> None:
+        rows = (
+            {"endpoint": name, "account": account_to_json(account)}
+            for name, account in accounts.items()
+        )
+        await conn.execute(_WRITE_BACK, [json_rows(rows)])
 
     async def _lock(
         self, conn: AsyncConnection, names: Sequence[str]

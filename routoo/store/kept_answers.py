@@ -117,15 +117,6 @@ def _kept(row: dict[str, Any]) -> KeptAnswer:
         row["usage_estimated"],
         row["cached_prompt_tokens"] or 0,
     )
-    reason = row["finish_reason"]
-    completion = Completion(
-        row["answer"],
-        orjson.loads(row["response_text"]),
-        usage,
-        row["http_status"],
-        row["latency_s"],
-        None if reason is None else FinishReason(reason),
-    )
     attempt = Attempt(
         job_no=row["job_no"],
         attempt_no=row["attempt_no"],
@@ -138,7 +129,19 @@ def _kept(row: dict[str, Any]) -> KeptAnswer:
         probe=row["probe"],
         token_probabilities=_token_probabilities(row["token_probabilities"]),
     )
-    return KeptAnswer(attempt, completion)
+    return KeptAnswer(attempt, _completion(row, usage))
+
+
+def _completion(row: dict[str, Any], usage: Usage) -> Completion:
+    reason = row["finish_reason"]
+    return Completion(
+        row["answer"],
+        orjson.loads(row["response_text"]),
+        usage,
+        row["http_status"],
+        row["latency_s"],
+        None if reason is None else FinishReason(reason),
+    )
 
 
 def _token_probabilities(figures: dict[str, float | None] | None) -> TokenProbabilities | None:

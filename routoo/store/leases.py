@@ -217,16 +217,13 @@ async def untaken_stage(conn: AsyncConnection, batch_id: UUID) -> Stage | None:
 async def update_owned(
     conn: AsyncConnection, lease: Lease, changes: str, **values: object
 ) -> tuple[str, int]:
-    """Change the row of a shard whose lease still holds.
+    """Change the row of a shard whose lease still holds; return its state and attempts then.
 
     Args:
         conn: A transaction.
         lease: The lease.
         changes: SQL assignments, with `%(name)s` for each of `values`.
         values: What the assignments refer to.
-
-    Returns:
-        The shard's state and attempts afterwards.
 
     Raises:
         StaleLeaseError: Another worker owns the shard now.

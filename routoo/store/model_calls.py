@@ -62,16 +62,9 @@ async def recent_calls(
         model: The candidate; calls of the same name to another endpoint don't count.
         limit: Most calls to look at.
     """
-    cursor = await conn.execute(
-        _RECENT,
-        {
-            "name": model.name,
-            "base_url": model.endpoint.base_url,
-            "model": model.model_at_endpoint,
-            "bytes": _MOST_BODY_BYTES,
-            "limit": limit,
-        },
-    )
+    names = {"name": model.name, "model": model.model_at_endpoint}
+    values = {**names, "base_url": model.endpoint.base_url, "bytes": _MOST_BODY_BYTES}
+    cursor = await conn.execute(_RECENT, {**values, "limit": limit})
     rows = await cursor.fetchall()
     return [
         MeasuredCall(prompt, completion, latency_s, predicted, orjson.loads(body), *whence)

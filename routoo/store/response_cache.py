@@ -44,17 +44,20 @@ async def look_up(
         Completions by key, with no latency; keys without an answer are left out.
     """
     cursor = await conn.execute(_LOOK_UP, [list(keys), oldest_s])
-    return {
-        key: Completion(
-            answer,
-            orjson.loads(response),
-            Usage(prompt, completion),
-            _OK,
-            latency_s=0.0,
-            finish_reason=None if reason is None else FinishReason(reason),
-        )
-        async for key, answer, response, prompt, completion, reason in cursor
-    }
+    return {key: _completion(*values) async for key, *values in cursor}
+
+
+def _completion(
+    answer: str, response: str, prompt: int, completion: int, reason: str | None
+) -> Completion:
+    return Completion(
+        answer,
+        orjson.loads(response),
+        Usage(prompt, completion),
+        _OK,
+        latency_s=0.0,
+        finish_reason=None if reason is None else FinishReason(reason),
+    )
 
 
 _KEEP = b"""

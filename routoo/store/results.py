@@ -12,6 +12,7 @@ from psycopg.rows import class_row
 
 from routoo.domain.completion import (
     AnswerDecision,
+    Completion,
     DeviationReason,
     FinishReason,
     Result,
@@ -305,19 +306,11 @@ async def expire_waiting(conn: AsyncConnection) -> int:
 
 def row_of(result: Result) -> dict[str, object]:
     """Return what the columns that are written hold, by name."""
-    completion = result.completion
-    usage = completion.usage if completion else None
     return {
         "job_no": result.job_no,
         "status": str(result.status),
         "model": result.model,
-        "answer": storable(completion.answer) if completion else None,
-        # As a string: so the response's own escapes, NULs among them, stay as they came.
-        "response": json_text(completion.body) if completion else None,
-        "prompt_tokens": usage.prompt_tokens if usage else None,
-        "completion_tokens": usage.completion_tokens if usage else None,
         "cost_usd": result.cost_usd,
-        "latency_s": completion.latency_s if completion else None,
         "attempts": result.attempts,
         "error_code": result.error_code,
         "error_message": storable(result.error_message),
@@ -326,6 +319,19 @@ def row_of(result: Result) -> dict[str, object]:
         "expected_quality": result.expected_quality,
         "expected_cost_usd": result.expected_cost_usd,
         "decision": str(result.decision),
+        **_completion_columns(result.completion),
+    }
+
+
+def _completion_columns(completion: Completion | None) -> dict[str, object]:
+    usage = completion.usage if completion else None
+    return {
+        "answer": storable(completion.answer) if completion else None,
+        # As a string: so the response's own escapes, NULs among them, stay as they came.
+        "response": json_text(completion.body) if completion else None,
+        "prompt_tokens": usage.prompt_tokens if usage else None,
+        "completion_tokens": usage.completion_tokens if usage else None,
+        "latency_s": completion.latency_s if completion else None,
         "finish_reason": completion.finish_reason if completion else None,
     }
 

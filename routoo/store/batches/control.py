@@ -87,6 +87,13 @@ async def cancel(conn: AsyncConnection, batch_id: UUID) -> BatchStatus:
     return before
 
 
+_END_CANCELLED = b"""
+    UPDATE batches SET status = 'cancelled',
+        completed_at = coalesce(completed_at, clock_timestamp())  -- that of a failed batch stays
+    WHERE id = %s
+"""
+
+
 async def end_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
     """End a batch that is being cancelled, unless workers are still busy with it.
 
@@ -94,9 +101,7 @@ async def end_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
     result gets one that says `cancelled`. Stages keep their state, so that a
     later retry goes on where the batch stopped.
 
-    Args:
-        conn: A transaction; `shards.finish` calls this in its own.
-        batch_id: The batch.
+    `shards.finish` calls this in its own transaction.
 
     Returns:
         Whether this call ended it.
@@ -112,12 +117,7 @@ async def end_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
     await write_off_batch(conn, batch_id)
     await results.take_kept(conn, batch_id)
     await _save_results(conn, batch_id)
-    await conn.execute(
-        "UPDATE batches SET status = 'cancelled',"
-        # that of a failed batch stays
-        " completed_at = coalesce(completed_at, clock_timestamp()) WHERE id = %s",
-        [batch_id],
-    )
+    await conn.execute(_END_CANCELLED, [batch_id])
     return True
 
 

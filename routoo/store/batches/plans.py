@@ -54,6 +54,12 @@ async def submit_plan(conn: AsyncConnection, batch_id: UUID) -> bool:
     if batch.status is not BatchStatus.PLANNED:
         raise _no_plan(batch)
     _check_runnable(batch, datetime.now(UTC))
+    await _hand_out(conn, batch_id)
+    return True
+
+
+async def _hand_out(conn: AsyncConnection, batch_id: UUID) -> None:
+    """Put a planned batch in progress, and make its dispatch shards ready."""
     await conn.execute(
         "UPDATE batches SET status = 'in_progress', submitted_at = clock_timestamp() WHERE id = %s",
         [batch_id],
@@ -63,7 +69,6 @@ async def submit_plan(conn: AsyncConnection, batch_id: UUID) -> bool:
         " WHERE batch_id = %s AND stage = 'dispatch' AND state = 'blocked'",
         [batch_id],
     )
-    return True
 
 
 _OLDEST_EXPIRED = b"""
@@ -167,6 +172,19 @@ async def derive_plan(
     if call_options is not None:
         changes["call_options"] = call_options.as_json()
     await conn.execute(_COPY_BATCH, {"changes": Jsonb(changes), "source": source.id})
+    await _copy_facts(conn, source, batch_id)
+    key_id = await budget.key_of(conn, source.id)
+    await batches.seal(conn, batch_id, source.job_count, shard_size, key_id=key_id)
+    await conn.execute(
+        "UPDATE shards SET state = CASE stage WHEN 'score' THEN 'done' ELSE 'ready' END"
+        " WHERE batch_id = %s AND stage IN ('score', 'select')",
+        [batch_id],
+    )
+    return batch_id
+
+
+async def _copy_facts(conn: AsyncConnection, source: BatchRecord, batch_id: UUID) -> None:
+    """Give a batch the jobs of another one, and what its predictor said of them."""
     key = {"id": batch_id, "source": source.id}
     await conn.execute(_COPY_FACTS.format(table="jobs"), key)
     cursor = await conn.execute(_COPY_FACTS.format(table="predictions"), key)
@@ -179,14 +197,6 @@ async def derive_plan(
     # The margins of quality floors and the judge are the predictor's, as the predictions are.
     for table in ("floors", "prompt_factors", "batch_judges"):
         await conn.execute(_COPY_FACTS.format(table=table), key)
-    key_id = await budget.key_of(conn, source.id)
-    await batches.seal(conn, batch_id, source.job_count, shard_size, key_id=key_id)
-    await conn.execute(
-        "UPDATE shards SET state = CASE stage WHEN 'score' THEN 'done' ELSE 'ready' END"
-        " WHERE batch_id = %s AND stage IN ('score', 'select')",
-        [batch_id],
-    )
-    return batch_id
 
 
 def _fresh(budget_usd: Decimal | None, objective: Objective) -> dict[str, Any]:

@@ -44,17 +44,7 @@ async def delete_part(conn: AsyncConnection, batch_id: UUID) -> bool:
     """
     status = await batches.lock(conn, batch_id)
     batch = await batches.get(conn, batch_id)
-    if batch.kind != "batch":
-        raise InputError(
-            f"the batch is of kind {batch.kind}", value=str(batch_id),
-            remedy="The batches of evaluations stay: their figures are compared with later ones",
-        )  # fmt: skip
-    if not (status.is_over or status is BatchStatus.PLANNED) or await _has_reserved(conn, batch_id):
-        raise InputError(
-            f"the batch is {status}, and can't be deleted while calls may be made for it",
-            value=str(batch_id),
-            remedy="Wait until it is over, or end it with `routoo-producer cancel`",
-        )
+    await _check_deletable(conn, batch, status)
     first = await _last_jobs(conn, batch_id)
     if first is None:
         for table in _OF_BATCH:
@@ -66,6 +56,23 @@ async def delete_part(conn: AsyncConnection, batch_id: UUID) -> bool:
             f"DELETE FROM {table} WHERE batch_id = %s AND job_no >= %s".encode(), [batch_id, first]
         )
     return False
+
+
+async def _check_deletable(
+    conn: AsyncConnection, batch: batches.BatchRecord, status: BatchStatus
+) -> None:
+    if batch.kind != "batch":
+        raise InputError(
+            f"the batch is of kind {batch.kind}",
+            value=str(batch.id),
+            remedy="The batches of evaluations stay: their figures are compared with later ones",
+        )
+    if not (status.is_over or status is BatchStatus.PLANNED) or await _has_reserved(conn, batch.id):
+        raise InputError(
+            f"the batch is {status}, and can't be deleted while calls may be made for it",
+            value=str(batch.id),
+            remedy="Wait until it is over, or end it with `routoo-producer cancel`",
+        )
 
 
 async def find_old(conn: AsyncConnection, retention_s: float) -> UUID | None:
