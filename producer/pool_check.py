@@ -60,7 +60,7 @@ async def check_pool(
     """
     notes = [await check_models(database, pool, settings.checkpoint)]
     if settings.ping_timeout_s and asks_endpoints:
-        notes.append(await check_endpoints(pool, settings.ping_timeout_s))
+        notes.append(await check_endpoints(pool, settings))
     return [note for note in notes if note is not None]
 
 
@@ -111,13 +111,13 @@ def _check_known(pool: Pool, known: Sequence[str], where: str) -> None:
 
 
 async def check_endpoints(
-    pool: Pool, timeout_s: float, *, environ: Mapping[str, str] | None = None
+    pool: Pool, settings: Settings, *, environ: Mapping[str, str] | None = None
 ) -> str | None:
     """Check that every model of a pool has an endpoint that answers.
 
     Args:
         pool: The candidate models.
-        timeout_s: Longest wait for each endpoint, in seconds; all are asked at once.
+        settings: How long to wait for each endpoint, all at once, and which networks are blocked.
         environ: Where keys and proxies are looked up; the process's environment if unset.
 
     Returns:
@@ -126,7 +126,12 @@ async def check_endpoints(
     Raises:
         ConfigError: Some models don't answer.
     """
-    found = await ping(pool.models, timeout_s=timeout_s, environ=environ)
+    found = await ping(
+        pool.models,
+        timeout_s=settings.ping_timeout_s,
+        environ=environ,
+        blocked=settings.blocked_networks,
+    )
     check_answers(found)
     unknown = sorted({name for one in found if one.is_unknown for name in one.models})
     if not unknown:

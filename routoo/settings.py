@@ -4,6 +4,7 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -16,8 +17,9 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from routoo.domain.networks import NONE_BLOCKED, BlockedNetworks
 from routoo.errors import ConfigError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -102,6 +104,10 @@ class Settings(BaseSettings):
     max_answer_bytes: PositiveInt = 16 * 2**20
     """An endpoint's answer that is larger, decompressed, fails its call, in bytes; of answers over
     256 KiB eight are read at a time, so that they take eight times as much memory at most."""
+    blocked_networks: Annotated[BlockedNetworks, NoDecode] = NONE_BLOCKED
+    """Addresses that endpoints must not have, whatever names stand for them: networks with commas
+    between them, such as 10.0.0.0/8,fd00::/8, or `private` for all that the internet doesn't
+    route. They are looked at as connections are opened; behind a proxy that is the proxy's."""
     webhook_url: str | None = None
     """Where alerts of evaluation runs are sent; unset means nowhere."""
     webhook_secret: SecretStr | None = None
@@ -121,6 +127,11 @@ class Settings(BaseSettings):
     def _absolute(cls, path: Path) -> Path:
         """Keep what a path means: other processes and the database know it too."""
         return path.absolute()
+
+    @field_validator("blocked_networks", mode="before")
+    @classmethod
+    def _read_networks(cls, value: object) -> object:
+        return BlockedNetworks.parse(value) if isinstance(value, str) else value
 
     @field_validator("database_url", "broker_url")
     @classmethod

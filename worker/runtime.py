@@ -26,6 +26,7 @@ from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
 from routoo.client.endpoints import ChatEndpoints
+from routoo.client.http import HttpClient
 from routoo.client.provider_batches import ProviderBatches
 from routoo.client.token_counts import TokenCounters
 from routoo.domain.behaviour import KnownBehaviour
@@ -190,10 +191,14 @@ def _dispatch(base: _Base) -> StageWork:
     settings, db = base.settings, base.db
     counters = TokenCounters()
     endpoints = ChatEndpoints(
-        limits=DatabaseLimits(db), counters=counters, max_answer_bytes=settings.max_answer_bytes
+        limits=DatabaseLimits(db),
+        counters=counters,
+        http=HttpClient(max_bytes=settings.max_answer_bytes, blocked=settings.blocked_networks),
     )
     client = _enter(base.exits, base.loop, endpoints)
-    provider = ProviderBatches(timeout_s=settings.channel_timeout_s, counters=counters)
+    provider = ProviderBatches(
+        timeout_s=settings.channel_timeout_s, counters=counters, blocked=settings.blocked_networks
+    )
     opened = _enter(base.exits, base.loop, provider)
     channel = _channel(db, opened, settings, client.behaviour)
     options = DispatchOptions(

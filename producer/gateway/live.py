@@ -10,6 +10,7 @@ import structlog
 from producer.gateway.live_calls import CallLedger, LiveCaller
 from producer.gateway.live_choice import Chooser, LivePredictor
 from routoo.client.endpoints import ChatEndpoints
+from routoo.client.http import HttpClient
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import Experience
 from routoo.errors import RoutooError
@@ -75,7 +76,8 @@ async def opened_live(settings: Settings, database: Database) -> AsyncIterator[L
     """Yield the parts; calls that ended are settled before the block's end returns."""
     ledger = CallLedger(database)
     limits = DatabaseLimits(database)
-    async with ChatEndpoints(limits=limits, max_answer_bytes=settings.max_answer_bytes) as client:
+    http = HttpClient(max_bytes=settings.max_answer_bytes, blocked=settings.blocked_networks)
+    async with ChatEndpoints(limits=limits, http=http) as client:
         predictor = LivePredictor(PredictorCache(database, settings.checkpoint))
         chooser = Chooser(predictor, client.behaviour)
         live = Live(database, client, chooser, LiveCaller(client, ledger))

@@ -189,9 +189,11 @@ async def _ask(questions: _Questions) -> "tuple[list[CollectedOutcome], list[Fai
     )
 
     from routoo.client.endpoints import ChatEndpoints
+    from routoo.client.http import HttpClient
     from routoo.console.output import messages, note
     from routoo.evaluation.answer_log import AnswerLog
     from routoo.evaluation.collect import BudgetedClient, Collection
+    from routoo.settings import load_settings
 
     items, models = questions.items, questions.models
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
@@ -199,7 +201,8 @@ async def _ask(questions: _Questions) -> "tuple[list[CollectedOutcome], list[Fai
         AnswerLog(questions.log) as log,
         Progress(*columns, TimeRemainingColumn(), console=messages()) as bar,
     ):
-        async with ChatEndpoints(models) as client:
+        http = HttpClient(blocked=load_settings().blocked_networks)
+        async with ChatEndpoints(models, http=http) as client:
             tasks = {model.name: bar.add_task(model.name, total=len(items)) for model in models}
             collection = Collection(
                 BudgetedClient(client, questions.budget_usd),

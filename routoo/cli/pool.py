@@ -157,8 +157,9 @@ def _ping(pool: "Pool") -> None:
     from routoo.client.ping import check_answers, ping
     from routoo.settings import load_settings
 
-    timeout_s = load_settings().ping_timeout_s or _PING_TIMEOUT_S
-    found = asyncio.run(ping(pool.models, timeout_s=timeout_s))
+    settings = load_settings()
+    timeout_s, blocked = settings.ping_timeout_s or _PING_TIMEOUT_S, settings.blocked_networks
+    found = asyncio.run(ping(pool.models, timeout_s=timeout_s, blocked=blocked))
     for one in found:
         typer.echo(f"{', '.join(one.models)} at {one.base_url}: {one.problem or 'answers'}")
     check_answers(found)

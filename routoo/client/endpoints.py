@@ -14,7 +14,7 @@ import structlog
 from routoo.client.access import check_variables
 from routoo.client.failures import error_of_response, unreadable
 from routoo.client.formats.wire_format import SentCall, encode_json
-from routoo.client.http import MAX_ANSWER_BYTES, HttpClient, HttpReply, decode_json
+from routoo.client.http import HttpClient, HttpReply, decode_json
 from routoo.client.limiter.account_exchange import LimitSync
 from routoo.client.limiter.endpoint_limiter import EndpointLimiter, WaitingCall, admit_to_any
 from routoo.client.model_endpoints import ModelEndpoint, ModelEndpoints
@@ -41,7 +41,6 @@ _STREAM_OPTIONS = "stream_options"
 """Field of a request that some endpoints refuse."""
 _LOOKS, _LOOK_POLL_S = 100, 0.02
 """How often, and how far apart in seconds, to look whether the shared accounts have answered."""
-_TOO_LARGE = "Raise ROUTOO_MAX_ANSWER_BYTES if such answers are expected"
 
 
 class ChatEndpoints:
@@ -55,7 +54,7 @@ class ChatEndpoints:
         limits: The accounts of the endpoints, shared with other processes; where unset, this
             process is taken to be the only one that calls the endpoints.
         counters: Where models' tokenizers are kept.
-        max_answer_bytes: Largest answer that is read, decompressed, in bytes.
+        http: Sends the requests; unset, one that connects to any address.
         behaviour: What is known of endpoints; what calls show is added to it.
 
     Raises:
@@ -70,7 +69,7 @@ class ChatEndpoints:
         environ: Mapping[str, str] | None = None,
         limits: SharedLimits | None = None,
         counters: TokenCounters | None = None,
-        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        http: HttpClient | None = None,
         behaviour: KnownBehaviour | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
@@ -79,7 +78,7 @@ class ChatEndpoints:
         check_variables(models, environ)
         counters.load(models)
         self.behaviour = KnownBehaviour() if behaviour is None else behaviour
-        self._http = HttpClient(max_bytes=max_answer_bytes, remedy=_TOO_LARGE)
+        self._http = http or HttpClient()
         self._sync = LimitSync(limits or MemoryLimits(), lambda: self._endpoints.limiters)
         self._endpoints = ModelEndpoints(environ, counters, self._sync.wake)
         self._syncing: asyncio.Task[None] | None = None

@@ -57,6 +57,16 @@ _TRUST = (
     "the path of a file with the authorities to trust (PEM) into SSL_CERT_FILE"
 )
 
+_UNBLOCK = (
+    "Put another address into the pool's base_url, or take the network out of the variable"
+    " (behind a proxy: that of the proxy)"
+)
+
+
+class BlockedAddressError(OSError):
+    """The address of an endpoint is in a network that the settings block."""
+
+
 CALL_ERRORS = (aiohttp.ClientError, asyncio.TimeoutError, OSError)
 """What a call through aiohttp may raise; `error_of_exception` maps each."""
 
@@ -68,6 +78,13 @@ def error_of_exception(error: BaseException, *, where: str) -> EndpointError:
         error: One of `CALL_ERRORS`.
         where: The endpoint's URL, without credentials.
     """
+    if isinstance(getattr(error, "os_error", None), BlockedAddressError):
+        return EndpointDeniedError(
+            str(error.__cause__ or error),
+            reason=DenialReason.MISCONFIGURED,
+            where=where,
+            remedy=_UNBLOCK,
+        )
     ours, what = meaning_of(type(error))
     reason = str(error).strip().rstrip(".")
     remedy = _TRUST if isinstance(error, aiohttp.ClientConnectorCertificateError) else None

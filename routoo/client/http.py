@@ -5,6 +5,7 @@ import codecs
 import io
 import json
 import math
+import socket
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -18,8 +19,14 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from routoo.client.access import Access
-from routoo.client.failures import CALL_ERRORS, error_of_exception, unreadable
+from routoo.client.failures import (
+    CALL_ERRORS,
+    BlockedAddressError,
+    error_of_exception,
+    unreadable,
+)
 from routoo.domain.endpoint import Endpoint
+from routoo.domain.networks import NONE_BLOCKED, BlockedNetworks
 from routoo.domain.prompt import unicode_text
 from routoo.errors import EndpointError, InvalidResponseError
 
@@ -30,6 +37,8 @@ _CONNECT_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
 requests have a limit of their own."""
 _LARGE_ANSWER_BYTES, _LARGE_AT_ONCE = 2**18, 8
 """Of answers that are larger than this, only so many are read at the same time."""
+_TOO_LARGE = "Raise ROUTOO_MAX_ANSWER_BYTES if such answers are expected"
+_BLOCKED = "its address is in a network that ROUTOO_BLOCKED_NETWORKS names"
 _LARGE_REQUEST_BYTES = 2**20
 """aiohttp writes larger bodies in parts only if they come as a file."""
 
@@ -75,11 +84,16 @@ class HttpClient:
 
     Args:
         max_bytes: Largest body that is read, decompressed, in bytes.
-        remedy: What can be done about a larger one.
+        blocked: Addresses that are not connected to, whatever names stand for them.
     """
 
-    def __init__(self, *, max_bytes: int = MAX_ANSWER_BYTES, remedy: str | None = None) -> None:
-        self._max_bytes, self._remedy = max_bytes, remedy
+    def __init__(
+        self,
+        *,
+        max_bytes: int = MAX_ANSWER_BYTES,
+        blocked: BlockedNetworks = NONE_BLOCKED,
+    ) -> None:
+        self._max_bytes, self._blocked = max_bytes, blocked
         self._large = asyncio.Semaphore(_LARGE_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
 
@@ -87,7 +101,11 @@ class HttpClient:
         # limit=0: limiters bound the calls of each endpoint; aiohttp's default of 100 connections
         # over all endpoints would let a slow one starve the others.
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300),
+            connector=aiohttp.TCPConnector(
+                limit=0,
+                ttl_dns_cache=300,
+                socket_factory=self._unblocked_socket if self._blocked else None,
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=_CONNECT_TIMEOUT,
             raise_for_status=False,
@@ -99,6 +117,16 @@ class HttpClient:
         if self._session is not None:
             await self._session.close()
             self._session = None
+
+    def _unblocked_socket(self, address: aiohttp.AddrInfoType) -> socket.socket:
+        """Open a socket for an address, the one that is about to be connected to.
+
+        So a name that stands for another address at each look (DNS rebinding) gains nothing.
+        """
+        family, kind, protocol, _, (host, *_) = address
+        if self._blocked.blocks(str(host)):
+            raise BlockedAddressError(_BLOCKED)
+        return socket.socket(family, kind, protocol)
 
     async def send(
         self,
@@ -173,7 +201,7 @@ class HttpClient:
             raise InvalidResponseError(
                 f"the answer is larger than {self._max_bytes} bytes",
                 where=where,
-                remedy=self._remedy,
+                remedy=_TOO_LARGE,
                 http_status=response.status,
             )
         return HttpReply(response.status, response.headers, body.joined())

@@ -16,6 +16,7 @@ from routoo.client.access import find_access
 from routoo.client.failures import error_of_response
 from routoo.client.http import HttpClient, target_of
 from routoo.client.model_endpoints import format_of
+from routoo.domain.networks import NONE_BLOCKED, BlockedNetworks
 from routoo.domain.pool import CandidateModel
 from routoo.errors import ConfigError, DenialReason, EndpointDeniedError, EndpointError
 
@@ -49,6 +50,7 @@ async def ping(
     *,
     timeout_s: float,
     environ: Mapping[str, str] | None = None,
+    blocked: BlockedNetworks = NONE_BLOCKED,
 ) -> list[Ping]:
     """Ask the endpoints of some models, all at once.
 
@@ -56,6 +58,7 @@ async def ping(
         models: Candidate models; an endpoint that several share is asked once.
         timeout_s: Longest wait for each of them, in seconds.
         environ: Where keys and proxies are looked up; the process's environment if unset.
+        blocked: Addresses that are not connected to.
     """
     environ = os.environ if environ is None else environ
     by_endpoint: dict[tuple[str, str | None, str | None], list[CandidateModel]] = {}
@@ -63,7 +66,7 @@ async def ping(
         for endpoint in model.all_endpoints:
             key = endpoint.base_url, endpoint.api_key_env, endpoint.proxy_url_env
             by_endpoint.setdefault(key, []).append(model.at(endpoint))
-    async with HttpClient(max_bytes=_MOST_BYTES) as http:
+    async with HttpClient(max_bytes=_MOST_BYTES, blocked=blocked) as http:
         asked = (_ping(http, shared, timeout_s, environ) for shared in by_endpoint.values())
         return list(await asyncio.gather(*asked))
 

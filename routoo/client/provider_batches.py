@@ -10,6 +10,7 @@ from routoo.client.formats.wire_format import BatchApiRequest, BatchFormat, Outc
 from routoo.client.http import HttpClient, HttpReply, target_of
 from routoo.client.model_endpoints import format_of
 from routoo.client.token_counts import TokenCounters
+from routoo.domain.networks import NONE_BLOCKED, BlockedNetworks
 from routoo.domain.pool import BatchChannel, CandidateModel
 from routoo.domain.provider_batch import ProviderBatch, ProviderRow
 from routoo.errors import BatchPostponedError, EndpointError, RateLimitedError
@@ -30,6 +31,7 @@ class ProviderBatches:
         environ: Where API keys and proxies are looked up; the process's environment if unset.
         timeout_s: Longest wait for the answer to a short request, in seconds; files get more.
         counters: Where models' tokenizers are kept.
+        blocked: Addresses that are not connected to.
     """
 
     def __init__(
@@ -38,11 +40,12 @@ class ProviderBatches:
         environ: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
         counters: TokenCounters | None = None,
+        blocked: BlockedNetworks = NONE_BLOCKED,
     ) -> None:
         self._counters = counters or TokenCounters()
         self._environ = os.environ if environ is None else environ
         self._timeout_s = timeout_s
-        self._http = HttpClient(max_bytes=_MAX_FILE_BYTES)
+        self._http = HttpClient(max_bytes=_MAX_FILE_BYTES, blocked=blocked)
 
     async def __aenter__(self) -> Self:
         await self._http.__aenter__()

@@ -11,7 +11,10 @@ from aiohttp import web
 
 from routoo.client.access import find_access
 from routoo.client.endpoints import ChatEndpoints
+from routoo.client.http import HttpClient
+from routoo.client.ping import ping
 from routoo.domain.endpoint import Endpoint
+from routoo.domain.networks import BlockedNetworks
 from routoo.domain.pool import CandidateModel, Tariff
 from routoo.errors import ConfigError, EndpointDeniedError, EndpointUnavailableError
 from tests.fakes.forward_proxy import ForwardProxy
@@ -161,3 +164,19 @@ def test_a_key_with_a_line_break_is_refused_and_not_shown() -> None:
     with pytest.raises(ConfigError, match="line break") as caught:
         find_access(model, {"KEY": "s3cret\r\nX: y"})
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_blocked_addresses_are_not_connected_to_whatever_their_names(host: str) -> None:
+    async with FakeServer({"models": {"*": {}}}) as server:
+        model = candidate(base_url=f"http://{host}:{port_of(server)}/v1")
+        blocked = BlockedNetworks.parse("private")
+        async with ChatEndpoints(environ={}, http=HttpClient(blocked=blocked)) as client:
+            with pytest.raises(EndpointDeniedError, match="ROUTOO_BLOCKED_NETWORKS"):
+                await client.complete(model, CHAT)
+        (found,) = await ping([model], timeout_s=5.0, environ={}, blocked=blocked)
+        assert "ROUTOO_BLOCKED_NETWORKS" in str(found.problem)
+        assert server.requests == []
+        elsewhere = BlockedNetworks.parse("10.0.0.0/8, fd00::/8")
+        async with ChatEndpoints(environ={}, http=HttpClient(blocked=elsewhere)) as client:
+            assert await client.complete(model, CHAT)

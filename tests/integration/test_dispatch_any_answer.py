@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from routoo.client.endpoints import ChatEndpoints
+from routoo.client.http import HttpClient
 from routoo.domain.completion import Attempt, Completion, Reservation, Result, Usage
 from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import SLA, ResultStatus
@@ -126,7 +127,7 @@ async def test_many_large_answers_at_once_take_bounded_memory() -> None:
     fault = {**sent(b"x" * 2**16, repeat=2**10), "containing": None}
     async with FakeServer({"models": {"*": {"faults": [fault]}}}) as server:
         model = patient_pool(server).models[0]
-        async with ChatEndpoints([model], max_answer_bytes=most) as client:
+        async with ChatEndpoints([model], http=HttpClient(max_bytes=most)) as client:
 
             async def call() -> int:
                 with pytest.raises(InvalidResponseError, match="larger than"):

@@ -16,6 +16,7 @@ from routoo.client.ping import Ping, ping
 from routoo.domain.endpoint import Endpoint
 from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.errors import CheckpointError, ConfigError
+from routoo.settings import Settings
 from routoo.store.database import Database
 from tests.fakes.openai_server import FakeServer
 from tests.producer_command import ProducerCommand
@@ -86,7 +87,7 @@ async def test_a_checkpoint_that_is_elsewhere_is_a_note(db: Database, tmp_path: 
 async def test_endpoints_that_answer_are_asked_at_no_cost() -> None:
     async with FakeServer() as server:
         pool = Pool(models=(candidate("a", server.base_url), candidate("b", server.base_url)))
-        assert await check_endpoints(pool, 5.0) is None
+        assert await check_endpoints(pool, Settings()) is None
         assert server.requests == []
 
 
@@ -115,7 +116,7 @@ async def test_a_pool_with_models_away_is_refused_with_their_names_in_bounded_ti
         pool = Pool(models=(candidate("fine", server.base_url), refused, *models))
         started = time.monotonic()
         with pytest.raises(ConfigError) as caught:
-            await check_endpoints(pool, 0.3)
+            await check_endpoints(pool, Settings(ping_timeout_s=0.3))
         assert time.monotonic() - started < 2
         text = str(caught.value)
         assert all(model.name in text for model in (refused, *models))
@@ -126,7 +127,7 @@ async def test_a_pool_with_models_away_is_refused_with_their_names_in_bounded_ti
 async def test_one_endpoint_of_several_that_answers_is_enough() -> None:
     async with FakeServer() as server:
         model = candidate("m", "http://127.0.0.1:1/v1", server.base_url)
-        assert await check_endpoints(Pool(models=(model,)), 1.0) is None
+        assert await check_endpoints(Pool(models=(model,)), Settings()) is None
 
 
 async def test_a_key_that_only_workers_have_leaves_the_question_open() -> None:

@@ -67,3 +67,39 @@ def test_a_password_is_given_to_another_program_in_its_environment_alone() -> No
     url, environment = with_password_apart("postgresql://routoo@/routoo?host=%2Ftmp")
     assert url == "postgresql://routoo@/routoo?host=%2Ftmp"
     assert "PGPASSWORD" not in environment
+
+
+@pytest.mark.parametrize(
+    ("blocked", "address", "expected"),
+    [
+        ("", "127.0.0.1", False),
+        ("private", "127.0.0.1", True),
+        ("private", "10.1.2.3", True),
+        ("private", "169.254.169.254", True),
+        ("private", "100.64.0.1", True),
+        ("private", "0.1.2.3", True),
+        ("private", "224.0.0.1", True),
+        ("private", "::1", True),
+        ("private", "fe80::1%eth0", True),
+        ("private", "fd12::1", True),
+        ("private", "::ffff:192.168.0.1", True),
+        ("private", "2002:0a00:0001::", True),
+        ("private", "8.8.8.8", False),
+        ("private", "2606:4700::1111", False),
+        ("10.0.0.0/8, fd00::/8", "10.1.2.3", True),
+        ("10.0.0.0/8, fd00::/8", "192.168.0.1", False),
+    ],
+)
+def test_networks_are_blocked_with_all_forms_of_their_addresses(
+    monkeypatch: pytest.MonkeyPatch, blocked: str, address: str, *, expected: bool
+) -> None:
+    monkeypatch.setenv("ROUTOO_BLOCKED_NETWORKS", blocked)
+    assert load_settings().blocked_networks.blocks(address) is expected
+
+
+def test_a_network_that_is_none_is_refused_by_the_name_of_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ROUTOO_BLOCKED_NETWORKS", "10.0.0.1/8")
+    with pytest.raises(ConfigError, match="ROUTOO_BLOCKED_NETWORKS"):
+        load_settings()
