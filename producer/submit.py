@@ -24,6 +24,7 @@ from routoo.store import batches
 from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from routoo.store.jobs import copy_jobs
+from routoo.tracing import note, span
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,23 @@ async def submit(
         InputError: The input has no rows or can't be read.
         StoreError: The database failed.
     """
+    new = _new_batch(source, request)
+    with span("submit", new.id, plan_only=request.plan_only) as traced:
+        submission = await _submit(database, source, request, new, shard_size, on_progress)
+        note(traced, jobs=submission.job_count, created=submission.created)
+    return submission
+
+
+async def _submit(
+    database: Database,
+    source: RowSource,
+    request: BatchRequest,
+    new: batches.NewBatch,
+    shard_size: int,
+    on_progress: Callable[[ReadProgress], None] | None,
+) -> Submission:
     async with database.transaction() as conn:
-        batch_id, created = await batches.create(conn, _new_batch(source, request))
+        batch_id, created = await batches.create(conn, new)
         if not created:
             known = await batches.get(conn, batch_id)
             _check_same_kind(known, request)

@@ -120,6 +120,11 @@ class Settings(BaseSettings):
     """Port on which the beat serves metrics for Prometheus; unset means none, 0 means any."""
     metrics_host: str = "127.0.0.1"
     """Address it listens on; metrics have no password, so it must not be public."""
+    traces: bool = False
+    """Whether to send OpenTelemetry traces of batches; OTEL_EXPORTER_OTLP_ENDPOINT says where to.
+    """
+    trace_calls_share: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Share of the calls to models that get a span of their own in those traces, 0 to 1."""
     log_level: str = "INFO"
 
     @field_validator("home", "checkpoint", "pool")

@@ -46,6 +46,7 @@ from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import DatabaseLimits
 from routoo.store.shards import Done, WorkOutcome
+from routoo.tracing import tracing
 from worker.background import background_ticks, heartbeat
 from worker.metrics import serving_metrics
 from worker.queue import RECOVER_TASK, create_app, publish
@@ -266,7 +267,10 @@ def run_role(role: Role, settings: Settings, *, on_ready: Callable[[], None]) ->
     """
     broker_url = required_url(settings.broker_url, "ROUTOO_BROKER_URL")
     app = create_app(settings, broker_url)
-    with open_runtime(role, settings) as runtime:
+    traced = tracing(
+        f"routoo-{role.value}", is_wanted=settings.traces, call_share=settings.trace_calls_share
+    )
+    with traced, open_runtime(role, settings) as runtime:
         _register(app, role, settings, runtime)
         worker = _worker(app, role, settings)
         with ExitStack() as exits:

@@ -21,6 +21,7 @@ from routoo.files import replacing
 from routoo.store import results
 from routoo.store.batches import BatchRecord
 from routoo.store.results import ResultRecord
+from routoo.tracing import span
 
 _OK = 200
 
@@ -159,7 +160,7 @@ async def export(conn: AsyncConnection, batch: BatchRecord, wanted: Export) -> E
         InputError: A file can't be written.
     """
     exported = Exported()
-    with ExitStack() as files:
+    with span("write results", batch.id), ExitStack() as files:
         writer = _writer(batch, wanted, files.enter_context(replacing(wanted.out)), files)
         chunk: list[ResultRecord] = []
         async for record in results.iterate(conn, batch.id):

@@ -114,9 +114,13 @@ def usable_database(settings: "Settings") -> Iterator[str]:
         EmbeddedStackError: The embedded server can't be started.
         StoreError: The database can't be migrated.
     """
-    from routoo.embedded.stack import embedded_stack
+    from pathlib import Path
 
-    with embedded_stack(settings, broker=False) as (url, _):
+    from routoo.embedded.stack import embedded_stack
+    from routoo.tracing import tracing
+
+    traced = tracing(Path(sys.argv[0]).name, is_wanted=settings.traces)
+    with traced, embedded_stack(settings, broker=False) as (url, _):
         if settings.embedded_database:
             from routoo.store.migrate import upgrade
 

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -24,6 +25,10 @@ from routoo.store import batches, leases, put_off, shards
 from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from routoo.store.shards import Done, Failed, HandedBack, WorkOutcome
+from routoo.tracing import note, span, trace_batch
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 Work = Callable[[Lease, BatchRecord], Coroutine[Any, Any, WorkOutcome]]
 """A stage: returns whether the shard is done, or a part of it was left for later."""
@@ -183,7 +188,7 @@ class ShardWorker:
             _log.warning("shard.unknown", **_fields(key))
             return None
         if lease is not None and lease.attempts >= _SUSPECT_ATTEMPTS and self._suspects:
-            await self._finish(lease, HandedBack(_SUSPECT_WAIT_S))
+            await self._finish(lease, batch, HandedBack(_SUSPECT_WAIT_S))
             return None
         return (lease, batch) if lease else None
 
@@ -193,8 +198,10 @@ class ShardWorker:
         if lease.attempts >= _SUSPECT_ATTEMPTS:
             self._suspects.add(lease.key)
         try:
-            outcome = await self._run_stage(lease, batch)
-            follows = await self._finish(lease, outcome)
+            with _span(lease) as traced:
+                outcome = await self._run_stage(lease, batch)
+                follows = await self._finish(lease, batch, outcome)
+                note(traced, outcome="done" if isinstance(outcome, Done) else "handed_back")
             log.info("shard.done" if isinstance(outcome, Done) else "shard.released")
         except StaleLeaseError:
             log.warning("shard.lost")
@@ -202,7 +209,7 @@ class ShardWorker:
         except DatabaseUnavailableError:
             raise
         except Exception as error:  # noqa: BLE001 - the task boundary: a shard's error is its own
-            await self._fail(lease, error)
+            await self._fail(lease, batch, error)
             return HandledMessage()
         finally:
             self._suspects.discard(lease.key)
@@ -215,20 +222,24 @@ class ShardWorker:
             self.db, lease, work, lease_s=self.lease_s, stop=self.stop, grace_s=stage.grace_s
         )
 
-    async def _finish(self, lease: Lease, outcome: WorkOutcome) -> HandledMessage:
+    async def _finish(
+        self, lease: Lease, batch: BatchRecord, outcome: WorkOutcome
+    ) -> HandledMessage:
         async with self.db.transaction() as conn:
             finished = await shards.finish(conn, lease, outcome)
+        if finished.ended is not None:
+            jobs, status = batch.job_count, finished.ended.value
+            trace_batch(batch.id, batch.created_at, jobs=jobs, status=status)
         return HandledMessage(list(finished.ready))
 
-    async def _fail(self, lease: Lease, error: Exception) -> None:
+    async def _fail(self, lease: Lease, batch: BatchRecord, error: Exception) -> None:
         permanent = isinstance(error, _PERMANENT)
         _log.error(
             "shard.failed", **_fields(lease.key), permanent=permanent, error=_text(error),
             exc_info=not isinstance(error, (*_PERMANENT, StoreError)),
         )  # fmt: skip
         try:
-            async with self.db.transaction() as conn:
-                await shards.finish(conn, lease, Failed(_text(error), permanent=permanent))
+            await self._finish(lease, batch, Failed(_text(error), permanent=permanent))
         except StaleLeaseError:
             _log.warning("shard.lost", **_fields(lease.key))
 
@@ -301,6 +312,13 @@ async def _cancel(*tasks: asyncio.Task[Any]) -> None:
         for task in ended:
             if not task.cancelled():
                 task.exception()  # looked at: who awaits the work has it
+
+
+def _span(lease: Lease) -> "AbstractContextManager[Span | None]":
+    """Trace the work on a shard."""
+    key = lease.key
+    facts = {"shard": key.shard_no, "jobs": lease.job_count, "epoch": lease.epoch}
+    return span(f"{key.stage.value} shard", key.batch_id, **facts, attempt=lease.attempts)
 
 
 def _fields(key: ShardKey) -> dict[str, object]:

@@ -5,7 +5,7 @@ one way in which a worker that holds a lease gives it up. Every change of a shar
 locks the batch's row first, so that two workers that end their shards at once see each other.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -58,6 +58,8 @@ class FinishedShard:
     """Shards that a worker may take now, to be published on the queue."""
     parked: bool = False
     """Whether the shard failed for good, and its batch with it."""
+    ended: BatchStatus | None = None
+    """How the batch ended, where it ended with this shard."""
 
 
 async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> FinishedShard:
@@ -94,7 +96,8 @@ async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> F
         case Failed():
             finished = await _fail(conn, lease, outcome)
     if status is BatchStatus.CANCELLING:
-        await control.end_cancelled(conn, lease.key.batch_id)
+        if await control.end_cancelled(conn, lease.key.batch_id):
+            return replace(finished, ended=BatchStatus.CANCELLED)
     elif status.is_over or finished.parked:
         await control.close_books(conn, lease.key.batch_id)
     return finished
@@ -112,11 +115,15 @@ async def _complete(conn: AsyncConnection, lease: Lease, status: BatchStatus) ->
         if stage is Stage.SELECT:  # jobs that waited for a model may have another one now
             await put_off.end_waits(conn, batch_id)
     if stage is not Stage.SCORE:  # a re-plan's select shard may be the last one open
-        await batches.finish_if_done(conn, batch_id)
+        is_over = await batches.finish_if_done(conn, batch_id)
+    else:
+        is_over = False
+    ended = BatchStatus.COMPLETED if is_over else None
     if stage is Stage.DISPATCH:
-        return FinishedShard()
+        return FinishedShard(ended=ended)
     ready = await ready_keys(conn, batch_id)
-    return FinishedShard(tuple(key for key in ready if key.stage is _NEXT_STAGE[stage]))
+    due = tuple(key for key in ready if key.stage is _NEXT_STAGE[stage])
+    return FinishedShard(due, ended=ended)
 
 
 _UNBLOCK = {
@@ -159,7 +166,8 @@ async def _fail(conn: AsyncConnection, lease: Lease, failed: Failed) -> Finished
         stage, shard_no = lease.key.stage, lease.key.shard_no
         reason = f"{stage} shard {shard_no} failed, and no other attempt can help: {error}"
         await control.fail(conn, lease.key.batch_id, reason)
-    return FinishedShard(parked=failed.permanent)
+    ended = BatchStatus.FAILED if failed.permanent else None
+    return FinishedShard(parked=failed.permanent, ended=ended)
 
 
 async def ready_keys(conn: AsyncConnection, batch_id: UUID) -> list[ShardKey]:

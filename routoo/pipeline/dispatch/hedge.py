@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from routoo.domain.completion import Completion, Reservation
 from routoo.domain.job import PendingJob
@@ -20,6 +21,10 @@ from routoo.errors import EndpointClosedError, EndpointError
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.pending_writes import ReservationStatus
 from routoo.ports import ChatClient, Permit
+from routoo.tracing import note, span
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
 
 Answer = Completion | EndpointError
 """What a call returned; a completion that a content filter cut is a completion."""
@@ -107,12 +112,15 @@ class HedgedCaller:
 
     async def _send(self, pending: PendingJob, permit: Permit) -> Answer:
         timeout_s = self._timeout_s(pending, permit.model)
-        try:
-            completion = await self.client.complete(
-                permit.model, pending.job.body, timeout_s=timeout_s
-            )
-        except EndpointError as error:
-            return error.detached()  # it is kept while the job waits for its next attempt
+        with span("call", job=pending.job.job_no, model=permit.model.name) as traced:
+            try:
+                completion = await self.client.complete(
+                    permit.model, pending.job.body, timeout_s=timeout_s
+                )
+            except EndpointError as error:
+                note(traced, failure=error.code, http_status=error.http_status)
+                return error.detached()  # it is kept while the job waits for its next attempt
+            _note_completion(traced, completion)
         permit.used(completion.usage.total_tokens)
         self.latencies.note(permit.model, completion.latency_s)
         return completion
@@ -157,6 +165,18 @@ class HedgedCaller:
         if sla.deadline is not None:
             limits_s.append((sla.deadline - self.now()).total_seconds())
         return max(0.001, min(limits_s))
+
+
+def _note_completion(traced: "Span | None", completion: Completion) -> None:
+    usage, failure = completion.usage, completion.failure
+    note(
+        traced,
+        failure=None if failure is None else failure.code,
+        http_status=completion.http_status,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        finish_reason=completion.finish_reason,
+    )
 
 
 async def _race(
