@@ -227,9 +227,9 @@ class ShardWorker:
     ) -> HandledMessage:
         async with self.db.transaction() as conn:
             finished = await shards.finish(conn, lease, outcome)
-        if finished.ended is not None:
-            jobs, status = batch.job_count, finished.ended.value
-            trace_batch(batch.id, batch.created_at, jobs=jobs, status=status)
+        ended = BatchStatus.FAILED if finished.parked else finished.ended
+        if ended is not None:
+            trace_batch(batch.id, batch.created_at, jobs=batch.job_count, status=ended.value)
         return HandledMessage(list(finished.ready))
 
     async def _fail(self, lease: Lease, batch: BatchRecord, error: Exception) -> None:

@@ -59,7 +59,7 @@ class FinishedShard:
     parked: bool = False
     """Whether the shard failed for good, and its batch with it."""
     ended: BatchStatus | None = None
-    """How the batch ended, where it ended with this shard."""
+    """How the batch ended, where it ended with this shard; None where it failed with it."""
 
 
 async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> FinishedShard:
@@ -166,8 +166,7 @@ async def _fail(conn: AsyncConnection, lease: Lease, failed: Failed) -> Finished
         stage, shard_no = lease.key.stage, lease.key.shard_no
         reason = f"{stage} shard {shard_no} failed, and no other attempt can help: {error}"
         await control.fail(conn, lease.key.batch_id, reason)
-    ended = BatchStatus.FAILED if failed.permanent else None
-    return FinishedShard(parked=failed.permanent, ended=ended)
+    return FinishedShard(parked=failed.permanent)
 
 
 async def ready_keys(conn: AsyncConnection, batch_id: UUID) -> list[ShardKey]:
