@@ -18,6 +18,7 @@ from routoo.console.fitted_table import FittedTable, TableColumn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from routoo.predictor.manifest import Manifest
     from routoo.store.checkpoints import CheckpointRecord, Promotion
     from routoo.store.database import Database
 
@@ -152,7 +153,11 @@ def show(
     manifest = read_manifest(folder)
     if json:
         typer.echo((folder / MANIFEST_FILE).read_text(encoding="utf-8").rstrip())
-        return
+    else:
+        _print_manifest(manifest)
+
+
+def _print_manifest(manifest: "Manifest") -> None:
     from routoo.console.output import console, report_table
     from routoo.evaluation.report.section import fixed
 

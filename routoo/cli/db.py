@@ -129,12 +129,9 @@ def query(
     from routoo.console.output import console, json_line, report_table
     from routoo.console.run import run_with_database
     from routoo.settings import load_settings
-    from routoo.store.database import Database, read_rows
+    from routoo.store.database import read_rows
 
-    async def read(database: Database) -> "tuple[list[str], list[tuple[object, ...]]]":
-        return await read_rows(database, sql)
-
-    names, rows = run_with_database(load_settings(), read)
+    names, rows = run_with_database(load_settings(), lambda database: read_rows(database, sql))
     if as_json:
         for row in rows:
             typer.echo(json_line(dict(zip(names, row, strict=True))))

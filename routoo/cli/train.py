@@ -97,7 +97,6 @@ def _read_tables(
 ) -> "OutcomeTables":
     from routoo.console.run import run_with_database
     from routoo.errors import InputError
-    from routoo.store.database import Database
     from routoo.training.tables import add_graded_answers, read_tables
     from routoo.training.train import check_folder_free
 
@@ -108,11 +107,9 @@ def _read_tables(
     given = options.items or options.outcomes
     files = read_tables(options.items or (), options.outcomes or ()) if given else None
     if options.from_runs:
-
-        async def load(database: Database) -> "OutcomeTables":
-            return await add_graded_answers(database, files, feedback)
-
-        return run_with_database(settings, load)
+        return run_with_database(
+            settings, lambda database: add_graded_answers(database, files, feedback)
+        )
     if files is None:
         raise InputError(
             "there is nothing to fit on", remedy="Give --items and --outcomes, or --from-runs"
@@ -142,6 +139,19 @@ def _print_figures(options: TrainOptions, trained: "TrainedPredictor") -> None:
         f"AUC {fixed(mean['auc'])}, ECE {fixed(mean['ece'])}, Brier {fixed(mean['brier'])}"
     )
     judged, pairs = (trained.manifest.judge.get(key, {}) for key in ("probes", "pairs"))
+    _note_judge(judged, len(pairs))
+    if options.json:
+        held_out = {key: metrics[key] for key in ("mean", "models", "calibration")}
+        facts = {"out": str(options.out), "items": items, "held_out": held_out, "judged": judged}
+        facts["pairs"] = list(pairs)
+        typer.echo(json_line(facts))
+
+
+def _note_judge(judged: dict[str, Any], pairs: int) -> None:
+    """Say how well the answers of which models can be judged."""
+    from routoo.console.output import note
+    from routoo.evaluation.report.section import fixed
+
     if judged:
         before, after = (
             fmean(figures[kind]["auc"] for figures in judged.values())
@@ -152,9 +162,4 @@ def _print_figures(options: TrainOptions, trained: "TrainedPredictor") -> None:
             f"{fixed(before)} from the prompt, {fixed(after)} with the answer"
         )
     if pairs:
-        note(f"of {len(pairs)} pairs of models it can be judged whether their answers agree")
-    if options.json:
-        held_out = {key: metrics[key] for key in ("mean", "models", "calibration")}
-        facts = {"out": str(options.out), "items": items, "held_out": held_out, "judged": judged}
-        facts["pairs"] = list(pairs)
-        typer.echo(json_line(facts))
+        note(f"of {pairs} pairs of models it can be judged whether their answers agree")

@@ -31,17 +31,7 @@ def configure_logs(level: str, *, as_json: bool, role: str) -> None:
         structlog.processors.StackInfoRenderer(),
         _add_role(role),
     ]
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_shorten)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *_renderers(as_json=as_json),
-            ],
-        )
-    )
+    handler = _handler(shared, as_json=as_json)
     logging.basicConfig(handlers=[handler], level=level, force=True)
     # Celery logs every message at INFO; our own events do so with the shard's name.
     for verbose in ("celery", "alembic"):
@@ -53,6 +43,22 @@ def configure_logs(level: str, *, as_json: bool, role: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
+
+
+def _handler(shared: list[Processor], *, as_json: bool) -> logging.Handler:
+    """Return what writes to standard error, events of other libraries too."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_shorten)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                *_renderers(as_json=as_json),
+            ],
+        )
+    )
+    return handler
 
 
 def _shorten(record: logging.LogRecord) -> bool:

@@ -192,25 +192,29 @@ def write_decisions(
     is the result, the model whose answer is, what the calls cost at the models' mean costs, and the
     model whose answer was compared with the first's, null where none was.
     """
-    parts = []
-    for budget in log_budgets(known.cost_usd).tolist():
-        decided = decide(known, budget)
-        cost = decided.cost_usd(known.cost_usd)
-        columns = {
-            "budget_usd_per_item": np.full(len(items), budget),
+    budgets = log_budgets(known.cost_usd).tolist()
+    parts = [_decisions_at(budget, known, items, pool) for budget in budgets]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as stream:
+        pq.write_table(pa.concat_tables(parts), stream, compression="zstd")
+
+
+def _decisions_at(
+    budget_usd: float, known: CascadeKnowledge, items: Sequence[Item], pool: Sequence[str]
+) -> pa.Table:
+    decided = decide(known, budget_usd)
+    second = [pool[column] if column >= 0 else None for column in decided.second]
+    return pa.table(
+        {
+            "budget_usd_per_item": np.full(len(items), budget_usd),
             "item_id": [item.item_id for item in items],
             "first_model": [pool[column] for column in decided.first],
             "accepted": decided.accepted,
             "final_model": [pool[column] for column in decided.final],
-            "cost_usd": cost,
-            "second_model": pa.array(
-                [pool[column] if column >= 0 else None for column in decided.second], pa.string()
-            ),
+            "cost_usd": decided.cost_usd(known.cost_usd),
+            "second_model": pa.array(second, pa.string()),
         }
-        parts.append(pa.table(columns))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as stream:
-        pq.write_table(pa.concat_tables(parts), stream, compression="zstd")
+    )
 
 
 def mean_costs(

@@ -51,17 +51,7 @@ class Replay:
         *,
         latency_scale: float = 0.0,
     ) -> None:
-        columns = zip(
-            outcomes.score,
-            outcomes.prompt_tokens,
-            outcomes.completion_tokens,
-            outcomes.latency_s,
-            strict=True,
-        )
-        keys = zip(outcomes.item_ids, outcomes.models, strict=True)
-        self._found = {
-            key: Recorded(*map(float, row)) for key, row in zip(keys, columns, strict=True)
-        }
+        self._found = _by_key(outcomes)
         self._by_text: dict[str, str] = {}
         for item in items:
             self._by_text.setdefault(item.prompt, item.item_id)
@@ -102,6 +92,19 @@ class Replay:
         if isinstance(metadata, Mapping) and ITEM_KEY in metadata:
             return str(metadata[ITEM_KEY])
         return self._by_text.get(prompt_text(body))
+
+
+def _by_key(outcomes: Outcomes) -> dict[tuple[str, str], Recorded]:
+    """Return the outcomes by item and model."""
+    columns = zip(
+        outcomes.score,
+        outcomes.prompt_tokens,
+        outcomes.completion_tokens,
+        outcomes.latency_s,
+        strict=True,
+    )
+    keys = zip(outcomes.item_ids, outcomes.models, strict=True)
+    return {key: Recorded(*map(float, row)) for key, row in zip(keys, columns, strict=True)}
 
 
 def _completion(

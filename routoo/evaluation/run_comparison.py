@@ -87,12 +87,8 @@ class RunComparison:
     calibration: tuple[Reliability, Reliability]
 
 
-def compare_runs(before: EvaluationRun, after: EvaluationRun) -> RunComparison:
-    """Compare two graded runs of sets that share items.
-
-    Raises:
-        InputError: No item was graded in both.
-    """
+def _shared_items(before: EvaluationRun, after: EvaluationRun) -> list[tuple[int, int]]:
+    """Return the rows of each item in both runs that was graded in both."""
     places = {item_id: row for row, item_id in enumerate(before.item_ids)}
     pairs = [
         (places[item_id], row)
@@ -105,6 +101,16 @@ def compare_runs(before: EvaluationRun, after: EvaluationRun) -> RunComparison:
             value=f"{before.facts.eval_set}, {after.facts.eval_set}",
             remedy="Compare runs of the same set",
         )
+    return pairs
+
+
+def compare_runs(before: EvaluationRun, after: EvaluationRun) -> RunComparison:
+    """Compare two graded runs of sets that share items.
+
+    Raises:
+        InputError: No item was graded in both.
+    """
+    pairs = _shared_items(before, after)
     first, second = np.array(pairs).T
     quality = [part.astype(np.float64) for part in (before.quality[first], after.quality[second])]
     cost = [before.cost_usd[first], after.cost_usd[second]]

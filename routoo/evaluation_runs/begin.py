@@ -77,15 +77,7 @@ async def begin_run(
     sample = choose_sample(items, request.sample_size)
     name = request.name or eval_set.name
     rows = [(item.item_id, _body(item, request)) for item in items]
-    routed = batches.NewBatch(
-        name,
-        request.pool,
-        _BATCH_KIND,
-        budget_usd=request.budget_usd,
-        objective=request.objective,
-        call_options=request.call_options,
-    )
-    batch_id = await write_batch(conn, routed, rows, shard_size)
+    batch_id = await write_batch(conn, _routed(name, request), rows, shard_size)
     sampled = [items[number] for number in sample]
     sample_batch_id = await _write_sample(conn, sampled, request, name, shard_size)
     run_id = uuid4()
@@ -127,6 +119,18 @@ async def _write_sample(
     return await write_batch(conn, new, list(_sample_rows(items, request)), shard_size)
 
 
+def _routed(name: str, request: RunRequest) -> batches.NewBatch:
+    """Return the batch whose calls go where the routing sends them."""
+    return batches.NewBatch(
+        name,
+        request.pool,
+        _BATCH_KIND,
+        budget_usd=request.budget_usd,
+        objective=request.objective,
+        call_options=request.call_options,
+    )
+
+
 async def write_batch(
     conn: AsyncConnection,
     new: batches.NewBatch,
@@ -144,15 +148,14 @@ async def write_batch(
     batch_id, _ = await batches.create(conn, new)
     async with copy_jobs(conn, batch_id) as copy:
         for start in range(0, len(rows), _JOBS_PER_WRITE):
-            part = rows[start : start + _JOBS_PER_WRITE]
-            await copy.write(
-                [
-                    JobInput(number, custom_id, orjson.dumps(body).decode())
-                    for number, (custom_id, body) in enumerate(part, start)
-                ]
-            )
+            part = enumerate(rows[start : start + _JOBS_PER_WRITE], start)
+            await copy.write([_job(number, *row) for number, row in part])
     await batches.seal(conn, batch_id, len(rows), shard_size)
     return batch_id
+
+
+def _job(number: int, custom_id: str, body: dict[str, Any]) -> JobInput:
+    return JobInput(number, custom_id, orjson.dumps(body).decode())
 
 
 def check_budgets(request: RunRequest) -> None:

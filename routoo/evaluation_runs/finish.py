@@ -1,10 +1,11 @@
 """Finishes runs whose batches have ended: grades them and compares them with earlier runs."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -119,18 +120,18 @@ async def ask_judge(
         for one in comparisons:
             await grades.save(conn, one.batch_id, [GradeRecord(one.job_no, None, JUDGE, _NO_JUDGE)])
         return None
-    judge = CandidateModel.model_validate(run.judge["model"])
-    budget = run.judge.get("budget_usd")
-    new = batches.NewBatch(
-        "judge",
-        Pool(models=(judge,)),
-        _JUDGE_BATCH_KIND,
-        budget_usd=None if budget is None else Decimal(budget),
-    )
     requests = list(_requests(comparisons))
-    batch_id = await write_batch(conn, new, requests, shard_size)
+    batch_id = await write_batch(conn, _judge_batch(run.judge), requests, shard_size)
     await batches.skip_scoring(conn, batch_id, 1, MAX_TOKENS)
     return batch_id
+
+
+def _judge_batch(judge: Mapping[str, Any]) -> batches.NewBatch:
+    model, budget = CandidateModel.model_validate(judge["model"]), judge.get("budget_usd")
+    budget_usd = None if budget is None else Decimal(budget)
+    return batches.NewBatch(
+        "judge", Pool(models=(model,)), _JUDGE_BATCH_KIND, budget_usd=budget_usd
+    )
 
 
 def _requests(comparisons: Sequence[JudgedAnswer]) -> Iterator[tuple[str, dict[str, object]]]:
@@ -163,15 +164,12 @@ async def grade_judged(
 async def compare_run(
     conn: AsyncConnection, run: RunRecord, measured: EvaluationRun
 ) -> list[Alert]:
-    """Find what is worse than before, and save it as alerts.
+    """Find what is worse than before; save, log and return it as alerts.
 
     Args:
         conn: The transaction that finishes the run.
         run: The run.
         measured: Its measurements as arrays.
-
-    Returns:
-        The alerts; they are also saved and logged.
     """
     earlier = await eval_runs.history(conn, run, RUNS_COMPARED)
     since = earlier[0].created_at if earlier else run.created_at - _FIRST_WINDOW
@@ -265,6 +263,12 @@ async def _step(conn: AsyncConnection, run: RunRecord, shard_size: int) -> bool:
             return False
     elif run.judge_batch_id is not None:
         await grade_judged(conn, run.judge_batch_id, comparisons)
+    await _measure(conn, run)
+    return True
+
+
+async def _measure(conn: AsyncConnection, run: RunRecord) -> None:
+    """Finish a graded run with its figures, and compare it with earlier ones."""
     measured = await load_run(conn, run.id)
     figures = {**run_figures(measured), "same_cost": same_cost_figures(measured)}
     await eval_runs.finish(conn, run.id, figures)
@@ -274,7 +278,6 @@ async def _step(conn: AsyncConnection, run: RunRecord, shard_size: int) -> bool:
         quality=figures["quality"]["mean"], cost_usd=figures["cost_usd"],
         ungraded=figures["ungraded"],
     )  # fmt: skip
-    return True
 
 
 async def _fail(conn: AsyncConnection, run_id: UUID, error: str) -> None:

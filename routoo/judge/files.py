@@ -31,14 +31,8 @@ def write_judge(folder: Path, judge: AnswerJudge) -> dict[str, Any]:
     """
     if not judge.judges:
         return {}
-    arrays: dict[str, np.ndarray] = {"scale": judge.scale.astype(np.float16)}
-    for number, probe in enumerate(sorted(judge.judges)):
-        tensors = judge.judges[probe].tensors()
-        arrays |= {f"probe{number}.{key}": array for key, array in tensors.items()}
-    for number, names in enumerate(sorted(judge.pairs)):
-        tensors = judge.pairs[names].tensors()
-        arrays |= {f"pair{number}.{key}": array for key, array in tensors.items()}
-    content = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    arrays = _arrays(judge).items()
+    content = save({name: np.ascontiguousarray(array) for name, array in arrays})
     sha256 = hashlib.sha256(content).hexdigest()
     name = f"judge-{sha256[:_NAME_LENGTH]}.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +45,18 @@ def write_judge(folder: Path, judge: AnswerJudge) -> dict[str, Any]:
         "probes": {probe: judge.figures.get(probe, {}) for probe in judge.probes},
         "pairs": [list(names) for names in sorted(judge.pairs)],
     }
+
+
+def _arrays(judge: AnswerJudge) -> dict[str, np.ndarray]:
+    """Return all arrays of a judge by name: judges of probes and of pairs, numbered in order."""
+    arrays: dict[str, np.ndarray] = {"scale": judge.scale.astype(np.float16)}
+    for number, probe in enumerate(sorted(judge.judges)):
+        tensors = judge.judges[probe].tensors()
+        arrays |= {f"probe{number}.{key}": array for key, array in tensors.items()}
+    for number, names in enumerate(sorted(judge.pairs)):
+        tensors = judge.pairs[names].tensors()
+        arrays |= {f"pair{number}.{key}": array for key, array in tensors.items()}
+    return arrays
 
 
 def remove_old_judges(folder: Path, facts: Mapping[str, Any]) -> None:

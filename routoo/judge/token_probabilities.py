@@ -33,14 +33,9 @@ def summarise_token_probabilities(
     values = np.array([value for _, value, _ in known])
     decisive = _decisive(prompt, [text for text, _, _ in known])
     low, quarter, median = np.quantile(values, _QUANTILES)
-    return TokenProbabilities(
-        float(values.mean()),
-        float(values.min()),
-        float(low),
-        float(quarter),
-        float(median),
-        _margin(known[decisive][1], known[decisive][2]),
-    )
+    margin = _margin(known[decisive][1], known[decisive][2])
+    figures = (values.mean(), values.min(), low, quarter, median, margin)
+    return TokenProbabilities(*map(float, figures))
 
 
 def token_probabilities_of(prompt: str, response: Mapping[str, Any]) -> TokenProbabilities | None:

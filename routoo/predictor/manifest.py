@@ -119,6 +119,15 @@ def _parsed(content: object, path: Path) -> Manifest:
             value=version,
             remedy="Train it again with `routoo train`, or use the Routoo release that wrote it",
         )
+    _check_complete(values, path)
+    _check_kinds(values, path)
+    known = {fact.name: values[fact.name] for fact in fields(Manifest) if fact.name in values}
+    known |= {"models": tuple(known["models"]), "layers": tuple(known["layers"])}
+    known["metrics"] = _each(known["metrics"], _nan_for_null)
+    return Manifest(**known)
+
+
+def _check_complete(values: dict[str, Any], path: Path) -> None:
     # What has a default came later: checkpoints from before it are as the default says.
     needed = {
         fact.name
@@ -132,11 +141,6 @@ def _parsed(content: object, path: Path) -> Manifest:
             where=str(path),
             remedy="Train the checkpoint again with `routoo train`",
         )
-    _check_kinds(values, path)
-    known = {fact.name: values[fact.name] for fact in fields(Manifest) if fact.name in values}
-    known |= {"models": tuple(known["models"]), "layers": tuple(known["layers"])}
-    known["metrics"] = _each(known["metrics"], _nan_for_null)
-    return Manifest(**known)
 
 
 def _check_kinds(values: dict[str, Any], path: Path) -> None:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float32
 from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone.encoder import Encoder, Progress
-from routoo.predictor.backbone.language_model import find_backbone
+from routoo.predictor.backbone.language_model import Backbone, find_backbone
 from routoo.predictor.checkpoint import Checkpoint, read_checkpoint
 from routoo.predictor.manifest import Manifest
 from routoo.predictor.options import Pooling, Precision, Reading
@@ -118,20 +118,7 @@ def load_predictor(
     read = read_checkpoint(checkpoint)
     manifest = read.manifest
     backbone = find_backbone(manifest.backbone)
-    if backbone.weights_sha256 != manifest.backbone_sha256:
-        raise CheckpointError(
-            "the backbone's weights are not those the checkpoint was trained on",
-            where=str(backbone.path),
-            value=backbone.weights_sha256,
-            remedy=f"Install the weights with sha256 {manifest.backbone_sha256}, or train again",
-        )
-    if manifest.reader_sha256 not in {"", backbone.reader_sha256}:
-        raise CheckpointError(
-            "the backbone's configuration or tokenizer is not that the checkpoint was trained with",
-            where=str(backbone.path),
-            value=backbone.reader_sha256,
-            remedy="Restore the folder as it was at the training, or train again",
-        )
+    _check_backbone(backbone, manifest)
     encoder = Encoder(backbone, _reading(manifest), device=choose_device(device))
     encoder.adapt(read.adapters)
     cached = encoder if cache is None else EmbeddingCache(cache, encoder)
@@ -167,3 +154,25 @@ def choose_device(device: str) -> str:
             remedy=f"Give auto, or one of {', '.join(sorted(known))}",
         )
     return device
+
+
+def _check_backbone(backbone: Backbone, manifest: Manifest) -> None:
+    """Check that a backbone is the one that a checkpoint was trained with.
+
+    Raises:
+        CheckpointError: It is not.
+    """
+    if backbone.weights_sha256 != manifest.backbone_sha256:
+        raise CheckpointError(
+            "the backbone's weights are not those the checkpoint was trained on",
+            where=str(backbone.path),
+            value=backbone.weights_sha256,
+            remedy=f"Install the weights with sha256 {manifest.backbone_sha256}, or train again",
+        )
+    if manifest.reader_sha256 not in {"", backbone.reader_sha256}:
+        raise CheckpointError(
+            "the backbone's configuration or tokenizer is not that the checkpoint was trained with",
+            where=str(backbone.path),
+            value=backbone.reader_sha256,
+            remedy="Restore the folder as it was at the training, or train again",
+        )

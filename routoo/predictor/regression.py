@@ -77,8 +77,7 @@ def outcome_weights(
     known = np.asarray(~np.isnan(score), np.float32)
     if class_weight is ClassWeight.NONE:
         return known
-    good = known_mean(score, axis=0)
-    bad = known_mean(1 - score, axis=0)
+    good, bad = known_mean(score, axis=0), known_mean(1 - score, axis=0)
     mixed = (good > 0) & (bad > 0)
     for_good, for_bad = (0.5 / np.where(mixed, share, 0.5) for share in (good, bad))
     weight = np.nan_to_num(score) * for_good + np.nan_to_num(1 - score) * for_bad

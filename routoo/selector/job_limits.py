@@ -85,20 +85,14 @@ def find_reasons(estimates: JobEstimates, limits: JobLimits) -> UInt8[np.ndarray
     _rule_out(reasons, IneligibilityReason.QUALITY, estimates.quality < limits.min_quality[:, None])
     _rule_out(reasons, IneligibilityReason.COST, estimates.cost_usd > limits.max_cost_usd[:, None])
     if estimates.latency_s is not None:
-        _rule_out(
-            reasons,
-            IneligibilityReason.LATENCY,
-            estimates.latency_s > limits.max_latency_s[:, None],
-        )
+        late = estimates.latency_s > limits.max_latency_s[:, None]
+        _rule_out(reasons, IneligibilityReason.LATENCY, late)
     if limits.in_time is not None:
         _rule_out(reasons, IneligibilityReason.LATENCY, ~limits.in_time)
-    if (
-        estimates.prompt_tokens is not None
-        and estimates.completion_tokens is not None
-        and estimates.window_tokens is not None
-    ):
-        needed = estimates.prompt_tokens + estimates.completion_tokens
-        _rule_out(reasons, IneligibilityReason.WINDOW, needed > estimates.window_tokens)
+    prompt, completion = estimates.prompt_tokens, estimates.completion_tokens
+    if not (prompt is None or completion is None or estimates.window_tokens is None):
+        exceeds = prompt + completion > estimates.window_tokens
+        _rule_out(reasons, IneligibilityReason.WINDOW, exceeds)
     if limits.usable is not None:
         _rule_out(reasons, IneligibilityReason.DENIED, ~limits.usable)
     if limits.capable is not None:

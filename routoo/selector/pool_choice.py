@@ -68,8 +68,7 @@ class AnswerTable:
         row = {item: at for at, item in enumerate(item_ids)}
         rows = np.array([row.get(item, -1) for item in outcomes.item_ids], dtype=np.int64)
         columns = np.array([column_of[name] for name in outcomes.models], dtype=np.int64)
-        kept = rows >= 0
-        if not kept.any():
+        if not (kept := rows >= 0).any():
             raise InputError("no outcome belongs to an item", remedy="Give tables that fit")
         flat = rows[kept] * len(models) + columns[kept]
         if len(np.unique(flat)) < len(flat):
@@ -114,18 +113,21 @@ def read_prices(path: Path, datasets: Collection[str | None] = ()) -> dict[str, 
         InputError: The file can't be read, a price is no number, or a model has two prices.
     """
     prices: dict[str, Tariff] = {}
-    try:
-        with path.open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"the prices can't be read: {error}", where=str(path)) from error
-    for line, row in enumerate(rows, 2):
+    for line, row in enumerate(_price_rows(path), 2):
         tariff = _tariff(row, f"{path}:{line}")
         if tariff is None or (datasets and row.get("dataset") not in {None, *datasets}):
             continue
         if prices.setdefault(row["model"], tariff) != tariff:
             raise InputError("the model has two prices", value=row["model"], where=f"{path}:{line}")
     return prices
+
+
+def _price_rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with path.open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"the prices can't be read: {error}", where=str(path)) from error
 
 
 def derive_prices(answers: AnswerTable) -> dict[str, Tariff]:
@@ -170,10 +172,7 @@ def price_answers(
     for at, model in enumerate(answers.models):
         tariff = prices.get(model)
         if tariff is not None:
-            billed = (
-                float(tariff.prompt) * answers.prompt_tokens[:, at]
-                + float(tariff.completion) * answers.completion_tokens[:, at]
-            ) / float(TOKENS_PER_MTOK)
+            billed = _billed_usd(tariff, answers, at)
             cost[:, at] = np.where(np.isnan(cost[:, at]), billed, cost[:, at])
     unknown = np.isnan(cost) & ~np.isnan(answers.score)
     if unknown.any():
@@ -183,6 +182,13 @@ def price_answers(
             remedy="Give prices with --prices, or leave the models out with --exclude",
         )
     return cost
+
+
+def _billed_usd(tariff: Tariff, answers: AnswerTable, at: int) -> Float64[np.ndarray, " items"]:
+    """Return what the answers of the model of a column cost by their tokens, in USD."""
+    prompt_usd = float(tariff.prompt) * answers.prompt_tokens[:, at]
+    completion_usd = float(tariff.completion) * answers.completion_tokens[:, at]
+    return np.asarray((prompt_usd + completion_usd) / float(TOKENS_PER_MTOK))
 
 
 def _tariff(row: Mapping[str, str], where: str) -> Tariff | None:

@@ -6,6 +6,8 @@ forgets none; what else it loses is the count of its last half second.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 import orjson
 import structlog
@@ -13,8 +15,10 @@ from psycopg import AsyncConnection
 
 from routoo.domain.absence import Absence, AbsenceReason
 from routoo.domain.pool import CandidateModel, Pool
-from routoo.limits.account import WINDOW_S, Account, account_of_json, account_to_json
+from routoo.limits.account import WINDOW_S, Account, SlotLease
+from routoo.limits.breaker import Breaker
 from routoo.limits.records import EndpointReport, Grant
+from routoo.limits.sliding_window import SlidingWindow
 from routoo.store.database import Database
 from routoo.store.encoding import json_rows
 
@@ -195,3 +199,68 @@ async def hold(conn: AsyncConnection, endpoint: str, *, held: bool) -> None:
         [endpoint, orjson.dumps(account_to_json(Account(WINDOW_S))).decode()],
     )
     await conn.execute(_HOLD, {"endpoint": endpoint, "held": held})
+
+
+# The JSON's keys are older than the fields' names. They stay, so that processes of two versions can
+# share an account while one replaces the other.
+_JSON_KEYS = {
+    "aimd_limit": "bearable",
+    "decreased_at_s": "backed_off_at_s",
+    "header_requests_per_minute": "learnt_requests_per_minute",
+    "header_tokens_per_minute": "learnt_tokens_per_minute",
+}
+_PLAIN_FIELDS = ("refused", "paused_until_s")
+_NEWER_FIELDS = (
+    *(
+        "asked_until_s",
+        "denied",
+        "reported_at_s",
+        "held_since_s",
+    ),
+    *("header_requests_period_s", "header_tokens_period_s", "rate_per_s"),
+)
+"""Fields that processes of an older version neither read nor keep."""
+
+
+def account_to_json(account: Account) -> dict[str, Any]:
+    """Return an account as the JSON object that the column `endpoints.account` holds."""
+    return {
+        "span_s": account.span_s,
+        "seats": {
+            owner: {
+                "places": lease.slots,
+                "wanted": lease.wanted,
+                "expires_at_s": lease.expires_at_s,
+            }
+            for owner, lease in account.leases.items()
+        },
+        **{key: getattr(account, name) for name, key in _JSON_KEYS.items()},
+        **{name: getattr(account, name) for name in (*_PLAIN_FIELDS, *_NEWER_FIELDS)},
+        "breaker": asdict(account.breaker),
+        "requests": asdict(account.requests),
+        "tokens": asdict(account.tokens),
+    }
+
+
+def account_of_json(stored: Mapping[str, Any], span_s: float) -> Account:
+    """Return the account that `account_to_json` gave.
+
+    Args:
+        stored: The JSON object.
+        span_s: Length of the window in seconds; windows stored with another one start empty.
+    """
+    account = Account(
+        span_s,
+        leases={
+            owner: SlotLease(lease["places"], lease["wanted"], lease["expires_at_s"])
+            for owner, lease in stored["seats"].items()
+        },
+        breaker=Breaker(**stored["breaker"]),
+        **{name: stored[key] for name, key in _JSON_KEYS.items()},
+        **{name: stored[name] for name in _PLAIN_FIELDS},
+        **{name: stored[name] for name in _NEWER_FIELDS if name in stored},
+    )
+    requests, tokens = SlidingWindow(**stored["requests"]), SlidingWindow(**stored["tokens"])
+    if requests.span_s == span_s:
+        account.requests, account.tokens = requests, tokens
+    return account

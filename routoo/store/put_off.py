@@ -16,7 +16,8 @@ from psycopg import AsyncConnection
 
 from routoo.domain.absence import SHORT_WAIT_S
 from routoo.domain.job import ShardKey, Stage
-from routoo.limits.account import WINDOW_S, Account, account_of_json
+from routoo.limits.account import WINDOW_S, Account
+from routoo.store.endpoint_limits import account_of_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,9 @@ from routoo.client.ratelimit_headers import (
     read_rate_limits,
     retry_after_s,
 )
-from routoo.limits.account import Account, account_of_json, account_to_json
+from routoo.limits.account import Account
 from routoo.limits.records import CallCounts, EndpointLimits, EndpointReport
+from routoo.store.endpoint_limits import account_of_json, account_to_json
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 

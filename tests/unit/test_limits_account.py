@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.limits.account import LEASE_S, Account, account_of_json, account_to_json, fair_shares
+from routoo.limits.account import LEASE_S, Account, fair_shares
 from routoo.limits.records import CallCounts, Correction, EndpointLimits, EndpointReport
+from routoo.store.endpoint_limits import account_of_json, account_to_json
 
 LIMITS = EndpointLimits(concurrency=8)
 

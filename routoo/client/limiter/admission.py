@@ -1,12 +1,18 @@
 """Decides when calls to an endpoint are admitted: by a queue, a retry budget and the prefetch.
 
-An admitted call reserves its money, which takes a commit, and then waits for a slot.
+While the endpoint is closed, none is. An admitted call reserves its money, which takes a commit,
+and then waits for a slot.
 """
 
 import asyncio
 import math
 from collections import deque
+from dataclasses import dataclass
 from typing import Generic, TypeVar
+
+from routoo.domain.absence import Absence, AbsenceReason
+from routoo.limits.breaker import FAILURES_TO_OPEN
+from routoo.limits.records import Grant
 
 T = TypeVar("T")
 
@@ -17,6 +23,83 @@ _START_BUDGET = 10.0
 _MEAN_WEIGHT = 0.05
 _SAFETY = 3.0
 """Calls end in bursts, and a call that just missed a commit waits for two."""
+WAIT_READY_S = 1.0
+"""Ready calls wait for the end of a pause that is shorter than this, in seconds."""
+CLOSED = "the endpoint asked for a pause or keeps failing, and is left alone for the moment"
+_SUSPECTED_OUTAGE_S = 0.001
+_DENIED_FOR_S = 3.0
+"""After a denial no call starts for so long, or until the account answers, in seconds."""
+_SUSPECT_FOR_S = 1.0
+"""After many failures in a row no call starts for so long, or until the account answers."""
+
+
+@dataclass(slots=True)
+class Closure:
+    """The time for which an endpoint gets no calls: for a pause, or because it keeps failing."""
+
+    open_at_s: float = 0.0
+    """No call starts before this time, by the loop's clock; 0 if calls may start."""
+    failing_since_s: float | None = None
+    """Since when the account's breaker has been open, by the loop's clock; None while it isn't."""
+    failures_in_a_row: int = 0
+    asked_until_s: float = 0.0
+    """When the pause that the endpoint asked for ends, by the loop's clock."""
+    denied: str = ""
+    """Why the endpoint takes no requests at all; empty if it takes some."""
+
+    def absence(self, now_s: float) -> Absence | None:
+        """Return why the endpoint is closed; None where a call may be tried, or may be soon."""
+        if not self.is_closed(now_s):
+            return None
+        if self.failing_since_s is not None:
+            reason = AbsenceReason.DENIED if self.denied else AbsenceReason.UNAVAILABLE
+            return Absence(reason, self.outage_s(now_s), message=self.denied or CLOSED)
+        rest_s = self.asked_until_s - now_s
+        if rest_s < WAIT_READY_S:
+            return None
+        return Absence(AbsenceReason.RATE_LIMITED, 0.0, rest_s, f"it asked to wait {rest_s:.0f} s")
+
+    def deny(self, message: str, now_s: float) -> None:
+        """Close the endpoint because it takes no requests at all."""
+        self.denied = message
+        self._fail_for(_DENIED_FOR_S, now_s)
+
+    def is_closed(self, now_s: float) -> bool:
+        """Return whether no call may start now."""
+        return now_s < self.open_at_s
+
+    def close_for(self, pause_s: float, now_s: float) -> None:
+        """Let no call start for so long at least, in seconds."""
+        self.open_at_s = max(self.open_at_s, now_s + pause_s)
+
+    def suspect(self, now_s: float) -> bool:
+        """Count a failure; return whether there were so many that the endpoint is closed for it.
+
+        The account's breaker opens with the next report; until then jobs would use up their
+        attempts.
+        """
+        self.failures_in_a_row += 1
+        if self.failures_in_a_row < FAILURES_TO_OPEN:
+            return False
+        self._fail_for(_SUSPECT_FOR_S, now_s)
+        return True
+
+    def _fail_for(self, pause_s: float, now_s: float) -> None:
+        if self.failing_since_s is None:
+            self.failing_since_s = now_s
+        self.close_for(pause_s, now_s)
+
+    def outage_s(self, now_s: float) -> float:
+        """Return how long the account's breaker has been open, in seconds; 0 if it is closed."""
+        since_s = self.failing_since_s
+        return 0.0 if since_s is None else max(_SUSPECTED_OUTAGE_S, now_s - since_s)
+
+    def accept(self, grant: Grant, now_s: float) -> None:
+        """Take over what the account says."""
+        self.open_at_s = now_s + grant.closed_s if grant.closed_s > 0 else 0.0
+        self.failing_since_s = now_s - grant.outage_s if grant.outage_s else None
+        self.denied = grant.denied
+        self.asked_until_s = now_s + grant.rest_s
 
 
 class RetryBudget:
