@@ -135,8 +135,10 @@ class ChatClient(Protocol):
 class BatchProvider(Protocol):
     """Submits requests to providers' batch APIs, and fetches their answers."""
 
-    async def upload(self, model: CandidateModel, name: str, content: bytes) -> str:
+    async def upload(self, model: CandidateModel, name: str, content: bytes) -> str | None:
         """Upload an input file and return its id; nothing is billed yet.
+
+        None where the provider takes the rows with the creation.
 
         Raises:
             EndpointError: The call failed.
@@ -144,9 +146,9 @@ class BatchProvider(Protocol):
         ...
 
     async def create(
-        self, model: CandidateModel, file_id: str, marker: str, body: Mapping[str, Any]
+        self, model: CandidateModel, file_id: str | None, marker: str, rows: Sequence[ProviderRow]
     ) -> ProviderBatch:
-        """Create a batch of an uploaded file, whose requests are like `body`.
+        """Create a batch of some rows, from their uploaded file where there is one.
 
         Raises:
             EndpointError: The call failed; unless the provider refused it (4xx), the batch may
@@ -161,6 +163,26 @@ class BatchProvider(Protocol):
 
         Raises:
             EndpointError: The call failed.
+        """
+        ...
+
+    def keeps_markers(self, model: CandidateModel) -> bool:
+        """Return whether `find` can tell batches by their markers."""
+        ...
+
+    async def list_since(self, model: CandidateModel, since_s: float) -> list[ProviderBatch]:
+        """Return the provider's batches since a time, in seconds since the epoch.
+
+        Raises:
+            EndpointError: The call failed.
+        """
+        ...
+
+    async def holds(self, model: CandidateModel, batch: ProviderBatch, marker: str) -> bool:
+        """Return whether a finished batch was created with a marker, by its outcomes.
+
+        Raises:
+            EndpointError: The outcomes can't be had.
         """
         ...
 

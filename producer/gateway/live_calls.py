@@ -165,7 +165,10 @@ class SentCall:
         """
         usage = completion.usage
         cost_usd = self.candidate.model.cost_usd(
-            usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens
+            usage.prompt_tokens,
+            usage.completion_tokens,
+            usage.cached_prompt_tokens,
+            usage.cache_write_tokens,
         )
         self.permit.used(usage.total_tokens)
         error = error_of_completion(self.candidate.model.name, completion)

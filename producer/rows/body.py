@@ -5,6 +5,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple, Self
 
 from producer.rows.problems import ProblemKind, RowProblem
+from routoo.domain.endpoint import ApiFormat
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.domain.prompt import (
     PART_REMEDY,
@@ -81,6 +82,11 @@ class BodyCheck:
             max(window.prompt_tokens for window in windows),
             tuple({window.part_kinds[0] for window in windows}),
         )
+        self._native = {
+            model.name
+            for model in pool.models
+            if all(one.format is ApiFormat.ANTHROPIC for one in model.all_endpoints)
+        }
         self._ignore_model = ignore_model
         self.models = pool.names
 
@@ -109,6 +115,16 @@ class BodyCheck:
         )
         if problem is not None:
             problems.append(problem)
+
+    def is_native(self, model: object) -> bool:
+        """Return whether all models that may answer speak Anthropic's API.
+
+        Args:
+            model: What the request names as its model.
+        """
+        if not self._ignore_model and isinstance(model, str) and model in self._windows:
+            return model in self._native
+        return len(self._native) == len(self._windows)
 
     def _take_model(self, body: dict[str, Any]) -> tuple[_ContextWindow, RowProblem | None]:
         name = body.get("model")

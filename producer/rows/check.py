@@ -11,16 +11,19 @@ import numpy as np
 import orjson
 from jaxtyping import Int32, Int64
 
+from producer.rows.anthropic_rows import chat_body
 from producer.rows.bad_rows import BadRow, ProblemList
 from producer.rows.body import BodyCheck
 from producer.rows.formats import PLAIN_FIELDS, RawRow, id_text
 from producer.rows.limits import LIMIT_FIELDS, read_sla, sla_readers
-from producer.rows.problems import TOO_DEEP, ProblemKind, RowProblem
+from producer.rows.problems import TOO_DEEP, LimitError, ProblemKind, RowProblem
 from routoo.domain.job import SLA
 from routoo.store.jobs import JobInput
 
 REQUEST_FIELDS = LIMIT_FIELDS | {"custom_id", "method", "url", "body"}
 """Fields of an OpenAI Batch request, and the limits on top."""
+MESSAGES_FIELDS = LIMIT_FIELDS | {"custom_id", "params"}
+"""Fields of a row of Anthropic's Message Batches, and the limits on top."""
 _REQUEST_MARKS = frozenset({"body", "method", "url"})
 CHAT_URLS = ("/v1/chat/completions", "/chat/completions")
 PLAIN_URLS = ("/v1/completions", "/completions")
@@ -31,7 +34,7 @@ _OTHER_ENDPOINTS = {
     "embeddings": "Send such rows to the provider itself: an embedding has no quality to choose by",
     "moderations": "Send such rows to the provider itself: only answers in words are routed",
     "generations": "Send such rows to the provider itself: only answers in words are routed",
-    "messages": 'Write the request as OpenAI\'s "messages" with the url /v1/chat/completions',
+    "messages": 'Write {"custom_id", "params"} as Anthropic\'s Message Batches have it',
 }
 """What to do with a row for an endpoint that isn't routed, by the last part of its path."""
 LONGEST_CUSTOM_ID = 512
@@ -55,7 +58,8 @@ _LONG_CUSTOM_ID = RowProblem(
 _NO_BODY = RowProblem(
     ProblemKind.MISSING_FIELD,
     "the row has neither a prompt nor a request body",
-    'Write {"prompt": ...} or an OpenAI Batch request with custom_id, method, url and body',
+    'Write {"prompt": ...}, an OpenAI Batch request (custom_id, method, url, body) or one of '
+    "Anthropic's (custom_id, params)",
 )
 _PROMPT_TYPE = RowProblem(ProblemKind.WRONG_TYPE, "prompt is not text", "Quote it")
 _SYSTEM_TYPE = RowProblem(ProblemKind.WRONG_TYPE, "system is not text", "Quote it")
@@ -170,11 +174,11 @@ class RowCheck:
             return BadRow(row, (fields,))
         problems: list[RowProblem] = []
         requested = is_request(fields)
-        known = REQUEST_FIELDS if requested else PLAIN_FIELDS
+        known = _known_fields(fields, requested=requested)
         if not fields.keys() <= known and len(self.ignored) < _MOST_IGNORED_NAMES:
             self.ignored |= fields.keys() - known
         custom_id = _custom_id(fields, None if requested else default_id(row), problems)
-        body = _request_body(fields, problems) if requested else _plain_body(fields, problems)
+        body = self._body(fields, problems) if requested else _plain_body(fields, problems)
         limited = not LIMIT_FIELDS.isdisjoint(fields)
         sla = self._sla(fields, problems) if limited else self._defaults
         if body is not None:
@@ -185,6 +189,18 @@ class RowCheck:
         if problems:
             return BadRow(row, tuple(problems))
         return JobInput(UNNUMBERED, custom_id, body_json, sla)
+
+    def _body(self, fields: Mapping[str, Any], problems: list[RowProblem]) -> dict[str, Any] | None:
+        """Return the body of a request, of OpenAI's form or of Anthropic's."""
+        if not _is_anthropic(fields):
+            return _request_body(fields, problems)
+        params = fields["params"]
+        named = params.get("model") if isinstance(params, dict) else None
+        try:
+            return chat_body(params, native=self._body_check.is_native(named))
+        except LimitError as error:
+            problems.append(error.problem)
+            return None
 
     def _sla(self, fields: Mapping[str, Any], problems: list[RowProblem]) -> SLA:
         sla, found = read_sla(fields, self._defaults, self._readers)
@@ -262,6 +278,12 @@ def _custom_id(fields: Mapping[str, Any], default: str | None, problems: list[Ro
     return ""
 
 
+def _known_fields(fields: Mapping[str, Any], *, requested: bool) -> frozenset[str]:
+    if not requested:
+        return PLAIN_FIELDS
+    return MESSAGES_FIELDS if _is_anthropic(fields) else REQUEST_FIELDS
+
+
 def custom_id_of(row: RawRow, column: str | None = None) -> str | None:
     """Return the custom_id that a row's job has; None where it can't be a job.
 
@@ -280,7 +302,11 @@ def custom_id_of(row: RawRow, column: str | None = None) -> str | None:
 
 def is_request(fields: Mapping[str, Any]) -> bool:
     """Return whether a row is a request, not a plain row."""
-    return not fields.keys().isdisjoint(_REQUEST_MARKS)
+    return not fields.keys().isdisjoint(_REQUEST_MARKS) or _is_anthropic(fields)
+
+
+def _is_anthropic(fields: Mapping[str, Any]) -> bool:
+    return "params" in fields and "prompt" not in fields and "body" not in fields
 
 
 def default_id(row: RawRow) -> str:

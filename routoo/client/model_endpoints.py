@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from routoo.client.access import Access, find_access
+from routoo.client.formats.anthropic import AnthropicFormat
 from routoo.client.formats.openai import OpenAIFormat
 from routoo.client.formats.wire_format import WireFormat
 from routoo.client.http import HttpTarget, target_of
 from routoo.client.limiter.endpoint_limiter import EndpointLimiter
 from routoo.client.token_counts import TokenCounter, TokenCounters
-from routoo.domain.endpoint import Endpoint
+from routoo.domain.endpoint import ApiFormat, Endpoint
 from routoo.domain.pool import CandidateModel
 from routoo.limits.records import EndpointLimits
 
 _MOST_CACHED = 1_000
-_OPENAI = OpenAIFormat()
+_FORMATS: Mapping[ApiFormat, WireFormat] = {
+    ApiFormat.OPENAI: OpenAIFormat(),
+    ApiFormat.ANTHROPIC: AnthropicFormat(),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +104,8 @@ class ModelEndpoints:
 
 
 def format_of(model: CandidateModel) -> WireFormat:
-    """Return the format that a model's endpoint speaks: OpenAI's, the only one known so far."""
-    del model
-    return _OPENAI
+    """Return the format that a model's endpoint speaks."""
+    return _FORMATS[model.endpoint.format]
 
 
 def limits_of(endpoint: Endpoint) -> EndpointLimits:

@@ -80,7 +80,7 @@ async def _ping(
         access = find_access(model, environ)
     except ConfigError:
         return Ping(names, url, None, is_unknown=True)
-    target = target_of(model.endpoint, _MODELS_PATH, access, {})
+    target = target_of(model.endpoint, _MODELS_PATH, access, format_of(model).headers)
     try:
         reply = await http.send(target, None, timeout_s=timeout_s, method="GET")
     except EndpointError as error:

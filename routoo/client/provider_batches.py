@@ -2,11 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 from routoo.client.access import find_access
 from routoo.client.failures import error_of_response
-from routoo.client.formats.wire_format import BatchApiRequest, BatchFormat, Outcome
+from routoo.client.formats.wire_format import BatchApiRequest, BatchFormat, BatchInput, Outcome
 from routoo.client.http import HttpClient, HttpReply, target_of
 from routoo.client.model_endpoints import format_of
 from routoo.client.token_counts import TokenCounters
@@ -20,6 +20,7 @@ _MAX_FILE_BYTES = 2**30
 _FILE_TIMEOUT_S = 600.0
 _MOST_PAGES = 50
 _SUCCESSES = range(200, 300)
+_CONTENT_TYPE = "Content-Type"
 _PASSING_REFUSALS = frozenset({400, 404, 409, 413, 422, 425, 429})
 """Statuses with which a provider says that it takes a batch later."""
 
@@ -54,26 +55,29 @@ class ProviderBatches:
     async def __aexit__(self, *error: object) -> None:
         await self._http.__aexit__(*error)
 
-    async def upload(self, model: CandidateModel, name: str, content: bytes) -> str:
+    async def upload(self, model: CandidateModel, name: str, content: bytes) -> str | None:
         """Upload an input file and return its id; nothing is billed yet.
+
+        None where the provider takes the rows with the creation.
 
         Raises:
             EndpointError: The call failed.
             ConfigError: The key's or the proxy's variable is not set.
         """
         batches = batch_format_of(model)
-        return batches.read_file_id(*await self._send(model, batches.upload(name, content)))
+        request = batches.upload(name, content)
+        return None if request is None else batches.read_file_id(*await self._send(model, request))
 
     async def create(
-        self, model: CandidateModel, file_id: str, marker: str, body: Mapping[str, Any]
+        self, model: CandidateModel, file_id: str | None, marker: str, rows: Sequence[ProviderRow]
     ) -> ProviderBatch:
-        """Ask for a batch of an uploaded file.
+        """Ask for a batch.
 
         Args:
             model: A batch channel.
-            file_id: The input file.
-            marker: Kept in the batch's metadata, so that `find` tells whether it was created.
-            body: Any of its requests, all of one kind.
+            file_id: The input file, where there are such files.
+            marker: Kept with the batch, so that `find` or `holds` tell whether it was created.
+            rows: Its rows.
 
         Raises:
             BatchPostponedError: The provider surely did not create it, and may do so later.
@@ -82,7 +86,8 @@ class ProviderBatches:
             ConfigError: The key's or the proxy's variable is not set.
         """
         batches = batch_format_of(model)
-        request = batches.create(channel_of(model), file_id, marker, body)
+        given = BatchInput(file_id, rows)
+        request = batches.create(model, channel_of(model), given, marker)
         return batches.read_batch(*await self._send(model, request, may_postpone=True))
 
     async def find(
@@ -111,6 +116,38 @@ class ProviderBatches:
             if after is None or page.batches[-1].created_at_s < since_s:
                 break
         return failed
+
+    def keeps_markers(self, model: CandidateModel) -> bool:
+        """Return whether `find` can tell batches by their markers."""
+        return batch_format_of(model).keeps_markers
+
+    async def list_since(self, model: CandidateModel, since_s: float) -> list[ProviderBatch]:
+        """Return the provider's batches since a time, in seconds since the epoch.
+
+        Raises:
+            EndpointError: The call failed.
+            ConfigError: The key's or the proxy's variable is not set.
+        """
+        batches, after = batch_format_of(model), None
+        found: list[ProviderBatch] = []
+        for _ in range(_MOST_PAGES):
+            page = batches.read_page(*await self._send(model, batches.list_page(after)))
+            found += [one.batch for one in page.batches if one.created_at_s >= since_s]
+            after = page.next_after
+            if after is None or page.batches[-1].created_at_s < since_s:
+                break
+        return found
+
+    async def holds(self, model: CandidateModel, batch: ProviderBatch, marker: str) -> bool:
+        """Return whether a finished batch was created with a marker, by its outcomes.
+
+        Raises:
+            EndpointError: The outcomes can't be had.
+            ConfigError: The key's or the proxy's variable is not set.
+        """
+        batches = batch_format_of(model)
+        files = [(await self._send(model, one))[0] for one in batches.result_files(batch)]
+        return batches.read_marker(files, [marker]) is not None
 
     async def get(self, model: CandidateModel, provider_id: str) -> ProviderBatch:
         """Return how far a batch has come.
@@ -150,8 +187,9 @@ class ProviderBatches:
     ) -> tuple[bytes, str]:
         """Return the body of a successful response, and the URL that it came from for messages."""
         access, format_ = find_access(model, self._environ), format_of(model)
-        # A form brings a content type of its own.
-        headers = format_.headers if isinstance(request.data, bytes) else {}
+        headers = dict(format_.headers)
+        if not isinstance(request.data, bytes):
+            headers.pop(_CONTENT_TYPE, None)  # a form brings one of its own
         target = target_of(model.endpoint, request.path, access, headers)
         reply = await self._http.send(
             target,

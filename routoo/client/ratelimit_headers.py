@@ -1,7 +1,7 @@
 """Reads what the headers of an answer say of an endpoint's limits.
 
-Two kinds are read: `Retry-After` (RFC 9110, section 10.2.3), and OpenAI's `x-ratelimit-*`, which
-many compatible servers send.
+Three kinds are read: `Retry-After` (RFC 9110, section 10.2.3), OpenAI's `x-ratelimit-*`, which many
+compatible servers send, and Anthropic's `anthropic-ratelimit-*`, whose resets are instants.
 """
 
 import math
@@ -16,6 +16,11 @@ from multidict import istr
 _LIMIT, _REMAINING, _RESET = (f"x-ratelimit-{what}-" for what in ("limit", "remaining", "reset"))
 _REQUEST_LIMIT, _TOKEN_LIMIT = istr(f"{_LIMIT}requests"), istr(f"{_LIMIT}tokens")
 """Made once, because they are looked up in the headers of every answer."""
+_ANTHROPIC = "anthropic-ratelimit-"
+_ANTHROPIC_REQUESTS, _ANTHROPIC_TOKENS = (
+    istr(f"{_ANTHROPIC}{kind}-limit") for kind in ("requests", "tokens")
+)
+_ANTHROPIC_KINDS = ("requests", "tokens", "input-tokens", "output-tokens")
 _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s|d)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _LONGEST_PERIOD_S = 90.0
@@ -51,7 +56,7 @@ class PeriodLimit:
 
 @dataclass(frozen=True, slots=True)
 class RateLimitHeaders:
-    """The limits that an answer's `x-ratelimit-*` headers name; None where they name none."""
+    """The limits that an answer's headers name; None where they name none."""
 
     requests: PeriodLimit | None = None
     tokens: PeriodLimit | None = None
@@ -89,9 +94,42 @@ def read_rate_limits(headers: Mapping[str, str]) -> RateLimitHeaders | None:
         headers: Of any answer; names in any case, as aiohttp gives them.
     """
     if _REQUEST_LIMIT not in headers and _TOKEN_LIMIT not in headers:
+        if _ANTHROPIC_REQUESTS in headers or _ANTHROPIC_TOKENS in headers:
+            return _anthropic(headers)
         return None
     pause_s = max(_pause_s(headers, "requests"), _pause_s(headers, "tokens"))
     return RateLimitHeaders(_limit(headers, "requests"), _limit(headers, "tokens"), pause_s)
+
+
+def _anthropic(headers: Mapping[str, str]) -> RateLimitHeaders:
+    """Return the limits that Anthropic's headers name, all of them a minute's.
+
+    `tokens` stands for the strictest of the limits of input, output and both.
+    """
+    return RateLimitHeaders(
+        _minute_limit(headers.get(_ANTHROPIC_REQUESTS)),
+        _minute_limit(headers.get(_ANTHROPIC_TOKENS)),
+        max(_anthropic_pause_s(headers, kind) for kind in _ANTHROPIC_KINDS),
+    )
+
+
+def _minute_limit(text: str | None) -> PeriodLimit | None:
+    limit = _number(text)
+    known = limit is not None and 1 <= limit <= _HIGHEST_LIMIT
+    return PeriodLimit(int(limit or 0), _MINUTE_S) if known else None
+
+
+def _anthropic_pause_s(headers: Mapping[str, str], kind: str) -> float:
+    """Return how long an exhausted limit needs to be free again, by the server's own clock."""
+    if _number(headers.get(f"{_ANTHROPIC}{kind}-remaining")) != 0:
+        return 0.0
+    now = _instant(headers.get("Date")) or datetime.now(UTC)
+    try:
+        reset = datetime.fromisoformat(headers.get(f"{_ANTHROPIC}{kind}-reset") or "")
+    except ValueError:
+        return 0.0
+    reset = reset if reset.tzinfo else reset.replace(tzinfo=UTC)
+    return min(max(0.0, (reset - now).total_seconds()), _LONGEST_WAIT_S)
 
 
 def _limit(headers: Mapping[str, str], kind: str) -> PeriodLimit | None:
@@ -164,13 +202,20 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     seconds = _seconds(value)
     if seconds is not None:
         return seconds
+    moment = _instant(value)
+    return (
+        None if moment is None else min(max(0.0, (moment - now).total_seconds()), _LONGEST_WAIT_S)
+    )
+
+
+def _instant(value: str | None) -> datetime | None:
+    """Return an HTTP date as an instant; None where it is none."""
     try:
-        moment = parsedate_to_datetime(value)
+        moment = parsedate_to_datetime(value or "")
     except (ValueError, OverflowError):
         return None
-    if moment.tzinfo is None:  # "-0000": the date is UTC, RFC 5322 says only its origin is unknown
-        moment = moment.replace(tzinfo=UTC)
-    return min(max(0.0, (moment - now).total_seconds()), _LONGEST_WAIT_S)
+    # "-0000": the date is UTC, RFC 5322 says only its origin is unknown
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
 
 
 def _seconds(value: str | None) -> float | None:

@@ -45,6 +45,7 @@ class AnswerStream:
         Raises:
             EndpointError: The stream broke off, or holds something else.
         """
+        read = self.format.event_reader()
         async for line in _lines(self.lines, self.call.where):
             if not line.startswith(_DATA):
                 continue  # a comment, an event's name, or the empty line between events
@@ -52,9 +53,9 @@ class AnswerStream:
             if data == _DONE:
                 self._ended = True
                 return
-            event = _decode(data, self.call.where, self.http_status)
-            self._take(event)
-            yield event
+            for chunk in read(_decode(data, self.call.where, self.http_status)):
+                self._take(chunk)
+                yield chunk
         self._ended = any(choice["finish_reason"] for choice in self._choices.values())
         if not self._ended and self._error is None:
             raise InvalidResponseError(

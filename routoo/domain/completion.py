@@ -79,6 +79,8 @@ class Usage:
     """The answer carried no usage; counts are ours: of the tokenizer, or the upper bound."""
     cached_prompt_tokens: int = 0
     """Of the prompt tokens, those that the endpoint had in a cache."""
+    cache_write_tokens: int = 0
+    """Of the other prompt tokens, those that it wrote to a cache as the request asked."""
 
     @property
     def total_tokens(self) -> int:

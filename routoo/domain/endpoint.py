@@ -3,8 +3,9 @@
 import re
 from enum import StrEnum
 from typing import Annotated
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 """A token of RFC 9110, section 5.6.2."""
@@ -17,6 +18,19 @@ class LimitField(StrEnum):
     MAX_COMPLETION_TOKENS = "max_completion_tokens"
     NONE = "none"
     """It obeys none: its answers are as long as the pool's `max_completion_tokens` says."""
+
+
+class ApiFormat(StrEnum):
+    """The API that an endpoint speaks."""
+
+    OPENAI = "openai"
+    """Chat and plain completions as OpenAI words them, like most providers and servers."""
+    ANTHROPIC = "anthropic"
+    """Anthropic's Messages."""
+
+
+_ANTHROPIC_HOST = "api.anthropic.com"
+_ANTHROPIC_KEY_HEADER = "x-api-key"
 
 
 class PoolRecord(BaseModel):
@@ -50,7 +64,7 @@ def checked_base_url(value: str) -> str:
 
 
 class Endpoint(PoolRecord):
-    """The server where a candidate model answers; it speaks the OpenAI chat API."""
+    """The server where a candidate model answers, and the API that it speaks."""
 
     base_url: str
     """URL up to and with the version, for example https://api.openai.com/v1."""
@@ -60,7 +74,10 @@ class Endpoint(PoolRecord):
     """Environment variable that holds the API key; the key itself is never stored."""
     api_key_header: Annotated[str, Field(pattern=_HEADER_NAME)] = "Authorization"
     """Header that carries the key: after `Bearer` in Authorization, bare in any other (Azure's is
-    api-key)."""
+    api-key). Anthropic's format has x-api-key where unset."""
+    format: ApiFormat = ApiFormat.OPENAI
+    """The API; Anthropic's own where `base_url` is that of Anthropic and no other key header is
+    given."""
     proxy_url_env: str | None = None
     """Environment variable that holds a proxy's URL; HTTP_PROXY and HTTPS_PROXY where unset."""
     max_concurrency: Annotated[int, Field(ge=1)] = 16
@@ -84,3 +101,31 @@ class Endpoint(PoolRecord):
     @classmethod
     def _check_base_url(cls, value: str) -> str:
         return checked_base_url(value)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_anthropic(cls, values: object) -> object:
+        """Fill in what follows from the format, and the format itself from Anthropic's address.
+
+        A pool that names the header of OpenAI's format there means the compatible API.
+        """
+        if not isinstance(values, dict):
+            return values
+        url, header = str(values.get("base_url", "")), values.get("api_key_header")
+        given = values.get("format")
+        is_native = header is None or str(header).lower() == _ANTHROPIC_KEY_HEADER
+        if given is None and is_native and _host(url) == _ANTHROPIC_HOST:
+            given = ApiFormat.ANTHROPIC
+        if given != ApiFormat.ANTHROPIC:
+            return values
+        filled = {**values, "format": given, "api_key_header": header or _ANTHROPIC_KEY_HEADER}
+        if _host(url) == _ANTHROPIC_HOST and urlsplit(url).path in {"", "/"}:
+            filled["base_url"] = url.rstrip("/") + "/v1"  # as Anthropic's own clients are given it
+        return filled
+
+
+def _host(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None

@@ -104,18 +104,25 @@ class Tariff(PoolRecord):
     completion: Price
     cached_prompt: Price | None = None
     """Of prompt tokens that the endpoint has in a cache; that of the others where unset."""
+    cache_write: Price | None = None
+    """Of prompt tokens that the endpoint writes to a cache as the request asks, 1.25 or 2 times
+    `prompt` at Anthropic; that of the others where unset."""
 
     @field_validator("cached_prompt")
     @classmethod
     def _check_cached(cls, value: Decimal | None, info: ValidationInfo) -> Decimal | None:
-        # Calls are reserved at the price of a prompt, so none may cost more.
+        # Calls are reserved at the price of a prompt, or of a cache's write: none may cost more.
         if value is not None and value > info.data.get("prompt", value):
             msg = "cached_prompt must not be above prompt"
             raise ValueError(msg)
         return value
 
     def cost_usd(
-        self, prompt_tokens: int, completion_tokens: int, cached_prompt_tokens: int = 0
+        self,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cached_prompt_tokens: int = 0,
+        cache_write_tokens: int = 0,
     ) -> Decimal:
         """Return the exact cost in USD of a call.
 
@@ -123,10 +130,14 @@ class Tariff(PoolRecord):
             prompt_tokens: All of them.
             completion_tokens: Reasoning included.
             cached_prompt_tokens: How many of the prompt tokens the endpoint had in a cache.
+            cache_write_tokens: How many of the others it wrote to a cache.
         """
-        cached = 0 if self.cached_prompt is None else min(cached_prompt_tokens, prompt_tokens)
-        usd = self.prompt * (prompt_tokens - cached) + self.completion * completion_tokens
-        return (usd + (self.cached_prompt or 0) * cached) / TOKENS_PER_MTOK
+        read = min(cached_prompt_tokens, prompt_tokens)
+        cached = 0 if self.cached_prompt is None else read
+        written = 0 if self.cache_write is None else min(cache_write_tokens, prompt_tokens - read)
+        usd = self.prompt * (prompt_tokens - cached - written) + self.completion * completion_tokens
+        usd += (self.cached_prompt or 0) * cached + (self.cache_write or 0) * written
+        return usd / TOKENS_PER_MTOK
 
 
 class BatchChannel(PoolRecord):
@@ -291,11 +302,17 @@ class CandidateModel(PoolRecord):
         return {self.at(endpoint).endpoint_key: endpoint for endpoint in self.all_endpoints}
 
     def cost_usd(
-        self, prompt_tokens: int, completion_tokens: int, cached_prompt_tokens: int = 0
+        self,
+        prompt_tokens: int,
+        completion_tokens: int,
+        cached_prompt_tokens: int = 0,
+        cache_write_tokens: int = 0,
     ) -> Decimal:
         """Return the exact cost in USD of a call with these token counts, as `Tariff` does."""
         price = self.price_usd_per_mtok
-        return price.cost_usd(prompt_tokens, completion_tokens, cached_prompt_tokens)
+        return price.cost_usd(
+            prompt_tokens, completion_tokens, cached_prompt_tokens, cache_write_tokens
+        )
 
 
 class Pool(PoolRecord):

@@ -34,6 +34,7 @@ PART_REMEDY = (
 )
 _NO_PARTS: Mapping[str, int] = {}
 _RESPONSE_FORMATS = {"json_object": Capability.JSON_MODE, "json_schema": Capability.JSON_SCHEMA}
+_CACHE_MARK = b'"cache_control"'
 _NOT_WORDS = re.compile(r"[\W_]+")
 
 
@@ -159,7 +160,17 @@ def bound_completion_tokens(body: Mapping[str, Any], model: CandidateModel) -> i
 
 def bound_cost_usd(body: Mapping[str, Any], model: CandidateModel) -> Decimal:
     """Return the most that a call can cost, in USD: what is reserved before it is sent."""
-    return model.cost_usd(bound_prompt_tokens(body, model), bound_completion_tokens(body, model))
+    prompt = bound_prompt_tokens(body, model)
+    written = prompt if _may_write_to_cache(body, model) else 0
+    return model.cost_usd(prompt, bound_completion_tokens(body, model), 0, written)
+
+
+def _may_write_to_cache(body: Mapping[str, Any], model: CandidateModel) -> bool:
+    """Return whether a call may be billed for what it writes to a cache, at a higher price."""
+    price = model.price_usd_per_mtok
+    if price.cache_write is None or price.cache_write <= price.prompt:
+        return False
+    return _CACHE_MARK in orjson.dumps(model.with_parameters(body))
 
 
 def choice_count(body: Mapping[str, Any]) -> int:

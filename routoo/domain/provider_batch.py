@@ -42,6 +42,8 @@ class ProviderBatch:
     """Why it failed as a whole."""
     is_postponed: bool = False
     """It failed before any row was tried, for a reason that passes: another one may succeed."""
+    row_count: int | None = None
+    """How many rows it has, where the provider says so."""
 
     @property
     def is_over(self) -> bool:

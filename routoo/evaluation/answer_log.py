@@ -44,6 +44,8 @@ class CollectedAnswer:
     """Figures of `TokenProbabilities`, where the endpoint gave them."""
     cached_prompt_tokens: int = 0
     """Of the prompt tokens, those billed at the price of cached ones."""
+    cache_write_tokens: int = 0
+    """Of the prompt tokens, those billed at the price of a cache's write."""
 
     @property
     def is_usable(self) -> bool:

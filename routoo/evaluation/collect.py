@@ -80,7 +80,10 @@ class BudgetedClient:
             completion = await self._client.complete(model, body, timeout_s=timeout_s)
             usage = completion.usage
             cost_usd = model.cost_usd(
-                usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens
+                usage.prompt_tokens,
+                usage.completion_tokens,
+                usage.cached_prompt_tokens,
+                usage.cache_write_tokens,
             )
         except EndpointError as error:
             cost_usd = worst_usd if error.maybe_billed else Decimal(0)
@@ -272,6 +275,7 @@ class Collection:
                 completion.finish_reason,
                 None if summary is None else asdict(summary),
                 usage.cached_prompt_tokens,
+                usage.cache_write_tokens,
             )
         )
 

@@ -109,7 +109,10 @@ def collected_outcome(
 ) -> CollectedOutcome:
     """Return an answer with its grade, and its cost at the model's price."""
     cost_usd = model.cost_usd(
-        answer.prompt_tokens, answer.completion_tokens, answer.cached_prompt_tokens
+        answer.prompt_tokens,
+        answer.completion_tokens,
+        answer.cached_prompt_tokens,
+        answer.cache_write_tokens,
     )
     return CollectedOutcome(answer, grade_item(item, answer.answer), float(cost_usd))
 

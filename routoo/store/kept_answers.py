@@ -116,6 +116,7 @@ def _kept(row: dict[str, Any]) -> KeptAnswer:
         row["completion_tokens"] or 0,
         row["usage_estimated"],
         row["cached_prompt_tokens"] or 0,
+        row["cache_write_tokens"] or 0,
     )
     attempt = Attempt(
         job_no=row["job_no"],

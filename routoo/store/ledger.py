@@ -62,6 +62,7 @@ class AttemptRecord:
     cached_prompt_tokens: int | None
     probe: bool
     token_probabilities: dict[str, float | None] | None
+    cache_write_tokens: int | None
 
 
 _RESERVATION = columns.listed(columns.names(Reservation))
@@ -358,6 +359,7 @@ def _attempt_record(attempt: Attempt) -> AttemptRecord:
         cached_prompt_tokens=usage.cached_prompt_tokens if usage else None,
         probe=attempt.probe,
         token_probabilities=_figures(attempt),
+        cache_write_tokens=usage.cache_write_tokens if usage else None,
     )
 
 

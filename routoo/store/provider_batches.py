@@ -90,6 +90,14 @@ _UNSETTLED_ROWS = b"""
 """
 
 
+async def known(conn: AsyncConnection, provider_ids: Sequence[str]) -> set[str]:
+    """Return those of a provider's keys of batches that are recorded here."""
+    cursor = await conn.execute(
+        "SELECT provider_id FROM provider_batches WHERE provider_id = ANY(%s)", [list(provider_ids)]
+    )
+    return {provider_id for (provider_id,) in await cursor.fetchall()}
+
+
 async def load_rows(conn: AsyncConnection, lease: Lease, marker: UUID) -> list[ProviderRow]:
     """Return the rows of a batch that are not settled yet, in the order of their jobs."""
     cursor = await conn.execute(_UNSETTLED_ROWS, [lease.key.batch_id, marker])

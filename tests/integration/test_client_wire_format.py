@@ -9,7 +9,13 @@ from aiohttp import web
 
 from routoo.client import model_endpoints
 from routoo.client.endpoints import ChatEndpoints
-from routoo.client.formats.wire_format import BatchFormat, ErrorDetails, ErrorKind, SentCall
+from routoo.client.formats.wire_format import (
+    BatchFormat,
+    ErrorDetails,
+    ErrorKind,
+    EventReader,
+    SentCall,
+)
 from routoo.domain.completion import Completion, FinishReason, Usage
 from routoo.domain.endpoint import Endpoint
 from routoo.domain.pool import CandidateModel, Tariff
@@ -45,6 +51,9 @@ class OtherFormat:
 
     def read_error(self, _status: int, raw: bytes) -> ErrorDetails:
         return ErrorDetails(ErrorKind.CONTEXT_LENGTH if b"TOO_LONG" in raw else None, raw.decode())
+
+    def event_reader(self) -> EventReader:
+        return lambda event: (event,)
 
 
 @pytest.fixture

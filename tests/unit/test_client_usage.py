@@ -20,8 +20,8 @@ def read(reported: object) -> Usage | None:
     return read_usage(reported, where=URL, http_status=200)
 
 
-def usage(prompt: int, completion: int, cached: int = 0) -> Usage:
-    return Usage(prompt, completion, cached_prompt_tokens=cached)
+def usage(prompt: int, completion: int, cached: int = 0, written: int = 0) -> Usage:
+    return Usage(prompt, completion, cached_prompt_tokens=cached, cache_write_tokens=written)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def usage(prompt: int, completion: int, cached: int = 0) -> Usage:
                 "cache_read_input_tokens": 0,
                 "output_tokens": 550,
             },
-            usage(12307, 550),
+            usage(12307, 550, 0, 12304),
             id="written to a cache beside the input (Anthropic)",
         ),
         pytest.param(
@@ -123,7 +123,7 @@ def usage(prompt: int, completion: int, cached: int = 0) -> Usage:
                 "cache_read_input_tokens": 12000,
                 "cache_creation_input_tokens": 300,
             },
-            usage(12307, 550, 12000),
+            usage(12307, 550, 12000, 300),
             id="a cache inside the prompt (LiteLLM)",
         ),
         pytest.param(
@@ -134,7 +134,7 @@ def usage(prompt: int, completion: int, cached: int = 0) -> Usage:
                 "cache_read_input_tokens": 12000,
                 "cache_creation_input_tokens": 300,
             },
-            usage(12307, 550, 12000),
+            usage(12307, 550, 12000, 300),
             id="a cache beside the prompt, in the total",
         ),
         pytest.param(

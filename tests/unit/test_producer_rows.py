@@ -232,7 +232,7 @@ def test_a_bad_row_is_reported_by_its_kind(line: bytes, kind: ProblemKind) -> No
     [
         ("/v1/embeddings", {"input": "x"}, "no quality"),
         ("/v1/responses", {"input": "x"}, "/v1/chat/completions"),
-        ("/v1/messages", {"messages": [{"role": "user", "content": "x"}]}, "OpenAI"),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "x"}]}, "Message Batches"),
         ("/v1/moderations", {"input": "x"}, "to the provider itself"),
         ("/v1/completions", {"messages": [{"role": "user", "content": "x"}]}, "/v1/chat"),
         ("/v1/chat/completions", {"prompt": "x"}, "/v1/completions"),

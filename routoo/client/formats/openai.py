@@ -15,7 +15,7 @@ from routoo.client.failures import error_in_success
 from routoo.client.formats.error_body import details_of, read_error_body
 from routoo.client.formats.openai_batches import OpenAIBatches
 from routoo.client.formats.provider_words import finish_reason_of
-from routoo.client.formats.wire_format import BatchFormat, ErrorDetails, SentCall
+from routoo.client.formats.wire_format import BatchFormat, ErrorDetails, EventReader, SentCall
 from routoo.domain.completion import Completion, FinishReason, Usage
 from routoo.domain.endpoint import LimitField
 from routoo.domain.pool import CandidateModel
@@ -92,6 +92,10 @@ class OpenAIFormat:
     def read_error(self, status: int, raw: bytes) -> ErrorDetails:
         """Read an error's message, kind and wait, in the forms that compatible servers use."""
         return read_error_body(raw, status)
+
+    def event_reader(self) -> EventReader:
+        """Return what gives back each event: it is a chunk already."""
+        return lambda event: (event,)
 
 
 def _no_completion(details: ErrorDetails | None, call: SentCall, http_status: int) -> EndpointError:
@@ -269,7 +273,8 @@ def _billed(reported: Mapping[str, Any]) -> Usage | None:
     if prompt is None or completion is None:
         return None
     read = _first_count(reported, (_CACHE_READ,)) or 0
-    beside = read + (_first_count(reported, (_CACHE_WRITTEN,)) or 0)
+    written = _first_count(reported, (_CACHE_WRITTEN,)) or 0
+    beside = read + written
     if _is_beside(reported, prompt + completion, beside, prompt, total):
         prompt += beside
     prompt += _first_count(reported, (_CITED,)) or 0
@@ -282,7 +287,12 @@ def _billed(reported: Mapping[str, Any]) -> Usage | None:
         msg = f"{prompt + completion} tokens in all"
         raise ValueError(msg)
     cached = min(prompt, max(read, *_counts_of(reported, _CACHED_COUNTS), 0))
-    return Usage(prompt, completion, cached_prompt_tokens=cached)
+    return Usage(
+        prompt,
+        completion,
+        cached_prompt_tokens=cached,
+        cache_write_tokens=min(written, prompt - cached),
+    )
 
 
 def _is_beside(

@@ -11,6 +11,7 @@ from routoo.client.failures import error_of_response, unreadable
 from routoo.client.formats.error_body import is_batch_postponed
 from routoo.client.formats.wire_format import (
     BatchApiRequest,
+    BatchInput,
     BatchPage,
     ListedBatch,
     Outcome,
@@ -41,6 +42,8 @@ class OpenAIBatches:
         calls: The format of the requests and answers in the rows.
     """
 
+    keeps_markers = True
+
     def __init__(self, calls: WireFormat) -> None:
         self._calls = calls
 
@@ -70,12 +73,13 @@ class OpenAIBatches:
         return BatchApiRequest("POST", "files", data=form, moves_file=True)
 
     def create(
-        self, channel: BatchChannel, file_id: str, marker: str, body: Mapping[str, Any]
+        self, model: CandidateModel, channel: BatchChannel, given: BatchInput, marker: str
     ) -> BatchApiRequest:
         """Return the request that creates a batch; its metadata carry the marker."""
+        del model
         wanted = {
-            "input_file_id": file_id,
-            "endpoint": self.row_url(channel, body),
+            "input_file_id": given.file_id,
+            "endpoint": self.row_url(channel, given.rows[0].body),
             "completion_window": f"{channel.window_h}h",
             "metadata": {_MARKER_KEY: marker},
         }
@@ -105,7 +109,7 @@ class OpenAIBatches:
         Raises:
             InvalidResponseError: It is not of this API.
         """
-        return str(_read(raw, where, "id")["id"])
+        return str(read_answer(raw, where, "id")["id"])
 
     def is_postponed(self, raw: bytes) -> bool:
         """Return whether a refusal to create a batch says that another attempt may succeed."""
@@ -117,7 +121,7 @@ class OpenAIBatches:
         Raises:
             InvalidResponseError: It is not of this API.
         """
-        return _batch_of(_read(raw, where, "id"))
+        return _batch_of(read_answer(raw, where, "id"))
 
     def read_page(self, raw: bytes, where: str) -> BatchPage:
         """Read the answer to `list_page`.
@@ -125,7 +129,7 @@ class OpenAIBatches:
         Raises:
             InvalidResponseError: It is not of this API.
         """
-        page = _read(raw, where, "data")
+        page = read_answer(raw, where, "data")
         data = page.get("data")
         rows = [
             row
@@ -139,6 +143,10 @@ class OpenAIBatches:
             for row in rows
         )
         return BatchPage(listed, str(rows[-1]["id"]) if rows and page.get("has_more") else None)
+
+    def read_marker(self, files: Iterable[bytes], markers: Iterable[str]) -> None:
+        """Return None: outcomes show no marker, the list of batches does."""
+        del files, markers
 
     def read_outcomes(
         self,
@@ -155,7 +163,7 @@ class OpenAIBatches:
         """
         sent = {row.custom_id: row for row in rows}
         found: dict[str, Outcome] = {}
-        for line in _lines(files):
+        for line in json_lines(files):
             row = sent.get(str(line.get("custom_id")))
             if row is not None and row.custom_id not in found:
                 call = SentCall(model, row.body, f"batch {batch.id} of {model.name}", counter)
@@ -199,7 +207,12 @@ def _decoded(body: object) -> object:
         return body
 
 
-def _read(raw: bytes, where: str, needed: str) -> dict[str, Any]:
+def read_answer(raw: bytes, where: str, needed: str) -> dict[str, Any]:
+    """Return an answer of a batch API that has a needed field.
+
+    Raises:
+        InvalidResponseError: It is something else.
+    """
     try:
         answer = orjson.loads(raw.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError:
@@ -254,7 +267,8 @@ def _errors_of(row: Mapping[str, Any]) -> list[Any]:
     return [error for error in errors if error]
 
 
-def _lines(files: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
+def json_lines(files: Iterable[bytes]) -> Iterator[Mapping[str, Any]]:
+    """Yield the objects of files of JSON lines; other lines are left out."""
     for file in files:
         for raw in file.removeprefix(codecs.BOM_UTF8).splitlines():
             try:

@@ -132,12 +132,15 @@ WORDINGS = (
                 "payment_required",
                 "budget_exceeded",  # LiteLLM
                 "arrearage",  # Alibaba
+                "enforced_spend_limit_reached",  # Anthropic, 429
+                "billing_error",  # Anthropic
                 "1113",  # Zhipu
             }
         ),
         any_of(
             r"insufficient[ _](?:balance|credits?|funds|quota)",  # DeepSeek, OpenRouter
             r"credit balance is too low",  # Anthropic
+            r"reached your specified .{0,40}usage limits?",  # Anthropic
             r"(?:spending|billing|key|credit) limit (?:has been )?(?:exceeded|reached)",
             r"account .{0,80}is suspended",  # Fireworks, Moonshot
             r"budget has been exceeded",  # LiteLLM
@@ -171,6 +174,7 @@ WORDINGS = (
             {
                 "model_not_found",  # OpenAI, Groq
                 "deploymentnotfound",  # Azure
+                "not_found_error",  # Anthropic
                 "invalid_model",  # Mistral
                 "model_decommissioned",  # Groq
                 "model_not_available",  # Together

@@ -6,7 +6,7 @@ provider's API is one more class that implements `WireFormat`, and `BatchFormat`
 API.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Protocol
@@ -22,6 +22,10 @@ from routoo.errors import EndpointError, RequestRejectedError
 
 Outcome = Completion | EndpointError
 """What came of a row of a provider's batch."""
+
+
+EventReader = Callable[[dict[str, Any]], Iterable[dict[str, Any]]]
+"""Makes chunks of OpenAI's form of an event of a streamed answer: none, one or several."""
 
 
 class ErrorKind(Enum):
@@ -119,6 +123,20 @@ class WireFormat(Protocol):
         """Read the body of a response that is not a success."""
         ...
 
+    def event_reader(self) -> EventReader:
+        """Return what reads the events of one streamed answer, in their order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInput:
+    """The rows of a batch that is to be created."""
+
+    file_id: str | None
+    """The uploaded input file; None where the API takes the rows themselves."""
+    rows: Sequence[ProviderRow]
+    """At least one, all with the same URL."""
+
 
 @dataclass(frozen=True, slots=True)
 class BatchApiRequest:
@@ -156,6 +174,11 @@ class BatchPage:
 class BatchFormat(Protocol):
     """How a provider's batch API words its requests, answers and files."""
 
+    @property
+    def keeps_markers(self) -> bool:
+        """Whether the provider's list of batches shows the markers that they were created with."""
+        ...
+
     def row_url(self, channel: BatchChannel, body: Mapping[str, Any]) -> str:
         """Return the URL that a row names; all rows of one batch must have the same."""
         ...
@@ -164,18 +187,22 @@ class BatchFormat(Protocol):
         """Return a row as the input file holds it, its line break included.
 
         Raises:
-            RequestRejectedError: The request holds something that JSON can't carry.
+            RequestRejectedError: The request can't be sent.
         """
         ...
 
-    def upload(self, name: str, content: bytes) -> BatchApiRequest:
-        """Return the request that uploads an input file."""
+    def upload(self, name: str, content: bytes) -> BatchApiRequest | None:
+        """Return the request that uploads an input file; None where the API has no such files."""
         ...
 
     def create(
-        self, channel: BatchChannel, file_id: str, marker: str, body: Mapping[str, Any]
+        self, model: CandidateModel, channel: BatchChannel, given: BatchInput, marker: str
     ) -> BatchApiRequest:
-        """Return the request that creates a batch of an uploaded file of requests like `body`."""
+        """Return the request that creates a batch.
+
+        Raises:
+            RequestRejectedError: A row can't be sent.
+        """
         ...
 
     def list_page(self, after: str | None) -> BatchApiRequest:
@@ -212,6 +239,10 @@ class BatchFormat(Protocol):
 
     def read_page(self, raw: bytes, where: str) -> BatchPage:
         """Read the answer to `list_page`."""
+        ...
+
+    def read_marker(self, files: Iterable[bytes], markers: Iterable[str]) -> str | None:
+        """Return the one of some markers that a finished batch's outcomes show, None for none."""
         ...
 
     def read_outcomes(

@@ -276,4 +276,9 @@ def unusable_attempt(
 def completion_cost_usd(model: CandidateModel, completion: Completion) -> Decimal:
     """Return what a completion cost by the usage that came with it, in USD."""
     usage = completion.usage
-    return model.cost_usd(usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens)
+    return model.cost_usd(
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached_prompt_tokens,
+        usage.cache_write_tokens,
+    )

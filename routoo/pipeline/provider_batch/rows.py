@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 
 from routoo.client.failures import error_of_completion
+from routoo.client.formats.wire_format import BatchFormat
 from routoo.client.provider_batches import batch_format_of, channel_of
 from routoo.domain.answer_checks import find_fault_aside
 from routoo.domain.completion import Attempt, Completion, Reservation, Result
@@ -12,7 +13,12 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_cost_usd
 from routoo.domain.provider_batch import ProviderRow
 from routoo.domain.validators import validators_of
-from routoo.errors import ContentFilterError, EndpointError, InvalidAnswerError
+from routoo.errors import (
+    ContentFilterError,
+    EndpointError,
+    InvalidAnswerError,
+    RequestRejectedError,
+)
 from routoo.pipeline.dispatch.accounting import failed_attempt, succeeded_attempt, unusable_attempt
 
 _BYTES_PER_MB = 1_000_000
@@ -38,7 +44,7 @@ def reservation_of(row: ProviderRow, model: CandidateModel) -> Reservation:
 def split(model: CandidateModel, rows: Iterable[ProviderRow]) -> Iterator[list[ProviderRow]]:
     """Group rows into input files: one request URL a file, within the provider's limits.
 
-    A row that exceeds the limit of a file by itself is left out.
+    A row that exceeds the limit of a file by itself, or can't be sent, is left out.
     """
     channel, batches = channel_of(model), batch_format_of(model)
     most_bytes = channel.max_file_mb * _BYTES_PER_MB
@@ -46,8 +52,8 @@ def split(model: CandidateModel, rows: Iterable[ProviderRow]) -> Iterator[list[P
     sizes: dict[str, int] = {}
     for row in rows:
         url = batches.row_url(channel, row.body)
-        size = len(batches.encode_row(model, channel, row))
-        if size > most_bytes:
+        size = _size_bytes(batches, model, row)
+        if size is None or size > most_bytes:
             continue
         part = parts.setdefault(url, [])
         if part and (len(part) >= channel.max_requests or sizes[url] + size > most_bytes):
@@ -57,6 +63,14 @@ def split(model: CandidateModel, rows: Iterable[ProviderRow]) -> Iterator[list[P
         part.append(row)
         sizes[url] = sizes.get(url, 0) + size
     yield from (part for part in parts.values() if part)
+
+
+def _size_bytes(batches: BatchFormat, model: CandidateModel, row: ProviderRow) -> int | None:
+    """Return how long a row is in an input file, None where it can't be sent."""
+    try:
+        return len(batches.encode_row(model, channel_of(model), row))
+    except RequestRejectedError:
+        return None
 
 
 def input_file(model: CandidateModel, rows: Sequence[ProviderRow]) -> bytes:

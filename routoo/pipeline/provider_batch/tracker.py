@@ -111,12 +111,34 @@ class BatchTracker:
         rest_s = self.options.create_grace_s - create_age_s
         if rest_s > 0:
             return rest_s
-        since = (batch.open.prepared_at - _CLOCK_SKEW).timestamp()
+        since_s = (batch.open.prepared_at - _CLOCK_SKEW).timestamp()
         try:
-            found = await self.provider.find(batch.model, str(batch.open.marker), since)
+            if not self.provider.keeps_markers(batch.model):
+                return await self._find_by_outcomes(batch, since_s)
+            found = await self.provider.find(batch.model, str(batch.open.marker), since_s)
         except EndpointError as error:
             return await self._give_up_or_wait(batch, error)
         return await self._submit(batch) if found is None else await self._created(batch, found)
+
+    async def _find_by_outcomes(self, batch: TrackedBatch, since_s: float) -> float | None:
+        """Do so at a provider whose batches show our marker only in their outcomes.
+
+        A batch of as many rows that nobody here knows may be ours until it has ended.
+        """
+        listed = await self.provider.list_since(batch.model, since_s)
+        async with self.db.transaction() as conn:
+            rows = await provider_batches.load_rows(conn, batch.lease, batch.open.marker)
+            known = await provider_batches.known(conn, [one.id for one in listed])
+        strangers = [
+            one for one in listed if one.id not in known and one.row_count in {None, len(rows)}
+        ]
+        for one in strangers:
+            marker = str(batch.open.marker)
+            if one.is_over and await self.provider.holds(batch.model, one, marker):
+                return await self._created(batch, one)
+        if any(not one.is_over for one in strangers):
+            return await self._give_up_or_wait(batch, None, status="not known to be created")
+        return await self._submit(batch)
 
     async def _submit(self, batch: TrackedBatch) -> float | None:
         """Upload rows that the provider does not have, and create a batch of them."""
@@ -134,7 +156,8 @@ class BatchTracker:
             return await self._refuse_or_wait(batch, rows, error)
         marker = str(batch.open.marker)
         try:
-            created = await self.provider.create(batch.model, file_id, marker, rows[0].body)
+            known = self.behaviour.apply(batch.model)
+            created = await self.provider.create(known, file_id, marker, rows)
         except BatchPostponedError as error:
             return await self._postpone_or_refuse(batch, rows, error)
         except EndpointError as error:
@@ -143,11 +166,13 @@ class BatchTracker:
             return await self._refuse_or_wait(batch, rows, error)
         return await self._created(batch, created)
 
-    async def _upload(self, batch: TrackedBatch, rows: Sequence[ProviderRow]) -> str:
-        """Upload the input file, and note how the provider names it."""
+    async def _upload(self, batch: TrackedBatch, rows: Sequence[ProviderRow]) -> str | None:
+        """Upload the input file, and note how the provider names it; None where it takes none."""
         known, marker = self.behaviour.apply(batch.model), batch.open.marker
         content = input_file(known, rows)
         file_id = await self.provider.upload(batch.model, f"routoo-{marker}.jsonl", content)
+        if file_id is None:
+            return None
         async with self.db.transaction() as conn:
             await provider_batches.note_file(conn, batch.lease, marker, file_id)
         return file_id

@@ -207,6 +207,9 @@ class AttemptRow(SQLModel, table=True):
     token_probabilities: dict[str, Any] | None = column(
         JSON(), "Summary of the log-probabilities of the answer's tokens", nullable=True
     )
+    cache_write_tokens: int | None = column(
+        Integer(), "Of the prompt tokens, those billed at cache_write", nullable=True
+    )
 
 
 class KeptAnswerRow(SQLModel, table=True):
