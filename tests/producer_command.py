@@ -3,11 +3,11 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-PRODUCER = Path(sys.executable).with_name("routoo-producer")
+from tests.warm_commands import warm_producer
+
 NO_BROKER = "redis://127.0.0.1:1/0"
 _MODEL = {
     "name": "small",
@@ -43,14 +43,8 @@ class ProducerCommand:
 
     def run(self, *arguments: object, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         """Run a command to its end, whatever its exit status."""
-        return subprocess.run(
-            [str(PRODUCER), *map(str, arguments)],
-            env=self.environment,
-            cwd=self._folder,
-            input=stdin,
-            capture_output=True,
-            text=True,
-            check=False,
+        return warm_producer.run(
+            list(map(str, arguments)), environ=self.environment, cwd=self._folder, stdin=stdin
         )
 
     def facts(self, *arguments: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from routoo.embedded.postgres import EmbeddedPostgres
+from tests.warm_commands import PRODUCER, warm_producer
 
 BIN = Path(sys.executable).parent
 PATIENCE_S = 240.0
@@ -36,14 +37,18 @@ def run_command(
     statuses: Sequence[int] = (0,),
 ) -> str:
     """Run a command of ours to its end and return what it printed."""
-    done = subprocess.run(
-        [BIN / program, *arguments],
-        env=environ,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+    if program == PRODUCER.name:
+        words = list(map(str, arguments))
+        done = warm_producer.run(words, environ=environ, timeout_s=PATIENCE_S)
+    else:
+        done = subprocess.run(
+            [BIN / program, *arguments],
+            env=environ,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
     assert done.returncode in statuses, (done.returncode, done.stdout, done.stderr)
     return done.stdout.strip()
 

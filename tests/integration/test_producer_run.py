@@ -23,7 +23,8 @@ from routoo.pipeline.select.shard import select_shard
 from routoo.store import batches, shards, workers
 from routoo.store.database import Database
 from tests import batch_factory as factory
-from tests.producer_command import PRODUCER, ProducerCommand
+from tests.producer_command import ProducerCommand
+from tests.warm_commands import PRODUCER
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,9 @@ import pytest
 
 from producer.queue import _check_host
 from routoo.errors import ConfigError
-from tests.producer_command import PRODUCER, ProducerCommand, write_pool
+from tests.producer_command import ProducerCommand, write_pool
 from tests.services import short_folder
+from tests.warm_commands import PRODUCER, warm_producer
 
 DEADLINE_S = 60.0
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -221,14 +222,7 @@ def test_without_any_setting_the_embedded_database_is_started(tmp_path: Path) ->
         environment["ROUTOO_PING_TIMEOUT_S"] = "0"
 
         def producer(*arguments: str) -> "subprocess.CompletedProcess[str]":
-            return subprocess.run(
-                [PRODUCER, *arguments],
-                env=environment,
-                input=prompts(3),
-                capture_output=True,
-                text=True,
-                check=False,
-            )
+            return warm_producer.run(arguments, environ=environment, stdin=prompts(3))
 
         done = producer("submit", "-")
         assert done.returncode == 0, done.stderr

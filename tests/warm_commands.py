@@ -1,0 +1,172 @@
+"""Runs `routoo-producer` in processes forked from one that has imported it: a start costs little.
+
+Each command has a process of its own, with its own arguments, environment, folder, standard
+streams and exit status. What is not tested here is the import itself: commands that are started
+as a shell starts them are many elsewhere, and `tests/unit/test_producer_cli.py` looks at imports.
+"""
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import pkgutil
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import producer
+from producer.cli import main
+
+PRODUCER = Path(sys.executable).with_name("routoo-producer")
+_NOT_PRELOADED = ("producer.gateway", "producer.page", "producer.commands.serve")
+"""The gateway is started as a shell starts it."""
+
+
+class WarmProducer:
+    """A process that has imported the command, and forks itself for each run of it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        cwd: Path | None = None,
+        stdin: str = "",
+        timeout_s: float | None = None,
+    ) -> "subprocess.CompletedProcess[str]":
+        """Run the command to its end, whatever its exit status.
+
+        Raises:
+            TimeoutExpired: It took longer than it may; it was killed.
+        """
+        if not self._lock.acquire(blocking=False):  # another thread's command still runs
+            return _run_cold(arguments, environ, cwd, stdin, timeout_s)
+        try:
+            with tempfile.TemporaryDirectory(prefix="routoo-run-") as folder:
+                return self._run(Path(folder), arguments, environ, cwd, stdin, timeout_s)
+        finally:
+            self._lock.release()
+
+    def _run(
+        self,
+        folder: Path,
+        arguments: Sequence[str],
+        environ: Mapping[str, str],
+        cwd: Path | None,
+        stdin: str,
+        timeout_s: float | None,
+    ) -> "subprocess.CompletedProcess[str]":
+        files = [folder / name for name in ("stdin", "stdout", "stderr")]
+        files[0].write_text(stdin)
+        told = {
+            "arguments": list(arguments),
+            "environ": dict(environ),
+            "cwd": str(cwd or Path.cwd()),
+            "files": list(map(str, files)),
+        }
+        status = self._ask(json.dumps(told).encode(), timeout_s)
+        if status is None:
+            raise subprocess.TimeoutExpired(["routoo-producer", *arguments], timeout_s or 0)
+        output, messages = (path.read_text() for path in files[1:])
+        return subprocess.CompletedProcess(list(arguments), status, output, messages)
+
+    def _ask(self, told: bytes, timeout_s: float | None) -> int | None:
+        process = self._running()
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(told + b"\n")
+        process.stdin.flush()
+        pid = int(process.stdout.readline())
+        in_time, _, _ = select.select([process.stdout], [], [], timeout_s)
+        if not in_time:
+            os.kill(pid, signal.SIGKILL)
+        status = int(process.stdout.readline())
+        return status if in_time else None
+
+    def _running(self) -> "subprocess.Popen[bytes]":
+        if self._process is None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.warm_commands"],
+                cwd=Path(__file__).parents[1],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+            )
+            atexit.register(self._process.communicate)  # it ends with its input
+        return self._process
+
+
+def _run_cold(
+    arguments: Sequence[str],
+    environ: Mapping[str, str],
+    cwd: Path | None,
+    stdin: str,
+    timeout_s: float | None,
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [PRODUCER, *arguments],
+        env=environ,
+        cwd=cwd,
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )
+
+
+warm_producer = WarmProducer()
+"""Of this test process; it starts with the first command."""
+
+
+def _preload() -> None:
+    for module in pkgutil.walk_packages(producer.__path__, "producer."):
+        if not module.name.startswith(_NOT_PRELOADED):
+            importlib.import_module(module.name)
+    gc.collect()
+    gc.freeze()
+
+
+def _serve() -> None:
+    """Fork for each line of standard input; return in the forked processes, ready to run."""
+    for line in sys.stdin.buffer:
+        pid = os.fork()
+        if pid == 0:
+            _become(json.loads(line))
+            return
+        print(pid, flush=True)
+        _, status = os.waitpid(pid, 0)
+        print(os.waitstatus_to_exitcode(status), flush=True)
+    sys.exit()
+
+
+def _become(told: "dict[str, object]") -> None:
+    environ, arguments, files = told["environ"], told["arguments"], told["files"]
+    assert isinstance(environ, dict)
+    assert isinstance(arguments, list)
+    assert isinstance(files, list)
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(str(told["cwd"]))
+    flags = (os.O_RDONLY, *[os.O_WRONLY | os.O_CREAT | os.O_TRUNC] * 2)
+    for number, (path, flag) in enumerate(zip(files, flags, strict=True)):
+        opened = os.open(path, flag, 0o600)
+        os.dup2(opened, number)
+        os.close(opened)
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - not what the parent has buffered
+    sys.argv = [str(PRODUCER), *arguments]
+
+
+if __name__ == "__main__":
+    _preload()
+    _serve()
+    main()
