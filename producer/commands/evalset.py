@@ -9,12 +9,13 @@ import typer
 from producer.commands.options import JsonOption
 from routoo.console.commands import CommandGroup, with_options
 from routoo.console.output import console, json_line, note
-from routoo.console.run import run_with_database
+from routoo.console.run import run_in_transaction
 from routoo.errors import InputError
 
 if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
     from producer.evaluation.grading import ItemFile
-    from routoo.store.database import Database
     from routoo.store.evaluation.eval_sets import EvalSetRecord
 
 _LISTED = 50
@@ -83,11 +84,9 @@ def add_command(
     _print_problems(found, skip_invalid=options.skip_invalid, source=str(options.items))
     purpose = Purpose.TRAINING if options.for_training else Purpose.EVALUATION
 
-    async def add(database: "Database") -> "tuple[EvalSetRecord, bool]":
-        async with database.transaction() as conn:
-            return await eval_sets.add(conn, name, found.items, purpose)
-
-    record, created = run_with_database(load_settings(), add)
+    record, created = run_in_transaction(
+        load_settings(), lambda conn: eval_sets.add(conn, name, found.items, purpose)
+    )
     if as_json:
         typer.echo(json_line({**_facts(record), "created": created}))
         return
@@ -101,11 +100,7 @@ def list_command(*, as_json: JsonOption = False) -> None:
     from routoo.settings import load_settings
     from routoo.store.evaluation import eval_sets
 
-    async def load(database: "Database") -> "list[EvalSetRecord]":
-        async with database.transaction() as conn:
-            return await eval_sets.list_all(conn)
-
-    found = run_with_database(load_settings(), load)
+    found = run_in_transaction(load_settings(), eval_sets.list_all)
     if as_json:
         for record in found:
             typer.echo(json_line(_facts(record)))
@@ -130,16 +125,15 @@ def show_command(name: NameArgument, *, as_json: JsonOption = False) -> None:
     from routoo.settings import load_settings
     from routoo.store.evaluation import eval_sets
 
-    async def load(database: "Database") -> None:
-        async with database.transaction() as conn:
-            record = await eval_sets.find(conn, name)
-            if not as_json:
-                typer.echo(json_line(_facts(record)))
-                return
-            for item in await eval_sets.load_items(conn, record.id):
-                typer.echo(json_line(item))
+    async def load(conn: "AsyncConnection") -> None:
+        record = await eval_sets.find(conn, name)
+        if not as_json:
+            typer.echo(json_line(_facts(record)))
+            return
+        for item in await eval_sets.load_items(conn, record.id):
+            typer.echo(json_line(item))
 
-    run_with_database(load_settings(), load)
+    run_in_transaction(load_settings(), load)
 
 
 def _check_name(name: str) -> None:

@@ -11,10 +11,12 @@ from producer.commands.options import JsonOption, LimitOption
 from producer.commands.run_options import RunOptions
 from routoo.console.commands import CommandGroup, with_options
 from routoo.console.output import console, json_line, note
-from routoo.console.run import run_with_database
+from routoo.console.run import run_in_transaction, run_with_database
 from routoo.domain.job import Stage
 
 if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
     from producer.evaluation.runs import RunView
     from routoo.evaluation_runs.begin import RunRequest
     from routoo.settings import Settings
@@ -112,12 +114,11 @@ def list_command(*, limit: LimitOption = 20, as_json: JsonOption = False) -> Non
     from routoo.settings import load_settings
     from routoo.store.evaluation import eval_runs
 
-    async def recent(database: "Database") -> "list[RunView]":
-        async with database.transaction() as conn:
-            found = await eval_runs.list_recent(conn, limit)
-            return [await view_run(conn, one) for one in found]
+    async def recent(conn: "AsyncConnection") -> "list[RunView]":
+        found = await eval_runs.list_recent(conn, limit)
+        return [await view_run(conn, one) for one in found]
 
-    views = run_with_database(load_settings(), recent)
+    views = run_in_transaction(load_settings(), recent)
     if as_json:
         for view in views:
             typer.echo(json_line(view.as_json()))
@@ -134,11 +135,10 @@ def show_command(which: RunArgument = None, *, as_json: JsonOption = False) -> N
     from routoo.settings import load_settings
     from routoo.store.evaluation import eval_runs
 
-    async def load(database: "Database") -> "RunView":
-        async with database.transaction() as conn:
-            return await view_run(conn, await eval_runs.find(conn, which))
+    async def load(conn: "AsyncConnection") -> "RunView":
+        return await view_run(conn, await eval_runs.find(conn, which))
 
-    _show(run_with_database(load_settings(), load), as_json=as_json)
+    _show(run_in_transaction(load_settings(), load), as_json=as_json)
 
 
 @evaluation.command("report")

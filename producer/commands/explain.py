@@ -6,12 +6,13 @@ import typer
 
 from producer.commands.options import JsonOption, NamedBatch
 from routoo.console.output import console, json_line
-from routoo.console.run import run_with_database
+from routoo.console.run import run_in_transaction
 
 if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
     from routoo.pipeline.explanation import JobExplanation
     from routoo.store.batches.records import BatchRecord
-    from routoo.store.database import Database
 
 
 def explain_command(
@@ -34,12 +35,11 @@ def explain_command(
     from routoo.settings import load_settings
     from routoo.store import batches
 
-    async def explain(database: "Database") -> "tuple[BatchRecord, JobExplanation]":
-        async with database.transaction() as conn:
-            record = await batches.find(conn, batch)
-            return record, await explain_job(conn, record, custom_id)
+    async def explain(conn: "AsyncConnection") -> "tuple[BatchRecord, JobExplanation]":
+        record = await batches.find(conn, batch)
+        return record, await explain_job(conn, record, custom_id)
 
-    record, explanation = run_with_database(load_settings(), explain)
+    record, explanation = run_in_transaction(load_settings(), explain)
     if as_json:
         typer.echo(json_line(explanation_json(record, explanation)))
     else:

@@ -9,14 +9,11 @@ from producer.aims import read_option
 from producer.commands.options import JsonOption
 from routoo.console.commands import CommandGroup
 from routoo.console.output import console, json_line, note
-from routoo.console.run import run_with_database
+from routoo.console.run import run_in_transaction
 from routoo.domain.caller import Scope
 from routoo.errors import InputError
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
-    from routoo.store.database import Database
     from routoo.store.keys import KeyRecord
 
 key = CommandGroup("Make, list and revoke the keys with which programs use the gateway.")
@@ -56,11 +53,9 @@ def add_command(
     scopes = scope or [Scope.READ, Scope.SUBMIT]
     secret = keys.new_secret()
 
-    async def add(database: "Database") -> "UUID":
-        async with database.transaction() as conn:
-            return await keys.add(conn, name, secret, scopes, limit_usd)
-
-    key_id = run_with_database(load_settings(), add)
+    key_id = run_in_transaction(
+        load_settings(), lambda conn: keys.add(conn, name, secret, scopes, limit_usd)
+    )
     if as_json:
         facts = {"id": key_id, "name": name, "scopes": scopes, "usd_per_day": limit_usd}
         typer.echo(json_line({**facts, "key": secret}))
@@ -75,11 +70,7 @@ def list_command(*, as_json: JsonOption = False) -> None:
     from routoo.settings import load_settings
     from routoo.store import keys
 
-    async def load(database: "Database") -> "list[KeyRecord]":
-        async with database.transaction() as conn:
-            return await keys.list_all(conn)
-
-    found = run_with_database(load_settings(), load)
+    found = run_in_transaction(load_settings(), keys.list_all)
     if as_json:
         for record in found:
             typer.echo(json_line(_facts(record)))
@@ -93,11 +84,7 @@ def revoke_command(name: NameArgument) -> None:
     from routoo.settings import load_settings
     from routoo.store import keys
 
-    async def revoke(database: "Database") -> bool:
-        async with database.transaction() as conn:
-            return await keys.revoke(conn, name)
-
-    revoked = run_with_database(load_settings(), revoke)
+    revoked = run_in_transaction(load_settings(), lambda conn: keys.revoke(conn, name))
     note("revoked" if revoked else "it was revoked before")
 
 

@@ -16,7 +16,7 @@ from routoo.console import formatting
 from routoo.console.commands import with_options
 from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import console, json_line, note
-from routoo.console.run import run_with_database
+from routoo.console.run import run_in_transaction, run_with_database
 from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
 
@@ -176,12 +176,11 @@ def _join(
     from producer.progress import find_batch
     from producer.results.join import export_joined
 
-    async def write(database: "Database") -> "tuple[BatchRecord, Joined]":
-        async with database.transaction() as conn:
-            record = await find_batch(conn, batch)
-            return record, await export_joined(conn, record, wanted, joined)
+    async def write(conn: "AsyncConnection") -> "tuple[BatchRecord, Joined]":
+        record = await find_batch(conn, batch)
+        return record, await export_joined(conn, record, wanted, joined)
 
-    record, done = run_with_database(settings, write)
+    record, done = run_in_transaction(settings, write)
     matched = done.counts.total()
     if as_json and wanted.out is not None:
         counts = {str(status): n for status, n in done.counts.items()}

@@ -13,13 +13,14 @@ from routoo.console import formatting
 from routoo.console.commands import CommandGroup, with_options
 from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import console, json_line, note
-from routoo.console.run import run_with_database
+from routoo.console.run import run_in_transaction
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.calendar import Calendar, Missed
 from routoo.errors import InputError
 
 if TYPE_CHECKING:
-    from routoo.store.database import Database
+    from psycopg import AsyncConnection
+
     from routoo.store.schedules import Firing, NewSchedule, ScheduleRecord
 
 _BY_HAND = "by hand"
@@ -80,12 +81,11 @@ def add_command(
         raise InputError("this is no printable text", value=name, where="NAME", remedy="Give some")
     new = _new(name, eval_set, cron, options)
 
-    async def add(database: "Database") -> None:
-        async with database.transaction() as conn:
-            await eval_sets.find(conn, eval_set)
-            await schedules.add(conn, new)
+    async def add(conn: "AsyncConnection") -> None:
+        await eval_sets.find(conn, eval_set)
+        await schedules.add(conn, new)
 
-    run_with_database(load_settings(), add)
+    run_in_transaction(load_settings(), add)
     if new.budget_usd is None and new.objective is None:
         note("without a budget or an aim the best models are asked, whatever they cost")
     typer.echo(f"next at {_instant(new.next_due_at, new.time_zone)}")
@@ -107,11 +107,7 @@ def list_command(*, as_json: JsonOption = False) -> None:
     from routoo.settings import load_settings
     from routoo.store import schedules
 
-    async def load(database: "Database") -> "list[ScheduleRecord]":
-        async with database.transaction() as conn:
-            return await schedules.list_all(conn)
-
-    found = run_with_database(load_settings(), load)
+    found = run_in_transaction(load_settings(), schedules.list_all)
     if as_json:
         for one in found:
             typer.echo(json_line(_facts(one)))
@@ -131,12 +127,11 @@ def pause_command(name: NameArgument) -> None:
     from routoo.settings import load_settings
     from routoo.store import schedules
 
-    async def pause(database: "Database") -> None:
-        async with database.transaction() as conn:
-            found = await schedules.find(conn, name)
-            await schedules.pause(conn, found.id, paused=True)
+    async def pause(conn: "AsyncConnection") -> None:
+        found = await schedules.find(conn, name)
+        await schedules.pause(conn, found.id, paused=True)
 
-    run_with_database(load_settings(), pause)
+    run_in_transaction(load_settings(), pause)
 
 
 @schedule.command("resume")
@@ -145,17 +140,16 @@ def resume_command(name: NameArgument) -> None:
     from routoo.settings import load_settings
     from routoo.store import schedules
 
-    async def resume(database: "Database") -> "ScheduleRecord":
-        async with database.transaction() as conn:
-            found = await schedules.find(conn, name)
-            if found.paused:
-                now = await schedules.now(conn)
-                following = Calendar(found.cron, found.time_zone).next_after(now)
-                await schedules.move(conn, found.id, following)
-                await schedules.pause(conn, found.id, paused=False)
-            return await schedules.get(conn, found.id)
+    async def resume(conn: "AsyncConnection") -> "ScheduleRecord":
+        found = await schedules.find(conn, name)
+        if found.paused:
+            now = await schedules.now(conn)
+            following = Calendar(found.cron, found.time_zone).next_after(now)
+            await schedules.move(conn, found.id, following)
+            await schedules.pause(conn, found.id, paused=False)
+        return await schedules.get(conn, found.id)
 
-    found = run_with_database(load_settings(), resume)
+    found = run_in_transaction(load_settings(), resume)
     typer.echo(f"next at {_instant(found.next_due_at, found.time_zone)}")
 
 
@@ -165,11 +159,10 @@ def remove_command(name: NameArgument) -> None:
     from routoo.settings import load_settings
     from routoo.store import schedules
 
-    async def remove(database: "Database") -> None:
-        async with database.transaction() as conn:
-            await schedules.remove(conn, (await schedules.find(conn, name)).id)
+    async def remove(conn: "AsyncConnection") -> None:
+        await schedules.remove(conn, (await schedules.find(conn, name)).id)
 
-    run_with_database(load_settings(), remove)
+    run_in_transaction(load_settings(), remove)
 
 
 @schedule.command("run-now")
@@ -182,16 +175,15 @@ def run_now_command(name: NameArgument) -> None:
 
     settings = load_settings()
 
-    async def fire(database: "Database") -> str:
-        async with database.transaction() as conn:
-            found = await schedules.find(conn, name)
-            now = await schedules.now(conn)
-            run_id = await begin_scheduled(conn, found, now, settings.shard_size)
-            firing = Firing(found.id, now, "submitted", _BY_HAND, run_id=run_id)
-            await schedules.save_firing(conn, firing)
-            return str(run_id)
+    async def fire(conn: "AsyncConnection") -> str:
+        found = await schedules.find(conn, name)
+        now = await schedules.now(conn)
+        run_id = await begin_scheduled(conn, found, now, settings.shard_size)
+        firing = Firing(found.id, now, "submitted", _BY_HAND, run_id=run_id)
+        await schedules.save_firing(conn, firing)
+        return str(run_id)
 
-    typer.echo(run_with_database(settings, fire))
+    typer.echo(run_in_transaction(settings, fire))
 
 
 _FIRING_COLUMNS = (
@@ -212,12 +204,11 @@ def history_command(
     from routoo.settings import load_settings
     from routoo.store import schedules
 
-    async def load(database: "Database") -> "tuple[ScheduleRecord, list[Firing]]":
-        async with database.transaction() as conn:
-            found = await schedules.find(conn, name)
-            return found, await schedules.history(conn, found.id, limit)
+    async def load(conn: "AsyncConnection") -> "tuple[ScheduleRecord, list[Firing]]":
+        found = await schedules.find(conn, name)
+        return found, await schedules.history(conn, found.id, limit)
 
-    found, firings = run_with_database(load_settings(), load)
+    found, firings = run_in_transaction(load_settings(), load)
     if as_json:
         for one in firings:
             typer.echo(json_line(one))

@@ -14,15 +14,13 @@ import typer
 
 from routoo.console.commands import with_options
 from routoo.console.output import note
-from routoo.console.run import run_with_database, usable_database
+from routoo.console.run import run_in_transaction, usable_database
 from routoo.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     from producer.gateway.options import GatewayOptions
     from routoo.domain.pool import Pool
     from routoo.settings import Settings
-    from routoo.store.database import Database
-    from routoo.store.keys import KeyRecord
 
 _MIB = 2**20
 _GRACE_S = 10
@@ -130,11 +128,7 @@ def _is_loopback(host: str) -> bool:
 def _check_keys(settings: "Settings", host: str) -> None:
     from routoo.store import keys
 
-    async def load(database: "Database") -> "list[KeyRecord]":
-        async with database.transaction() as conn:
-            return await keys.list_all(conn)
-
-    if all(key.revoked_at is not None for key in run_with_database(settings, load)):
+    if all(key.revoked_at is not None for key in run_in_transaction(settings, keys.list_all)):
         raise ConfigError(
             "other machines can connect to this address, and there is no key yet",
             value=host,

@@ -6,12 +6,13 @@ import typer
 
 from producer.commands.options import BatchArgument, JsonOption, LimitOption, StrictOption
 from routoo.console.output import console, json_line
-from routoo.console.run import DEVIATED, run_with_database
+from routoo.console.run import DEVIATED, run_in_transaction
 
 if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
     from producer.progress import Snapshot
     from routoo.store.batches.records import BatchRecord
-    from routoo.store.database import Database
 
 
 def status_command(
@@ -26,11 +27,10 @@ def status_command(
     from producer.progress import find_batch, take_snapshot
     from routoo.settings import load_settings
 
-    async def status(database: "Database") -> "Snapshot":
-        async with database.transaction() as conn:
-            return await take_snapshot(conn, await find_batch(conn, batch))
+    async def status(conn: "AsyncConnection") -> "Snapshot":
+        return await take_snapshot(conn, await find_batch(conn, batch))
 
-    snapshot = run_with_database(load_settings(), status)
+    snapshot = run_in_transaction(load_settings(), status)
     if as_json:
         typer.echo(json_line(snapshot.as_json()))
     else:
@@ -50,11 +50,7 @@ def list_command(*, limit: LimitOption = 20, as_json: JsonOption = False) -> Non
     from routoo.settings import load_settings
     from routoo.store import batches
 
-    async def recent(database: "Database") -> "list[BatchRecord]":
-        async with database.transaction() as conn:
-            return await batches.list_recent(conn, limit)
-
-    found = run_with_database(load_settings(), recent)
+    found = run_in_transaction(load_settings(), lambda conn: batches.list_recent(conn, limit))
     if as_json:
         for record in found:
             typer.echo(json_line(_facts(record)))

@@ -18,9 +18,10 @@ from routoo.console.fitted_table import FittedTable, TableColumn
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from psycopg import AsyncConnection
+
     from routoo.predictor.manifest import Manifest
-    from routoo.store.checkpoints import CheckpointRecord, Promotion
-    from routoo.store.database import Database
+    from routoo.store.checkpoints import CheckpointRecord
 
 checkpoint = CommandGroup("Look at checkpoints, add models to them, choose which one is used.")
 
@@ -38,17 +39,16 @@ Reason = Annotated[str, typer.Option(help="Why, for the history.")]
 def list_registered(*, as_json: JsonOption = False) -> None:
     """List the registered checkpoints, newest first; the one in use is marked."""
     from routoo.console.output import console
-    from routoo.console.run import run_with_database
+    from routoo.console.run import run_in_transaction
     from routoo.settings import load_settings
     from routoo.store import checkpoints
 
     async def load(
-        database: "Database",
+        conn: "AsyncConnection",
     ) -> "tuple[list[CheckpointRecord], CheckpointRecord | None]":
-        async with database.transaction() as conn:
-            return await checkpoints.list_all(conn), await checkpoints.promoted(conn)
+        return await checkpoints.list_all(conn), await checkpoints.promoted(conn)
 
-    found, promoted = run_with_database(load_settings(), load)
+    found, promoted = run_in_transaction(load_settings(), load)
     if as_json:
         _print_json(found, promoted)
         return
@@ -60,48 +60,38 @@ def list_registered(*, as_json: JsonOption = False) -> None:
 @checkpoint.command()
 def register(folder: CheckpointArgument) -> None:
     """Register a checkpoint with its figures; the folder must be the same on every scorer."""
-    from routoo.console.run import run_with_database
+    from routoo.console.run import run_in_transaction
     from routoo.settings import load_settings
     from routoo.training.promote import register_folder
 
-    async def save(database: "Database") -> "CheckpointRecord":
-        async with database.transaction() as conn:
-            return await register_folder(conn, folder)
-
-    found = run_with_database(load_settings(), save)
+    found = run_in_transaction(load_settings(), lambda conn: register_folder(conn, folder))
     typer.echo(found.weights_sha256[:_HASH_DIGITS])
 
 
 @checkpoint.command()
 def promote(which: Which, *, reason: Reason = "promoted by hand") -> None:
     """Put a registered checkpoint into use, from the next batch on."""
-    from routoo.console.run import run_with_database
+    from routoo.console.run import run_in_transaction
     from routoo.settings import load_settings
     from routoo.training.promote import promote_named
 
     settings = load_settings()
 
-    async def put(database: "Database") -> "CheckpointRecord":
-        async with database.transaction() as conn:
-            return await promote_named(conn, which, reason, settings.checkpoint)
-
-    found = run_with_database(settings, put)
+    found = run_in_transaction(
+        settings, lambda conn: promote_named(conn, which, reason, settings.checkpoint)
+    )
     typer.echo(f"in use: {found.weights_sha256[:_HASH_DIGITS]}")
 
 
 @checkpoint.command()
 def rollback(*, reason: Reason = "rolled back by hand") -> None:
     """Put the checkpoint before the present one back into use, from the next batch on."""
-    from routoo.console.run import run_with_database
+    from routoo.console.run import run_in_transaction
     from routoo.errors import InputError
     from routoo.settings import load_settings
     from routoo.store import checkpoints
 
-    async def back(database: "Database") -> "CheckpointRecord | None":
-        async with database.transaction() as conn:
-            return await checkpoints.roll_back(conn, reason)
-
-    found = run_with_database(load_settings(), back)
+    found = run_in_transaction(load_settings(), lambda conn: checkpoints.roll_back(conn, reason))
     if found is None:
         raise InputError(
             "there is no earlier checkpoint to go back to", remedy="Promote another one"
@@ -115,15 +105,11 @@ def history(*, as_json: JsonOption = False) -> None:
     import orjson
 
     from routoo.console.output import console, report_table
-    from routoo.console.run import run_with_database
+    from routoo.console.run import run_in_transaction
     from routoo.settings import load_settings
     from routoo.store import checkpoints
 
-    async def load(database: "Database") -> "list[Promotion]":
-        async with database.transaction() as conn:
-            return await checkpoints.promotions(conn)
-
-    found = run_with_database(load_settings(), load)
+    found = run_in_transaction(load_settings(), checkpoints.promotions)
     if as_json:
         for one in found:
             typer.echo(orjson.dumps(one).decode())

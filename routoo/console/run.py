@@ -17,6 +17,8 @@ from routoo.console.output import buffer_standard_output, note
 from routoo.errors import RoutooError
 
 if TYPE_CHECKING:
+    from psycopg import AsyncConnection
+
     from routoo.settings import Settings
     from routoo.store.database import Database
 
@@ -97,6 +99,18 @@ def run_with_database(
         raise typer.Exit(INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def run_in_transaction(
+    settings: "Settings", command: "Callable[[AsyncConnection], Awaitable[Result]]"
+) -> Result:
+    """Run a coroutine in one transaction of that database, which is committed at its end."""
+
+    async def run(database: "Database") -> Result:
+        async with database.transaction() as conn:
+            return await command(conn)
+
+    return run_with_database(settings, run)
 
 
 @contextmanager
