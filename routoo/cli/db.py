@@ -42,6 +42,32 @@ def current() -> None:
 
 
 @db.command()
+def roles(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one object a role.")] = False,
+) -> None:
+    """Make database roles with no more rights than each kind of process needs; safe to repeat.
+
+    They have no login: make users of your own members of them, and give each process its user's
+    URL. Run it as the owner of the tables, who may create roles, after every `routoo db upgrade`.
+
+    Examples:
+        routoo db roles
+        routoo db psql -c "CREATE ROLE scorer LOGIN PASSWORD '...' IN ROLE routoo_scorer"
+    """
+    from routoo.console.output import json_line
+    from routoo.embedded.stack import embedded_stack
+    from routoo.settings import load_settings
+    from routoo.store.roles import ROLES, create_roles
+
+    with embedded_stack(load_settings(), broker=False) as (found, _):
+        create_roles(found)
+    for name, role in ROLES.items():
+        facts = {"role": name, "purpose": role.purpose}
+        typer.echo(json_line(facts) if as_json else f"{name}: {role.purpose}")
+
+
+@db.command()
 def url() -> None:
     """Print the database's URL, without its password."""
     from routoo.embedded.stack import database_url

@@ -1,0 +1,155 @@
+"""Database roles with no more rights than a kind of process needs.
+
+They are groups without a login: an operator makes users of his own members of them. None of them
+may change the schema, empty a table, or change a fact that was written; those belong to the owner
+of the schema, who migrates it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import sql
+
+from routoo.errors import DatabaseUnavailableError, StoreError
+from routoo.store.database import first_line, libpq_url, redacted
+
+_SHARD = (
+    "state, owner, epoch, attempts, progress, error, lease_expires_at, not_before, waits_for,"
+    " waits_usd, next_deadline"
+)
+_MONEY = "reserved_usd, spent_usd, overrun_usd"
+_ENDED = "status, error, completed_at"
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What one kind of process may do."""
+
+    purpose: str
+    grants: Mapping[str, str]
+    """Privileges by table, as GRANT reads them."""
+    reads_all: bool = False
+    """Whether it may read every table."""
+
+
+_READ, _ADD = "SELECT", "SELECT, INSERT"
+_KEEP = "SELECT, INSERT, UPDATE, DELETE"
+_WORKER = {"alembic_version": _READ, "workers": _KEEP}
+ROLES: Mapping[str, Role] = {
+    "routoo_scorer": Role(
+        "scores prompts: sees no answers and no keys, spends no money",
+        {
+            **_WORKER,
+            "batches": f"SELECT, UPDATE ({_ENDED})",
+            "jobs": _READ,
+            "shards": f"SELECT, UPDATE ({_SHARD})",
+            **dict.fromkeys(("predictions", "floors", "prompt_factors"), _ADD),
+            **dict.fromkeys(("judges", "batch_judges", "checkpoints"), _ADD),
+            "checkpoint_promotions": _READ,
+            # How far a shard is, and whether a batch that is over still has work.
+            **dict.fromkeys(("results", "kept_answers"), "SELECT (batch_id, job_no)"),
+            "reservations": "SELECT (batch_id)",
+            "provider_batches": "SELECT (batch_id, shard_no, state)",
+        },
+    ),
+    "routoo_dispatcher": Role(
+        "selects models and calls them: makes no jobs, raises no budget, sees no keys",
+        {
+            **_WORKER,
+            "batches": f"SELECT, UPDATE ({_ENDED}, plan)",
+            "jobs": _READ,
+            "shards": f"SELECT, UPDATE ({_SHARD})",
+            **dict.fromkeys(("predictions", "floors", "prompt_factors"), _READ),
+            **dict.fromkeys(("judges", "batch_judges", "checkpoints"), _READ),
+            **dict.fromkeys(("assignments", "followers", "attempts", "results"), _ADD),
+            **dict.fromkeys(("answer_judgements", "budget_warnings", "batch_counts"), _ADD),
+            "kept_answers": _ADD,
+            "reservations": _KEEP,
+            "ledgers": f"SELECT, UPDATE ({_MONEY})",
+            "key_ledgers": f"SELECT, UPDATE ({_MONEY}, day)",
+            "replans": "SELECT, INSERT, UPDATE",
+            **dict.fromkeys(("endpoints", "endpoint_behaviour"), "SELECT, INSERT, UPDATE"),
+            **dict.fromkeys(("provider_batches", "provider_rows"), "SELECT, INSERT, UPDATE"),
+            "response_cache": _KEEP,
+        },
+    ),
+    "routoo_producer": Role(
+        "submits, follows, ends and deletes batches, and keeps the gateway's keys and files",
+        {
+            **dict.fromkeys(("batches", "shards", "ledgers", "grades", "replans"), _KEEP),
+            **dict.fromkeys(("batch_counts", "provider_batches"), _KEEP),
+            **dict.fromkeys(("api_keys", "key_ledgers", "files", "file_parts"), _KEEP),
+            **dict.fromkeys(("api_batches", "single_calls", "streams", "stream_batches"), _KEEP),
+            **dict.fromkeys(("schedules", "schedule_firings", "eval_sets", "eval_items"), _KEEP),
+            **dict.fromkeys(("eval_runs", "eval_alerts", "endpoints"), _KEEP),
+            # Facts: written and deleted with their batch, never changed.
+            **dict.fromkeys(("jobs", "predictions", "floors"), "SELECT, INSERT, DELETE"),
+            **dict.fromkeys(("prompt_factors", "batch_judges"), "SELECT, INSERT, DELETE"),
+            **dict.fromkeys(
+                ("attempts", "results", "superseded_results"), "SELECT, INSERT, DELETE"
+            ),
+            **dict.fromkeys(("assignments", "followers", "reservations"), "SELECT, DELETE"),
+            **dict.fromkeys(("kept_answers", "answer_judgements"), "SELECT, DELETE"),
+            **dict.fromkeys(("provider_rows", "budget_warnings"), "SELECT, DELETE"),
+            **dict.fromkeys(("checkpoints", "checkpoint_promotions"), _ADD),
+            "endpoint_behaviour": "SELECT, INSERT, UPDATE",
+        },
+        reads_all=True,
+    ),
+    "routoo_beat": Role("does periodic work: all that the other three may", {}, reads_all=True),
+}
+"""By name."""
+_MEMBERS = ("routoo_scorer", "routoo_dispatcher", "routoo_producer")
+
+
+def create_roles(url: str) -> None:
+    """Make the roles, or bring their rights up to date; what was granted beside is taken back.
+
+    Args:
+        url: The migrated database, as the owner of its tables, who may create roles.
+
+    Raises:
+        DatabaseUnavailableError: It can't be reached.
+        StoreError: The database refuses it: the user may not create roles, or a table is missing.
+    """
+    try:
+        with psycopg.connect(libpq_url(url), connect_timeout=10) as conn:
+            _create(conn)
+    except psycopg.OperationalError as error:
+        raise DatabaseUnavailableError(
+            f"the database can't be reached: {first_line(error)}", where=redacted(url)
+        ) from error
+    except psycopg.Error as error:
+        raise StoreError(
+            f"the database refused to make the roles: {first_line(error)}",
+            where=redacted(url),
+            remedy="Run `routoo db upgrade`; be the owner of the tables, with CREATEROLE",
+        ) from error
+
+
+def _create(conn: psycopg.Connection) -> None:
+    # Roles are the server's: two databases may make them at once.
+    conn.execute("SELECT pg_advisory_xact_lock(hashtext('routoo roles'))")
+    # Before version 15 everybody may create tables there.
+    conn.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    for name, role in ROLES.items():
+        who = sql.Identifier(name)
+        if conn.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).rowcount == 0:
+            conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(who))
+        conn.execute(sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {}").format(who))
+        conn.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(who))
+        if role.reads_all:
+            conn.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(who))
+        for table, privileges in role.grants.items():
+            conn.execute(
+                sql.SQL("GRANT {} ON {} TO {}").format(
+                    sql.SQL(privileges),
+                    sql.Identifier(table),
+                    who,
+                )
+            )
+    for name in _MEMBERS:
+        conn.execute(
+            sql.SQL("GRANT {} TO {}").format(sql.Identifier(name), sql.Identifier("routoo_beat"))
+        )
