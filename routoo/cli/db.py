@@ -1,5 +1,6 @@
 """`routoo db`: migrate the database's schema, and start or stop the embedded server."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -136,9 +137,55 @@ def psql(
     arguments = ["-c", command] if command else []
     with embedded_stack(settings, broker=False) as (found, _):
         url, environment = with_password_apart(found)
-        program = _psql(settings)
+        program = _client(settings, "psql")
         done = subprocess.run([program, url, *arguments], env=environment, check=False)  # noqa: S603 - the database's own program
     raise typer.Exit(done.returncode)
+
+
+_FileArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", dir_okay=False, help="In pg_dump's custom format.")
+]
+
+
+@db.command()
+def dump(file: _FileArgument) -> None:
+    """Write a copy of the database to a file, as of this moment, while workers go on.
+
+    It is made by pg_dump: the embedded server brings its own; another server needs one of its
+    version on this machine. Checkpoints are folders and not in it.
+
+    Example:
+        routoo db dump routoo.dump
+    """
+    from routoo.embedded.stack import embedded_stack
+    from routoo.settings import load_settings
+    from routoo.store import backup
+
+    settings = load_settings()
+    with embedded_stack(settings, broker=False) as (found, _):
+        backup.dump(_client(settings, "pg_dump"), found, file)
+    typer.echo(f"{file}: {file.stat().st_size:,} bytes")
+
+
+@db.command()
+def restore(file: _FileArgument) -> None:
+    """Fill an empty database with a file of `routoo db dump`, and bring it to the newest schema.
+
+    No worker may use the database meanwhile. Batches go on from the moment of the dump: calls that
+    were made later are not known to it and are made again.
+
+    Example:
+        ROUTOO_DATABASE_URL=postgresql://user@host/new routoo db restore routoo.dump
+    """
+    from routoo.embedded.stack import embedded_stack
+    from routoo.settings import load_settings
+    from routoo.store import backup, migrate
+    from routoo.store.database import redacted
+
+    settings = load_settings()
+    with embedded_stack(settings, broker=False) as (found, _):
+        backup.restore(_client(settings, "pg_restore"), found, file)
+        typer.echo(f"{redacted(found)} is restored, at revision {migrate.upgrade(found)}")
 
 
 @db.command()
@@ -168,17 +215,20 @@ def query(
     console().print(table)
 
 
-def _psql(settings: "Settings") -> str:
+def _client(settings: "Settings", name: str) -> str:
     import shutil
 
     from routoo.embedded.postgres import EmbeddedPostgres
     from routoo.errors import NotFoundError
 
     if settings.embedded_database:
-        return str(EmbeddedPostgres(settings.home).psql)
-    found = shutil.which("psql")
+        return str(EmbeddedPostgres(settings.home).client(name))
+    found = shutil.which(name)
     if found is None:
-        raise NotFoundError("there is no psql on this machine", remedy="Use `routoo db query SQL`")
+        remedy = "Install PostgreSQL's client programs of the server's version"
+        if name == "psql":
+            remedy = "Use `routoo db query SQL`"
+        raise NotFoundError(f"there is no {name} on this machine", remedy=remedy)
     return found
 
 

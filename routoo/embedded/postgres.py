@@ -57,10 +57,9 @@ class EmbeddedPostgres(EmbeddedServer):
         """URL of the cluster's database `routoo`, whether or not it runs."""
         return self._url("routoo")
 
-    @property
-    def psql(self) -> Path:
-        """The client program that came with the server."""
-        return self._program("psql")
+    def client(self, name: str) -> Path:
+        """Return a client program that came with the server, such as psql."""
+        return self._program(name)
 
     def _url(self, database: str) -> str:
         host = quote(str(self._folders.socket_folder), safe="")

@@ -31,7 +31,7 @@ def _db(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPr
     )
 
 
-def test_a_kept_server_serves_commands_until_it_is_stopped(home: Path) -> None:
+def test_a_kept_server_serves_commands_until_it_is_stopped(home: Path, tmp_path: Path) -> None:
     try:
         assert str(home).replace("/", "%2F") in _db(home, "start").stdout
         assert head() in _db(home, "upgrade").stdout
@@ -41,6 +41,12 @@ def test_a_kept_server_serves_commands_until_it_is_stopped(home: Path) -> None:
         assert counted.stdout == '{"batches":0}\n'
         for statement in ("DELETE FROM batches", "COMMIT; DELETE FROM batches"):
             assert _db(home, "query", statement).returncode == 1
+        assert "routoo_scorer: " in _db(home, "roles").stdout
+        copy = str(tmp_path / "routoo.dump")
+        assert " bytes" in _db(home, "dump", copy).stdout
+        refused = _db(home, "restore", copy)
+        assert refused.returncode != 0
+        assert "isn't empty" in refused.stderr
     finally:
         stopped = _db(home, "stop")
 
