@@ -1,18 +1,25 @@
-"""Finds, before a submission, models that can't be scored and endpoints that don't answer."""
+"""Finds, before a submission, models that can't be scored or run on priors, and dead endpoints."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from routoo.client.ping import check_answers, ping
+from routoo.domain.model_prior import GENERAL_CHECKPOINT
 from routoo.domain.pool import Pool
 from routoo.errors import CheckpointError
 from routoo.predictor.manifest import checkpoint_models
 from routoo.settings import Settings
 from routoo.store import checkpoints
+from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 
+if TYPE_CHECKING:
+    from routoo.predictor.placement import PlacedModel
 
-async def check_models(database: Database, pool: Pool, checkpoint: Path) -> str | None:
+
+async def check_models(database: Database, pool: Pool, checkpoint: Path) -> list[str]:
     """Check that the checkpoint that will score a batch knows every model of its pool.
 
     Args:
@@ -21,23 +28,97 @@ async def check_models(database: Database, pool: Pool, checkpoint: Path) -> str 
         checkpoint: The checkpoint of scorers while none is promoted.
 
     Returns:
-        A note for people where that can't be told, because the checkpoint is not on this machine.
+        Notes for people: which models are placed by priors, or that the checkpoint is not on this
+        machine, so that it can't be told.
 
     Raises:
-        CheckpointError: It doesn't know some of them.
+        CheckpointError: Some models are known to no checkpoint, and there is no general one.
     """
     async with database.transaction() as conn:
         promoted = await checkpoints.promoted(conn)
     if promoted is not None:
-        known, where = tuple(promoted.manifest["models"]), f"checkpoint {promoted.path}"
+        known, where = tuple(promoted.manifest["models"]), promoted.path
     else:
-        where = f"checkpoint {checkpoint}"
+        where = str(checkpoint)
         try:
             known = checkpoint_models(checkpoint)
         except CheckpointError:
-            return f"{where} can't be read here: whether it knows all models, scorers will find"
-    _check_known(pool, known, where)
+            note = f"checkpoint {where} can't be read here: whether it knows all models, scorers"
+            return [f"{note} will find"]
+    names = dict.fromkeys(model.predicted_as for model in pool.models)
+    unknown = [name for name in names if name not in known]
+    if not unknown:
+        return []
+    placed = await asyncio.to_thread(place_by_priors, pool, known, Path(where))
+    if placed is None:
+        _refuse(unknown, known, f"checkpoint {where}")
+        return []
+    return prior_notes(placed)
+
+
+def place_by_priors(
+    pool: Pool, known: Sequence[str], checkpoint: Path
+) -> "list[PlacedModel] | None":
+    """Return where a batch's scorers place the models that their checkpoint does not know.
+
+    Args:
+        pool: The candidate models.
+        known: Names of the models that the checkpoint in use knows.
+        checkpoint: The folder of that checkpoint; it need not be on this machine.
+
+    Returns:
+        The models that are placed; None where no general checkpoint is there.
+    """
+    from routoo.predictor.placement import read_placer  # noqa: PLC0415 - needs NumPy, rarely
+
+    for folder, names in ((checkpoint, known), (GENERAL_CHECKPOINT, ())):
+        try:
+            placer = read_placer(folder)
+        except CheckpointError:
+            continue
+        if placer is not None:
+            return placer.place([one for one in pool.models if one.predicted_as not in names])
     return None
+
+
+async def priors_of(database: Database, batch: BatchRecord, default: Path) -> "list[PlacedModel]":
+    """Return the models of a batch that are placed by priors; none where all are known.
+
+    Args:
+        database: Where checkpoints are promoted.
+        batch: The batch or plan.
+        default: The checkpoint of scorers while none is promoted.
+    """
+    async with database.transaction() as conn:
+        promoted = await checkpoints.promoted(conn, at=batch.created_at)
+    try:
+        where = default if promoted is None else Path(promoted.path)
+        known = checkpoint_models(where) if promoted is None else promoted.manifest["models"]
+    except CheckpointError:
+        return []
+    if {model.predicted_as for model in batch.pool.models} <= set(known):
+        return []
+    return await asyncio.to_thread(place_by_priors, batch.pool, known, where) or []
+
+
+def prior_notes(placed: "Sequence[PlacedModel]") -> list[str]:
+    """Return in words which models run on priors, and what graded answers would improve."""
+    head = (
+        "this runs on priors: no trained checkpoint knows all models of the pool, so the general "
+        "one places them (mean quality on its own prompts, 95 % interval)"
+    )
+    lines = [head]
+    for one in placed:
+        now, after = one.level, one.after_answers
+        lines.append(
+            f"  {one.name}: {now.quality:.2f} ({now.low:.2f} to {now.high:.2f}) by {one.by}; "
+            f"50 graded answers would narrow that to about {after.high - after.low:.2f} from "
+            f"{now.high - now.low:.2f}"
+        )
+    lines.append(
+        "  `routoo onboard --pool POOL --items GRADED --budget-usd X` collects and learns them"
+    )
+    return lines
 
 
 async def check_pool(
@@ -58,10 +139,10 @@ async def check_pool(
         CheckpointError: The checkpoint doesn't know a model of the pool.
         ConfigError: A model of the pool doesn't answer.
     """
-    notes = [await check_models(database, pool, settings.checkpoint)]
+    notes = await check_models(database, pool, settings.checkpoint)
     if settings.ping_timeout_s and asks_endpoints:
-        notes.append(await check_endpoints(pool, settings))
-    return [note for note in notes if note is not None]
+        notes += filter(None, [await check_endpoints(pool, settings)])
+    return notes
 
 
 async def check_checkpoint(database: Database, checkpoint: Path, *, is_named: bool) -> None:
@@ -96,18 +177,14 @@ async def check_checkpoint(database: Database, checkpoint: Path, *, is_named: bo
         )
 
 
-def _check_known(pool: Pool, known: Sequence[str], where: str) -> None:
-    names = dict.fromkeys(model.predicted_as for model in pool.models)
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise CheckpointError(
-            f"the checkpoint doesn't know {len(unknown)} of the pool's models, so no job can be "
-            "scored",
-            value=", ".join(unknown),
-            where=where,
-            remedy="Add them with `routoo checkpoint add-model` or `routoo train`, take them out "
-            f"of the pool, or name them as the checkpoint does: {', '.join(known[:10])}",
-        )
+def _refuse(unknown: Sequence[str], known: Sequence[str], where: str) -> None:
+    raise CheckpointError(
+        f"the checkpoint doesn't know {len(unknown)} of the pool's models, so no job can be scored",
+        value=", ".join(unknown),
+        where=where,
+        remedy="Add them with `routoo onboard` or `routoo checkpoint add-model`, take them out "
+        f"of the pool, or name them as the checkpoint does: {', '.join(known[:10])}",
+    )
 
 
 async def check_endpoints(

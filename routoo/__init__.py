@@ -10,16 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from routoo.domain.model_prior import GENERAL_CHECKPOINT
     from routoo.router import Choice, Choices, Limits, Router
 
-__all__ = ["Choice", "Choices", "Limits", "Router"]
+__all__ = ["GENERAL_CHECKPOINT", "Choice", "Choices", "Limits", "Router"]
 
 
 def __getattr__(name: str) -> object:
     """Import the router when it is wanted: with torch, it takes seconds."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module("routoo.router"), name)
+    home = "routoo.domain.model_prior" if name == "GENERAL_CHECKPOINT" else "routoo.router"
+    return getattr(import_module(home), name)
 
 
 def __dir__() -> list[str]:

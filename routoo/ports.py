@@ -21,6 +21,13 @@ class Predictor(Protocol):
         """Return estimates for the prompts, columns in the order of the models' names."""
         ...
 
+    def covering(self, models: Sequence[CandidateModel]) -> "Predictor | None":
+        """Return a predictor that knows all these models; None where there is none.
+
+        It may place those that it was not trained on by what their pool says of them.
+        """
+        ...
+
     def prompt_factors(self, models: Sequence[str]) -> Sequence[float]:
         """Return how many prompt tokens each model bills for one that is estimated."""
         ...

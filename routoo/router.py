@@ -171,7 +171,8 @@ class Router:
         """Load a checkpoint with its backbone, and read a pool.
 
         Args:
-            checkpoint: Folder that `routoo train` wrote.
+            checkpoint: Folder that `routoo train` or `routoo onboard` wrote, or the general one
+                (`routoo.GENERAL_CHECKPOINT`), which places models by their priors.
             pool: The candidate models, or the file that lists them.
             device: Where the backbone computes: cpu, cuda, or auto for a GPU where there is one.
 
@@ -180,7 +181,8 @@ class Router:
             ConfigError: The pool file can't be used.
         """
         found = pool if isinstance(pool, Pool) else load_pool(Path(pool))
-        predictor = load_predictor(Path(checkpoint), device=device)
+        loaded = load_predictor(Path(checkpoint), device=device)
+        predictor = loaded.covering(found.models) or loaded
         predictor.predict([""], [model.predicted_as for model in found.models])  # knows them all
         judge = load_judge(Path(checkpoint))
         return cls(found, predictor, judge if judge.judges else None)

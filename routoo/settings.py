@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from routoo.domain.model_prior import GENERAL_CHECKPOINT
 from routoo.domain.networks import NONE_BLOCKED, BlockedNetworks
 from routoo.errors import ConfigError
 
@@ -60,6 +61,12 @@ def default_home() -> Path:
     return Path(base) / "routoo"
 
 
+def _default_checkpoint() -> Path:
+    """Return the example's checkpoint, or the general one where the package stands alone."""
+    example = REPOSITORY / "examples" / "checkpoint"
+    return example if example.is_dir() else GENERAL_CHECKPOINT
+
+
 class Settings(BaseSettings):
     """Everything a deployment may change; each field is the variable `ROUTOO_<FIELD>`."""
 
@@ -73,8 +80,8 @@ class Settings(BaseSettings):
     """RabbitMQ (amqp://) or Redis (redis://) URL; unset means the embedded broker under `home`."""
     pool: Path = REPOSITORY / "examples" / "pool.yaml"
     """Pool file used where none is named."""
-    checkpoint: Path = REPOSITORY / "examples" / "checkpoint"
-    """Predictor checkpoint the scorers load."""
+    checkpoint: Path = Field(default_factory=_default_checkpoint)
+    """Predictor checkpoint the scorers load while none is promoted."""
     ping_timeout_s: NonNegativeFloat = 5.0
     """How long `submit` and `plan` wait for each endpoint's list of models, in seconds; 0 leaves
     the question out, as --no-ping does."""

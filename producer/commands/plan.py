@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from routoo.domain.batch_options import CallOptions, Objective
+    from routoo.predictor.placement import PlacedModel
     from routoo.settings import Settings
     from routoo.store.batches.records import BatchRecord
     from routoo.store.database import Database
@@ -80,7 +81,8 @@ def plan_command(
         batch_id = _plan_again(settings, source, options)
     else:
         batch_id = _find(settings, str(show))
-    _show(_awaited(settings, batch_id), plot, as_json=as_json)
+    batch = _awaited(settings, batch_id)
+    _show(batch, _priors(settings, batch), plot, as_json=as_json, is_new=file is not None)
 
 
 def _check_choice(
@@ -154,17 +156,38 @@ def _awaited(settings: "Settings", batch_id: "UUID") -> "BatchRecord":
     return run_with_database(settings, wait, on_interrupt=_ON_INTERRUPT)
 
 
-def _show(batch: "BatchRecord", plot: Path | None, *, as_json: bool) -> None:
+def _priors(settings: "Settings", batch: "BatchRecord") -> "list[PlacedModel]":
+    """Return the models that the plan places by priors."""
+    from producer.pool_check import priors_of
+
+    return run_with_database(
+        settings, lambda database: priors_of(database, batch, settings.checkpoint)
+    )
+
+
+def _show(
+    batch: "BatchRecord",
+    priors: "list[PlacedModel]",
+    plot: Path | None,
+    *,
+    as_json: bool,
+    is_new: bool,
+) -> None:
     from producer.plans import check_feasible
+    from producer.pool_check import prior_notes
     from producer.screen.plan import plan_view, plot_plan
 
     plan = batch.plan or {}
     if plot is not None:
         plot_plan(plan, plot)
     if as_json:
-        typer.echo(json_line(_facts(batch)))
+        facts = _facts(batch) | {"priors": [one.as_json() for one in priors]}
+        typer.echo(json_line(facts))
     else:
         console().print(plan_view(batch, plan))
+        # A new plan's notes were shown when its rows were sent.
+        for line in prior_notes(priors) if priors and not is_new else ():
+            note(line)
     check_feasible(plan)
 
 

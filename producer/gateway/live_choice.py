@@ -45,7 +45,7 @@ class Predicted(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     prompt: str
-    models: tuple[str, ...]
+    models: tuple[CandidateModel, ...]
     turn: "asyncio.Future[Predicted]"
 
 
@@ -60,14 +60,16 @@ class LivePredictor:
     )
     _working: "asyncio.Task[None] | None" = None
     _checkpoint: ScoringCheckpoint | None = None
+    _covers: tuple[CandidateModel, ...] = ()
+    """The models that the checkpoint was asked for."""
     _checked_at_s: float = 0.0
 
-    async def predict(self, prompt: str, models: Sequence[str]) -> Predicted:
+    async def predict(self, prompt: str, models: Sequence[CandidateModel]) -> Predicted:
         """Return the estimates for one prompt.
 
         Args:
             prompt: The request's text.
-            models: Names of the models, as the checkpoint knows them.
+            models: The candidate models.
 
         Raises:
             CheckpointError: The checkpoint can't be used, or doesn't know a model.
@@ -105,19 +107,21 @@ class LivePredictor:
         return taken
 
     async def _predict(self, waiting: Sequence[_Waiting]) -> list[Predicted]:
-        predictor = (await self._in_use()).predictor
-        prompts, models = [one.prompt for one in waiting], waiting[0].models
+        predictor = (await self._in_use(waiting[0].models)).predictor
+        prompts = [one.prompt for one in waiting]
+        models = [model.predicted_as for model in waiting[0].models]
         loop, begun_s = asyncio.get_running_loop(), time.perf_counter()
         found = await loop.run_in_executor(self._thread, predictor.predict, prompts, models)
         took_s = time.perf_counter() - begun_s
         factors = predictor.prompt_factors(models)
         return [Predicted(_row(found, row), factors, took_s) for row in range(len(waiting))]
 
-    async def _in_use(self) -> ScoringCheckpoint:
+    async def _in_use(self, models: tuple[CandidateModel, ...]) -> ScoringCheckpoint:
         now_s = asyncio.get_running_loop().time()
-        if self._checkpoint is None or now_s - self._checked_at_s > _CHECKED_EVERY_S:
-            self._checkpoint = await self.checkpoints.current()
-            self._checked_at_s = now_s
+        is_old = now_s - self._checked_at_s > _CHECKED_EVERY_S
+        if self._checkpoint is None or is_old or self._covers != models:
+            self._checkpoint = await self.checkpoints.current(models)
+            self._checked_at_s, self._covers = now_s, models
         return self._checkpoint
 
 
@@ -191,8 +195,7 @@ class Chooser:
             model = pool.models[pool.index(named)]
             choice = LiveChoice([self._candidate(body, model)], "named")
             return _affordable(choice, aim)
-        names = [model.predicted_as for model in pool.models]
-        predicted = await self.predictor.predict(prompt_text(body), names)
+        predicted = await self.predictor.predict(prompt_text(body), pool.models)
         job = Job(0, "single", body, replace(aim.limits, max_cost_usd=None))
         factors = dict(zip(pool.names, predicted.prompt_factors, strict=True))
         known = {

@@ -1,6 +1,7 @@
 """`routoo collect`: run every candidate model over a prompt file and grade the answers."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -137,10 +138,15 @@ def _questions(options: CollectOptions) -> _Questions:
     pool = load_pool(options.pool or load_settings().pool)
     form = RequestForm(options.system, options.instruction, options.max_tokens)
     models = _named_models(pool.models, options.named_models)
-    return _Questions(items, models, form, options.out, _budget(options.budget_usd))
+    return _Questions(items, models, form, options.out, read_budget(options.budget_usd))
 
 
-def _budget(text: str | None) -> "Decimal | None":
+def read_budget(text: str | None) -> "Decimal | None":
+    """Return an amount of dollars, None where there is none.
+
+    Raises:
+        InputError: It is no amount.
+    """
     from decimal import Decimal, InvalidOperation
 
     from routoo.errors import InputError
@@ -180,6 +186,34 @@ def _named_models(
 
 async def _ask(questions: _Questions) -> "tuple[list[CollectedOutcome], list[Failure]]":
     """Ask what is not answered yet, a progress bar for each model, and grade all answers."""
+    from routoo.client.endpoints import ChatEndpoints
+    from routoo.client.http import HttpClient
+    from routoo.console.output import note
+    from routoo.evaluation.answer_log import AnswerLog
+    from routoo.evaluation.collect import BudgetedClient, Collection
+    from routoo.settings import load_settings
+
+    items, models = questions.items, questions.models
+    with (
+        AnswerLog(questions.log) as log,
+        answers_progress([model.name for model in models], len(items)) as advance,
+    ):
+        http = HttpClient(blocked=load_settings().blocked_networks)
+        async with ChatEndpoints(models, http=http) as client:
+            budgeted = BudgetedClient(client, questions.budget_usd)
+            collection = Collection(budgeted, log, questions.form, on_answer=advance)
+            estimate = collection.estimate(items, models)
+            note(describe_estimate(estimate, questions.budget_usd))
+            for item in items:
+                for model in models:
+                    advance(model.name, collection.answered(item, model) is not None)
+            failures = await collection.run(items, models)
+        return _graded(questions, collection), failures
+
+
+@contextmanager
+def answers_progress(models: "Sequence[str]", items: int) -> "Iterator[Callable[..., None]]":
+    """Show a bar for each model while the block runs; it gets a function of name and count."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -188,37 +222,20 @@ async def _ask(questions: _Questions) -> "tuple[list[CollectedOutcome], list[Fai
         TimeRemainingColumn,
     )
 
-    from routoo.client.endpoints import ChatEndpoints
-    from routoo.client.http import HttpClient
-    from routoo.console.output import messages, note
-    from routoo.evaluation.answer_log import AnswerLog
-    from routoo.evaluation.collect import BudgetedClient, Collection
-    from routoo.settings import load_settings
+    from routoo.console.output import messages
 
-    items, models = questions.items, questions.models
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with (
-        AnswerLog(questions.log) as log,
-        Progress(*columns, TimeRemainingColumn(), console=messages()) as bar,
-    ):
-        http = HttpClient(blocked=load_settings().blocked_networks)
-        async with ChatEndpoints(models, http=http) as client:
-            tasks = {model.name: bar.add_task(model.name, total=len(items)) for model in models}
-            collection = Collection(
-                BudgetedClient(client, questions.budget_usd),
-                log,
-                questions.form,
-                on_answer=lambda model: bar.advance(tasks[model]),
-            )
-            note(_estimate(collection.estimate(items, models), questions.budget_usd))
-            for item in items:
-                for model in models:
-                    bar.advance(tasks[model.name], collection.answered(item, model) is not None)
-            failures = await collection.run(items, models)
-        return _graded(questions, collection), failures
+    with Progress(*columns, TimeRemainingColumn(), console=messages()) as bar:
+        tasks = {name: bar.add_task(name, total=items) for name in models}
+
+        def advance(model: str, count: float = 1) -> None:
+            bar.advance(tasks[model], count)
+
+        yield advance
 
 
-def _estimate(estimate: "CallEstimate", budget_usd: "Decimal | None") -> str:
+def describe_estimate(estimate: "CallEstimate", budget_usd: "Decimal | None") -> str:
+    """Return in words what calls may cost."""
     from routoo.console.formatting import usd
 
     worst = usd(estimate.worst_usd)

@@ -21,6 +21,11 @@ app.add_lazy(
     "Measure a predictor on outcomes that it was not trained on.",
 )
 app.add_lazy(
+    "onboard",
+    "routoo.cli.onboard:onboard",
+    "Ask a pool's models graded questions within a budget, learn them, and put that into use.",
+)
+app.add_lazy(
     "outcomes", "routoo.cli.outcomes:outcomes", "Use the graded answers of batches and runs."
 )
 app.add_lazy("pool", "routoo.cli.pool:pool", "Choose, look at and check pools of models.")

@@ -18,6 +18,7 @@ from pydantic import (
 
 from routoo.domain.batch_options import OnContentFilter
 from routoo.domain.endpoint import Endpoint, LimitField, PoolRecord, checked_base_url
+from routoo.domain.model_prior import ModelPrior
 
 TOKENS_PER_MTOK = Decimal(1_000_000)
 _TOP_LOGPROBS = 5
@@ -198,6 +199,8 @@ class CandidateModel(PoolRecord):
     """What follows a refusal by its content filter, where the batch does not say."""
     batch_channel: BatchChannel | None = None
     """The provider's batch API, where jobs that can wait may take it."""
+    prior: ModelPrior | None = None
+    """Public facts of a model that no checkpoint was trained on, for the general checkpoint."""
 
     @field_validator("part_prompt_tokens")
     @classmethod

@@ -11,6 +11,12 @@ import yaml
 from pydantic import ValidationError
 
 from routoo.domain.endpoint import Endpoint, ExpectedLatency
+from routoo.domain.model_prior import (
+    ModelPrior,
+    find_reference,
+    nearest_references,
+    reference_models,
+)
 from routoo.domain.pool import BatchChannel, CandidateModel, Pool, Tariff
 from routoo.errors import ConfigError
 
@@ -18,7 +24,15 @@ _PRICE_KEY = "price_usd_per_mtok"
 _PRICE_REMEDY = "Give the price in USD per million tokens; say 0 if it is free"
 _KNOWN_KEYS = {
     record: ", ".join(record.model_fields)
-    for record in (Pool, CandidateModel, BatchChannel, Endpoint, ExpectedLatency, Tariff)
+    for record in (
+        Pool,
+        CandidateModel,
+        BatchChannel,
+        Endpoint,
+        ExpectedLatency,
+        Tariff,
+        ModelPrior,
+    )
 }
 YamlPath = tuple[int | str, ...]
 
@@ -167,9 +181,27 @@ def parse_pool(text: str, *, name: str = "pool.yaml") -> Pool:
     except ValidationError as error:
         problems += _problems(error, document)
         problems = problems or [(1, f"{error.errors()[0]['msg']}. Correct or remove it")]
+    problems = problems or list(_unknown_references(pool, document))
     if problems:
         raise _pool_error(name, problems)
     return pool
+
+
+def _unknown_references(pool: Pool, document: Document) -> Iterator[tuple[int, str]]:
+    """Yield priors that name no reference model of the general checkpoint."""
+    for index, model in enumerate(pool.models):
+        like = None if model.prior is None else model.prior.like
+        if like is None or find_reference(like, reference_models()) is not None:
+            continue
+        known = ", ".join(nearest_references(like, reference_models()))
+        line = document.line(("models", index, "prior", "like"))
+        yield (
+            line,
+            (
+                f"prior.like of model {model.name!r}: no such reference model (got {like!r}). "
+                f"Give a score or parameters_b instead, or one of these: {known}"
+            ),
+        )
 
 
 def _repeated_models(document: Document) -> Iterator[tuple[int, str]]:
@@ -250,6 +282,8 @@ def _known_keys(location: tuple[int | str, ...]) -> str:
         return _KNOWN_KEYS[BatchChannel]
     if "expected_latency" in location[:-1]:
         return _KNOWN_KEYS[ExpectedLatency]
+    if "prior" in location[:-1]:
+        return _KNOWN_KEYS[ModelPrior]
     if "endpoint" in location[:-1]:
         return _KNOWN_KEYS[Endpoint]
     return _KNOWN_KEYS[CandidateModel if "models" in location[:-1] else Pool]

@@ -1,12 +1,16 @@
 """Asks every candidate model every question, within a budget, for a predictor to learn from."""
 
 import asyncio
+import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
+
+import orjson
 
 from routoo.client.retry import call_with_retries
 from routoo.domain.absence import Absence
@@ -31,14 +35,21 @@ class BudgetedClient:
     Args:
         client: Makes the calls.
         limit_usd: Most that they may cost together, in USD; None for no limit.
+        spending: Keeps what is spent for runs that go on later: the limit is of all of them.
 
     Attributes:
         spent_usd: What the calls so far cost; one that may have been billed counts at its worst.
     """
 
-    def __init__(self, client: ChatClient, limit_usd: Decimal | None) -> None:
-        self._client, self._limit_usd = client, limit_usd
-        self._reserved_usd = self.spent_usd = Decimal(0)
+    def __init__(
+        self,
+        client: ChatClient,
+        limit_usd: Decimal | None,
+        spending: "SpendingLog | None" = None,
+    ) -> None:
+        self._client, self._limit_usd, self._spending = client, limit_usd, spending
+        self._reserved_usd = Decimal(0)
+        self.spent_usd = Decimal(0) if spending is None else spending.spent_usd
         self._settled = asyncio.Condition()
 
     @property
@@ -75,6 +86,7 @@ class BudgetedClient:
         """
         worst_usd = bound_cost_usd(body, self.behaviour.apply(model))
         await self._reserve(model, worst_usd)
+        number = 0 if self._spending is None else self._spending.reserve(worst_usd)
         cost_usd = worst_usd
         try:
             completion = await self._client.complete(model, body, timeout_s=timeout_s)
@@ -89,6 +101,8 @@ class BudgetedClient:
             cost_usd = worst_usd if error.maybe_billed else Decimal(0)
             raise
         finally:
+            if self._spending is not None:
+                self._spending.settle(number, cost_usd)
             await asyncio.shield(self._settle(worst_usd, cost_usd))
         return completion
 
@@ -114,10 +128,58 @@ class BudgetedClient:
             self._settled.notify_all()
 
 
+class SpendingLog:
+    """Keeps what calls may cost before they are sent, and what they cost, in a JSONL file.
+
+    A call that was in flight when its process was killed may have been billed: it counts at its
+    worst.
+
+    Args:
+        path: The file; created where there is none. Its user keeps others from writing to it.
+
+    Attributes:
+        spent_usd: What the calls of earlier runs cost.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("a+b")
+        self._file.seek(0)
+        costs: dict[int, Decimal] = {}
+        kept = 0
+        for line in self._file:
+            try:
+                row = orjson.loads(line)
+                costs[int(row["call"])] = Decimal(row["usd"])
+            except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
+                break  # the last write was cut off by a crash
+            kept += len(line)
+        self._file.truncate(kept)
+        self._calls = max(costs, default=0)
+        self.spent_usd = sum(costs.values(), Decimal(0))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def reserve(self, worst_usd: Decimal) -> int:
+        """Note what a call may cost at worst, and return its number."""
+        self._calls += 1
+        self.settle(self._calls, worst_usd)
+        return self._calls
+
+    def settle(self, call: int, cost_usd: Decimal) -> None:
+        """Note what a call cost."""
+        self._file.write(orjson.dumps({"call": call, "usd": str(cost_usd)}) + b"\n")
+        self._file.flush()
+
+
 MAX_ATTEMPTS = 4
 """Calls for one answer before it counts as failed."""
 GIVE_UP_AFTER = 10
 """After so many failures in a row a model is not asked any more."""
+ROUND_ITEMS = 25
+"""Items that all models are asked before the budget is looked at again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,3 +346,48 @@ class Collection:
         if model.logprobs:
             limit = {**limit, "logprobs": True}
         return request_sha256({**limit, **self._form.body(item), "model": model.model_at_endpoint})
+
+
+async def ask_evenly(
+    collection: Collection,
+    client: BudgetedClient,
+    items: Sequence[Item],
+    models: Sequence[CandidateModel],
+    budget_usd: Decimal,
+) -> list[Failure]:
+    """Ask all models the same items, as many as the budget covers, a few at a time.
+
+    Args:
+        collection: Asks, through the client, and keeps answers.
+        client: Knows what was spent.
+        items: In the order in which they are asked.
+        models: The pool's models.
+        budget_usd: Most that the calls of all runs may cost together, in USD.
+
+    Returns:
+        What failed, after retries.
+
+    Raises:
+        InputError: The budget does not cover one item.
+    """
+    failures: list[Failure] = []
+    spent_before, asked, start = client.spent_usd, 0, 0
+    while start < len(items):
+        each = collection.estimate(items[start : start + ROUND_ITEMS], models)
+        count = min(ROUND_ITEMS, len(items) - start)
+        if each.calls:
+            left = budget_usd - client.spent_usd
+            first = collection.estimate(items[start : start + 1], models).worst_usd
+            spent = client.spent_usd - spent_before
+            mean_usd = spent / asked if asked else each.worst_usd / count
+            count = min(count, int((left - first) / mean_usd) + 1) if mean_usd else count
+            if left < first or count < 1:
+                break
+        failures += await collection.run(items[start : start + count], models)
+        asked, start = asked + (count if each.calls else 0), start + count
+    return failures
+
+
+def asking_order(items: Sequence[Item]) -> list[Item]:
+    """Return items in a fixed random order: whatever part is asked, it is a fair sample."""
+    return sorted(items, key=lambda item: hashlib.sha256(item.item_id.encode()).hexdigest())

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import structlog
 
 from routoo.domain.job import Lease
+from routoo.domain.model_prior import GENERAL_CHECKPOINT
+from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import prompt_text
 from routoo.errors import CheckpointError
 from routoo.judge.files import pack_judge
@@ -17,8 +20,9 @@ from routoo.store.batches.records import BatchRecord
 from routoo.store.checkpoints import CheckpointRecord
 from routoo.store.database import Database
 
-_CACHED = 2
-"""Predictors held in memory: the one in use, and the one of batches submitted before it."""
+_CACHED = 3
+"""Predictors held in memory: the one in use, the one of batches submitted before it, the general
+one."""
 _log = structlog.get_logger(__name__)
 
 
@@ -78,15 +82,18 @@ class PredictorCache:
     """Loads the predictor that scores a batch: of the checkpoint in use when it was submitted.
 
     So every scorer scores a batch by the same checkpoint, whenever it does, and a promotion or a
-    rollback takes effect with the next batch, without a restart.
+    rollback takes effect with the next batch, without a restart. A pool with a model that this
+    checkpoint can neither estimate nor place is scored by the general one as a whole.
 
     Attributes:
         db: Where the registry is.
         default: Checkpoint of batches that were submitted before any was promoted.
+        general: Checkpoint that places any model by its prior.
     """
 
     db: Database
     default: Path
+    general: Path = GENERAL_CHECKPOINT
     _loaded: OrderedDict[Path, ScoringCheckpoint] = field(default_factory=OrderedDict)
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -98,15 +105,15 @@ class PredictorCache:
         """
         await self.current()
 
-    async def current(self) -> ScoringCheckpoint:
-        """Return the checkpoint that scores what comes now.
+    async def current(self, models: Sequence[CandidateModel] = ()) -> ScoringCheckpoint:
+        """Return the checkpoint that scores what comes now for these models.
 
         Raises:
             CheckpointError: It can't be used.
         """
         async with self.db.transaction() as conn:
             promoted = await checkpoints.promoted(conn)
-        return await self._get(promoted)
+        return await self._covering(await self._get(promoted), models)
 
     async def of(self, batch: BatchRecord) -> ScoringCheckpoint:
         """Return the checkpoint that scores a batch.
@@ -116,11 +123,27 @@ class PredictorCache:
         """
         async with self.db.transaction() as conn:
             promoted = await checkpoints.promoted(conn, at=batch.created_at)
-        return await self._get(promoted)
+        return await self._covering(await self._get(promoted), batch.pool.models)
+
+    async def _covering(
+        self, found: ScoringCheckpoint, models: Sequence[CandidateModel]
+    ) -> ScoringCheckpoint:
+        """Return what knows all models: the checkpoint in use, or else the general one."""
+        predictor = found.predictor.covering(models)
+        if predictor is None:
+            try:
+                found = await self._load(self.general, None)
+            except CheckpointError:
+                return found  # it will name the models that it does not know
+            predictor = found.predictor.covering(models)
+        return found if predictor is None else replace(found, predictor=predictor)
 
     async def _get(self, promoted: CheckpointRecord | None) -> ScoringCheckpoint:
         path = self.default if promoted is None else Path(promoted.path)
-        wanted = None if promoted is None else promoted.weights_sha256
+        return await self._load(path, None if promoted is None else promoted.weights_sha256)
+
+    async def _load(self, path: Path, wanted: str | None) -> ScoringCheckpoint:
+        """Return a folder's checkpoint, which must have the wanted weights where some are named."""
         async with self._loading:
             found = self._loaded.get(path)
             if found is None or (wanted is not None and found.weights_sha256 != wanted):

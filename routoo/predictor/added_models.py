@@ -70,6 +70,10 @@ class AddedModels:
             np.append(self.token_factor, np.float32(token_factor)),
         )
 
+    def take(self, rows: list[int]) -> "AddedModels":
+        """Return the added models at these positions."""
+        return AddedModels(self.theta[rows], self.covariance[rows], self.token_factor[rows])
+
     def quality(
         self, departure: Float32[np.ndarray, "prompts fitted"]
     ) -> Float32[np.ndarray, "prompts added"]:
@@ -108,32 +112,35 @@ class AddedModels:
 def fit_posterior(
     departure: Float32[np.ndarray, "answers fitted"],
     score: Float32[np.ndarray, " answers"],
-    levels: Float32[np.ndarray, " fitted"],
+    prior: Posterior,
+    *,
+    at_least: int = MIN_ANSWERS,
 ) -> Posterior:
     """Fit one more model to its graded answers.
 
     Args:
         departure: How far the fitted models' log-odds depart from their levels on the prompts.
         score: How well the new model answered, in [0, 1].
-        levels: The fitted models' mean scores.
+        prior: What is known of it before.
+        at_least: Fewer answers than these are refused.
 
     Raises:
         InputError: There are too few graded answers.
     """
-    if len(score) < MIN_ANSWERS:
+    if len(score) < at_least:
         raise InputError(
             "too few graded answers of the new model",
             value=len(score),
             remedy=f"Grade at least {MIN_ANSWERS}, better 200",
         )
     phi = basis(departure).astype(np.float64)
-    return _mode(phi, score.astype(np.float64), *_prior(levels))
+    return _mode(phi, score.astype(np.float64), prior)
 
 
 def cross_fit_quality(
     departure: Float32[np.ndarray, "answers fitted"],
     score: Float32[np.ndarray, " answers"],
-    levels: Float32[np.ndarray, " fitted"],
+    prior: Posterior,
     folds: Int64[np.ndarray, " answers"],
 ) -> Float32[np.ndarray, " answers"]:
     """Return what a fit without an answer's fold would estimate of that answer."""
@@ -141,24 +148,27 @@ def cross_fit_quality(
     quality = np.zeros(len(score), np.float32)
     for fold in np.unique(folds):
         inside = folds != fold
-        posterior = _mode(phi[inside], score[inside].astype(np.float64), *_prior(levels))
+        posterior = _mode(phi[inside], score[inside].astype(np.float64), prior)
         quality[~inside] = _chance(phi[~inside] @ posterior.theta)
     return quality
 
 
 def fit_token_factor(
-    expected: Float32[np.ndarray, "answers fitted"], known: Float32[np.ndarray, " answers"]
+    expected: Float32[np.ndarray, "answers fitted"],
+    known: Float32[np.ndarray, " answers"],
+    before: float = 1.0,
 ) -> float:
-    """Return how much longer the new model's answers are than the others', pulled towards 1.
+    """Return how much longer the new model's answers are than the others'.
 
     Args:
         expected: The fitted models' expected lengths, in tokens.
         known: Lengths of the new model's answers; NaN where not known.
+        before: What is taken without answers; the result is pulled towards it.
     """
     rows = ~np.isnan(known)
     usual = usual_tokens(expected)
     prior = PRIOR_LENGTHS * float(usual.mean())
-    return float((known[rows].sum() + prior) / (usual[rows].sum() + prior))
+    return float((known[rows].sum() + before * prior) / (usual[rows].sum() + prior))
 
 
 def basis(
@@ -176,29 +186,34 @@ def usual_tokens(
     return np.asarray(np.exp(np.log(expected).mean(axis=1)), np.float32)
 
 
-def _prior(levels: Float32[np.ndarray, " fitted"]) -> tuple[Vector, Vector]:
+def mean_of_fitted(levels: Float32[np.ndarray, " fitted"]) -> Posterior:
+    """Return the prior of a model of which nothing is known: the mean of the fitted ones.
+
+    Args:
+        levels: The fitted models' mean scores.
+    """
     level = float(logit(levels).mean())
     fitted = len(levels)
     mean = np.array([level, 1.0, *np.zeros(fitted)])
     deviation = [LEVEL_DEVIATION, SLOPE_DEVIATION, *np.full(fitted, LIKENESS_DEVIATION)]
-    return mean, np.array(deviation) ** -2.0
+    return Posterior(mean, np.diag(np.array(deviation) ** 2.0))
 
 
 def _mode(
     phi: Float64[np.ndarray, "answers basis"],
     score: Float64[np.ndarray, " answers"],
-    mean: Vector,
-    precision: Vector,
+    prior: Posterior,
 ) -> Posterior:
     """Find the posterior's mode by damped Newton steps, and its covariance by the curvature there.
 
     The posterior is log-concave and the prior bounds its curvature, so halving a step that
     overshoots always ends.
     """
+    mean, precision = prior.theta, np.linalg.inv(prior.covariance)
     theta = mean.copy()
     value = _log_posterior(theta, phi, score, mean, precision)
     for _ in range(_NEWTON_STEPS):
-        slope = phi.T @ (score - _chance(phi @ theta)) - precision * (theta - mean)
+        slope = phi.T @ (score - _chance(phi @ theta)) - precision @ (theta - mean)
         step = np.linalg.solve(_curvature(theta, phi, precision), slope)
         while (moved := _log_posterior(theta + step, phi, score, mean, precision)) < value:
             step /= 2
@@ -213,18 +228,18 @@ def _log_posterior(
     phi: Float64[np.ndarray, "answers basis"],
     score: Float64[np.ndarray, " answers"],
     mean: Vector,
-    precision: Vector,
+    precision: Square,
 ) -> float:
     logits = phi @ theta
     fit = float((score * logits - np.logaddexp(0, logits)).sum())
-    return fit - float(precision @ (theta - mean) ** 2) / 2
+    return fit - float((theta - mean) @ precision @ (theta - mean)) / 2
 
 
 def _curvature(
-    theta: Vector, phi: Float64[np.ndarray, "answers basis"], precision: Vector
+    theta: Vector, phi: Float64[np.ndarray, "answers basis"], precision: Square
 ) -> Square:
     chance = _chance(phi @ theta)
-    return np.asarray((phi * (chance * (1 - chance))[:, None]).T @ phi + np.diag(precision))
+    return np.asarray((phi * (chance * (1 - chance))[:, None]).T @ phi + precision)
 
 
 def _chance(logits: Float64[np.ndarray, " answers"]) -> Float64[np.ndarray, " answers"]:

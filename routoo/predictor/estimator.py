@@ -7,16 +7,20 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from routoo.predictor.added_models import (
+    MIN_ANSWERS,
     AddedModels,
+    Posterior,
     cross_fit_quality,
     fit_posterior,
     fit_token_factor,
+    mean_of_fitted,
 )
 from routoo.predictor.calibration import Calibration
 from routoo.predictor.completion_tokens import TokenHead
 from routoo.predictor.logistic import logit, sigmoid
 from routoo.predictor.novelty import Novelty
 from routoo.predictor.projection import Projection
+from routoo.predictor.reference_models import Placement, ReferenceModels
 from routoo.predictor.stacking import EnsembleMember, StackingWeights
 from routoo.predictor.views.neighbours import Nearby, NeighbourView
 
@@ -43,6 +47,8 @@ class Estimator:
     tokens: TokenHead
     novelty: Novelty
     added_models: AddedModels
+    references: ReferenceModels | None = None
+    """What a general checkpoint places new models by; None in another one."""
 
     @property
     def count(self) -> int:
@@ -127,6 +133,7 @@ class Estimator:
         inputs: Float32[np.ndarray, "answers projected"],
         score: Float32[np.ndarray, " answers"],
         completion_tokens: Float32[np.ndarray, " answers"],
+        placement: Placement | None = None,
     ) -> "Estimator":
         """Return the estimator with one more model, its last; nothing else is fitted again.
 
@@ -135,23 +142,40 @@ class Estimator:
                 estimator was fitted on do no harm.
             score: How well it answered, in [0, 1].
             completion_tokens: Lengths of its answers; NaN where not known.
+            placement: Where it lies before; then any number of answers will do.
 
         Raises:
             InputError: There are too few graded answers.
         """
-        posterior = fit_posterior(self.departure(inputs, seen=True), score, self.neighbours.means)
-        factor = fit_token_factor(self.tokens(inputs), completion_tokens)
-        return replace(self, added_models=self.added_models.with_model(posterior, factor))
+        if placement is not None and not len(score):
+            return self.place(placement)
+        prior = self.prior(placement)
+        least = MIN_ANSWERS if placement is None else 0
+        departure = self.departure(inputs, seen=True)
+        posterior = fit_posterior(departure, score, prior, at_least=least)
+        before = 1.0 if placement is None else placement.token_factor
+        factor = fit_token_factor(self.tokens(inputs), completion_tokens, before)
+        return self.place(Placement(posterior, factor))
+
+    def place(self, placement: Placement) -> "Estimator":
+        """Return the estimator with one more model, its last, where it is taken to lie."""
+        added = self.added_models.with_model(placement.prior, placement.token_factor)
+        return replace(self, added_models=added)
+
+    def prior(self, placement: Placement | None) -> Posterior:
+        """Return what is known of a new model before its answers are graded."""
+        return mean_of_fitted(self.neighbours.means) if placement is None else placement.prior
 
     def held_out_quality(
         self,
         inputs: Float32[np.ndarray, "answers projected"],
         score: Float32[np.ndarray, " answers"],
         folds: Int64[np.ndarray, " answers"],
+        placement: Placement | None = None,
     ) -> Float32[np.ndarray, " answers"]:
         """Return what `add_model` would estimate of each graded answer without its fold."""
         departure = self.departure(inputs, seen=True)
-        return cross_fit_quality(departure, score, self.neighbours.means, folds)
+        return cross_fit_quality(departure, score, self.prior(placement), folds)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays that a checkpoint keeps, named by part."""
@@ -163,6 +187,7 @@ class Estimator:
             "tokens": self.tokens.tensors(),
             "novelty": self.novelty.tensors(),
             "adopted": self.added_models.tensors(),
+            "references": {} if self.references is None else self.references.tensors(),
         }
         parts |= {f"member{n}": member.tensors() for n, member in enumerate(self.members)}
         named = {f"{part}.{key}": a for part, arrays in parts.items() for key, a in arrays.items()}
@@ -182,6 +207,7 @@ class Estimator:
             TokenHead.from_tensors(_part(tensors, "tokens")),
             Novelty.from_tensors(_part(tensors, "novelty")),
             AddedModels.from_tensors(_part(tensors, "adopted"), len(tensors["neighbours.means"])),
+            ReferenceModels.from_tensors(_part(tensors, "references")),
         )
 
 

@@ -1,12 +1,14 @@
 """The predictor that scorers load: a backbone and a checkpoint behind one method."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32
 
+from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import Predictions
 from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone.encoder import Encoder, Progress
@@ -14,6 +16,7 @@ from routoo.predictor.backbone.language_model import Backbone, find_backbone
 from routoo.predictor.checkpoint import Checkpoint, read_checkpoint
 from routoo.predictor.manifest import Manifest
 from routoo.predictor.options import Pooling, Precision, Reading
+from routoo.predictor.placement import Placer
 from routoo.predictor.prompt_features import EmbeddingCache, PromptEncoder, prompt_features
 
 
@@ -62,6 +65,25 @@ class CheckpointPredictor:
             estimates.novelty,
             truncated,
         )
+
+    def covering(self, models: Sequence[CandidateModel]) -> "CheckpointPredictor | None":
+        """Return a predictor that knows all these models; None where this can't place the others.
+
+        A general checkpoint, and one that was made from it, places a model that it does not know
+        by the prior that the pool states, by its name, or by its price.
+        """
+        unknown = [model for model in models if model.predicted_as not in self.models]
+        if not unknown:
+            return self
+        placer = Placer.of(self.manifest, self.checkpoint.estimator.references)
+        if placer is None:
+            return None
+        estimator, placed = self.checkpoint.estimator, placer.place(unknown)
+        for one in placed:
+            estimator = estimator.place(one.placement)
+        manifest = replace(self.manifest, models=(*self.models, *(one.name for one in placed)))
+        checkpoint = replace(self.checkpoint, estimator=estimator, manifest=manifest)
+        return CheckpointPredictor(checkpoint, self.encoder)
 
     def prompt_factors(self, models: Sequence[str]) -> list[float]:
         """Return how many prompt tokens each model bills for one that is estimated."""

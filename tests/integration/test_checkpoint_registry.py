@@ -29,7 +29,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
     def load(path: Path) -> ScoringCheckpoint:
         found.append(path)
-        named: Any = SimpleNamespace(name=path.name)
+        named: Any = SimpleNamespace(name=path.name, covering=lambda _models: named)
         return ScoringCheckpoint(path.name, named)
 
     monkeypatch.setattr(score, "_load", load)

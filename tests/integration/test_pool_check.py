@@ -73,7 +73,7 @@ async def test_a_model_that_the_checkpoint_does_not_know_is_named_with_the_remed
 ) -> None:
     url = "http://localhost:1/v1"
     known = Pool(models=(candidate("small", url), candidate("large", url)))
-    assert await check_models(db, known, checkpoint) is None
+    assert await check_models(db, known, checkpoint) == []
     pool = Pool(models=(*known.models, candidate("other", url)))
     with pytest.raises(CheckpointError, match=r"other.*add-model.*small, large"):
         await check_models(db, pool, checkpoint)

@@ -1,0 +1,297 @@
+"""`routoo onboard`: bring a pool of models into use in one budgeted command."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from routoo.console.options import with_options
+from routoo.console.run import INCOMPLETE, INTERRUPTED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from decimal import Decimal
+
+    from routoo.domain.items import Item
+    from routoo.domain.pool import Pool
+    from routoo.evaluation.collect import Failure, RequestForm
+    from routoo.evaluation.item_grading import CollectedOutcome
+    from routoo.settings import Settings
+    from routoo.store.database import Database
+    from routoo.training.onboard import GradedPool, Onboarded
+
+_FAILURES_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OnboardOptions:
+    """Options of `routoo onboard`."""
+
+    items: Annotated[
+        list[Path] | None,
+        typer.Option(help="Questions with answers (Parquet or JSONL); can be repeated."),
+    ] = None
+    budget_usd: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X", help="Most that the calls of this and of stopped runs may cost, in USD."
+        ),
+    ] = None
+    pool: Annotated[Path | None, typer.Option(help="Pool file; ROUTOO_POOL if unset.")] = None
+    from_runs: Annotated[
+        bool,
+        typer.Option("--from-runs", help="Learn from graded answers of batches and runs, too."),
+    ] = False
+    limit: Annotated[int | None, typer.Option(min=1, help="Ask at most N items.")] = None
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of an answer, for items that name none.")
+    ] = None
+    system: Annotated[str | None, typer.Option(help="System message of every request.")] = None
+    instruction: Annotated[
+        str | None, typer.Option(help='Put after each prompt: "Answer with the letter only."')
+    ] = None
+    work: Annotated[
+        Path | None,
+        typer.Option(help="Folder of answers and checkpoints; under ROUTOO_HOME if unset."),
+    ] = None
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto"
+    json_out: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is asked, how, and where everything goes."""
+
+    pool: "Pool"
+    items: "Sequence[Item]"
+    form: "RequestForm"
+    budget_usd: "Decimal"
+    work: Path
+
+
+@with_options(OnboardOptions)
+def onboard(options: OnboardOptions) -> None:
+    """Ask a pool's models graded questions within a budget, learn from them, and put that into use.
+
+    What it may cost is printed first. All models are asked the same questions, in a fixed random
+    order, as many as the budget covers. The answers update what the general checkpoint takes the
+    models for; with 200 questions or more a predictor of the pool's own is fitted, too, and used if
+    it predicts better. The same command goes on after Ctrl-C or a crash: no question is paid for
+    twice, and the budget covers all its runs.
+
+    Examples:
+        routoo onboard --pool pool.yaml --items questions.jsonl --budget-usd 2
+
+        routoo onboard --pool pool.yaml --from-runs
+    """
+    from routoo.console.output import ConsoleFeedback, json_line, note
+    from routoo.console.run import run_with_database
+    from routoo.settings import load_settings
+
+    settings, feedback = load_settings(), ConsoleFeedback()
+    plan = _plan(options, settings)
+    rows, failures = _asked(plan)
+    graded = _graded(options, settings, plan, rows)
+    onboarded = _learn(graded, settings, plan.work, options.device)
+
+    async def put(database: "Database") -> tuple[str, bool]:
+        from routoo.training.onboard import put_into_use
+
+        found, used = await put_into_use(database, onboarded, settings, feedback)
+        return found.weights_sha256, used
+
+    weights, used = run_with_database(settings, put)
+    report = _report(plan, onboarded, rows, failures) | {"weights_sha256": weights, "in_use": used}
+    if options.json_out:
+        typer.echo(json_line(report))
+    else:
+        _print(report)
+    for failure in failures[:_FAILURES_SHOWN]:
+        note(f"failed: {failure.item_id}, {failure.model}: {failure.message}")
+    if failures:
+        raise typer.Exit(INCOMPLETE)
+
+
+def _plan(options: OnboardOptions, settings: "Settings") -> _Plan:
+    from decimal import Decimal
+
+    from routoo.cli.collect import read_budget
+    from routoo.domain.pool_file import load_pool
+    from routoo.domain.tables import read_items
+    from routoo.errors import InputError
+    from routoo.evaluation.collect import RequestForm, asking_order
+    from routoo.evaluation.item_grading import check_gradable, check_referenced
+
+    if not options.items and not options.from_runs:
+        raise InputError("there is nothing to learn from", remedy="Give --items, or --from-runs")
+    if options.items and options.budget_usd is None:
+        raise InputError("the calls need a budget", remedy="Give --budget-usd, such as 2")
+    path = options.pool or settings.pool
+    pool = load_pool(path)
+    items = read_items(*options.items) if options.items else []
+    check_referenced(items)
+    check_gradable(items)
+    form = RequestForm(options.system, options.instruction, options.max_tokens)
+    work = options.work or settings.home / "onboard" / path.stem
+    asked = asking_order(items)[: options.limit]
+    return _Plan(pool, asked, form, read_budget(options.budget_usd) or Decimal(0), work.absolute())
+
+
+def _asked(plan: _Plan) -> "tuple[list[CollectedOutcome], list[Failure]]":
+    import asyncio
+
+    from routoo.console.output import note
+
+    if not plan.items:
+        return [], []
+    try:
+        return asyncio.run(_ask(plan))
+    except KeyboardInterrupt:
+        note(f"Stopped; answers so far are in {plan.work}. Run the same command to go on.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+async def _ask(plan: _Plan) -> "tuple[list[CollectedOutcome], list[Failure]]":
+    """Ask what is not answered yet, and grade all answers."""
+    from contextlib import closing
+
+    from routoo.cli.collect import answers_progress, describe_estimate
+    from routoo.client.endpoints import ChatEndpoints
+    from routoo.client.http import HttpClient
+    from routoo.console.output import note
+    from routoo.evaluation.answer_log import AnswerLog
+    from routoo.evaluation.collect import BudgetedClient, Collection, SpendingLog, ask_evenly
+    from routoo.evaluation.item_grading import collected_outcome
+    from routoo.settings import load_settings
+
+    models, budget_usd = plan.pool.models, plan.budget_usd
+    names = [model.name for model in models]
+    with (
+        AnswerLog(plan.work / "answers.jsonl") as log,
+        closing(SpendingLog(plan.work / "spending.jsonl")) as spending,
+        answers_progress(names, len(plan.items)) as advance,
+    ):
+        http = HttpClient(blocked=load_settings().blocked_networks)
+        async with ChatEndpoints(models, http=http) as endpoints:
+            client = BudgetedClient(endpoints, budget_usd, spending)
+            collection = Collection(client, log, plan.form, on_answer=advance)
+            note(describe_estimate(collection.estimate(plan.items, models), budget_usd))
+            if spending.spent_usd:
+                note(f"${spending.spent_usd:f} of it were spent by earlier runs")
+            for item in plan.items:
+                for model in models:
+                    advance(model.name, collection.answered(item, model) is not None)
+            failures = await ask_evenly(collection, client, plan.items, models, budget_usd)
+        pairs = ((item, model) for item in plan.items for model in models)
+        found = ((item, model, collection.answered(item, model)) for item, model in pairs)
+        rows = [collected_outcome(item, model, answer) for item, model, answer in found if answer]
+    asked = len({row.answer.item_id for row in rows})
+    note(f"{len(rows)} answers to {asked} of {len(plan.items)} items; ${client.spent_usd:f} spent")
+    return rows, failures
+
+
+def _graded(
+    options: OnboardOptions,
+    settings: "Settings",
+    plan: _Plan,
+    rows: "Sequence[CollectedOutcome]",
+) -> "GradedPool":
+    """Return the pool with its graded answers, those of the database too where they are wanted."""
+    from routoo.console.output import ConsoleFeedback
+    from routoo.console.run import run_with_database
+    from routoo.domain.tables import OutcomeTables
+    from routoo.evaluation.item_grading import to_answers, to_outcomes
+    from routoo.training.onboard import GradedPool
+    from routoo.training.tables import add_graded_answers
+
+    answered = {row.answer.item_id for row in rows}
+    items = tuple(item for item in plan.items if item.item_id in answered)
+    tables = OutcomeTables(items, to_outcomes(rows))
+    if options.from_runs:
+        files = tables if items else None
+
+        async def load(database: "Database") -> OutcomeTables:
+            return await add_graded_answers(database, files, ConsoleFeedback())
+
+        tables = run_with_database(settings, load)
+    return GradedPool(plan.pool, tables, to_answers(rows))
+
+
+def _learn(graded: "GradedPool", settings: "Settings", work: Path, device: str) -> "Onboarded":
+    from routoo.console.output import ConsoleFeedback
+    from routoo.console.run import run_with_database
+    from routoo.training.onboard import base_checkpoint, learn_pool
+    from routoo.training.predictor_settings import PredictorSettings
+
+    base = run_with_database(settings, base_checkpoint)
+    made_with = PredictorSettings(cache=settings.home / "cache" / "embeddings", device=device)
+    return learn_pool(graded, work, made_with, base, ConsoleFeedback())
+
+
+def _report(
+    plan: _Plan,
+    onboarded: "Onboarded",
+    rows: "Sequence[CollectedOutcome]",
+    failures: "Sequence[Failure]",
+) -> dict[str, Any]:
+    from routoo.training.onboard_report import describe_models, routed_gain
+
+    return {
+        "checkpoint": str(onboarded.folder),
+        "made_of": onboarded.made_of,
+        "items": len(onboarded.matrix.items),
+        "spent_usd": sum(row.cost_usd for row in rows),
+        "failures": len(failures),
+        "models": describe_models(onboarded, rows),
+        "brier": {name: onboarded.brier(name) for name in onboarded.quality},
+        "routed": routed_gain(onboarded, plan.pool),
+    }
+
+
+def _print(report: dict[str, Any]) -> None:
+    from routoo.console.output import console, report_table
+
+    screen = console()
+    table = report_table(
+        "model", "answers", "score", "easy", "middle", "hard", "good at", "weak at", "USD/1000"
+    )
+    for one in report["models"]:
+        thirds = (_share(one["by_difficulty"][name]) for name in ("easy", "middle", "hard"))
+        score = f"{_share(one['score'])} ({_share(one['low'])} to {_share(one['high'])})"
+        price = one["usd_per_1000"]
+        table.add_row(
+            one["model"],
+            str(one["answers"]),
+            score,
+            *thirds,
+            ", ".join(one["good_at"]) or "-",
+            ", ".join(one["weak_at"]) or "-",
+            "-" if price is None else f"{price:.4f}",
+        )
+    screen.print(table)
+    for line in _gain_lines(report):
+        screen.print(line)
+    use = "in use from the next batch on" if report["in_use"] else "registered"
+    screen.print(f"{report['checkpoint']}: {use}")
+
+
+def _gain_lines(report: dict[str, Any]) -> list[str]:
+    """Return in words what the answers improved, on answers held out."""
+    brier, made_of = report["brier"], report["made_of"]
+    head = (
+        f"squared error of an estimate: {brier['prior']:.3f} by priors alone, "
+        f"{brier[made_of]:.3f} with these answers (held out)"
+    )
+    lines = [head]
+    routed = report["routed"]
+    if routed is not None:
+        lines.append(
+            f"routed quality at equal cost, mean over budgets: random mix {routed['mix']:.3f}, "
+            f"priors {routed['prior']:.3f}, with these answers {routed[made_of]:.3f}"
+        )
+    return lines
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
