@@ -122,6 +122,51 @@ def show(pool_file: PoolFile, *, as_json: AsJson = False) -> None:
 
 
 @pool.command()
+def priors(
+    pool_file: Annotated[
+        Path | None, typer.Argument(help="Pool file (YAML); none lists the reference models.")
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show where the general checkpoint places a pool's models, before any answer is graded.
+
+    Without a file: the reference models that `prior: {like: NAME}` may name.
+
+    Examples:
+        routoo pool priors pool.yaml
+
+        routoo pool priors
+    """
+    from routoo.console.output import console, json_line
+    from routoo.domain.model_prior import GENERAL_CHECKPOINT, reference_models
+    from routoo.domain.pool_file import load_pool
+    from routoo.predictor.placement import read_placer
+
+    if pool_file is None:
+        names = sorted(reference_models())
+        typer.echo(json_line(names) if as_json else "\n".join(names))
+        return
+    placer = read_placer(GENERAL_CHECKPOINT)
+    placed = [] if placer is None else placer.place(load_pool(pool_file).models)
+    if as_json:
+        typer.echo(json_line([one.as_json() for one in placed]))
+        return
+    table = FittedTable(
+        TableColumn(title="model", least=16, fold=True),
+        TableColumn(title="mean quality", right=True),
+        TableColumn(title="95 % interval"),
+        TableColumn(title="after 50 answers"),
+        TableColumn(title="placed by", least=20, fold=True),
+    )
+    for one in placed:
+        now, after = one.level, one.after_answers
+        intervals = [f"{level.low:.2f} to {level.high:.2f}" for level in (now, after)]
+        table.add_row(one.name, f"{now.quality:.2f}", *intervals, one.by)
+    console().print(table)
+
+
+@pool.command()
 def check(pool_file: PoolFile, *, no_ping: NoPing = False) -> None:
     """Check a pool file: priced, keys and tokenizers there, endpoints answer; else exit status 2.
 

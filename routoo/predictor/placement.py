@@ -81,6 +81,13 @@ class Placer:
         names = dict.fromkeys(model.predicted_as for model in models)
         return [self._place(name, first[name]) for name in names]
 
+    def place_named(self, name: str) -> Placement:
+        """Return where a model lies of which only the name is known."""
+        known = self._position(name)
+        if known is None:
+            return self.references.place({})
+        return self.references.place_like(known, same=True)
+
     def _place(self, name: str, model: CandidateModel) -> PlacedModel:
         placement, by = self._placement(model)
         after = self.references.after_answers(placement.prior, GRADED_ANSWERS)

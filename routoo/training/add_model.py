@@ -22,6 +22,7 @@ from routoo.predictor.dataset import (
     text_groups,
 )
 from routoo.predictor.manifest import Manifest, read_manifest
+from routoo.predictor.placement import Placer
 from routoo.predictor.predictor import load_predictor
 from routoo.selector.confidence import floor_margins
 from routoo.training.tables import prompt_factors
@@ -56,9 +57,12 @@ def add_model(
     before = predictor.checkpoint
     inputs = predictor.features(matrix.prompts)
     score = matrix.score[:, 0]
-    estimator = before.estimator.add_model(inputs, score, matrix.completion_tokens[:, 0])
+    placer = Placer.of(before.manifest, before.estimator.references)
+    placement = None if placer is None else placer.place_named(model)
+    lengths = matrix.completion_tokens[:, 0]
+    estimator = before.estimator.add_model(inputs, score, lengths, placement)
     folds = grouped_folds(text_groups(matrix.prompts), FOLDS, seed=0)
-    quality = before.estimator.held_out_quality(inputs, score, folds)
+    quality = before.estimator.held_out_quality(inputs, score, folds, placement)
     manifest = _manifest(before.manifest, matrix, quality[:, None], prompt_factors(tables, [model]))
     weights = pack(estimator, before.adapters)
     copy_judge(folder, out, manifest.judge)
