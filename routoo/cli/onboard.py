@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from routoo.console.options import with_options
+from routoo.console.commands import with_options
 from routoo.console.run import INCOMPLETE, INTERRUPTED
 
 if TYPE_CHECKING:

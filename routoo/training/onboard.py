@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from routoo.domain.answer import RecordedAnswer
+from routoo.domain.completion import RecordedAnswer
 from routoo.domain.model_prior import GENERAL_CHECKPOINT
 from routoo.domain.pool import Pool
 from routoo.domain.tables import OutcomeTables

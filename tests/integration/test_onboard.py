@@ -1,4 +1,4 @@
-"""`routoo onboard` as its users run it: one command, a budget, a kill, and a second batch of items."""
+"""`routoo onboard` as its users run it: one command, a budget, and a kill in between."""
 
 import json
 import os
