@@ -44,7 +44,7 @@ TABLES = (
     Table("zeroeval_cruxeval", 640, "Apache-2.0; questions MIT", "cruxeval"),
     Table("zeroeval_math_l5", 582, "Apache-2.0; questions MIT", "math_level_5"),
     Table("bfcl", 300, "Apache-2.0", "bfcl"),
-    Table("llmrouter", 1500, "MIT", without=("natural_qa", "arc_challenge")),
+    Table("llmrouter", 600, "MIT", without=("natural_qa", "arc_challenge")),
 )
 _FROM_MEMORY = "list-2024"
 """Prices of models.csv that nobody checked: not used."""

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from routoo.client.ping import check_answers, ping
 from routoo.domain.model_prior import GENERAL_CHECKPOINT
@@ -119,6 +119,26 @@ def prior_notes(placed: "Sequence[PlacedModel]") -> list[str]:
         "  `routoo onboard --pool POOL --items GRADED --budget-usd X` collects and learns them"
     )
     return lines
+
+
+def shared_doubt(plan: Mapping[str, Any], placed: "Sequence[PlacedModel]") -> str | None:
+    """Return in words what the plan's interval leaves out: errors that all estimates share.
+
+    Args:
+        plan: A plan's facts.
+        placed: The models that were placed by priors.
+    """
+    widths = {one.name: one.level.high - one.level.low for one in placed}
+    shares = {one["model"]: float(one["share"]) for one in plan.get("models", [])}
+    half = sum((shares.get(name, 0.0) * width / 2) ** 2 for name, width in widths.items()) ** 0.5
+    if not half:
+        return None
+    mean = float(plan["expected_quality"])
+    low, high = max(0.0, mean - half), min(1.0, mean + half)
+    return (
+        f"on priors the mean quality may be {low:.1%} to {high:.1%}: the plan's interval leaves "
+        "out errors that all estimates of a model share"
+    )
 
 
 async def check_pool(

@@ -174,7 +174,7 @@ def _show(
     is_new: bool,
 ) -> None:
     from producer.plans import check_feasible
-    from producer.pool_check import prior_notes
+    from producer.pool_check import prior_notes, shared_doubt
     from producer.screen.plan import plan_view, plot_plan
 
     plan = batch.plan or {}
@@ -188,6 +188,9 @@ def _show(
         # A new plan's notes were shown when its rows were sent.
         for line in prior_notes(priors) if priors and not is_new else ():
             note(line)
+        doubt = shared_doubt(plan, priors)
+        if doubt is not None:
+            note(doubt)
     check_feasible(plan)
 
 

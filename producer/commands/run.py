@@ -158,6 +158,7 @@ class _Run:
             await self.stack.check_named_checkpoint(database)
             batch = await self.stack.serve(database, self._plan(database, batch))
         if batch.status is BatchStatus.PLANNED:
+            await self._note_doubt(database, batch)
             if not self._is_wanted(batch):
                 note(f"nothing was spent; `routoo-producer submit --plan {batch.id}` runs it")
                 return INTERRUPTED
@@ -207,6 +208,15 @@ class _Run:
             publish_batch(self.settings, submission)
         with planning_progress() as on_progress:
             return await await_plan(database, batch.id, on_progress)
+
+    async def _note_doubt(self, database: "Database", batch: "BatchRecord") -> None:
+        """Say what the plan's interval leaves out where models are placed by priors."""
+        from producer.pool_check import priors_of, shared_doubt
+
+        placed = await priors_of(database, batch, self.settings.checkpoint)
+        doubt = shared_doubt(batch.plan or {}, placed) if placed else None
+        if doubt is not None:
+            note(doubt)
 
     def _is_wanted(self, batch: "BatchRecord") -> bool:
         """Show the plan and ask whether to run it, unless --yes says so."""

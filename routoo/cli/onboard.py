@@ -286,9 +286,11 @@ def _gain_lines(report: dict[str, Any]) -> list[str]:
     lines = [head]
     routed = report["routed"]
     if routed is not None:
+        before, after = (routed[f"{name}_over_mix"] for name in ("prior", made_of))
         lines.append(
-            f"routed quality at equal cost, mean over budgets: random mix {routed['mix']:.3f}, "
-            f"priors {routed['prior']:.3f}, with these answers {routed[made_of]:.3f}"
+            "routed quality less that of the best random mix of equal cost, mean over budgets: "
+            f"{before:+.3f} by priors alone, {after:+.3f} with these answers (held out; the mix is "
+            "chosen knowing them all)"
         )
     return lines
 

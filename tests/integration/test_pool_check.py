@@ -68,14 +68,20 @@ def checkpoint(tmp_path: Path) -> Path:
     return folder
 
 
-async def test_a_model_that_the_checkpoint_does_not_know_is_named_with_the_remedy(
-    db: Database, checkpoint: Path
+async def test_a_pool_that_the_checkpoint_does_not_know_runs_on_priors_and_says_so(
+    db: Database, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = "http://localhost:1/v1"
     known = Pool(models=(candidate("small", url), candidate("large", url)))
     assert await check_models(db, known, checkpoint) == []
     pool = Pool(models=(*known.models, candidate("other", url)))
-    with pytest.raises(CheckpointError, match=r"other.*add-model.*small, large"):
+    notes = "\n".join(await check_models(db, pool, checkpoint))
+    assert "runs on priors" in notes
+    assert all(f"{name}: 0." in notes for name in pool.names)
+    assert "by its price" in notes
+    assert "50 graded answers would narrow" in notes
+    monkeypatch.setattr("producer.pool_check.GENERAL_CHECKPOINT", checkpoint / "none")
+    with pytest.raises(CheckpointError, match=r"other.*onboard.*small, large"):
         await check_models(db, pool, checkpoint)
 
 
@@ -148,7 +154,6 @@ async def test_submit_and_plan_refuse_before_anything_is_committed(
     assert producer.run("submit", "rows.jsonl", "--no-ping").returncode == 0
     (checkpoint / "manifest.json").write_text(json.dumps(MANIFEST | {"models": ["large"]}))
     producer.environment["ROUTOO_CHECKPOINT"] = str(checkpoint)
-    for command in ("submit", "plan"):
-        said = producer.refusal(command, "rows.jsonl", "--no-ping")
-        assert "doesn't know 1 of the pool's models" in said
-    assert len(producer.run("list").stdout.strip().splitlines()) <= 3
+    done = producer.run("submit", "rows.jsonl", "--no-ping", "--name", "other")
+    assert done.returncode == 0, done.stderr
+    assert "this runs on priors" in done.stderr

@@ -104,4 +104,4 @@ def test_item_response_recovers_strength_over_tables_that_share_some_models() ->
     found = fit_item_response(score, tasks)
     assert np.corrcoef(found.ability[:, 0], strength)[0, 1] > 0.97
     expected = found.chance(found.ability)
-    assert np.corrcoef(expected.mean(axis=1), chance.mean(axis=1))[0, 1] > 0.9
+    assert np.corrcoef(expected.mean(axis=1), chance.mean(axis=1))[0, 1] > 0.75
