@@ -248,21 +248,7 @@ def _names(models: Iterable[str] | None) -> tuple[str, ...] | None:
 
 def _batch(pool: Pool, job_count: int, limits: Limits) -> BatchRecord:
     """Return the prompts as a batch: in memory, in no database."""
-    budget_usd, match_model = limits.get("budget_usd"), limits.get("match_model")
-    unknown = {match_model} - {None, *pool.names}
-    if unknown:
-        raise InputError(
-            "the model to match is not in the pool",
-            value=match_model,
-            remedy=f"Give one of {', '.join(pool.names)}",
-        )
-    objective = Objective(
-        min_mean_quality=limits.get("min_mean_quality"),
-        match_model=match_model,
-        match_ratio=limits.get("match_ratio", 1.0),
-        willingness_to_pay_usd=limits.get("willingness_to_pay_usd"),
-        risk=limits.get("risk", 0.0),
-    )
+    budget_usd = limits.get("budget_usd")
     options = CallOptions(
         dedupe=limits.get("dedupe"),
         max_completion_tokens=limits.get("max_completion_tokens"),
@@ -284,10 +270,27 @@ def _batch(pool: Pool, job_count: int, limits: Limits) -> BatchRecord:
         completed_at=None,
         plan=None,
         error=None,
-        objective=cast("Any", objective.as_json()),
+        objective=cast("Any", _objective(pool, limits).as_json()),
         submitted_at=None,
         plan_only=True,
         call_options=cast("Any", options.as_json()),
+    )
+
+
+def _objective(pool: Pool, limits: Limits) -> Objective:
+    match_model = limits.get("match_model")
+    if match_model is not None and match_model not in pool.names:
+        raise InputError(
+            "the model to match is not in the pool",
+            value=match_model,
+            remedy=f"Give one of {', '.join(pool.names)}",
+        )
+    return Objective(
+        min_mean_quality=limits.get("min_mean_quality"),
+        match_model=match_model,
+        match_ratio=limits.get("match_ratio", 1.0),
+        willingness_to_pay_usd=limits.get("willingness_to_pay_usd"),
+        risk=limits.get("risk", 0.0),
     )
 
 

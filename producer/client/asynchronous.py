@@ -17,7 +17,7 @@ from producer.client.options import BatchOptions, Rows, check_known
 from producer.client.records import BatchState, Plan, Result
 from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
-from routoo.settings import load_settings
+from routoo.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -182,13 +182,17 @@ def backend_of(where: Where) -> Backend:
         return GatewayBackend(where["base_url"], where.get("api_key"))
     from producer.client.database import DatabaseBackend  # noqa: PLC0415 - drivers, 0.3 s
 
+    return DatabaseBackend(_settings_of(where), start_workers=where.get("start_workers", False))
+
+
+def _settings_of(where: Where) -> Settings:
+    """Return the settings, with the database and the checkpoint that are named."""
     named: dict[str, object] = {}
     if "database_url" in where:
         named["database_url"] = SecretStr(where["database_url"])
     if "checkpoint" in where:
         named["checkpoint"] = Path(where["checkpoint"]).absolute()
-    settings = load_settings().model_copy(update=named)
-    return DatabaseBackend(settings, start_workers=where.get("start_workers", False))
+    return load_settings().model_copy(update=named)
 
 
 class AsyncClient:

@@ -86,14 +86,22 @@ class GatewayBackend:
             },
             headers={} if key is None else {"Idempotency-Key": key},
         )
+        await self._await_check(batch, source.name)
+        return Submitted(batch["id"])
+
+    async def _await_check(self, batch: dict[str, Any], name: str) -> None:
+        """Wait until the gateway has checked all rows.
+
+        Raises:
+            InputError: Some can't be used.
+        """
         while batch["status"] == "validating":
             await asyncio.sleep(_POLL_S)
             batch = await self._batch(batch["id"])
         if batch["status"] == "failed":
             raise InputError(
-                f"nothing was submitted: {_error_of(batch)}", where=source.name, value=batch["id"]
+                f"nothing was submitted: {_error_of(batch)}", where=name, value=batch["id"]
             )
-        return Submitted(batch["id"])
 
     async def state(self, batch_id: str) -> BatchState:
         """Return the batch now."""

@@ -20,6 +20,33 @@ _CANCEL_INTERRUPTED = (
 )
 
 
+NewBudgetOption = Annotated[
+    str | None,
+    typer.Option(metavar="X", help="New budget of the whole batch, what was spent included."),
+]
+WaitOption = Annotated[
+    bool, typer.Option("--wait/--no-wait", help="Stay until the calls in flight have ended.")
+]
+DeleteOption = Annotated[
+    bool, typer.Option("--yes", help="Delete without a question; needed in scripts.")
+]
+FailedOption = Annotated[
+    bool, typer.Option("--failed-only", help="Only jobs that ended as failed.")
+]
+StatusOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="STATUS",
+        help="Only jobs that ended so: failed, expired, budget_exhausted or cancelled; can be "
+        "repeated.",
+    ),
+]
+CodeOption = Annotated[
+    str | None,
+    typer.Option(metavar="CODE", help="Only jobs that ended with this code; `status` shows it."),
+]
+
+
 def pause_command(batch: NamedBatch, *, as_json: JsonOption = False) -> None:
     """Pause a batch: no new call starts, calls in flight end and their answers are kept.
 
@@ -36,13 +63,7 @@ def pause_command(batch: NamedBatch, *, as_json: JsonOption = False) -> None:
 
 
 def resume_command(
-    batch: NamedBatch,
-    *,
-    budget_usd: Annotated[
-        str | None,
-        typer.Option(metavar="X", help="New budget of the whole batch, what was spent included."),
-    ] = None,
-    as_json: JsonOption = False,
+    batch: NamedBatch, *, budget_usd: NewBudgetOption = None, as_json: JsonOption = False
 ) -> None:
     """Let a paused batch go on; with --budget-usd, one whose money ran out as well.
 
@@ -64,12 +85,7 @@ def resume_command(
 
 
 def cancel_command(
-    batch: NamedBatch,
-    *,
-    wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Stay until the calls in flight have ended.")
-    ] = True,
-    as_json: JsonOption = False,
+    batch: NamedBatch, *, wait: WaitOption = True, as_json: JsonOption = False
 ) -> None:
     """Cancel a batch: no new call starts, answers so far are kept, the rest ends as cancelled.
 
@@ -93,12 +109,7 @@ def cancel_command(
 
 
 def delete_command(
-    batch: NamedBatch,
-    *,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Delete without a question; needed in scripts.")
-    ] = False,
-    as_json: JsonOption = False,
+    batch: NamedBatch, *, yes: DeleteOption = False, as_json: JsonOption = False
 ) -> None:
     """Delete a batch that is over, or a plan: its prompts, answers, costs and history are gone.
 
@@ -124,23 +135,9 @@ def delete_command(
 def retry_command(
     batch: NamedBatch,
     *,
-    failed_only: Annotated[
-        bool, typer.Option("--failed-only", help="Only jobs that ended as failed.")
-    ] = False,
-    status: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="STATUS",
-            help="Only jobs that ended so: failed, expired, budget_exhausted or cancelled; can be "
-            "repeated.",
-        ),
-    ] = None,
-    error_code: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CODE", help="Only jobs that ended with this code; `status` shows it."
-        ),
-    ] = None,
+    failed_only: FailedOption = False,
+    status: StatusOption = None,
+    error_code: CodeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Try jobs again that have no answer: all of them, or those that ended in a certain way.

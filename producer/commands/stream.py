@@ -28,6 +28,8 @@ from routoo.domain.job import SLA, Stage
 from routoo.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
+    from decimal import Decimal
+
     from producer.rows.bad_rows import BadRow
     from producer.stream import StreamBatch, StreamRequest
     from routoo.settings import Settings
@@ -82,14 +84,6 @@ class StreamOptions(SharedCallOptions):
         from routoo.domain.batch_options import CallOptions
         from routoo.domain.pool_file import load_pool
 
-        read_budget = partial(read_usd, "the budget an hour")
-        budget_usd = read_option("--budget-usd-per-hour", read_budget, self.budget_usd_per_hour)
-        if not budget_usd:
-            raise InputError(
-                "a stream needs money",
-                where="--budget-usd-per-hour",
-                remedy="Give an amount in USD above 0",
-            )
         read_floor = partial(read_quality, "min_quality")
         sla = SLA(min_quality=read_option("--min-quality", read_floor, self.min_quality))
         name = self.name or ("stdin" if file == "-" else Path(file).name)
@@ -97,7 +91,18 @@ class StreamOptions(SharedCallOptions):
         call_options = CallOptions(**self.call_facts(pool.names))
         batch = BatchRequest(pool=pool, name=name, sla=sla, call_options=call_options)
         source = "-" if file == "-" else str(Path(file).resolve())
-        return StreamRequest(batch, budget_usd, source, settings.shard_size)
+        return StreamRequest(batch, self._budget_usd(), source, settings.shard_size)
+
+    def _budget_usd(self) -> "Decimal":
+        read = partial(read_usd, "the budget an hour")
+        budget_usd = read_option("--budget-usd-per-hour", read, self.budget_usd_per_hour)
+        if not budget_usd:
+            raise InputError(
+                "a stream needs money",
+                where="--budget-usd-per-hour",
+                remedy="Give an amount in USD above 0",
+            )
+        return budget_usd
 
 
 @with_options(StreamOptions)

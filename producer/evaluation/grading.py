@@ -92,13 +92,15 @@ def _checked(
             remedy="Use a shorter key, such as a hash of it",
         )
     if references:
-        try:
-            check_reference(item)
-        except InputError as error:
-            raise InputError(
-                error.what, value=error.value, where=where, remedy=error.remedy
-            ) from error
+        _check_reference(item, where)
     return item
+
+
+def _check_reference(item: Item, where: str) -> None:
+    try:
+        check_reference(item)
+    except InputError as error:
+        raise InputError(error.what, value=error.value, where=where, remedy=error.remedy) from error
 
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | InputError]]:
@@ -174,14 +176,8 @@ def read_references(path: Path) -> dict[str, Reference]:
     Raises:
         InputError: The file can't be read, or a line is no reference; names file and line.
     """
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise InputError(
-            "the references can't be read", value=error.strerror, where=str(path)
-        ) from error
     references: dict[str, Reference] = {}
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(_lines(path), start=1):
         if line.strip():
             custom_id, reference = _parse_reference(line, f"{path}:{number}")
             if custom_id in references:
@@ -193,6 +189,15 @@ def read_references(path: Path) -> dict[str, Reference]:
                 )
             references[custom_id] = reference
     return references
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(
+            "the references can't be read", value=error.strerror, where=str(path)
+        ) from error
 
 
 def _parse_reference(line: bytes, where: str) -> tuple[str, Reference]:

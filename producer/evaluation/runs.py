@@ -40,10 +40,7 @@ def replay_server(pool: Pool, outcomes: Sequence[Path], latency_scale: float) ->
     Raises:
         InputError: The outcomes can't be read; the server has said why.
     """
-    command = [sys.executable, "-P", "-m", "routoo.cli.main", "replay", "--until-stdin-ends"]
-    for path in outcomes:
-        command += ["--outcomes", str(path)]
-    command += ["--latency-scale", str(latency_scale)]
+    command = _replay_command(outcomes, latency_scale)
     with subprocess.Popen(  # noqa: S603 - our own command
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     ) as server:
@@ -59,6 +56,13 @@ def replay_server(pool: Pool, outcomes: Sequence[Path], latency_scale: float) ->
         finally:
             server.terminate()
             server.wait(_END_S)
+
+
+def _replay_command(outcomes: Sequence[Path], latency_scale: float) -> list[str]:
+    command = [sys.executable, "-P", "-m", "routoo.cli.main", "replay", "--until-stdin-ends"]
+    for path in outcomes:
+        command += ["--outcomes", str(path)]
+    return [*command, "--latency-scale", str(latency_scale)]
 
 
 def replayed_pool(pool: Pool, base_url: str) -> Pool:
@@ -115,10 +119,7 @@ class RunView:
             "finished_at": run.finished_at,
             "error": run.error,
             "figures": run.figures,
-            "alerts": [
-                {"kind": one.kind, "subject": one.subject, "message": one.message}
-                for one in self.alerts
-            ],
+            "alerts": [_alert_json(one) for one in self.alerts],
         }
 
 
@@ -194,3 +195,7 @@ async def load_with_past(
         earlier = await eval_runs.history(conn, record, _PAST_RUNS)
         past = [await load_run(conn, one.id) for one in reversed(earlier)]
         return await load_run(conn, record.id), past
+
+
+def _alert_json(alert: AlertRecord) -> dict[str, Any]:
+    return {"kind": alert.kind, "subject": alert.subject, "message": alert.message}

@@ -4,6 +4,7 @@ import asyncio
 import importlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import swagger_ui_bundle
@@ -38,20 +39,12 @@ def create_app(settings: Settings, database_url: str, options: GatewayOptions) -
         database_url: A usable, migrated database.
         options: Pools, limits and who is let in.
     """
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with (
-            Database(database_url, max_size=_CONNECTIONS) as database,
-            opened_live(settings, database) as live,
-        ):
-            with Submitter(settings, database_url, options) as submitter:
-                downloads = asyncio.Semaphore(_DOWNLOADS)
-                parts = (database, submitter, downloads, live)
-                app.state.gateway = Gateway(settings, options, *parts)
-                yield
-
-    app = FastAPI(title="Routoo", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Routoo",
+        docs_url=None,
+        redoc_url=None,
+        lifespan=partial(_lifespan, settings, database_url, options),
+    )
     app.state.is_stopping = lambda: False  # the server that runs it puts its own here
     app.add_middleware(BodyLimit, most_bytes=options.max_request_bytes, except_paths=_UPLOADS)
     add_error_handlers(app)
@@ -65,6 +58,21 @@ def create_app(settings: Settings, database_url: str, options: GatewayOptions) -
     # its own route stays for the description.
     app.router.routes.insert(0, Route(chat.COMPLETIONS_PATH, chat.complete, methods=["POST"]))
     return app
+
+
+@asynccontextmanager
+async def _lifespan(
+    settings: Settings, database_url: str, options: GatewayOptions, app: FastAPI
+) -> AsyncIterator[None]:
+    async with (
+        Database(database_url, max_size=_CONNECTIONS) as database,
+        opened_live(settings, database) as live,
+    ):
+        with Submitter(settings, database_url, options) as submitter:
+            downloads = asyncio.Semaphore(_DOWNLOADS)
+            parts = (database, submitter, downloads, live)
+            app.state.gateway = Gateway(settings, options, *parts)
+            yield
 
 
 async def healthz(gateway: GatewayDep) -> JSONResponse:

@@ -96,13 +96,18 @@ async def list_files(
             uploads = await files.list_of(conn, caller.key_id, all_keys=caller.is_admin)
         found += [(one.created_at, _upload_json(one)) for one in uploads]
     if purpose in {None, OUTPUT_PURPOSE}:
-        results = await list_result_files(gateway.database, caller)
-        found += [
-            (one.created_at, _result_json(one, known_size(one, gateway.sizes))) for one in results
-        ]
+        found += await _result_files(gateway, caller)
     found.sort(key=lambda one: (one[0], one[1]["id"]), reverse=order == "desc")
     left = _behind([one for _, one in found], after)
     return list_json(left[:limit], has_more=len(left) > limit)
+
+
+async def _result_files(gateway: Gateway, caller: Caller) -> list[tuple[datetime, dict[str, Any]]]:
+    """Return the files of batches' results, each with its time."""
+    return [
+        (one.created_at, _result_json(one, known_size(one, gateway.sizes)))
+        for one in await list_result_files(gateway.database, caller)
+    ]
 
 
 @router.get("/files/{file_id}")

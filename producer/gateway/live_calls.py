@@ -5,11 +5,11 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, suppress
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 import structlog
@@ -20,6 +20,7 @@ from routoo.client.endpoints import ChatEndpoints
 from routoo.client.failures import error_of_completion
 from routoo.client.stream import AnswerStream
 from routoo.domain.completion import Completion
+from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import estimate_call_tokens
 from routoo.errors import EndpointClosedError, EndpointError, EndpointUnavailableError, RoutooError
 from routoo.ports import Permit
@@ -32,6 +33,7 @@ _RETRY_S = 1.0
 _WRITE_OFF_EVERY_S = 600.0
 _LONGEST_CALL_S = 7_200.0
 """No call is in flight for longer, so that one as old was left by a gateway that died."""
+Found_co = TypeVar("Found_co", covariant=True)
 _log = structlog.get_logger(__name__)
 
 
@@ -234,22 +236,16 @@ class LiveCaller:
             EndpointError: None did; this is the last one's error.
             ApiError: The key may not spend what a call to any of them may cost.
         """
-        passed: list[str] = []
-        for number, candidate in enumerate(choice.candidates, 1):
-            is_last = number == len(choice.candidates)
+
+        async def ask(candidate: LiveCandidate, *, is_last: bool) -> tuple[Completion, Decimal]:
+            call = await self._send(candidate, body, key, is_last=is_last)
             try:
-                call = await self._send(candidate, body, key, is_last=is_last)
-                try:
-                    completion, cost_usd = await self._answer(call, body, timeout_s)
-                finally:
-                    await call.close()
-            except EndpointError as error:
-                passed.append(f"{candidate.model.name}: {error.code}")
-                if is_last:
-                    raise
-                continue
-            return Answered(candidate, completion, cost_usd, tuple(passed))
-        raise AssertionError("a choice has at least one candidate")
+                return await self._answer(call, body, timeout_s)
+            finally:
+                await call.close()
+
+        candidate, (completion, cost_usd), passed = await _in_turn(choice, ask)
+        return Answered(candidate, completion, cost_usd, passed)
 
     async def stream(
         self,
@@ -264,19 +260,13 @@ class LiveCaller:
             EndpointError: None did.
             ApiError: As `complete`.
         """
-        passed: list[str] = []
-        for number, candidate in enumerate(choice.candidates, 1):
-            is_last = number == len(choice.candidates)
-            try:
-                call = await self._send(candidate, body, key, is_last=is_last)
-                stream = await self._open(call, body, timeout_s)
-            except EndpointError as error:
-                passed.append(f"{candidate.model.name}: {error.code}")
-                if is_last:
-                    raise
-                continue
-            return OpenStream(candidate, stream, tuple(passed), call)
-        raise AssertionError("a choice has at least one candidate")
+
+        async def ask(candidate: LiveCandidate, *, is_last: bool) -> tuple[SentCall, AnswerStream]:
+            call = await self._send(candidate, body, key, is_last=is_last)
+            return call, await self._open(call, body, timeout_s)
+
+        candidate, (call, stream), passed = await _in_turn(choice, ask)
+        return OpenStream(candidate, stream, passed, call)
 
     async def _send(
         self,
@@ -291,23 +281,15 @@ class LiveCaller:
         call_id, key_id = uuid4(), None if key is None else key.id
         async with AsyncExitStack() as exits:
             admitted = self.client.admit(model, estimate_call_tokens(body, model))
-            try:
-                async with asyncio.timeout(None if is_last else _ADMISSION_S):
-                    permit = await exits.enter_async_context(admitted)
-            except TimeoutError:
-                raise EndpointUnavailableError(
-                    f"{model.name} admitted no call within {_ADMISSION_S:g} s"
-                ) from None
+            permit = await _enter(exits, admitted, model, None if is_last else _ADMISSION_S)
             await self.ledger.reserve(call_id, key, model.name, candidate.worst_case_usd)
             call = SentCall(self.ledger, call_id, key_id, candidate, permit, exits.pop_all())
         try:
             await permit.start()
-        except EndpointClosedError as error:
-            call.failed(error)  # nothing was sent: this frees the money
-            await call.close()
-            raise
-        except BaseException:
-            call.failed(EndpointClosedError("it was given up before it was sent"))
+        except BaseException as error:
+            # Nothing was sent: this frees the money.
+            given_up = EndpointClosedError("it was given up before it was sent")
+            call.failed(error if isinstance(error, EndpointClosedError) else given_up)
             await call.close()
             raise
         return call
@@ -339,3 +321,50 @@ class LiveCaller:
         except BaseException:
             await call.close()
             raise
+
+
+class _Ask(Protocol[Found_co]):
+    def __call__(self, candidate: LiveCandidate, *, is_last: bool) -> Awaitable[Found_co]: ...
+
+
+async def _in_turn(
+    choice: LiveChoice, ask: _Ask[Found_co]
+) -> tuple[LiveCandidate, Found_co, tuple[str, ...]]:
+    """Ask the models in turn until one answers.
+
+    Returns:
+        The one that did, what it gave, and the models before it, each with its error.
+
+    Raises:
+        EndpointError: None did; this is the last one's error.
+    """
+    passed: list[str] = []
+    for number, candidate in enumerate(choice.candidates, 1):
+        is_last = number == len(choice.candidates)
+        try:
+            return candidate, await ask(candidate, is_last=is_last), tuple(passed)
+        except EndpointError as error:
+            passed.append(f"{candidate.model.name}: {error.code}")
+            if is_last:
+                raise
+    raise AssertionError("a choice has at least one candidate")
+
+
+async def _enter(
+    exits: AsyncExitStack,
+    admitted: AbstractAsyncContextManager[Permit],
+    model: CandidateModel,
+    most_s: float | None,
+) -> Permit:
+    """Wait until an endpoint admits a call, for so long at most.
+
+    Raises:
+        EndpointUnavailableError: It admits none in that time.
+    """
+    try:
+        async with asyncio.timeout(most_s):
+            return await exits.enter_async_context(admitted)
+    except TimeoutError:
+        raise EndpointUnavailableError(
+            f"{model.name} admitted no call within {most_s:g} s"
+        ) from None

@@ -197,11 +197,7 @@ class Chooser:
             return _affordable(choice, aim)
         predicted = await self.predictor.predict(prompt_text(body), pool.models)
         job = Job(0, "single", body, replace(aim.limits, max_cost_usd=None))
-        factors = dict(zip(pool.names, predicted.prompt_factors, strict=True))
-        known = {
-            name: one if one.calls else replace(one, prompt_factor=factors[name])
-            for name, one in experience.items()
-        }
+        known = _with_factors(experience, pool, predicted.prompt_factors)
         found = predicted.predictions
         estimates = estimate_calls([job], pool, found.quality, found.completion_tokens, known)
         _check_eligible(job, estimates)
@@ -253,6 +249,17 @@ def _ordered(
         value, reason = quality, "best_quality"
     order = np.lexsort((cost_usd, -value))  # of equal value the cheaper one
     return [int(column) for column in order if estimates.allowed[0, column]], reason
+
+
+def _with_factors(
+    experience: Experience, pool: Pool, prompt_factors: Sequence[float]
+) -> Experience:
+    """Return what is known of the models; of one that was not called, by the predictor's data."""
+    factors = dict(zip(pool.names, prompt_factors, strict=True))
+    return {
+        name: one if one.calls else replace(one, prompt_factor=factors[name])
+        for name, one in experience.items()
+    }
 
 
 def _affordable(choice: LiveChoice, aim: LiveAim) -> LiveChoice:

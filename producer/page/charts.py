@@ -36,14 +36,9 @@ def bar(parts: Sequence[tuple[float, str]], label: str, mark: float | None = Non
         drawn.append(
             element("rect", class_="mark", x=f"{at - 0.4:.2f}", width="0.8", height=_BAR_HEIGHT_PX)
         )
+    looks = {"class_": "meter", "role": "img", "preserveAspectRatio": "none"}
     return element(
-        "svg",
-        *drawn,
-        class_="meter",
-        role="img",
-        aria_label=label,
-        preserveAspectRatio="none",
-        viewBox=f"0 0 {_BAR_PX} {_BAR_HEIGHT_PX}",
+        "svg", *drawn, **looks, aria_label=label, viewBox=f"0 0 {_BAR_PX} {_BAR_HEIGHT_PX}"
     )
 
 

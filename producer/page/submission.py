@@ -58,21 +58,22 @@ async def plan_upload(visit: Visit) -> UUID:
             async for data in form.file_data():
                 await asyncio.to_thread(stream.write, data)
         check_token(visit, form.fields.get("csrf_token"))
-        try:
-            request = _read(visit, form.fields, Path(folder))
-            source = _source(path, form.filename)
-            submission = await _submit(gateway, source, request)
-        except BadInputError as error:
-            raise RefusedFormError(
-                error.what, form.fields, tuple(error.problems.lines())
-            ) from error
-        except RoutooError as error:
-            raise RefusedFormError(str(error), form.fields) from error
+        submission = await _plan(visit, form, path)
     shards = gateway.settings.shard_count(submission.job_count)
     await asyncio.to_thread(
         publish_or_note, gateway.settings, Stage.SCORE, submission.batch_id, shards
     )
     return submission.batch_id
+
+
+async def _plan(visit: Visit, form: UploadForm, path: Path) -> Submission:
+    try:
+        request = _read(visit, form.fields, path.parent)
+        return await _submit(visit.gateway, _source(path, form.filename), request)
+    except BadInputError as error:
+        raise RefusedFormError(error.what, form.fields, tuple(error.problems.lines())) from error
+    except RoutooError as error:
+        raise RefusedFormError(str(error), form.fields) from error
 
 
 def _read(visit: Visit, typed: Mapping[str, str], folder: Path) -> BatchRequest:

@@ -7,7 +7,7 @@ than both, a second cheap model is asked first, and whether it states the same i
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -104,20 +104,13 @@ class AnswerJudging:
             first: An earlier good answer that this one is compared with.
         """
         shown = await self._judged(pending, kept, first)
-        quality, probe = shown.quality, self._column[kept.attempt.model]
         price = self._price_per_usd / max(pending.serves, 1)
-        taken, after = kept, float(quality[probe]) if fault is None else 0.0
-        if (
-            first is not None
-            and (own := float(quality[self._column[first.attempt.model]])) >= after
-        ):
+        taken, after = kept, self._quality_of(kept, shown) if fault is None else 0.0
+        if first is not None and (own := self._quality_of(first, shown)) >= after:
             taken, after = first, own
-        answered = {kept.attempt.model, first.attempt.model if first else kept.attempt.model}
-        others = [
-            replace(one, expected_quality=float(quality[self._column[one.model.name]]))
-            for one in candidates
-            if one.model.name not in answered
-        ]
+        others = self._others(
+            shown, candidates, {kept.attempt.model, (first or kept).attempt.model}
+        )
         valued = by_value(after, others, price, self._answered)
         worth = [one for value, one in valued if value > after or (fault and first is None)]
         compared = None
@@ -130,14 +123,28 @@ class AnswerJudging:
             kept.attempt.job_no,
             kept.attempt.attempt_no,
             ESCALATED if worth or fault is not None else ACCEPTED,
-            before=pending.quality[probe],
-            after=float(quality[probe]),
+            before=pending.quality[self._column[kept.attempt.model]],
+            after=self._quality_of(kept, shown),
             threshold=valued[0][0] if valued else None,
             price_per_usd=price,
             next_model=worth[0].model.name if worth else _left_for(taken, kept),
             fault=fault,
         )
         return Decision(judgement, worth, taken, after, compared.model.name if compared else None)
+
+    def _quality_of(self, kept: KeptAnswer, shown: "_Shown") -> float:
+        """Return how likely an answer is right, by what is known now."""
+        return float(shown.quality[self._column[kept.attempt.model]])
+
+    def _others(
+        self, shown: "_Shown", candidates: Sequence[Candidate], answered: Collection[str]
+    ) -> list[Candidate]:
+        """Return the candidates that have not answered, with the quality expected of them now."""
+        return [
+            replace(one, expected_quality=float(shown.quality[self._column[one.model.name]]))
+            for one in candidates
+            if one.model.name not in answered
+        ]
 
     def _worth_comparing(
         self,
@@ -173,17 +180,18 @@ class AnswerJudging:
                 continue
             expected = judge.expected_agreement(first, second, shown.whole[None])
             outcomes = expected.quality[0][:, judge.columns(self._names)]
-            values = [
-                self._best_value(outcome, (kept.attempt.model, one.model.name), rest, price)
-                for outcome in outcomes
-            ]
+            both = (kept.attempt.model, one.model.name)
+            values = [self._best_value(outcome, both, rest, price) for outcome in outcomes]
             brought = float(np.dot(expected.chance[0], values))
-            now = float(shown.quality[self._column[kept.attempt.model]])
-            share = self._answered.get(one.model.name, 1.0)
-            value = now + share * (brought - now) - price * float(one.expected_cost_usd or 0)
+            value = self._compared_value(one, self._quality_of(kept, shown), brought, price)
             if value > least:
                 least, best = value, one
         return best
+
+    def _compared_value(self, one: Candidate, now: float, brought: float, price: float) -> float:
+        """Return the value of a comparison that brings so much quality if its model answers."""
+        share = self._answered.get(one.model.name, 1.0)
+        return now + share * (brought - now) - price * float(one.expected_cost_usd or 0)
 
     def _may_compare(
         self, pending: PendingJob, second: Candidate, rest: Sequence[Candidate]

@@ -87,14 +87,9 @@ async def dispatch_shard(
     ) as commit:
         attempts, filters = options.max_attempts_per_model, final_filters(batch)
         running = RunningBatch.of(db, batch, options.replan_wait_s)
+        closing = asyncio.Event()
         answerer = Answerer(
-            client,
-            commit,
-            asyncio.Event(),
-            attempts,
-            filters,
-            loaded.latencies,
-            batch=running,
+            client, commit, closing, attempts, filters, loaded.latencies, batch=running
         )
         answerer.judging, answerer.kept = loaded.judging, loaded.kept
         dispatch = _Dispatch(db, lease, batch, answerer, options, stop)

@@ -77,9 +77,7 @@ class ProviderChannel:
             After how many seconds to do so again; None where no provider holds a row.
 
         Raises:
-            StaleLeaseError: Another worker owns the shard now.
-            StoreError: The database can't be reached or refused.
-            ConfigError: A provider's key is not set.
+            StaleLeaseError, StoreError, ConfigError: As `dispatch` raises.
         """
         if not _has_channel(batch):
             return None

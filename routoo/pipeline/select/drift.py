@@ -90,18 +90,23 @@ async def request_replans(db: Database, options: ReplanOptions) -> list[ShardKey
         running = await replans.running(conn)
     requested = []
     for batch_id in running:
-        try:
-            async with db.transaction() as conn:
-                reason = await request_if_adrift(conn, batch_id, options)
-        except DatabaseUnavailableError:
-            raise
-        except RoutooError as error:  # the other batches are checked all the same
-            _log.error("batch.not_checked", batch=str(batch_id), error=str(error))
-            continue
+        reason = await _checked(db, batch_id, options)
         if reason is not None:
             _log.info("batch.replanned", batch=str(batch_id), reason=reason)
             requested.append(ShardKey(batch_id, Stage.SELECT, 0))
     return requested
+
+
+async def _checked(db: Database, batch_id: UUID, options: ReplanOptions) -> str | None:
+    """Do `request_if_adrift`; a batch that can't be checked holds up no other one."""
+    try:
+        async with db.transaction() as conn:
+            return await request_if_adrift(conn, batch_id, options)
+    except DatabaseUnavailableError:
+        raise
+    except RoutooError as error:
+        _log.error("batch.not_checked", batch=str(batch_id), error=str(error))
+        return None
 
 
 async def request_if_adrift(
@@ -126,9 +131,8 @@ async def request_if_adrift(
     if reason is None and await replans.is_settled(conn, batch_id, patience_s):
         reason = await _failure_reason(conn, batch, options.drift)
         reason = reason or await _cost_reason(conn, batch, past, options.drift)
-    if reason is None or not await replans.request(conn, batch_id, reason):
-        return None
-    return reason
+    is_requested = reason is not None and await replans.request(conn, batch_id, reason)
+    return reason if is_requested else None
 
 
 async def _endpoint_reason(conn: AsyncConnection, batch: BatchRecord) -> str | None:

@@ -302,12 +302,10 @@ class _Filler:
         self._bounds = CallBounds.empty(shape) if is_plan else None
         self._second_limits = None
         if judge is not None:
-            compares = bool(judge.pairs)
-            self._second_limits = SecondCallLimits.empty(shape, compares=compares)
-        self._digests = None
-        if batch.call_options.dedupe is not False:
-            merge_samples = batch.call_options.dedupe is True
-            self._digests = RequestDigests(shape[0], merge_samples=merge_samples)
+            self._second_limits = SecondCallLimits.empty(shape, compares=bool(judge.pairs))
+        dedupe, self._digests = batch.call_options.dedupe, None
+        if dedupe is not False:
+            self._digests = RequestDigests(shape[0], merge_samples=dedupe is True)
 
     def fill(self, first: int, jobs: Sequence[Job]) -> None:
         """Estimate the calls of some jobs.

@@ -25,6 +25,7 @@ from routoo.pipeline.select.problem import add_probes, choose_payable, pose_prob
 from routoo.selector.confidence import quality_interval
 from routoo.selector.frontier import frontier
 from routoo.selector.probes import part_of
+from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
 from routoo.selector.solvers import solve
 from routoo.statistics import mix_quality
@@ -320,12 +321,17 @@ def _frontier(posed: PosedProblem, *, sampled: bool = False) -> list[dict[str, f
         for point, mix, budget in zip(points, mixed, budgets, strict=True)
     ]
     if posed.known is not None:
-        direct = frontier(problem, _FRONTIER_POINTS)
-        known_usd = [point.cost_usd * scale for point in direct]
-        known = [point.mean_quality for point in direct]
-        for shown in line:
-            shown["direct_quality"] = float(np.interp(shown["cost_usd"] or 0.0, known_usd, known))
+        _add_direct(line, problem, scale)
     return line
+
+
+def _add_direct(line: list[dict[str, float | None]], direct: Problem, scale: float) -> None:
+    """Add to each point the best mean quality without probes at its cost."""
+    points = frontier(direct, _FRONTIER_POINTS)
+    known_usd = [point.cost_usd * scale for point in points]
+    known = [point.mean_quality for point in points]
+    for shown in line:
+        shown["direct_quality"] = float(np.interp(shown["cost_usd"] or 0.0, known_usd, known))
 
 
 def _random_mix(matrix: BatchMatrix, solution: Solution) -> float | None:
