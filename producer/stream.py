@@ -191,10 +191,7 @@ class Streamer:
             call_options=batch.call_options,
         )
         batch_id, _ = await batches.create(conn, new)
-        for number, one in enumerate(jobs):
-            one.job.job_no = number
-        async with copy_jobs(conn, batch_id) as copy:
-            await copy.write([one.job for one in jobs])
+        await _copy(conn, batch_id, jobs)
         await batches.seal(conn, batch_id, len(jobs), self._request.shard_size)
         return batch_id
 
@@ -205,6 +202,13 @@ class Streamer:
                 if await streams.is_planned(conn, batch_id):
                     return
             await asyncio.sleep(_POLL_S)
+
+
+async def _copy(conn: AsyncConnection, batch_id: UUID, jobs: Sequence[_StreamJob]) -> None:
+    for number, one in enumerate(jobs):
+        one.job.job_no = number
+    async with copy_jobs(conn, batch_id) as copy:
+        await copy.write([one.job for one in jobs])
 
 
 async def _move_price(conn: AsyncConnection, stream: Stream) -> float:

@@ -304,14 +304,7 @@ def _sentences(summary: Summary) -> list[str]:
         lines.append(
             f"{formatting.usd(snapshot.spent_usd)} spent, {formatting.percent(used)} of the budget."
         )
-    plan = snapshot.batch.plan or {}
-    price = plan.get("shadow_price_per_usd")
-    if price:
-        per_cent_more = price * float(limit_usd or 0) / 100
-        lines.append(
-            f"One more per cent of budget would buy about {per_cent_more:.2g} more good answers "
-            f"(the plan is within {formatting.percent(plan.get('gap'))} of the best possible)."
-        )
+    lines += _worth_of_money(snapshot)
     if summary.graded_jobs:
         lines.append(f"Graded are {summary.graded_jobs:,} jobs against their references.")
     if summary.gain is not None:
@@ -327,3 +320,17 @@ def _gain(gain: Interval) -> str:
         f"Graded, the routing is {points:+.1f} points from the random mix that costs the same "
         f"(95 % interval {low:+.1f} to {high:+.1f})."
     )
+
+
+def _worth_of_money(snapshot: Snapshot) -> list[str]:
+    """Say what more budget would buy, where the plan knows it."""
+    plan, limit_usd = snapshot.batch.plan or {}, snapshot.progress.balance.limit_usd
+    price = plan.get("shadow_price_per_usd")
+    if not price:
+        return []
+    per_cent_more = price * float(limit_usd or 0) / 100
+    sentence = (
+        f"One more per cent of budget would buy about {per_cent_more:.2g} more good answers "
+        f"(the plan is within {formatting.percent(plan.get('gap'))} of the best possible)."
+    )
+    return [sentence]

@@ -88,32 +88,37 @@ class JoinOptions:
         return JoinedInput(source, self.join_by is JoinKey.ROW, self.id_column)
 
 
+FormatOption = Annotated[
+    ResultFormat | None,
+    typer.Option("--format", help="Format. (default: by the suffix of --out, else a table)"),
+]
+OutOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Write here. (default: standard output)")
+]
+ErrorsOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="JSONL: failed jobs. (default: with --out, FILE.errors.jsonl beside it)",
+    ),
+]
+RowsOption = Annotated[int, typer.Option(min=1, metavar="N", help="Rows of the table.")]
+FollowOption = Annotated[
+    bool,
+    typer.Option("--follow", "-f", help="Write each result as it comes, until the batch is over."),
+]
+
+
 @with_options(JoinOptions)
 def results_command(
     batch: BatchArgument = None,
     *,
     options: JoinOptions,
-    result_format: Annotated[
-        ResultFormat | None,
-        typer.Option("--format", help="Format. (default: by the suffix of --out, else a table)"),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write here. (default: standard output)")
-    ] = None,
-    errors: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="JSONL: failed jobs. (default: with --out, FILE.errors.jsonl beside it)",
-        ),
-    ] = None,
-    rows: Annotated[int, typer.Option(min=1, metavar="N", help="Rows of the table.")] = 20,
-    follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow", "-f", help="Write each result as it comes, until the batch is over."
-        ),
-    ] = False,
+    result_format: FormatOption = None,
+    out: OutOption = None,
+    errors: ErrorsOption = None,
+    rows: RowsOption = 20,
+    follow: FollowOption = False,
     strict: StrictOption = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -136,38 +141,45 @@ def results_command(
     from routoo.settings import load_settings
 
     settings, joined = load_settings(), options.joined()
+    _check_together(joined, errors, follow=follow)
     if follow:
-        if joined is not None or errors is not None:
-            where = "--errors" if errors is not None else "--join"
-            raise InputError(
-                "--follow writes results as they come", where=where, remedy="Leave one out"
-            )
         wanted = _followed(result_format, out)
         _follow(settings, batch, wanted, as_json=as_json, strict=strict)
-        return
-    wanted = _wanted(result_format, out, errors)
-    if joined is not None:
-        if errors is not None:
-            what, remedy = "a join has the failed jobs, too", "Leave it out"
-            raise InputError(what, where="--errors", remedy=remedy)
-        _join(settings, batch, _table_to_jsonl(wanted), joined, as_json=as_json)
-        return
+    elif joined is not None:
+        wanted = _table_to_jsonl(_wanted(result_format, out, errors))
+        _join(settings, batch, wanted, joined, as_json=as_json)
+    else:
+        wanted = _wanted(result_format, out, errors)
+        run_in_transaction(
+            settings, lambda conn: _write(conn, batch, wanted, rows, as_json=as_json)
+        )
 
-    async def read(database: "Database") -> None:
-        from producer.progress import find_batch
-        from producer.results.export import export
 
-        async with database.transaction() as conn:
-            record = await find_batch(conn, batch)
-            if wanted.format is not ResultFormat.TABLE:
-                exported = await export(conn, record, wanted)
-                _print_outcome(record, exported, wanted, as_json=as_json)
-            elif as_json:
-                await _print_rows(conn, record)
-            else:
-                await _print_table(conn, record, rows)
+def _check_together(joined: "JoinedInput | None", errors: Path | None, *, follow: bool) -> None:
+    """Refuse options that exclude each other."""
+    if follow and (joined is not None or errors is not None):
+        where = "--errors" if errors is not None else "--join"
+        what = "--follow writes results as they come"
+        raise InputError(what, where=where, remedy="Leave one out")
+    if joined is not None and errors is not None:
+        what, remedy = "a join has the failed jobs, too", "Leave it out"
+        raise InputError(what, where="--errors", remedy=remedy)
 
-    run_with_database(settings, read)
+
+async def _write(
+    conn: "AsyncConnection", batch: str | None, wanted: Export, rows: int, *, as_json: bool
+) -> None:
+    from producer.progress import find_batch
+    from producer.results.export import export
+
+    record = await find_batch(conn, batch)
+    if wanted.format is not ResultFormat.TABLE:
+        exported = await export(conn, record, wanted)
+        _print_outcome(record, exported, wanted, as_json=as_json)
+    elif as_json:
+        await _print_rows(conn, record)
+    else:
+        await _print_table(conn, record, rows)
 
 
 def _join(

@@ -93,8 +93,7 @@ def send_request(
 
     Raises:
         BadInputError: Rows have problems and are not to be skipped; they are listed by then.
-        CheckpointError: The checkpoint doesn't know a model of the pool.
-        ConfigError: A model of the pool doesn't answer.
+        CheckpointError, ConfigError: A model of the pool is not known, or doesn't answer.
         RoutooError: As `producer.submit.submit` raises.
     """
     from producer.queue import check_broker

@@ -39,12 +39,8 @@ def create_app(settings: Settings, database_url: str, options: GatewayOptions) -
         database_url: A usable, migrated database.
         options: Pools, limits and who is let in.
     """
-    app = FastAPI(
-        title="Routoo",
-        docs_url=None,
-        redoc_url=None,
-        lifespan=partial(_lifespan, settings, database_url, options),
-    )
+    lifespan = partial(_lifespan, settings, database_url, options)
+    app = FastAPI(title="Routoo", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.is_stopping = lambda: False  # the server that runs it puts its own here
     app.add_middleware(BodyLimit, most_bytes=options.max_request_bytes, except_paths=_UPLOADS)
     add_error_handlers(app)

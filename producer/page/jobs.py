@@ -35,13 +35,9 @@ async def jobs_page(visit: Visit, batch_id: UUID) -> dict[str, Any]:
     first = int(asked["from"]) if asked.get("from", "").isdecimal() else 0
     cause = asked.get("cause") or None
     async with visit.gateway.database.transaction() as conn:
+        only, least = cause if show == "unanswered" else None, min(first, 2**31 - 1)
         lines = await list_jobs(
-            conn,
-            batch_id,
-            show=show,
-            cause=cause if show == "unanswered" else None,
-            first=min(first, 2**31 - 1),
-            limit=PAGE_LINES + 1,
+            conn, batch_id, show=show, cause=only, first=least, limit=PAGE_LINES + 1
         )
     return {
         "batch": batch,

@@ -39,16 +39,20 @@ async def promote_named(
         CheckpointError: The folder holds another checkpoint by now, which scorers would refuse.
     """
     found = await checkpoints.find(conn, _registered_name(name))
-    held = read_manifest(Path(found.path)).weights_sha256
-    if held != found.weights_sha256:
+    _check_unchanged(found)
+    await promote_checkpoint(conn, found, reason, default)
+    return found
+
+
+def _check_unchanged(registered: CheckpointRecord) -> None:
+    held = read_manifest(Path(registered.path)).weights_sha256
+    if held != registered.weights_sha256:
         raise CheckpointError(
             "the folder holds another checkpoint now",
-            where=found.path,
+            where=registered.path,
             value=held[:12],
             remedy="Register it anew",
         )
-    await promote_checkpoint(conn, found, reason, default)
-    return found
 
 
 async def promote_checkpoint(

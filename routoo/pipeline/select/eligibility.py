@@ -114,17 +114,18 @@ def describe_ineligibility(
         quality: Predicted quality of each model, less the margin of a floor's confidence.
         latency_s: Typical wait for each model's answer; NaN where nothing is known.
     """
-    named = job.body.get("model")
-    subject = (
-        "no candidate model" if named is None else f"the model {named}, which the request names,"
-    )
     left = np.ones(len(reasons), np.bool_)
     for reason in _IN_ORDER:
         rest = left & ((reasons & reason) == 0)
         if not rest.any():
-            return f"{subject} {_predicate(reason, job, quality[left], latency_s[left])}"
+            return f"{_subject(job)} {_predicate(reason, job, quality[left], latency_s[left])}"
         left = rest
     raise AssertionError("a model is eligible, so there is no reason to describe")
+
+
+def _subject(job: Job) -> str:
+    named = job.body.get("model")
+    return "no candidate model" if named is None else f"the model {named}, which the request names,"
 
 
 def _predicate(

@@ -291,8 +291,7 @@ class _Filler:
         self._batch, self._predicted, self._experience = batch, predicted, experience
         self._judge = judge
         shape = predicted.quality.shape
-        self._cost_usd = np.zeros(shape)
-        self._allowed = np.zeros(shape, np.bool_)
+        self._cost_usd, self._allowed = np.zeros(shape), np.zeros(shape, np.bool_)
         self._ineligible: dict[int, str] = {}
         is_plan = batch.status is BatchStatus.PLANNING
         needs_demand = batch.deadline is not None or is_plan

@@ -210,8 +210,7 @@ def describe_forecast(planned: PlannedBatch) -> dict[str, Any]:
     """
     choice = planned.solution.choice
     rows = np.flatnonzero(choice >= 0)
-    quality = planned.decisions.quality[rows]
-    std = planned.matrix.quality_std[rows, choice[rows]]
+    quality, std = planned.decisions.quality[rows], planned.matrix.quality_std[rows, choice[rows]]
     return {
         "confidence": _CONFIDENCE,
         "quality_interval": list(quality_interval(quality, std, _CONFIDENCE)),

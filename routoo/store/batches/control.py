@@ -98,10 +98,8 @@ async def end_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
     """End a batch that is being cancelled, unless workers are still busy with it.
 
     A job that waits for another model keeps the answer of its probe; every other job without a
-    result gets one that says `cancelled`. Stages keep their state, so that a
-    later retry goes on where the batch stopped.
-
-    `shards.finish` calls this in its own transaction.
+    result gets one that says `cancelled`. Stages keep their state, so that a later retry goes on
+    where the batch stopped. `shards.finish` calls this in its own transaction.
 
     Returns:
         Whether this call ended it.
