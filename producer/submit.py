@@ -74,6 +74,10 @@ class Submission:
     """Names of fields in the input that mean nothing here."""
 
 
+class NoRowsError(InputError):
+    """An input has no rows, and nothing was submitted."""
+
+
 @dataclass(frozen=True, slots=True)
 class ReadProgress:
     """How much of an input has been read."""
@@ -102,39 +106,54 @@ async def submit(
 
     Raises:
         BadInputError: Rows have problems and are not to be skipped; carries them all.
-        InputError: The input has no rows or can't be read.
+        NoRowsError: The input has no rows.
+        InputError: The input can't be read.
         StoreError: The database failed.
     """
+    async with database.transaction() as conn:
+        return await submit_in(
+            conn, source, request, shard_size=shard_size, on_progress=on_progress
+        )
+
+
+async def submit_in(
+    conn: AsyncConnection,
+    source: RowSource,
+    request: BatchRequest,
+    *,
+    shard_size: int,
+    on_progress: Callable[[ReadProgress], None] | None = None,
+) -> Submission:
+    """Submit a batch in a transaction, whose commit counts; the rest is as for `submit`."""
     new = _new_batch(source, request)
     with span("submit", new.id, plan_only=request.plan_only) as traced:
-        submission = await _submit(database, source, request, new, shard_size, on_progress)
+        submission = await _submit(conn, source, request, new, shard_size, on_progress)
         note(traced, jobs=submission.job_count, created=submission.created)
     return submission
 
 
 async def _submit(
-    database: Database,
+    conn: AsyncConnection,
     source: RowSource,
     request: BatchRequest,
     new: batches.NewBatch,
     shard_size: int,
     on_progress: Callable[[ReadProgress], None] | None,
 ) -> Submission:
-    async with database.transaction() as conn:
-        batch_id, created = await batches.create(conn, new)
-        if not created:
-            known = await batches.get(conn, batch_id)
-            _check_same_kind(known, request)
-            return Submission(
-                batch_id,
-                created=False,
-                job_count=known.job_count,
-                problems=ProblemList(source.name),
-            )
-        with _reading(source, request) as reading, _collector_paused():
-            await _copy(conn, batch_id, reading, on_progress)
-            count = reading.check.job_count
-            await batches.seal(conn, batch_id, count, shard_size, key_id=request.key_id)
+    batch_id, created = await batches.create(conn, new)
+    if not created:
+        known = await batches.get(conn, batch_id)
+        _check_same_kind(known, request)
+        return Submission(
+            batch_id,
+            created=False,
+            job_count=known.job_count,
+            problems=ProblemList(source.name),
+        )
+    with _reading(source, request) as reading, _collector_paused():
+        await _copy(conn, batch_id, reading, on_progress)
+        count = reading.check.job_count
+        await batches.seal(conn, batch_id, count, shard_size, key_id=request.key_id)
     return reading.submission(batch_id)
 
 
@@ -194,7 +213,7 @@ class _Reading:
         if problems.bad_rows and not (self.skip_invalid and self.check.job_count):
             raise BadInputError(problems, row_count=self.check.row_count)
         if not self.check.job_count:
-            raise InputError(
+            raise NoRowsError(
                 "the input has no rows", where=problems.source, remedy="Give at least 1"
             )
 

@@ -12,14 +12,16 @@ import hmac
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
 import orjson
 import structlog
 
+from producer.scheduled import submit_scheduled
 from routoo.errors import ConfigError, DatabaseUnavailableError, StoreError
 from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.scheduler import Scheduler
@@ -87,8 +89,7 @@ _ACCEPTED_BELOW = 300
 
 async def tick(db: Database, settings: Settings) -> None:
     """Take every step that is due: fire schedules, grade runs, send alerts, delete a plan, tidy."""
-    owner = f"{socket.gethostname()}:{os.getpid()}"
-    await Scheduler(owner, settings.shard_size).fire_due(db)
+    await Scheduler(_owner(), settings.shard_size).fire_due(db)
     await finish_due(db, shard_size=settings.shard_size)
     await deliver_alerts(db, settings)
     await _delete_plan(db, settings.plan_retention_days * _S_PER_DAY)
@@ -134,16 +135,40 @@ def background_ticks(settings: Settings, database_url: str) -> Iterator[None]:
         ConfigError: A webhook has no secret.
     """
     check_webhook(settings)
-    with LoopThread() as loop:
-        task = loop.run(_start(settings, database_url))
+    # Batches are read from files and other databases, which may take minutes: on a loop of its own.
+    with LoopThread() as loop, LoopThread() as reader:
+        ticks = loop.run(_start(_tick_forever(settings, database_url)))
+        submissions = reader.run(_start(_submit_forever(settings, database_url)))
         try:
             yield
         finally:
-            loop.run(_stop(task))
+            reader.run(_stop(submissions))
+            loop.run(_stop(ticks))
 
 
-async def _start(settings: Settings, database_url: str) -> "asyncio.Task[None]":
-    return asyncio.create_task(_tick_forever(settings, database_url))
+async def _start(work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    return asyncio.create_task(work)
+
+
+async def _submit_forever(settings: Settings, database_url: str) -> None:
+    """Submit the batches of schedules that are due."""
+    submit = partial(submit_scheduled, shard_size=settings.shard_size)
+    scheduler = Scheduler(_owner(), settings.shard_size, submit)
+    while True:
+        try:
+            async with Database(database_url, max_size=2) as db:
+                while True:
+                    await scheduler.fire_due(db)
+                    await asyncio.sleep(settings.recovery_interval_s)
+        except DatabaseUnavailableError as error:
+            _log.warning("schedules.skipped", reason=str(error))
+        except Exception:  # noqa: BLE001 - a fault of one schedule must not end the next ones
+            _log.exception("schedules.failed")
+        await asyncio.sleep(settings.recovery_interval_s)
+
+
+def _owner() -> str:
+    return f"{socket.gethostname()}:{os.getpid()}"
 
 
 async def _stop(task: "asyncio.Task[None]") -> None:

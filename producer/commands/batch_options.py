@@ -240,18 +240,9 @@ class BatchOptions(AimOptions):
         Raises:
             InputError: A template can't be read.
         """
-        if self.template is None and self.system_template is None and self.id_column is None:
-            return None
-        from producer.rows.formats import PLAIN_FIELDS
-        from producer.rows.templates import RowTemplate, Template
+        from producer.rows.templates import row_template
 
-        prompt, system = self.template, self.system_template
-        return RowTemplate(
-            None if prompt is None else Template.parse(prompt, "--template"),
-            None if system is None else Template.parse(system, "--system-template"),
-            self.id_column,
-            PLAIN_FIELDS,
-        )
+        return row_template(self.template, self.system_template, self.id_column)
 
     def _call_options(self, models: Sequence[str]) -> CallOptions:
         if self.cache_all and self.cache is None:
@@ -268,7 +259,12 @@ class BatchOptions(AimOptions):
             **self.call_facts(models),
         )
 
-    def _validators(self) -> Validators | None:
+    def validators(self) -> Validators | None:
+        """Return the rules for answers, checked; None where there are none.
+
+        Raises:
+            InputError: A rule can't be applied.
+        """
         choices = self.validate_choices
         rules = Validators(
             json_schema=_read_schema(self.validate_json_schema),
@@ -285,12 +281,18 @@ class BatchOptions(AimOptions):
         check_rules(rules)
         return rules
 
-    def _sla(self, models: Sequence[str]) -> SLA:
+    def limits(self) -> dict[str, str | None]:
+        """Return the limits of jobs as they were typed, by their names in a row."""
         names = ("min_quality", "max_cost_usd", "max_latency_s", "deadline")
-        texts = {name: getattr(self, name) for name in names}
+        texts: dict[str, str | None] = {name: getattr(self, name) for name in names}
         texts["allowed_models"] = _joined(self.allow_model, self.allow_models)
         texts["denied_models"] = _joined(self.deny_model, self.deny_models)
-        return read_limits(texts, models, datetime.now(UTC), option_label, self._validators())
+        return texts
+
+    def _sla(self, models: Sequence[str]) -> SLA:
+        return read_limits(
+            self.limits(), models, datetime.now(UTC), option_label, self.validators()
+        )
 
 
 def _joined(repeated: Sequence[str] | None, listed: str | None) -> str | None:

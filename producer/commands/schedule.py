@@ -1,77 +1,70 @@
-"""`routoo-producer schedule`: keep evaluation runs that workers make again and again."""
+"""`routoo-producer schedule`: batches and evaluation runs that workers begin again and again."""
 
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from dataclasses import asdict
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any
 from zoneinfo import ZoneInfo
 
 import typer
 
+from producer.commands.batch_options import BatchOptions
 from producer.commands.options import JsonOption, LimitOption
-from producer.commands.run_options import RunOptions
+from producer.commands.schedule_options import (
+    NOT_BATCH_OPTIONS,
+    ScheduleOptions,
+    WorkOptions,
+    new_schedule,
+)
 from routoo.console import formatting
 from routoo.console.commands import CommandGroup, with_options
 from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import console, json_line, note
-from routoo.console.run import run_in_transaction
+from routoo.console.run import run_in_transaction, run_with_database
 from routoo.domain.batch_options import CallOptions, Objective
-from routoo.domain.calendar import Calendar, Missed
+from routoo.domain.calendar import Calendar
+from routoo.domain.pool import Pool
 from routoo.errors import InputError
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
-    from routoo.store.schedules import Firing, NewSchedule, ScheduleRecord
+    from routoo.store.database import Database
+    from routoo.store.schedules import Firing, ScheduleRecord
 
 _BY_HAND = "by hand"
 
 schedule = CommandGroup(
-    "Run evaluations again and again; `routoo-worker` begins each run when it is due."
+    "Submit batches or run evaluations again and again; `routoo-worker` does so when they are due."
 )
 NameArgument = Annotated[str, typer.Argument(metavar="NAME", help="Name of the schedule.")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleOptions(RunOptions):
-    """The options of a schedule beside those of its runs."""
-
-    tz: Annotated[
-        str, typer.Option("--tz", metavar="ZONE", help="Time zone of the fields, an IANA name.")
-    ] = "UTC"
-    missed: Annotated[
-        Missed,
-        typer.Option(
-            help="Where no worker ran when it was due: run the latest missed one, or none."
-        ),
-    ] = Missed.RUN_ONCE
-    rollback: Annotated[
-        bool,
-        typer.Option(
-            "--rollback", help="Bring the previous checkpoint back when a new one does worse."
-        ),
-    ] = False
-
-
 @schedule.command("add")
 @with_options(ScheduleOptions)
+@with_options(BatchOptions, into="batch_options", without=NOT_BATCH_OPTIONS)
+@with_options(WorkOptions, into="work")
 def add_command(
     name: NameArgument,
     *,
     options: ScheduleOptions,
-    eval_set: Annotated[
-        str, typer.Option("--evalset", metavar="SET", help="Set to run, in its newest version.")
-    ],
+    batch_options: BatchOptions,
+    work: WorkOptions,
     cron: Annotated[
         str, typer.Option(metavar="FIELDS", help="Minute, hour, day, month, weekday, in quotes.")
     ],
 ) -> None:
     """Add a schedule and print the time of its first run.
 
-    The pool, with its prices, is kept as it is now. Daylight saving time is respected: a time that
-    is skipped in spring is due right after the gap, one that comes twice in autumn is due once.
+    It runs an evaluation set, or submits batches with the options of `submit`, each with the whole
+    budget. The pool, with its prices, is kept as it is now. Daylight saving time is respected: a
+    time that is skipped in spring is due right after the gap, one that comes twice in autumn is due
+    once.
 
     Examples:
         routoo-producer schedule add nightly --evalset questions --cron "0 2 * * *" --budget-usd 2
+        routoo-producer schedule add mail --batch "/data/in/*.csv" --only-new --cron "0 1 * * *"
+        routoo-producer schedule add open --sql - --sql-url-env CRM_URL --cron "30 0 * * *" < q.sql
     """
     from routoo.settings import load_settings
     from routoo.store import schedules
@@ -79,13 +72,22 @@ def add_command(
 
     if not name.strip() or not name.isprintable():
         raise InputError("this is no printable text", value=name, where="NAME", remedy="Give some")
-    new = _new(name, eval_set, cron, options)
+    settings = load_settings()
+    new = new_schedule(settings, name, cron, options, batch_options, work)
 
-    async def add(conn: "AsyncConnection") -> None:
-        await eval_sets.find(conn, eval_set)
-        await schedules.add(conn, new)
+    async def add(database: "Database") -> None:
+        from producer.pool_check import check_pool
 
-    run_in_transaction(load_settings(), add)
+        if work.eval_set is None:
+            pool, asks = Pool.model_validate(new.pool), not batch_options.no_ping
+            for text in await check_pool(database, pool, settings, asks_endpoints=asks):
+                note(text)
+        async with database.transaction() as conn:
+            if work.eval_set is not None:
+                await eval_sets.find(conn, work.eval_set)
+            await schedules.add(conn, new)
+
+    run_with_database(settings, add)
     if new.budget_usd is None and new.objective is None:
         note("without a budget or an aim the best models are asked, whatever they cost")
     typer.echo(f"next at {_instant(new.next_due_at, new.time_zone)}")
@@ -93,11 +95,12 @@ def add_command(
 
 _SCHEDULE_COLUMNS = (
     TableColumn(title="name", least=10),
-    TableColumn(title="set", least=8),
+    TableColumn(title="work", least=8, fold=True),
     TableColumn(title="cron"),
     TableColumn(title="zone", rank=2),
     TableColumn(title="aim", rank=1, least=16, fold=True),
     TableColumn(title="next"),
+    TableColumn(title="last"),
 )
 
 
@@ -107,18 +110,40 @@ def list_command(*, as_json: JsonOption = False) -> None:
     from routoo.settings import load_settings
     from routoo.store import schedules
 
-    found = run_in_transaction(load_settings(), schedules.list_all)
+    async def load(conn: "AsyncConnection") -> "list[tuple[ScheduleRecord, Firing | None]]":
+        last = await schedules.last_firings(conn)
+        return [(one, last.get(one.id)) for one in await schedules.list_all(conn)]
+
+    found = run_in_transaction(load_settings(), load)
     if as_json:
-        for one in found:
-            typer.echo(json_line(_facts(one)))
+        for one, last in found:
+            typer.echo(json_line({**_facts(one), "last": last}))
         return
     table = FittedTable(*_SCHEDULE_COLUMNS)
-    for one in found:
+    for one, last in found:
         following = "paused" if one.paused else _instant(one.next_due_at, one.time_zone)
         aim = formatting.describe_objective(Objective.from_json(one.objective), one.budget_usd)
-        cells = (one.eval_set, one.cron, one.time_zone, aim, following)
-        table.add_row(one.name, *cells)
+        outcome = "" if last is None else last.outcome
+        table.add_row(one.name, _work(one), one.cron, one.time_zone, aim, following, outcome)
     console().print(table)
+
+
+@schedule.command("show")
+def show_command(name: NameArgument, *, as_json: JsonOption = False) -> None:
+    """Show a schedule, and what came of its last due times, errors among them."""
+    found, firings = _load_history(name, 5)
+    if as_json:
+        typer.echo(json_line({**_facts(found), "firings": firings}))
+        return
+    for label, value in _facts(found).items():
+        if value not in (None, False):
+            typer.echo(f"{label:22} {_shown(value)}")
+    _print_firings(found, firings)
+
+
+def _shown(value: object) -> str:
+    plain = isinstance(value, str | int | float | Decimal | datetime)
+    return str(value) if plain else json_line(value)
 
 
 @schedule.command("pause")
@@ -167,30 +192,42 @@ def remove_command(name: NameArgument) -> None:
 
 @schedule.command("run-now")
 def run_now_command(name: NameArgument) -> None:
-    """Begin a schedule's run now, beside those that are due, and print the run's id."""
-    from routoo.evaluation_runs.scheduler import begin_scheduled
+    """Begin a schedule's work now, beside what is due, and print the run's or the batches' ids."""
+    from producer.scheduled import submit_scheduled
+    from routoo.evaluation_runs.scheduler import Begun, begin_scheduled
     from routoo.settings import load_settings
     from routoo.store import schedules
     from routoo.store.schedules import Firing
 
     settings = load_settings()
 
-    async def fire(conn: "AsyncConnection") -> str:
+    async def fire(conn: "AsyncConnection") -> "Begun":
         found = await schedules.find(conn, name)
         now = await schedules.now(conn)
-        run_id = await begin_scheduled(conn, found, now, settings.shard_size)
-        firing = Firing(found.id, now, "submitted", _BY_HAND, run_id=run_id)
-        await schedules.save_firing(conn, firing)
-        return str(run_id)
+        if found.batch is not None:
+            begun = await submit_scheduled(conn, found, now, shard_size=settings.shard_size)
+        else:
+            begun = Begun(await begin_scheduled(conn, found, now, settings.shard_size))
+        facts = begun.outcome, _BY_HAND, 0, begun.run_id, begun.detail
+        await schedules.save_firing(conn, Firing(found.id, now, *facts))
+        await schedules.save_batches(conn, begun.batches)
+        return begun
 
-    typer.echo(run_in_transaction(settings, fire))
+    begun = run_in_transaction(settings, fire)
+    for one in [begun.run_id, *(batch.batch_id for batch in begun.batches)]:
+        if one is not None:
+            typer.echo(str(one))
+    if begun.detail is not None:
+        note(f"{begun.outcome}: {begun.detail}")
+    if begun.outcome == "failed":
+        raise typer.Exit(1)
 
 
 _FIRING_COLUMNS = (
     TableColumn(title="due"),
     TableColumn(title="outcome"),
     TableColumn(title="missed", rank=2, right=True),
-    TableColumn(title="run"),
+    TableColumn(title="run or batches", least=8, fold=True),
     TableColumn(title="by", rank=1, least=10),
     TableColumn(title="detail", least=16, fold=True),
 )
@@ -200,66 +237,55 @@ _FIRING_COLUMNS = (
 def history_command(
     name: NameArgument, *, limit: LimitOption = 20, as_json: JsonOption = False
 ) -> None:
-    """List the runs that a schedule began, latest first; with --json one object a line."""
-    from routoo.settings import load_settings
-    from routoo.store import schedules
-
-    async def load(conn: "AsyncConnection") -> "tuple[ScheduleRecord, list[Firing]]":
-        found = await schedules.find(conn, name)
-        return found, await schedules.history(conn, found.id, limit)
-
-    found, firings = run_in_transaction(load_settings(), load)
+    """List what a schedule began, latest first; with --json one object a line."""
+    found, firings = _load_history(name, limit)
     if as_json:
         for one in firings:
             typer.echo(json_line(one))
         return
+    _print_firings(found, firings)
+
+
+def _load_history(name: str, limit: int) -> "tuple[ScheduleRecord, list[dict[str, Any]]]":
+    """Return a schedule and its latest firings, each with its batches."""
+    from routoo.settings import load_settings
+    from routoo.store import schedules
+
+    async def load(conn: "AsyncConnection") -> "tuple[ScheduleRecord, list[dict[str, Any]]]":
+        found = await schedules.find(conn, name)
+        firings = await schedules.history(conn, found.id, limit)
+        begun = await schedules.batches_of(conn, found.id, [one.due_at for one in firings])
+        return found, [
+            {**asdict(one), "batches": [asdict(x) for x in begun if x.due_at == one.due_at]}
+            for one in firings
+        ]
+
+    return run_in_transaction(load_settings(), load)
+
+
+def _print_firings(found: "ScheduleRecord", firings: "list[dict[str, Any]]") -> None:
     table = FittedTable(*_FIRING_COLUMNS)
     for one in firings:
-        run_id = "" if one.run_id is None else str(one.run_id)[:8]
-        cells = (one.outcome, str(one.missed or ""), run_id, one.owner, one.detail or "")
-        table.add_row(_instant(one.due_at, found.time_zone), *cells)
+        ids = [one["run_id"], *(batch["batch_id"] for batch in one["batches"])]
+        shown = " ".join(str(each)[:8] for each in ids if each is not None)
+        cells = (one["outcome"], str(one["missed"] or ""), shown, one["owner"], one["detail"] or "")
+        table.add_row(_instant(one["due_at"], found.time_zone), *cells)
     console().print(table)
 
 
-def _new(name: str, eval_set: str, cron: str, options: ScheduleOptions) -> "NewSchedule":
-    from routoo.evaluation_runs.begin import RunRequest, check_budgets
-    from routoo.settings import load_settings
-    from routoo.store.schedules import NewSchedule
-
-    pool = options.candidates(load_settings())
-    objective = options.objective(pool)
-    call_options = CallOptions(**options.call_facts(pool.names))
-    new = NewSchedule(
-        name=name,
-        eval_set=eval_set,
-        cron=cron,
-        time_zone=options.tz,
-        missed=options.missed,
-        pool=pool.model_dump(mode="json"),
-        next_due_at=Calendar(cron, options.tz).next_after(datetime.now(UTC)),
-        budget_usd=options.budget(),
-        objective=None if objective == Objective() else objective.as_json(),
-        sample_size=options.sample_size,
-        sample_budget_usd=options.sample_budget(),
-        judge=options.judge_facts(pool),
-        rollback=options.rollback,
-        call_options=None if call_options == CallOptions() else call_options.as_json(),
-    )
-    check_budgets(
-        RunRequest(
-            pool,
-            budget_usd=new.budget_usd,
-            sample_size=new.sample_size,
-            sample_budget_usd=new.sample_budget_usd,
-        )
-    )
-    return new
+def _work(one: "ScheduleRecord") -> str:
+    """Return what a schedule does; a query is not shown."""
+    if one.eval_set is not None:
+        return one.eval_set
+    batch = one.batch or {}
+    return str(batch.get("files") or f"query by {batch.get('url_env')}")
 
 
 def _facts(one: "ScheduleRecord") -> dict[str, object]:
     return {
         "name": one.name,
         "evalset": one.eval_set,
+        "batch": None if one.batch is None else {**one.batch, "query": None},
         "cron": one.cron,
         "tz": one.time_zone,
         "missed": one.missed,

@@ -7,7 +7,7 @@ from typing import Any, Self
 
 import orjson
 
-from producer.rows.formats import RawRow, id_text
+from producer.rows.formats import PLAIN_FIELDS, RawRow, id_text
 from producer.rows.problems import ProblemKind, RowProblem
 from routoo.errors import InputError
 
@@ -168,3 +168,26 @@ def _id(column: str, fields: Mapping[str, Any]) -> str:
         what = f"the row has no value in the column of ids {column!r}"
         raise _FillError(RowProblem(ProblemKind.MISSING_FIELD, what, remedy))
     return id_text(value)
+
+
+def row_template(
+    prompt: str | None, system: str | None, id_column: str | None
+) -> RowTemplate | None:
+    """Return what rows are made of, as options say; None where they say nothing.
+
+    Args:
+        prompt: Template of the prompt.
+        system: Template of the system message.
+        id_column: Column of the custom_ids.
+
+    Raises:
+        InputError: A template can't be read.
+    """
+    if prompt is None and system is None and id_column is None:
+        return None
+    return RowTemplate(
+        None if prompt is None else Template.parse(prompt, "--template"),
+        None if system is None else Template.parse(system, "--system-template"),
+        id_column,
+        PLAIN_FIELDS,
+    )

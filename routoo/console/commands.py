@@ -12,7 +12,7 @@ import functools
 import importlib
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import MISSING, fields
 from typing import Annotated, Any, TypeVar, get_type_hints
 
@@ -180,15 +180,18 @@ def _do_nothing() -> None:
     pass
 
 
-def with_options(record: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def with_options(
+    record: type, *, into: str = "options", without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that adds a record's fields to a command's options.
 
     typer reads options from a function's signature and knows no records. So the decorated command
-    has the fields as parameters of its own, and the function receives them as one record, its
-    parameter `options`.
+    has the fields as parameters of its own, and the function receives them as one record.
 
     Args:
         record: A dataclass whose fields are annotated as typer wants parameters to be.
+        into: The function's parameter that receives the record.
+        without: Fields that are no options of this command, and keep their defaults.
     """
     hints = get_type_hints(record, include_extras=True)
     shared = [
@@ -199,18 +202,19 @@ def with_options(record: type) -> Callable[[Callable[..., None]], Callable[..., 
             annotation=hints[field.name],
         )
         for field in fields(record)
+        if field.name not in without
     ]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
-        own = [part for part in signature.parameters.values() if part.name != "options"]
+        own = [part for part in signature.parameters.values() if part.name != into]
         before = [part for part in own if part.kind is not inspect.Parameter.KEYWORD_ONLY]
         after = [part for part in own if part.kind is inspect.Parameter.KEYWORD_ONLY]
 
         @functools.wraps(command)
         def flat(*args: Any, **values: Any) -> None:
             options = record(**{part.name: values.pop(part.name) for part in shared})
-            command(*args, options=options, **values)
+            command(*args, **{into: options}, **values)
 
         parameters = [*before, *shared, *after]
         flat.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]

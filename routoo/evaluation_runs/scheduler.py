@@ -1,11 +1,12 @@
-"""Fires schedules: each due time of a schedule begins one evaluation run.
+"""Fires schedules: each due time of a schedule begins one evaluation run, or submits batches.
 
-Any number of schedulers may run. A firing, its run and the schedule's next due time are written in
-one transaction under a lock on the schedule: so exactly one scheduler fires, and one that dies in
-between has fired nothing.
+Any number of schedulers may run. A firing, its run or batches, and the schedule's next due time are
+written in one transaction under a lock on the schedule: so exactly one scheduler fires, and one
+that dies in between has fired nothing.
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -21,7 +22,7 @@ from routoo.evaluation_runs.begin import RunRequest, begin_run
 from routoo.store import schedules
 from routoo.store.database import Database
 from routoo.store.evaluation import eval_sets
-from routoo.store.schedules import Firing, ScheduleRecord
+from routoo.store.schedules import Firing, ScheduledBatch, ScheduleRecord
 
 ON_TIME = timedelta(minutes=5)
 """A firing that is later than this was missed."""
@@ -29,65 +30,101 @@ _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """What came of a due time."""
+
+    run_id: UUID | None = None
+    batches: tuple[ScheduledBatch, ...] = ()
+    outcome: str = "submitted"
+    """submitted, skipped or failed."""
+    detail: str | None = None
+    """What was left out, and why."""
+
+
+Begin = Callable[[AsyncConnection, ScheduleRecord, datetime], Awaitable[Begun]]
+"""Does in a transaction what a schedule asks for; the instant is when it was due."""
+
+
+@dataclass(frozen=True, slots=True)
 class Scheduler:
-    """Fires the schedules that are due; several processes may have one each."""
+    """Fires the schedules that are due; several processes may have one each.
+
+    One that knows how to submit batches fires those of batches, any other those of evaluations.
+    """
 
     owner: str
     """Name of this scheduler in the history of firings."""
     shard_size: int
-    """Maximum number of jobs in a shard of the runs it begins."""
+    """Maximum number of jobs in a shard of what it begins."""
+    submit: Begin | None = None
+    """Submits the batches of a schedule."""
 
     async def fire_due(self, db: Database) -> list[UUID]:
         """Fire every schedule that is due and that no other process is firing.
 
         Returns:
-            The ids of the runs that it began.
+            The ids of the runs that it began, or of the batches that it submitted.
         """
         async with db.transaction() as conn:
             now = await schedules.now(conn)
-            found = [one for one in await schedules.list_all(conn) if not one.paused]
+            found = [one for one in await schedules.list_all(conn) if self._is_ours(one)]
         begun = [await self._fire(db, one) for one in found if _is_due(one, now)]
-        return [run_id for run_id in begun if run_id is not None]
+        return [one for ids in begun for one in ids]
 
-    async def _fire(self, db: Database, seen: ScheduleRecord) -> UUID | None:
+    def _is_ours(self, schedule: ScheduleRecord) -> bool:
+        return not schedule.paused and (schedule.batch is None) == (self.submit is None)
+
+    async def _fire(self, db: Database, seen: ScheduleRecord) -> list[UUID]:
         async with db.transaction() as conn:
             schedule = await schedules.claim(conn, seen.id)
             if schedule is None:
-                return None
+                return []
             now = await schedules.now(conn)
-            firing = None
+            firing: Firing | None = None
+            batches: tuple[ScheduledBatch, ...] = ()
             if schedule.next_due_at <= now:
-                firing = await self._outcome(conn, schedule, now)
+                firing, batches = await self._outcome(conn, schedule, now)
                 await schedules.save_firing(conn, firing)
+                await schedules.save_batches(conn, batches)
             after = now if firing is None else firing.due_at
             await schedules.move(conn, schedule.id, await _next_unfired(conn, schedule, after))
         if firing is None:
-            return None
+            return []
         _log.info(
             "schedule.fired", schedule=schedule.name, due_at=firing.due_at.isoformat(),
-            outcome=firing.outcome, missed=firing.missed, detail=firing.detail,
+            outcome=firing.outcome, missed=firing.missed, batches=len(batches),
+            # That of batches may quote rows.
+            detail=firing.detail if schedule.batch is None else None,
         )  # fmt: skip
-        return firing.run_id
+        run_ids = [] if firing.run_id is None else [firing.run_id]
+        return [*run_ids, *(one.batch_id for one in batches)]
 
     async def _outcome(
         self, conn: AsyncConnection, schedule: ScheduleRecord, now: datetime
-    ) -> Firing:
+    ) -> tuple[Firing, tuple[ScheduledBatch, ...]]:
         calendar = Calendar(schedule.cron, schedule.time_zone)
         # Counting the minutes of a year takes seconds, so a thread does it.
         due_at, missed = await asyncio.to_thread(calendar.latest_due, schedule.next_due_at, now)
         if now - due_at > ON_TIME and schedule.missed is Missed.SKIP:
             text = f"nobody was there until {now:%Y-%m-%d %H:%M:%S} UTC"
-            return Firing(schedule.id, due_at, "skipped", self.owner, missed, detail=text)
+            return Firing(schedule.id, due_at, "skipped", self.owner, missed, detail=text), ()
         try:
-            async with (
-                conn.transaction()
-            ):  # a savepoint: if the run fails to begin, the firing is still saved
-                run_id = await begin_scheduled(conn, schedule, due_at, self.shard_size)
+            # A savepoint: where nothing can be begun, the firing is still saved.
+            async with conn.transaction():
+                begun = await self._begin(conn, schedule, due_at)
         except DatabaseUnavailableError:
             raise
         except RoutooError as error:
-            return Firing(schedule.id, due_at, "failed", self.owner, missed, detail=str(error))
-        return Firing(schedule.id, due_at, "submitted", self.owner, missed, run_id)
+            begun = Begun(outcome="failed", detail=str(error))
+        facts = begun.outcome, self.owner, missed, begun.run_id, begun.detail
+        return Firing(schedule.id, due_at, *facts), begun.batches
+
+    async def _begin(
+        self, conn: AsyncConnection, schedule: ScheduleRecord, due_at: datetime
+    ) -> Begun:
+        if self.submit is not None:
+            return await self.submit(conn, schedule, due_at)
+        return Begun(await begin_scheduled(conn, schedule, due_at, self.shard_size))
 
 
 async def begin_scheduled(
@@ -109,7 +146,7 @@ async def begin_scheduled(
         judge=schedule.judge,
         schedule_id=schedule.id,
     )
-    eval_set = await eval_sets.find(conn, schedule.eval_set)
+    eval_set = await eval_sets.find(conn, schedule.eval_set or "")
     return await begin_run(conn, eval_set, request, shard_size=shard_size)
 
 

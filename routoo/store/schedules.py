@@ -24,14 +24,16 @@ class NewSchedule:
     """What is to run when."""
 
     name: str
-    eval_set: str
-    """Name of the evaluation set; its newest version is run."""
+    eval_set: str | None
+    """Name of the evaluation set; its newest version is run. None where batches are submitted."""
     cron: str
     time_zone: str
     missed: Missed
     pool: dict[str, Any]
     """Candidate models as JSON."""
     next_due_at: datetime
+    batch: dict[str, Any] | None = None
+    """What is submitted, and how, as JSON; None where evaluation runs are begun."""
     budget_usd: Decimal | None = None
     objective: dict[str, Any] | None = None
     """What its runs aim at as JSON; None for the most quality that the budget buys."""
@@ -50,7 +52,7 @@ class ScheduleRecord:
 
     id: UUID
     name: str
-    eval_set: str
+    eval_set: str | None
     cron: str
     time_zone: str
     missed: Missed
@@ -65,6 +67,7 @@ class ScheduleRecord:
     next_due_at: datetime
     created_at: datetime
     call_options: dict[str, Any] | None
+    batch: dict[str, Any] | None
 
     def __post_init__(self) -> None:
         """Parse what the database keeps as text."""
@@ -88,6 +91,20 @@ class Firing:
     """When a scheduler took it; the database's clock where unset."""
 
 
+@dataclass(frozen=True, slots=True)
+class ScheduledBatch:
+    """A batch that a firing submitted."""
+
+    batch_id: UUID
+    schedule_id: UUID
+    due_at: datetime
+    source: str
+    """The file, or `query` for what a query returned."""
+    job_count: int
+    content_sha256: str | None = None
+    """Of the file, where it is submitted once."""
+
+
 async def add(conn: AsyncConnection, new: NewSchedule) -> None:
     """Write a schedule.
 
@@ -96,7 +113,7 @@ async def add(conn: AsyncConnection, new: NewSchedule) -> None:
     """
     values = {field.name: getattr(new, field.name) for field in fields(NewSchedule)}
     values |= {"id": uuid4(), "pool": Jsonb(new.pool)}
-    for name in ("objective", "judge", "call_options"):
+    for name in ("objective", "judge", "call_options", "batch"):
         values[name] = None if values[name] is None else Jsonb(values[name])
     query = columns.insert("schedules", values, "ON CONFLICT (name) DO NOTHING")
     cursor = await conn.execute(query, values)
@@ -163,6 +180,44 @@ async def save_firing(conn: AsyncConnection, firing: Firing) -> None:
     """Write a firing; the key refuses a second one of the same instant."""
     values = {name: getattr(firing, name) for name in columns.names(Firing) if name != "fired_at"}
     await conn.execute(columns.insert("schedule_firings", values), values)
+
+
+async def save_batches(conn: AsyncConnection, found: Sequence[ScheduledBatch]) -> None:
+    """Write the batches of a firing that is saved."""
+    for one in found:
+        values = columns.values_of(one)
+        await conn.execute(columns.insert("schedule_batches", values), values)
+
+
+async def batches_of(
+    conn: AsyncConnection, schedule_id: UUID, due_at: Sequence[datetime]
+) -> list[ScheduledBatch]:
+    """Return the batches of some firings of a schedule."""
+    source = "schedule_batches WHERE schedule_id = %s AND due_at = ANY(%s) ORDER BY due_at, source"
+    return await columns.select(conn, ScheduledBatch, source, [schedule_id, list(due_at)])
+
+
+async def is_submitted(
+    conn: AsyncConnection, schedule_id: UUID, source: str, content_sha256: str
+) -> bool:
+    """Return whether a schedule submitted a file before, as it is now."""
+    cursor = await conn.execute(
+        """
+        SELECT EXISTS (SELECT FROM schedule_batches
+            WHERE schedule_id = %s AND source = %s AND content_sha256 = %s)
+        """,
+        [schedule_id, source, content_sha256],
+    )
+    return bool((await cursor.fetchall())[0][0])
+
+
+async def last_firings(conn: AsyncConnection) -> dict[UUID, Firing]:
+    """Return the latest firing of each schedule, by the schedule's key."""
+    source = """
+        (SELECT DISTINCT ON (schedule_id) * FROM schedule_firings
+         ORDER BY schedule_id, due_at DESC) AS latest
+    """
+    return {one.schedule_id: one for one in await columns.select(conn, Firing, source, [])}
 
 
 async def move(conn: AsyncConnection, schedule_id: UUID, next_due_at: datetime) -> None:

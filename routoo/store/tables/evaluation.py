@@ -11,6 +11,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -188,7 +189,7 @@ FIRING_OUTCOMES = ("submitted", "skipped", "failed")
 
 
 class ScheduleRow(SQLModel, table=True):
-    """Evaluation runs to make again and again."""
+    """Evaluation runs or batches to begin again and again."""
 
     __tablename__ = "schedules"
     __table_args__ = (
@@ -197,12 +198,15 @@ class ScheduleRow(SQLModel, table=True):
         CheckConstraint("budget_usd >= 0", name="schedules_budget"),
         CheckConstraint("sample_budget_usd >= 0", name="schedules_sample_budget"),
         CheckConstraint("sample_size >= 0", name="schedules_sample_size"),
+        CheckConstraint("(eval_set IS NULL) <> (batch IS NULL)", name="schedules_work"),
         {"comment": "Evaluation runs to make again and again"},
     )
 
     id: UUID = column(Uuid(), "Key of the schedule", primary_key=True)
     name: str = column(Text(), "What its owner calls it")
-    eval_set: str = column(Text(), "Name of the evaluation set; its newest version is run")
+    eval_set: str | None = column(
+        Text(), "Name of the evaluation set; its newest version is run", nullable=True
+    )
     cron: str = column(Text(), "Five fields: minute, hour, day, month, weekday")
     time_zone: str = column(Text(), "IANA name of the zone that the cron fields are meant in")
     missed: str = column(Text(), "What becomes of firings nobody was there for: run-once or skip")
@@ -227,6 +231,9 @@ class ScheduleRow(SQLModel, table=True):
     call_options: dict[str, Any] | None = column(
         JSONB(), "How the calls of a run are made; null = the defaults", nullable=True
     )
+    batch: dict[str, Any] | None = column(
+        JSONB(), "What is submitted, and how; null = an evaluation run", nullable=True
+    )
 
 
 class FiringRow(SQLModel, table=True):
@@ -249,3 +256,31 @@ class FiringRow(SQLModel, table=True):
     run_id: UUID | None = reference("eval_runs.id", "The run, where one was begun", nullable=True)
     owner: str = column(Text(), "The scheduler that fired it")
     detail: str | None = column(Text(), "Why it was skipped or failed", nullable=True)
+
+
+class ScheduleBatchRow(SQLModel, table=True):
+    """A batch that a schedule submitted."""
+
+    __tablename__ = "schedule_batches"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["schedule_id", "due_at"],
+            ["schedule_firings.schedule_id", "schedule_firings.due_at"],
+            name="schedule_batches_firing",
+            ondelete="CASCADE",
+        ),
+        Index("schedule_batches_source", "schedule_id", "source"),
+        Index("schedule_batches_due", "schedule_id", "due_at"),
+        {"comment": "Batches that schedules submitted"},
+    )
+
+    batch_id: UUID = column(
+        Uuid(), "The batch, which may have been deleted since", primary_key=True
+    )
+    schedule_id: UUID = column(Uuid(), "The schedule")
+    due_at: datetime = column(TIMESTAMP, "When it was due")
+    source: str = column(Text(), "The file, or query for what a query returned")
+    content_sha256: str | None = column(
+        Text(), "Hash of the file, where it is submitted once", nullable=True
+    )
+    job_count: int = column(Integer(), "Jobs of the batch")

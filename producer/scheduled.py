@@ -1,0 +1,248 @@
+"""Submits the batches of a schedule: of files, where the beat runs, or of a query."""
+
+import glob
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+from psycopg import AsyncConnection
+
+from producer.aims import read_limits
+from producer.rows.bad_rows import BadInputError
+from producer.rows.source import Format, Source
+from producer.rows.sql_rows import SqlSource
+from producer.rows.templates import RowTemplate, row_template
+from producer.submit import BatchRequest, NoRowsError, submit_in
+from routoo.domain.batch_options import CallOptions, Objective
+from routoo.domain.pool import Pool
+from routoo.domain.validators import Validators
+from routoo.errors import (
+    ConfigError,
+    DatabaseUnavailableError,
+    InputError,
+    NotFoundError,
+    RoutooError,
+)
+from routoo.evaluation_runs.scheduler import Begun
+from routoo.store import schedules
+from routoo.store.schedules import ScheduledBatch, ScheduleRecord
+
+_BAD_ROWS = ".errors.jsonl"
+"""Ends the names of files of bad rows, which no pattern finds."""
+_PROBLEMS_SHOWN = 3
+_LONGEST_DETAIL = 2_000
+_PIECE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchWork:
+    """What a schedule submits, beside its pool, its budget, its aim and its call options."""
+
+    files: str | None = None
+    """Absolute path of a file or of a dataset's folder, or a pattern of paths."""
+    query: str | None = None
+    """SQL that returns rows."""
+    url_env: str | None = None
+    """Environment variable of the beat that holds the URL of the query's database."""
+    only_new: bool = False
+    """Submit a file once, unless its content changes."""
+    max_files: int | None = None
+    """Most files that one due time submits."""
+    row_format: str | None = None
+    template: str | None = None
+    system_template: str | None = None
+    id_column: str | None = None
+    subset: str | None = None
+    split: str | None = None
+    limits: Mapping[str, str | None] = field(default_factory=dict)
+    """Limits of every job, as they were typed: a deadline of 2h is counted from each submission."""
+    validators: dict[str, Any] | None = None
+    ignore_model: bool = False
+    skip_invalid: bool = False
+    errors: str | None = None
+    """Absolute path of the file of bad rows."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as the value of a JSON column."""
+        return {name: value for name, value in asdict(self).items() if value not in (None, False)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """Return what `as_json` wrote."""
+        return cls(**value)
+
+    @property
+    def source(self) -> str:
+        """What is read, for people: a query is not shown."""
+        return self.files if self.files is not None else f"query by {self.url_env}"
+
+    def row_template(self) -> RowTemplate | None:
+        """Return what prompts are made of; None where it is the column `prompt`.
+
+        Raises:
+            InputError: A template can't be read.
+        """
+        return row_template(self.template, self.system_template, self.id_column)
+
+
+async def submit_scheduled(
+    conn: AsyncConnection, schedule: ScheduleRecord, due_at: datetime, *, shard_size: int
+) -> Begun:
+    """Submit the batches of a schedule in a transaction, one of each file.
+
+    A file that can't be submitted doesn't keep the others from it.
+
+    Args:
+        conn: A transaction with a lock on the schedule.
+        schedule: A schedule of batches.
+        due_at: When it was due.
+        shard_size: Most jobs in a shard.
+
+    Raises:
+        RoutooError: Nothing can be submitted.
+    """
+    work = BatchWork.from_json(schedule.batch or {})
+    submitter = _Submitter(conn, schedule, work, due_at, shard_size)
+    if work.query is not None:
+        await submitter.submit(_query(work), None)
+    else:
+        await submitter.submit_files(list(_paths(work)))
+    return submitter.begun()
+
+
+@dataclass(slots=True)
+class _Submitter:
+    """Submits the sources of one due time, and notes what came of them."""
+
+    conn: AsyncConnection
+    schedule: ScheduleRecord
+    work: BatchWork
+    due_at: datetime
+    shard_size: int
+    batches: list[ScheduledBatch] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    failed: bool = False
+
+    def begun(self) -> Begun:
+        """Return what came of them."""
+        outcome = "submitted" if self.batches else "failed" if self.failed else "skipped"
+        detail = "; ".join(self.notes)
+        if len(detail) > _LONGEST_DETAIL:
+            detail = f"{detail[:_LONGEST_DETAIL]} [...]"
+        return Begun(None, tuple(self.batches), outcome, detail or None)
+
+    async def submit_files(self, paths: Sequence[Path]) -> None:
+        """Submit files, each as a batch of its own."""
+        if not paths:
+            self.notes.append(f"no file fits {self.work.files}")
+        most = self.work.max_files
+        for path in paths:
+            if most is not None and len(self.batches) >= most:
+                self.notes.append(f"from {path.name} on: left for later (--max-files {most})")
+                return
+            await self._submit_file(path)
+
+    async def _submit_file(self, path: Path) -> None:
+        work, schedule = self.work, self.schedule
+        try:
+            source = Source.of(
+                str(path), None if work.row_format is None else Format(work.row_format)
+            )
+            source = source.reading(work.row_template(), subset=work.subset, split=work.split)
+            sha256 = _sha256(source.files) if work.only_new else None
+        except RoutooError as error:
+            self._fail(error)
+            return
+        if sha256 is not None and await schedules.is_submitted(
+            self.conn, schedule.id, str(path), sha256
+        ):
+            self.notes.append(f"{path.name}: submitted before")
+            return
+        await self.submit(source, sha256)
+
+    async def submit(self, source: Source | SqlSource, sha256: str | None) -> None:
+        """Submit one source, or note why not."""
+        try:
+            request = self._request(source.stem if isinstance(source, Source) else None)
+            async with self.conn.transaction():  # a savepoint: others are not lost with it
+                done = await submit_in(self.conn, source, request, shard_size=self.shard_size)
+        except DatabaseUnavailableError:
+            raise
+        except NoRowsError:
+            self.notes.append(f"{source.name}: it has no rows")
+            return
+        except RoutooError as error:
+            self._fail(error)
+            return
+        facts = self.schedule.id, self.due_at, source.name, done.job_count, sha256
+        self.batches.append(ScheduledBatch(done.batch_id, *facts))
+        if done.problems.bad_rows:
+            where = f", written to {done.error_file}" if done.error_file else ""
+            count = f"{done.problems.bad_rows:,} bad rows left out"
+            self.notes.append(f"{source.name}: {count}{where}")
+
+    def _fail(self, error: RoutooError) -> None:
+        self.failed = True
+        problems = error.problems.listed if isinstance(error, BadInputError) else []
+        self.notes.append(" ".join([str(error), *problems[:_PROBLEMS_SHOWN]]))
+
+    def _request(self, stem: str | None) -> BatchRequest:
+        schedule, work = self.schedule, self.work
+        pool = Pool.model_validate(schedule.pool)
+        rules = None if work.validators is None else Validators.from_json(work.validators)
+        name = f"{schedule.name} {self.due_at:%Y-%m-%d %H:%M}"
+        return BatchRequest(
+            pool=pool,
+            name=name if stem is None else f"{name} {stem}",
+            budget_usd=schedule.budget_usd,
+            objective=Objective.from_json(schedule.objective),
+            call_options=CallOptions.from_json(schedule.call_options),
+            sla=read_limits(work.limits, pool.names, datetime.now(UTC), str, rules),
+            ignore_model=work.ignore_model,
+            skip_invalid=work.skip_invalid,
+            error_file=None if work.errors is None else Path(work.errors),
+        )
+
+
+def _query(work: BatchWork) -> SqlSource:
+    name = work.url_env or ""
+    url = os.environ.get(name, "").strip()
+    if not url:
+        raise ConfigError(
+            f"the environment variable {name} is not set where the beat runs",
+            where="--sql-url-env",
+            remedy="Set it to the URL of the query's database, and start the beat again",
+        )
+    return SqlSource(work.query or "", url, work.row_template())
+
+
+def _paths(work: BatchWork) -> Iterator[Path]:
+    """Yield the files that a path or a pattern names, in the order of their names."""
+    named = work.files or ""
+    if not glob.has_magic(named) or Path(named).exists():
+        if not Path(named).exists():
+            remedy = "Files are read where the beat runs: write it there before it is due"
+            raise NotFoundError("no such file", where=named, remedy=remedy)
+        yield Path(named)
+        return
+    anchor = Path(named).anchor
+    for path in sorted(Path(anchor).glob(named.removeprefix(anchor))):
+        if not path.name.endswith(_BAD_ROWS):
+            yield path
+
+
+def _sha256(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as stream:
+                while piece := stream.read(_PIECE_BYTES):
+                    digest.update(piece)
+        except OSError as error:
+            what = "the file can't be read"
+            raise InputError(what, value=error.strerror, where=str(path)) from error
+    return digest.hexdigest()
