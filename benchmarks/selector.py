@@ -12,6 +12,7 @@ import time
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 from figures import Figure, show
@@ -21,11 +22,13 @@ from scipy.sparse import csr_array
 from routoo.judge.hashed_text import TextWeights
 from routoo.judge.judge import AnswerJudge
 from routoo.judge.outcomes import OutcomeModel
+from routoo.judge.pair_judge import PairJudge
 from routoo.judge.probe_judge import PriorView, ProbeJudge
 from routoo.judge.trees import BoostedTrees
 from routoo.selector import Capacity, Problem, Solution, solve
+from routoo.selector.comparisons import Comparisons
+from routoo.selector.probe_model import ProbeModel
 from routoo.selector.probes import with_policies
-from routoo.selector.second_calls import ProbeModel
 
 MODELS = 10
 PROBES = (0, 1, 2)
@@ -102,22 +105,35 @@ def make_judge() -> AnswerJudge:
     """Return a judge whose outcomes move the probe's estimate much, those of others a little."""
     names = tuple(f"m{model}" for model in range(MODELS))
     judges = {names[probe]: _probe_judge(probe) for probe in PROBES}
-    return AnswerJudge(names, np.zeros(0, np.float32), judges, {})
+    pairs = {
+        (names[one], names[other]): _pair_judge(one, other)
+        for one, other in permutations(PROBES, 2)
+    }
+    return AnswerJudge(names, np.zeros(0, np.float32), judges, {}, pairs)
+
+
+def _outcomes(moved: tuple[int, ...]) -> OutcomeModel:
+    move = np.where(np.isin(np.arange(MODELS), moved), 1.0, 0.3).astype(np.float32)
+    shift = np.linspace(-2, 2, OUTCOMES, dtype=np.float32)[:, None] * move
+    return OutcomeModel(np.zeros((4, OUTCOMES), np.float32), shift)
+
+
+def _pair_judge(first: int, second: int) -> PairJudge:
+    none = np.zeros((0, 3), np.float32)
+    return PairJudge(first, second, none[:, 0], none, _outcomes((first, second)))
 
 
 def _probe_judge(probe: int) -> ProbeJudge:
-    move = np.where(np.arange(MODELS) == probe, 1.0, 0.3).astype(np.float32)
-    shift = np.linspace(-2, 2, OUTCOMES, dtype=np.float32)[:, None] * move
     none = np.zeros((0, MODELS), np.float32)
     view = PriorView(np.zeros(MODELS, np.float32), none)
-    outcomes = OutcomeModel(np.zeros((4, OUTCOMES), np.float32), shift)
+    outcomes = _outcomes((probe,))
     words = TextWeights(none[:, :1], np.zeros(1, np.float32))
     trees = BoostedTrees(none[:, :1].astype(np.int16), none[:, :1], none[None].astype(np.float16))
     return ProbeJudge(probe, view, words, trees, none.T, outcomes)
 
 
-def measure_probes(jobs: int, repeat: int) -> list[Figure]:
-    """Measure the same problem with three probes a job, and what making their options takes."""
+def make_probes(jobs: int) -> tuple[Problem, ProbeModel]:
+    """Return a problem with three probes a job."""
     problem = make_problem(jobs)
     problem = replace(problem, quality=np.clip(problem.quality, 0.01, 0.99))
     allowed = np.asarray(problem.allowed)
@@ -129,6 +145,33 @@ def measure_probes(jobs: int, repeat: int) -> list[Figure]:
         problem.cost_usd,
         lambda rows, _probe: allowed[rows],
     )
+    return problem, known
+
+
+def measure_pairs(jobs: int, repeat: int) -> list[Figure]:
+    """Measure what it takes that every probe's answer may be compared with both others'."""
+    problem, known = make_probes(jobs)
+    judge = make_judge()
+    comparisons = Comparisons(
+        lambda first, second, models, quality: judge.pool_agreement(
+            judge.models, (first, second), models, quality
+        ),
+        lambda rows, _probe, _second: np.ones(len(rows), np.bool_),
+        {probe: tuple(set(PROBES) - {probe}) for probe in PROBES},
+    )
+    pairs = replace(known, comparisons=comparisons)
+    _, policies = with_policies(problem, pairs)
+    assert all(len(columns) == len(PROBES) - 1 for columns in policies.seconds.values())
+    clock = time.process_time
+    alone_s = best_s(lambda: with_policies(problem, known), repeat, clock)
+    pairs_s = best_s(lambda: with_policies(problem, pairs), max(1, repeat // 2), clock)
+    ratio = pairs_s / alone_s
+    return [Figure("policies_with_six_pairs", pairs_s, "s CPU", alone_s, ratio)]
+
+
+def measure_probes(jobs: int, repeat: int) -> list[Figure]:
+    """Measure the same problem with three probes a job, and what making their options takes."""
+    problem, known = make_probes(jobs)
     more, policies = with_policies(problem, known)
     assert sorted(set(policies.probe)) == list(PROBES)
     solution, plain = solve(more), solve(problem)
@@ -204,6 +247,7 @@ def main() -> None:
     arguments = parser.parse_args()
     figures = measure_large(arguments.jobs, arguments.repeat)
     figures += measure_probes(arguments.jobs, arguments.repeat)
+    figures += measure_pairs(arguments.jobs // 5, arguments.repeat)
     figures += measure_highs(arguments.repeat)
     show(figures, as_json=arguments.json)
 

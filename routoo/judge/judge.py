@@ -131,7 +131,7 @@ class AnswerJudge:
         pool: Sequence[str],
         both: tuple[int, int],
         models: Int[np.ndarray, " models"] | Int[np.ndarray, "models jobs"],
-        quality: Float[np.ndarray, "models jobs"],
+        quality: Float[np.ndarray, "models *outcomes jobs"],
     ) -> ExpectedJudgements:
         """Return what asking a second model may bring, for some models of a pool.
 
@@ -140,15 +140,14 @@ class AnswerJudge:
             both: Places in the pool of the model whose answer is there, and of the second one.
             models: Places of the models, the same for all jobs or of each job its own; these two
                 come first.
-            quality: Of the models, given the first's answer.
+            quality: Of the models, given the first's answer, or each outcome of judging it.
 
         Raises:
             CheckpointError: The checkpoint can't judge these models' answers together.
         """
-        columns = np.array(self.columns(pool))
         prior = log_odds(quality, np.float32)
         outcomes = self._pair(pool[both[0]], pool[both[1]]).outcomes
-        return outcomes(prior, 0, prior[1], columns[models])
+        return outcomes.among(self.columns(pool))(prior, 0, prior[1], models)
 
     def read(self, answers: Sequence[ProbeAnswer]) -> AnswerInputs:
         """Return what is known of answers, as each judge takes it."""
@@ -191,12 +190,12 @@ class AnswerJudge:
         if np.isnan(quality).any() or not self.judges:
             prior = self._prior(self.spread(models, quality)).T.astype(np.float32)
             return JudgementModel(self, columns, prior[columns], prior.mean(axis=0))
-        known = log_odds(quality.T, np.float32)
+        known = log_odds(np.ascontiguousarray(quality.T), np.float32)
         level = next(iter(self.judges.values())).view.mean
         # Models beside the pool's are taken to depart from their level as the pool's do on average.
-        departure = (known - level[columns, None]).mean(axis=0)
-        others = np.delete(level, columns)
-        total = known.sum(axis=0) + others.sum() + len(others) * departure
+        sum_of_pool, others = known.sum(axis=0), np.delete(level, columns)
+        departure = (sum_of_pool - level[columns].sum()) / np.float32(len(columns))
+        total = sum_of_pool + others.sum() + len(others) * departure
         return JudgementModel(self, columns, known, total / np.float32(len(self.models)))
 
     def columns(self, models: Sequence[str]) -> list[int]:
@@ -285,11 +284,11 @@ class JudgementModel:
         Raises:
             CheckpointError: The checkpoint can't judge this probe's answers.
         """
-        columns = np.array(self.columns)
-        judge = self.judge.of(self.judge.models[columns[probe]])
-        jobs = np.arange(self.prior.shape[1])
-        rows = self.prior[models, jobs] if models.ndim > 1 else self.prior[models]
-        return judge.outcomes(rows, 0, self.mean, columns[models])
+        judge = self.judge.of(self.judge.models[self.columns[probe]])
+        jobs = self.prior.shape[1]
+        each = models * jobs + np.arange(jobs) if models.ndim > 1 else None
+        rows = self.prior[models] if each is None else self.prior.ravel().take(each)
+        return judge.outcomes.among(self.columns)(rows, 0, self.mean, models)
 
 
 def features_of_answer(answer: ProbeAnswer) -> Float32[np.ndarray, " features"]:

@@ -5,7 +5,7 @@ and the other models' with it. Chances and estimates of each are fitted to held-
 to what came of them, not to what the judge claims: their mean is the estimate before.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,10 +27,13 @@ _ODDS = (-40.0, 40.0)
 
 @dataclass(frozen=True, slots=True)
 class ExpectedJudgements:
-    """What judging may bring for each job; in memory the jobs lie last."""
+    """What judging may bring for each job, after each of its earlier outcomes where it has some.
 
-    chance: Float32[np.ndarray, "jobs outcomes"]
-    quality: Float32[np.ndarray, "jobs outcomes models"]
+    In memory the jobs lie last.
+    """
+
+    chance: Float32[np.ndarray, "jobs *earlier outcomes"]
+    quality: Float32[np.ndarray, "jobs *earlier outcomes models"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,9 @@ class OutcomeModel:
 
     def __call__(
         self,
-        prior: Float32[np.ndarray, "models jobs"],
+        prior: Float32[np.ndarray, "models *earlier jobs"],
         probe: int,
-        mean: Float32[np.ndarray, " jobs"],
+        mean: Float32[np.ndarray, "*earlier jobs"],
         models: Int[np.ndarray, " models"] | Int[np.ndarray, "models jobs"] | None = None,
     ) -> ExpectedJudgements:
         """Return chances of the outcomes, and the quality that each would show.
@@ -91,15 +94,22 @@ class OutcomeModel:
             models: Columns of the rows, or of each job its own; None = all, in order.
         """
         columns = np.arange(self.shift.shape[1]) if models is None else models
-        chance = _chances(np.einsum("io,ij->oj", self.weight, _inputs(prior[probe], mean)))
+        chance = _chances(np.einsum("io,i...->o...", self.weight, _inputs(prior[probe], mean)))
         start = _compensated(prior, self.shift, chance, columns)
+        # Models x outcomes, and jobs where each has its own models.
         factor = np.exp(self.shift).take(columns, axis=1).swapaxes(0, 1)
-        factor = factor if columns.ndim > 1 else factor[:, :, None]
-        wrong = np.exp(np.clip(start, *_ODDS))[:, None, :] * factor
+        factor = factor.reshape(*factor.shape[:2], *[1] * (prior.ndim - 2), -1)
+        right = np.exp(np.clip(start, *_ODDS))
+        wrong = np.empty((len(prior), *chance.shape), np.float32)
+        np.multiply(right[:, None], factor, out=wrong)
         wrong += 1
         np.reciprocal(wrong, out=wrong)
         quality = _keep_mean(wrong, chance, 1 / (1 + np.exp(np.clip(prior, *_ODDS))))
         return ExpectedJudgements(chance.T, quality.T)
+
+    def among(self, columns: Sequence[int]) -> "OutcomeModel":
+        """Return the same outcomes with the shifts of some models."""
+        return OutcomeModel(self.weight, self.shift[:, list(columns)])
 
     def extended(self, count: int, others: Bool[np.ndarray, " models"]) -> "OutcomeModel":
         """Return the outcomes of so many models; new ones are moved as the others are on average.
@@ -138,33 +148,41 @@ def _outcomes(shift: Float[np.ndarray, "rows models"], probe: int) -> Int64[np.n
 
 
 def _compensated(
-    prior: Float32[np.ndarray, "models jobs"],
+    prior: Float32[np.ndarray, "models *earlier jobs"],
     shift: Float32[np.ndarray, "outcomes columns"],
-    chance: Float32[np.ndarray, "outcomes jobs"],
+    chance: Float32[np.ndarray, "outcomes *earlier jobs"],
     columns: Int[np.ndarray, "models *jobs"],
-) -> Float32[np.ndarray, "models jobs"]:
+) -> Float32[np.ndarray, "models *earlier jobs"]:
     """Return log-odds which, after the outcomes' shifts, mean about the estimate before.
 
     The mean of a sigmoid over a normal distribution is about a sigmoid of smaller slope (MacKay,
     The evidence framework applied to classification networks, Neural Computation 4, 1992).
     """
     # BLAS would start threads for such thin matrices, which wait for each other.
-    mean = np.einsum("km,kj->mj", shift, chance)
-    variance = np.einsum("km,kj->mj", shift**2, chance) - mean**2
-    slope = np.sqrt(1 + np.float32(np.pi / 8) * np.maximum(variance, 0))
-    if columns.ndim > 1:
-        each = columns * columns.shape[1] + np.arange(columns.shape[1])
-        mean, slope = mean.ravel().take(each), slope.ravel().take(each)
+    if columns.ndim == 1:
+        mean, square = (_mean_shifts(part[:, columns], chance) for part in (shift, shift**2))
+    elif chance.ndim > columns.ndim:
+        moved = shift.take(columns, axis=1)
+        mean, square = (np.einsum("kmj,k...j->m...j", part, chance) for part in (moved, moved**2))
     else:
-        mean, slope = mean[columns], slope[columns]
-    return np.asarray(prior * slope - mean)
+        each = columns * columns.shape[1] + np.arange(columns.shape[1])
+        mean, square = (_mean_shifts(part, chance).ravel().take(each) for part in (shift, shift**2))
+    variance = np.maximum(square - mean**2, 0)
+    return np.asarray(prior * np.sqrt(1 + np.float32(np.pi / 8) * variance) - mean)
+
+
+def _mean_shifts(
+    shift: Float32[np.ndarray, "outcomes columns"],
+    chance: Float32[np.ndarray, "outcomes *earlier jobs"],
+) -> Float32[np.ndarray, "columns *earlier jobs"]:
+    return np.asarray(np.einsum("km,k...->m...", shift, chance))
 
 
 def _keep_mean(
-    wrong: Float32[np.ndarray, "models outcomes jobs"],
-    chance: Float32[np.ndarray, "outcomes jobs"],
-    before: Float32[np.ndarray, "models jobs"],
-) -> Float32[np.ndarray, "models outcomes jobs"]:
+    wrong: Float32[np.ndarray, "models outcomes *earlier jobs"],
+    chance: Float32[np.ndarray, "outcomes *earlier jobs"],
+    before: Float32[np.ndarray, "models *earlier jobs"],
+) -> Float32[np.ndarray, "models outcomes *earlier jobs"]:
     """Return the chances of being right in each outcome, whose mean is the estimate before.
 
     Args:
@@ -172,23 +190,24 @@ def _keep_mean(
         chance: Of the outcomes.
         before: Chance of being wrong from the prompt alone.
     """
-    mean = np.einsum("kj,mkj->mj", chance, wrong)
+    mean = np.einsum("k...,mk...->m...", chance, wrong)
     fewer = before / mean
     more = (1 - before) / np.maximum(1 - mean, np.float32(_TINY))
-    high = mean > before
-    wrong *= -np.where(high, fewer, more)[:, None, :]
-    wrong += np.where(high, np.float32(1), more)[:, None, :]
+    # One of the two is below 1: what is too likely is scaled down. Selecting it by np.where takes
+    # several times as long.
+    wrong *= -np.minimum(fewer, more)[:, None]
+    wrong += np.minimum(more, np.float32(1))[:, None]
     return wrong
 
 
 def _inputs(
-    own: Float[np.ndarray, " jobs"], mean: Float[np.ndarray, " jobs"]
-) -> Float[np.ndarray, "inputs jobs"]:
+    own: Float[np.ndarray, "*jobs"], mean: Float[np.ndarray, "*jobs"]
+) -> Float[np.ndarray, "inputs *jobs"]:
     """Return what chances depend on: log-odds of the probe, and their mean over the models."""
     return np.stack([np.ones_like(own), own, mean - own, own**2 / 4])
 
 
-def _chances(value: Float[np.ndarray, "outcomes jobs"]) -> Float[np.ndarray, "outcomes jobs"]:
+def _chances(value: Float[np.ndarray, "outcomes *jobs"]) -> Float[np.ndarray, "outcomes *jobs"]:
     raised = np.exp(value - value.max(axis=0))
     raised /= raised.sum(axis=0)
     return np.asarray(raised)

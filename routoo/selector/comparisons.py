@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int8
+from jaxtyping import Bool, Float, Float32, Int
 
-NEVER = 1e30
-"""Charge of a call that may not be made."""
+from routoo.selector.values import NEVER, charged, largest
+
 _PROBE, _SECOND, _THIRD = range(3)
 """Places in the order of models; all others after these may be asked third."""
 
@@ -25,25 +25,28 @@ _PROBE, _SECOND, _THIRD = range(3)
 class Judgements(Protocol):
     """What judging an answer may show, before there is one: a few outcomes for each job.
 
+    Of a second answer there are a few outcomes after each one of the first answer's.
     They are read with the jobs last; arrays that lie so in memory are not copied.
     """
 
     @property
-    def chance(self) -> Float32[np.ndarray, "jobs outcomes"]:
+    def chance(self) -> Float32[np.ndarray, "jobs *earlier outcomes"]:
         """Probability of each outcome."""
         ...
 
     @property
-    def quality(self) -> Float32[np.ndarray, "jobs outcomes models"]:
+    def quality(self) -> Float32[np.ndarray, "jobs *earlier outcomes models"]:
         """Quality of each model that the outcome shows; its mean is the quality before."""
         ...
 
 
 Columns = Int[np.ndarray, " models"] | Int[np.ndarray, "models jobs"]
 """Columns of models, the same for all jobs or of each job its own."""
-ExpectAgreement = Callable[[int, int, Columns, Float32[np.ndarray, "models jobs"]], Judgements]
+ExpectAgreement = Callable[
+    [int, int, Columns, Float32[np.ndarray, "models outcomes jobs"]], Judgements
+]
 """Takes the columns of a probe, of a second model, and of the models whose quality is wanted, these
-two first, with the qualities that the probe's answer shows of them."""
+two first, with the qualities that each outcome of the probe's answer shows of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +77,8 @@ class Comparison:
     cost_usd: Float[np.ndarray, "models jobs"]
     follow: Bool[np.ndarray, "models jobs"]
     """Models that may be asked after the probe."""
-    answered: Float32[np.ndarray, "models #jobs"]
-    """Share of jobs that each model answers; what was there is kept in the others."""
+    answered: Float32[np.ndarray, "models #jobs"] | None = None
+    """Share of jobs that each model answers, what was there being kept in the others; None = 1."""
 
     @property
     def column(self) -> int:
@@ -91,7 +94,9 @@ class Comparison:
             self.quality.take(some, axis=3),
             self.cost_usd.take(some, axis=1),
             self.follow.take(some, axis=1),
-            self.answered if self.answered.shape[1] == 1 else self.answered.take(some, axis=1),
+            None
+            if self.answered is None
+            else np.broadcast_to(self.answered, self.cost_usd.shape).take(some, axis=1),
         )
 
     def at_price(
@@ -105,33 +110,47 @@ class Comparison:
             kept: Quality of the probe's answer.
             price: Quality that a dollar must buy.
         """
-        best = np.maximum(self.quality[_PROBE], self.quality[_SECOND])
-        better_one, pick = best.copy(), np.zeros(best.shape, np.int8)
-        charge = np.where(self.follow, self.cost_usd * price, NEVER).astype(np.float32)
-        for model in range(_THIRD, len(self.quality)):
-            asked = self.answered[model] * (self.quality[model] - better_one)
-            value = better_one + asked - charge[model]
-            np.copyto(pick, model, where=value > best)
-            np.maximum(best, value, out=best)
-        brought = np.einsum("koj,koj->oj", self.chance, best)
-        value = kept + self.answered[_SECOND] * (brought - kept) - charge[_SECOND]
-        worth = np.where(self.allowed, value, np.float32(-NEVER)).astype(np.float32)
-        return ValuedComparison(self, worth, pick)
+        charge = charged(self.cost_usd, self.follow, price)
+        options = np.empty((len(self.quality) - _SECOND, *self.quality.shape[1:]), np.float32)
+        better_one = np.maximum(self.quality[_PROBE], self.quality[_SECOND], out=options[0])
+        for option, model in zip(options[1:], range(_THIRD, len(self.quality)), strict=True):
+            if self.answered is None:
+                np.subtract(self.quality[model], charge[model], out=option)
+            else:
+                np.subtract(self.quality[model], better_one, out=option)
+                np.multiply(option, self.answered[model], out=option)
+                np.add(option, better_one - charge[model], out=option)
+        value = np.einsum("koj,koj->oj", self.chance, options.max(axis=0))
+        if self.answered is not None:
+            value = kept + self.answered[_SECOND] * (value - kept)
+        value -= charge[_SECOND]
+        value -= np.multiply(~self.allowed, np.float32(NEVER))
+        return ValuedComparison(self, value, options)
 
 
 @dataclass(frozen=True, slots=True)
 class ValuedComparison:
-    """What asking a second model is worth at a price, and what is done once it has answered."""
+    """What asking a second model is worth at a price, and what may be done once it has answered."""
 
     of: Comparison
     value: Float32[np.ndarray, "outcomes jobs"]
     """Quality less the price of all further calls."""
-    pick: Int8[np.ndarray, "seconds outcomes jobs"]
-    """Place of the third model in the order; 0 where one of the two answers is kept."""
+    options: Float32[np.ndarray, "options seconds outcomes jobs"]
+    """The same once it has answered: of keeping the better answer, then of asking each third.
+
+    Changed by the first use.
+    """
 
     def where(self, share: Float32[np.ndarray, "outcomes jobs"]) -> "ComparedCalls":
         """Return the calls of the outcomes in which it is asked, given their probabilities."""
-        return ComparedCalls(self.of, share, self.pick)
+        pick, _ = largest(self.options)
+        asked = share if self.of.answered is None else share * self.of.answered[_SECOND]
+        thirds = [
+            (np.multiply(self.of.chance, pick == option).sum(axis=0) * asked).sum(axis=0)
+            for option in range(1, len(self.options))
+        ]
+        shape = len(thirds), share.shape[1]
+        return ComparedCalls(self.of, share, np.asarray(thirds, np.float32).reshape(shape))
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +160,8 @@ class ComparedCalls:
     of: Comparison
     share: Float32[np.ndarray, "outcomes jobs"]
     """Probability that the outcome comes up and the second model is asked."""
-    pick: Int8[np.ndarray, "seconds outcomes jobs"]
+    thirds: Float32[np.ndarray, "thirds jobs"]
+    """Probability that each of the models that may be asked third is."""
 
     @property
     def asked(self) -> Float32[np.ndarray, " jobs"]:
@@ -150,12 +170,7 @@ class ComparedCalls:
 
     def third(self, model: int) -> Float32[np.ndarray, " jobs"]:
         """Return the probability that a model is asked third, by its column."""
-        found = np.zeros(self.share.shape[1], np.float32)
-        for place in range(_THIRD, len(self.of.order)):
-            named = self.of.order[place] == model
-            if named.any():
-                found += np.where(named, self._third_at(place), np.float32(0))
-        return found
+        return np.asarray((self.thirds * (self.of.order[_THIRD:] == model)).sum(axis=0))
 
     def expected(self, per_call: Float[np.ndarray, "models jobs"]) -> Float[np.ndarray, " jobs"]:
         """Return what these calls are expected to take of something, given what each call takes.
@@ -163,12 +178,5 @@ class ComparedCalls:
         Args:
             per_call: Of the models in the comparison's order.
         """
-        taken = self.asked * per_call[_SECOND]
-        for place in range(_THIRD, len(self.of.order)):
-            taken = taken + self._third_at(place) * per_call[place]
-        return np.asarray(taken)
-
-    def _third_at(self, place: int) -> Float32[np.ndarray, " jobs"]:
-        """Return the probability that the model at a place of the order is asked third."""
-        after = np.einsum("koj,koj->oj", self.of.chance, self.pick == place)
-        return np.asarray((after * self.share).sum(axis=0) * self.of.answered[_SECOND])
+        later = np.einsum("mj,mj->j", self.thirds, per_call[_THIRD:])
+        return np.asarray(self.asked * per_call[_SECOND] + later)

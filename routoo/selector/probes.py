@@ -19,25 +19,29 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from statistics import median
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Int16
 
+from routoo.selector.probe_model import ProbeModel
 from routoo.selector.problem import OptionTable, Problem
-from routoo.selector.second_calls import ProbeModel, SecondCalls
+from routoo.selector.second_calls import ProbeOutcomes
 from routoo.selector.solvers import solve
 from routoo.selector.solvers.lagrangian.hull import climb
 from routoo.selector.solvers.lagrangian.price_path import sweep
 
 BLOCK_JOBS = 8192
 """Jobs whose judgements are in memory at once."""
+BLOCK_COMPARED_JOBS = 2048
+"""The same where second answers are compared, of which many outcomes are looked at."""
 SAMPLE_JOBS = 4096
-COMPARED_SAMPLE_JOBS = 1024
-"""Jobs that say which second answers are worth comparing, which takes long for each."""
+FIRST_SAMPLE_JOBS = 1024
+"""Jobs that say which probes and second answers are worth it at any price, which takes long."""
 SAMPLE_SEED = 20_261_126
 """The same problem always has the same options."""
 GRID_PRICES = 12
-"""Prices over the whole range, between which a sample looks for the shadow price."""
+"""Prices over the whole range, near which the shadow price is looked for."""
 WIDE = (1.5, 1.0, 1 / 1.5)
 """The policies of a probe: for the shadow price that the sample has, and for prices near it."""
 MANY_JOBS = 50_000
@@ -72,7 +76,7 @@ class Policies:
     @property
     def rivals_at(self) -> float | None:
         """Price at which a probe's few rivals are picked; None = all models are its rivals."""
-        return None if self.own is None else float(np.median(self.prices))
+        return None if self.own is None else median(self.prices)
 
     @property
     def probes(self) -> tuple[int, ...]:
@@ -122,12 +126,11 @@ def with_policies(problem: Problem, known: ProbeModel) -> tuple[Problem, Policie
     probes, seconds, price = _worthwhile(problem, known)
     if not probes:
         return problem, Policies(models)
-    if problem.jobs <= MANY_JOBS or problem.capacities:
-        policies = _policies(models, probes, [price * near for near in WIDE], seconds)
-    else:
-        policies = _policies(models, probes, [price * near for near in NEAR], seconds)
-        own = np.full(problem.jobs, policies.probe[0], np.int16)
-        policies = replace(policies, own=own)
+    many = problem.jobs > MANY_JOBS and not problem.capacities
+    prices = [price * near for near in (NEAR if many else WIDE)]
+    policies = _policies(models, probes, prices, seconds)
+    if many:
+        policies = replace(policies, own=np.full(problem.jobs, policies.probe[0], np.int16))
     return extended(problem, known, policies), policies
 
 
@@ -152,12 +155,10 @@ def _policies(
 def extended(problem: Problem, known: ProbeModel, policies: Policies) -> Problem:
     """Return a problem with given policies as further columns."""
     shape = (problem.jobs, problem.options + policies.columns)
-    quality = np.zeros(shape, np.float32)
-    cost = np.zeros(shape, problem.cost_usd.dtype)
-    allowed = np.zeros(shape, np.bool_)
+    quality = np.empty(shape, np.float32)
+    cost = np.empty(shape, problem.cost_usd.dtype)
+    allowed = np.empty(shape, np.bool_)
     old = slice(0, problem.options)
-    quality[:, old], cost[:, old] = problem.quality, problem.cost_usd
-    allowed[:, old] = True if problem.allowed is None else problem.allowed
     uses = [np.zeros(shape, np.float32) for _ in problem.capacities]
     for use, item in zip(uses, problem.capacities, strict=True):
         columns = list(item.options)
@@ -166,21 +167,24 @@ def extended(problem: Problem, known: ProbeModel, policies: Policies) -> Problem
     known = known.with_seconds(policies.seconds)
     own = np.empty(problem.jobs, np.int16) if policies.own is None else policies.own
 
+    compares = known.comparisons is not None and any(policies.seconds.values())
+    block = BLOCK_COMPARED_JOBS if compares else BLOCK_JOBS
+
     def fill(start: int) -> None:
-        rows = slice(start, min(start + BLOCK_JOBS, problem.jobs))
+        rows = slice(start, min(start + block, problem.jobs))
+        quality[rows, old], cost[rows, old] = problem.quality[rows], problem.cost_usd[rows]
+        allowed[rows, old] = True if problem.allowed is None else problem.allowed[rows]
         table = _Columns(
             quality[rows], cost[rows], allowed[rows], [use[rows] for use in uses], own[rows]
         )
         filled = _fill if policies.own is None else _fill_best
         filled(table, policies, known, np.arange(rows.start, rows.stop))
 
-    starts = range(0, problem.jobs, BLOCK_JOBS)
+    starts = range(0, problem.jobs, block)
     with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
         list(threads.map(fill, starts))
-    capacities = tuple(
-        replace(item, options=tuple(range(shape[1])), use=use)
-        for item, use in zip(problem.capacities, uses, strict=True)
-    )
+    every, limits = tuple(range(shape[1])), zip(problem.capacities, uses, strict=True)
+    capacities = tuple(replace(item, options=every, use=use) for item, use in limits)
     return replace(problem, quality=quality, cost_usd=cost, allowed=allowed, capacities=capacities)
 
 
@@ -204,46 +208,93 @@ def _fill(
         outcomes = expected.outcomes(probe)
         for at, price in enumerate(policies.price):
             if policies.probe[at] == probe:
-                second = outcomes.at_price(price)
-                _fill_policy(table, known, (slice(None), jobs), second, policies.models + at)
+                _write(
+                    table, policies.models + at, [[_policy(table, known, outcomes, price, jobs)]]
+                )
 
 
 def _fill_best(
     table: _Columns, policies: Policies, known: ProbeModel, jobs: Int[np.ndarray, " rows"]
 ) -> None:
     """Fill in each job's best probe between the prices, and note which it is."""
-    own, price = table.own, float(np.median(policies.prices))
+    price = median(policies.prices)
     expected, best = known.of_jobs(jobs), np.full(len(jobs), -np.inf)
     found = {}
+    table.own[:] = policies.probe[0]
     for probe in policies.probes:
         found[probe] = expected.outcomes(probe, price)
         worth = found[probe].worth(price, known.served(probe))
-        better = table.allowed[:, probe] & (worth > best)
-        own[better], best[better] = probe, worth[better]
+        worth[~table.allowed[:, probe]] = -np.inf
+        table.own[:] += (probe - table.own) * (worth > best)
+        np.maximum(best, worth, out=best)
+    parts = []
     for probe, outcomes in found.items():
-        rows = np.flatnonzero(own == probe)
-        part = outcomes.rows(rows)
-        for at, one in enumerate(policies.prices):
-            _fill_policy(table, known, (rows, jobs[rows]), part.at_price(one), policies.models + at)
+        rows = np.flatnonzero(table.own == probe)
+        if len(rows):
+            parts.append((rows, outcomes.rows(rows)))
+    filled = [
+        [_policy(table, known, part, one, jobs[rows], rows) for rows, part in parts]
+        for one in policies.prices
+    ]
+    _write(table, policies.models, filled)
 
 
-def _fill_policy(
+@dataclass(frozen=True, slots=True)
+class _Policy:
+    """A policy of some rows of a table."""
+
+    rows: Int[np.ndarray, " some"] | slice
+    quality: Float32[np.ndarray, " some"]
+    cost_usd: Float[np.ndarray, " some"]
+    """Of all calls but the probe's own."""
+    escalates: Bool[np.ndarray, " some"]
+    probe: int
+    uses: list[Float[np.ndarray, " some"]]
+    """Of each capacity, of all calls but the probe's own."""
+
+
+def _policy(
     table: _Columns,
     known: ProbeModel,
-    jobs: tuple[Int[np.ndarray, " some"] | slice, Int[np.ndarray, " some"]],
-    second: SecondCalls,
-    column: int,
-) -> None:
-    """Fill in a policy of some jobs, given as rows of the table and as rows of what is known."""
-    probe, rows = int(second.models[0, 0]), jobs[0]
-    weight = 1.0 if known.weight is None else known.weight[jobs[1]]
-    table.quality[rows, column] = second.quality * weight * known.served(probe)
-    table.cost[rows, column] = table.cost[rows, probe] + second.cost_usd
-    escalates = second.accepted < 1 - LEAST_ESCALATION
-    table.allowed[rows, column] = table.allowed[rows, probe] & escalates
-    for use in table.uses:
-        models = use[rows, : known.quality.shape[1]]
-        use[rows, column] = models[:, probe] + second.expected(models)
+    outcomes: ProbeOutcomes,
+    price: float,
+    jobs: Int[np.ndarray, " some"],
+    rows: Int[np.ndarray, " some"] | slice = slice(None),
+) -> _Policy:
+    """Return a policy of some jobs, given as rows of the table and as rows of what is known."""
+    second = outcomes.at_price(price)
+    probe = int(second.models[0, 0])
+    weight = np.float32(1) if known.weight is None else known.weight[jobs]
+    models = known.quality.shape[1]
+    return _Policy(
+        rows,
+        second.quality * weight * np.float32(known.served(probe)),
+        second.cost_usd,
+        second.accepted < 1 - LEAST_ESCALATION,
+        probe,
+        [second.expected(use[rows, :models]) for use in table.uses],
+    )
+
+
+def _write(table: _Columns, column: int, policies: Sequence[Sequence[_Policy]]) -> None:
+    """Write columns from one on: of each the policies of different rows."""
+    shape, last = (len(policies), len(table.own)), column + len(policies)
+    quality, first = np.zeros(shape, np.float32), np.zeros(shape, np.intp)
+    cost, escalates = np.zeros(shape, table.cost.dtype), np.zeros(shape, np.bool_)
+    uses = np.zeros((len(table.uses), *shape), np.float32)
+    for at, parts in enumerate(policies):
+        for part in parts:
+            rows = part.rows
+            quality[at, rows], cost[at, rows] = part.quality, part.cost_usd
+            first[at, rows], escalates[at, rows] = part.probe, part.escalates
+            for use, taken in zip(uses, part.uses, strict=True):
+                use[at, rows] = taken
+    each = np.arange(shape[1]) * table.quality.shape[1] + first
+    table.quality[:, column:last] = quality.T
+    table.cost[:, column:last] = (cost + table.cost.reshape(-1).take(each)).T
+    table.allowed[:, column:last] = (escalates & table.allowed.reshape(-1).take(each)).T
+    for whole, use in zip(table.uses, uses, strict=True):
+        whole[:, column:last] = (use + whole.reshape(-1).take(each)).T
 
 
 def _worthwhile(
@@ -251,26 +302,34 @@ def _worthwhile(
 ) -> tuple[tuple[int, ...], dict[int, tuple[int, ...]], float]:
     """Return the probes that a sample of the jobs takes, each with its second models, and a price.
 
-    The price is the sample's shadow price.
+    The price is the sample's shadow price. It is first looked for over the whole range without
+    second answers, since they take long, then near what was found, twice.
     """
     seconds = {} if known.comparisons is None else dict(known.comparisons.seconds)
-    sample, some = _sampled(problem, known, COMPARED_SAMPLE_JOBS if seconds else SAMPLE_JOBS)
+    sample, some = _sampled(problem, known, FIRST_SAMPLE_JOBS)
     prices = _price_range(sample)
     if not known.probes or not prices:
         return (), {}, 0.0
-    probes, price = known.probes, 0.0
-    for near in (prices, None, None):
-        tried = near or [price * factor for factor in WIDE]
-        policies = _policies(sample.options, probes, tried, seconds)
-        solution = solve(extended(sample, some, policies), allow_partial=True)
-        price = max(solution.shadow_price_per_usd, sample.floor_price_per_usd) or prices[-1]
-        probes = _taken(policies, solution.choice)
+    price, _, probes = _solved(sample, some, _policies(sample.options, known.probes, prices, {}))
+    probes = known.probes if seconds else probes
+    for most_jobs in (FIRST_SAMPLE_JOBS if seconds else SAMPLE_JOBS, SAMPLE_JOBS):
         if not probes:
             return (), {}, 0.0
-        seconds = _compared(some, policies, solution.choice)
-        if near is not None:
-            sample, some = _sampled(problem, known, SAMPLE_JOBS)
-    return probes, seconds, price
+        sample, some = _sampled(problem, known, most_jobs)
+        near = [(price or prices[-1]) * factor for factor in WIDE]
+        policies = _policies(sample.options, probes, near, seconds)
+        price, choice, probes = _solved(sample, some, policies)
+        seconds = _compared(some, policies, choice)
+    return probes, seconds, price or prices[-1]
+
+
+def _solved(
+    problem: Problem, known: ProbeModel, policies: Policies
+) -> tuple[float, Int[np.ndarray, " jobs"], tuple[int, ...]]:
+    """Return the shadow price with given policies as options, the choice, and the probes in it."""
+    solution = solve(extended(problem, known, policies), allow_partial=True)
+    price = max(solution.shadow_price_per_usd, problem.floor_price_per_usd)
+    return price, solution.choice, _taken(policies, solution.choice)
 
 
 def _compared(

@@ -33,9 +33,10 @@ from routoo.predictor.checkpoint import write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.manifest import Manifest
 from routoo.selector.comparisons import Comparisons
+from routoo.selector.probe_model import ProbeModel
 from routoo.selector.probes import Policies, with_policies
 from routoo.selector.problem import Problem
-from routoo.selector.second_calls import ProbeModel, SecondCalls, second_calls
+from routoo.selector.second_calls import SecondCalls, second_calls
 from routoo.selector.solvers import solve
 from routoo.store import assignments, batches, jobs, judges, predictions, shards
 from routoo.store.database import Database

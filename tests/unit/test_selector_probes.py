@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from routoo.selector import Capacity, Problem, solve
 from routoo.selector.comparisons import Comparisons
+from routoo.selector.probe_model import ProbeModel
 from routoo.selector.probes import (
     MANY_JOBS,
     NEAR,
@@ -19,7 +20,8 @@ from routoo.selector.probes import (
     extended,
     with_policies,
 )
-from routoo.selector.second_calls import ProbeModel, second_calls
+from routoo.selector.second_calls import second_calls
+from routoo.selector.values import largest
 
 MODELS = 4
 
@@ -211,11 +213,11 @@ def agreement_of(strength: float) -> Comparisons:
     """Return a second model whose answer agrees as often as the probe's is good, or tells less."""
 
     def expect(_probe: int, _second: int, _models: Any, quality: Any) -> Outcomes:
-        own = quality[0]
-        chance = np.stack([own, 1 - own], axis=1).astype(np.float32)
-        shown = np.repeat(quality.T[:, None, :], 2, axis=1).astype(np.float32)
+        own = quality[0].T  # jobs x outcomes
+        chance = np.stack([own, 1 - own], axis=-1).astype(np.float32)
+        shown = np.repeat(quality.T[:, :, None, :], 2, axis=2).astype(np.float32)
         for outcome, better in enumerate((1 - own, -own)):
-            shown[:, outcome, 0] += strength * better
+            shown[:, :, outcome, 0] += strength * better
         return Outcomes(chance, shown)
 
     def may(jobs: Any, _probe: int, _second: int) -> Any:
@@ -267,3 +269,62 @@ def test_many_jobs_compare_second_answers_too() -> None:
     wide = replace(policies, own=None)
     every = solve(extended(problem, known, wide))
     assert solve(more).quality >= every.bound * (1 - 1e-3)
+
+
+def plainly(
+    problem: Problem, known: ProbeModel, probes: tuple[int, ...], prices: tuple[float, float]
+) -> tuple[Any, Any]:
+    """Return what each job's best probe is worth at two prices, computed job after job.
+
+    Of the models that may be asked next, the two that look best between the prices count.
+    """
+    middle, found, first = sum(prices) / 2, [], []
+    for job in range(problem.jobs):
+        quality, cost = known.quality[job], known.cost_usd[job]
+        expect = known.judge(quality[None])
+        options = []
+        for probe in probes:
+            value = {one: quality[one] - middle * cost[one] for one in range(MODELS)}
+            rivals = sorted(set(range(MODELS)) - {probe}, key=lambda one: -value[one])[:2]
+            judged = expect(probe, np.array([probe, *rivals]))
+            charge = np.array([0, *cost[rivals]])
+            worth = [
+                sum(
+                    chance * max(shown - price * charge)
+                    for chance, shown in zip(judged.chance[0], judged.quality[0], strict=True)
+                )
+                - price * cost[probe]
+                for price in (middle, *prices)
+            ]
+            options.append((worth[0], probe, worth[1:]))
+        best = max(options, key=lambda option: option[0])
+        first.append(best[1])
+        found.append(best[2])
+    return np.array(first), np.array(found)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.floats(10, 1e5))
+def test_many_jobs_at_once_are_worth_what_each_is_by_itself(seed: int, price: float) -> None:
+    problem = problem_of(25, seed=seed)
+    known, prices = known_of(problem), (price * NEAR[0], price * NEAR[1])
+    pairs = [(probe, one) for probe in (0, 1) for one in prices]
+    probes, each = zip(*pairs, strict=True)
+    policies = Policies(MODELS, probes, each, own=np.zeros(25, np.int16))
+    more = extended(problem, known, policies)
+    first, wanted = plainly(problem, known, (0, 1), prices)
+    worth = more.quality[:, MODELS:] - np.array(prices) * more.cost_usd[:, MODELS:]
+    assert policies.own is not None
+    same = policies.own == first  # of two probes that are worth the same, either counts
+    assert same.mean() > 0.9
+    assert np.allclose(worth[same], wanted[same], atol=2e-5, rtol=2e-5)
+    assert np.array_equal(more.quality[:, :MODELS], problem.quality)
+    assert np.array_equal(more.cost_usd[:, :MODELS], problem.cost_usd)
+
+
+@given(st.integers(1, 12), st.integers(0, 10_000))
+def test_the_largest_value_and_its_place_are_found(places: int, seed: int) -> None:
+    value = np.random.default_rng(seed).normal(size=(places, 3, 7)).astype(np.float32)
+    place, best = largest(value.copy())
+    assert np.array_equal(place, value.argmax(axis=0))
+    assert np.allclose(best, value.max(axis=0), rtol=1e-5)

@@ -113,6 +113,8 @@ class SecondCallLimits:
 
     def allow(self, jobs: Int[np.ndarray, " some"], probe: int) -> Bool[np.ndarray, "some models"]:
         """Return which second calls the jobs' caps cover beside the probe's, at worst."""
+        if not self.capped.any():
+            return np.ones((len(jobs), self.worst_usd.shape[1]), np.bool_)
         both = self.worst_usd[jobs] + self.worst_usd[jobs, probe][:, None]
         return np.asarray(~self.capped[jobs][:, None] | (both <= self.cap_usd[jobs][:, None]))
 

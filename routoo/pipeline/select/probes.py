@@ -17,6 +17,7 @@ from routoo.pipeline.select.experience import answered_shares
 from routoo.pipeline.select.judged_batch import JudgedBatch, PlanningJudge
 from routoo.pipeline.select.probed_jobs import ProbedJobs, joined, no_probed_jobs
 from routoo.selector.comparisons import Comparisons
+from routoo.selector.probe_model import ProbeModel
 from routoo.selector.probes import (
     Policies,
     extended,
@@ -25,7 +26,6 @@ from routoo.selector.probes import (
     with_policies,
 )
 from routoo.selector.problem import Problem
-from routoo.selector.second_calls import ProbeModel
 from routoo.store.batches.records import BatchRecord
 
 

@@ -14,8 +14,8 @@ from routoo.pipeline.select.judged_batch import JudgedBatch
 from routoo.pipeline.select.matrix import BatchMatrix
 from routoo.pipeline.select.probes import PosedProblem, probe_model
 from routoo.selector.confidence import lower_quality
+from routoo.selector.probe_model import ProbeModel
 from routoo.selector.problem import Capacity, Problem, match_model
-from routoo.selector.second_calls import ProbeModel
 from routoo.selector.solution import Solution, SolveStatus
 from routoo.selector.solvers import solve
 from routoo.store.batches.records import BatchRecord
