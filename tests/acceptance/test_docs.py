@@ -1,7 +1,4 @@
-"""The commands of the tutorial, typed one after the other as its reader would.
-
-The commands of all other pages are read, not run, by `.ci/check_docs.py`.
-"""
+"""The commands of some pages, typed one after the other as a reader would; others are parsed."""
 
 import importlib.util
 import json
@@ -9,7 +6,9 @@ import os
 import re
 import shutil
 import subprocess
+import textwrap
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -18,42 +17,63 @@ from tests.acceptance.batch import write_pool
 from tests.acceptance.stack import BIN, LocalStack
 from tests.fakes.openai_process import FakeServerProcess
 
+CHECK = REPOSITORY / ".ci" / "check_docs.py"
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
 BLOCK = re.compile(
-    r"(?:<!-- (?P<mark>.*?) -->\n)?^```sh\n(?P<body>.*?)^```", re.MULTILINE | re.DOTALL
+    r"(?:<!-- (?P<mark>.*?) -->\n)?^ *```sh\n(?P<body>.*?)^ *```", re.MULTILINE | re.DOTALL
 )
 
 
-def write_example(folder: Path, base_url: str) -> None:
-    """Write the example's files with a pool of the fake models, at prices of the same size."""
+PAGES_RUN = ("tutorial", "howto/own-endpoints", "howto/budget")
+"""Those whose commands are typed one after the other; they take what earlier ones made."""
+
+
+SLOW = "Think for long about"
+
+
+def write_inputs(folder: Path, base_url: str) -> None:
+    """Write what the pages take for given, with a pool of the fake models."""
     examples = folder / "examples"
     examples.mkdir()
     for name in ("demo.jsonl", "references.jsonl"):
         shutil.copy(REPOSITORY / "examples" / name, examples)
-    pool = json.loads(write_pool(examples / "pool.yaml", base_url).read_text())
+    pool = json.loads(write_pool(folder / "pool.yaml", base_url).read_text())
     for model, price in zip(pool["models"], ("0.01", "0.1"), strict=True):
         model["price_usd_per_mtok"] = {"prompt": price, "completion": price}
-    (examples / "pool.yaml").write_text(json.dumps(pool))
+    for path in (folder / "pool.yaml", examples / "pool.yaml"):
+        path.write_text(json.dumps(pool))
+    prompts = [{"prompt": f"{SLOW} {number}?"} for number in range(40)]
+    (folder / "prompts.jsonl").write_text("\n".join(map(json.dumps, prompts)))
 
 
-def test_the_tutorial_runs_from_top_to_bottom(stack: LocalStack, tmp_path: Path) -> None:
-    environ = stack.environ | {"PATH": f"{BIN}:{os.environ['PATH']}"}
-    page = (REPOSITORY / "docs" / "tutorial.md").read_text()
-    bodies = [found["body"] for found in BLOCK.finditer(page) if not found["mark"]]
-    with FakeServerProcess({"models": {"*": {}}}) as server:
-        write_example(tmp_path, server.base_url)
+def commands_of(page: str) -> str:
+    text = textwrap.dedent((REPOSITORY / "docs" / f"{page}.md").read_text())
+    blocks = [found for found in BLOCK.finditer(text) if not found["mark"]]
+    assert blocks, page
+    return "".join(textwrap.dedent(found["body"]) for found in blocks)
+
+
+def test_the_pages_commands_run_in_their_order(stack: LocalStack, tmp_path: Path) -> None:
+    # So that a batch can be paused, and cancelled, before it is over.
+    slow = {"kind": "slow_headers", "containing": SLOW, "delay_s": 1.5}
+    with FakeServerProcess({"models": {"*": {"faults": [slow]}}}) as server:
+        write_inputs(tmp_path, server.base_url)
         done = subprocess.run(
-            ["bash", "-eux", "-o", "pipefail", "-c", "".join(bodies)],
+            ["bash", "-eux", "-o", "pipefail", "-c", "".join(map(commands_of, PAGES_RUN))],
             cwd=tmp_path,
-            env=environ,
+            env=stack.environ
+            | {"PATH": f"{BIN}:{os.environ['PATH']}", "ROUTOO_POOL": str(tmp_path / "pool.yaml")},
             capture_output=True,
             text=True,
             check=False,
         )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(bodies) > 5
     assert "150 of 150 answered" in done.stderr + done.stdout
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 150
+
+
+def test_every_command_of_the_docs_can_be_typed_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert check_docs().main() == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
@@ -63,13 +83,16 @@ def test_a_block_that_is_not_run_says_why(page: Path) -> None:
         assert mark is None or re.fullmatch(r"not run: .{10,}", mark)
 
 
-def test_a_command_with_a_wrong_option_or_value_is_found(tmp_path: Path) -> None:
-    path = REPOSITORY / ".ci" / "check_docs.py"
-    spec = importlib.util.spec_from_file_location("check_docs", path)
+def check_docs() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("check_docs", CHECK)
     assert spec is not None
     assert spec.loader is not None
-    check_docs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(check_docs)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_command_with_a_wrong_option_or_value_is_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
         "```sh\n"
@@ -79,5 +102,5 @@ def test_a_command_with_a_wrong_option_or_value_is_found(tmp_path: Path) -> None
         "```\n"
         "`routoo-worker doctor --cal`, `routoo-worker doctor --call`\n"
     )
-    found = [problem.rpartition(": ")[2] for problem in check_docs.problems_of(page)]
+    found = [problem.rpartition(": ")[2] for problem in check_docs().problems_of(page)]
     assert len(found) == 4, found
