@@ -197,9 +197,11 @@ def _placements(
     }
     known = [facts[name] for name in pool.models]
     sizes = ("parameters_b", "completion_usd_per_mtok")
-    # A public score of another benchmark than the one that is routed.
+    # Public scores of other benchmarks than the one that is routed; without any, the price.
     others = [{k: v for k, v in one.items() if k not in {benchmark, *sizes}} for one in known]
-    kinds["scores"] = [references.place(one) for one in others]
+    kinds["scores"] = [
+        references.place(others[n] or _first(one, sizes[1:])) for n, one in enumerate(known)
+    ]
     kinds["size"] = [
         references.place(_first(one, ("parameters_b", "completion_usd_per_mtok"))) for one in known
     ]

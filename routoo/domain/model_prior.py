@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Self
@@ -18,6 +19,7 @@ REFERENCE_MODELS = "reference_models"
 BENCHMARKS = ("mmlu_redux", "mmlu_pro", "gsm8k", "math_level_5", "cruxeval", "bfcl")
 """Public benchmarks whose scores place a model."""
 
+_DATE = re.compile(r"-(20\d\d-\d\d-\d\d|20\d{6})$")
 Share = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 
 
@@ -76,8 +78,12 @@ def reference_models(folder: Path = GENERAL_CHECKPOINT) -> tuple[str, ...]:
 
 
 def find_reference(name: str, known: tuple[str, ...]) -> str | None:
-    """Return the reference model of a name, however it is written; None where there is none."""
-    by_name = {_folded(one): one for one in known}
+    """Return the reference model of a name, however it is written; None where there is none.
+
+    A name without a date is that of the latest one.
+    """
+    by_name = {_folded(_DATE.sub("", one)): one for one in sorted(known)}
+    by_name |= {_folded(one): one for one in known}
     return by_name.get(_folded(name))
 
 

@@ -365,27 +365,42 @@ async def ask_evenly(
         budget_usd: Most that the calls of all runs may cost together, in USD.
 
     Returns:
-        What failed, after retries.
-
-    Raises:
-        InputError: The budget does not cover one item.
+        What failed, after retries; what the budget did not cover is no failure.
     """
     failures: list[Failure] = []
     spent_before, asked, start = client.spent_usd, 0, 0
     while start < len(items):
-        each = collection.estimate(items[start : start + ROUND_ITEMS], models)
-        count = min(ROUND_ITEMS, len(items) - start)
-        if each.calls:
-            left = budget_usd - client.spent_usd
-            first = collection.estimate(items[start : start + 1], models).worst_usd
+        ahead = items[start : start + ROUND_ITEMS]
+        if collection.estimate(ahead, models).calls:
             spent = client.spent_usd - spent_before
-            mean_usd = spent / asked if asked else each.worst_usd / count
-            count = min(count, int((left - first) / mean_usd) + 1) if mean_usd else count
-            if left < first or count < 1:
+            mean_usd = spent / asked if asked else None
+            count = _affordable(collection, ahead, models, budget_usd - client.spent_usd, mean_usd)
+            if not count:
                 break
-        failures += await collection.run(items[start : start + count], models)
-        asked, start = asked + (count if each.calls else 0), start + count
-    return failures
+            ahead = ahead[:count]
+            asked += count
+        failures += await collection.run(ahead, models)
+        start += len(ahead)
+        if any(failure.code == BudgetExhaustedError.code for failure in failures):
+            break
+    return [failure for failure in failures if failure.code != BudgetExhaustedError.code]
+
+
+def _affordable(
+    collection: Collection,
+    items: Sequence[Item],
+    models: Sequence[CandidateModel],
+    left_usd: Decimal,
+    mean_usd: Decimal | None,
+) -> int:
+    """Return how many items can be asked: at their mean cost so far, the last one at its worst."""
+    worst_usd = max(collection.estimate([item], models).worst_usd for item in items)
+    if left_usd < worst_usd:
+        return 0
+    if mean_usd is None:
+        mean_usd = worst_usd
+    more = int((left_usd - worst_usd) / mean_usd) if mean_usd else len(items)
+    return min(len(items), 1 + more)
 
 
 def asking_order(items: Sequence[Item]) -> list[Item]:

@@ -67,6 +67,22 @@ async def test_a_batch_is_scored_by_what_was_in_use_when_it_was_submitted(
     assert loads == [Path("/checkpoints/first"), DEFAULT]
 
 
+async def test_a_pool_that_it_can_not_cover_is_scored_by_the_general_checkpoint(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(path: Path) -> ScoringCheckpoint:
+        general: Any = SimpleNamespace(name="placed")
+        covers = general if path == Path("/general") else None
+        named: Any = SimpleNamespace(name=path.name, covering=lambda _models: covers)
+        return ScoringCheckpoint(path.name, named)
+
+    monkeypatch.setattr(score, "_load", load)
+    used = PredictorCache(db, DEFAULT, Path("/general"))
+    assert await scored_by(used, await submitted(db)) == "placed"
+    await promote(db, "first")
+    assert await scored_by(used, await submitted(db)) == "placed"
+
+
 async def test_a_rollback_takes_effect_with_the_next_batch(db: Database, loads: list[Path]) -> None:
     used = PredictorCache(db, DEFAULT)
     for name in ("first", "second", "third"):

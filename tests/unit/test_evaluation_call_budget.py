@@ -25,7 +25,13 @@ from routoo.errors import (
     RequestRejectedError,
 )
 from routoo.evaluation.answer_log import AnswerLog
-from routoo.evaluation.collect import BudgetedClient, Collection, RequestForm
+from routoo.evaluation.collect import (
+    BudgetedClient,
+    Collection,
+    RequestForm,
+    SpendingLog,
+    ask_evenly,
+)
 from routoo.evaluation.item_grading import check_referenced
 from tests.fakes.permit import OpenPermit
 
@@ -156,6 +162,40 @@ def test_a_collection_says_what_it_will_cost_and_what_it_did_not_ask(tmp_path: P
 
     asyncio.run(run())
     assert endpoints.billed_usd <= Decimal("0.04")
+
+
+def test_a_short_budget_asks_all_models_the_same_items_and_counts_what_a_kill_left_open(
+    tmp_path: Path,
+) -> None:
+    items = [Item(f"q{n}", "Why?", answer="4", max_tokens=10) for n in range(200)]
+    models = [MODEL, MODEL.model_copy(update={"name": "dear", "max_completion_tokens": 9})]
+    endpoints, budget_usd = Endpoints([]), Decimal("0.5")
+
+    async def run(spending: SpendingLog) -> dict[str, int]:
+        client = BudgetedClient(endpoints, budget_usd, spending)
+        with AnswerLog(tmp_path / "log") as log:
+            collection = Collection(client, log, RequestForm())
+            assert await ask_evenly(collection, client, items, models, budget_usd) == []
+            answered = [
+                (item, model)
+                for item in items
+                for model in models
+                if collection.answered(item, model)
+            ]
+        assert client.spent_usd <= budget_usd
+        return {one.name: sum(model is one for _, model in answered) for one in models}
+
+    spending = SpendingLog(tmp_path / "spending")
+    spending.reserve(Decimal("0.1"))  # in flight when its process was killed
+    spending.close()
+    counts = asyncio.run(run(again := SpendingLog(tmp_path / "spending")))
+    again.close()
+    assert endpoints.billed_usd <= Decimal("0.4")
+    assert abs(counts[MODEL.name] - counts["dear"]) <= 1
+    assert counts["dear"] > 40
+    last = SpendingLog(tmp_path / "spending")
+    assert last.spent_usd == endpoints.billed_usd + Decimal("0.1")
+    last.close()
 
 
 def test_items_without_a_reference_are_refused_before_they_cost_anything() -> None:

@@ -54,6 +54,7 @@ def test_a_prior_that_can_not_be_used_is_refused_with_its_line(prior: str, said:
 def test_a_reference_model_is_found_however_its_name_is_written() -> None:
     known = reference_models()
     assert find_reference("meta-llama/Meta-Llama-3_1-8B-Instruct", known) is not None
+    assert find_reference("openai/gpt-4o-mini", known) == "gpt-4o-mini-2024-07-18"
     assert find_reference("no-such-model", known) is None
 
 

@@ -42,9 +42,9 @@ def check_checkpoint(name: str, known: Known) -> Iterator[Finding]:
         wanted = dict.fromkeys(model.predicted_as for model in known.pool.models)
         unknown = [one for one in wanted if one not in manifest.models]
         if unknown:
-            found = f"it doesn't know {', '.join(unknown)} of the pool"
-            remedy = "Add them with `routoo checkpoint add-model`, or fit one that knows them"
-            yield Finding(name, Verdict.BROKEN, found, remedy)
+            found = f"it doesn't know {', '.join(unknown)} of the pool, which runs on priors"
+            remedy = "Learn its models by `routoo onboard`; `routoo pool priors` shows the priors"
+            yield Finding(name, Verdict.WARNING, found, remedy)
     if find_backbone(manifest.backbone).weights_sha256 != manifest.backbone_sha256:
         found = f"the backbone {manifest.backbone} has other weights than it was fitted with"
         remedy = "Install the version of the backbone that the checkpoint was fitted with"
