@@ -4,7 +4,6 @@ It has one event loop, one pool of connections and one model.
 """
 
 import asyncio
-import ctypes
 import gc
 import os
 import signal
@@ -38,7 +37,7 @@ from routoo.pipeline.provider_batch.channel import ProviderChannel
 from routoo.pipeline.provider_batch.tracker import BatchTracker, ChannelOptions
 from routoo.pipeline.score import PredictorCache, score_shard
 from routoo.pipeline.select.drift import ReplanOptions
-from routoo.pipeline.select.shard import select_shard
+from routoo.pipeline.select.shard import give_memory_back, select_shard
 from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.ports import BatchProvider
 from routoo.settings import Settings
@@ -175,17 +174,10 @@ def _select(db: Database) -> StageWork:
         try:
             await select_shard(db, lease, batch)
         finally:
-            _give_memory_back()
+            give_memory_back()
         return Done()
 
     return StageWork(work)
-
-
-def _give_memory_back() -> None:
-    """Return freed memory to the system where the C library can: a selection frees much at once."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # the GNU library alone keeps what it could give back, and has it
-        trim(0)
 
 
 def _dispatch(base: _Base) -> StageWork:
