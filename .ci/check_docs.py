@@ -1,4 +1,4 @@
-"""Check that the commands, options and links of the documentation are right.
+"""Check that the commands, options, links and paths of the documentation are right.
 
 Reads every shell block of README.md, docs/ and the folders' README.md, and lets each of our
 commands read its arguments as if it were typed: unknown commands and options, missing arguments
@@ -29,7 +29,16 @@ GENERATED = ROOT / "docs" / "reference"
 _BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)}) [^`]+)`")
 """A command within a sentence, which may leave out its arguments."""
+_NOT_OURS = frozenset({".git", ".venv", "shared"})
 _SHELL = frozenset({"", "sh", "bash", "console"})
+_FOLDERS = "routoo|producer|worker|tests|benchmarks|docker|examples|migrations"
+_PATH = re.compile(
+    r"`([\w.-]+(?:/[\w.-]+)*(?:\.(?:py|toml|yaml|html|css|md)|/)"
+    rf"|(?:{_FOLDERS})/[\w./-]+)`(?! \(new\))"
+)
+"""A file or a folder of the repository; one that a change adds is marked as new."""
+_FOREIGN = re.compile(r"NAME|pool\.yaml|^\.|\.env$|^site-packages|^routoo/auto$")
+"""Paths of the reader's own, and the name of a model."""
 _LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 
 
@@ -58,7 +67,28 @@ def problems_of(page: Path) -> list[str]:
         path = (page.parent / target).resolve()
         if not path.exists() and not path.is_relative_to(GENERATED):  # MkDocs checks those
             found.append(f"{page.name}: link to {target}, which does not exist")
-    return found
+    return found + [f"{page.name}: {path} does not exist" for path in unknown_paths(text)]
+
+
+def unknown_paths(text: str) -> list[str]:
+    """Return the files and folders that a page names and the repository doesn't have.
+
+    A path may leave out its beginning, as `formats/openai.py`.
+    """
+    named = dict.fromkeys(_PATH.findall(_BLOCK.sub("", text)))
+    return [path for path in named if not (_FOREIGN.search(path) or _is_known(path.rstrip("/")))]
+
+
+def _is_known(path: str) -> bool:
+    return any(known == path or known.endswith(f"/{path}") for known in _known_paths())
+
+
+@cache
+def _known_paths() -> frozenset[str]:
+    """Return the paths of all files and folders, from the repository's root."""
+    kept = (one for one in ROOT.iterdir() if one.name not in _NOT_OURS)
+    below = (path for one in kept for path in (one, *one.rglob("*")))
+    return frozenset(path.relative_to(ROOT).as_posix() for path in below)
 
 
 def shell_lines(text: str) -> list[str]:

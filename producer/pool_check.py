@@ -69,7 +69,7 @@ def place_by_priors(
     Returns:
         The models that are placed; None where no general checkpoint is there.
     """
-    from routoo.predictor.placement import read_placer  # noqa: PLC0415 - needs NumPy, rarely
+    from routoo.predictor.placement import read_placer  # needs NumPy, rarely
 
     for folder, names in ((checkpoint, known), (GENERAL_CHECKPOINT, ())):
         try:

@@ -122,7 +122,7 @@ class AsyncBatch:
 def _frame_maker() -> "Callable[[list[Result]], pd.DataFrame]":
     """Return what makes a table of results; before they are waited for, pandas is looked for."""
     try:
-        import pandas as pd  # noqa: PLC0415 - not everybody has it
+        import pandas as pd  # not everybody has it
     except ImportError as error:
         raise ImportError(
             "to_pandas() needs pandas, which is not installed: `pip install pandas`, or use "
@@ -172,7 +172,7 @@ def backend_of(where: Where) -> Backend:
     """
     check_known(where, Where.__annotations__)
     if "base_url" in where:
-        from producer.client.gateway import GatewayBackend  # noqa: PLC0415 - aiohttp, 0.2 s
+        from producer.client.gateway import GatewayBackend  # aiohttp, 0.2 s
 
         if where.keys() - {"base_url", "api_key"}:
             raise InputError(
@@ -180,7 +180,7 @@ def backend_of(where: Where) -> Backend:
                 remedy="Give base_url and api_key alone",
             )
         return GatewayBackend(where["base_url"], where.get("api_key"))
-    from producer.client.database import DatabaseBackend  # noqa: PLC0415 - drivers, 0.3 s
+    from producer.client.database import DatabaseBackend  # drivers, 0.3 s
 
     return DatabaseBackend(_settings_of(where), start_workers=where.get("start_workers", False))
 

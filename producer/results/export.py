@@ -178,7 +178,7 @@ def _writer(batch: BatchRecord, wanted: Export, stream: BinaryIO, files: ExitSta
     if wanted.format is ResultFormat.CSV:
         return CsvWriter(stream)
     if wanted.format is ResultFormat.PARQUET:
-        from producer.results.parquet_writer import ParquetWriter  # noqa: PLC0415 - 40 MB, 0.1 s
+        from producer.results.parquet_writer import ParquetWriter  # 40 MB, 0.1 s
 
         return ParquetWriter(stream)
     return JsonlWriter(batch.id, stream, wanted.errors, files)

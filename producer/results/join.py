@@ -248,7 +248,7 @@ def _writer(
     if result_format is ResultFormat.CSV:
         return _Csv(stream, [*columns.kinds, *names.values()])
     if result_format is ResultFormat.PARQUET:
-        from producer.results.parquet_writer import JoinedWriter  # noqa: PLC0415 - 40 MB, 0.1 s
+        from producer.results.parquet_writer import JoinedWriter  # 40 MB, 0.1 s
 
         return JoinedWriter(stream, columns.kinds, names)
     return _Jsonl(stream)

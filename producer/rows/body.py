@@ -202,7 +202,7 @@ def _check_response_format(body: Mapping[str, Any]) -> RowProblem | None:
 
 def _check_schema(schema: str) -> None:
     # Here and not above: JSON Schema takes 0.1 s to import, and few requests ask for one.
-    from routoo.domain.json_schema import check_schema  # noqa: PLC0415
+    from routoo.domain.json_schema import check_schema
 
     check_schema(schema)
 

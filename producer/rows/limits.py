@@ -167,7 +167,7 @@ def read_validators(value: object, defaults: Validators | None = None) -> Valida
         LimitError: It is no such object, or a rule can't be applied.
     """
     # Here and not above: JSON Schema takes 0.1 s to import, and few rows have rules.
-    from routoo.domain.answer_checks import check_rules  # noqa: PLC0415
+    from routoo.domain.answer_checks import check_rules
 
     rules = _rules_object(value)
     try:

@@ -114,7 +114,7 @@ def _decoder_of(stream: io.BufferedReader) -> _NextPiece | None:
 
 
 def _zstd(stream: io.BufferedReader) -> _NextPiece:
-    import pyarrow as pa  # noqa: PLC0415 - it takes 40 MB and 0.1 s, and zstd input is rare
+    import pyarrow as pa  # it takes 40 MB and 0.1 s, and zstd input is rare
 
     unpacked = pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")
     return lambda: bytes(unpacked.read(_PIECE_BYTES))
@@ -317,7 +317,7 @@ class Source:
             yield rows, stream.tell if counts else lambda: 0
 
     def _dataset(self) -> "DatasetFiles":
-        from producer.rows.dataset_folder import find_files  # noqa: PLC0415 - pyarrow, as above
+        from producer.rows.dataset_folder import find_files  # pyarrow, as above
 
         return find_files(self.path or Path(), subset=self.subset, split=self.split)
 
@@ -337,7 +337,7 @@ class Source:
 
 def _reader_of(row_format: Format) -> RowReader:
     if row_format is Format.PARQUET:
-        from producer.rows import parquet_rows  # noqa: PLC0415 - pyarrow takes 40 MB and 0.1 s
+        from producer.rows import parquet_rows  # pyarrow takes 40 MB and 0.1 s
 
         return parquet_rows.read
     return csv_rows.read if row_format is Format.CSV else jsonl_rows.read

@@ -62,7 +62,7 @@ def plot_plan(plan: Plan, path: Path) -> None:
     Raises:
         InputError: The folder can't be written.
     """
-    from matplotlib.figure import Figure  # noqa: PLC0415 - takes 0.5 s: not for a plan in text
+    from matplotlib.figure import Figure  # takes 0.5 s: not for a plan in text
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()

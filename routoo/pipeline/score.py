@@ -164,7 +164,7 @@ class PredictorCache:
 
 def _load(path: Path) -> ScoringCheckpoint:
     # Here and not above: PyTorch takes seconds to import and only scorers need it.
-    from routoo.predictor.predictor import load_predictor  # noqa: PLC0415
+    from routoo.predictor.predictor import load_predictor
 
     predictor, judge = load_predictor(path), pack_judge(path)
     weights_sha256 = predictor.manifest.weights_sha256

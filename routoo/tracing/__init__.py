@@ -78,7 +78,7 @@ def span(name: str, batch_id: UUID | None = None, **attributes: Value) -> Iterat
     if _SDK not in sys.modules:
         yield None
         return
-    from routoo.tracing import otel  # noqa: PLC0415 - OpenTelemetry is there only where it is used
+    from routoo.tracing import otel  # OpenTelemetry is there only where it is used
 
     parent = otel.parent(batch_id)
     if parent is None:
@@ -112,7 +112,7 @@ def note(made: "Span | None", *, failure: str | None = None, **attributes: Value
         _named({key: value for key, value in attributes.items() if value is not None})
     )
     if failure is not None:
-        from routoo.tracing import otel  # noqa: PLC0415 - it made the span
+        from routoo.tracing import otel  # it made the span
 
         otel.mark_failed(made, failure)
 
@@ -120,7 +120,7 @@ def note(made: "Span | None", *, failure: str | None = None, **attributes: Value
 def trace_batch(batch_id: UUID, created_at: datetime, *, jobs: int, status: str) -> None:
     """Write the span that holds all others of a batch, once it is over."""
     if _SDK in sys.modules:
-        from routoo.tracing import otel  # noqa: PLC0415 - as above
+        from routoo.tracing import otel  # as above
 
         facts = _named({"batch_id": str(batch_id), "jobs": jobs, "status": status})
         otel.write_root(batch_id, created_at, facts)

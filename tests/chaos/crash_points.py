@@ -107,10 +107,10 @@ def install_from_environment() -> None:
     text = os.environ.get(VARIABLE)
     if not text:
         return
-    import kombu.message  # noqa: PLC0415 - only worker processes have a broker
+    import kombu.message  # only worker processes have a broker
 
-    import worker.runtime  # noqa: PLC0415
-    import worker.tasks  # noqa: PLC0415
+    import worker.runtime
+    import worker.tasks
 
     points = CrashPoints(CrashPoint.parse(text))
     points.watch_commits()

@@ -32,8 +32,8 @@ def check_pool(name: str, known: Known) -> Iterator[Finding]:
 
 def check_checkpoint(name: str, known: Known) -> Iterator[Finding]:
     """Read the checkpoint in use, and compare it with the pool and its backbone."""
-    from routoo.predictor.backbone.language_model import find_backbone  # noqa: PLC0415 - torch
-    from routoo.predictor.checkpoint import read_checkpoint  # noqa: PLC0415 - the same
+    from routoo.predictor.backbone.language_model import find_backbone  # torch
+    from routoo.predictor.checkpoint import read_checkpoint  # the same
 
     folder, origin = _checkpoint_in_use(known)
     manifest = read_checkpoint(folder).manifest

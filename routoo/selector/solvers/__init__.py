@@ -36,7 +36,7 @@ def solve(
 def _solver(problem: Problem, name: SolverName) -> Callable[..., Solution]:
     if name == "milp":
         # SciPy takes long to load, and the producer plans without this solver.
-        from routoo.selector.solvers.milp import solve_milp  # noqa: PLC0415
+        from routoo.selector.solvers.milp import solve_milp
 
         return solve_milp
     return solve_dual_ascent if problem.capacities else solve_lagrangian
