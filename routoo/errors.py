@@ -120,6 +120,10 @@ class ValueRefusedError(StoreError):
     """The database can't hold a value of a row: too large, malformed, or against a constraint."""
 
 
+class UnreadableRecordError(StoreError):
+    """The database holds a record that this version can't read: a newer one may have written it."""
+
+
 class StaleLeaseError(StoreError):
     """The shard's epoch moved on: another worker owns it now, so nothing was written."""
 

@@ -20,6 +20,7 @@ from routoo.errors import (
     NotFoundError,
     StaleLeaseError,
     StoreError,
+    UnreadableRecordError,
 )
 from routoo.store import batches, leases, put_off, shards
 from routoo.store.batches.records import BatchRecord
@@ -186,6 +187,10 @@ class ShardWorker:
                 lease = await leases.claim(conn, key, self.owner, self.lease_s)
         except NotFoundError:
             _log.warning("shard.unknown", **_fields(key))
+            return None
+        except UnreadableRecordError as error:
+            # Not claimed, so nothing counts against it: a newer worker does it.
+            _log.warning("shard.unreadable", **_fields(key), reason=str(error))
             return None
         if lease is not None and lease.attempts >= _SUSPECT_ATTEMPTS and self._suspects:
             await self._finish(lease, batch, HandedBack(_SUSPECT_WAIT_S))

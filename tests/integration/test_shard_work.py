@@ -87,6 +87,17 @@ async def test_a_message_of_an_unknown_batch_does_nothing(db: Database) -> None:
     assert await worker(db, succeed).handle(key) == HandledMessage()
 
 
+async def test_a_batch_of_a_newer_version_is_left_to_newer_workers(db: Database) -> None:
+    batch_id = await batch_factory.submit(db)
+    key = ShardKey(batch_id, Stage.SCORE, 0)
+    async with db.transaction() as conn:
+        stored = await conn.execute("SELECT pool -> 'models' -> 0 -> 'endpoint' FROM batches")
+        assert await stored.fetchone() == ({"base_url": "http://localhost:1/v1"},)
+        await conn.execute("UPDATE batches SET pool = jsonb_set(pool, '{models,0,new}', '1')")
+    assert await worker(db, succeed).handle(key) == HandledMessage()
+    assert await shard(db, key) == ("ready", 0)
+
+
 async def test_a_failing_shard_is_tried_again_and_then_split(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
     me = worker(db, raising(ValueError("out of ideas")))

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import BatchStatus
 from routoo.domain.pool import Pool
-from routoo.errors import InputError, NotFoundError
+from routoo.errors import InputError, NotFoundError, UnreadableRecordError
 from routoo.store import columns
 
 _SHORTEST_PREFIX = 4
@@ -72,6 +72,17 @@ class BatchRecord:
 
     def __post_init__(self) -> None:
         """Parse what the database keeps as text and JSON."""
+        try:
+            self._parse()
+        except (ValueError, TypeError, KeyError) as error:
+            raise UnreadableRecordError(
+                "this version of Routoo can't read the batch; a newer one may have submitted it",
+                value=str(error).splitlines()[0],
+                where=f"batch {self.id}",
+                remedy="Finish the upgrade: restart this program with the newest version",
+            ) from error
+
+    def _parse(self) -> None:
         object.__setattr__(self, "status", BatchStatus(self.status))
         object.__setattr__(self, "pool", Pool.model_validate(self.pool))
         objective = cast("dict[str, Any] | None", self.objective)
@@ -111,7 +122,9 @@ async def _insert(conn: AsyncConnection, new: NewBatch) -> UUID | None:
     values = columns.values_of(new)
     aim, call_options = new.objective, new.call_options
     values |= {
-        "pool": Jsonb(new.pool.model_dump(mode="json")),
+        # Without what is as usual: so workers of an older version read it, too, for as long as the
+        # pool asks for nothing that they don't know.
+        "pool": Jsonb(new.pool.model_dump(mode="json", exclude_defaults=True)),
         "status": BatchStatus.PLANNING if new.plan_only else BatchStatus.IN_PROGRESS,
         "objective": None if aim == Objective() else Jsonb(aim.as_json()),
         "call_options": None if call_options == CallOptions() else Jsonb(call_options.as_json()),
