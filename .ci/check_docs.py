@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ _BLOCK = re.compile(r"^( *)```(\w*)[^\n]*\n(.*?)^\1```", re.MULTILINE | re.DOTAL
 _INLINE = re.compile(rf"`((?:{'|'.join(PROGRAMS)}) [^`]+)`")
 """A command within a sentence, which may leave out its arguments."""
 _NOT_OURS = frozenset({".git", ".venv", "shared"})
+_PROGRAM = re.compile("|".join(PROGRAMS))
 _SHELL = frozenset({"", "sh", "bash", "console"})
 _FOLDERS = "routoo|producer|worker|tests|benchmarks|docker|examples|migrations"
 _PATH = re.compile(
@@ -99,20 +101,39 @@ def shell_lines(text: str) -> list[str]:
 
 
 def _check(line: str) -> list[str]:
-    parts = re.split(r" \| | && |; | & ?", re.sub(r"(^|\s)#\s.*", "", line))
-    return [problem for part in parts for problem in _check_command(part)]
+    line = re.sub(r"(^|\s)#\s.*", "", line)
+    line = re.sub(r"^docker compose .* producer ", "routoo-producer ", line)
+    try:
+        commands = list(_commands(line))
+    except ValueError as error:
+        return [f"a shell can't read this: {error}"] if _PROGRAM.match(line) else []
+    return [problem for words in commands for problem in _check_command(words)]
 
 
-def _check_command(text: str) -> list[str]:
-    text = re.sub(r"^\s*([A-Z_]+=\S+ +)*", "", text)
-    text = re.sub(r"^docker compose .* producer ", "routoo-producer ", text)
-    text = re.sub(r"\s\d?[<>]+\s*\S+", "", text).removeprefix(".venv/bin/")
-    if text.startswith("make "):
-        return _check_make(text.split()[1:])
-    if text.split(" ")[0] not in PROGRAMS:
+def _commands(line: str) -> Iterator[list[str]]:
+    """Yield the words of each command of a line, without variables and redirections."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=";|&<>")
+    lexer.whitespace_split, lexer.commenters = True, ""
+    words: list[str] = []
+    tokens = iter(lexer)
+    for token in tokens:
+        if set(token) <= set("<>"):
+            next(tokens, None)
+        elif set(token) <= set(";|&"):
+            yield words
+            words = []
+        elif words or not re.match(r"[A-Z_]+=", token):
+            words.append(token)
+    yield words
+
+
+def _check_command(words: list[str]) -> list[str]:
+    if not words:
         return []
-    name, *words = shlex.split(text)
-    return _parse(name, words)
+    name = words[0].removeprefix(".venv/bin/")
+    if name == "make":
+        return _check_make(words[1:])
+    return _parse(name, words[1:]) if name in PROGRAMS else []
 
 
 def _check_make(words: list[str]) -> list[str]:
