@@ -166,12 +166,7 @@ class SentCall:
             Its cost in USD, and what makes the answer a failure.
         """
         usage = completion.usage
-        cost_usd = self.candidate.model.cost_usd(
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.cached_prompt_tokens,
-            usage.cache_write_tokens,
-        )
+        cost_usd = usage.cost_usd(self.candidate.model)
         self.permit.used(usage.total_tokens)
         error = error_of_completion(self.candidate.model.name, completion)
         self._settle(

@@ -190,7 +190,8 @@ async def _ask(questions: _Questions) -> "tuple[list[CollectedOutcome], list[Fai
     from routoo.client.http import HttpClient
     from routoo.console.output import note
     from routoo.evaluation.answer_log import AnswerLog
-    from routoo.evaluation.collect import BudgetedClient, Collection
+    from routoo.evaluation.call_budget import BudgetedClient
+    from routoo.evaluation.collect import Collection
     from routoo.settings import load_settings
 
     items, models = questions.items, questions.models

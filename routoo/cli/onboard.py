@@ -161,7 +161,8 @@ async def _ask(plan: _Plan) -> "tuple[list[CollectedOutcome], list[Failure]]":
     from routoo.client.http import HttpClient
     from routoo.console.output import note
     from routoo.evaluation.answer_log import AnswerLog
-    from routoo.evaluation.collect import BudgetedClient, Collection, SpendingLog, ask_evenly
+    from routoo.evaluation.call_budget import BudgetedClient, SpendingLog
+    from routoo.evaluation.collect import Collection, ask_evenly
     from routoo.evaluation.item_grading import collected_outcome
     from routoo.settings import load_settings
 

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from routoo.domain.job import ResultStatus
+from routoo.domain.pool import CandidateModel
 from routoo.errors import EndpointError
 
 
@@ -86,6 +87,15 @@ class Usage:
     def total_tokens(self) -> int:
         """Prompt and completion together."""
         return self.prompt_tokens + self.completion_tokens
+
+    def cost_usd(self, model: CandidateModel) -> Decimal:
+        """Return what these tokens cost at a model's prices, in USD."""
+        return model.cost_usd(
+            self.prompt_tokens,
+            self.completion_tokens,
+            self.cached_prompt_tokens,
+            self.cache_write_tokens,
+        )
 
 
 class FinishReason(StrEnum):

@@ -25,13 +25,8 @@ from routoo.errors import (
     RequestRejectedError,
 )
 from routoo.evaluation.answer_log import AnswerLog
-from routoo.evaluation.collect import (
-    BudgetedClient,
-    Collection,
-    RequestForm,
-    SpendingLog,
-    ask_evenly,
-)
+from routoo.evaluation.call_budget import BudgetedClient, SpendingLog
+from routoo.evaluation.collect import Collection, RequestForm, ask_evenly
 from routoo.evaluation.item_grading import check_referenced
 from tests.fakes.permit import OpenPermit
 

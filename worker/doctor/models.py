@@ -104,10 +104,7 @@ async def _call_each(name: str, pool: Pool, environ: Mapping[str, str]) -> list[
             return of_error(name, error, f"{model.name}: ")
         except RoutooError as error:
             return Finding(name, Verdict.NOT_CHECKED, f"{model.name}: {error.what}", error.remedy)
-        usage = done.usage
-        cost_usd = model.cost_usd(
-            usage.prompt_tokens, usage.completion_tokens, usage.cached_prompt_tokens
-        )
+        cost_usd = done.usage.cost_usd(model)
         found = f"{model.name}: answered in {done.latency_s:.1f} s for {cost_usd:f} USD"
         return Finding(name, Verdict.OK, found)
 

@@ -237,7 +237,7 @@ def succeeded_attempt(
         attempt_no=attempt_no,
         model=model.name,
         status="succeeded",
-        cost_usd=completion_cost_usd(model, completion),
+        cost_usd=completion.usage.cost_usd(model),
         latency_s=completion.latency_s,
         usage=completion.usage,
         http_status=completion.http_status,
@@ -268,17 +268,6 @@ def unusable_attempt(
     error: EndpointError,
 ) -> Attempt:
     """Return the record of a call whose completion is billed and is no answer."""
-    cost_usd = completion_cost_usd(model, completion)
+    cost_usd = completion.usage.cost_usd(model)
     attempt = failed_attempt(job_no, attempt_no, model, error, cost_usd)
     return replace(attempt, usage=completion.usage, latency_s=completion.latency_s)
-
-
-def completion_cost_usd(model: CandidateModel, completion: Completion) -> Decimal:
-    """Return what a completion cost by the usage that came with it, in USD."""
-    usage = completion.usage
-    return model.cost_usd(
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.cached_prompt_tokens,
-        usage.cache_write_tokens,
-    )

@@ -92,23 +92,11 @@ def fit_experience(
         Factors drawn to what was known before where calls are few, and the latency, None where it
         isn't known.
     """
-    declared = model.endpoint.expected_latency
-    base_s, slope_s = NO_EXPERIENCE.base_s, NO_EXPERIENCE.per_completion_token_s
-    if declared is not None:
-        base_s, slope_s = declared.base_s, declared.per_completion_token_s
+    known = _with_latency(ModelExperience(prompt_factor=prompt_factor), model, calls)
     if not calls:
-        return ModelExperience(
-            prompt_factor=prompt_factor, base_s=base_s, per_completion_token_s=slope_s
-        )
-    tokens = np.array([call.completion_tokens for call in calls], np.float64)
-    latency_s = np.array([call.latency_s for call in calls], np.float64)
-    tail_factor, p95_s = NO_EXPERIENCE.tail_factor, None
-    if len(calls) >= MIN_CALLS:
-        base_s, slope_s = fit_line(tokens, latency_s)
-        typical_s = float((base_s + slope_s * tokens).mean())
-        tail_factor = max(1.0, float(latency_s.mean()) / typical_s) if typical_s > 0 else 1.0
-        p95_s = float(np.quantile(latency_s, 0.95))
-    return ModelExperience(
+        return known
+    return replace(
+        known,
         calls=len(calls),
         prompt_factor=_factor(
             [call.prompt_tokens for call in calls],
@@ -116,12 +104,32 @@ def fit_experience(
             prompt_factor,
         ),
         completion_factor=_factor(
-            tokens.tolist(), [estimated_completion_tokens(model, call) for call in calls]
+            [call.completion_tokens for call in calls],
+            [estimated_completion_tokens(model, call) for call in calls],
         ),
+    )
+
+
+def _with_latency(
+    known: ModelExperience, model: CandidateModel, calls: Sequence[MeasuredCall]
+) -> ModelExperience:
+    """Add the latency: of the calls where they are enough, else as the endpoint declares it."""
+    declared = model.endpoint.expected_latency
+    if declared is not None:
+        base_s, slope_s = declared.base_s, declared.per_completion_token_s
+        known = replace(known, base_s=base_s, per_completion_token_s=slope_s)
+    if len(calls) < MIN_CALLS:
+        return known
+    tokens = np.array([call.completion_tokens for call in calls], np.float64)
+    latency_s = np.array([call.latency_s for call in calls], np.float64)
+    base_s, slope_s = fit_line(tokens, latency_s)
+    typical_s = float((base_s + slope_s * tokens).mean())
+    return replace(
+        known,
         base_s=base_s,
         per_completion_token_s=slope_s,
-        tail_factor=tail_factor,
-        latency_p95_s=p95_s,
+        tail_factor=max(1.0, float(latency_s.mean()) / typical_s) if typical_s > 0 else 1.0,
+        latency_p95_s=float(np.quantile(latency_s, 0.95)),
     )
 
 

@@ -263,14 +263,7 @@ def describe_probes(
         "threshold_price_per_usd": posed.threshold_price(shadow_price_per_usd),
         "second_cost_usd": float(second_usd.sum()),
         "models": [
-            {
-                "model": pool.names[column],
-                "jobs": int(np.count_nonzero(probe == column)),
-                "escalations": float(chance[probe == column].sum()),
-                "compared_with": [
-                    pool.names[second] for second in posed.policies.seconds.get(column, ())
-                ],
-            }
+            _describe_probe(posed, pool, column, chance[probe == column])
             for column in sorted(posed.policies.probes)
         ],
         "second": {
@@ -283,4 +276,17 @@ def describe_probes(
             {"model": pool.names[column], "price_per_usd": price}
             for column, price in zip(posed.policies.probe, posed.policies.price, strict=True)
         ],
+    }
+
+
+def _describe_probe(
+    posed: PosedProblem, pool: Pool, column: int, chance: Float[np.ndarray, " jobs"]
+) -> dict[str, Any]:
+    """Return what a plan says of one probe, by the chance that each of its jobs escalates."""
+    seconds = posed.policies.seconds.get(column, ())
+    return {
+        "model": pool.names[column],
+        "jobs": len(chance),
+        "escalations": float(chance.sum()),
+        "compared_with": [pool.names[second] for second in seconds],
     }
