@@ -10,8 +10,8 @@ from producer.page.charts import bar
 from producer.page.rendering import Visit
 from producer.screen.explanation import (
     candidate_facts,
-    describe_judgement,
     explanation_sentences,
+    judged_sentences,
 )
 from routoo.domain.job import Job
 from routoo.errors import InputError, NotFoundError
@@ -104,7 +104,7 @@ class JobView:
     @property
     def judgements(self) -> list[str]:
         """What was decided about its answers, a sentence each."""
-        return [describe_judgement(one) for one in self.history.judgements]
+        return list(judged_sentences(self.history))
 
 
 def _predicted(name: str, quality: float, chosen: str | None) -> dict[str, Any]:

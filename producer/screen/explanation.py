@@ -1,6 +1,6 @@
 """Shows the explanation of one job's model, on a screen and as JSON."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -13,6 +13,7 @@ from routoo.domain.completion import AnswerDecision, AnswerJudgement
 from routoo.pipeline.explanation import JobExplanation
 from routoo.selector.explain import Change
 from routoo.store.batches.records import BatchRecord
+from routoo.store.job_history import JobHistory
 
 _MANY = 100
 """From here on decimals say nothing."""
@@ -47,6 +48,7 @@ def explanation_json(batch: BatchRecord, explained: JobExplanation) -> dict[str,
         "decisions": [asdict(one) for one in history.decisions],
         "calls": [asdict(one) for one in history.calls],
         "judgements": [asdict(one) for one in history.judgements],
+        "compared_calls": sorted(history.compared),
         "result": None if history.ending is None else asdict(history.ending),
     }
 
@@ -101,21 +103,37 @@ def explanation_sentences(batch: BatchRecord, explained: JobExplanation) -> Iter
             chance = formatting.percent(decision.escalation_chance)
             then = f"; its answer is judged, another model is asked with a probability of {chance}"
         yield f"Plan {decision.revision}: {decision.model}, {expected}{then}."
-    for call in explained.history.calls:
+    yield from called_sentences(explained.history)
+    yield _result(explained)
+
+
+def called_sentences(history: JobHistory) -> Iterator[str]:
+    """Yield a job's calls and the decisions about their answers, a sentence each."""
+    for call in history.calls:
         error = f", {call.error_code}: {call.error_message}" if call.error_code else ""
         took = formatting.duration(call.latency_s)
         probe = ", a probe," if call.probe else ""
+        if call.attempt_no in history.compared:
+            probe = ", to compare the answers,"
         yield (
             f"Call {call.attempt_no}: {call.model}{probe} {call.status} in {took} for "
             f"{formatting.usd(call.cost_usd)}{error}"
         )
-    yield from map(describe_judgement, explained.history.judgements)
-    yield _result(explained)
+    yield from judged_sentences(history)
 
 
-def describe_judgement(judged: AnswerJudgement) -> str:
-    """Say what was decided about an answer, and by which figures."""
-    said = f"Its answer to call {judged.attempt_no} was {judged.decision}"
+def judged_sentences(history: JobHistory) -> Iterator[str]:
+    """Yield what was decided about each of a job's answers, and by which figures."""
+    compared = {call.model for call in history.calls if call.attempt_no in history.compared}
+    for judged in history.judgements:
+        yield _judgement(judged, compared)
+
+
+def _judgement(judged: AnswerJudgement, compared: Collection[str]) -> str:
+    decided = f"was {judged.decision}"
+    if judged.next_model in compared and judged.decision == AnswerDecision.ESCALATED:
+        decided = f"was to be compared with that of {judged.next_model}"
+    said = f"Its answer to call {judged.attempt_no} {decided}"
     if judged.before is not None and judged.after is not None:
         before, after = formatting.percent(judged.before), formatting.percent(judged.after)
         said += f": it was expected to be good with {before}, judged with {after}"
@@ -123,6 +141,8 @@ def describe_judgement(judged: AnswerJudgement) -> str:
         said += f", and asking another model was worth {judged.threshold:.3f}"
     if judged.fault is not None:
         said += f"; it broke a rule ({judged.fault})"
+    if judged.next_model and judged.decision == AnswerDecision.ACCEPTED:
+        return f"{said}; the earlier answer of {judged.next_model} was taken."
     return said + (f"; next was {judged.next_model}." if judged.next_model else ".")
 
 

@@ -68,6 +68,17 @@ class JobHistory:
     ending: Ending | None
     """None while it has not ended."""
 
+    @property
+    def compared(self) -> frozenset[int]:
+        """Numbers of the calls whose answer was to be compared with an earlier one."""
+        wanted = [(one.attempt_no, one.next_model) for one in self.judgements]
+        return frozenset(
+            call.attempt_no
+            for call in self.calls
+            if call.probe
+            and any(no < call.attempt_no and model == call.model for no, model in wanted)
+        )
+
 
 # A grade is the quality that a job turned out to have.
 _ENDING = """

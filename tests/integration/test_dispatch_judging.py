@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from producer.screen.explanation import called_sentences
 from routoo.domain import absence
 from routoo.domain.job import SLA, Lease
 from routoo.domain.pool import Pool
@@ -21,6 +22,7 @@ from routoo.pipeline.judges import JudgeCache
 from routoo.store import ledger, shards
 from routoo.store.batches import control
 from routoo.store.database import Database
+from routoo.store.job_history import load_job_history
 from tests.dispatch_factory import (
     THREE_PRICES,
     billed_usd,
@@ -255,7 +257,11 @@ DIFFER = {"models": {**AGREE["models"], "twin": {"answer": "another"}}}
 
 
 async def compared(
-    db: Database, server: FakeServer, monkeypatch: pytest.MonkeyPatch, **options: Any
+    db: Database,
+    server: FakeServer,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int = 3,
+    **options: Any,
 ) -> Lease:
     """Bring a batch to its dispatch whose probes may be compared with a cheap model's answers."""
 
@@ -263,7 +269,7 @@ async def compared(
         return PairJudge()
 
     monkeypatch.setattr(JudgeCache, "of", of)
-    lease = await prepare(db, pool_of(server, THREE_PRICES), 3, **options)
+    lease = await prepare(db, pool_of(server, THREE_PRICES), count, **options)
     await rows(db, "UPDATE assignments SET probe = true, escalation_chance = 0.5 RETURNING 1")
     return lease
 
@@ -292,6 +298,70 @@ async def test_answers_that_differ_are_escalated_and_all_calls_count(
         assert await dispatch(db, lease)
         assert await ends(db) == [("succeeded", "large", "escalated", None, 3, 3)]
         await money_agrees(db, lease, server)
+
+
+async def test_each_of_three_calls_is_reserved_at_its_worst_and_no_more_is_spent(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The budget that the three calls need at worst is found, then met, then missed by a bit."""
+    slow = {"models": {**DIFFER["models"], "large": {"answer": "certain", "latency_s": 1.0}}}
+    async with FakeServer(slow) as server:
+        lease = await compared(db, server, monkeypatch, 1, budget_usd=Decimal(1))
+        running = asyncio.create_task(dispatch(db, lease))
+        await requests_at(server, 3)
+        async with db.transaction() as conn:
+            during = await ledger.balance(conn, lease.key.batch_id)
+        assert await running
+        assert await rows(db, "SELECT sum(cost_usd) FROM attempts WHERE probe") == [
+            (during.spent_usd,)
+        ]
+        assert during.reserved_usd > during.spent_usd  # of the third call alone
+        await money_agrees(db, lease, server)
+    needed_usd = during.spent_usd + during.reserved_usd
+    for budget_usd, end in (
+        (needed_usd, ("succeeded", "large", "escalated", None, 3, 1)),
+        (needed_usd - Decimal("1e-9"), ("succeeded", "small", "kept", None, 2, 1)),
+    ):
+        async with db.transaction() as conn:
+            await conn.execute("TRUNCATE batches, results, attempts CASCADE")
+        async with FakeServer(DIFFER) as server:
+            lease = await compared(db, server, monkeypatch, 1, budget_usd=budget_usd)
+            assert await dispatch(db, lease)
+            assert await ends(db) == [end]
+            await money_agrees(db, lease, server)
+            assert billed_usd(server) <= budget_usd
+
+
+async def test_a_deadline_that_passes_in_the_third_call_leaves_the_better_of_two_answers(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = {"models": {**DIFFER["models"], "large": {"answer": "certain", "latency_s": 60.0}}}
+    async with FakeServer(script) as server:
+        soon = datetime.now(UTC) + timedelta(seconds=6)
+        lease = await compared(db, server, monkeypatch, 1, sla=SLA(deadline=soon))
+        assert await dispatch(db, lease)
+        assert [one.model for one in server.requests][:3] == ["small", "twin", "large"]
+        assert [row[:3] for row in await ends(db)] == [("succeeded", "small", "kept")]
+        async with db.transaction() as conn:
+            balance = await ledger.balance(conn, lease.key.batch_id)
+        assert balance.reserved_usd == 0
+
+
+async def test_an_explanation_names_the_call_that_was_made_to_compare(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FakeServer(AGREE) as server:
+        lease = await compared(db, server, monkeypatch, 1)
+        assert await dispatch(db, lease)
+    async with db.transaction() as conn:
+        history = await load_job_history(conn, lease.key.batch_id, 0)
+    assert history.compared == {2}
+    first, second, one, other = called_sentences(history)
+    assert "small, a probe, succeeded" in first
+    assert "twin, to compare the answers, succeeded" in second
+    assert one.startswith("Its answer to call 1 was to be compared with that of twin: ")
+    assert other.startswith("Its answer to call 2 was accepted: ")
+    assert other.endswith("; the earlier answer of small was taken.")
 
 
 async def test_a_second_answer_that_fails_leaves_the_choice_of_the_first_alone(

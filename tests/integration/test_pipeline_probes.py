@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -13,9 +14,9 @@ from producer.screen.explanation import explanation_json, explanation_sentences
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.completion import AnswerJudgement
 from routoo.domain.job import SLA, Stage
-from routoo.domain.prediction import Predictions
+from routoo.domain.prediction import ModelExperience, Predictions
 from routoo.pipeline.explanation import explain_job
-from routoo.pipeline.select import matrix
+from routoo.pipeline.select import matrix, shard
 from routoo.pipeline.select.shard import select_shard
 from routoo.store import batches, judges, kept_answers, ledger, predictions, shards
 from routoo.store.batches import replans
@@ -240,6 +241,24 @@ async def test_an_explanation_shows_each_judgement_with_its_figures(db: Database
     facts = explanation_json(batch, explained)["judgements"][1]
     assert (facts["before"], facts["after"], facts["threshold"]) == (0.5, 0.25, 0.8125)
     assert (facts["price_per_usd"], facts["next_model"]) == (60.0, "large")
+
+
+@pytest.mark.usefixtures("judged")
+@pytest.mark.parametrize(("deadline_s", "probed"), [(1500, False), (9000, True)])
+async def test_a_rows_own_deadline_must_leave_time_for_both_calls(
+    db: Database, monkeypatch: pytest.MonkeyPatch, deadline_s: float, probed: bool
+) -> None:
+    """No deadline of the batch asks for latencies here; either call takes about 1000 s."""
+    known = {name: ModelExperience(base_s=1000.0, calls=50) for name in NAMES}
+
+    async def load(*_args: Any) -> Any:
+        return known
+
+    monkeypatch.setattr(shard, "batch_experience", load)
+    deadline = datetime.now(UTC) + timedelta(seconds=deadline_s)
+    slas = [SLA(deadline=deadline)] * JOBS
+    batch_id = await selected(db, budget_usd="0.05", slas=slas)
+    assert any(row[1] for row in await assigned(db, batch_id)) == probed
 
 
 @pytest.mark.usefixtures("judged")

@@ -35,6 +35,8 @@ class KeptAnswers:
     """In the order of their calls."""
     undecided: KeptAnswer | None = None
     """The one that came last, until it is decided about."""
+    better: KeptAnswer | None = None
+    """Of two that were judged together, the one that is likelier to be good."""
     _faults: dict[int, str] = field(default_factory=dict)
     """By the number of the call."""
 
@@ -45,7 +47,7 @@ class KeptAnswers:
 
     def forget_decisions(self) -> None:
         """Go back to where no answer was decided about."""
-        self._faults, self.undecided = {}, None
+        self._faults, self.undecided, self.better = {}, None, None
 
     def note_fault(self, kept: KeptAnswer, fault: str) -> None:
         """Record how an answer breaks a rule."""
@@ -78,8 +80,8 @@ class KeptAnswers:
     def best(self, candidates: Sequence[Candidate]) -> KeptAnswer | None:
         """Return the answer that is the result if no better one comes; None without any.
 
-        One that keeps the rules comes first, then one that says something, then that of the model
-        of which most is expected.
+        One that keeps the rules comes first, then one that says something, then the better of two
+        that were judged together, then that of the model of which most is expected.
         """
         quality = {one.model.name: one.expected_quality or 0.0 for one in candidates}
         return max(
@@ -87,6 +89,7 @@ class KeptAnswers:
             key=lambda kept: (
                 self.fault_of(kept) is None,
                 bool(kept.completion.answer.strip()),
+                kept is self.better,
                 quality.get(kept.attempt.model, 0.0),
                 kept.attempt.attempt_no,
             ),

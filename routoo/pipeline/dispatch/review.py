@@ -64,6 +64,7 @@ async def _decide(
     decision = await judging.decide(state.given, kept, state.offered, fault, first)
     commit.note(decision.judgement)
     state.compares = decision.compares
+    state.kept.better = decision.taken if first is not None else None
     if decision.accepts:
         result = state.accepted(decision.taken, decision.quality)
         if decision.judgement.threshold is None:  # there was no other model to compare it with

@@ -73,6 +73,9 @@ class SecondCallLimits:
     """Most that a call of such a job can cost, in USD."""
     deadline_s: Float64[np.ndarray, " jobs"]
     """Their own deadlines, in seconds since 1970; infinite where there is none."""
+    latency_s: Float32[np.ndarray, "jobs models"]
+    """Typical latency of a call of a job with a deadline of its own; 0 for all others, and where
+    nothing is known."""
     open_prompt: Bool[np.ndarray, " jobs"] | None = None
     """Jobs whose prompt offers no options: answers to others are not compared; None = none is."""
 
@@ -87,15 +90,23 @@ class SecondCallLimits:
         capped = np.zeros(shape[0], np.bool_)
         cap_usd, deadline_s = np.zeros(shape[0]), np.full(shape[0], np.inf)
         open_prompt = np.zeros(shape[0], np.bool_) if compares else None
-        return cls(capped, cap_usd, np.zeros(shape, np.float32), deadline_s, open_prompt)
+        worst_usd, latency_s = (np.zeros(shape, np.float32) for _ in range(2))
+        return cls(capped, cap_usd, worst_usd, deadline_s, latency_s, open_prompt)
 
-    def fill(self, rows: slice, jobs: Sequence[Job], pool: Pool) -> None:
-        """Set the limits of the jobs in some rows."""
+    def fill(
+        self,
+        rows: slice,
+        jobs: Sequence[Job],
+        pool: Pool,
+        latency_s: Float[np.ndarray, "rows models"],
+    ) -> None:
+        """Set the limits of the jobs in some rows, with the typical latency of their calls."""
         if self.open_prompt is not None:
             self.open_prompt[rows] = [is_open(prompt_text(job.body)) for job in jobs]
         for row, job in enumerate(jobs, rows.start):
             if job.sla.deadline is not None:
                 self.deadline_s[row] = job.sla.deadline.timestamp()
+                self.latency_s[row] = np.nan_to_num(latency_s[row - rows.start])
             if job.sla.max_cost_usd is not None:
                 self.capped[row] = True
                 self.cap_usd[row] = float(job.sla.max_cost_usd)
@@ -108,6 +119,7 @@ class SecondCallLimits:
             self.cap_usd[jobs],
             self.worst_usd[jobs],
             self.deadline_s[jobs],
+            self.latency_s[jobs],
             None if self.open_prompt is None else self.open_prompt[jobs],
         )
 

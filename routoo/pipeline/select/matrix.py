@@ -337,7 +337,7 @@ class _Filler:
             self._bounds.fill(rows, jobs)
             self._bounds.fill_limits(rows, self._batch, estimates)
         if self._second_limits is not None:
-            self._second_limits.fill(rows, jobs, self._batch.pool)
+            self._second_limits.fill(rows, jobs, self._batch.pool, estimates.latency_s)
         if self._digests is not None:
             self._digests.fill(rows, jobs)
 

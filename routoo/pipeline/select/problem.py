@@ -85,7 +85,8 @@ def known_probes(
     left_s = matrix.second_limits.deadline_s - now.timestamp()
     if batch.deadline is not None:
         left_s = np.minimum(left_s, (batch.deadline - now).total_seconds())
-    latency_s = None if matrix.demand is None else matrix.demand.latency_s
+    demand = matrix.demand  # without one, jobs with deadlines of their own have latencies
+    latency_s = matrix.second_limits.latency_s if demand is None else demand.latency_s
     allowed, reserve_usd = matrix.allowed, matrix.reserve_usd
     if reserve_usd is not None and direct.budget_usd is not None:
         # What the whole budget can't reserve is not asked after a probe either.
