@@ -17,12 +17,13 @@ from routoo.domain.absence import Absence
 from routoo.domain.behaviour import FoundBehaviour, found_in
 from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
 from routoo.errors import DatabaseUnavailableError, NotFoundError
-from routoo.store import batches, endpoint_behaviour, workers
+from routoo.store import batches, endpoint_behaviour, webhooks, workers
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.progress import Progress, progress
 from routoo.store.batches.replans import Replan
 from routoo.store.database import Database
 from routoo.store.endpoint_limits import absence
+from routoo.store.webhooks import WebhookRecord
 from routoo.store.workers import WorkerWait
 
 _POLL_S = 0.5
@@ -50,6 +51,8 @@ class Snapshot:
     behaviours: Sequence[FoundBehaviour] = ()
     """What endpoints of the batch were found to do that its pool doesn't say."""
 
+    webhooks: Sequence[WebhookRecord] = ()
+    """Who is told how it ended; of a batch that is over."""
     absences: Mapping[str, Absence] = field(default_factory=dict)
     """Models whose endpoints take no calls for now, by name; of a batch that runs or is paused."""
 
@@ -172,6 +175,7 @@ class Snapshot:
             "failures": [asdict(failure) for failure in self.progress.failures],
             **self._models_json(),
             "replans": [asdict(replan) for replan in self.replans],
+            "webhooks": [{**asdict(one), "url": None, "host": one.host} for one in self.webhooks],
         }
 
     def _jobs_json(self) -> dict[str, Any]:
@@ -265,6 +269,7 @@ async def take_snapshot(conn: AsyncConnection, batch: BatchRecord) -> Snapshot:
     wait = await workers.wait_of(conn, batch.id)
     behaviours = found_in(batch.pool, await endpoint_behaviour.load(conn))
     absences = {} if batch.status.is_over else await _absences(conn, batch)
+    hooks = await webhooks.of_batch(conn, batch.id) if batch.status.has_ended else []
     return Snapshot(
         batch,
         now,
@@ -273,6 +278,7 @@ async def take_snapshot(conn: AsyncConnection, batch: BatchRecord) -> Snapshot:
         wait,
         behaviours=behaviours,
         absences=absences,
+        webhooks=hooks,
     )
 
 

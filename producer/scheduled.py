@@ -20,6 +20,7 @@ from producer.submit import BatchRequest, NoRowsError, submit_in
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.pool import Pool
 from routoo.domain.validators import Validators
+from routoo.domain.webhook import Webhook, WebhookEvent
 from routoo.errors import (
     ConfigError,
     DatabaseUnavailableError,
@@ -65,6 +66,9 @@ class BatchWork:
     skip_invalid: bool = False
     errors: str | None = None
     """Absolute path of the file of bad rows."""
+    on_success: Sequence[str] | None = None
+    on_failure: Sequence[str] | None = None
+    """Who is told how a batch ended."""
 
     def as_json(self) -> dict[str, Any]:
         """Return it as the value of a JSON column."""
@@ -79,6 +83,12 @@ class BatchWork:
     def source(self) -> str:
         """What is read, for people: a query is not shown."""
         return self.files if self.files is not None else f"query by {self.url_env}"
+
+    @property
+    def webhooks(self) -> tuple[Webhook, ...]:
+        """Who is told how a batch ended."""
+        urls = {WebhookEvent.SUCCESS: self.on_success, WebhookEvent.FAILURE: self.on_failure}
+        return tuple(Webhook(event, url) for event, found in urls.items() for url in found or ())
 
     def row_template(self) -> RowTemplate | None:
         """Return what prompts are made of; None where it is the column `prompt`.
@@ -205,6 +215,7 @@ class _Submitter:
             ignore_model=work.ignore_model,
             skip_invalid=work.skip_invalid,
             error_file=None if work.errors is None else Path(work.errors),
+            webhooks=work.webhooks,
         )
 
 

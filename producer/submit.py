@@ -19,8 +19,9 @@ from producer.rows.source import RowSource
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus
 from routoo.domain.pool import Pool
+from routoo.domain.webhook import Webhook
 from routoo.errors import InputError
-from routoo.store import batches
+from routoo.store import batches, webhooks
 from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
 from routoo.store.jobs import copy_jobs
@@ -54,6 +55,8 @@ class BatchRequest:
     """Where bad rows are written; with skip_invalid beside the input where unset."""
     batch_id: UUID | None = None
     """Id of the batch, where it was promised to somebody."""
+    webhooks: tuple[Webhook, ...] = ()
+    """Who is told how it ended."""
     key_id: UUID | None = None
     """Key of the gateway whose daily limit its calls count against."""
 
@@ -150,6 +153,7 @@ async def _submit(
             job_count=known.job_count,
             problems=ProblemList(source.name),
         )
+    await webhooks.add(conn, batch_id, request.webhooks)
     with _reading(source, request) as reading, _collector_paused():
         await _copy(conn, batch_id, reading, on_progress)
         count = reading.check.job_count

@@ -118,7 +118,10 @@ class Settings(BaseSettings):
     webhook_url: str | None = None
     """Where alerts of evaluation runs are sent; unset means nowhere."""
     webhook_secret: SecretStr | None = None
-    """Key that signs those alerts."""
+    """Key that signs alerts, and what webhooks of batches are told; for these also `whsec_` and the
+    key in base64, or two keys with a space between them while one takes the place of the other."""
+    webhook_allow_http: bool = False
+    """Whether webhooks of batches may have http:// addresses of other machines."""
     channel_poll_s: PositiveFloat = 30.0
     """Shortest wait between two polls of a batch at a provider, in seconds."""
     channel_timeout_s: PositiveFloat = 60.0

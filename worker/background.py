@@ -34,6 +34,7 @@ from routoo.store.database import Database
 from routoo.store.evaluation import alerts
 from routoo.store.evaluation.alerts import AlertRecord
 from worker.roles import Role
+from worker.webhooks import deliver_forever
 
 
 @contextmanager
@@ -180,8 +181,9 @@ async def _stop(task: "asyncio.Task[None]") -> None:
 async def _tick_forever(settings: Settings, database_url: str) -> None:
     while True:
         try:
-            async with Database(database_url, max_size=3) as db, asyncio.TaskGroup() as group:
+            async with Database(database_url, max_size=4) as db, asyncio.TaskGroup() as group:
                 group.create_task(_expire_forever(db))
+                group.create_task(deliver_forever(db, settings))
                 while True:
                     await tick(db, settings)
                     await asyncio.sleep(settings.recovery_interval_s)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from producer.rows.source import Source
     from producer.rows.templates import RowTemplate
     from producer.submit import BatchRequest
+    from routoo.domain.webhook import Webhook
     from routoo.settings import Settings
 
 from producer.commands.options import AimOptions, MinQualityOption, PoolOption, option_label
@@ -162,6 +163,18 @@ class BatchOptions(AimOptions):
         Path | None,
         typer.Option(metavar="FILE", help="Bad rows, as JSONL. (default: FILE.errors.jsonl)"),
     ] = None
+    on_success: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Post there, signed, when the batch ends with an answer to every job; can be "
+            "repeated.",
+        ),
+    ] = None
+    on_failure: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="The same when it ends in any other way."),
+    ] = None
     template: Annotated[
         str | None,
         typer.Option(
@@ -220,7 +233,23 @@ class BatchOptions(AimOptions):
             ignore_model=self.ignore_model,
             skip_invalid=self.skip_invalid,
             error_file=self.errors,
+            webhooks=self.webhooks(settings),
         )
+
+    def webhooks(self, settings: "Settings") -> "tuple[Webhook, ...]":
+        """Return who is told how the batch ended, checked.
+
+        Raises:
+            InputError: An address can't be called, or may not.
+        """
+        from routoo.domain.webhook import Webhook, WebhookEvent, check_webhook_url
+
+        found = [Webhook(WebhookEvent.SUCCESS, url) for url in self.on_success or ()]
+        found += [Webhook(WebhookEvent.FAILURE, url) for url in self.on_failure or ()]
+        for one in found:
+            allow, where = settings.webhook_allow_http, f"--on-{one.event}"
+            check_webhook_url(one.url, allow_http=allow, where=where)
+        return tuple(found)
 
     def source(self, name: str) -> "Source":
         """Return the input that an argument names, read as the options say.

@@ -42,6 +42,7 @@ OutOption = Annotated[
         "--out", metavar="FILE", help="Where the answers go: .jsonl, .csv or .parquet says how."
     ),
 ]
+_WEBHOOKS = ("on_success", "on_failure")
 CheckpointOption = Annotated[
     Path | None,
     typer.Option(
@@ -184,7 +185,7 @@ class _Run:
     def _asked(self) -> dict[str, object]:
         """Return the options that make another batch of a file when they change."""
         asked = asdict(self.options)
-        for name in ("pool", "name", "idempotency_key", "no_ping", "errors"):
+        for name in ("pool", "name", "idempotency_key", "no_ping", "errors", *_WEBHOOKS):
             del asked[name]
         for name in ("template", "system_template", "id_column", "subset", "split"):
             if asked[name] is None:  # runs that began before there were such options go on

@@ -178,6 +178,8 @@ def _batch(work: WorkOptions, options: BatchOptions) -> dict[str, Any]:
         ignore_model=options.ignore_model,
         skip_invalid=options.skip_invalid,
         errors=None if options.errors is None else str(options.errors.absolute()),
+        on_success=options.on_success,
+        on_failure=options.on_failure,
     ).as_json()
 
 

@@ -62,6 +62,7 @@ def warnings(snapshot: Snapshot) -> list[str]:
     """Return what is odd about endpoints and their bills, a sentence each."""
     return [
         *_absences(snapshot),
+        *_webhooks(snapshot),
         *map(str, snapshot.behaviours),
         *([_overrun(snapshot)] if snapshot.progress.balance.overrun_usd else []),
     ]
@@ -290,6 +291,13 @@ def _absences(snapshot: Snapshot) -> Iterator[str]:
         ends = f", for {formatting.duration(one.rest_s)} more" if one.rest_s else ""
         said = f": {one.message}" if one.message else ""
         yield f"{name} takes no calls ({one.reason}{ends}){said}"
+
+
+def _webhooks(snapshot: Snapshot) -> Iterator[str]:
+    for one in snapshot.webhooks:
+        if one.error is not None:
+            then = "" if one.next_try_at else "; it is called no more"
+            yield f"webhook on {one.event} at {one.host} did not accept: {one.error}{then}"
 
 
 def _downgraded(snapshot: Snapshot) -> str:

@@ -26,6 +26,7 @@ from sqlmodel import Field, SQLModel
 
 from routoo.domain.endpoint import LimitField
 from routoo.domain.provider_batch import ProviderState
+from routoo.domain.webhook import WebhookEvent
 from routoo.store.tables.column import TIMESTAMP, USD, batch_key, column, created_at, one_of
 
 
@@ -231,3 +232,36 @@ class WorkerRow(SQLModel, table=True):
     role: str = column(Text(), "scorer, dispatcher or beat")
     started_at: datetime = column(TIMESTAMP, "When it reported first", default="now()")
     seen_at: datetime = column(TIMESTAMP, "When it reported last", default="now()")
+
+
+class BatchWebhookRow(SQLModel, table=True):
+    """An address that is told how a batch ended."""
+
+    __tablename__ = "batch_webhooks"
+    __table_args__ = (
+        one_of("event", WebhookEvent, "batch_webhooks_event"),
+        Index("batch_webhooks_batch", "batch_id"),
+        {"comment": "Who is told how a batch ended"},
+    )
+
+    id: UUID = column(Uuid(), "Key of the webhook, part of its messages' ids", primary_key=True)
+    batch_id: UUID = Field(
+        sa_column=Column(
+            Uuid(),
+            ForeignKey("batches.id", ondelete="CASCADE"),
+            nullable=False,
+            comment="The batch",
+        )
+    )
+    event: str = column(Text(), "What is told: success or failure")
+    url: str = column(Text(), "Where it is posted")
+    ended_at: datetime | None = column(
+        TIMESTAMP, "The batch's end that was looked at last", nullable=True
+    )
+    deliveries: int = column(Integer(), "Calls for that end so far", default="0")
+    next_try_at: datetime | None = column(
+        TIMESTAMP, "When it is called again; null = not for that end", nullable=True
+    )
+    delivered_at: datetime | None = column(TIMESTAMP, "When it accepted that end", nullable=True)
+    error: str | None = column(Text(), "Why the last call was not accepted", nullable=True)
+    created_at: datetime = created_at()

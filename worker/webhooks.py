@@ -1,0 +1,172 @@
+"""Tells webhooks how batches ended: signed, again until they accept, each end at least once.
+
+The scheme is that of Standard Webhooks (standardwebhooks.com, version 1): the headers `webhook-id`,
+`webhook-timestamp` and `webhook-signature`, an HMAC-SHA256 of id, timestamp and body.
+"""
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hashlib
+import hmac
+import time
+from typing import Any
+
+import orjson
+import structlog
+from multidict import CIMultiDict
+from psycopg import AsyncConnection
+from yarl import URL
+
+from routoo.client.access import Access
+from routoo.client.http import HttpClient, HttpTarget
+from routoo.domain.job import BatchStatus, ResultStatus
+from routoo.domain.webhook import WebhookEvent, check_webhook_url
+from routoo.errors import DatabaseUnavailableError, EndpointError, InputError
+from routoo.settings import Settings
+from routoo.store import batches, webhooks
+from routoo.store.batches.progress import progress
+from routoo.store.database import Database
+from routoo.store.webhooks import DueWebhook
+
+RETRIES_S = (30.0, 300.0, 1800.0, 7200.0, 18_000.0, 36_000.0, 50_400.0, 72_000.0, 86_400.0)
+"""Waits after calls that were not accepted, in seconds; after the last one it is given up. The
+first is longer than a call can take, so that no other worker calls meanwhile."""
+_TIMEOUT_S = 10.0
+_MOST_BYTES = 64 * 1024
+_ACCEPTED = range(200, 300)
+_GONE = 410
+_LOOK_EVERY_S = 1.0
+_LONGEST_ERROR = 500
+_KEY_MARK = "whsec_"
+_NO_SECRET = "ROUTOO_WEBHOOK_SECRET is not set where the beat runs"  # noqa: S105 - a message
+_log = structlog.get_logger(__name__)
+
+
+async def deliver_forever(db: Database, settings: Settings) -> None:
+    """Tell webhooks about batches within seconds of their end."""
+    async with HttpClient(max_bytes=_MOST_BYTES, blocked=settings.blocked_networks) as http:
+        while True:
+            with contextlib.suppress(DatabaseUnavailableError):
+                while await deliver(db, settings, http):
+                    pass
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def deliver(db: Database, settings: Settings, http: HttpClient) -> int:
+    """Call the webhooks that are due.
+
+    Returns:
+        How many were called.
+    """
+    async with db.transaction() as conn:
+        found = [(due, await _claimed(conn, due)) for due in await webhooks.lock_due(conn)]
+    calls = [(due, body) for due, body in found if body is not None]
+    # Only now: a process that dies here has counted a call, which is made again later.
+    await asyncio.gather(*(_call(db, settings, http, due, body) for due, body in calls))
+    return len(calls)
+
+
+async def _claimed(conn: AsyncConnection, due: DueWebhook) -> bytes | None:
+    """Return what a webhook is to be told; None where this end is not what it is for."""
+    facts = await _facts(conn, due)
+    if facts is None:
+        await webhooks.pass_over(conn, due)
+        return None
+    await webhooks.claim(conn, due, retry_s=_retry_s(due))
+    return orjson.dumps(facts, default=float)
+
+
+def _retry_s(due: DueWebhook) -> float | None:
+    return RETRIES_S[due.deliveries] if due.deliveries < len(RETRIES_S) else None
+
+
+async def _facts(conn: AsyncConnection, due: DueWebhook) -> dict[str, Any] | None:
+    batch = await batches.get(conn, due.batch_id)
+    now = await progress(conn, due.batch_id)
+    answered = now.results[ResultStatus.SUCCEEDED]
+    succeeded = now.status is BatchStatus.COMPLETED and answered == now.jobs
+    if succeeded != (due.event is WebhookEvent.SUCCESS):
+        return None
+    return {
+        "type": "batch.succeeded" if succeeded else "batch.failed",
+        "timestamp": due.ended_at,
+        "data": {
+            "batch_id": str(batch.id),
+            "name": batch.name,
+            "status": now.status,
+            "error": None if now.error is None else now.error[:_LONGEST_ERROR],
+            "jobs": now.jobs,
+            "answered": answered,
+            "results": {str(status): count for status, count in now.results.items()},
+            "spent_usd": now.balance.spent_usd + now.balance.overrun_usd,
+            "budget_usd": now.balance.limit_usd,
+            "created_at": batch.created_at,
+            "completed_at": due.ended_at,
+        },
+    }
+
+
+async def _call(
+    db: Database, settings: Settings, http: HttpClient, due: DueWebhook, body: bytes
+) -> None:
+    error, gives_up = await _post(settings, http, due, body)
+    async with db.transaction() as conn:
+        await webhooks.note_answer(conn, due, error, gives_up=gives_up)
+    if error is not None:
+        # The address may hold a token, so only its host is logged.
+        host = URL(due.url).host
+        _log.warning("webhook.refused", batch=str(due.batch_id), host=host, reason=error)
+
+
+async def _post(
+    settings: Settings, http: HttpClient, due: DueWebhook, body: bytes
+) -> tuple[str | None, bool]:
+    """Return why a webhook did not accept a call, None where it did, and whether it never will."""
+    if settings.webhook_secret is None:
+        return _NO_SECRET, False
+    try:
+        check_webhook_url(due.url, allow_http=settings.webhook_allow_http, where="webhook")
+        target = _target(due, body, settings.webhook_secret.get_secret_value())
+        reply = await http.send(target, body, timeout_s=_TIMEOUT_S)
+    except (EndpointError, InputError) as error:
+        return error.what[:_LONGEST_ERROR], isinstance(error, InputError)
+    if reply.status in _ACCEPTED:
+        return None, False
+    return f"it answered with status {reply.status}", reply.status == _GONE
+
+
+def _target(due: DueWebhook, body: bytes, secrets: str) -> HttpTarget:
+    stamp = str(int(time.time()))
+    headers = {
+        "Content-Type": "application/json",
+        "webhook-id": due.message_id,
+        "webhook-timestamp": stamp,
+        "webhook-signature": signatures(secrets, due.message_id, stamp, body),
+    }
+    url = URL(due.url, encoded=True)
+    access = Access({}, None, None, None)
+    return HttpTarget(url, CIMultiDict(headers), access, f"webhook at {url.host}")
+
+
+def signatures(secrets: str, message_id: str, timestamp: str, body: bytes) -> str:
+    """Return the signatures of a message, with a space between them.
+
+    Args:
+        secrets: One or, while one is changed for another, several with spaces between them: a text,
+            or `whsec_` and the key in base64.
+        message_id: The header `webhook-id`.
+        timestamp: The header `webhook-timestamp`, in seconds since the epoch.
+        body: The message.
+    """
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    digests = (hmac.new(_key(one), signed, hashlib.sha256).digest() for one in secrets.split())
+    return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
+
+
+def _key(secret: str) -> bytes:
+    if secret.startswith(_KEY_MARK):
+        with contextlib.suppress(binascii.Error):
+            return base64.b64decode(secret.removeprefix(_KEY_MARK), validate=True)
+    return secret.encode()
