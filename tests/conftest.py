@@ -7,6 +7,7 @@ Tests may be `async def`: AnyIO's plugin runs them on asyncio.
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 # One thread a process, told before NumPy and torch are loaded: the suite's processes and the
 # programs that they start share the cores, and threads that wait for each other burn them.
@@ -14,6 +15,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from jaxtyping import install_import_hook
+from xdist.scheduler import LoadFileScheduling
 
 import tests.shapes
 from routoo.store.database import Database
@@ -24,6 +26,29 @@ install_import_hook(
     ["routoo.selector", "routoo.predictor", "routoo.judge", "routoo.pipeline.select.estimates"],
     f"{tests.shapes.__name__}.checked",
 )
+
+
+_STACK = "tests/acceptance/"
+_WITHOUT_STACK = ("test_collect_cli.py", "test_db_commands.py")
+
+
+class OneStack(LoadFileScheduling):
+    """Hands out files whole, and those that share the acceptance tests' stack to one process."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = str(super()._split_scope(nodeid))
+        shares = file.startswith(_STACK) and not file.endswith(_WITHOUT_STACK)
+        return _STACK if shares else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneStack | None:
+    """Put tests that share a stack together, where files are handed out whole."""
+    return OneStack(config, log) if config.getvalue("dist") == "loadfile" else None
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than there are cores: tests wait for servers, answers and clocks."""
+    return len(os.sched_getaffinity(0)) + 1
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,11 @@ from typing import Any
 import psycopg
 
 from routoo.embedded.postgres import EmbeddedPostgres
+from routoo.settings import REPOSITORY
 from tests.warm_commands import PRODUCER, warm_producer
 
+WORKER = "tests.acceptance.worker"
+"""The real one, but for the predictor that scorers begin with."""
 BIN = Path(sys.executable).parent
 PATIENCE_S = 240.0
 """Longest wait of a test for what must come about, on a machine that others use too."""
@@ -73,6 +76,7 @@ class LocalStack:
             "ROUTOO_CHANNEL_TIMEOUT_S": "2",
             "ROUTOO_SHARD_SIZE": "10",
             "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(REPOSITORY),  # where the stand-in for `routoo-worker` is
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._asking: psycopg.Connection[tuple[Any, ...]] | None = None
@@ -87,7 +91,7 @@ class LocalStack:
         self.home.mkdir(exist_ok=True)
         with (self.home / "up.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [BIN / "routoo-worker", "up", "--json-logs"],
+                [sys.executable, "-P", "-m", WORKER, "up", "--json-logs"],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self.environ,

@@ -6,8 +6,7 @@ processes at several budgets and prints what it saw.
 
 import argparse
 import asyncio
-import subprocess
-import sys
+import multiprocessing
 import time
 from dataclasses import dataclass
 from decimal import Decimal
@@ -25,6 +24,7 @@ from routoo.domain.prediction import Assignment, Predictions
 from routoo.store import assignments, batches, jobs, leases, predictions, shards
 from routoo.store.database import Database
 from tests.fakes.openai_process import FakeServerProcess
+from tests.integration import dispatcher_process
 from tests.services import database_server, databases, short_folder
 
 PRICE_USD_PER_MTOK = Decimal(2)
@@ -96,12 +96,19 @@ def dispatch(database_url: str, run: Run) -> Seen:
     script = {"models": {"m": {"latency_s": latency_s, "faults": FAULTS}}}
     with FakeServerProcess(script) as server:
         batch_id = asyncio.run(_prepare(database_url, run, server.base_url))
-        module = "tests.integration.dispatcher_process"
-        command = [sys.executable, "-m", module, database_url, str(batch_id), str(run.span_s)]
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([dispatcher_process.__name__])
+        arguments = (database_url, batch_id, run.span_s)
+        processes = [
+            context.Process(target=dispatcher_process.work, args=arguments)
+            for _ in range(run.processes)
+        ]
         started = time.monotonic()
-        processes = [subprocess.Popen(command) for _ in range(run.processes)]
-        statuses = [process.wait(540) for process in processes]
-        assert statuses == [0] * run.processes
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(540)
+        assert [process.exitcode for process in processes] == [0] * run.processes
         return _read(database_url, batch_id, server.log(), time.monotonic() - started, run)
 
 

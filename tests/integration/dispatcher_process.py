@@ -27,7 +27,12 @@ ATTEMPTS_A_JOB = 8
 chance alone, with eight one in a billion, so a job that fails is a defect."""
 
 
-async def run(database_url: str, batch_id: UUID, span_s: float) -> None:
+def work(database_url: str, batch_id: UUID, span_s: float) -> None:
+    """Dispatch the batch; the body of a process."""
+    uvloop.run(_run(database_url, batch_id, span_s))
+
+
+async def _run(database_url: str, batch_id: UUID, span_s: float) -> None:
     async with (
         Database(database_url, max_size=2 * SHARDS_AT_ONCE + 2) as db,
         ChatEndpoints(limits=DatabaseLimits(db, span_s=span_s)) as client,
@@ -76,4 +81,4 @@ async def _dispatch(
 
 
 if __name__ == "__main__":
-    uvloop.run(run(sys.argv[1], UUID(sys.argv[2]), float(sys.argv[3])))
+    work(sys.argv[1], UUID(sys.argv[2]), float(sys.argv[3]))
