@@ -1,67 +1,40 @@
-"""What the acceptance tests share: a checkpoint trained by the real command, and one stack."""
+"""What the acceptance tests share: a checkpoint, and one stack."""
 
-import os
-import random
+import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from filelock import FileLock
 
-from routoo.domain.items import Item
-from routoo.domain.tables import Outcomes, write_items, write_outcomes
-from tests.acceptance.stack import LocalStack, run_command
+from routoo.predictor.manifest import MANIFEST_FILE, WEIGHTS_FILE
+from routoo.settings import REPOSITORY
+from tests.acceptance.stack import LocalStack
 from tests.fakes.openai_process import FakeServerProcess
 from tests.services import short_folder
 
-ITEMS = 40
-CHANCES = {"small": (0.9, 0.2), "large": (0.95, 0.9)}
-"""Of a right answer to an easy and to a hard question."""
+EXAMPLE = REPOSITORY / "examples" / "checkpoint"
+NAMES = {
+    "smollm2-135m-instruct": "small",
+    "qwen2.5-coder-1.5b-instruct": "large",
+}
+"""The fake models, by the example's models whose answers the predictor has learnt."""
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small predictor, trained by `routoo train` on a synthetic table.
+    """The example's predictor under the names of the fake models, without its judge.
 
-    It is trained once for all processes of a test run.
+    `test_evaluation_loop.py` trains one by `routoo train`.
     """
-    folder = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        folder = folder.parent
-    with FileLock(folder / "training.lock"):
-        if not (folder / "checkpoint").exists():
-            write_tables(folder)
-            run_command(
-                *("routoo", "train", "--no-curve", "--out", folder / "checkpoint"),
-                *("--items", folder / "items.parquet", "--outcomes", folder / "outcomes.parquet"),
-                environ=os.environ | {"ROUTOO_HOME": str(folder), "OMP_NUM_THREADS": "1"},
-            )
-    return folder / "checkpoint"
-
-
-def write_tables(folder: Path) -> None:
-    rng = random.Random(0)
-    items = [
-        Item(f"item-{number}", f"{'Prove' if number % 2 else 'Name'} number {number}, please")
-        for number in range(ITEMS)
-    ]
-    pairs = [(number, name) for number in range(ITEMS) for name in CHANCES]
-    right = [rng.random() < CHANCES[name][number % 2] for number, name in pairs]
-    write_items(folder / "items.parquet", items)
-    write_outcomes(
-        folder / "outcomes.parquet",
-        Outcomes(
-            item_ids=[f"item-{number}" for number, _ in pairs],
-            models=[name for _, name in pairs],
-            score=np.array(right, np.float32),
-            prompt_tokens=np.full(len(pairs), 20, np.float32),
-            completion_tokens=np.full(len(pairs), 5, np.float32),
-            cost_usd=np.full(len(pairs), 1e-5),
-            latency_s=np.full(len(pairs), 0.1, np.float32),
-        ),
-    )
+    folder = tmp_path_factory.mktemp("checkpoint")
+    manifest = (EXAMPLE / MANIFEST_FILE).read_text()
+    for theirs, ours in NAMES.items():
+        manifest = manifest.replace(f'"{theirs}"', f'"{ours}"')
+    (folder / MANIFEST_FILE).write_text(json.dumps(json.loads(manifest) | {"judge": {}}))
+    shutil.copy(EXAMPLE / WEIGHTS_FILE, folder)
+    return folder
 
 
 @pytest.fixture(scope="package")
@@ -83,6 +56,6 @@ def stack(request: pytest.FixtureRequest, checkpoint: Path) -> Iterator[LocalSta
 @pytest.fixture
 def server() -> Iterator[FakeServerProcess]:
     """An endpoint that answers both models after a while, with books of its own."""
-    script = {"models": {name: {"latency_s": 0.3} for name in CHANCES}}
+    script = {"models": {name: {"latency_s": 0.3} for name in NAMES.values()}}
     with FakeServerProcess(script) as server:
         yield server
