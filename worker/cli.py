@@ -122,7 +122,7 @@ def doctor(
     from routoo.console.output import json_line
     from routoo.console.run import quiet_driver
     from worker.doctor.examine import examine_environment
-    from worker.doctor.finding import Verdict
+    from worker.doctor.finding import Health
 
     quiet_driver()
     configure_logs("CRITICAL", as_json=False, role="doctor")
@@ -131,7 +131,7 @@ def doctor(
         found.append(finding)
         if not as_json:
             typer.echo(finding.line())
-    healthy = all(finding.verdict is not Verdict.BROKEN for finding in found)
+    healthy = all(finding.health is not Health.BROKEN for finding in found)
     if as_json:
         typer.echo(json_line({"healthy": healthy, "checks": [asdict(one) for one in found]}))
     raise typer.Exit(0 if healthy else 1)

@@ -135,18 +135,18 @@ async def _tidy_up(db: Database, max_failures: int) -> None:
             reason=one.cause,
         )  # fmt: skip
     await _end_cancelled(db)
-    await _close_books(db)
+    await _settle_left(db)
     async with db.transaction() as conn:
         await response_cache.purge(conn)
 
 
-async def _close_books(db: Database) -> None:
+async def _settle_left(db: Database) -> None:
     """Settle what dead workers left reserved in batches that failed."""
     async with db.transaction() as conn:
-        open_books = await control.with_open_books(conn)
-    for batch_id in open_books:
+        unsettled = await control.with_open_reservations(conn)
+    for batch_id in unsettled:
         async with db.transaction() as conn:
-            closed = await control.close_books(conn, batch_id)
+            closed = await control.settle_left(conn, batch_id)
         if closed:
             _log.info("batch.books_closed", batch=str(batch_id))
 

@@ -128,7 +128,7 @@ class OpenStream:
     candidate: LiveCandidate
     stream: AnswerStream
     passed: tuple[str, ...]
-    call: "SentCall"
+    call: "SingleCall"
     cost_usd: Decimal | None = None
     """Known once the stream has ended."""
 
@@ -147,7 +147,7 @@ class OpenStream:
 
 
 @dataclass(slots=True)
-class SentCall:
+class SingleCall:
     """A call that was sent; it is settled once, at its worst case where no usage arrives."""
 
     ledger: CallLedger
@@ -256,7 +256,9 @@ class LiveCaller:
             ApiError: As `complete`.
         """
 
-        async def ask(candidate: LiveCandidate, *, is_last: bool) -> tuple[SentCall, AnswerStream]:
+        async def ask(
+            candidate: LiveCandidate, *, is_last: bool
+        ) -> tuple[SingleCall, AnswerStream]:
             call = await self._send(candidate, body, key, is_last=is_last)
             return call, await self._open(call, body, timeout_s)
 
@@ -270,7 +272,7 @@ class LiveCaller:
         key: KeyRecord | None,
         *,
         is_last: bool,
-    ) -> SentCall:
+    ) -> SingleCall:
         """Wait until a call may be sent, with its money set aside; the caller closes it."""
         model = self.client.behaviour.apply(candidate.model)
         call_id, key_id = uuid4(), None if key is None else key.id
@@ -278,7 +280,7 @@ class LiveCaller:
             admitted = self.client.admit(model, estimate_call_tokens(body, model))
             permit = await _enter(exits, admitted, model, None if is_last else _ADMISSION_S)
             await self.ledger.reserve(call_id, key, model.name, candidate.worst_case_usd)
-            call = SentCall(self.ledger, call_id, key_id, candidate, permit, exits.pop_all())
+            call = SingleCall(self.ledger, call_id, key_id, candidate, permit, exits.pop_all())
         try:
             await permit.start()
         except BaseException as error:
@@ -290,7 +292,7 @@ class LiveCaller:
         return call
 
     async def _answer(
-        self, call: SentCall, body: Mapping[str, Any], timeout_s: float | None
+        self, call: SingleCall, body: Mapping[str, Any], timeout_s: float | None
     ) -> tuple[Completion, Decimal]:
         try:
             completion = await self.client.complete(call.permit.model, body, timeout_s=timeout_s)
@@ -303,7 +305,7 @@ class LiveCaller:
         return completion, cost_usd
 
     async def _open(
-        self, call: SentCall, body: Mapping[str, Any], timeout_s: float | None
+        self, call: SingleCall, body: Mapping[str, Any], timeout_s: float | None
     ) -> AnswerStream:
         try:
             return await call.exits.enter_async_context(

@@ -41,7 +41,7 @@ _RECENT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ShownBatch:
     """A batch of the list, with what is derived of it."""
 
     batch: BatchLine
@@ -104,7 +104,7 @@ async def list_page(visit: Visit) -> dict[str, Any]:
         found = await list_lines(conn, wanted, PAGE_LINES + 1, (min(page, 10_000) - 1) * PAGE_LINES)
     now = datetime.now(UTC)
     return {
-        "lines": [Line(one, now) for one in found[:PAGE_LINES]],
+        "lines": [ShownBatch(one, now) for one in found[:PAGE_LINES]],
         "has_more": len(found) > PAGE_LINES,
         "page": page,
         "group": group,

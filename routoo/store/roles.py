@@ -23,7 +23,7 @@ _ENDED = "status, error, completed_at"
 
 
 @dataclass(frozen=True, slots=True)
-class Role:
+class DatabaseRole:
     """What one kind of process may do."""
 
     purpose: str
@@ -36,8 +36,8 @@ class Role:
 _READ, _ADD = "SELECT", "SELECT, INSERT"
 _KEEP = "SELECT, INSERT, UPDATE, DELETE"
 _WORKER = {"alembic_version": _READ, "workers": _KEEP}
-ROLES: Mapping[str, Role] = {
-    "routoo_scorer": Role(
+ROLES: Mapping[str, DatabaseRole] = {
+    "routoo_scorer": DatabaseRole(
         "scores prompts: sees no answers and no keys, spends no money",
         {
             **_WORKER,
@@ -53,7 +53,7 @@ ROLES: Mapping[str, Role] = {
             "provider_batches": "SELECT (batch_id, shard_no, state)",
         },
     ),
-    "routoo_dispatcher": Role(
+    "routoo_dispatcher": DatabaseRole(
         "selects models and calls them: makes no jobs, raises no budget, sees no keys",
         {
             **_WORKER,
@@ -74,7 +74,7 @@ ROLES: Mapping[str, Role] = {
             "response_cache": _KEEP,
         },
     ),
-    "routoo_producer": Role(
+    "routoo_producer": DatabaseRole(
         "submits, follows, ends and deletes batches, and keeps the gateway's keys and files",
         {
             **dict.fromkeys(("batches", "shards", "ledgers", "grades", "replans"), _KEEP),
@@ -97,7 +97,9 @@ ROLES: Mapping[str, Role] = {
         },
         reads_all=True,
     ),
-    "routoo_beat": Role("does periodic work: all that the other three may", {}, reads_all=True),
+    "routoo_beat": DatabaseRole(
+        "does periodic work: all that the other three may", {}, reads_all=True
+    ),
 }
 """By name."""
 _MEMBERS = ("routoo_scorer", "routoo_dispatcher", "routoo_producer")

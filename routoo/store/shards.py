@@ -72,7 +72,7 @@ async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> F
       it, some seconds later, or splits it. One that failed for good is parked, and its batch fails.
 
     Where the batch is being cancelled and this was the last shard at work, the batch ends. Where it
-    failed meanwhile, its books are closed.
+    failed meanwhile, what is still reserved is settled.
 
     Args:
         conn: A transaction of its own, after the transactions that wrote the shard's facts.
@@ -99,7 +99,7 @@ async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> F
         if await control.end_cancelled(conn, lease.key.batch_id):
             return replace(finished, ended=BatchStatus.CANCELLED)
     elif status.is_over or finished.parked:
-        await control.close_books(conn, lease.key.batch_id)
+        await control.settle_left(conn, lease.key.batch_id)
     return finished
 
 

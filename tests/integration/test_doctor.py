@@ -15,7 +15,7 @@ from tests.fakes.openai_process import FakeServerProcess
 from tests.producer_command import write_pool
 from worker.doctor import machine
 from worker.doctor.examine import examine
-from worker.doctor.finding import Finding, Verdict
+from worker.doctor.finding import Finding, Health
 from worker.roles import Role
 
 NOWHERE = "postgresql://user:secret@127.0.0.1:1/routoo"
@@ -48,9 +48,9 @@ def test_a_machine_in_order_has_nothing_broken_and_a_call_says_what_it_cost(
     settings = Settings(database_url=database_url, broker_url=broker_url, home=tmp_path)
     pool = pool_at(tmp_path, endpoint.base_url)
     found = by_check(examine(settings, pool, calls=True, environ={}))
-    broken = [one for many in found.values() for one in many if one.verdict is Verdict.BROKEN]
+    broken = [one for many in found.values() for one in many if one.health is Health.BROKEN]
     assert not broken
-    assert found["database"][0].verdict is Verdict.OK
+    assert found["database"][0].health is Health.OK
     assert found["migrations"][0].found.endswith("the newest")
     assert "USD" in found["calls"][0].found
     assert "the database's" in found["clock"][0].found
@@ -64,11 +64,11 @@ def test_a_database_that_is_down_hides_nothing_else_and_its_password_is_not_show
     settings = Settings(database_url=NOWHERE, broker_url=broker_url, home=tmp_path)
     pool = pool_at(tmp_path, endpoint.base_url)
     found = by_check(examine(settings, pool, environ={"ROUTOO_DATABSE_URL": "x"}))
-    assert found["database"][0].verdict is Verdict.BROKEN
-    assert found["migrations"][0].verdict is Verdict.NOT_CHECKED
-    assert found["broker"][0].verdict is Verdict.OK
-    assert found["endpoints"][0].verdict is Verdict.OK
-    assert found["calls"][0].verdict is Verdict.NOT_CHECKED
+    assert found["database"][0].health is Health.BROKEN
+    assert found["migrations"][0].health is Health.NOT_CHECKED
+    assert found["broker"][0].health is Health.OK
+    assert found["endpoints"][0].health is Health.OK
+    assert found["calls"][0].health is Health.NOT_CHECKED
     assert found["settings"][0].remedy == "Write ROUTOO_DATABASE_URL"
     assert "secret" not in "".join(one.line() for many in found.values() for one in many)
 
@@ -81,8 +81,8 @@ def test_models_that_the_checkpoint_does_not_know_and_missing_keys_are_named(
     found = by_check(examine(settings, pool, environ={}))
     assert "OPENAI_API_KEY, VLLM_API_KEY" in found["pool"][1].found
     assert "gpt-4o-mini" in found["checkpoint"][1].found
-    assert found["endpoints"][0].verdict is Verdict.NOT_CHECKED
-    assert found["broker"][0].verdict is Verdict.BROKEN
+    assert found["endpoints"][0].health is Health.NOT_CHECKED
+    assert found["broker"][0].health is Health.BROKEN
 
 
 def test_a_machine_is_examined_for_the_roles_it_is_to_run(tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_a_machine_is_examined_for_the_roles_it_is_to_run(tmp_path: Path) -> Non
     pool = REPOSITORY / "examples" / "pool-hosted.yaml"
     found = by_check(examine(settings, pool, roles=frozenset({Role.BEAT}), environ={}))
     assert not {"checkpoint", "endpoints", "calls"} & set(found)
-    assert [one.verdict for one in found["pool"]] == [Verdict.OK]
+    assert [one.health for one in found["pool"]] == [Health.OK]
 
 
 def test_limits_that_are_too_low_are_broken_and_say_how_to_raise_them(
@@ -104,7 +104,7 @@ def test_limits_that_are_too_low_are_broken_and_say_how_to_raise_them(
     pool = pool_at(tmp_path, "http://127.0.0.1:1/v1")
     found = by_check(examine(settings, pool, environ={}))
     for check in ("open files", "connections", "memory", "endpoints"):
-        assert found[check][0].verdict is Verdict.BROKEN, check
+        assert found[check][0].health is Health.BROKEN, check
         assert found[check][0].remedy
     assert "its hard limit" in (found["open files"][0].remedy or "")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from routoo.errors import RoutooError
 from routoo.settings import Settings, load_settings
 from worker.doctor import machine, models, servers
-from worker.doctor.finding import Finding, Known, Verdict, of_error
+from worker.doctor.finding import Finding, Health, Known, of_error
 from worker.roles import Role
 
 _CHECKS = {
@@ -93,4 +93,4 @@ def _guarded(name: str, findings: Iterator[Finding]) -> Iterator[Finding]:
         yield of_error(name, error)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        yield Finding(name, Verdict.BROKEN, f"{where}{error.strerror or error}")
+        yield Finding(name, Health.BROKEN, f"{where}{error.strerror or error}")

@@ -58,7 +58,7 @@ class Known:
     """Stops embedded servers in the end."""
     url: str | None = None
     """The database's, once it answered."""
-    health: ServerHealth | None = None
+    server: ServerHealth | None = None
     is_migrated: bool = False
     pool: Pool | None = None
     pings: list[Ping] | None = None

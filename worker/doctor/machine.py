@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from worker.doctor.finding import Finding, Known, Verdict, waits
+from worker.doctor.finding import Finding, Health, Known, waits
 from worker.doctor.servers import live_workers
 from worker.roles import Role, connections
 
@@ -25,8 +25,8 @@ _LOW_DISK_BYTES, _NO_DISK_BYTES = 5 * _GIB, _GIB // 2
 def check_clock(name: str, known: Known) -> Iterator[Finding]:
     """Compare this clock with the database's and the endpoints'."""
     clocks = {}
-    if known.health is not None:
-        clocks["the database's"] = (known.health.clock_ahead_s, _DATABASE_CLOCK_S)
+    if known.server is not None:
+        clocks["the database's"] = (known.server.clock_ahead_s, _DATABASE_CLOCK_S)
     for one in known.pings or ():
         if one.clock_ahead_s is not None:
             whose = f"that of {one.base_url.partition('?')[0]}"
@@ -38,9 +38,9 @@ def check_clock(name: str, known: Known) -> Iterator[Finding]:
     for whose, ahead_s in apart.items():
         found = f"this machine's is {_seconds(-ahead_s)} {whose}"
         remedy = "Let NTP set the clocks: deadlines and schedules go by them"
-        yield Finding(name, Verdict.WARNING, found, remedy)
+        yield Finding(name, Health.WARNING, found, remedy)
     if not apart:
-        yield Finding(name, Verdict.OK, f"agrees with {', '.join(clocks)}")
+        yield Finding(name, Health.OK, f"agrees with {', '.join(clocks)}")
 
 
 def check_open_files(name: str, known: Known) -> Iterator[Finding]:
@@ -54,9 +54,9 @@ def check_open_files(name: str, known: Known) -> Iterator[Finding]:
         if 0 <= hard < needed:
             remedy += "; its hard limit must be raised too"
         found = f"{soft} may be open, and {needed} are needed for {slots} calls at once"
-        yield Finding(name, Verdict.BROKEN, found, remedy)
+        yield Finding(name, Health.BROKEN, found, remedy)
     else:
-        yield Finding(name, Verdict.OK, f"{soft} may be open, {needed} are needed")
+        yield Finding(name, Health.OK, f"{soft} may be open, {needed} are needed")
 
 
 def _most_connections(known: Known, counts: Mapping[Role, int]) -> int:
@@ -65,29 +65,29 @@ def _most_connections(known: Known, counts: Mapping[Role, int]) -> int:
 
 def check_connections(name: str, known: Known) -> Iterator[Finding]:
     """Compare the database's connections with what the workers open at most."""
-    if known.health is None:
+    if known.server is None:
         yield waits(name, "the database")
         return
     live = live_workers(known) if known.is_migrated else {}
     counts = {role: max(1, live.get(role.value, 0)) for role in Role}
     needed = _most_connections(known, counts) + _SPARE_CONNECTIONS
-    usable = known.health.usable_connections
+    usable = known.server.usable_connections
     what = ", ".join(f"{count} {role.value}" for role, count in counts.items())
-    found = f"the database has {usable}, {known.health.used_connections} in use; "
+    found = f"the database has {usable}, {known.server.used_connections} in use; "
     found += f"{what}, a gateway and commands open {needed} at most"
     if needed > usable:
         remedy = f"Set max_connections of PostgreSQL to {needed + 20}, or lower "
         remedy += "ROUTOO_DISPATCH_THREADS"
-        yield Finding(name, Verdict.BROKEN, found, remedy)
+        yield Finding(name, Health.BROKEN, found, remedy)
     else:
-        yield Finding(name, Verdict.OK, found)
+        yield Finding(name, Health.OK, found)
 
 
 def check_memory(name: str, _: Known) -> Iterator[Finding]:
     """Look how much memory is free."""
     free = available_memory_bytes()
     if free is None:
-        yield Finding(name, Verdict.NOT_CHECKED, "this system doesn't say how much is free")
+        yield Finding(name, Health.NOT_CHECKED, "this system doesn't say how much is free")
         return
     remedy = "A scorer takes 0.5 to 1 GB, and a dispatcher 0.5 GB with 100,000 jobs"
     yield _free(name, free, _LOW_MEMORY_BYTES, _NO_MEMORY_BYTES, remedy)
@@ -100,7 +100,7 @@ def check_disk(name: str, known: Known) -> Iterator[Finding]:
         folder = folder.parent
     if not os.access(folder, os.W_OK):
         remedy = "Let its owner give you the right to write, or set ROUTOO_HOME"
-        yield Finding(name, Verdict.BROKEN, f"{folder} can't be written to", remedy)
+        yield Finding(name, Health.BROKEN, f"{folder} can't be written to", remedy)
     remedy = "Free some, set ROUTOO_BATCH_RETENTION_DAYS, or set ROUTOO_HOME to another disk"
     free = shutil.disk_usage(folder).free
     yield _free(name, free, _LOW_DISK_BYTES, _NO_DISK_BYTES, remedy, f" under {folder}")
@@ -127,8 +127,8 @@ def available_memory_bytes() -> int | None:
 def _free(name: str, free: int, low: int, none: int, remedy: str, where: str = "") -> Finding:
     found = f"{free / _GIB:.1f} GiB free{where}"
     if free >= low:
-        return Finding(name, Verdict.OK, found)
-    return Finding(name, Verdict.BROKEN if free < none else Verdict.WARNING, found, remedy)
+        return Finding(name, Health.OK, found)
+    return Finding(name, Health.BROKEN if free < none else Health.WARNING, found, remedy)
 
 
 def _seconds(ahead_s: float) -> str:

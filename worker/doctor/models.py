@@ -13,7 +13,7 @@ from routoo.domain.pool_file import load_pool
 from routoo.errors import EndpointError, RoutooError
 from routoo.store import checkpoints
 from routoo.store.database import Database
-from worker.doctor.finding import Finding, Known, Verdict, of_error, waits
+from worker.doctor.finding import Finding, Health, Known, of_error, waits
 from worker.roles import Role
 
 _PING_TIMEOUT_S = 5.0
@@ -24,7 +24,7 @@ def check_pool(name: str, known: Known) -> Iterator[Finding]:
     """Read the pool, and look for the keys and tokenizers that it names."""
     pool = load_pool(known.pool_file)
     known.pool = pool
-    yield Finding(name, Verdict.OK, f"{known.pool_file}: {len(pool.models)} models, all priced")
+    yield Finding(name, Health.OK, f"{known.pool_file}: {len(pool.models)} models, all priced")
     if Role.DISPATCHER in known.roles:
         check_variables(pool.models, known.environ)
         TokenCounters().load(pool.models)
@@ -37,18 +37,18 @@ def check_checkpoint(name: str, known: Known) -> Iterator[Finding]:
 
     folder, origin = _checkpoint_in_use(known)
     manifest = read_checkpoint(folder).manifest
-    yield Finding(name, Verdict.OK, f"{folder} ({origin}), {len(manifest.models)} models")
+    yield Finding(name, Health.OK, f"{folder} ({origin}), {len(manifest.models)} models")
     if known.pool is not None:
         wanted = dict.fromkeys(model.predicted_as for model in known.pool.models)
         unknown = [one for one in wanted if one not in manifest.models]
         if unknown:
             found = f"it doesn't know {', '.join(unknown)} of the pool, which runs on priors"
             remedy = "Learn its models by `routoo onboard`; `routoo pool priors` shows the priors"
-            yield Finding(name, Verdict.WARNING, found, remedy)
+            yield Finding(name, Health.WARNING, found, remedy)
     if find_backbone(manifest.backbone).weights_sha256 != manifest.backbone_sha256:
         found = f"the backbone {manifest.backbone} has other weights than it was fitted with"
         remedy = "Install the version of the backbone that the checkpoint was fitted with"
-        yield Finding(name, Verdict.BROKEN, found, remedy)
+        yield Finding(name, Health.BROKEN, found, remedy)
 
 
 def _checkpoint_in_use(known: Known) -> tuple[Path, str]:
@@ -74,19 +74,19 @@ def check_endpoints(name: str, known: Known) -> Iterator[Finding]:
         what = f"{', '.join(one.models)} at {one.base_url.partition('?')[0]}"
         if one.is_unknown:
             found = f"{what}: not asked, since its key or proxy is not set"
-            yield Finding(name, Verdict.NOT_CHECKED, found)
+            yield Finding(name, Health.NOT_CHECKED, found)
         elif one.problem is not None:
             remedy = "Start it, or correct base_url, key or proxy in the pool"
-            yield Finding(name, Verdict.BROKEN, f"{what}: {one.problem}", remedy)
+            yield Finding(name, Health.BROKEN, f"{what}: {one.problem}", remedy)
         else:
-            yield Finding(name, Verdict.OK, f"{what}: answers")
+            yield Finding(name, Health.OK, f"{what}: answers")
 
 
 def check_calls(name: str, known: Known) -> Iterator[Finding]:
     """Call every model once, where that was asked for."""
     if not known.calls:
         found = "no model was called: --call asks each for one token, which costs money"
-        yield Finding(name, Verdict.NOT_CHECKED, found)
+        yield Finding(name, Health.NOT_CHECKED, found)
     elif known.pool is None:
         yield waits(name, "the pool")
     else:
@@ -103,10 +103,10 @@ async def _call_each(name: str, pool: Pool, environ: Mapping[str, str]) -> list[
         except EndpointError as error:
             return of_error(name, error, f"{model.name}: ")
         except RoutooError as error:
-            return Finding(name, Verdict.NOT_CHECKED, f"{model.name}: {error.what}", error.remedy)
+            return Finding(name, Health.NOT_CHECKED, f"{model.name}: {error.what}", error.remedy)
         cost_usd = done.usage.cost_usd(model)
         found = f"{model.name}: answered in {done.latency_s:.1f} s for {cost_usd:f} USD"
-        return Finding(name, Verdict.OK, found)
+        return Finding(name, Health.OK, found)
 
     async with ChatEndpoints(environ=environ) as endpoints:
         return list(await asyncio.gather(*map(call, pool.models)))

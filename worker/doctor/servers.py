@@ -10,7 +10,7 @@ from routoo.store import migrate, workers
 from routoo.store.database import Database, check_reachable, redacted
 from routoo.store.server_health import ServerHealth, server_health
 from worker import queue
-from worker.doctor.finding import Finding, Known, Verdict, waits
+from worker.doctor.finding import Finding, Health, Known, waits
 from worker.roles import Role
 
 _PREFIX = "ROUTOO_"
@@ -27,28 +27,28 @@ def check_settings(name: str, known: Known) -> Iterator[Finding]:
     for unknown in sorted(one for one in others if not one.startswith(_TESTS)):
         near = difflib.get_close_matches(unknown, settings, 1)
         remedy = f"Write {near[0]}" if near else "Unset it, or see the list of settings"
-        yield Finding(name, Verdict.WARNING, f"there is no setting {unknown}", remedy)
+        yield Finding(name, Health.WARNING, f"there is no setting {unknown}", remedy)
     if known.settings.webhook_url and known.settings.webhook_secret is None:
         remedy = "Set ROUTOO_WEBHOOK_SECRET, so that its receiver can tell who sent them"
-        yield Finding(name, Verdict.WARNING, "alerts are sent without a signature", remedy)
-    yield Finding(name, Verdict.OK, f"{len(settings.intersection(given))} set, the rest default")
+        yield Finding(name, Health.WARNING, "alerts are sent without a signature", remedy)
+    yield Finding(name, Health.OK, f"{len(settings.intersection(given))} set, the rest default")
 
 
 def check_database(name: str, known: Known) -> Iterator[Finding]:
     """Connect to the database; an embedded one is started as long as this takes."""
     _start_embedded(known, database=True)
     url = database_url(known.settings)
-    known.health = asyncio.run(_health_of(url))
+    known.server = asyncio.run(_health_of(url))
     known.url = url
     kind = "embedded" if known.settings.embedded_database else redacted(url)
-    yield Finding(name, Verdict.OK, f"{kind}, PostgreSQL {known.health.version}")
-    if known.health.is_read_only:
+    yield Finding(name, Health.OK, f"{kind}, PostgreSQL {known.server.version}")
+    if known.server.is_read_only:
         remedy = "Name the primary server in ROUTOO_DATABASE_URL"
-        yield Finding(name, Verdict.BROKEN, "it takes no writes: a replica?", remedy)
-    if not known.health.is_durable:
+        yield Finding(name, Health.BROKEN, "it takes no writes: a replica?", remedy)
+    if not known.server.is_durable:
         remedy = "Turn on fsync, full_page_writes and synchronous_commit"
         found = "what it commits may be lost with its power, money that was spent too"
-        yield Finding(name, Verdict.WARNING, found, remedy)
+        yield Finding(name, Health.WARNING, found, remedy)
 
 
 def _start_embedded(known: Known, *, database: bool) -> None:
@@ -67,7 +67,7 @@ def check_migrations(name: str, known: Known) -> Iterator[Finding]:
     revision, newest = migrate.current(known.url), migrate.head()
     known.is_migrated = revision == newest
     if known.is_migrated:
-        yield Finding(name, Verdict.OK, f"revision {revision}, the newest")
+        yield Finding(name, Health.OK, f"revision {revision}, the newest")
         return
     found = f"revision {revision or 'none'}, and this code needs {newest}"
     if revision is not None and revision > newest:
@@ -75,9 +75,9 @@ def check_migrations(name: str, known: Known) -> Iterator[Finding]:
     else:
         remedy = "Run `routoo db upgrade`"
     if known.settings.embedded_database:
-        yield Finding(name, Verdict.OK, f"{found}: `routoo-worker up` migrates it")
+        yield Finding(name, Health.OK, f"{found}: `routoo-worker up` migrates it")
     else:
-        yield Finding(name, Verdict.BROKEN, found, remedy)
+        yield Finding(name, Health.BROKEN, found, remedy)
 
 
 def check_broker(name: str, known: Known) -> Iterator[Finding]:
@@ -85,7 +85,7 @@ def check_broker(name: str, known: Known) -> Iterator[Finding]:
     _start_embedded(known, database=False)
     queue.check_broker(broker_url(known.settings))
     kind = "embedded" if known.settings.embedded_broker else redacted(broker_url(known.settings))
-    yield Finding(name, Verdict.OK, f"{kind}, answers")
+    yield Finding(name, Health.OK, f"{kind}, answers")
 
 
 def check_workers(name: str, known: Known) -> Iterator[Finding]:
@@ -97,7 +97,7 @@ def check_workers(name: str, known: Known) -> Iterator[Finding]:
     missing = sorted(role.value for role in Role if role.value not in live)
     found = ", ".join(f"{count} {role}" for role, count in sorted(live.items())) or "none lives"
     remedy = f"Start {', '.join(missing)}, or `routoo-worker up`" if missing else None
-    yield Finding(name, Verdict.WARNING if missing else Verdict.OK, found, remedy)
+    yield Finding(name, Health.WARNING if missing else Health.OK, found, remedy)
 
 
 def live_workers(known: Known) -> dict[str, int]:

@@ -125,7 +125,7 @@ async def fail(conn: AsyncConnection, batch_id: UUID, error: str) -> None:
     await provider_batches.make_due(conn, batch_id)
 
 
-async def close_books(conn: AsyncConnection, batch_id: UUID) -> bool:
+async def settle_left(conn: AsyncConnection, batch_id: UUID) -> bool:
     """Settle what is still reserved in a batch that is over, unless workers are busy with it.
 
     Args:
@@ -133,7 +133,7 @@ async def close_books(conn: AsyncConnection, batch_id: UUID) -> bool:
         batch_id: The batch.
 
     Returns:
-        Whether its books are closed: nothing is reserved, and all calls are in what was spent.
+        Whether that is done: nothing is reserved, and all calls are in what was spent.
 
     Raises:
         NotFoundError: There is no such batch.
@@ -147,7 +147,7 @@ async def close_books(conn: AsyncConnection, batch_id: UUID) -> bool:
     return True
 
 
-async def with_open_books(conn: AsyncConnection) -> list[UUID]:
+async def with_open_reservations(conn: AsyncConnection) -> list[UUID]:
     """Return the batches that are over and have money reserved."""
     cursor = await conn.execute(
         "SELECT b.id FROM batches b JOIN ledgers l ON l.batch_id = b.id AND l.reserved_usd > 0"

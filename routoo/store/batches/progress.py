@@ -45,7 +45,7 @@ class Deviations:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class FailureCause:
     """A reason for which jobs ended without an answer."""
 
     error_code: str
@@ -76,7 +76,7 @@ class Progress:
     deviations: Deviations = field(default_factory=Deviations)
     recent_per_s: float | None = None
     """Jobs that ended a second in the last half minute; None where none did."""
-    failures: tuple[Failure, ...] = ()
+    failures: tuple[FailureCause, ...] = ()
     """The reasons of jobs without an answer, the commonest first; twenty at most."""
 
     @property
@@ -268,7 +268,7 @@ def _deviations(counts: list[_Count]) -> Deviations:
 
 async def _failures(
     conn: AsyncConnection, batch_id: UUID, counts: list[_Count]
-) -> tuple[Failure, ...]:
+) -> tuple[FailureCause, ...]:
     causes: Counter[str] = Counter()
     for one in counts:
         if one.status not in {None, ResultStatus.SUCCEEDED} and one.results:
@@ -280,7 +280,8 @@ async def _failures(
     cursor = await conn.execute(_EXAMPLES, values)
     examples = [row[0] async for row in cursor]
     return tuple(
-        Failure(code, jobs, example) for (code, jobs), example in zip(found, examples, strict=True)
+        FailureCause(code, jobs, example)
+        for (code, jobs), example in zip(found, examples, strict=True)
     )
 
 

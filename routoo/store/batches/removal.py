@@ -33,7 +33,7 @@ async def delete_part(conn: AsyncConnection, batch_id: UUID) -> bool:
 
     Args:
         conn: A transaction of its own; call it until the batch is gone.
-        batch_id: The batch: over, with closed books, or a plan.
+        batch_id: The batch: over, with nothing reserved, or a plan.
 
     Returns:
         Whether the batch is gone.
