@@ -14,7 +14,7 @@ from routoo.store.server_health import ServerHealth
 from worker.roles import Role
 
 
-class Verdict(StrEnum):
+class Health(StrEnum):
     """What a check found."""
 
     OK = "ok"
@@ -31,14 +31,14 @@ class Finding:
     """The outcome of one check."""
 
     check: str
-    verdict: Verdict
+    health: Health
     found: str
     remedy: str | None = None
     """What to do about it, a sentence without its full stop."""
 
     def line(self) -> str:
         """Return it as text for people, the remedy in a line of its own."""
-        text = f"{self.verdict:<12} {self.check:<12} {self.found}"
+        text = f"{self.health:<12} {self.check:<12} {self.found}"
         return text if self.remedy is None else f"{text}\n{'':<26}-> {self.remedy}."
 
 
@@ -68,9 +68,9 @@ def of_error(check: str, error: RoutooError, before: str = "") -> Finding:
     """Return what an error says as a finding: it is broken."""
     where = f"{error.where}: " if error.where else ""
     value = f" (got {error.value!r})" if error.value is not None else ""
-    return Finding(check, Verdict.BROKEN, f"{before}{where}{error.what}{value}", error.remedy)
+    return Finding(check, Health.BROKEN, f"{before}{where}{error.what}{value}", error.remedy)
 
 
 def waits(check: str, what: str) -> Finding:
     """Return that a check can't be made before something else is in order."""
-    return Finding(check, Verdict.NOT_CHECKED, f"waits for {what}")
+    return Finding(check, Health.NOT_CHECKED, f"waits for {what}")

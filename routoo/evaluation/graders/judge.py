@@ -1,4 +1,4 @@
-"""Answers that a language model compares with the reference.
+"""Grades answers that a language model compares with the reference.
 
 The judge sees the question, a rubric and the two answers, once in either order, since judges
 prefer what they read first (position bias; Zheng et al. 2023, Judging LLM-as-a-Judge, section 3.4).
