@@ -170,7 +170,7 @@ async def test_a_batch_that_is_over_is_neither_paused_nor_cancelled(db: Database
     assert await status(db, batch_id) is BatchStatus.CANCELLED
 
 
-async def test_the_books_of_a_failed_batch_are_closed_once_no_worker_is_busy_with_it(
+async def test_what_a_failed_batch_left_is_settled_once_no_worker_is_busy_with_it(
     db: Database,
 ) -> None:
     batch_id = await batch_factory.submit(db, 6, shard_size=2, budget_usd="1")
@@ -186,14 +186,14 @@ async def test_the_books_of_a_failed_batch_are_closed_once_no_worker_is_busy_wit
             await ledger.reserve(conn, lease, [wanted])
     async with db.transaction() as conn:
         await shards.finish(conn, failing, shards.Failed("no key", permanent=True))
-        assert await control.with_open_books(conn) == [batch_id]
-        assert not await control.close_books(conn, batch_id)
+        assert await control.with_open_reservations(conn) == [batch_id]
+        assert not await control.settle_left(conn, batch_id)
     async with db.transaction() as conn:
         await ledger.settle(conn, alive, [batch_factory.attempt(alive.first_job, "0.05")])
     async with db.transaction() as conn:
         await shards.finish(conn, alive, shards.HandedBack())
     async with db.transaction() as conn:
-        assert await control.with_open_books(conn) == []
+        assert await control.with_open_reservations(conn) == []
         balance = await ledger.balance(conn, batch_id)
         with pytest.raises(StaleLeaseError):
             await leases.fence(conn, dead)

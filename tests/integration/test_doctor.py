@@ -124,7 +124,7 @@ def test_the_command_prints_json_and_its_exit_status_says_that_something_is_brok
     printed = json.loads(done.stdout)
     assert done.returncode == 1
     assert printed["healthy"] is False
-    assert {"check", "verdict", "found", "remedy"} == set(printed["checks"][0])
+    assert {"check", "health", "found", "remedy"} == set(printed["checks"][0])
 
 
 def test_settings_that_cannot_be_read_are_the_only_line(tmp_path: Path) -> None:
