@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 PIP := PIP_ROOT_USER_ACTION=ignore $(BIN)/pip install -qq --disable-pip-version-check --no-warn-script-location
 
 .DEFAULT_GOAL := help
-.PHONY: help install run serve test lint format types imports docs chaos check checkpoint paper clean
+.PHONY: help install run serve test lint format types imports docs chaos check audit checkpoint paper clean
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,9 @@ types: install  ## strict types
 imports: install  ## the layers of docs/architecture.md; no circle anywhere
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/check_circles.py
+
+audit: install  ## look the pinned dependencies up among known vulnerabilities (needs the network)
+	$(BIN)/python .ci/check_dependencies.py
 
 check: lint types imports  ## everything that needs no test run
 

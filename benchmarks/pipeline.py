@@ -17,6 +17,7 @@ A million jobs take about half an hour on two cores and 6 KB of disk a job:
 
 import argparse
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ _DISK_BYTES_PER_JOB = 6_000
 def main() -> None:
     """Measure and print."""
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the servers stop, too
     with (
         tempfile.TemporaryDirectory(prefix="routoo-", dir=options.folder) as name,
         ExitStack() as ends,
