@@ -20,7 +20,8 @@ from routoo.errors import InputError
 ROUTED_NAMES = frozenset({"auto", "routoo", "routoo/auto"})
 """Values of `model` that leave the choice to Routoo, as no value does."""
 _COUNTS = ("max_tokens", "max_completion_tokens", "n", "best_of")
-_WHOLE_NUMBERS = (*_COUNTS, "seed", "top_k", "top_logprobs")
+_WHOLE_NUMBERS = frozenset((*_COUNTS, "seed", "top_k", "top_logprobs"))
+_FRACTIONS = (float, Decimal)
 _MOST = 2**31 - 1
 _NAMES_SHOWN = 10
 
@@ -213,9 +214,8 @@ def _part_has_text(part: Mapping[str, Any]) -> bool:
 
 
 def _counts(body: dict[str, Any], problems: list[RowProblem]) -> None:
-    for name in _WHOLE_NUMBERS:
-        value = body.get(name)
-        if isinstance(value, float | Decimal) and value % 1 == 0:
+    for name, value in body.items():
+        if name in _WHOLE_NUMBERS and isinstance(value, _FRACTIONS) and value % 1 == 0:
             body[name] = int(value)  # such as 256.0, which providers refuse
     for name in _COUNTS:
         if name in body:

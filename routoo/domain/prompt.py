@@ -81,8 +81,9 @@ def _other_parts(body: Mapping[str, Any]) -> list[tuple[str, object]]:
                 kind = _part_kind(part) if isinstance(part, Mapping) else None
                 if kind is not None:
                     parts.append((kind, part))
-        if isinstance(message.get("audio"), Mapping):  # an earlier answer, by its id
-            parts.append(("audio", message["audio"]))
+        audio = message.get("audio")
+        if audio is not None and isinstance(audio, Mapping):  # an earlier answer, by its id
+            parts.append(("audio", audio))
     return parts
 
 
