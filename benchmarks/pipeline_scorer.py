@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import Predictions
 from routoo.pipeline import score
 from worker.cli import main
@@ -38,6 +39,11 @@ class HashedWords:
             novelty=np.zeros(len(prompts), np.float32),
             truncated=np.zeros(len(prompts), np.bool_),
         )
+
+    def covering(self, models: Sequence[CandidateModel]) -> "HashedWords":
+        """Return itself: it knows every model."""
+        del models
+        return self
 
     def prompt_factors(self, models: Sequence[str]) -> Sequence[float]:
         """Return 1: no endpoint counts otherwise than we do."""

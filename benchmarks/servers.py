@@ -145,7 +145,7 @@ def wait_until(condition: Callable[[], Value], log: Path) -> Value:
     """Return what a condition returns once that is true; its program's log tells why it isn't."""
     ends_s = time.monotonic() + _PATIENCE_S
     while not (found := condition()):
-        if time.monotonic() > ends_s:
+        if time.monotonic() > ends_s or "Traceback" in log.read_text():
             raise TimeoutError(log.read_text()[-3000:])
         time.sleep(0.05)
     return found

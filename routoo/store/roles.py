@@ -81,8 +81,9 @@ ROLES: Mapping[str, DatabaseRole] = {
             **dict.fromkeys(("batch_counts", "provider_batches"), _KEEP),
             **dict.fromkeys(("api_keys", "key_ledgers", "files", "file_parts"), _KEEP),
             **dict.fromkeys(("api_batches", "single_calls", "streams", "stream_batches"), _KEEP),
-            **dict.fromkeys(("schedules", "schedule_firings", "eval_sets", "eval_items"), _KEEP),
-            **dict.fromkeys(("eval_runs", "eval_alerts", "endpoints"), _KEEP),
+            **dict.fromkeys(("schedules", "schedule_firings", "schedule_batches"), _KEEP),
+            **dict.fromkeys(("eval_sets", "eval_items", "eval_runs", "eval_alerts"), _KEEP),
+            **dict.fromkeys(("batch_webhooks", "endpoints"), _KEEP),
             # Facts: written and deleted with their batch, never changed.
             **dict.fromkeys(("jobs", "predictions", "floors"), "SELECT, INSERT, DELETE"),
             **dict.fromkeys(("prompt_factors", "batch_judges"), "SELECT, INSERT, DELETE"),

@@ -95,6 +95,12 @@ async def test_each_process_does_its_work_with_the_rights_of_its_role(roles: Rol
     assert await rows(roles["beat"], "SELECT FROM batches") == []
 
 
+async def test_every_table_is_written_by_some_role(roles: Roles) -> None:
+    found = await rows(roles["beat"], "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")
+    known = {table for role in ROLES.values() for table in role.grants}
+    assert {name for (name,) in found} == known
+
+
 async def test_a_batch_is_cancelled_and_retried_with_the_rights_of_a_producer(
     roles: Roles,
 ) -> None:
