@@ -89,6 +89,7 @@ def test_a_machine_is_examined_for_the_roles_it_is_to_run(tmp_path: Path) -> Non
     settings = Settings(database_url=NOWHERE, broker_url="redis://127.0.0.1:1", home=tmp_path)
     pool = REPOSITORY / "examples" / "pool-hosted.yaml"
     found = by_check(examine(settings, pool, roles=frozenset({Role.BEAT}), environ={}))
+    assert [one.health for one in found["settings"]] == [Health.OK]
     assert not {"checkpoint", "endpoints", "calls"} & set(found)
     assert [one.health for one in found["pool"]] == [Health.OK]
 
@@ -125,6 +126,12 @@ def test_the_command_prints_json_and_its_exit_status_says_that_something_is_brok
     assert done.returncode == 1
     assert printed["healthy"] is False
     assert {"check", "health", "found", "remedy"} == set(printed["checks"][0])
+
+
+def test_a_role_by_itself_needs_servers_that_others_reach(tmp_path: Path) -> None:
+    settings = Settings(database_url=NOWHERE, broker_url=None, home=tmp_path)
+    known = examine(settings, settings.pool, roles=frozenset({Role.BEAT}), environ={})
+    assert next(known).found.startswith("ROUTOO_BROKER_URL unset")
 
 
 def test_settings_that_cannot_be_read_are_the_only_line(tmp_path: Path) -> None:

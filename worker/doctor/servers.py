@@ -31,7 +31,21 @@ def check_settings(name: str, known: Known) -> Iterator[Finding]:
     if known.settings.webhook_url and known.settings.webhook_secret is None:
         remedy = "Set ROUTOO_WEBHOOK_SECRET, so that its receiver can tell who sent them"
         yield Finding(name, Health.WARNING, "alerts are sent without a signature", remedy)
+    yield from _check_urls(name, known)
     yield Finding(name, Health.OK, f"{len(settings.intersection(given))} set, the rest default")
+
+
+def _check_urls(name: str, known: Known) -> Iterator[Finding]:
+    """Look whether roles that run by themselves have servers that others reach too."""
+    urls = {
+        "ROUTOO_DATABASE_URL": known.settings.database_url,
+        "ROUTOO_BROKER_URL": known.settings.broker_url,
+    }
+    unset = [variable for variable, url in urls.items() if url is None]
+    if unset and known.roles != frozenset(Role):
+        found = f"{' and '.join(unset)} unset: embedded servers serve `routoo-worker up` alone"
+        remedy = "Set both, or leave --role out"
+        yield Finding(name, Health.WARNING, found, remedy)
 
 
 def check_database(name: str, known: Known) -> Iterator[Finding]:
