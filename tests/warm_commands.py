@@ -1,4 +1,4 @@
-"""Runs `routoo-producer` in processes forked from one that has imported it: a start costs little.
+"""Runs our commands in processes forked from one that has imported them: a start costs little.
 
 Each command has a process of its own, with its own arguments, environment, folder, standard
 streams and exit status. What is not tested here is the import itself: commands that are started
@@ -17,21 +17,31 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import producer
-from producer.cli import main
-
-PRODUCER = Path(sys.executable).with_name("routoo-producer")
+BIN = Path(sys.executable).parent
+PRODUCER = BIN / "routoo-producer"
+ROUTOO = BIN / "routoo"
+_ENTRIES = {PRODUCER.name: "producer.cli", ROUTOO.name: "routoo.cli.main"}
+_ROOMS = {
+    PRODUCER.name: ("producer",),
+    ROUTOO.name: ("routoo.cli", "routoo.client", "routoo.console", "routoo.domain", "routoo.store"),
+}
+"""What is imported before the first command comes: no PyTorch, which most commands don't need."""
 _NOT_PRELOADED = ("producer.gateway", "producer.page", "producer.commands.serve")
 """The gateway is started as a shell starts it."""
 
 
-class WarmProducer:
-    """A process that has imported the command, and forks itself for each run of it."""
+class WarmCommand:
+    """A process that has imported a program, and forks itself for each run of it.
 
-    def __init__(self) -> None:
+    Args:
+        program: The program's file.
+    """
+
+    def __init__(self, program: Path) -> None:
+        self._program = program
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -50,7 +60,7 @@ class WarmProducer:
             TimeoutExpired: It took longer than it may; it was killed.
         """
         if not self._lock.acquire(blocking=False):  # another thread's command still runs
-            return _run_cold(arguments, environ, cwd, stdin, timeout_s)
+            return _run_cold([self._program, *arguments], environ, cwd, stdin, timeout_s)
         try:
             with tempfile.TemporaryDirectory(prefix="routoo-run-") as folder:
                 return self._run(Path(folder), arguments, environ, cwd, stdin, timeout_s)
@@ -76,7 +86,7 @@ class WarmProducer:
         }
         status = self._ask(json.dumps(told).encode(), timeout_s)
         if status is None:
-            raise subprocess.TimeoutExpired(["routoo-producer", *arguments], timeout_s or 0)
+            raise subprocess.TimeoutExpired([self._program, *arguments], timeout_s or 0)
         output, messages = (path.read_text() for path in files[1:])
         return subprocess.CompletedProcess(list(arguments), status, output, messages)
 
@@ -96,7 +106,7 @@ class WarmProducer:
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm_commands"],
+                [sys.executable, "-m", "tests.warm_commands", self._program],
                 cwd=Path(__file__).parents[1],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -106,14 +116,14 @@ class WarmProducer:
 
 
 def _run_cold(
-    arguments: Sequence[str],
+    command: Sequence[str | Path],
     environ: Mapping[str, str],
     cwd: Path | None,
     stdin: str,
     timeout_s: float | None,
 ) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [PRODUCER, *arguments],
+        command,
         env=environ,
         cwd=cwd,
         input=stdin,
@@ -124,16 +134,22 @@ def _run_cold(
     )
 
 
-warm_producer = WarmProducer()
-"""Of this test process; it starts with the first command."""
+warm_producer = WarmCommand(PRODUCER)
+warm_routoo = WarmCommand(ROUTOO)
+"""Of this test process; they start with the first command."""
 
 
-def _preload() -> None:
-    for module in pkgutil.walk_packages(producer.__path__, "producer."):
-        if not module.name.startswith(_NOT_PRELOADED):
-            importlib.import_module(module.name)
+def _preload(program: str) -> Callable[[], None]:
+    """Import the program's rooms and return its entry point."""
+    for room in _ROOMS[program]:
+        path = importlib.import_module(room).__path__
+        for module in pkgutil.walk_packages(path, f"{room}."):
+            if not module.name.startswith(_NOT_PRELOADED):
+                importlib.import_module(module.name)
+    entry: Callable[[], None] = importlib.import_module(_ENTRIES[program]).main
     gc.collect()
     gc.freeze()
+    return entry
 
 
 def _serve() -> None:
@@ -163,10 +179,11 @@ def _become(told: "dict[str, object]") -> None:
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - not what the parent has buffered
-    sys.argv = [str(PRODUCER), *arguments]
+    sys.argv[1:] = arguments
 
 
 if __name__ == "__main__":
-    _preload()
+    sys.argv = sys.argv[1:]
+    start = _preload(Path(sys.argv[0]).name)
     _serve()
-    main()
+    start()

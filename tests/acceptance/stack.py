@@ -15,7 +15,7 @@ import psycopg
 
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.settings import REPOSITORY
-from tests.warm_commands import PRODUCER, warm_producer
+from tests.warm_commands import PRODUCER, warm_producer, warm_routoo
 
 WORKER = "tests.acceptance.worker"
 """The real one, but for the predictor that scorers begin with."""
@@ -40,18 +40,8 @@ def run_command(
     statuses: Sequence[int] = (0,),
 ) -> str:
     """Run a command of ours to its end and return what it printed."""
-    if program == PRODUCER.name:
-        words = list(map(str, arguments))
-        done = warm_producer.run(words, environ=environ, timeout_s=PATIENCE_S)
-    else:
-        done = subprocess.run(
-            [BIN / program, *arguments],
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+    warm = warm_producer if program == PRODUCER.name else warm_routoo
+    done = warm.run(list(map(str, arguments)), environ=environ, timeout_s=PATIENCE_S)
     assert done.returncode in statuses, (done.returncode, done.stdout, done.stderr)
     return done.stdout.strip()
 

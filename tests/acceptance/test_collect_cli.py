@@ -13,6 +13,7 @@ import pytest
 
 from tests.acceptance.stack import BIN
 from tests.fakes.openai_process import FakeServerProcess
+from tests.warm_commands import warm_routoo
 
 ANSWERS = {"2 + 2": "The answer is 4.", "capital of Peru": "It is Lima."}
 ITEMS = [
@@ -38,9 +39,7 @@ def write_inputs(folder: Path, base_url: str) -> list[str]:
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
+    return warm_routoo.run(command[1:], environ=environment, cwd=folder)
 
 
 def script(**large: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 
 from routoo.store.migrate import head
 from tests.services import short_folder
+from tests.warm_commands import warm_routoo
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +22,8 @@ def home() -> Iterator[Path]:
 
 def _db(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("ROUTOO_")}
-    code = "from routoo.cli.db import db; db()"
-    return subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env=environment | {"ROUTOO_HOME": str(home)} | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment |= {"ROUTOO_HOME": str(home)} | variables
+    return warm_routoo.run(["db", *arguments], environ=environment)
 
 
 def test_a_kept_server_serves_commands_until_it_is_stopped(home: Path, tmp_path: Path) -> None:
