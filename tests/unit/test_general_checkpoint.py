@@ -9,7 +9,7 @@ from routoo.domain.pool_file import parse_pool
 from routoo.errors import ConfigError
 from routoo.predictor.manifest import read_manifest
 from routoo.predictor.placement import PlacedModel, Placer, read_placer
-from routoo.training.item_response import fit_item_response
+from routoo.training.general import fit_item_response
 
 POOL = """models:
   - name: {name}
