@@ -11,16 +11,16 @@ from pathlib import Path
 
 from routoo.errors import RoutooError
 from routoo.settings import Settings, load_settings
-from worker.doctor import machine, models, servers
+from worker.doctor import checks, machine, models
 from worker.doctor.finding import Finding, Health, Known, of_error
 from worker.roles import Role
 
 _CHECKS = {
-    "settings": servers.check_settings,
-    "database": servers.check_database,
-    "migrations": servers.check_migrations,
-    "broker": servers.check_broker,
-    "workers": servers.check_workers,
+    "settings": checks.check_settings,
+    "database": checks.check_database,
+    "migrations": checks.check_migrations,
+    "broker": checks.check_broker,
+    "workers": checks.check_workers,
     "pool": models.check_pool,
     "checkpoint": models.check_checkpoint,
     "endpoints": models.check_endpoints,

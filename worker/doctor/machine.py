@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from worker.doctor.checks import live_workers
 from worker.doctor.finding import Finding, Health, Known, waits
-from worker.doctor.servers import live_workers
 from worker.roles import Role, connections
 
 _DATABASE_CLOCK_S = 2.0
