@@ -1,6 +1,6 @@
 """Fits the general checkpoint: it knows how hard a prompt is, and places models it never saw.
 
-An item-response model of many graded tables gives abilities and items (`item_response`). Its
+An item-response model of many graded tables gives abilities and items (`fit_item_response`). Its
 anchors are points among the abilities: made-up models that span strength and kind. The usual
 predictor is fitted to the anchors' expected scores, so it estimates from a prompt how each kind of
 model does on it. A real model is a vector over the anchors, fitted to its answers as an added model
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
-from scipy.special import expit, logit
+from scipy import special
 
 from routoo.domain.model_prior import REFERENCE_MODELS
 from routoo.ports import Feedback
@@ -36,7 +36,13 @@ _EDGE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class ItemResponse:
-    """What was fitted."""
+    """An item-response model: how hard items are, and what kinds of ability models have.
+
+    The log-odds of a right answer are `b_i + w_i . a_m`: an item's easiness, what it asks of each
+    ability, and the model's abilities (the compensatory multidimensional model; Reckase 2009, 4.1).
+    Items and models have normal priors, and are fitted in turn to the mode. Models that no table
+    has together are comparable by those that several tables have.
+    """
 
     ability: Float64[np.ndarray, "models dimensions"]
     """Mean 0 over the models; the first in log-odds."""
@@ -47,7 +53,7 @@ class ItemResponse:
         self, ability: Float64[np.ndarray, "models dimensions"]
     ) -> Float32[np.ndarray, "items models"]:
         """Return how probably models of such abilities answer each item well."""
-        return np.asarray(expit(self.item @ _with_one(ability).T), np.float32)
+        return np.asarray(special.expit(self.item @ _with_one(ability).T), np.float32)
 
 
 def fit_item_response(
@@ -78,12 +84,12 @@ def _first_guess(
     """Return general strength by models' levels, the rest by how they differ in kind."""
     levels = np.stack([known_mean(score[tasks == task], axis=0) for task in np.unique(tasks)])
     answered = np.stack([(~np.isnan(score[tasks == t])).any(axis=0) for t in np.unique(tasks)])
-    odds = np.where(answered, logit(np.clip(levels, _EDGE, 1 - _EDGE)), np.nan)
+    odds = np.where(answered, special.logit(np.clip(levels, _EDGE, 1 - _EDGE)), np.nan)
     strength = np.zeros(score.shape[1])
     for _ in range(20):
         ease = np.nanmean(odds - strength, axis=1)
         strength = np.nanmean(odds - ease[:, None], axis=0)
-    chance = expit(ease[np.unique(tasks, return_inverse=True)[1]][:, None] + strength)
+    chance = special.expit(ease[np.unique(tasks, return_inverse=True)[1]][:, None] + strength)
     excess = np.nan_to_num(score - chance)
     excess -= excess.mean(axis=1, keepdims=True)
     kinds = np.linalg.eigh((excess.T @ excess).astype(np.float64))[1][:, -(DIMENSIONS - 1) :]
@@ -105,7 +111,7 @@ def _item_centre(
     for task in np.unique(tasks):
         rows = tasks == task
         level = known_mean(score[rows].reshape(1, -1), axis=1)
-        guess = logit(np.clip(level, _EDGE, 1 - _EDGE))[0]
+        guess = special.logit(np.clip(level, _EDGE, 1 - _EDGE))[0]
         centre[rows, 0] = item[rows, 0].mean() if item.any() else guess
     return centre
 
@@ -123,7 +129,7 @@ def _newton(
     found = np.where(start.any(axis=1, keepdims=True), start, centre)
     products = (inputs[:, :, None] * inputs[:, None, :]).reshape(len(inputs), -1)
     for _ in range(2):
-        chance = expit(found @ inputs.T + (0 if offset is None else offset))
+        chance = special.expit(found @ inputs.T + (0 if offset is None else offset))
         slope = np.where(known, goal - chance, 0) @ inputs - precision * (found - centre)
         weight = np.where(known, chance * (1 - chance), 0)
         curvature = (weight @ products).reshape(len(found), *2 * [inputs.shape[1]])

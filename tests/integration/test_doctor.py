@@ -13,7 +13,6 @@ import pytest
 from routoo.settings import REPOSITORY, Settings
 from tests.fakes.openai_process import FakeServerProcess
 from tests.producer_command import write_pool
-from worker.doctor import machine
 from worker.doctor.examine import examine
 from worker.doctor.finding import Finding, Health
 from worker.roles import Role

@@ -1,17 +1,31 @@
-"""Checks settings, the database, its schema, the broker, and which workers live."""
+"""The doctor's checks: of servers and settings, of the pool and the checkpoint, of the machine.
+
+Each is a generator of findings, given its name and what is known so far.
+"""
 
 import asyncio
 import difflib
-from collections.abc import Iterator
+import os
+import resource
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
+from routoo.client.access import check_variables
+from routoo.client.endpoints import ChatEndpoints
+from routoo.client.ping import ping
+from routoo.client.token_counts import TokenCounters
+from routoo.domain.pool import CandidateModel, Pool
+from routoo.domain.pool_file import load_pool
 from routoo.embedded.stack import broker_url, database_url, embedded_servers
+from routoo.errors import EndpointError, RoutooError
 from routoo.settings import Settings
-from routoo.store import migrate, workers
+from routoo.store import checkpoints, migrate, workers
 from routoo.store.database import Database, check_reachable, redacted
 from routoo.store.server_health import ServerHealth, server_health
 from worker import queue
-from worker.doctor.finding import Finding, Health, Known, waits
-from worker.roles import Role
+from worker.doctor.finding import Finding, Health, Known, of_error, waits
+from worker.roles import Role, connections
 
 _PREFIX = "ROUTOO_"
 _OTHER_VARIABLES = ("ROUTOO_API_KEY", "ROUTOO_DEMO", "ROUTOO_DATA_DIR", "ROUTOO_CHAOS")
@@ -128,3 +142,224 @@ async def _health_of(url: str) -> ServerHealth:
     await check_reachable(url)
     async with Database(url, max_size=1) as db, db.transaction() as conn:
         return await server_health(conn)
+
+
+_DATABASE_CLOCK_S = 2.0
+_ENDPOINT_CLOCK_S = 5.0
+"""A Date header is whole seconds, and comes some time after it was written."""
+_SPARE_FILES = 128
+"""Files that a process holds open beside its calls and its connections: libraries, logs, pipes."""
+_SPARE_CONNECTIONS = 20
+"""Connections of a gateway and some commands."""
+_GIB = 2**30
+_LOW_MEMORY_BYTES, _NO_MEMORY_BYTES = 2 * _GIB, _GIB // 2
+_LOW_DISK_BYTES, _NO_DISK_BYTES = 5 * _GIB, _GIB // 2
+
+
+def check_clock(name: str, known: Known) -> Iterator[Finding]:
+    """Compare this clock with the database's and the endpoints'."""
+    clocks = {}
+    if known.server is not None:
+        clocks["the database's"] = (known.server.clock_ahead_s, _DATABASE_CLOCK_S)
+    for one in known.pings or ():
+        if one.clock_ahead_s is not None:
+            whose = f"that of {one.base_url.partition('?')[0]}"
+            clocks[whose] = (one.clock_ahead_s, _ENDPOINT_CLOCK_S)
+    if not clocks:
+        yield waits(name, "the database or an endpoint")
+        return
+    apart = {whose: ahead for whose, (ahead, most) in clocks.items() if abs(ahead) > most}
+    for whose, ahead_s in apart.items():
+        found = f"this machine's is {_seconds(-ahead_s)} {whose}"
+        remedy = "Let NTP set the clocks: deadlines and schedules go by them"
+        yield Finding(name, Health.WARNING, found, remedy)
+    if not apart:
+        yield Finding(name, Health.OK, f"agrees with {', '.join(clocks)}")
+
+
+def check_open_files(name: str, known: Known) -> Iterator[Finding]:
+    """Compare the files that a process may open with what the calls of the pool need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    models = () if known.pool is None else known.pool.models
+    slots = sum(one.max_concurrency for model in models for one in model.all_endpoints)
+    needed = slots + _most_connections(known, dict.fromkeys(Role, 1)) + _SPARE_FILES
+    if 0 <= soft < needed:
+        remedy = f"Run `ulimit -n {needed}` before the workers, or set systemd's LimitNOFILE"
+        if 0 <= hard < needed:
+            remedy += "; its hard limit must be raised too"
+        found = f"{soft} may be open, and {needed} are needed for {slots} calls at once"
+        yield Finding(name, Health.BROKEN, found, remedy)
+    else:
+        yield Finding(name, Health.OK, f"{soft} may be open, {needed} are needed")
+
+
+def _most_connections(known: Known, counts: Mapping[Role, int]) -> int:
+    return sum(connections(role, known.settings) * count for role, count in counts.items())
+
+
+def check_connections(name: str, known: Known) -> Iterator[Finding]:
+    """Compare the database's connections with what the workers open at most."""
+    if known.server is None:
+        yield waits(name, "the database")
+        return
+    live = live_workers(known) if known.is_migrated else {}
+    counts = {role: max(1, live.get(role.value, 0)) for role in Role}
+    needed = _most_connections(known, counts) + _SPARE_CONNECTIONS
+    usable = known.server.usable_connections
+    what = ", ".join(f"{count} {role.value}" for role, count in counts.items())
+    found = f"the database has {usable}, {known.server.used_connections} in use; "
+    found += f"{what}, a gateway and commands open {needed} at most"
+    if needed > usable:
+        remedy = f"Set max_connections of PostgreSQL to {needed + 20}, or lower "
+        remedy += "ROUTOO_DISPATCH_THREADS"
+        yield Finding(name, Health.BROKEN, found, remedy)
+    else:
+        yield Finding(name, Health.OK, found)
+
+
+def check_memory(name: str, _: Known) -> Iterator[Finding]:
+    """Look how much memory is free."""
+    free = available_memory_bytes()
+    if free is None:
+        yield Finding(name, Health.NOT_CHECKED, "this system doesn't say how much is free")
+        return
+    remedy = "A scorer takes 0.5 to 1 GB, and a dispatcher 0.5 GB with 100,000 jobs"
+    yield _free(name, free, _LOW_MEMORY_BYTES, _NO_MEMORY_BYTES, remedy)
+
+
+def check_disk(name: str, known: Known) -> Iterator[Finding]:
+    """Look whether the home folder can be written to, and how much is free there."""
+    folder = known.settings.home
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        remedy = "Let its owner give you the right to write, or set ROUTOO_HOME"
+        yield Finding(name, Health.BROKEN, f"{folder} can't be written to", remedy)
+    remedy = "Free some, set ROUTOO_BATCH_RETENTION_DAYS, or set ROUTOO_HOME to another disk"
+    free = shutil.disk_usage(folder).free
+    yield _free(name, free, _LOW_DISK_BYTES, _NO_DISK_BYTES, remedy, f" under {folder}")
+
+
+def available_memory_bytes() -> int | None:
+    """Return how much memory a new process can have, in bytes; None where nothing tells it.
+
+    It is what the system has available, or what is left of the control group's limit (version 2).
+    """
+    found = []
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable")]
+        group = Path("/sys/fs/cgroup")
+        most = (group / "memory.max").read_text(encoding="ascii").strip()
+        used = (group / "memory.current").read_text(encoding="ascii")
+        found += [] if most == "max" else [int(most) - int(used)]
+    except (OSError, ValueError):
+        pass
+    return min(found, default=None)
+
+
+def _free(name: str, free: int, low: int, none: int, remedy: str, where: str = "") -> Finding:
+    found = f"{free / _GIB:.1f} GiB free{where}"
+    if free >= low:
+        return Finding(name, Health.OK, found)
+    return Finding(name, Health.BROKEN if free < none else Health.WARNING, found, remedy)
+
+
+def _seconds(ahead_s: float) -> str:
+    return f"{abs(ahead_s):.0f} s {'ahead of' if ahead_s > 0 else 'behind'}"
+
+
+_PING_TIMEOUT_S = 5.0
+_CALL_TIMEOUT_S = 60.0
+
+
+def check_pool(name: str, known: Known) -> Iterator[Finding]:
+    """Read the pool, and look for the keys and tokenizers that it names."""
+    pool = load_pool(known.pool_file)
+    known.pool = pool
+    yield Finding(name, Health.OK, f"{known.pool_file}: {len(pool.models)} models, all priced")
+    if Role.DISPATCHER in known.roles:
+        check_variables(pool.models, known.environ)
+        TokenCounters().load(pool.models)
+
+
+def check_checkpoint(name: str, known: Known) -> Iterator[Finding]:
+    """Read the checkpoint in use, and compare it with the pool and its backbone."""
+    from routoo.predictor.backbone.language_model import find_backbone  # torch
+    from routoo.predictor.checkpoint import read_checkpoint  # the same
+
+    folder, origin = _checkpoint_in_use(known)
+    manifest = read_checkpoint(folder).manifest
+    yield Finding(name, Health.OK, f"{folder} ({origin}), {len(manifest.models)} models")
+    if known.pool is not None:
+        wanted = dict.fromkeys(model.predicted_as for model in known.pool.models)
+        unknown = [one for one in wanted if one not in manifest.models]
+        if unknown:
+            found = f"it doesn't know {', '.join(unknown)} of the pool, which runs on priors"
+            remedy = "Learn its models by `routoo onboard`; `routoo pool priors` shows the priors"
+            yield Finding(name, Health.WARNING, found, remedy)
+    if find_backbone(manifest.backbone).weights_sha256 != manifest.backbone_sha256:
+        found = f"the backbone {manifest.backbone} has other weights than it was fitted with"
+        remedy = "Install the version of the backbone that the checkpoint was fitted with"
+        yield Finding(name, Health.BROKEN, found, remedy)
+
+
+def _checkpoint_in_use(known: Known) -> tuple[Path, str]:
+    async def read() -> str | None:
+        async with Database(known.url or "", max_size=1) as db, db.transaction() as conn:
+            promoted = await checkpoints.promoted(conn)
+            return promoted.path if promoted else None
+
+    promoted = asyncio.run(read()) if known.is_migrated else None
+    if promoted is not None:
+        return Path(promoted), "promoted"
+    return known.settings.checkpoint, "ROUTOO_CHECKPOINT"
+
+
+def check_endpoints(name: str, known: Known) -> Iterator[Finding]:
+    """Ask every endpoint for its list of models, which costs nothing."""
+    if known.pool is None:
+        yield waits(name, "the pool")
+        return
+    timeout_s = known.settings.ping_timeout_s or _PING_TIMEOUT_S
+    known.pings = asyncio.run(ping(known.pool.models, timeout_s=timeout_s, environ=known.environ))
+    for one in known.pings:
+        what = f"{', '.join(one.models)} at {one.base_url.partition('?')[0]}"
+        if one.is_unknown:
+            found = f"{what}: not asked, since its key or proxy is not set"
+            yield Finding(name, Health.NOT_CHECKED, found)
+        elif one.problem is not None:
+            remedy = "Start it, or correct base_url, key or proxy in the pool"
+            yield Finding(name, Health.BROKEN, f"{what}: {one.problem}", remedy)
+        else:
+            yield Finding(name, Health.OK, f"{what}: answers")
+
+
+def check_calls(name: str, known: Known) -> Iterator[Finding]:
+    """Call every model once, where that was asked for."""
+    if not known.calls:
+        found = "no model was called: --call asks each for one token, which costs money"
+        yield Finding(name, Health.NOT_CHECKED, found)
+    elif known.pool is None:
+        yield waits(name, "the pool")
+    else:
+        yield from asyncio.run(_call_each(name, known.pool, known.environ))
+
+
+async def _call_each(name: str, pool: Pool, environ: Mapping[str, str]) -> list[Finding]:
+    """Make a call of one token to each model, all at once."""
+
+    async def call(model: CandidateModel) -> Finding:
+        body = {"messages": [{"role": "user", "content": "Say yes."}], "max_tokens": 1}
+        try:
+            done = await endpoints.complete(model, body, timeout_s=_CALL_TIMEOUT_S)
+        except EndpointError as error:
+            return of_error(name, error, f"{model.name}: ")
+        except RoutooError as error:
+            return Finding(name, Health.NOT_CHECKED, f"{model.name}: {error.what}", error.remedy)
+        cost_usd = done.usage.cost_usd(model)
+        found = f"{model.name}: answered in {done.latency_s:.1f} s for {cost_usd:f} USD"
+        return Finding(name, Health.OK, found)
+
+    async with ChatEndpoints(environ=environ) as endpoints:
+        return list(await asyncio.gather(*map(call, pool.models)))

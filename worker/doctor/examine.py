@@ -11,7 +11,7 @@ from pathlib import Path
 
 from routoo.errors import RoutooError
 from routoo.settings import Settings, load_settings
-from worker.doctor import checks, machine, models
+from worker.doctor import checks
 from worker.doctor.finding import Finding, Health, Known, of_error
 from worker.roles import Role
 
@@ -21,15 +21,15 @@ _CHECKS = {
     "migrations": checks.check_migrations,
     "broker": checks.check_broker,
     "workers": checks.check_workers,
-    "pool": models.check_pool,
-    "checkpoint": models.check_checkpoint,
-    "endpoints": models.check_endpoints,
-    "calls": models.check_calls,
-    "clock": machine.check_clock,
-    "open files": machine.check_open_files,
-    "connections": machine.check_connections,
-    "memory": machine.check_memory,
-    "disk": machine.check_disk,
+    "pool": checks.check_pool,
+    "checkpoint": checks.check_checkpoint,
+    "endpoints": checks.check_endpoints,
+    "calls": checks.check_calls,
+    "clock": checks.check_clock,
+    "open files": checks.check_open_files,
+    "connections": checks.check_connections,
+    "memory": checks.check_memory,
+    "disk": checks.check_disk,
 }
 _OF_ROLES = {
     "checkpoint": {Role.SCORER},
