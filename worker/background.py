@@ -34,7 +34,7 @@ from routoo.store.database import Database
 from routoo.store.evaluation import alerts
 from routoo.store.evaluation.alerts import AlertRecord
 from worker.roles import Role
-from worker.webhooks import deliver_forever
+from worker.webhooks import deliver_forever, signed_headers
 
 
 @contextmanager
@@ -237,6 +237,7 @@ async def _call(session: aiohttp.ClientSession, url: str, secret: str, alert: Al
         "Content-Type": "application/json",
         TIMESTAMP: stamp,
         SIGNATURE: sign(secret, stamp, body),
+        **signed_headers(secret, _message_id(alert), stamp, body),
     }
     try:
         async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
@@ -247,6 +248,12 @@ async def _call(session: aiohttp.ClientSession, url: str, secret: str, alert: Al
     if status >= _ACCEPTED_BELOW:
         _log.warning("webhook.refused", status=status, run=str(alert.run_id))
     return status < _ACCEPTED_BELOW
+
+
+def _message_id(alert: AlertRecord) -> str:
+    """Return the same id for every call for an alert."""
+    named = f"{alert.run_id} {alert.kind} {alert.subject}".encode()
+    return f"msg_{hashlib.sha256(named).hexdigest()[:32]}"
 
 
 def sign(secret: str, timestamp: str, body: bytes) -> str:

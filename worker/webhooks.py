@@ -141,13 +141,20 @@ def _target(due: DueWebhook, body: bytes, secrets: str) -> HttpTarget:
     stamp = str(int(time.time()))
     headers = {
         "Content-Type": "application/json",
-        "webhook-id": due.message_id,
-        "webhook-timestamp": stamp,
-        "webhook-signature": signatures(secrets, due.message_id, stamp, body),
+        **signed_headers(secrets, due.message_id, stamp, body),
     }
     url = URL(due.url, encoded=True)
     access = Access({}, None, None, None)
     return HttpTarget(url, CIMultiDict(headers), access, f"webhook at {url.host}")
+
+
+def signed_headers(secrets: str, message_id: str, stamp: str, body: bytes) -> dict[str, str]:
+    """Return the headers by which a receiver knows a message; the rest is as for `signatures`."""
+    return {
+        "webhook-id": message_id,
+        "webhook-timestamp": stamp,
+        "webhook-signature": signatures(secrets, message_id, stamp, body),
+    }
 
 
 def signatures(secrets: str, message_id: str, timestamp: str, body: bytes) -> str:

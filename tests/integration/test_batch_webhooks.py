@@ -26,7 +26,9 @@ from routoo.store import ledger, results, shards, webhooks
 from routoo.store.database import Database
 from tests import batch_factory as factory
 from tests.dispatch_factory import rows
+from tests.integration.test_scheduled_batches import add as add_schedule
 from tests.producer_command import ProducerCommand
+from worker.background import background_ticks
 from worker.webhooks import RETRIES_S, deliver, signatures
 
 pytestmark = pytest.mark.anyio
@@ -252,6 +254,21 @@ def test_only_encrypted_addresses_and_this_machine_are_called(url: str, is_allow
     assert "secret" not in str(refused.value)
     if url.startswith("http://"):
         check_webhook_url(url, allow_http=True, where="--on-success")
+
+
+async def test_the_beat_submits_what_is_scheduled_and_tells_what_ended(
+    db: Database, database_url: str, receiver: Receiver, tmp_path: Path
+) -> None:
+    await ended(db, receiver)
+    (tmp_path / "in.jsonl").write_text('{"prompt": "x"}\n')
+    await add_schedule(db, files=str(tmp_path / "*.jsonl"))
+    settings = Settings(webhook_secret=SECRET, recovery_interval_s=0.05)  # type: ignore[arg-type]
+    with background_ticks(settings, database_url):
+        async with asyncio.timeout(60):
+            await receiver.called.wait()
+            while not await rows(db, "SELECT FROM schedule_batches"):
+                await asyncio.sleep(0.05)
+    assert len(receiver.calls) == 1
 
 
 async def test_a_submission_keeps_its_webhooks(

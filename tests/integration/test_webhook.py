@@ -13,6 +13,7 @@ from routoo.store.database import Database
 from routoo.store.evaluation import alerts
 from tests.run_factory import add_set, begin, questions
 from worker.background import check_webhook, deliver_alerts, sign
+from worker.webhooks import signatures
 
 pytestmark = pytest.mark.anyio
 SECRET = "between us"  # noqa: S105 - of the test
@@ -60,6 +61,8 @@ async def test_an_alert_is_posted_once_with_a_signature_that_holds(
     ((headers, body),) = receiver.calls
     assert headers["X-Routoo-Signature"] == sign(SECRET, headers["X-Routoo-Timestamp"], body)
     assert json.loads(body)["message"] == "quality fell"
+    stamp, message_id = headers["webhook-timestamp"], headers["webhook-id"]
+    assert headers["webhook-signature"] == signatures(SECRET, message_id, stamp, body)
 
 
 async def test_a_refused_alert_is_posted_again_later(db: Database, receiver: Receiver) -> None:
