@@ -40,7 +40,7 @@ test: install  ## run unit, integration and acceptance tests
 	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 docs: install  ## build the documentation's site into site/, strictly
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 chaos: install  ## kill processes and servers for ten minutes, and check the books (SEED=7)
 	ROUTOO_CHAOS=all $(BIN)/pytest -s tests/chaos/test_crash_points.py tests/chaos/test_message_points.py tests/chaos/test_poison.py

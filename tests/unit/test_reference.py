@@ -69,3 +69,14 @@ def test_every_path_of_the_api_is_described(pages: dict[str, str]) -> None:
     for section in page.split("\n## ")[1:]:
         title, _, text = section.partition("\n")
         assert text.strip(), title
+
+
+def test_every_page_stands_in_the_navigation() -> None:
+    """MkDocs says so too, where `make docs` is run."""
+    nav = (REPOSITORY / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
+    named = {line.rpartition(": ")[2].strip() for line in nav.splitlines() if line.strip()}
+    docs = REPOSITORY / "docs"
+    written = {str(path.relative_to(docs)) for path in docs.rglob("*.md")}
+    assert written == {name for name in named if name.endswith(".md")} - {
+        name for name in named if name.startswith("reference/")
+    }
