@@ -255,16 +255,18 @@ def _print(report: dict[str, Any]) -> None:
 
     screen = console()
     table = report_table(
-        "model", "answers", "score", "easy", "middle", "hard", "good at", "weak at", "USD/1000"
+        *("model", "before", "answers", "score", "easy", "middle", "hard"),
+        *("good at", "weak at", "USD/1000"),
     )
     for one in report["models"]:
         thirds = (_share(one["by_difficulty"][name]) for name in ("easy", "middle", "hard"))
-        score = f"{_share(one['score'])} ({_share(one['low'])} to {_share(one['high'])})"
+        before = one["prior"]["now"]
         price = one["usd_per_1000"]
         table.add_row(
             one["model"],
+            _interval(before["quality"], before["low"], before["high"]),
             str(one["answers"]),
-            score,
+            _interval(one["score"], one["low"], one["high"]),
             *thirds,
             ", ".join(one["good_at"]) or "-",
             ", ".join(one["weak_at"]) or "-",
@@ -287,13 +289,18 @@ def _gain_lines(report: dict[str, Any]) -> list[str]:
     lines = [head]
     routed = report["routed"]
     if routed is not None:
-        before, after = (routed[f"{name}_over_mix"] for name in ("prior", made_of))
+        quality, gain = routed["quality"], routed["gain"]
         lines.append(
-            "routed quality less that of the best random mix of equal cost, mean over budgets: "
-            f"{before:+.3f} by priors alone, {after:+.3f} with these answers (held out; the mix is "
-            "chosen knowing them all)"
+            f"routed under the same budgets: {quality['prior']:.3f} by priors alone, "
+            f"{quality[made_of]:.3f} with these answers (held out; {gain['mean']:+.3f}, 95 % "
+            f"{gain['low']:+.3f} to {gain['high']:+.3f}, {routed['items']} items); best random "
+            f"mix in hindsight {routed['mix']:.3f}"
         )
     return lines
+
+
+def _interval(value: float, low: float, high: float) -> str:
+    return f"{_share(value)} ({_share(low)} to {_share(high)})"
 
 
 def _share(value: float | None) -> str:

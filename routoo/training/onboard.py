@@ -48,6 +48,8 @@ FOLDS = 5
 """Parts of the graded items; each is predicted by what the others taught."""
 OWN_FIT_ITEMS = 200
 """With fewer different items a predictor of the pool's own is not tried."""
+ORIGIN = "general_sha256"
+"""Key of a checkpoint's settings: the weights of the general checkpoint that it was made from."""
 OWN, GENERAL = "own", "general"
 """What the checkpoint was made of: the pool's answers alone, or the general one updated by them."""
 
@@ -112,7 +114,9 @@ def learn_pool(
     predictor = load_predictor(base, device=settings.device, cache=settings.cache)
     learner = _Learner(predictor, pool, matrix, feedback)
     placed, quality, estimator = learner.learn()
-    folder = work / f"checkpoint-{_identity(pool, matrix, predictor.manifest)}"
+    settings_of = {ORIGIN: predictor.manifest.weights_sha256} | predictor.manifest.settings
+    made_from = replace(predictor.manifest, settings=settings_of)
+    folder = work / f"checkpoint-{_identity(pool, matrix, made_from)}"
     own = None
     if len(np.unique(text_groups(matrix.prompts))) >= OWN_FIT_ITEMS and known == names:
         trained = train_predictor(tables, known, settings, folder, feedback, graded.answers)
@@ -122,7 +126,7 @@ def learn_pool(
     if own is not None and _brier(own, matrix.score) < _brier(quality[GENERAL], matrix.score):
         made_of = OWN
     else:
-        checkpoint = replace(predictor.checkpoint, estimator=estimator)
+        checkpoint = replace(predictor.checkpoint, estimator=estimator, manifest=made_from)
         _write(folder, checkpoint, names, matrix, _metrics(matrix, quality[GENERAL], tables))
     return Onboarded(folder, made_of, matrix, tuple(placed), quality)
 
@@ -136,7 +140,9 @@ def _brier(
 def _identity(pool: Pool, matrix: OutcomeMatrix, base: Manifest) -> str:
     """Return a short hash of what a checkpoint is made of."""
     priors = [(one.predicted_as, str(one.prior), one.price_usd_per_mtok) for one in pool.models]
-    text = f"{content_sha256(matrix)} {base.weights_sha256} {priors}"
+    own = {model.predicted_as for model in pool.models}
+    others = [name for name in base.models if name not in own]
+    text = f"{content_sha256(matrix)} {base.settings[ORIGIN]} {others} {priors}"
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -92,32 +92,37 @@ def _mean(score: Float32[np.ndarray, " answers"]) -> float | None:
     return float(known.mean()) if len(known) else None
 
 
-def routed_gain(onboarded: Onboarded, pool: Pool) -> dict[str, float] | None:
-    """Return routed quality by each kind of estimates, beside the random mix of equal cost.
+def routed_gain(onboarded: Onboarded, pool: Pool) -> dict[str, Any] | None:
+    """Return what routing by priors and by the answers brings under the same budgets.
 
-    All are means over the budgets between the cheapest and the dearest model, on the graded items
-    that every model answered, held out. None where the models' costs don't differ, or one has no
-    answers.
+    On the graded items that every model answered, held out, means over the budgets between the
+    cheapest and the dearest model: `quality` by kind of estimates, `gain` of the checkpoint's over
+    the priors' with its 95 % interval, and `mix`, the best random mix of single models at the cost
+    of the checkpoint's choices, which is chosen knowing all answers.
+
+    None where the models' costs don't differ, or no item was answered by all.
     """
     matrix = onboarded.matrix
-    costs = _costs(onboarded, pool)
+    columns = list(range(len(matrix.models)))
     try:
-        rows, outcomes = complete_outcomes(matrix, costs, list(range(len(matrix.models))))
+        rows, outcomes = complete_outcomes(matrix, _costs(onboarded, pool), columns)
     except InputError:
         return None
     means = outcomes.cost_usd.mean(axis=0)
     if means.min() <= 0 or means.max() / means.min() < 1 + 1e-6:
         return None
     weights = np.full((1, len(rows)), 1 / len(rows))
-    mixes = outcomes.mixes(weights)
-    found: dict[str, float] = {}
-    for name, quality in onboarded.quality.items():
-        curve = route(outcomes, quality[rows])
-        found[name] = float(curve.quality(weights).mean())
-        gain = float(curve.gain(mixes, weights).mean())
-        found[f"{name}_over_mix"] = gain
-        found.setdefault("mix", found[name] - gain)
-    return found
+    curves = {name: route(outcomes, one[rows]) for name, one in onboarded.quality.items()}
+    used = curves[onboarded.made_of]
+    rise = mean_interval((used.score - curves["prior"].score).mean(axis=0))
+    over_mix = float(used.gain(outcomes.mixes(weights), weights).mean())
+    quality = {name: float(curve.quality(weights).mean()) for name, curve in curves.items()}
+    return {
+        "items": len(rows),
+        "quality": quality,
+        "gain": {"mean": rise.mean, "low": rise.low, "high": rise.high},
+        "mix": quality[onboarded.made_of] - over_mix,
+    }
 
 
 def _costs(onboarded: Onboarded, pool: Pool) -> Float64[np.ndarray, "items models"]:
