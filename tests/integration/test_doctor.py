@@ -13,6 +13,7 @@ import pytest
 from routoo.settings import REPOSITORY, Settings
 from tests.fakes.openai_process import FakeServerProcess
 from tests.producer_command import write_pool
+from worker.doctor import checks as doctor_checks
 from worker.doctor.examine import examine
 from worker.doctor.finding import Finding, Health
 from worker.roles import Role
@@ -97,7 +98,7 @@ def test_limits_that_are_too_low_are_broken_and_say_how_to_raise_them(
     database_url: str, broker_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
-    monkeypatch.setattr(machine, "available_memory_bytes", lambda: 2**20)
+    monkeypatch.setattr(doctor_checks, "available_memory_bytes", lambda: 2**20)
     settings = Settings(
         database_url=database_url, broker_url=broker_url, home=tmp_path, dispatch_threads=200
     )
