@@ -1,11 +1,13 @@
 """What happens to batches and the processes that work on them, drawn from a seed."""
 
 import random
+import re
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from tests.chaos.stack import ChaosStack
 from tests.chaos.submission import PRODUCER, begin, end, model
@@ -14,6 +16,10 @@ from tests.fakes.openai_process import FakeServerProcess
 CONCURRENCY = 12
 LEASE_S, TICK_S = 6.0, 2.0
 _OVER = {"completed", "cancelled", "failed"}
+_KINDS: tuple[tuple[str, ...], ...] = ((), ("--cache", "1h"), ("--max-latency-s", "5"), ())
+"""Options of the batches in turn: plain calls, the response cache, hedged calls, and, with the last
+one, the provider's batch API."""
+_PEAK = re.compile(r"VmHWM:\s+(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,8 @@ class Run:
     orphans: dict[tuple[str, int, int], float] = field(default_factory=dict)
     """Shards of dispatchers that died, by batch, number and epoch: when."""
     take_overs_s: list[float] = field(default_factory=list)
+    peak_mb: dict[str, float] = field(default_factory=dict)
+    """Most memory that a process of each role had."""
     disturbed_at_s: float = 0.0
     """When a server was away last: no take-over is expected meanwhile."""
 
@@ -179,8 +187,24 @@ class Run:
 
     def _submission(self, *options: str) -> "subprocess.Popen[str]":
         prompts = [prompt_of(number) for number in range(self.plan.jobs)]
-        models = [model(self.server.base_url, concurrency=CONCURRENCY)]
-        return begin(self.stack, prompts, models, *options)
+        turn = len(self.batch_ids) % len(_KINDS)
+        asked = model(
+            self.server.base_url,
+            concurrency=CONCURRENCY,
+            has_batch_channel=turn == len(_KINDS) - 1,
+        )
+        return begin(self.stack, prompts, [asked], *_KINDS[turn], *options)
+
+    def watch_memory(self) -> None:
+        """Note the most memory that each process has had."""
+        for worker in self.stack.workers.values():
+            try:
+                status = Path(f"/proc/{worker.pid}/status").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if (found := _PEAK.search(status)) is not None:
+                peak_mb = int(found[1]) * 1024 / 1e6
+                self.peak_mb[worker.role] = max(peak_mb, self.peak_mb.get(worker.role, 0.0))
 
     def _command(self, name: str, batch_id: str, *options: str) -> None:
         subprocess.run(

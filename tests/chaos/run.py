@@ -23,6 +23,8 @@ from tests.fakes.openai_process import FakeServerProcess
 from tests.services import short_folder
 
 PRICE_USD_PER_MTOK = Decimal(1)
+MOST_MB = {"dispatcher": 400.0, "beat": 300.0, "scorer": 1_500.0}
+"""Caps of a process's memory, by role; a scorer has PyTorch and a model in it."""
 _SLACK_S = 4.0
 """Of a loaded machine, on top of a lease and two ticks."""
 _FAULTS = [
@@ -48,12 +50,14 @@ def run(plan: Plan, home: Path) -> Run:
                 "headers": _HEADERS,
                 "faults": _FAULTS,
             }
-        }
+        },
+        "batches": {"latency_s": 1.0},
     }
     settings = {
         "ROUTOO_LEASE_S": str(LEASE_S),
         "ROUTOO_RECOVERY_INTERVAL_S": str(TICK_S),
         "ROUTOO_SHARD_SIZE": "10",
+        "ROUTOO_CHANNEL_POLL_S": "1",
         "CHAOS_SCORING": "real" if plan.real_scoring else "guess",
     }
     stack = ChaosStack(home, plan.broker_url, settings=settings, on_small_disk=plan.on_small_disk)
@@ -84,6 +88,7 @@ def _go(run: Run) -> None:
             next_s = time.monotonic() + run.rng.expovariate(1 / plan.pause_s)
         stack.revive()
         run.watch_take_overs()
+        run.watch_memory()
         time.sleep(0.2)
     stack.mend()
     patience_s = time.monotonic() + plan.patience_s
@@ -91,6 +96,7 @@ def _go(run: Run) -> None:
         assert time.monotonic() < patience_s, f"batches that don't end: {_open(stack)}"
         stack.revive()
         run.watch_take_overs()
+        run.watch_memory()
         time.sleep(0.2)
 
 
@@ -114,6 +120,8 @@ def check(run: Run) -> None:
     assert most <= CONCURRENCY, f"{most} calls in flight of {CONCURRENCY}"
     late = [one for one in run.take_overs_s if one > LEASE_S + 2 * TICK_S + _SLACK_S]
     assert not late, f"shards taken over after {late} s"
+    greedy = {role: mb for role, mb in run.peak_mb.items() if mb > MOST_MB[role]}
+    assert not greedy, f"more memory than allowed, in MB: {greedy}"
     # A Valkey on the full disk refuses everything, and Celery ends its process then.
     assert run.events["fill_disk"] or not run.stack.given_up, run.stack.given_up
     for name, text in run.stack.logs().items():
@@ -141,6 +149,8 @@ def _check_money(run: Run, log: Sequence[dict[str, Any]]) -> None:
     """Check the endpoint's books <= our ledgers <= the budgets, and each call in our books."""
     tokens = sum(row["prompt_tokens"] + row["completion_tokens"] for row in log)
     billed_usd = PRICE_USD_PER_MTOK * tokens / 1_000_000
+    at_providers = run.server.batch_log()["batches"]
+    billed_usd += PRICE_USD_PER_MTOK / 2 * sum(one["billed_tokens"] for one in at_providers) / 10**6
     ledgers = run.stack.query("SELECT limit_usd, reserved_usd, spent_usd, overrun_usd FROM ledgers")
     for limit_usd, reserved_usd, spent_usd, overrun_usd in ledgers:
         assert (reserved_usd, overrun_usd) == (0, 0)
@@ -217,7 +227,8 @@ def summary(seen: Run) -> str:
         " ",
         f"seed {seen.plan.seed}: {len(seen.batch_ids)} batches of {seen.plan.jobs} jobs,"
         f" {seen.stack.kills} kills, events {dict(seen.events)},"
-        f" {len(took)} shards taken over, the slowest after {longest}",
+        f" {len(took)} shards taken over, the slowest after {longest}, memory at most"
+        f" { ({role: round(mb) for role, mb in seen.peak_mb.items()}) } MB",
     )
 
 

@@ -16,9 +16,20 @@ KNOWN_MODELS = ("smollm2-135m-instruct", "qwen2.5-coder-0.5b-instruct")
 """Models that the example's checkpoint knows: with a single one nothing would be scored."""
 
 
-def model(base_url: str, name: str = KNOWN_MODELS[0], *, concurrency: int = 12) -> dict[str, Any]:
-    """Return a candidate model of a pool file; the fake endpoint calls it small."""
+def model(
+    base_url: str,
+    name: str = KNOWN_MODELS[0],
+    *,
+    concurrency: int = 12,
+    has_batch_channel: bool = False,
+) -> dict[str, Any]:
+    """Return a candidate model of a pool file; the fake endpoint calls it small.
+
+    With a batch channel, at half the price, its provider's batch API is asked too.
+    """
+    half = {"price_usd_per_mtok": {"prompt": "0.5", "completion": "0.5"}}
     return {
+        **({"batch_channel": half} if has_batch_channel else {}),
         "name": name,
         "endpoint": {
             "base_url": base_url,

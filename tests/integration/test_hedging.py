@@ -88,6 +88,20 @@ async def test_a_first_call_that_answers_after_all_wins_over_its_hedge(db: Datab
             assert (await ledger.balance(conn, lease.key.batch_id)).reserved_usd == 0
 
 
+async def test_a_call_that_fails_before_or_beside_its_hedge_is_retried(db: Database) -> None:
+    failing = {"kind": "status", "status": 500, "first_per_prompt": 1}
+    for latency_s in (0.0, 0.5):  # it fails before its hedge is due, or both fail
+        async with FakeServer() as server:
+            await learn(db, server)
+            script = {"latency_s": latency_s, "faults": [failing]}
+            server.set_script({"models": {"*": script}})
+            server._prompts_of.clear()
+            lease = await prepare(db, pool_of(server), JOBS, sla=HURRY)
+            assert await dispatch(db, lease, max_attempts_per_model=4)
+            statuses = "SELECT status, count(*) FROM results WHERE batch_id = %s GROUP BY 1"
+            assert await rows(db, statuses, lease.key.batch_id) == [("succeeded", JOBS)]
+
+
 async def test_a_hedge_that_the_budget_can_not_cover_is_not_made(db: Database) -> None:
     async with FakeServer() as server:
         await learn(db, server)

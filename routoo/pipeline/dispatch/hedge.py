@@ -200,10 +200,10 @@ async def _race(
     finally:
         for task in tasks:
             task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-    for result in ended:
-        if isinstance(result, Exception):
-            raise result
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in tasks:  # their results may be exceptions too: the errors that calls return
+        if not task.cancelled() and (error := task.exception()) is not None:
+            raise error
     return tasks[0].result() if not tasks[0].cancelled() else None
 
 
