@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 
 import worker.stack
+from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import Predictions
 from routoo.pipeline import score
+from routoo.ports import Predictor
 from routoo.predictor.manifest import read_manifest
 from worker.cli import main
 from worker.roles import Role
@@ -28,7 +30,7 @@ _TOKENS = 5.0
 _load, _commands = score._load, worker.stack._commands
 
 
-class ByVerb:
+class ByVerb(Predictor):
     """A predictor which knows that the small model proves nothing."""
 
     def predict(self, prompts: Sequence[str], models: Sequence[str]) -> Predictions:
@@ -43,6 +45,9 @@ class ByVerb:
             novelty=np.zeros(len(prompts), np.float32),
             truncated=np.zeros(len(prompts), np.bool_),
         )
+
+    def covering(self, models: Sequence[CandidateModel]) -> "ByVerb | None":
+        return self if {model.predicted_as for model in models} <= {"small", "large"} else None
 
     def prompt_factors(self, models: Sequence[str]) -> Sequence[float]:
         return [1.0] * len(models)

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from routoo.store.evaluation import eval_runs, eval_sets
 from routoo.store.evaluation.eval_sets import Purpose
 from routoo.training import train
 from tests.run_factory import SHARD, begin, complete, questions
+from tests.warm_commands import warm_routoo
 
 pytestmark = pytest.mark.anyio
 SECRET = Item("secret", "What is it?", answer="7")
@@ -71,13 +71,7 @@ async def test_graded_answers_are_outcomes_and_evaluation_items_stand_apart(db: 
 
 def routoo(url: str, home: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
     variables = {"ROUTOO_DATABASE_URL": url, "ROUTOO_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", "routoo.cli.main", *map(str, arguments)],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return warm_routoo.run(list(map(str, arguments)), environ=os.environ | variables)
 
 
 async def test_a_predictor_is_trained_from_runs_without_an_evaluation_item(

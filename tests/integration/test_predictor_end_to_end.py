@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from routoo.cli.main import app
+from routoo.cli.main import app, main
 from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
@@ -193,13 +193,21 @@ def test_a_device_that_is_not_there_is_refused(checkpoint: Path, device: str) ->
         load_predictor(checkpoint, device=device)
 
 
-def test_an_output_that_can_not_be_written_is_a_message(checkpoint: Path, folder: Path) -> None:
-    program = [sys.executable, "-m", "routoo.cli.main", "predict", "--checkpoint", checkpoint]
+def test_an_output_that_can_not_be_written_is_a_message(
+    checkpoint: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     wanted = ["--items", folder / "i.parquet", "--out", folder / "i.parquet" / "p.parquet"]
-    done = subprocess.run([*program, *wanted], capture_output=True, text=True, check=False)
-    assert done.returncode == 4
-    assert done.stderr.startswith(f"error: {folder / 'i.parquet'}")
-    assert "Traceback" not in done.stderr
+    command = ["routoo", "predict", "--checkpoint", checkpoint, *wanted]
+    monkeypatch.setattr(sys, "argv", list(map(str, command)))
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 4
+    assert said.startswith(f"error: {folder / 'i.parquet'}")
+    assert "Traceback" not in said
 
 
 def test_evaluate_prints_figures_with_intervals(checkpoint: Path, folder: Path) -> None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,6 +16,7 @@ from routoo.store.database import Database
 from routoo.store.schedules import NewSchedule, ScheduleRecord
 from tests.batch_factory import pool_of
 from tests.run_factory import SHARD, add_set, questions
+from tests.warm_commands import warm_producer
 
 pytestmark = pytest.mark.anyio
 
@@ -151,19 +151,12 @@ def test_a_schedule_is_added_listed_paused_and_removed_by_command(
     items.write_text('{"prompt": "Two?", "answer": "2"}\n')
 
     def producer(*arguments: str) -> str:
-        done = subprocess.run(
-            [sys.executable, "-c", "from producer.cli import main; main()", *arguments],
-            env={
-                "ROUTOO_DATABASE_URL": database_url,
-                "ROUTOO_BROKER_URL": "redis://127.0.0.1:1",
-                "PATH": "",
-                "PYTHONPATH": ":".join(sys.path),
-            },
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        environ = {
+            "ROUTOO_DATABASE_URL": database_url,
+            "ROUTOO_BROKER_URL": "redis://127.0.0.1:1",
+            "PATH": "",
+        }
+        done = warm_producer.run(arguments, environ=environ, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
