@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from tests.fakes.openai_process import FakeServerProcess
 from tests.producer_command import write_pool
 from worker.doctor import checks as doctor_checks
 from worker.doctor.examine import examine
-from worker.doctor.finding import Finding, Health
+from worker.doctor.finding import Finding, Health, Known
+from worker.doctor.traces import check_traces
 from worker.roles import Role
 
 NOWHERE = "postgresql://user:secret@127.0.0.1:1/routoo"
@@ -132,6 +134,23 @@ def test_a_role_by_itself_needs_servers_that_others_reach(tmp_path: Path) -> Non
     settings = Settings(database_url=NOWHERE, broker_url=None, home=tmp_path)
     known = examine(settings, settings.pool, roles=frozenset({Role.BEAT}), environ={})
     assert next(known).found.startswith("ROUTOO_BROKER_URL unset")
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+def test_a_collector_of_traces_that_is_away_is_a_warning(
+    endpoint: FakeServerProcess, tmp_path: Path, *, is_away: bool
+) -> None:
+    url = "http://127.0.0.1:1" if is_away else endpoint.base_url
+    known = Known(
+        settings=Settings(database_url=NOWHERE, home=tmp_path, traces=True),
+        pool_file=tmp_path,
+        roles=frozenset(Role),
+        calls=False,
+        environ={"OTEL_EXPORTER_OTLP_ENDPOINT": url},
+        exits=ExitStack(),
+    )
+    (found,) = check_traces("traces", known)
+    assert found.health is (Health.WARNING if is_away else Health.OK)
 
 
 def test_settings_that_cannot_be_read_are_the_only_line(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from routoo.errors import RoutooError
 from routoo.settings import Settings, load_settings
 from worker.doctor import checks
 from worker.doctor.finding import Finding, Health, Known, of_error
+from worker.doctor.traces import check_traces
 from worker.roles import Role
 
 _CHECKS = {
@@ -21,6 +22,7 @@ _CHECKS = {
     "migrations": checks.check_migrations,
     "broker": checks.check_broker,
     "workers": checks.check_workers,
+    "traces": check_traces,
     "pool": checks.check_pool,
     "checkpoint": checks.check_checkpoint,
     "endpoints": checks.check_endpoints,
