@@ -7,9 +7,10 @@ from typing import Any
 
 import orjson
 
-from routoo.client.formats.wire_format import SentCall, WireFormat
+from routoo.client.failures import unreadable
+from routoo.client.formats.wire_format import EventReader, SentCall, WireFormat
 from routoo.domain.completion import Completion
-from routoo.errors import InvalidResponseError
+from routoo.errors import EndpointError, InvalidResponseError
 
 _DATA = b"data:"
 _DONE = b"[DONE]"
@@ -53,8 +54,7 @@ class AnswerStream:
             if data == _DONE:
                 self._ended = True
                 return
-            for chunk in read(_decode(data, self.call.where, self.http_status)):
-                self._take(chunk)
+            for chunk in self._chunks(read, data):
                 yield chunk
         self._ended = any(choice["finish_reason"] for choice in self._choices.values())
         if not self._ended and self._error is None:
@@ -63,6 +63,19 @@ class AnswerStream:
                 where=self.call.where,
                 http_status=self.http_status,
             )
+
+    def _chunks(self, read: EventReader, data: bytes) -> list[dict[str, Any]]:
+        """Return what an event adds to the answer, and take it in."""
+        event = _decode(data, self.call.where, self.http_status)
+        try:
+            chunks = list(read(event))
+            for chunk in chunks:
+                self._take(chunk)
+        except EndpointError:
+            raise
+        except Exception as error:
+            raise unreadable(error, self.call.where, self.http_status) from error
+        return chunks
 
     def completion(self) -> Completion:
         """Return the answer as if it had come in one piece, with its usage.
