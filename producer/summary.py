@@ -111,13 +111,9 @@ async def summarise_batch(
         snapshot = await take_snapshot(conn, await find_batch(conn, batch))
         scores = await load_scores(conn, snapshot.batch.id)
     plan = snapshot.batch.plan or {}
-    routed = Contender(
-        "routed",
-        plan.get("expected_quality"),
-        plan.get("expected_cost_usd"),
-        fmean(score for score, _ in scores.values()) if scores else None,
-        float(snapshot.spent_usd),
-    )
+    graded = fmean(score for score, _ in scores.values()) if scores else None
+    expected = (plan.get("expected_quality"), plan.get("expected_cost_usd"))
+    routed = Contender("routed", *expected, graded, float(snapshot.spent_usd))
     recorded = _recorded(outcomes, scores.keys()) if outcomes else {}
     alone = tuple(
         Contender(

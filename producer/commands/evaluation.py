@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from routoo.evaluation_runs.begin import RunRequest
     from routoo.settings import Settings
     from routoo.store.database import Database
+    from routoo.store.evaluation.eval_runs import RunRecord
 
 ALERTED = 6
 """Exit status of a run that is worse than the runs before it."""
@@ -78,8 +79,7 @@ def run_command(
         routoo-producer eval run nightly --match large@0.98 --full --sample 100
         routoo-producer eval run mmlu --recorded mmlu_outcomes.parquet --pool pool.yaml
     """
-    from producer.evaluation.runs import await_run, batches_of, begin, replay_server
-    from producer.queue import publish_or_note
+    from producer.evaluation.runs import await_run, replay_server
     from routoo.console.logs import configure_logs
     from routoo.settings import load_settings
 
@@ -92,11 +92,7 @@ def run_command(
             request = replace(request, pool=stack.enter_context(served))
 
         async def measure(database: "Database") -> "RunView | None":
-            begun = await begin(database, eval_set, request, shard_size=settings.shard_size)
-            note(f"begun: run {begun.id}")
-            for batch_id, jobs in await batches_of(database, begun):
-                shard_count = settings.shard_count(jobs)
-                publish_or_note(settings, Stage.SCORE, batch_id, shard_count)
+            begun = await _begin(database, settings, eval_set, request)
             if not (watch or options.recorded):
                 typer.echo(json_line({"run_id": str(begun.id)}) if as_json else str(begun.id))
                 return None
@@ -105,6 +101,20 @@ def run_command(
         view = run_with_database(settings, measure, on_interrupt=_ON_INTERRUPT)
     if view is not None:
         _show(view, as_json=as_json)
+
+
+async def _begin(
+    database: "Database", settings: "Settings", eval_set: str, request: "RunRequest"
+) -> "RunRecord":
+    """Begin a run, and tell the workers of its batches."""
+    from producer.evaluation.runs import batches_of, begin
+    from producer.queue import publish_or_note
+
+    begun = await begin(database, eval_set, request, shard_size=settings.shard_size)
+    note(f"begun: run {begun.id}")
+    for batch_id, jobs in await batches_of(database, begun):
+        publish_or_note(settings, Stage.SCORE, batch_id, settings.shard_count(jobs))
+    return begun
 
 
 @evaluation.command("list")

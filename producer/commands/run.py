@@ -80,11 +80,7 @@ def run_command(
         routoo-producer run prompts.jsonl --budget-usd 5 --out answers.jsonl
         routoo-producer run prompts.csv --match large@0.98 --out answers.parquet --yes
     """
-    if not (yes or sys.stdin.isatty()):
-        raise InputError(
-            "this spends money, and there is no terminal to ask on",
-            remedy="Give --yes, or look first with `routoo-producer plan`",
-        )
+    _check_consent(yes=yes)
     from producer.local_stack import LocalStack
     from producer.results.formats import Export
     from routoo.settings import load_settings
@@ -96,20 +92,20 @@ def run_command(
     wanted = Export.to_file(out)
     _check_files(source, wanted)
     request = options.request(settings, plan_only=True)
+    request = replace(request, name=request.name or source.stem)
     stack = LocalStack(settings, named_checkpoint=checkpoint is not None)
-    run = _Run(
-        settings,
-        source,
-        replace(request, name=request.name or source.stem),
-        wanted,
-        stack,
-        options,
-        yes=yes,
-        as_json=as_json,
-    )
+    run = _Run(settings, source, request, wanted, stack, options, yes=yes, as_json=as_json)
     with _sigterm_as_interrupt(), stack:
         exit_code = run_with_database(settings, run.work, on_interrupt=run.how_to_go_on)
     raise typer.Exit(exit_code)
+
+
+def _check_consent(*, yes: bool) -> None:
+    if not (yes or sys.stdin.isatty()):
+        raise InputError(
+            "this spends money, and there is no terminal to ask on",
+            remedy="Give --yes, or look first with `routoo-producer plan`",
+        )
 
 
 @contextmanager

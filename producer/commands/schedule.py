@@ -29,8 +29,9 @@ from routoo.errors import InputError
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
 
+    from routoo.settings import Settings
     from routoo.store.database import Database
-    from routoo.store.schedules import Firing, ScheduleRecord
+    from routoo.store.schedules import Firing, NewSchedule, ScheduleRecord
 
 _BY_HAND = "by hand"
 
@@ -67,30 +68,33 @@ def add_command(
         routoo-producer schedule add open --sql - --sql-url-env CRM_URL --cron "30 0 * * *" < q.sql
     """
     from routoo.settings import load_settings
-    from routoo.store import schedules
-    from routoo.store.evaluation import eval_sets
 
     if not name.strip() or not name.isprintable():
         raise InputError("this is no printable text", value=name, where="NAME", remedy="Give some")
     settings = load_settings()
     new = new_schedule(settings, name, cron, options, batch_options, work)
-
-    async def add(database: "Database") -> None:
-        from producer.pool_check import check_pool
-
-        if work.eval_set is None:
-            pool, asks = Pool.model_validate(new.pool), not batch_options.no_ping
-            for text in await check_pool(database, pool, settings, asks_endpoints=asks):
-                note(text)
-        async with database.transaction() as conn:
-            if work.eval_set is not None:
-                await eval_sets.find(conn, work.eval_set)
-            await schedules.add(conn, new)
-
-    run_with_database(settings, add)
+    asks = not batch_options.no_ping
+    run_with_database(settings, lambda database: _add(database, settings, new, asks_endpoints=asks))
     if new.budget_usd is None and new.objective is None:
         note("without a budget or an aim the best models are asked, whatever they cost")
     typer.echo(f"next at {_instant(new.next_due_at, new.time_zone)}")
+
+
+async def _add(
+    database: "Database", settings: "Settings", new: "NewSchedule", *, asks_endpoints: bool
+) -> None:
+    from producer.pool_check import check_pool
+    from routoo.store import schedules
+    from routoo.store.evaluation import eval_sets
+
+    if new.eval_set is None:
+        pool = Pool.model_validate(new.pool)
+        for text in await check_pool(database, pool, settings, asks_endpoints=asks_endpoints):
+            note(text)
+    async with database.transaction() as conn:
+        if new.eval_set is not None:
+            await eval_sets.find(conn, new.eval_set)
+        await schedules.add(conn, new)
 
 
 _SCHEDULE_COLUMNS = (

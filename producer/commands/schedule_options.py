@@ -17,6 +17,7 @@ from routoo.domain.calendar import Calendar, Missed
 from routoo.errors import InputError
 
 if TYPE_CHECKING:
+    from routoo.domain.pool import Pool
     from routoo.settings import Settings
     from routoo.store.schedules import NewSchedule
 
@@ -113,13 +114,7 @@ def new_schedule(
     from routoo.evaluation_runs.begin import RunRequest, check_budgets
     from routoo.store.schedules import NewSchedule
 
-    pool = options.candidates(settings)
-    objective = options.objective(pool)
-    call_options = CallOptions(**options.call_facts(pool.names))
-    if work.eval_set is None:
-        pool = pool.with_batch_channels()
-        request = batch.request(settings)
-        objective, call_options = request.objective, request.call_options
+    pool, objective, call_options = _aims(settings, options, None if work.eval_set else batch)
     new = NewSchedule(
         name=name,
         eval_set=work.eval_set,
@@ -183,6 +178,17 @@ def _batch(work: WorkOptions, options: BatchOptions) -> dict[str, Any]:
     ).as_json()
 
 
+def _aims(
+    settings: "Settings", options: ScheduleOptions, batch: BatchOptions | None
+) -> "tuple[Pool, Objective, CallOptions]":
+    """Return the pool, the objective and the call options of batches, or of runs without one."""
+    pool = options.candidates(settings)
+    if batch is None:
+        return pool, options.objective(pool), CallOptions(**options.call_facts(pool.names))
+    request = batch.request(settings)
+    return pool.with_batch_channels(), request.objective, request.call_options
+
+
 def _check_work(work: WorkOptions, options: ScheduleOptions, batch: BatchOptions) -> None:
     """Refuse options that are not of what is scheduled."""
     given = [one for one in (work.eval_set, work.batch, work.sql) if one is not None]
@@ -200,6 +206,10 @@ def _check_work(work: WorkOptions, options: ScheduleOptions, batch: BatchOptions
         raise InputError(
             "an option of batches stands beside --evalset", remedy="Leave it out, or give --batch"
         )
+    _check_batches(work, batch)
+
+
+def _check_batches(work: WorkOptions, batch: BatchOptions) -> None:
     if work.batch is None and (work.only_new or work.max_files is not None):
         raise InputError("--only-new and --max-files are for --batch", remedy="Leave them out")
     if batch.errors is not None and work.batch is not None and "*" in work.batch:

@@ -1,8 +1,8 @@
 """Draws a plan, on a screen and as a picture: what the money will buy, before any is spent."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -13,6 +13,9 @@ from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.domain.job import BatchStatus
 from routoo.files import check_suffix, replacing
 from routoo.store.batches.records import BatchRecord
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Plan = dict[str, Any]
 """A plan as the batch keeps it."""
@@ -67,31 +70,11 @@ def plot_plan(plan: Plan, path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     points = plan.get("forecast", {}).get("frontier", [])
-    costs = [point["cost_usd"] for point in points]
-    axes.plot(costs, [point["mean_quality"] for point in points], marker=".", label="frontier")
-    direct = [point for point in points if point.get("direct_quality") is not None]
-    if direct:
-        axes.plot(
-            [point["cost_usd"] for point in direct],
-            [point["direct_quality"] for point in direct],
-            linestyle=":",
-            label="without judging answers",
-        )
-    mixed = [point for point in points if point["random_mix_quality"] is not None]
-    axes.plot(
-        [point["cost_usd"] for point in mixed],
-        [point["random_mix_quality"] for point in mixed],
-        linestyle="--",
-        label="random mix",
-    )
-    right_usd = max((model["alone_cost_usd"] for model in plan["models"]), default=0.0) / 2
-    for model in plan["models"]:
-        at = (model["alone_cost_usd"], model["alone_quality"])
-        axes.plot(*at, marker="s", linestyle="none", color="grey")
-        side: dict[str, Any] = (
-            {"xytext": (-6, -12), "ha": "right"} if at[0] > right_usd else {"xytext": (6, -12)}
-        )
-        axes.annotate(model["model"], at, textcoords="offset points", fontsize=8, **side)
+    _plot_line(axes, points, "mean_quality", marker=".", label="frontier")
+    if any(point.get("direct_quality") is not None for point in points):
+        _plot_line(axes, points, "direct_quality", linestyle=":", label="without judging answers")
+    _plot_line(axes, points, "random_mix_quality", linestyle="--", label="random mix")
+    _plot_models(axes, plan["models"])
     if plan["served"]:
         at = (plan["expected_cost_usd"], plan["expected_quality"])
         axes.plot(*at, marker="*", markersize=14, linestyle="none", color="red", label="this plan")
@@ -101,6 +84,24 @@ def plot_plan(plan: Plan, path: Path) -> None:
     axes.legend()
     with replacing(path) as stream:
         figure.savefig(stream, dpi=150, format=path.suffix.removeprefix(".").lower())
+
+
+def _plot_line(axes: "Axes", points: Sequence[Mapping[str, Any]], name: str, **looks: Any) -> None:
+    """Draw a quality over the cost, where points have it."""
+    known = [point for point in points if point.get(name) is not None]
+    axes.plot([one["cost_usd"] for one in known], [one[name] for one in known], **looks)
+
+
+def _plot_models(axes: "Axes", models: Sequence[Mapping[str, Any]]) -> None:
+    """Mark what each model alone would bring, its name on the side that has room."""
+    right_usd = max((model["alone_cost_usd"] for model in models), default=0.0) / 2
+    for model in models:
+        at = (model["alone_cost_usd"], model["alone_quality"])
+        axes.plot(*at, marker="s", linestyle="none", color="grey")
+        side: dict[str, Any] = (
+            {"xytext": (-6, -12), "ha": "right"} if at[0] > right_usd else {"xytext": (6, -12)}
+        )
+        axes.annotate(model["model"], at, textcoords="offset points", fontsize=8, **side)
 
 
 def plan_facts(batch: BatchRecord, plan: Plan) -> Iterator[tuple[str, str]]:
@@ -199,20 +200,24 @@ _SHARE_COLUMNS = (
 )
 
 
+def _add_routed(table: FittedTable, plan: Plan) -> None:
+    """Add the plan itself, and what it is to be compared with at its cost."""
+    cost = formatting.usd(plan["expected_cost_usd"])
+    quality = formatting.percent(plan["expected_quality"])
+    table.add_row("this plan", quality, cost, f"{plan['served']:,}", "", style="bold")
+    direct, mix = plan.get("direct"), plan.get("random_mix_quality")
+    if direct:
+        quality = formatting.percent(direct["expected_quality"])
+        spent = formatting.usd(direct["expected_cost_usd"])
+        table.add_row("without judging answers", quality, spent, "", "")
+    if mix is not None:
+        table.add_row("random mix, same cost", formatting.percent(mix), cost, "", "")
+
+
 def _shares(plan: Plan) -> FittedTable:
     table = FittedTable(*_SHARE_COLUMNS)
     if plan["served"]:
-        cost = formatting.usd(plan["expected_cost_usd"])
-        quality = formatting.percent(plan["expected_quality"])
-        table.add_row("this plan", quality, cost, f"{plan['served']:,}", "", style="bold")
-        direct = plan.get("direct")
-        if direct:
-            quality = formatting.percent(direct["expected_quality"])
-            spent = formatting.usd(direct["expected_cost_usd"])
-            table.add_row("without judging answers", quality, spent, "", "")
-        mix = plan.get("random_mix_quality")
-        if mix is not None:
-            table.add_row("random mix, same cost", formatting.percent(mix), cost, "", "")
+        _add_routed(table, plan)
     best = plan.get("best_single")
     for model in plan["models"]:
         is_best = best is not None and model["model"] == best["model"]

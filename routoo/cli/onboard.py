@@ -211,11 +211,9 @@ def _graded(
     tables = OutcomeTables(items, to_outcomes(rows))
     if options.from_runs:
         files = tables if items else None
-
-        async def load(database: "Database") -> OutcomeTables:
-            return await add_graded_answers(database, files, ConsoleFeedback())
-
-        tables = run_with_database(settings, load)
+        tables = run_with_database(
+            settings, lambda database: add_graded_answers(database, files, ConsoleFeedback())
+        )
     return GradedPool(plan.pool, tables, to_answers(rows))
 
 

@@ -137,22 +137,21 @@ def _create(conn: psycopg.Connection) -> None:
     # Before version 15 everybody may create tables there.
     conn.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     for name, role in ROLES.items():
-        who = sql.Identifier(name)
-        if conn.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).rowcount == 0:
-            conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(who))
-        conn.execute(sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {}").format(who))
-        conn.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(who))
-        if role.reads_all:
-            conn.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(who))
-        for table, privileges in role.grants.items():
-            conn.execute(
-                sql.SQL("GRANT {} ON {} TO {}").format(
-                    sql.SQL(privileges),
-                    sql.Identifier(table),
-                    who,
-                )
-            )
+        _create_role(conn, name, role)
     for name in _MEMBERS:
         conn.execute(
             sql.SQL("GRANT {} TO {}").format(sql.Identifier(name), sql.Identifier("routoo_beat"))
         )
+
+
+def _create_role(conn: psycopg.Connection, name: str, role: DatabaseRole) -> None:
+    who = sql.Identifier(name)
+    if conn.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).rowcount == 0:
+        conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(who))
+    conn.execute(sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {}").format(who))
+    conn.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(who))
+    if role.reads_all:
+        conn.execute(sql.SQL("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {}").format(who))
+    for table, privileges in role.grants.items():
+        granted = (sql.SQL(privileges), sql.Identifier(table), who)
+        conn.execute(sql.SQL("GRANT {} ON {} TO {}").format(*granted))

@@ -115,6 +115,15 @@ async def pass_over(conn: AsyncConnection, due: DueWebhook) -> None:
     )
 
 
+_NOTE = b"""
+    UPDATE batch_webhooks
+    SET error = %(error)s,
+        delivered_at = CASE WHEN %(error)s::text IS NULL THEN clock_timestamp() END,
+        next_try_at = CASE WHEN NOT %(gives_up)s THEN next_try_at END
+    WHERE id = %(id)s AND ended_at = %(ended_at)s
+"""
+
+
 async def note_answer(
     conn: AsyncConnection, due: DueWebhook, error: str | None, *, gives_up: bool
 ) -> None:
@@ -126,21 +135,8 @@ async def note_answer(
         error: Why it was not; None where it was.
         gives_up: Whether it is not to be called again.
     """
-    await conn.execute(
-        """
-        UPDATE batch_webhooks
-        SET error = %(error)s,
-            delivered_at = CASE WHEN %(error)s::text IS NULL THEN clock_timestamp() END,
-            next_try_at = CASE WHEN NOT %(gives_up)s THEN next_try_at END
-        WHERE id = %(id)s AND ended_at = %(ended_at)s
-        """,
-        {
-            "id": due.id,
-            "ended_at": due.ended_at,
-            "error": storable(error),
-            "gives_up": gives_up or error is None,
-        },
-    )
+    values = {"id": due.id, "ended_at": due.ended_at, "error": storable(error)}
+    await conn.execute(_NOTE, {**values, "gives_up": gives_up or error is None})
 
 
 async def of_batch(conn: AsyncConnection, batch_id: UUID) -> list[WebhookRecord]:

@@ -163,12 +163,9 @@ async def seal(
     Args:
         conn: The submission's transaction.
         batch_id: The batch.
-        job_count: Jobs copied, with job_no 0 .. job_count - 1.
+        job_count: Jobs copied, with job_no 0 .. job_count - 1; at least one, or an `InputError`.
         shard_size: Most jobs in a shard.
         key_id: Key whose daily limit its calls count against.
-
-    Raises:
-        InputError: There are no jobs.
     """
     if job_count < 1:
         raise InputError("a batch needs at least one job", remedy="Give at least one prompt")

@@ -65,14 +65,11 @@ async def add(
     Args:
         conn: A transaction.
         name: What the set is called.
-        items: At least one.
+        items: At least one, or an `InputError`.
         purpose: What its answers may be used for; a known version keeps its own.
 
     Returns:
         The version, and whether it is new.
-
-    Raises:
-        InputError: There are no items.
     """
     if not items:
         raise InputError("an evaluation set needs at least one item")
