@@ -70,10 +70,10 @@ def plot_plan(plan: Plan, path: Path) -> None:
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     points = plan.get("forecast", {}).get("frontier", [])
-    _plot_line(axes, points, "mean_quality", marker=".", label="frontier")
+    _plot_line(axes, points, "mean_quality", "frontier", ".-")
     if any(point.get("direct_quality") is not None for point in points):
-        _plot_line(axes, points, "direct_quality", linestyle=":", label="without judging answers")
-    _plot_line(axes, points, "random_mix_quality", linestyle="--", label="random mix")
+        _plot_line(axes, points, "direct_quality", "without judging answers", ":")
+    _plot_line(axes, points, "random_mix_quality", "random mix", "--")
     _plot_models(axes, plan["models"])
     if plan["served"]:
         at = (plan["expected_cost_usd"], plan["expected_quality"])
@@ -86,10 +86,12 @@ def plot_plan(plan: Plan, path: Path) -> None:
         figure.savefig(stream, dpi=150, format=path.suffix.removeprefix(".").lower())
 
 
-def _plot_line(axes: "Axes", points: Sequence[Mapping[str, Any]], name: str, **looks: Any) -> None:
-    """Draw a quality over the cost, where points have it."""
+def _plot_line(
+    axes: "Axes", points: Sequence[Mapping[str, Any]], name: str, label: str, style: str
+) -> None:
+    """Draw a quality over the cost, where points have it; the style is one of matplotlib's."""
     known = [point for point in points if point.get(name) is not None]
-    axes.plot([one["cost_usd"] for one in known], [one[name] for one in known], **looks)
+    axes.plot([one["cost_usd"] for one in known], [one[name] for one in known], style, label=label)
 
 
 def _plot_models(axes: "Axes", models: Sequence[Mapping[str, Any]]) -> None:
