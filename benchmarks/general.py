@@ -22,6 +22,7 @@ import torch
 from examples.general_tables import GeneralTables, read_general_tables
 from routoo.console.output import ConsoleFeedback
 from routoo.evaluation.routing import CompleteOutcomes, complete_outcomes, route
+from routoo.predictor.added_models import Posterior, fit_posterior, mean_of_fitted
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.fitting import FitOptions, fit_estimator
@@ -33,6 +34,8 @@ from routoo.training.predictor_settings import PredictorSettings
 ANSWERS = (0, 20, 50, 200)
 DRAWS = 8
 HELD_OUT_SHARE = 0.3
+MIN_ANSWERS = 200
+"""Fewer answers place no model on a table that was left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,10 @@ def main() -> None:
     """Measure and print."""
     options = _options()
     torch.set_num_threads(1)
+    if options.new_kind:
+        for table in options.new_kind:
+            print(json.dumps(_new_kind(_prepare(options.cache), table)), flush=True)
+        return
     begun_s = time.process_time()
     prepared = _prepare(options.cache)
     general = _fit_without(prepared)
@@ -104,6 +111,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cache", type=Path, help="folder of cached embeddings")
     parser.add_argument("--json", type=Path, help="file of the figures")
+    parser.add_argument("--new-kind", nargs="*", help="instead: fit without these tables, in turn")
     return parser.parse_args()
 
 
@@ -136,6 +144,48 @@ def _fit_without(prepared: Prepared) -> GeneralPredictor:
     feedback = ConsoleFeedback()
     features = prepared.features[rows]
     return fit_general(part.take(rows), features, prepared.hidden, facts, FitOptions(), feedback)
+
+
+def _new_kind(prepared: Prepared, table: str) -> dict[str, Any]:
+    """Fit without a table, and tell how its models' vectors there differ from those elsewhere."""
+    matrix = prepared.tables.matrix
+    its = np.array([item.dataset == table for item in matrix.items])
+    known = (~np.isnan(matrix.score[~its])).sum(axis=0)
+    columns = np.flatnonzero(known >= MIN_ANSWERS)
+    part = replace(
+        matrix,
+        models=tuple(matrix.models[n] for n in columns),
+        score=matrix.score[:, columns],
+        completion_tokens=matrix.completion_tokens[:, columns],
+    )
+    facts = {name: prepared.tables.facts[name] for name in part.models}
+    rows, options, feedback = np.flatnonzero(~its), FitOptions(folds=3), ConsoleFeedback()
+    features = prepared.features[rows]
+    general = fit_general(part.take(rows), features, prepared.hidden, facts, options, feedback)
+    estimator, references = general.estimator, general.estimator.references
+    assert isinstance(references, ReferenceModels)
+    inputs = estimator.projection.apply(prepared.features[its])
+    departure = estimator.departure(inputs, seen=False)
+    moved = []
+    for row, name in enumerate(general.references):
+        score = matrix.score[its, matrix.models.index(name)]
+        answered = ~np.isnan(score)
+        if answered.sum() >= MIN_ANSWERS:
+            prior = mean_of_fitted(estimator.neighbours.means)
+            wide = Posterior(prior.theta, np.diag(np.diag(prior.covariance) * 4))
+            found = fit_posterior(departure[answered], score[answered], wide)
+            moved.append((found.theta[0] - references.theta[row, 0], found.theta[1]))
+    shifts, slopes = np.array(moved).T
+    novelty = estimator.novelty(estimator.neighbours.nearby(inputs).similarity)
+    return {
+        "table": table,
+        "models": len(moved),
+        "novelty": float(novelty.mean()),
+        "level_shift": float(shifts.mean()),
+        "level_shift_deviation": float(shifts.std()),
+        "slope": float(slopes.mean()),
+        "slope_deviation": float(slopes.std()),
+    }
 
 
 def _measure(

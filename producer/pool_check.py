@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from routoo.predictor.placement import PlacedModel
 
 
+_KIND_DEVIATION = 0.8
+"""How far a kind of prompts that the general checkpoint never saw shifts all models' log-odds:
+measured by `benchmarks/general.py --new-kind`."""
+
+
 async def check_models(database: Database, pool: Pool, checkpoint: Path) -> list[str]:
     """Check that the checkpoint that will score a batch knows every model of its pool.
 
@@ -130,14 +135,16 @@ def shared_doubt(plan: Mapping[str, Any], placed: "Sequence[PlacedModel]") -> st
     """
     widths = {one.name: one.level.high - one.level.low for one in placed}
     shares = {one["model"]: float(one["share"]) for one in plan.get("models", [])}
-    half = sum((shares.get(name, 0.0) * width / 2) ** 2 for name, width in widths.items()) ** 0.5
-    if not half:
+    own = sum((shares.get(name, 0.0) * width / 2) ** 2 for name, width in widths.items())
+    if not own:
         return None
     mean = float(plan["expected_quality"])
+    common = 1.96 * _KIND_DEVIATION * mean * (1 - mean)
+    half = (own + common**2) ** 0.5
     low, high = max(0.0, mean - half), min(1.0, mean + half)
     return (
-        f"on priors the mean quality may be {low:.1%} to {high:.1%}: the plan's interval leaves "
-        "out errors that all estimates of a model share"
+        f"on priors the mean quality may be {low:.0%} to {high:.0%}: the plan's interval leaves "
+        "out errors that all estimates share, such as prompts of a kind that the tables lack"
     )
 
 

@@ -1,8 +1,11 @@
 """Priors of models that nobody graded: how pools state them, and what they and answers do."""
 
+import re
+
 import numpy as np
 import pytest
 
+from producer.pool_check import shared_doubt
 from routoo.domain.model_prior import GENERAL_CHECKPOINT, find_reference, reference_models
 from routoo.domain.pool import CandidateModel
 from routoo.domain.pool_file import parse_pool
@@ -91,6 +94,17 @@ def test_answers_are_expected_to_narrow_what_a_prior_leaves_open(placer: Placer)
     one = _placed(placer, "{parameters_b: 8}")
     now, after = (level.high - level.low for level in (one.level, one.after_answers))
     assert 0 < after < now / 2
+
+
+def test_a_plan_on_priors_says_how_far_all_of_it_may_be_off(placer: Placer) -> None:
+    placed = [_placed(placer, "{parameters_b: 8}")]
+    plan = {"models": [{"model": "mine", "share": 1.0}], "expected_quality": 0.5}
+    said = shared_doubt(plan, placed)
+    assert said is not None
+    low, high = map(int, re.findall(r"(\d+)%", said))
+    assert high - low > 100 * (placed[0].level.high - placed[0].level.low)
+    unused = plan | {"models": [{"model": "mine", "share": 0.0}]}
+    assert shared_doubt(unused, placed) is None
 
 
 def test_item_response_recovers_strength_over_tables_that_share_some_models() -> None:
