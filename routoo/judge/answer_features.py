@@ -73,6 +73,7 @@ _SHORTEST_SUM = 3
 """Tokens: two numbers and a sign."""
 _MOST_EQUATIONS = 60
 _TINY = 1e-9
+_log = math.log1p
 _EDGE = 160
 
 
@@ -95,26 +96,24 @@ def features_of(
     reading: AnswerReading, finish_reason: str | None, characters: int, expected_tokens: float
 ) -> Float32[np.ndarray, " features"]:
     """Return the features of an answer that was read."""
+    words = _words(reading.text)
     values = [
-        *_lengths(reading, characters, expected_tokens),
+        *_lengths(reading, words, characters, expected_tokens),
         *_ending(reading, finish_reason),
         *_final(reading),
         *_choice(reading),
         *_options(reading),
         *_numbers(reading),
         *_cues(reading),
-        *_overlap(reading),
+        *_overlap(reading, words),
     ]
     return np.asarray(values, np.float32)
 
 
-def _log(count: float) -> float:
-    return math.log1p(count)
-
-
-def _lengths(reading: AnswerReading, characters: int, expected_tokens: float) -> list[float]:
+def _lengths(
+    reading: AnswerReading, words: Sequence[str], characters: int, expected_tokens: float
+) -> list[float]:
     text, raw = reading.text, reading.text.encode(errors="replace")
-    words = _words(text)
     sentences = len(_SENTENCE.findall(text)) + 1
     return [
         _log(characters),
@@ -147,7 +146,8 @@ def _ending(reading: AnswerReading, finish_reason: str | None) -> list[float]:
 def _final(reading: AnswerReading) -> list[float]:
     final, reasoning = reading.final, reading.reasoning
     number = number_in(final)
-    body = reading.numbers
+    near = [number is not None and _near(number, other) for other in reading.numbers]
+    stripped = final.strip(" .")
     return [
         *(float(reading.form == form) for form in Form),
         _log(len(reading.statements)),
@@ -155,13 +155,13 @@ def _final(reading: AnswerReading) -> list[float]:
         _log(len(final)),
         _log(len(final.split())),
         *_magnitude(number),
-        float(number is not None and any(_near(number, other) for other in body[-1:])),
-        float(number is not None and any(_near(number, other) for other in body[-3:])),
-        float(number is not None and any(_near(number, other) for other in body)),
-        _log(sum(number is not None and _near(number, other) for other in body)),
+        float(any(near[-1:])),
+        float(any(near[-3:])),
+        float(any(near)),
+        _log(sum(near)),
         float(number is not None and number in reading.prompt_numbers),
-        float(bool(final) and final.strip(" .") in reasoning),
-        float(bool(final) and final.strip(" .") in reading.prompt),
+        float(bool(final) and stripped in reasoning),
+        float(bool(final) and stripped in reading.prompt),
         *(float(final.strip().startswith(sign)) for sign in ("[", "(", "{", "'", "-")),
         float(final.strip() in {"True", "False", "None"}),
         _log(final.count(",")),
@@ -182,6 +182,9 @@ def _magnitude(number: float | None) -> list[float]:
 def _choice(reading: AnswerReading) -> list[float]:
     """Return whether the option that was chosen is what the reasoning arrived at."""
     options, letter = reading.options, reading.letter
+    offers = _log(len(re.findall(r"\b[Oo]ptions?\b|\([A-P]\)", reading.reasoning)))
+    if not options:
+        return [*[0.0] * 7, _gap((), ()), *[0.0] * 6, offers]
     chosen = options.get(letter, "")
     tail = reading.numbers
     own, others = numbers_in(chosen), [v for k, v in options.items() if k != letter]
@@ -205,7 +208,7 @@ def _choice(reading: AnswerReading) -> list[float]:
         cover - best,
         float(bool(chosen) and chosen.lower().strip(" .") in reading.text.lower()),
         _log(sum(bool(o) and o.lower().strip(" .") in reading.text.lower() for o in others)),
-        _log(len(re.findall(r"\b[Oo]ptions?\b|\([A-P]\)", reading.reasoning))),
+        offers,
     ]
 
 
@@ -359,7 +362,8 @@ def _factor(tokens: list[str]) -> tuple[float, list[str]]:
 
 def _cues(reading: AnswerReading) -> list[float]:
     text = reading.text.lower()
-    counts, late = _cue_counts(text), _cue_counts(text[-_EDGE:])
+    counts = _cue_counts(text)
+    late = counts if len(text) <= _EDGE else _cue_counts(text[-_EDGE:])
     return [*map(_log, counts), *(float(count > 0) for count in late[:_LATE_CUES])]
 
 
@@ -374,8 +378,8 @@ def _cue_counts(text: str) -> list[int]:
     return counts
 
 
-def _overlap(reading: AnswerReading) -> list[float]:
-    asked, said = set(_words(reading.prompt)), set(_words(reading.text))
+def _overlap(reading: AnswerReading, words: Sequence[str]) -> list[float]:
+    asked, said = set(_words(reading.prompt)), set(words)
     shared = len(asked & said)
     return [shared / max(len(asked), 1), shared / max(len(said), 1)]
 

@@ -20,6 +20,8 @@ _PULL = 10.0
 """Curvature that holds an outcome's shift near the judge's mean shift there."""
 _CHANCE_RIDGE = 5.0
 _CHANCE_STEPS = 100
+_SMALL_PRODUCT = 200_000
+"""For so few multiplications BLAS starts no threads, which would wait for each other."""
 _TINY = 1e-6
 _ODDS = (-40.0, 40.0)
 """Log-odds outside of these are as good as certain, and their exponentials overflow float32."""
@@ -158,24 +160,33 @@ def _compensated(
     The mean of a sigmoid over a normal distribution is about a sigmoid of smaller slope (MacKay,
     The evidence framework applied to classification networks, Neural Computation 4, 1992).
     """
-    # BLAS would start threads for such thin matrices, which wait for each other.
     if columns.ndim == 1:
-        mean, square = (_mean_shifts(part[:, columns], chance) for part in (shift, shift**2))
+        mean, square = _moments(shift[:, columns], chance)
     elif chance.ndim > columns.ndim:
         moved = shift.take(columns, axis=1)
         mean, square = (np.einsum("kmj,k...j->m...j", part, chance) for part in (moved, moved**2))
     else:
         each = columns * columns.shape[1] + np.arange(columns.shape[1])
-        mean, square = (_mean_shifts(part, chance).ravel().take(each) for part in (shift, shift**2))
+        mean, square = (part.ravel().take(each) for part in _moments(shift, chance))
     variance = np.maximum(square - mean**2, 0)
     return np.asarray(prior * np.sqrt(1 + np.float32(np.pi / 8) * variance) - mean)
 
 
-def _mean_shifts(
+def _moments(
     shift: Float32[np.ndarray, "outcomes columns"],
     chance: Float32[np.ndarray, "outcomes *earlier jobs"],
-) -> Float32[np.ndarray, "columns *earlier jobs"]:
-    return np.asarray(np.einsum("km,k...->m...", shift, chance))
+) -> tuple[
+    Float32[np.ndarray, "columns *earlier jobs"], Float32[np.ndarray, "columns *earlier jobs"]
+]:
+    """Return the means of the shifts and of their squares."""
+    both, flat = np.concatenate([shift, shift**2], axis=1).T, chance.reshape(len(chance), -1)
+    found = np.empty((len(both), flat.shape[1]), np.result_type(both, flat))
+    step = max(1, _SMALL_PRODUCT // max(both.size, 1))
+    for start in range(0, flat.shape[1], step):
+        part = slice(start, start + step)
+        np.matmul(both, flat[:, part], out=found[:, part])
+    mean, square = found.reshape(2, -1, *chance.shape[1:])
+    return mean, square
 
 
 def _keep_mean(

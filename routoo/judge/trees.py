@@ -38,14 +38,16 @@ class BoostedTrees:
         nodes, leaves = self.feature.shape[1], self.value.shape[1]
         trees = np.arange(len(self.feature))
         flat_feature, flat_threshold = self.feature.ravel(), self.threshold.ravel()
-        rows, first = np.arange(len(features))[:, None], trees * nodes
+        flat, first = features.ravel(), trees * nodes
+        row = np.arange(len(features))[:, None] * features.shape[1]
         node = np.zeros((len(features), len(trees)), np.int64)
         for _ in range(leaves.bit_length() - 1):
             at = first + node
-            node = 2 * node + 1 + (features[rows, flat_feature[at]] > flat_threshold[at])
+            value = flat.take(row + flat_feature.take(at))
+            node = 2 * node + 1 + (value > flat_threshold.take(at))
         leaf = trees * leaves + node - nodes
         values = self.value.reshape(-1, self.value.shape[2])
-        return np.asarray(values[leaf].sum(axis=1), np.float32)
+        return np.asarray(values.take(leaf, axis=0).sum(axis=1), np.float32)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays that a checkpoint keeps."""

@@ -55,8 +55,12 @@ class ProbeModel:
 
     def of_jobs(self, jobs: Int[np.ndarray, " some"]) -> "JobProbes":
         """Return the expected judgements of some jobs."""
-        quality = self.quality[jobs]
-        return JobProbes(self, jobs, quality, self.cost_usd[jobs], self.judge(quality))
+        some: slice | Int[np.ndarray, " some"] = jobs
+        if len(jobs) and (np.diff(jobs) == 1).all():
+            some = slice(int(jobs[0]), int(jobs[-1]) + 1)
+        quality = np.ascontiguousarray(self.quality[some].T)
+        cost_usd = np.ascontiguousarray(self.cost_usd[some].T)
+        return JobProbes(self, jobs, quality, cost_usd, self.judge(quality.T))
 
     def some(self, jobs: Int[np.ndarray, " some"]) -> "ProbeModel":
         """Return what is known of some jobs."""
@@ -81,8 +85,8 @@ class JobProbes:
 
     known: ProbeModel
     jobs: Int[np.ndarray, " some"]
-    quality: Float32[np.ndarray, "some models"]
-    cost_usd: Float[np.ndarray, "some models"]
+    quality: Float32[np.ndarray, "models some"]
+    cost_usd: Float[np.ndarray, "models some"]
     expect: ExpectJudgements
     found: list[tuple[Bool[np.ndarray, "some models"], float, Int[np.ndarray, "best some"]]] = (
         field(default_factory=list)
@@ -109,7 +113,7 @@ class JobProbes:
             order,
             np.ascontiguousarray(judged.chance.T, np.float32),
             after_failures(judged.quality.T, known.answered, order),
-            of_models(self.cost_usd, order),
+            self._costs(order),
             of_models(follow, order),
             self.shared,
             tuple(self._comparisons(probe, follow, rivals_at)),
@@ -151,10 +155,17 @@ class JobProbes:
             allowed,
             np.ascontiguousarray(after.chance.T, np.float32),
             np.asarray(after.quality.T, np.float32),
-            of_models(self.cost_usd, order),
+            self._costs(order),
             of_models(follow, order),
             share,
         )
+
+    def _costs(self, order: Int[np.ndarray, "asked #some"]) -> Float[np.ndarray, "asked some"]:
+        """Return the expected cost of a call of each model, in USD."""
+        if order.shape[1] == 1:
+            return np.asarray(self.cost_usd[order[:, 0]])
+        jobs = self.cost_usd.shape[1]
+        return np.asarray(self.cost_usd.ravel().take(order * jobs + np.arange(jobs)))
 
     @property
     def shared(self) -> Float32[np.ndarray, " some"] | None:
@@ -184,8 +195,7 @@ class JobProbes:
             if at_price == price and np.array_equal(of_follow, follow):
                 return best
         each = price if self.shared is None else price / self.shared
-        value = np.ascontiguousarray(self.quality.T)
-        value = value - charged(np.ascontiguousarray(self.cost_usd.T), follow.T, each)
+        value = self.quality - charged(self.cost_usd, follow.T, each)
         compares = self.known.comparisons is not None and any(self.known.comparisons.seconds)
         best = _several_largest(value, MOST_RIVALS + (2 if compares else 1))
         self.found.append((follow, price, best))

@@ -32,7 +32,7 @@ from routoo.store.batches.records import BatchRecord
 ACCEPTED, ESCALATED = "accepted", "escalated"
 _UNJUDGED = (CheckpointError, ArithmeticError, LookupError, TypeError, ValueError)
 """Errors of a judge that cost an answer its judgement, and no more."""
-_GATHER_S = 0.02
+_GATHER_S = 0.05
 """How long answers are waited for that can be judged together, which takes less CPU for each."""
 _log = structlog.get_logger(__name__)
 
