@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from routoo.domain.batch_options import OnContentFilter
-from routoo.domain.endpoint import Endpoint, LimitField, PoolRecord, checked_base_url
+from routoo.domain.endpoint import ApiFormat, Endpoint, LimitField, PoolRecord, checked_base_url
 from routoo.domain.model_prior import ModelPrior
 
 TOKENS_PER_MTOK = Decimal(1_000_000)
@@ -276,6 +276,12 @@ class CandidateModel(PoolRecord):
     def at(self, endpoint: Endpoint) -> Self:
         """Return the model with this endpoint as its only one."""
         return self.model_copy(update={"endpoint": endpoint, "endpoints": ()})
+
+    @property
+    def is_anthropic(self) -> bool:
+        """Whether an endpoint of it speaks Anthropic's own API."""
+        endpoints = (self.endpoint, *self.endpoints)
+        return any(one.format is ApiFormat.ANTHROPIC for one in endpoints)
 
     @property
     def is_batch_channel(self) -> bool:

@@ -23,6 +23,9 @@ TEMPLATE_TOKENS_PER_MESSAGE = 8
 TEMPLATE_TOKENS = 24
 """Room for what a template adds once, such as a default system message."""
 
+ANTHROPIC_TOOLS_TOKENS = 600
+"""Room for what Anthropic's API says of tools in a system prompt of its own: 530 tokens at most."""
+
 LIMIT_KEYS = ("max_completion_tokens", "max_tokens")
 """Fields of a request that limit the tokens of each answer."""
 _CHOICE_KEYS = ("n", "best_of")
@@ -130,7 +133,8 @@ def bound_text_tokens(body: Mapping[str, Any]) -> int:
 
 def bound_prompt_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
     """Return the most prompt tokens a call can be billed, images and other parts included."""
-    return bound_text_tokens(body) + part_tokens(body, model) + model.extra_prompt_tokens
+    bound = bound_text_tokens(body) + part_tokens(body, model) + model.extra_prompt_tokens
+    return bound + (ANTHROPIC_TOOLS_TOKENS if "tools" in body and model.is_anthropic else 0)
 
 
 def requested_completion_tokens(body: Mapping[str, Any]) -> int | None:

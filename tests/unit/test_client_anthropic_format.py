@@ -10,7 +10,12 @@ from routoo.client.formats.anthropic_requests import request_of
 from routoo.client.ratelimit_headers import PeriodLimit, read_rate_limits
 from routoo.domain.endpoint import ApiFormat, Endpoint
 from routoo.domain.pool import CandidateModel, Tariff
-from routoo.domain.prompt import bound_completion_tokens, bound_cost_usd, bound_prompt_tokens
+from routoo.domain.prompt import (
+    ANTHROPIC_TOOLS_TOKENS,
+    bound_completion_tokens,
+    bound_cost_usd,
+    bound_prompt_tokens,
+)
 from routoo.errors import RequestRejectedError
 
 ASKED = [{"role": "user", "content": "Why?"}]
@@ -169,6 +174,15 @@ def test_a_call_that_may_write_to_a_cache_is_reserved_at_that_price() -> None:
     assert bound_cost_usd(caching, model()) == (tokens * Decimal("3.75") + 15) / 1_000_000
     tokens = bound_prompt_tokens(plain, model())
     assert bound_cost_usd(plain, model()) == (tokens * Decimal(3) + 15) / 1_000_000
+
+
+def test_tools_are_reserved_with_the_prompt_that_the_api_writes_for_them() -> None:
+    plain: dict[str, Any] = {"messages": ASKED, "tools": [{"type": "function", "function": {}}]}
+    elsewhere = model().model_copy(
+        update={"endpoint": Endpoint(base_url="http://x/v1", extra_prompt_tokens=0)}
+    )
+    more = bound_prompt_tokens(plain, model()) - bound_prompt_tokens(plain, elsewhere)
+    assert more == ANTHROPIC_TOOLS_TOKENS
 
 
 def test_limits_in_headers_are_those_of_a_minute() -> None:
