@@ -11,7 +11,7 @@ from routoo.store import columns
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ModelChoice:
     """A model chosen for a job by one revision of the plan."""
 
     revision: int
@@ -60,7 +60,7 @@ class Ending:
 class JobHistory:
     """What was decided for a job, and what became of it."""
 
-    decisions: tuple[Decision, ...]
+    decisions: tuple[ModelChoice, ...]
     """By rising revision; the last one counts."""
     calls: tuple[CallRecord, ...]
     judgements: tuple[AnswerJudgement, ...]
@@ -91,7 +91,7 @@ async def load_job_history(conn: AsyncConnection, batch_id: UUID, job_no: int) -
     """Return what happened to a job so far."""
     key = [batch_id, job_no]
     of_job = "WHERE batch_id = %s AND job_no = %s ORDER BY"
-    decisions = await columns.select(conn, Decision, f"assignments {of_job} revision", key)
+    decisions = await columns.select(conn, ModelChoice, f"assignments {of_job} revision", key)
     calls = await columns.select(conn, CallRecord, f"attempts {of_job} attempt_no", key)
     ending = await columns.select(conn, Ending, _ENDING, key)
     judged = f"answer_judgements {of_job} attempt_no"

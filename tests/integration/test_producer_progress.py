@@ -87,7 +87,7 @@ async def test_a_failed_batch_says_why_and_its_time_stands_still(
     batch_id = await factory.submit(db)
     await run_sql(db, "UPDATE batches SET created_at = now() - interval '10 s'")
     async with db.transaction() as conn:
-        await batches.fail(conn, batch_id, "the checkpoint does not know the model")
+        await batches.mark_failed(conn, batch_id, "the checkpoint does not know the model")
     await run_sql(
         db,
         "UPDATE batches SET created_at = created_at - interval '1 hour',"

@@ -183,7 +183,7 @@ async def test_a_failed_batch_says_why_and_hands_out_nothing(db: Database) -> No
     batch_id = await submit(db)
 
     async with db.transaction() as conn:
-        await batches.fail(conn, batch_id, "it broke")
+        await batches.mark_failed(conn, batch_id, "it broke")
         batch = await batches.get(conn, batch_id)
         due = await leases.due(conn, Stage.SCORE, 10)
 

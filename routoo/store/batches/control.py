@@ -121,7 +121,7 @@ async def end_cancelled(conn: AsyncConnection, batch_id: UUID) -> bool:
 
 async def fail(conn: AsyncConnection, batch_id: UUID, error: str) -> None:
     """Let a batch fail: what is in flight ends, and rows at providers are given up."""
-    await batches.fail(conn, batch_id, error)
+    await batches.mark_failed(conn, batch_id, error)
     await provider_batches.make_due(conn, batch_id)
 
 

@@ -285,7 +285,7 @@ async def finish_if_done(conn: AsyncConnection, batch_id: UUID) -> bool:
     return cursor.rowcount == 1
 
 
-async def fail(conn: AsyncConnection, batch_id: UUID, error: str) -> None:
+async def mark_failed(conn: AsyncConnection, batch_id: UUID, error: str) -> None:
     """Mark a running batch as failed; its ready shards are not handed out any more."""
     await conn.execute(
         "UPDATE batches SET status = 'failed', error = %s, completed_at = clock_timestamp()"
