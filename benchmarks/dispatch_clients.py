@@ -68,8 +68,7 @@ async def run_routoo(request: dict[str, Any]) -> Taken:
 
 
 async def _share_out(call: Callable[[], Awaitable[None]], request: dict[str, Any]) -> Taken:
-    for _ in range(WARM_UP_CALLS):
-        await call()
+    await asyncio.gather(*(call() for _ in range(WARM_UP_CALLS)))
     turns, taken = iter(range(request["calls"])), Taken()
 
     async def work(turns: Iterator[int]) -> None:

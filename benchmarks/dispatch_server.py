@@ -1,13 +1,15 @@
 """Serves a chat endpoint that costs next to nothing, so that the clients are the slow side.
 
 It answers every POST after a fixed latency with the same small completion, over keep-alive
-connections. Prints its port, serves until its standard input closes.
+connections, and over TLS with a certificate. Prints its port, serves until its standard input
+closes.
 """
 
 import argparse
 import asyncio
 import json
 import re
+import ssl
 import sys
 
 import uvloop
@@ -62,10 +64,20 @@ class Connection(asyncio.Protocol):
             self._transport.write(_ANSWER)
 
 
-async def serve(latency_s: float) -> None:
-    """Serve until the standard input closes."""
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: Connection(latency_s), "127.0.0.1", 0, backlog=4096)
+async def serve(latency_s: float, certificate: str | None) -> None:
+    """Serve until the standard input closes.
+
+    Args:
+        latency_s: Before each answer, in seconds.
+        certificate: File with a certificate and its key; None serves without TLS.
+    """
+    loop, tls = asyncio.get_running_loop(), None
+    if certificate is not None:
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(certificate)
+    server = await loop.create_server(
+        lambda: Connection(latency_s), "127.0.0.1", 0, backlog=4096, ssl=tls
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
     await loop.run_in_executor(None, sys.stdin.read)
 
@@ -73,4 +85,6 @@ async def serve(latency_s: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--latency-s", type=float, default=0.05)
-    uvloop.run(serve(parser.parse_args().latency_s))
+    parser.add_argument("--certificate", help="file with a certificate and its key, for TLS")
+    options = parser.parse_args()
+    uvloop.run(serve(options.latency_s, options.certificate))

@@ -47,17 +47,36 @@ def migrated_database(given: str | None, folder: Path) -> Iterator[str]:
 
 
 @contextmanager
-def endpoint_server(latency_s: float) -> Iterator[str]:
-    """Run an endpoint that answers after `latency_s` seconds; yield its base URL."""
+def endpoint_server(latency_s: float, certificate: Path | None = None) -> Iterator[str]:
+    """Run an endpoint that answers after `latency_s` seconds; yield its base URL.
+
+    Args:
+        latency_s: In seconds.
+        certificate: File with a certificate for 127.0.0.1 and its key; None serves without TLS.
+    """
     command = [sys.executable, HERE / "dispatch_server.py", "--latency-s", str(latency_s)]
+    if certificate is not None:
+        command += ["--certificate", certificate]
+    scheme = "http" if certificate is None else "https"
     server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert server.stdin is not None
     assert server.stdout is not None
     try:
-        yield f"http://127.0.0.1:{int(server.stdout.readline())}/v1"
+        yield f"{scheme}://127.0.0.1:{int(server.stdout.readline())}/v1"
     finally:
         server.stdin.close()
         server.wait(10)
+
+
+def make_certificate(folder: Path) -> Path:
+    """Make a certificate for 127.0.0.1 that signed itself, in one file with its key, by openssl."""
+    path, key = folder / "certificate.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-days", "2", "-subj", "/CN=bench"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(path)]
+    subprocess.run(command, check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + key.read_bytes())
+    return path
 
 
 class Stack:

@@ -143,7 +143,10 @@ class ChaosStack:
             status = worker.process.poll()
             if status is not None:
                 if status != -signal.SIGKILL:
-                    self.given_up.append(f"{worker.name} ended by itself with status {status}")
+                    said = worker.log.read_text(errors="replace")[-1_500:]
+                    self.given_up.append(
+                        f"{worker.name} ended by itself with status {status}: {said}"
+                    )
                 self.spawn(worker.name, worker.role)
 
     def kill(self, names: Sequence[str]) -> None:
