@@ -72,7 +72,9 @@ class Projection:
 
         standardiser = Standardiser.fit(features)
         scaled = standardiser.apply(features)[:, :hidden]
-        solver = "covariance_eigh" if hidden <= _EXACT_WIDTH else "randomized"
+        # Both are exact; of few prompts the first is many times cheaper, of many the second.
+        exact = "full" if 2 * len(scaled) < hidden else "covariance_eigh"
+        solver = exact if hidden <= _EXACT_WIDTH else "randomized"
         count = min(COMPONENTS, *scaled.shape)
         axes = PCA(count, svd_solver=solver, iterated_power=4, random_state=0).fit(scaled)
         return cls(standardiser, axes.components_.T.astype(np.float32))
