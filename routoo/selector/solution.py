@@ -113,8 +113,7 @@ def conclude(
     bound = value if proof.bound is None else _loosen(table, proof.bound, value, minimise=minimise)
     gap = abs(bound - value) / max(abs(value), 1e-300) if bound != value else 0.0
     status = SolveStatus.OPTIMAL if gap <= OPTIMAL_GAP else SolveStatus.WITHIN_GAP
-    if not proof.binding:
-        status = SolveStatus.UNCONSTRAINED
+    status = status if proof.binding else SolveStatus.UNCONSTRAINED
     column = np.where(choice < table.options, choice, -1).astype(np.int32)
     return Solution(
         choice=column,

@@ -82,10 +82,7 @@ class AnthropicFormat:
 
 def chat_completion(answer: Mapping[str, Any]) -> dict[str, Any]:
     """Return a message of the API as a chat completion of OpenAI's form, with the API's usage."""
-    content = answer.get("content")
-    blocks = (
-        [one for one in content if isinstance(one, Mapping)] if isinstance(content, list) else []
-    )
+    blocks = _blocks(answer)
     texts = [str(one.get("text", "")) for one in blocks if one.get("type") == "text"]
     message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
     thoughts = [one for one in blocks if one.get("type") in {"thinking", "redacted_thinking"}]
@@ -105,6 +102,12 @@ def chat_completion(answer: Mapping[str, Any]) -> dict[str, Any]:
         "choices": [choice],
         "usage": _usage(answer.get("usage")),
     }
+
+
+def _blocks(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    content = answer.get("content")
+    found = content if isinstance(content, list) else []
+    return [one for one in found if isinstance(one, Mapping)]
 
 
 def _finish_reason(answer: Mapping[str, Any]) -> str | None:

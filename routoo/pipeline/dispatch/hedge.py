@@ -8,6 +8,7 @@ import asyncio
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -134,19 +135,18 @@ class HedgedCaller:
         wanted = Reservation(job_no, hedge.attempt_no, model.name, hedge.worst_case_usd)
         reserved = False
         try:
-            # As a retry: hedges use the retry budget, so that they don't flood a slow endpoint.
-            async with self.client.admit(model, tokens, retry=True) as permit:
-                reserved = True  # until it is refused: a cancellation must free it
-                status = await self.commit.reserve(wanted, lambda: permit.starts_soon)
-                reserved = status is ReservationStatus.GRANTED
-                if reserved:
-                    await permit.start()
-                    await self.commit.allow_sending(job_no, hedge.attempt_no)
-                    if not self.closing.is_set() and self._is_covered(pending, permit, hedge):
-                        hedge.model = permit.model
-                        hedge.answer = await self._send(pending, permit)
-        except EndpointClosedError:
-            pass  # the job has its first call only
+            with suppress(EndpointClosedError):  # then the job has its first call only
+                # As a retry: hedges use the retry budget, so that they don't flood a slow endpoint.
+                async with self.client.admit(model, tokens, retry=True) as permit:
+                    reserved = True  # until it is refused: a cancellation must free it
+                    status = await self.commit.reserve(wanted, lambda: permit.starts_soon)
+                    reserved = status is ReservationStatus.GRANTED
+                    if reserved:
+                        await permit.start()
+                        await self.commit.allow_sending(job_no, hedge.attempt_no)
+                        if not self.closing.is_set() and self._is_covered(pending, permit, hedge):
+                            hedge.model = permit.model
+                            hedge.answer = await self._send(pending, permit)
         finally:
             if hedge.model is None and reserved:
                 self.commit.release(job_no, hedge.attempt_no)

@@ -154,9 +154,14 @@ class BatchTracker:
                 await provider_batches.note_create(conn, batch.lease, batch.open.marker)
         except EndpointError as error:
             return await self._refuse_or_wait(batch, rows, error)
-        marker = str(batch.open.marker)
+        return await self._create(batch, file_id, rows)
+
+    async def _create(
+        self, batch: TrackedBatch, file_id: str | None, rows: Sequence[ProviderRow]
+    ) -> float | None:
+        """Create a batch of rows that were uploaded, or of the rows themselves."""
+        known, marker = self.behaviour.apply(batch.model), str(batch.open.marker)
         try:
-            known = self.behaviour.apply(batch.model)
             created = await self.provider.create(known, file_id, marker, rows)
         except BatchPostponedError as error:
             return await self._postpone_or_refuse(batch, rows, error)
