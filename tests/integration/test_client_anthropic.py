@@ -21,7 +21,6 @@ from routoo.errors import (
     RateLimitedError,
     RequestRejectedError,
 )
-from routoo.pipeline.dispatch.accounting import completion_cost_usd
 from routoo.store import provider_batches
 from routoo.store.database import Database
 from tests.dispatch_factory import rows
@@ -77,7 +76,7 @@ async def test_an_answer_comes_back_as_a_chat_completion_at_its_price(
     assert (found.answer, found.finish_reason) == ("said: Why? CACHE", FinishReason.STOP)
     assert found.usage == Usage(1510, 20, cached_prompt_tokens=1000, cache_write_tokens=500)
     usd = (10 * Decimal(3) + 1000 * Decimal("0.3") + 500 * Decimal("3.75") + 20 * 15) / 1_000_000
-    assert completion_cost_usd(model_at(server), found) == usd
+    assert found.usage.cost_usd(model_at(server)) == usd
     assert found.body["object"] == "chat.completion"
     assert found.body["usage"]["prompt_tokens"] == 1510
 
