@@ -164,7 +164,7 @@ class _Submitter:
             )
             source = source.reading(work.row_template(), subset=work.subset, split=work.split)
             sha256 = _sha256(source.files) if work.only_new else None
-        except RoutooError as error:
+        except (RoutooError, OSError) as error:
             self._fail(error)
             return
         if sha256 is not None and await schedules.is_submitted(
@@ -185,7 +185,7 @@ class _Submitter:
         except NoRowsError:
             self.notes.append(f"{source.name}: it has no rows")
             return
-        except RoutooError as error:
+        except (RoutooError, OSError) as error:
             self._fail(error)
             return
         facts = self.schedule.id, self.due_at, source.name, done.job_count, sha256
@@ -195,7 +195,7 @@ class _Submitter:
             count = f"{done.problems.bad_rows:,} bad rows left out"
             self.notes.append(f"{source.name}: {count}{where}")
 
-    def _fail(self, error: RoutooError) -> None:
+    def _fail(self, error: RoutooError | OSError) -> None:
         self.failed = True
         problems = error.problems.listed if isinstance(error, BadInputError) else []
         self.notes.append(" ".join([str(error), *problems[:_PROBLEMS_SHOWN]]))

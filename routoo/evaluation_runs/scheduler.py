@@ -114,7 +114,7 @@ class Scheduler:
                 begun = await self._begin(conn, schedule, due_at)
         except DatabaseUnavailableError:
             raise
-        except RoutooError as error:
+        except (RoutooError, OSError) as error:  # a file or folder may be closed to the beat
             begun = Begun(outcome="failed", detail=str(error))
         facts = begun.outcome, self.owner, missed, begun.run_id, begun.detail
         return Firing(schedule.id, due_at, *facts), begun.batches

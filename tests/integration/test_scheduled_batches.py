@@ -164,6 +164,12 @@ async def test_what_is_not_there_is_told_and_the_next_night_goes_on(
     assert (await fire_again(db, schedule, minutes=1)).outcome == "submitted"
     async with db.transaction() as conn:
         await schedules.remove(conn, schedule.id)
+    schedule = await add(db, files=f"/{'x' * 300}")
+    firing = await fire_again(db, schedule, minutes=1)
+    assert firing.outcome == "failed"
+    assert "File name too long" in str(firing.detail)
+    async with db.transaction() as conn:
+        await schedules.remove(conn, schedule.id)
     schedule = await add(db, files=str(tmp_path / "none" / "*.csv"))
     firing = await fire_again(db, schedule, minutes=1)
     assert firing.outcome == "skipped"
