@@ -21,6 +21,7 @@ from routoo.store import ledger, results, shards
 from routoo.store.database import Database, libpq_url
 from tests import batch_factory as factory
 from tests.producer_command import ProducerCommand
+from tests.unit.test_producer_templates import save_to_disk
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -267,3 +268,20 @@ async def test_what_can_not_be_followed_is_refused(db: Database, producer: Run) 
     for options in (("--format", "parquet"), ("--errors", "e.jsonl"), ("--format", "table")):
         refused = producer("results", batch_id, "--follow", *options)
         assert refused.returncode == 2, refused.stderr
+
+
+def test_a_dataset_s_folder_is_submitted_and_joined_like_a_file(
+    producer: Run, tmp_path: Path
+) -> None:
+    save_to_disk(tmp_path / "d" / "test", "test", [{"question": "a", "n": 1}], [{"question": "b"}])
+    save_to_disk(tmp_path / "d" / "train", "train", [{"question": "c"}])
+    (tmp_path / "d" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    done = producer("submit", "d", "--split", "test", "--template", "Why {question}?")
+    assert done.returncode == 0, done.stderr
+    found = joined_to(producer, UUID(done.stdout.strip()), Path("d"), "--split", "test")
+    assert [(row["question"], row["custom_id"], row["status"]) for row in found] == [
+        ("a", None, None),  # no job has ended yet
+        ("b", None, None),
+    ]
+    refused = producer("submit", "d", "--template", "Why {question}?")
+    assert "Choose by --split: train, test" in refused.stderr
