@@ -18,6 +18,8 @@ from routoo.console.run import run_in_transaction, usable_database
 from routoo.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
+    import uvicorn
+
     from producer.gateway.options import GatewayOptions
     from routoo.domain.pool import Pool
     from routoo.settings import Settings
@@ -92,11 +94,14 @@ def serve_command(*, options: ServeOptions) -> None:
     if not _is_loopback(options.host) and not options.no_keys:
         _check_keys(settings, options.host)
     with _listening(options.host, options.port) as listener, usable_database(settings) as url:
+        server = _server(settings, url, gateway_options)
         # The server sends itself the signal again that it ended by: leave then as after Ctrl-C, so
-        # that an embedded database is stopped. It may come as soon as the URL is known.
+        # that an embedded database is stopped. It may come as soon as the URL is known, and then
+        # it must not interrupt an import.
         signal.signal(signal.SIGTERM, _leave)
         _print_urls(listener, options.host, gateway_options)
-        _serve(settings, url, gateway_options, listener)
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
 
 
 def _pools(settings: "Settings", named: list[str]) -> "dict[str, Pool]":
@@ -164,9 +169,7 @@ def _print_urls(listener: socket.socket, host: str, options: "GatewayOptions") -
     note(f"`routoo-producer key add NAME`. Description of the API: {base}/docs. Ctrl-C ends it.")
 
 
-def _serve(
-    settings: "Settings", url: str, options: "GatewayOptions", listener: socket.socket
-) -> None:
+def _server(settings: "Settings", url: str, options: "GatewayOptions") -> "uvicorn.Server":
     import uvicorn
 
     from producer.gateway.app import create_app
@@ -182,8 +185,7 @@ def _serve(
     )
     server = uvicorn.Server(config)
     app.state.is_stopping = lambda: server.should_exit
-    with suppress(KeyboardInterrupt):
-        server.run(sockets=[listener])
+    return server
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

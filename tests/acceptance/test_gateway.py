@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ import pytest
 from tests.acceptance.batch import write_pool
 from tests.acceptance.stack import BIN, LocalStack, until
 from tests.fakes.openai_process import FakeServerProcess
+
+LITELLM_PYTHON = os.environ.get("ROUTOO_TEST_LITELLM_PYTHON")
+"""Of an environment that has litellm."""
 
 
 @pytest.fixture
@@ -114,13 +118,16 @@ def test_an_asynchronous_script_asks_and_streams(base_url: str, key: str) -> Non
     assert streamed == answer.choices[0].message.content
 
 
+@pytest.mark.skipif(
+    not (LITELLM_PYTHON or find_spec("litellm")),
+    reason="set ROUTOO_TEST_LITELLM_PYTHON, or install litellm by the extra of this name",
+)
 def test_a_script_of_litellm_asks_and_runs_a_batch(base_url: str, key: str, tmp_path: Path) -> None:
-    python = os.environ.get("ROUTOO_TEST_LITELLM_PYTHON") or _with_litellm()
     script = tmp_path / "script.py"
     script.write_text(_LITELLM)
     rows = write_requests(tmp_path / "rows.jsonl", 5)
     done = subprocess.run(
-        [python, script, base_url, key, rows],
+        [LITELLM_PYTHON or sys.executable, script, base_url, key, rows],
         capture_output=True,
         text=True,
         timeout=180,
@@ -131,12 +138,6 @@ def test_a_script_of_litellm_asks_and_runs_a_batch(base_url: str, key: str, tmp_
     asked, streamed, counted = done.stdout.split()[-3:]
     assert asked in {"small", "large"}
     assert (streamed, counted) == ("streamed", "5")
-
-
-def _with_litellm() -> str:
-    """Return this Python where litellm is installed, by the extra of this name; skip otherwise."""
-    pytest.importorskip("litellm", reason="set ROUTOO_TEST_LITELLM_PYTHON or install it")
-    return sys.executable
 
 
 _LITELLM = """
