@@ -104,7 +104,7 @@ class Run:
 
     def restart_broker(self) -> None:
         self.stack.halt_broker()
-        time.sleep(self.rng.choice(self.plan.outages_s))
+        self._look_on(self.rng.choice(self.plan.outages_s))
         self.stack.mend()
 
     def fill_disk(self) -> None:
@@ -118,8 +118,15 @@ class Run:
         """Stop a process for longer than its lease, so that its shards are taken over."""
         worker = self.stack.workers[self._name()]
         self.stack.suspend(worker)
-        time.sleep(LEASE_S + TICK_S)
+        self._look_on(LEASE_S + TICK_S)
         self.stack.resume(worker)
+
+    def _look_on(self, seconds: float) -> None:
+        """Let time pass, and see which shards are taken over meanwhile."""
+        ends_s = time.monotonic() + seconds
+        while time.monotonic() < ends_s:
+            self.watch_take_overs()
+            time.sleep(0.2)
 
     def jump_clock(self) -> None:
         self.stack.jump_clock(self._name(), self.rng.choice([-1, 1]))
