@@ -2,10 +2,18 @@
 
 import re
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 _HEADER_NAME = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 """A token of RFC 9110, section 5.6.2."""
@@ -122,6 +130,16 @@ class Endpoint(PoolRecord):
         if _host(url) == _ANTHROPIC_HOST and urlsplit(url).path in {"", "/"}:
             filled["base_url"] = url.rstrip("/") + "/v1"  # as Anthropic's own clients are given it
         return filled
+
+    @model_serializer(mode="wrap")
+    def _say_the_format(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Say at Anthropic's address that it is the compatible API, where defaults are left out."""
+        found: dict[str, Any] = dump(self)
+        if self.format is ApiFormat.OPENAI and _host(self.base_url) == _ANTHROPIC_HOST:
+            found["api_key_header"] = self.api_key_header
+            if self.api_key_header.lower() == _ANTHROPIC_KEY_HEADER:
+                found["format"] = self.format.value
+        return found
 
 
 def _host(url: str) -> str | None:

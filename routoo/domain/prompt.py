@@ -134,7 +134,8 @@ def bound_text_tokens(body: Mapping[str, Any]) -> int:
 def bound_prompt_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
     """Return the most prompt tokens a call can be billed, images and other parts included."""
     bound = bound_text_tokens(body) + part_tokens(body, model) + model.extra_prompt_tokens
-    return bound + (ANTHROPIC_TOOLS_TOKENS if "tools" in body and model.is_anthropic else 0)
+    has_tools = "tools" in body or "functions" in body
+    return bound + (ANTHROPIC_TOOLS_TOKENS if has_tools and model.is_anthropic else 0)
 
 
 def requested_completion_tokens(body: Mapping[str, Any]) -> int | None:

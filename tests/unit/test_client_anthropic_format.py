@@ -56,6 +56,24 @@ def test_the_format_follows_from_the_address_unless_the_pool_says_otherwise() ->
     assert (elsewhere.api_key_header, elsewhere.base_url) == ("x-api-key", "http://proxy/v1")
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ({"format": "openai"}, {"api_key_header"}),
+        ({"api_key_header": "Authorization"}, {"api_key_header"}),
+        ({"format": "openai", "api_key_header": "x-api-key"}, {"api_key_header", "format"}),
+        ({}, {"api_key_header", "format"}),
+    ],
+)
+def test_a_batch_keeps_the_format_that_its_pool_file_named(
+    given: dict[str, str], kept: set[str]
+) -> None:
+    endpoint = Endpoint.model_validate({"base_url": "https://api.anthropic.com/v1", **given})
+    stored = endpoint.model_dump(mode="json", exclude_defaults=True)
+    assert Endpoint.model_validate(stored) == endpoint
+    assert stored.keys() == {"base_url", *kept}
+
+
 def test_a_plain_request_has_the_least_that_the_api_needs() -> None:
     assert sent({}) == {
         "model": "claude-x",
@@ -176,8 +194,47 @@ def test_a_call_that_may_write_to_a_cache_is_reserved_at_that_price() -> None:
     assert bound_cost_usd(plain, model()) == (tokens * Decimal(3) + 15) / 1_000_000
 
 
-def test_tools_are_reserved_with_the_prompt_that_the_api_writes_for_them() -> None:
-    plain: dict[str, Any] = {"messages": ASKED, "tools": [{"type": "function", "function": {}}]}
+def test_marks_of_a_cache_stay_at_home_where_a_write_has_no_price() -> None:
+    mark = {"cache_control": {"type": "ephemeral"}}
+    body: dict[str, Any] = {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "Why?", **mark}]}],
+        "tools": [{"type": "function", "function": {"name": "add", **mark}}],
+        **mark,
+    }
+    unpriced = model().model_copy(
+        update={"price_usd_per_mtok": Tariff(prompt=Decimal(3), completion=Decimal(15))}
+    )
+    assert str(request_of(model(), body)).count("cache_control") == 3
+    assert "cache_control" not in str(request_of(unpriced, body))
+
+
+def test_a_place_of_inference_is_a_candidate_s_own() -> None:
+    with pytest.raises(RequestRejectedError, match="price of its own"):
+        sent({"inference_geo": "us"})
+    there = {"inference_geo": "us"}
+    assert sent(there, parameters=there)["inference_geo"] == "us"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"tools": ["add"]},
+        {"tools": {"name": "add"}},
+        {"tool_choice": {"function": "add"}},
+        {"output_config": "low"},
+        {"messages": [{"role": "assistant", "content": "a", "tool_calls": ["add"]}]},
+        {"messages": [{"role": "assistant", "content": "a", "thinking_blocks": 1}]},
+        {"messages": [{"role": "user", "content": [{"type": "file", "file": "a.pdf"}]}]},
+    ],
+)
+def test_a_malformed_row_is_refused_and_ends_no_other(body: dict[str, Any]) -> None:
+    with pytest.raises(RequestRejectedError, match="another type"):
+        AnthropicFormat().request(model(), {"messages": ASKED, **body})
+
+
+@pytest.mark.parametrize("field", ["tools", "functions"])
+def test_tools_are_reserved_with_the_prompt_that_the_api_writes_for_them(field: str) -> None:
+    plain: dict[str, Any] = {"messages": ASKED, field: [{"name": "add"}]}
     elsewhere = model().model_copy(
         update={"endpoint": Endpoint(base_url="http://x/v1", extra_prompt_tokens=0)}
     )

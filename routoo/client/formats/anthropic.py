@@ -16,6 +16,7 @@ from routoo.client.formats.openai import OpenAIFormat
 from routoo.client.formats.wire_format import BatchFormat, ErrorDetails, EventReader, SentCall
 from routoo.domain.completion import Completion
 from routoo.domain.pool import CandidateModel
+from routoo.errors import RequestRejectedError
 
 API_VERSION = "2023-06-01"
 _PATH = "messages"
@@ -52,9 +53,18 @@ class AnthropicFormat:
         """Return the request as it goes out.
 
         Raises:
-            RequestRejectedError: It asks for something that the API can't do.
+            RequestRejectedError: It asks for something that the API can't do, or a field of it has
+                another type than in OpenAI's form.
         """
-        return request_of(model, body)
+        try:
+            return request_of(model, body)
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise RequestRejectedError(
+                "Anthropic's API can't take the request: a field of it has another type than in "
+                f"OpenAI's form ({error})",
+                where=model.name,
+                remedy="Correct the row: its tools, tool_choice, messages and their parts",
+            ) from error
 
     def read_completion(
         self, answer: object, call: SentCall, *, http_status: int, latency_s: float

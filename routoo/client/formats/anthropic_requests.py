@@ -20,6 +20,7 @@ from routoo.errors import RequestRejectedError
 _SHORTEST_THINKING = 1024
 """Least `budget_tokens` of `thinking`."""
 _HOTTEST = 1.0
+_CACHE_MARK = "cache_control"
 _SYSTEM_ROLES = frozenset({"system", "developer"})
 _TRANSLATED = frozenset(
     {
@@ -54,6 +55,7 @@ def request_of(model: CandidateModel, body: Mapping[str, Any]) -> dict[str, Any]
     """
     asked = model.with_parameters(body)
     _check(asked, model)
+    _check_place(body, model)
     sent = {k: v for k, v in asked.items() if k not in _TRANSLATED and k not in _LEFT_OUT}
     system, messages = _conversation(asked, model)
     sent |= {"model": model.model_at_endpoint, "messages": messages}
@@ -61,9 +63,11 @@ def request_of(model: CandidateModel, body: Mapping[str, Any]) -> dict[str, Any]
     if system:
         sent["system"] = system
     sent |= dict(_options(asked))
-    sent |= dict(_tools(asked))
+    sent |= dict(_tools(asked, model))
     if asked.get("service_tier") not in _SERVICE_TIERS:
         sent.pop("service_tier", None)
+    if not _is_write_priced(model):
+        sent.pop(_CACHE_MARK, None)
     _think(sent, asked.get("thinking"), model)
     return sent
 
@@ -81,6 +85,14 @@ def _check(asked: Mapping[str, Any], model: CandidateModel) -> None:
     if isinstance(wanted, Mapping) and wanted.get("type") == "json_object":
         remedy = "Give a json_schema, or say by capabilities in the pool that it has no json_mode"
         raise _reject("JSON without a schema", model, remedy)
+
+
+def _check_place(body: Mapping[str, Any], model: CandidateModel) -> None:
+    """Refuse a place of inference that isn't the candidate's own: some are dearer."""
+    usual = (None, "global", model.with_parameters({}).get("inference_geo"))
+    if body.get("inference_geo") not in usual:
+        remedy = "Put inference_geo into the parameters of a candidate that has the price there"
+        raise _reject("inference_geo asks for a place with a price of its own", model, remedy)
 
 
 def _options(asked: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -107,11 +119,11 @@ def _options(asked: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "output_config", config
 
 
-def _tools(asked: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _tools(asked: Mapping[str, Any], model: CandidateModel) -> Iterator[tuple[str, Any]]:
     functions = [one.get("function") or one for one in asked.get("tools") or ()]
     functions += asked.get("functions") or ()
     if functions:
-        yield "tools", [_tool(one) for one in functions]
+        yield "tools", [_tool(one, model) for one in functions]
     choice = asked.get("tool_choice", asked.get("function_call"))
     translated = _tool_choice(choice)
     if asked.get("parallel_tool_calls") is False and functions:
@@ -120,12 +132,22 @@ def _tools(asked: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
         yield "tool_choice", translated
 
 
-def _tool(function: Mapping[str, Any]) -> dict[str, Any]:
+def _tool(function: Mapping[str, Any], model: CandidateModel) -> dict[str, Any]:
     named = {"name": function.get("name"), "description": function.get("description")}
     tool = {name: value for name, value in named.items() if value is not None}
     tool["input_schema"] = function.get("parameters") or {"type": "object", "properties": {}}
-    kept = {name: function[name] for name in ("strict", "cache_control") if name in function}
-    return tool | kept
+    kept = {"strict": function["strict"]} if "strict" in function else {}
+    return tool | kept | _mark(function, model)
+
+
+def _mark(part: Mapping[str, Any], model: CandidateModel) -> dict[str, Any]:
+    """Return the mark of a cache; none where nobody knows what it costs to write there."""
+    mark = part.get(_CACHE_MARK)
+    return {_CACHE_MARK: mark} if mark and _is_write_priced(model) else {}
+
+
+def _is_write_priced(model: CandidateModel) -> bool:
+    return model.price_usd_per_mtok.cache_write is not None
 
 
 def _tool_choice(choice: object) -> dict[str, Any] | None:
@@ -226,7 +248,7 @@ def _blocks(content: object, model: CandidateModel) -> list[dict[str, Any]]:
 
 def _block(part: Mapping[str, Any], model: CandidateModel) -> Iterable[dict[str, Any]]:
     kind = part.get("type") or "text"
-    mark = {"cache_control": part["cache_control"]} if part.get("cache_control") else {}
+    mark = _mark(part, model)
     if kind in {"text", "input_text", "output_text", "refusal"}:
         text = part.get("text") or part.get("refusal") or ""
         return [{"type": "text", "text": text, **mark}] if str(text).strip() else []
