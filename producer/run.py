@@ -47,7 +47,7 @@ class RunKey:
             InputError: The file can't be read.
         """
         named = request.idempotency_key or f"{' '.join(map(_file_sha256, files))} {request.name}"
-        pool = request.pool.model_dump(mode="json")
+        pool = _without_newer(request.pool.model_dump(mode="json"))
         asked = orjson.dumps([pool, options], default=str, option=orjson.OPT_SORT_KEYS)
         prefix = f"run:{hashlib.sha256(named.encode()).hexdigest()[:_HASH_LENGTH]}:"
         return cls(prefix, hashlib.sha256(asked).hexdigest()[:_OPTIONS_LENGTH])
@@ -55,6 +55,18 @@ class RunKey:
     def text(self, earlier: int) -> str:
         """Return the idempotency key of a batch after so many with these options that are dead."""
         return f"{self.prefix}{self.options}:{earlier}"
+
+
+_NEWER = {"cache_write": None, "prior": None, "format": "openai"}
+"""Fields of a pool that came later, with what stands for their absence."""
+
+
+def _without_newer(value: object) -> object:
+    """Leave newer fields out where they say nothing: runs that began without them go on."""
+    if isinstance(value, dict):
+        kept = {k: v for k, v in value.items() if k not in _NEWER or v != _NEWER[k]}
+        return {k: _without_newer(v) for k, v in kept.items()}
+    return [_without_newer(one) for one in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,12 @@ def key_of(path: Path, request: BatchRequest, **options: object) -> RunKey:
     return RunKey.of([path], request, {"budget_usd": str(request.budget_usd), **options})
 
 
+def test_a_run_of_an_older_version_goes_on(tmp_path: Path) -> None:
+    """The key is that of before pools had priors, formats and prices of a cache's writes."""
+    key = RunKey("run:c70f129907c33b943dd461cef54a9397:", "4b2132907bd78edc")
+    assert key_of(*request(tmp_path)) == key
+
+
 async def begin(db: Database, path: Path, request: BatchRequest, status: str) -> str:
     """Make a batch in some state as a run of these options makes it; return its id."""
     key = key_of(path, request)
