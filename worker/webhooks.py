@@ -10,6 +10,7 @@ import binascii
 import contextlib
 import hashlib
 import hmac
+import re
 import time
 from typing import Any
 
@@ -25,7 +26,7 @@ from routoo.domain.job import BatchStatus, ResultStatus
 from routoo.domain.webhook import WebhookEvent, check_webhook_url
 from routoo.errors import DatabaseUnavailableError, EndpointError, InputError
 from routoo.settings import Settings
-from routoo.store import batches, webhooks
+from routoo.store import webhooks
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
 from routoo.store.webhooks import DueWebhook
@@ -39,6 +40,7 @@ _ACCEPTED = range(200, 300)
 _GONE = 410
 _LOOK_EVERY_S = 1.0
 _LONGEST_ERROR = 500
+_ADDRESS = re.compile(r"https?://[^\s'\"<>]+")
 _KEY_MARK = "whsec_"
 _NO_SECRET = "ROUTOO_WEBHOOK_SECRET is not set where the beat runs"  # noqa: S105 - a message
 _log = structlog.get_logger(__name__)
@@ -48,10 +50,16 @@ async def deliver_forever(db: Database, settings: Settings) -> None:
     """Tell webhooks about batches within seconds of their end."""
     async with HttpClient(max_bytes=_MOST_BYTES, blocked=settings.blocked_networks) as http:
         while True:
-            with contextlib.suppress(DatabaseUnavailableError):
+            wait_s = _LOOK_EVERY_S
+            try:
                 while await deliver(db, settings, http):
                     pass
-            await asyncio.sleep(_LOOK_EVERY_S)
+            except DatabaseUnavailableError:
+                pass
+            except Exception:  # noqa: BLE001 - the beat's other work goes on
+                _log.exception("webhooks.failed")
+                wait_s = settings.recovery_interval_s
+            await asyncio.sleep(wait_s)
 
 
 async def deliver(db: Database, settings: Settings, http: HttpClient) -> int:
@@ -83,7 +91,6 @@ def _retry_s(due: DueWebhook) -> float | None:
 
 
 async def _facts(conn: AsyncConnection, due: DueWebhook) -> dict[str, Any] | None:
-    batch = await batches.get(conn, due.batch_id)
     now = await progress(conn, due.batch_id)
     answered = now.results[ResultStatus.SUCCEEDED]
     succeeded = now.status is BatchStatus.COMPLETED and answered == now.jobs
@@ -93,8 +100,8 @@ async def _facts(conn: AsyncConnection, due: DueWebhook) -> dict[str, Any] | Non
         "type": "batch.succeeded" if succeeded else "batch.failed",
         "timestamp": due.ended_at,
         "data": {
-            "batch_id": str(batch.id),
-            "name": batch.name,
+            "batch_id": str(due.batch_id),
+            "name": due.name,
             "status": now.status,
             "error": None if now.error is None else now.error[:_LONGEST_ERROR],
             "jobs": now.jobs,
@@ -102,7 +109,7 @@ async def _facts(conn: AsyncConnection, due: DueWebhook) -> dict[str, Any] | Non
             "results": {str(status): count for status, count in now.results.items()},
             "spent_usd": now.balance.spent_usd + now.balance.overrun_usd,
             "budget_usd": now.balance.limit_usd,
-            "created_at": batch.created_at,
+            "created_at": due.created_at,
             "completed_at": due.ended_at,
         },
     }
@@ -131,7 +138,9 @@ async def _post(
         target = _target(due, body, settings.webhook_secret.get_secret_value())
         reply = await http.send(target, body, timeout_s=_TIMEOUT_S)
     except (EndpointError, InputError) as error:
-        return error.what[:_LONGEST_ERROR], isinstance(error, InputError)
+        # What the receiver answered with may be quoted with the address, which may hold a token.
+        what = _ADDRESS.sub(str(URL(due.url, encoded=True).host), error.what)
+        return what[:_LONGEST_ERROR], isinstance(error, InputError)
     if reply.status in _ACCEPTED:
         return None, False
     return f"it answered with status {reply.status}", reply.status == _GONE

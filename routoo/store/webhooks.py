@@ -26,6 +26,10 @@ class DueWebhook:
     batch_id: UUID
     event: WebhookEvent
     url: str
+    name: str
+    """That of the batch."""
+    created_at: datetime
+    """When the batch was made."""
     ended_at: datetime
     """When the batch ended."""
     deliveries: int
@@ -65,14 +69,28 @@ async def add(conn: AsyncConnection, batch_id: UUID, webhooks: Sequence[Webhook]
         await conn.execute(columns.insert("batch_webhooks", values), values)
 
 
+async def copy(conn: AsyncConnection, source_id: UUID, batch_id: UUID) -> None:
+    """Give a batch the webhooks of another one."""
+    await conn.execute(
+        "INSERT INTO batch_webhooks (id, batch_id, event, url)"
+        " SELECT gen_random_uuid(), %s, event, url FROM batch_webhooks WHERE batch_id = %s",
+        [batch_id, source_id],
+    )
+
+
+# An index has the few rows of which there is something to tell, now or later. A failed batch is
+# told of once its calls in flight are settled, or after a quarter of an hour.
 _DUE = """
-    (SELECT w.id, w.batch_id, w.event, w.url, b.completed_at AS ended_at,
+    (SELECT w.id, w.batch_id, w.event, w.url, b.name, b.created_at, b.completed_at AS ended_at,
             CASE WHEN w.ended_at = b.completed_at THEN w.deliveries ELSE 0 END AS deliveries
      FROM batch_webhooks w JOIN batches b ON b.id = w.batch_id
-     WHERE b.status IN ('completed', 'failed', 'cancelled')
+     WHERE (w.ended_at IS NULL OR w.next_try_at IS NOT NULL)
+       AND b.status IN ('completed', 'failed', 'cancelled')
        AND (b.submitted_at IS NOT NULL OR NOT b.draft) AND b.completed_at IS NOT NULL
        AND (w.ended_at IS DISTINCT FROM b.completed_at
             OR (w.delivered_at IS NULL AND w.next_try_at <= clock_timestamp()))
+       AND (b.status <> 'failed' OR b.completed_at < clock_timestamp() - interval '15 minutes'
+            OR NOT EXISTS (SELECT FROM ledgers l WHERE l.batch_id = b.id AND l.reserved_usd > 0))
      ORDER BY b.completed_at LIMIT %s FOR UPDATE OF w SKIP LOCKED) AS due
 """
 
@@ -80,6 +98,15 @@ _DUE = """
 async def lock_due(conn: AsyncConnection) -> list[DueWebhook]:
     """Return the webhooks that are due, locked until the transaction ends."""
     return await columns.select(conn, DueWebhook, _DUE, [_AT_ONCE])
+
+
+async def reopen(conn: AsyncConnection, batch_id: UUID) -> None:
+    """Have the next end of a batch told, too, which goes on in this transaction."""
+    await conn.execute(
+        "UPDATE batch_webhooks SET ended_at = NULL, deliveries = 0, next_try_at = NULL,"
+        " delivered_at = NULL, error = NULL WHERE batch_id = %s",
+        [batch_id],
+    )
 
 
 async def claim(conn: AsyncConnection, due: DueWebhook, *, retry_s: float | None) -> None:

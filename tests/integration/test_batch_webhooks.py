@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -16,13 +17,16 @@ import pytest
 from aiohttp import web
 
 from routoo.client.http import HttpClient
+from routoo.domain.batch_options import Objective
 from routoo.domain.completion import Result
 from routoo.domain.job import ResultStatus, Stage
 from routoo.domain.networks import BlockedNetworks
 from routoo.domain.webhook import Webhook, WebhookEvent, check_webhook_url
 from routoo.errors import InputError
 from routoo.settings import Settings
-from routoo.store import ledger, results, shards, webhooks
+from routoo.store import batches, ledger, results, shards, webhooks
+from routoo.store.batches import control, retry
+from routoo.store.batches.plans import derive_plan
 from routoo.store.database import Database
 from tests import batch_factory as factory
 from tests.dispatch_factory import rows
@@ -177,13 +181,67 @@ async def test_a_worker_that_is_killed_while_it_calls_loses_no_end(
 async def test_a_batch_that_was_opened_again_tells_its_next_end_too(
     db: Database, receiver: Receiver
 ) -> None:
-    batch_id = await ended(db, receiver)
+    batch_id = await ended(db, receiver, answered=1)
     await told(db)
     async with db.transaction() as conn:
-        later = "UPDATE batches SET completed_at = completed_at + interval '1 s' WHERE id = %s"
-        await conn.execute(later, [batch_id])
+        await retry.reopen(conn, batch_id, {ResultStatus.FAILED}, "again")
+    assert await told(db) == 0
+    async with db.transaction() as conn:
+        again = "UPDATE batches SET status = 'completed', completed_at = now() WHERE id = %s"
+        await conn.execute(again, [batch_id])
     assert await told(db) == 1
+    assert await told(db) == 0
     assert len({headers["webhook-id"] for headers, _ in receiver.calls}) == 2
+
+
+async def test_a_failed_batch_is_told_of_once_its_calls_are_settled(
+    db: Database, receiver: Receiver
+) -> None:
+    batch_id = await factory.submit(db, 2, shard_size=4)
+    await factory.score(db, batch_id)
+    await factory.select(db, batch_id)
+    lease = await factory.claim(db, batch_id, Stage.DISPATCH)
+    async with db.transaction() as conn:
+        await webhooks.add(conn, batch_id, [Webhook(WebhookEvent.FAILURE, receiver.url)])
+        await ledger.reserve(conn, lease, [factory.reservation(0, "0.02")])
+        await control.fail(conn, batch_id, "no key")
+        # As a newer version may have written it.
+        await conn.execute("UPDATE batches SET pool = '{}' WHERE id = %s", [batch_id])
+    assert await told(db) == 0
+    async with db.transaction() as conn:
+        await ledger.settle(conn, lease, [factory.attempt(0, "0.01")])
+        await shards.finish(conn, lease, shards.HandedBack())
+    assert await told(db) == 1
+    ((_, body),) = receiver.calls
+    facts = json.loads(body)["data"]
+    assert facts | {"status": "failed", "error": "no key", "spent_usd": 0.01} == facts
+
+
+async def test_a_plan_for_another_aim_keeps_the_webhooks(db: Database, receiver: Receiver) -> None:
+    source_id = await ended(db, receiver)
+    async with db.transaction() as conn:
+        source = await batches.get(conn, source_id)
+        plan_id = await derive_plan(conn, source, Decimal(1), Objective(), 4)
+    query = "SELECT event, url FROM batch_webhooks WHERE batch_id = %s ORDER BY event"
+    assert await rows(db, query, plan_id) == await rows(db, query, source_id)
+
+
+async def test_an_address_gets_into_no_message(db: Database, receiver: Receiver) -> None:
+    await ended(db, receiver)
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"no HTTP\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/hidden?token=hidden"
+        async with db.transaction() as conn:
+            await conn.execute("UPDATE batch_webhooks SET url = %s", [url])
+        assert await told(db) == 1
+    ((error,),) = await rows(db, "SELECT error FROM batch_webhooks WHERE event = 'success'")
+    assert error
+    assert "hidden" not in error
 
 
 async def test_a_call_is_given_up_after_days_or_where_nobody_is_there_any_more(

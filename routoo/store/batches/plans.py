@@ -15,7 +15,7 @@ from psycopg.types.json import Jsonb
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import BatchStatus
 from routoo.errors import InfeasibleError, InputError
-from routoo.store import batches, budget
+from routoo.store import batches, budget, webhooks
 from routoo.store.batches.records import BatchRecord
 
 _FACTS = ("jobs", "predictions", "assignments", "followers", "results", "batch_counts")
@@ -173,6 +173,7 @@ async def derive_plan(
         changes["call_options"] = call_options.as_json()
     await conn.execute(_COPY_BATCH, {"changes": Jsonb(changes), "source": source.id})
     await _copy_facts(conn, source, batch_id)
+    await webhooks.copy(conn, source.id, batch_id)
     key_id = await budget.key_of(conn, source.id)
     await batches.seal(conn, batch_id, source.job_count, shard_size, key_id=key_id)
     await conn.execute(

@@ -8,7 +8,7 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, ResultStatus
 from routoo.errors import InputError
-from routoo.store import batches
+from routoo.store import batches, webhooks
 from routoo.store.batches import replans
 
 UNANSWERED = frozenset(set(ResultStatus) - {ResultStatus.SUCCEEDED})
@@ -211,3 +211,4 @@ async def _set_in_progress(conn: AsyncConnection, batch_id: UUID) -> None:
         """,
         [batch_id],
     )
+    await webhooks.reopen(conn, batch_id)

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
@@ -241,6 +242,11 @@ class BatchWebhookRow(SQLModel, table=True):
     __table_args__ = (
         one_of("event", WebhookEvent, "batch_webhooks_event"),
         Index("batch_webhooks_batch", "batch_id"),
+        Index(
+            "batch_webhooks_open",
+            "batch_id",
+            postgresql_where=text("ended_at IS NULL OR next_try_at IS NOT NULL"),
+        ),
         {"comment": "Who is told how a batch ended"},
     )
 
