@@ -30,6 +30,7 @@ from routoo.errors import (
 )
 from routoo.evaluation_runs.scheduler import Begun
 from routoo.store import schedules
+from routoo.store.encoding import storable
 from routoo.store.schedules import ScheduledBatch, ScheduleRecord
 
 _BAD_ROWS = ".errors.jsonl"
@@ -159,10 +160,12 @@ class _Submitter:
     async def _submit_file(self, path: Path) -> None:
         work, schedule = self.work, self.schedule
         try:
+            _check_name(path)
             source = Source.of(
                 str(path), None if work.row_format is None else Format(work.row_format)
             )
             source = source.reading(work.row_template(), subset=work.subset, split=work.split)
+            before = _states(source.files) if work.only_new else None
             sha256 = _sha256(source.files) if work.only_new else None
         except (RoutooError, OSError) as error:
             self._fail(error)
@@ -172,14 +175,27 @@ class _Submitter:
         ):
             self.notes.append(f"{path.name}: submitted before")
             return
-        await self.submit(source, sha256)
+        await self.submit(source, sha256, before)
 
-    async def submit(self, source: Source | SqlSource, sha256: str | None) -> None:
-        """Submit one source, or note why not."""
+    async def submit(
+        self,
+        source: Source | SqlSource,
+        sha256: str | None,
+        before: Sequence[tuple[int, ...]] | None = None,
+    ) -> None:
+        """Submit one source, or note why not.
+
+        Args:
+            source: A file, a folder or a query.
+            sha256: Hash of the files, where they are submitted once.
+            before: Their states before they were hashed.
+        """
         try:
             request = self._request(source.stem if isinstance(source, Source) else None)
             async with self.conn.transaction():  # a savepoint: others are not lost with it
                 done = await submit_in(self.conn, source, request, shard_size=self.shard_size)
+                if before is not None and isinstance(source, Source):
+                    _check_unchanged(source, before)
         except DatabaseUnavailableError:
             raise
         except NoRowsError:
@@ -244,6 +260,25 @@ def _paths(work: BatchWork) -> Iterator[Path]:
     for path in sorted(Path(anchor).glob(named.removeprefix(anchor))):
         if not path.name.endswith(_BAD_ROWS):
             yield path
+
+
+def _check_name(path: Path) -> None:
+    if (name := storable(str(path))) != str(path):
+        what, remedy = "the file's name is not UTF-8, so it can't be kept", "Rename it"
+        raise InputError(what, where=name, remedy=remedy)
+
+
+def _states(paths: Sequence[Path]) -> tuple[tuple[int, ...], ...]:
+    """Return what changes with files' contents."""
+    found = (path.stat() for path in paths)
+    return tuple((one.st_ino, one.st_size, one.st_mtime_ns) for one in found)
+
+
+def _check_unchanged(source: Source, before: Sequence[tuple[int, ...]]) -> None:
+    """Refuse files that changed since they were hashed: their rows would be paid for twice."""
+    if _states(source.files) != before:
+        remedy = "Write files under another name, and rename them once they are whole"
+        raise InputError("the file changed while it was read", where=source.name, remedy=remedy)
 
 
 def _sha256(paths: Sequence[Path]) -> str:

@@ -13,6 +13,7 @@ from uuid import UUID
 
 import structlog
 from psycopg import AsyncConnection
+from pydantic import ValidationError
 
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.calendar import Calendar, Missed
@@ -68,11 +69,21 @@ class Scheduler:
         async with db.transaction() as conn:
             now = await schedules.now(conn)
             found = [one for one in await schedules.list_all(conn) if self._is_ours(one)]
-        begun = [await self._fire(db, one) for one in found if _is_due(one, now)]
+        begun = [await self._fire_alone(db, one) for one in found if _is_due(one, now)]
         return [one for ids in begun for one in ids]
 
     def _is_ours(self, schedule: ScheduleRecord) -> bool:
         return not schedule.paused and (schedule.batch is None) == (self.submit is None)
+
+    async def _fire_alone(self, db: Database, seen: ScheduleRecord) -> list[UUID]:
+        """Fire a schedule; whatever it breaks holds up no other one, and is tried again."""
+        try:
+            return await self._fire(db, seen)
+        except DatabaseUnavailableError:
+            raise
+        except Exception:  # noqa: BLE001 - see above
+            _log.exception("schedule.failed", schedule=seen.name)
+            return []
 
     async def _fire(self, db: Database, seen: ScheduleRecord) -> list[UUID]:
         async with db.transaction() as conn:
@@ -114,7 +125,8 @@ class Scheduler:
                 begun = await self._begin(conn, schedule, due_at)
         except DatabaseUnavailableError:
             raise
-        except (RoutooError, OSError) as error:  # a file or folder may be closed to the beat
+        # A file or folder may be closed to the beat, and the pool be of another version's form.
+        except (RoutooError, OSError, ValidationError) as error:
             begun = Begun(outcome="failed", detail=str(error))
         facts = begun.outcome, self.owner, missed, begun.run_id, begun.detail
         return Firing(schedule.id, due_at, *facts), begun.batches

@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 from routoo.domain.calendar import Missed
 from routoo.errors import InputError
 from routoo.store import columns
+from routoo.store.encoding import storable
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +180,7 @@ async def fired_after(conn: AsyncConnection, schedule_id: UUID, after: datetime)
 async def save_firing(conn: AsyncConnection, firing: Firing) -> None:
     """Write a firing; the key refuses a second one of the same instant."""
     values = {name: getattr(firing, name) for name in columns.names(Firing) if name != "fired_at"}
+    values["detail"] = storable(firing.detail)
     await conn.execute(columns.insert("schedule_firings", values), values)
 
 

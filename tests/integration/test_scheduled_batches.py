@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from producer.scheduled import BatchWork, submit_scheduled
+from producer.submit import Submission, submit_in
 from routoo.domain.calendar import Missed
 from routoo.evaluation_runs.scheduler import Scheduler
 from routoo.store import schedules
@@ -46,11 +48,11 @@ asyncio.run(main())
 """
 
 
-async def add(db: Database, **work: Any) -> ScheduleRecord:
+async def add(db: Database, *, name: str = "mail", **work: Any) -> ScheduleRecord:
     """Add a schedule of batches that is due."""
     due_at = datetime.now(UTC).replace(second=0, microsecond=0)
     new = NewSchedule(
-        name="mail",
+        name=name,
         eval_set=None,
         cron=NIGHT,
         time_zone="UTC",
@@ -61,7 +63,7 @@ async def add(db: Database, **work: Any) -> ScheduleRecord:
     )
     async with db.transaction() as conn:
         await schedules.add(conn, new)
-        return await schedules.find(conn, "mail")
+        return await schedules.find(conn, name)
 
 
 async def fire_again(db: Database, schedule: ScheduleRecord, *, minutes: int) -> Firing:
@@ -128,6 +130,7 @@ async def test_each_file_of_a_pattern_is_a_batch_and_a_bad_one_stops_no_other(
     write(tmp_path / "c.jsonl")
     write(tmp_path / "d.jsonl", "d", "e")
     write(tmp_path / "d.errors.jsonl", "of an earlier night")
+    write(tmp_path / os.fsdecode(b"c\xff.jsonl"), "of another encoding")
     schedule = await add(db, files=str(tmp_path / "*.jsonl"), limits={"min_quality": "0.1"})
     firing = await fire_again(db, schedule, minutes=1)
     assert firing.outcome == "submitted"
@@ -135,6 +138,7 @@ async def test_each_file_of_a_pattern_is_a_batch_and_a_bad_one_stops_no_other(
     assert "1 of 1 rows have problems" in detail
     assert "b.jsonl:1: the row has neither" in detail
     assert "c.jsonl: it has no rows" in detail
+    assert "name is not UTF-8" in detail
     assert await submitted(db) == [("a.jsonl", 1), ("d.jsonl", 2)]
     assert await rows(db, "SELECT DISTINCT min_quality FROM batches") == [(pytest.approx(0.1),)]
 
@@ -151,6 +155,41 @@ async def test_a_file_is_submitted_again_only_when_it_changed(db: Database, tmp_
     assert "from b.jsonl on: left for later" in str(firing.detail)
     await fire_again(db, schedule, minutes=1)
     assert await submitted(db) == [("b.jsonl", 1), ("a.jsonl", 2), ("a.jsonl", 1)]
+
+
+async def test_a_file_that_changes_while_it_is_read_is_not_paid_for(
+    db: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.jsonl", "a")
+
+    async def submit_slowly(*given: Any, **options: Any) -> Submission:
+        done = await submit_in(*given, **options)
+        write(path, "a", "b")
+        return done
+
+    monkeypatch.setattr("producer.scheduled.submit_in", submit_slowly)
+    schedule = await add(db, files=str(path), only_new=True)
+    firing = await fire_again(db, schedule, minutes=2)
+    assert firing.outcome == "failed"
+    assert "changed while it was read" in str(firing.detail)
+    assert await rows(db, "SELECT count(*) FROM batches") == [(0,)]
+    monkeypatch.undo()
+    assert (await fire_again(db, schedule, minutes=1)).outcome == "submitted"
+    assert await submitted(db) == [("a.jsonl", 2)]
+
+
+async def test_a_schedule_that_can_not_fire_holds_up_no_other_one(
+    db: Database, tmp_path: Path
+) -> None:
+    files = str(write(tmp_path / "a.jsonl", "a"))
+    for name in ("a", "b", "c"):
+        await add(db, name=name, files=files)
+    async with db.transaction() as conn:
+        await conn.execute("UPDATE schedules SET pool = '{}' WHERE name = 'a'")
+        await conn.execute("UPDATE schedules SET batch = '{\"unknown\": 1}' WHERE name = 'b'")
+    await SUBMITTER.fire_due(db)
+    query = "SELECT name, outcome FROM schedule_firings JOIN schedules ON id = schedule_id"
+    assert await rows(db, f"{query} ORDER BY name") == [("a", "failed"), ("c", "submitted")]
 
 
 async def test_what_is_not_there_is_told_and_the_next_night_goes_on(
