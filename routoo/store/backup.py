@@ -65,6 +65,7 @@ def _run(program: str | Path, url: str, *arguments: str | Path, of: str = "--dbn
     done = subprocess.run(  # noqa: S603 - the database's own program
         [str(program), of, name, *map(str, arguments)],
         env=environment,
+        umask=0o077,  # a copy holds every prompt and answer
         capture_output=True,
         text=True,
         check=False,

@@ -48,6 +48,7 @@ async def test_a_batch_goes_on_from_where_it_was_when_its_database_was_dumped(
                 await ledger.reserve(conn, lease, calls)
                 await conn.execute("UPDATE reservations SET sent = (job_no = 0)")
             backup.dump(dump, database_url, file)
+            assert file.stat().st_mode & 0o077 == 0
             assert await dispatch(db, lease)  # what is done later is not in the copy
         with migrated_databases.empty("restored") as url:
             backup.restore(restore, url, file)
