@@ -130,7 +130,7 @@ class Watched:
             )
 
     def _ask(self, ends: threading.Event) -> None:
-        """Time commands that people give meanwhile."""
+        """Time commands that people give meanwhile, once the batch is planned."""
         commands: dict[str, Callable[[], object]] = {
             "status": lambda: self.bench.command("routoo-producer", "status", "all", "--json"),
             "watch": self._first_line_of_watch,
@@ -139,8 +139,9 @@ class Watched:
             ),
         }
         while not ends.wait(self.ask_every_s):
-            for name, give in commands.items():
-                self._time(name, give)
+            if self.samples and self.samples[-1].answered:
+                for name, give in commands.items():
+                    self._time(name, give)
 
     def _time(self, name: str, give: Callable[[], object]) -> None:
         began_s = time.perf_counter()
