@@ -5,7 +5,6 @@ import socket
 import sys
 from contextlib import suppress
 from dataclasses import dataclass
-from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +14,7 @@ import typer
 from routoo.console.commands import with_options
 from routoo.console.output import note
 from routoo.console.run import run_in_transaction, usable_database
+from routoo.domain.networks import is_loopback
 from routoo.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def serve_command(*, options: ServeOptions) -> None:
     settings = load_settings()
     configure_logs(settings.log_level, as_json=False, role="gateway")
     gateway_options = options.gateway_options(settings)
-    if not _is_loopback(options.host) and not options.no_keys:
+    if not is_loopback(options.host) and not options.no_keys:
         _check_keys(settings, options.host)
     with _listening(options.host, options.port) as listener, usable_database(settings) as url:
         server = _server(settings, url, gateway_options)
@@ -121,13 +121,6 @@ def _pools(settings: "Settings", named: list[str]) -> "dict[str, Pool]":
             )
         pools[name] = load_pool(Path(path).absolute())
     return pools
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _check_keys(settings: "Settings", host: str) -> None:

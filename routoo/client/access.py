@@ -1,6 +1,5 @@
 """Finds how an endpoint is reached: the header that carries its key, and the proxy."""
 
-import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]  # no stub
@@ -9,6 +8,7 @@ from aiohttp import encode_basic_auth
 from yarl import URL
 
 from routoo.domain.endpoint import Endpoint
+from routoo.domain.networks import is_loopback
 from routoo.domain.pool import CandidateModel
 from routoo.errors import ConfigError
 
@@ -107,17 +107,10 @@ def _proxy(endpoint: Endpoint, environ: Mapping[str, str]) -> URL | None:
 
 def _is_bypassed(url: URL, environ: Mapping[str, str]) -> bool:
     host = url.host or ""
-    if host == "localhost" or _is_loopback(host):
+    if is_loopback(host):
         return True
     listed = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     return bool(proxy_bypass_environment(f"{host}:{url.port}", {"no": listed}))
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _proxy_url(name: str, environ: Mapping[str, str]) -> URL:

@@ -1,4 +1,4 @@
-"""Networks that no endpoint may be in."""
+"""Networks that no endpoint may be in, and the one that is this machine."""
 
 import ipaddress
 from dataclasses import dataclass
@@ -43,3 +43,13 @@ class BlockedNetworks:
 
 
 NONE_BLOCKED = BlockedNetworks()
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host, as a URL names it, is this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
