@@ -10,9 +10,8 @@ Source: "Messages" of Anthropic's API reference.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import orjson
-
 from producer.rows.problems import LimitError, ProblemKind, RowProblem
+from routoo.client.formats.anthropic_requests import THOUGHTS, tool_call
 
 _SAME = ("model", "max_tokens", "temperature", "top_p", "stream", "service_tier", "top_k")
 _NATIVE_FIELDS = ("thinking", "top_k", "output_config", "cache_control", "inference_geo")
@@ -21,7 +20,6 @@ _TRANSLATED = frozenset(
 )
 _CACHE = "cache_control"
 _OWN_TOOL_TYPES = frozenset({None, "custom"})
-_THOUGHTS = frozenset({"thinking", "redacted_thinking"})
 _NATIVE_REMEDY = (
     "Leave it out, or let only models answer that speak Anthropic's own API (format: anthropic)"
 )
@@ -168,9 +166,9 @@ def _assistant(content: object, *, native: bool) -> dict[str, Any]:
     if isinstance(content, str):
         return {"role": "assistant", "content": content}
     blocks = _blocks(content)
-    thoughts = [one for one in blocks if one.get("type") in _THOUGHTS]
-    calls = [_tool_call(one) for one in blocks if one.get("type") == "tool_use"]
-    said = [one for one in blocks if one.get("type") not in {*_THOUGHTS, "tool_use"}]
+    thoughts = [one for one in blocks if one.get("type") in THOUGHTS]
+    calls = [tool_call(one) for one in blocks if one.get("type") == "tool_use"]
+    said = [one for one in blocks if one.get("type") not in {*THOUGHTS, "tool_use"}]
     message: dict[str, Any] = {"role": "assistant", "content": None}
     if said:
         message["content"] = _content(said, _text, native=native)
@@ -179,12 +177,6 @@ def _assistant(content: object, *, native: bool) -> dict[str, Any]:
     if thoughts and native:
         message["thinking_blocks"] = thoughts  # others are not shown another model's thoughts
     return message
-
-
-def _tool_call(block: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = orjson.dumps(block.get("input") or {}).decode()
-    function = {"name": block.get("name"), "arguments": arguments}
-    return {"id": block.get("id"), "type": "function", "function": function}
 
 
 def _text(block: Mapping[str, Any], native: bool) -> dict[str, Any]:  # noqa: FBT001 - as `_part`

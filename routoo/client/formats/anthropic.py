@@ -7,10 +7,8 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import orjson
-
 from routoo.client.formats.anthropic_batches import AnthropicBatches
-from routoo.client.formats.anthropic_requests import request_of
+from routoo.client.formats.anthropic_requests import THOUGHTS, request_of, tool_call
 from routoo.client.formats.error_body import read_error_body
 from routoo.client.formats.openai import OpenAIFormat
 from routoo.client.formats.wire_format import BatchFormat, ErrorDetails, EventReader, SentCall
@@ -95,11 +93,11 @@ def chat_completion(answer: Mapping[str, Any]) -> dict[str, Any]:
     blocks = _blocks(answer)
     texts = [str(one.get("text", "")) for one in blocks if one.get("type") == "text"]
     message: dict[str, Any] = {"role": "assistant", "content": "".join(texts)}
-    thoughts = [one for one in blocks if one.get("type") in {"thinking", "redacted_thinking"}]
+    thoughts = [one for one in blocks if one.get("type") in THOUGHTS]
     if thoughts:
         said = (str(one.get("thinking", "")) for one in thoughts)
         message |= {"reasoning_content": "".join(said), "thinking_blocks": thoughts}
-    calls = [_tool_call(one) for one in blocks if one.get("type") == "tool_use"]
+    calls = [tool_call(one) for one in blocks if one.get("type") == "tool_use"]
     if calls:
         message["tool_calls"] = calls
         message["content"] = message["content"] or None
@@ -123,12 +121,6 @@ def _blocks(answer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _finish_reason(answer: Mapping[str, Any]) -> str | None:
     reason = answer.get("stop_reason")
     return _FINISH_REASONS.get(str(reason), reason) if reason else None
-
-
-def _tool_call(block: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = orjson.dumps(block.get("input") or {}).decode()
-    function = {"name": block.get("name"), "arguments": arguments}
-    return {"id": block.get("id"), "type": "function", "function": function}
 
 
 def _usage(usage: object) -> object:

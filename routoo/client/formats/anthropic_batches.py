@@ -64,8 +64,11 @@ class AnthropicBatches:
             RequestRejectedError: The request asks for something that the API can't do.
         """
         del channel
-        line = {"custom_id": row.custom_id, "params": self._calls.request(model, row.body)}
+        line = self._row(model, row, row.custom_id)
         return encode_json(line, where=f"batch of {model.name}") + b"\n"
+
+    def _row(self, model: CandidateModel, row: ProviderRow, custom_id: str) -> dict[str, Any]:
+        return {"custom_id": custom_id, "params": self._calls.request(model, row.body)}
 
     def upload(self, name: str, content: bytes) -> None:
         """Return None: there are no input files."""
@@ -80,13 +83,8 @@ class AnthropicBatches:
             RequestRejectedError: A request asks for something that the API can't do.
         """
         del channel
-        rows = [
-            {
-                "custom_id": _prefix(marker) + row.custom_id,
-                "params": self._calls.request(model, row.body),
-            }
-            for row in given.rows
-        ]
+        prefix = _prefix(marker)
+        rows = [self._row(model, row, prefix + row.custom_id) for row in given.rows]
         data = encode_json({"requests": rows}, where=f"batch of {model.name}")
         return BatchApiRequest("POST", _PATH, data=data)
 

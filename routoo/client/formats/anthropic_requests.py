@@ -40,6 +40,8 @@ _LEFT_OUT = frozenset(
 _SERVICE_TIERS = frozenset({"auto", "standard_only"})
 _NOT_WITH_THINKING = ("temperature", "top_p", "top_k")
 _EFFORTS = {"minimal": "low"}
+THOUGHTS = frozenset({"thinking", "redacted_thinking"})
+"""Types of the blocks that hold what a model thought."""
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[\w=.-]+)*;base64,", re.IGNORECASE)
 
 
@@ -229,6 +231,13 @@ def _tool_use(call: Mapping[str, Any], model: CandidateModel) -> dict[str, Any]:
         "name": function.get("name"),
         "input": arguments,
     }
+
+
+def tool_call(block: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a `tool_use` block as a tool call of OpenAI's form."""
+    arguments = orjson.dumps(block.get("input") or {}).decode()
+    function = {"name": block.get("name"), "arguments": arguments}
+    return {"id": block.get("id"), "type": "function", "function": function}
 
 
 def _trim_last(turns: list[dict[str, Any]]) -> None:
