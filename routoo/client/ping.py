@@ -9,13 +9,13 @@ import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 from routoo.client.access import find_access
 from routoo.client.failures import error_of_response
 from routoo.client.http import HttpClient, target_of
 from routoo.client.model_endpoints import format_of
+from routoo.client.ratelimit_headers import http_date
 from routoo.domain.networks import NONE_BLOCKED, BlockedNetworks
 from routoo.domain.pool import CandidateModel
 from routoo.errors import ConfigError, DenialReason, EndpointDeniedError, EndpointError
@@ -98,10 +98,8 @@ async def _ping(
 
 def _clock_ahead_s(date: str | None) -> float | None:
     """Return how far the clock behind a Date header is ahead, in seconds."""
-    try:
-        return None if date is None else parsedate_to_datetime(date).timestamp() - time.time()
-    except ValueError:
-        return None
+    moment = http_date(date)
+    return None if moment is None else moment.timestamp() - time.time()
 
 
 def _is_away(error: EndpointError) -> bool:

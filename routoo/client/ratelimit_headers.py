@@ -123,7 +123,7 @@ def _anthropic_pause_s(headers: Mapping[str, str], kind: str) -> float:
     """Return how long an exhausted limit needs to be free again, by the server's own clock."""
     if _number(headers.get(f"{_ANTHROPIC}{kind}-remaining")) != 0:
         return 0.0
-    now = _instant(headers.get("Date")) or datetime.now(UTC)
+    now = http_date(headers.get("Date")) or datetime.now(UTC)
     try:
         reset = datetime.fromisoformat(headers.get(f"{_ANTHROPIC}{kind}-reset") or "")
     except ValueError:
@@ -202,13 +202,13 @@ def parse_retry_after(value: str | None, now: datetime) -> float | None:
     seconds = _seconds(value)
     if seconds is not None:
         return seconds
-    moment = _instant(value)
+    moment = http_date(value)
     return (
         None if moment is None else min(max(0.0, (moment - now).total_seconds()), _LONGEST_WAIT_S)
     )
 
 
-def _instant(value: str | None) -> datetime | None:
+def http_date(value: str | None) -> datetime | None:
     """Return an HTTP date as an instant; None where it is none."""
     try:
         moment = parsedate_to_datetime(value or "")
