@@ -43,15 +43,11 @@ def heartbeat(loop: LoopThread, db: Database, name: str, role: Role) -> Iterator
 
     One that is silent counts as gone, however it ended.
     """
-    task = loop.run(_start_heartbeat(db, name, role))
+    task = loop.run(_start(_report_forever(db, name, role)))
     try:
         yield
     finally:
         loop.run(_stop_heartbeat(task, db, name))
-
-
-async def _start_heartbeat(db: Database, name: str, role: Role) -> "asyncio.Task[None]":
-    return asyncio.create_task(_report_forever(db, name, role))
 
 
 async def _report_forever(db: Database, name: str, role: Role) -> None:
@@ -64,9 +60,7 @@ async def _report_forever(db: Database, name: str, role: Role) -> None:
 
 
 async def _stop_heartbeat(task: "asyncio.Task[None]", db: Database, name: str) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    await _stop(task)
     with contextlib.suppress(StoreError, TimeoutError):
         async with asyncio.timeout(_LAST_REPORT_S), db.transaction() as conn:
             await workers.remove(conn, name)
