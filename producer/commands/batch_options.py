@@ -242,14 +242,13 @@ class BatchOptions(AimOptions):
         Raises:
             InputError: An address can't be called, or may not.
         """
-        from routoo.domain.webhook import Webhook, WebhookEvent, check_webhook_url
+        from routoo.domain.webhook import check_webhook_url, webhooks_of
 
-        found = [Webhook(WebhookEvent.SUCCESS, url) for url in self.on_success or ()]
-        found += [Webhook(WebhookEvent.FAILURE, url) for url in self.on_failure or ()]
+        found = webhooks_of(self.on_success, self.on_failure)
         for one in found:
             allow, where = settings.webhook_allow_http, f"--on-{one.event}"
             check_webhook_url(one.url, allow_http=allow, where=where)
-        return tuple(found)
+        return found
 
     def source(self, name: str) -> "Source":
         """Return the input that an argument names, read as the options say.

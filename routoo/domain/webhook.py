@@ -1,10 +1,11 @@
 """Webhooks of batches: what they are told of, and which addresses they may have."""
 
-import ipaddress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from urllib.parse import urlsplit
 
+from routoo.domain.networks import is_loopback
 from routoo.errors import InputError
 
 _LONGEST_URL = 2_000
@@ -25,6 +26,14 @@ class Webhook:
 
     event: WebhookEvent
     url: str
+
+
+def webhooks_of(
+    on_success: Iterable[str] | None, on_failure: Iterable[str] | None
+) -> tuple[Webhook, ...]:
+    """Return who is told that every job has an answer, and who of any other end, by address."""
+    urls = {WebhookEvent.SUCCESS: on_success, WebhookEvent.FAILURE: on_failure}
+    return tuple(Webhook(event, url) for event, found in urls.items() for url in found or ())
 
 
 def check_webhook_url(url: str, *, allow_http: bool, where: str) -> None:
@@ -51,16 +60,7 @@ def check_webhook_url(url: str, *, allow_http: bool, where: str) -> None:
         what = "the address holds a password or characters that can't be sent"
         remedy = "Leave them out: the receiver knows us by the signature"
         raise InputError(what, where=where, remedy=remedy)
-    if parts.scheme == "http" and not allow_http and not _is_loopback(host):
+    if parts.scheme == "http" and not allow_http and not is_loopback(host):
         what = "the address of another machine is not encrypted"
         remedy = "Give an https one, or set ROUTOO_WEBHOOK_ALLOW_HTTP=true"
         raise InputError(what, value=host, where=where, remedy=remedy)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
