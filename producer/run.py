@@ -14,6 +14,7 @@ from routoo.console.formatting import describe_objective, usd
 from routoo.domain.job import BatchStatus
 from routoo.domain.pool import Pool
 from routoo.errors import InputError
+from routoo.files import files_sha256
 from routoo.store import batches
 from routoo.store.batches import BatchRecord
 
@@ -46,7 +47,7 @@ class RunKey:
         Raises:
             InputError: The file can't be read.
         """
-        named = request.idempotency_key or f"{' '.join(map(_file_sha256, files))} {request.name}"
+        named = request.idempotency_key or f"{files_sha256(files)} {request.name}"
         pool = _without_newer(request.pool.model_dump(mode="json"))
         asked = orjson.dumps([pool, options], default=str, option=orjson.OPT_SORT_KEYS)
         prefix = f"run:{hashlib.sha256(named.encode()).hexdigest()[:_HASH_LENGTH]}:"
@@ -155,11 +156,3 @@ def _call_changes(before: BatchRecord, request: BatchRequest) -> Iterator[str]:
     for name, value in new.items():
         if old[name] != value:
             yield f"{name}: {old[name]} then, {value} now"
-
-
-def _file_sha256(path: Path) -> str:
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise InputError("the file can't be read", value=error.strerror, where=str(path)) from error

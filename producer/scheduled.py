@@ -1,7 +1,6 @@
 """Submits the batches of a schedule: of files, where the beat runs, or of a query."""
 
 import glob
-import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,7 +19,7 @@ from producer.submit import BatchRequest, NoRowsError, submit_in
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.pool import Pool
 from routoo.domain.validators import Validators
-from routoo.domain.webhook import Webhook, WebhookEvent
+from routoo.domain.webhook import webhooks_of
 from routoo.errors import (
     ConfigError,
     DatabaseUnavailableError,
@@ -29,6 +28,7 @@ from routoo.errors import (
     RoutooError,
 )
 from routoo.evaluation_runs.scheduler import Begun
+from routoo.files import files_sha256
 from routoo.store import schedules
 from routoo.store.encoding import storable
 from routoo.store.schedules import ScheduledBatch, ScheduleRecord
@@ -37,7 +37,6 @@ _BAD_ROWS = ".errors.jsonl"
 """Ends the names of files of bad rows, which no pattern finds."""
 _PROBLEMS_SHOWN = 3
 _LONGEST_DETAIL = 2_000
-_PIECE_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,17 +78,6 @@ class BatchWork:
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """Return what `as_json` wrote."""
         return cls(**value)
-
-    @property
-    def source(self) -> str:
-        """What is read, for people: a query is not shown."""
-        return self.files if self.files is not None else f"query by {self.url_env}"
-
-    @property
-    def webhooks(self) -> tuple[Webhook, ...]:
-        """Who is told how a batch ended."""
-        urls = {WebhookEvent.SUCCESS: self.on_success, WebhookEvent.FAILURE: self.on_failure}
-        return tuple(Webhook(event, url) for event, found in urls.items() for url in found or ())
 
     def row_template(self) -> RowTemplate | None:
         """Return what prompts are made of; None where it is the column `prompt`.
@@ -166,7 +154,7 @@ class _Submitter:
             )
             source = source.reading(work.row_template(), subset=work.subset, split=work.split)
             before = _states(source.files) if work.only_new else None
-            sha256 = _sha256(source.files) if work.only_new else None
+            sha256 = files_sha256(source.files) if work.only_new else None
         except (RoutooError, OSError) as error:
             self._fail(error)
             return
@@ -231,7 +219,7 @@ class _Submitter:
             ignore_model=work.ignore_model,
             skip_invalid=work.skip_invalid,
             error_file=None if work.errors is None else Path(work.errors),
-            webhooks=work.webhooks,
+            webhooks=webhooks_of(work.on_success, work.on_failure),
         )
 
 
@@ -279,16 +267,3 @@ def _check_unchanged(source: Source, before: Sequence[tuple[int, ...]]) -> None:
     if _states(source.files) != before:
         remedy = "Write files under another name, and rename them once they are whole"
         raise InputError("the file changed while it was read", where=source.name, remedy=remedy)
-
-
-def _sha256(paths: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in paths:
-        try:
-            with path.open("rb") as stream:
-                while piece := stream.read(_PIECE_BYTES):
-                    digest.update(piece)
-        except OSError as error:
-            what = "the file can't be read"
-            raise InputError(what, value=error.strerror, where=str(path)) from error
-    return digest.hexdigest()

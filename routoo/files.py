@@ -1,9 +1,10 @@
-"""Writes files whole or not at all, and checks the suffixes of their names."""
+"""Writes files whole or not at all, hashes them, and checks the suffixes of their names."""
 
+import hashlib
 import os
 import sys
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -33,6 +34,23 @@ def check_suffix(path: Path, suffixes: Collection[str], what: str) -> str:
             remedy=f"End the file's name in {', '.join(suffixes)}",
         )
     return suffix
+
+
+def files_sha256(paths: Iterable[Path]) -> str:
+    """Return the SHA-256 of what files hold, one after the other.
+
+    Raises:
+        InputError: One can't be read.
+    """
+    digest = hashlib.sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as stream:
+                hashlib.file_digest(stream, lambda: digest)
+        except OSError as error:
+            what = "the file can't be read"
+            raise InputError(what, value=error.strerror, where=str(path)) from error
+    return digest.hexdigest()
 
 
 @contextmanager
