@@ -5,8 +5,8 @@ from pathlib import Path
 
 import psycopg
 
-from routoo.errors import DatabaseUnavailableError, InputError, StoreError
-from routoo.store.database import first_line, libpq_url, redacted, with_password_apart
+from routoo.errors import InputError, StoreError
+from routoo.store.database import libpq_url, redacted, unavailable, with_password_apart
 
 _NEWEST = "Use the programs of the server's version or a newer one"
 
@@ -48,9 +48,7 @@ def restore(program: str | Path, url: str, file: Path) -> None:
             found = conn.execute("SELECT FROM pg_tables WHERE schemaname = 'public' LIMIT 1")
             is_empty = found.rowcount == 0
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailableError(
-            f"the database can't be reached: {first_line(error)}", where=redacted(url)
-        ) from error
+        raise unavailable(url, error) from error
     if not is_empty:
         raise InputError(
             "the database isn't empty, and what it holds would be mixed with the file's",

@@ -170,11 +170,16 @@ async def check_reachable(url: str) -> None:
     except psycopg.errors.CannotConnectNow:
         return
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailableError(
-            f"the database can't be reached: {first_line(error)}",
-            where=redacted(url),
-            remedy="Check that the server runs and ROUTOO_DATABASE_URL names it",
-        ) from error
+        raise unavailable(url, error) from error
+
+
+def unavailable(url: str, error: psycopg.Error) -> DatabaseUnavailableError:
+    """Return the error that says why a database can't be reached."""
+    return DatabaseUnavailableError(
+        f"the database can't be reached: {first_line(error)}",
+        where=redacted(url),
+        remedy="Check that the server runs and ROUTOO_DATABASE_URL names it",
+    )
 
 
 async def _ask_for_connection(pool: AsyncConnectionPool) -> None:

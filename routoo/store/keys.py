@@ -63,10 +63,11 @@ class KeyRecord:
 
 
 _TODAY = "(now() AT TIME ZONE 'UTC')::date"
+_SPENT = f"CASE day WHEN {_TODAY} THEN {{column}} ELSE 0 END"
 _SOURCE = f"""(
     SELECT id, name, scopes, created_at, revoked_at, key_sha256, limit_usd, {_TODAY} AS day,
-           reserved_usd, CASE day WHEN {_TODAY} THEN spent_usd ELSE 0 END AS spent_usd,
-           CASE day WHEN {_TODAY} THEN overrun_usd ELSE 0 END AS overrun_usd
+           reserved_usd, {_SPENT.format(column="spent_usd")} AS spent_usd,
+           {_SPENT.format(column="overrun_usd")} AS overrun_usd
     FROM api_keys JOIN key_ledgers ON key_id = id
 ) AS k"""
 
@@ -180,7 +181,6 @@ class SettledCall:
     error_code: str | None
 
 
-_SPENT = f"CASE day WHEN {_TODAY} THEN {{column}} ELSE 0 END"
 _USED = f"reserved_usd + {_SPENT.format(column='spent_usd + overrun_usd')}"
 
 _RESERVE = f"""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
-from routoo.errors import DatabaseUnavailableError, StoreError
+from routoo.errors import StoreError
 from routoo.settings import REPOSITORY
-from routoo.store.database import first_line, libpq_url, redacted
+from routoo.store.database import libpq_url, redacted, unavailable
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -58,7 +58,7 @@ def current(url: str) -> str | None:
             row = conn.execute("SELECT version_num FROM alembic_version").fetchone()
             return None if row is None else str(row[0])
     except psycopg.OperationalError as error:
-        raise _unavailable(url, error) from error
+        raise unavailable(url, error) from error
 
 
 def head() -> str:
@@ -107,10 +107,10 @@ def _connected(url: str) -> Iterator["Connection"]:
         with engine.connect() as connection:
             yield connection
     except psycopg.OperationalError as error:
-        raise _unavailable(url, error) from error
+        raise unavailable(url, error) from error
     except SQLAlchemyError as error:
         if isinstance(error.__cause__, psycopg.OperationalError):
-            raise _unavailable(url, error.__cause__) from error
+            raise unavailable(url, error.__cause__) from error
         raise StoreError("a migration failed", where=redacted(url), value=str(error)) from error
     finally:
         engine.dispose()
@@ -118,11 +118,3 @@ def _connected(url: str) -> Iterator["Connection"]:
 
 def _connect(url: str) -> psycopg.Connection:
     return psycopg.connect(libpq_url(url), connect_timeout=_CONNECT_TIMEOUT_S)
-
-
-def _unavailable(url: str, error: psycopg.Error) -> DatabaseUnavailableError:
-    return DatabaseUnavailableError(
-        f"the database can't be reached: {first_line(error)}",
-        where=redacted(url),
-        remedy="Check ROUTOO_DATABASE_URL and that the server runs",
-    )

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import psycopg
 from psycopg import sql
 
-from routoo.errors import DatabaseUnavailableError, StoreError
-from routoo.store.database import first_line, libpq_url, redacted
+from routoo.errors import StoreError
+from routoo.store.database import first_line, libpq_url, redacted, unavailable
 
 _SHARD = (
     "state, owner, epoch, attempts, progress, error, lease_expires_at, not_before, waits_for,"
@@ -120,9 +120,7 @@ def create_roles(url: str) -> None:
         with psycopg.connect(libpq_url(url), connect_timeout=10) as conn:
             _create(conn)
     except psycopg.OperationalError as error:
-        raise DatabaseUnavailableError(
-            f"the database can't be reached: {first_line(error)}", where=redacted(url)
-        ) from error
+        raise unavailable(url, error) from error
     except psycopg.Error as error:
         raise StoreError(
             f"the database refused to make the roles: {first_line(error)}",

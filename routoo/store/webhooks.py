@@ -110,7 +110,7 @@ async def reopen(conn: AsyncConnection, batch_id: UUID) -> None:
 
 
 async def claim(conn: AsyncConnection, due: DueWebhook, *, retry_s: float | None) -> None:
-    """Note that a webhook is called now, or that this end is not for it.
+    """Note that a webhook is called now.
 
     Args:
         conn: The transaction that has locked it.
