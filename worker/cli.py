@@ -109,9 +109,9 @@ def doctor(
 ) -> None:
     """Check that this machine can serve batches, and say what to mend; exit status 1 if anything.
 
-    Looks at settings, database, schema, broker, workers, pool, checkpoint, endpoints, clock, open
-    files, connections, memory and disk. Embedded servers are started for as long as it takes.
-    Nothing is spent without --call. A warning leaves the exit status 0.
+    Looks at settings, database, schema, broker, workers, pool, checkpoint, endpoints, traces,
+    clock, open files, connections, memory and disk. Embedded servers are started for as long as it
+    takes. Nothing is spent without --call. A warning leaves the exit status 0.
 
     Examples:
         routoo-worker doctor
@@ -120,11 +120,9 @@ def doctor(
     """
     from routoo.console.logs import configure_logs
     from routoo.console.output import json_line
-    from routoo.console.run import quiet_driver
     from worker.doctor.examine import examine_environment
     from worker.doctor.finding import Health
 
-    quiet_driver()
     configure_logs("CRITICAL", as_json=False, role="doctor")
     found = []
     for finding in examine_environment(pool, roles=frozenset(role or Role), calls=call):

@@ -140,7 +140,7 @@ def load_predictor(
     read = read_checkpoint(checkpoint)
     manifest = read.manifest
     backbone = find_backbone(manifest.backbone)
-    _check_backbone(backbone, manifest)
+    check_backbone(backbone, manifest)
     encoder = Encoder(backbone, _reading(manifest), device=choose_device(device))
     encoder.adapt(read.adapters)
     cached = encoder if cache is None else EmbeddingCache(cache, encoder)
@@ -178,7 +178,7 @@ def choose_device(device: str) -> str:
     return device
 
 
-def _check_backbone(backbone: Backbone, manifest: Manifest) -> None:
+def check_backbone(backbone: Backbone, manifest: Manifest) -> None:
     """Check that a backbone is the one that a checkpoint was trained with.
 
     Raises:

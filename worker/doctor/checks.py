@@ -8,11 +8,15 @@ import difflib
 import os
 import resource
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
+from typing import TypeVar
+
+from psycopg import AsyncConnection
 
 from routoo.client.access import check_variables
 from routoo.client.endpoints import ChatEndpoints
+from routoo.client.http import HttpClient
 from routoo.client.ping import ping
 from routoo.client.token_counts import TokenCounters
 from routoo.domain.pool import CandidateModel, Pool
@@ -22,7 +26,7 @@ from routoo.errors import EndpointError, RoutooError
 from routoo.settings import Settings
 from routoo.store import checkpoints, migrate, workers
 from routoo.store.database import Database, check_reachable, redacted
-from routoo.store.server_health import ServerHealth, server_health
+from routoo.store.server_health import server_health
 from worker import queue
 from worker.doctor.finding import Finding, Health, Known, of_error, waits
 from worker.roles import Role, connections
@@ -31,6 +35,7 @@ _PREFIX = "ROUTOO_"
 _OTHER_VARIABLES = ("ROUTOO_API_KEY", "ROUTOO_DEMO", "ROUTOO_DATA_DIR", "ROUTOO_CHAOS")
 """Variables that clients, the example and tests read, and no setting is."""
 _TESTS = "ROUTOO_TEST_"
+_Answer = TypeVar("_Answer")
 
 
 def check_settings(name: str, known: Known) -> Iterator[Finding]:
@@ -42,9 +47,11 @@ def check_settings(name: str, known: Known) -> Iterator[Finding]:
         near = difflib.get_close_matches(unknown, settings, 1)
         remedy = f"Write {near[0]}" if near else "Unset it, or see the list of settings"
         yield Finding(name, Health.WARNING, f"there is no setting {unknown}", remedy)
-    if known.settings.webhook_url and known.settings.webhook_secret is None:
+    is_unsigned = known.settings.webhook_url and known.settings.webhook_secret is None
+    if is_unsigned and Role.BEAT in known.roles:
         remedy = "Set ROUTOO_WEBHOOK_SECRET, so that its receiver can tell who sent them"
-        yield Finding(name, Health.WARNING, "alerts are sent without a signature", remedy)
+        found = "the beat refuses to start: alerts would go out without a signature"
+        yield Finding(name, Health.BROKEN, found, remedy)
     yield from _check_urls(name, known)
     yield Finding(name, Health.OK, f"{len(settings.intersection(given))} set, the rest default")
 
@@ -66,7 +73,7 @@ def check_database(name: str, known: Known) -> Iterator[Finding]:
     """Connect to the database; an embedded one is started as long as this takes."""
     _start_embedded(known, database=True)
     url = database_url(known.settings)
-    known.server = asyncio.run(_health_of(url))
+    known.server = asyncio.run(_asked(url, server_health))
     known.url = url
     kind = "embedded" if known.settings.embedded_database else redacted(url)
     yield Finding(name, Health.OK, f"{kind}, PostgreSQL {known.server.version}")
@@ -130,18 +137,14 @@ def check_workers(name: str, known: Known) -> Iterator[Finding]:
 
 def live_workers(known: Known) -> dict[str, int]:
     """Return how many workers of each role live."""
-
-    async def read() -> dict[str, int]:
-        async with Database(known.url or "", max_size=1) as db, db.transaction() as conn:
-            return await workers.live_counts(conn)
-
-    return asyncio.run(read())
+    return asyncio.run(_asked(known.url or "", workers.live_counts))
 
 
-async def _health_of(url: str) -> ServerHealth:
+async def _asked(url: str, ask: Callable[[AsyncConnection], Awaitable[_Answer]]) -> _Answer:
+    """Return what the database answers."""
     await check_reachable(url)
     async with Database(url, max_size=1) as db, db.transaction() as conn:
-        return await server_health(conn)
+        return await ask(conn)
 
 
 _DATABASE_CLOCK_S = 2.0
@@ -287,6 +290,7 @@ def check_checkpoint(name: str, known: Known) -> Iterator[Finding]:
     """Read the checkpoint in use, and compare it with the pool and its backbone."""
     from routoo.predictor.backbone.language_model import find_backbone  # torch
     from routoo.predictor.checkpoint import read_checkpoint  # the same
+    from routoo.predictor.predictor import check_backbone  # the same
 
     folder, origin = _checkpoint_in_use(known)
     manifest = read_checkpoint(folder).manifest
@@ -298,21 +302,14 @@ def check_checkpoint(name: str, known: Known) -> Iterator[Finding]:
             found = f"it doesn't know {', '.join(unknown)} of the pool, which runs on priors"
             remedy = "Learn its models by `routoo onboard`; `routoo pool priors` shows the priors"
             yield Finding(name, Health.WARNING, found, remedy)
-    if find_backbone(manifest.backbone).weights_sha256 != manifest.backbone_sha256:
-        found = f"the backbone {manifest.backbone} has other weights than it was fitted with"
-        remedy = "Install the version of the backbone that the checkpoint was fitted with"
-        yield Finding(name, Health.BROKEN, found, remedy)
+    check_backbone(find_backbone(manifest.backbone), manifest)
 
 
 def _checkpoint_in_use(known: Known) -> tuple[Path, str]:
-    async def read() -> str | None:
-        async with Database(known.url or "", max_size=1) as db, db.transaction() as conn:
-            promoted = await checkpoints.promoted(conn)
-            return promoted.path if promoted else None
-
-    promoted = asyncio.run(read()) if known.is_migrated else None
-    if promoted is not None:
-        return Path(promoted), "promoted"
+    if known.is_migrated:
+        promoted = asyncio.run(_asked(known.url or "", checkpoints.promoted))
+        if promoted is not None:
+            return Path(promoted.path), "promoted"
     return known.settings.checkpoint, "ROUTOO_CHECKPOINT"
 
 
@@ -322,7 +319,13 @@ def check_endpoints(name: str, known: Known) -> Iterator[Finding]:
         yield waits(name, "the pool")
         return
     timeout_s = known.settings.ping_timeout_s or _PING_TIMEOUT_S
-    known.pings = asyncio.run(ping(known.pool.models, timeout_s=timeout_s, environ=known.environ))
+    asked = ping(
+        known.pool.models,
+        timeout_s=timeout_s,
+        environ=known.environ,
+        blocked=known.settings.blocked_networks,
+    )
+    known.pings = asyncio.run(asked)
     for one in known.pings:
         what = f"{', '.join(one.models)} at {one.base_url.partition('?')[0]}"
         if one.is_unknown:
@@ -343,10 +346,10 @@ def check_calls(name: str, known: Known) -> Iterator[Finding]:
     elif known.pool is None:
         yield waits(name, "the pool")
     else:
-        yield from asyncio.run(_call_each(name, known.pool, known.environ))
+        yield from asyncio.run(_call_each(name, known.pool, known))
 
 
-async def _call_each(name: str, pool: Pool, environ: Mapping[str, str]) -> list[Finding]:
+async def _call_each(name: str, pool: Pool, known: Known) -> list[Finding]:
     """Make a call of one token to each model, all at once."""
 
     async def call(model: CandidateModel) -> Finding:
@@ -361,5 +364,6 @@ async def _call_each(name: str, pool: Pool, environ: Mapping[str, str]) -> list[
         found = f"{model.name}: answered in {done.latency_s:.1f} s for {cost_usd:f} USD"
         return Finding(name, Health.OK, found)
 
-    async with ChatEndpoints(environ=environ) as endpoints:
+    http = HttpClient(blocked=known.settings.blocked_networks)
+    async with ChatEndpoints(environ=known.environ, http=http) as endpoints:
         return list(await asyncio.gather(*map(call, pool.models)))
