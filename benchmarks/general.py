@@ -117,7 +117,7 @@ def _options() -> argparse.Namespace:
 
 def _prepare(cache: Path | None) -> Prepared:
     tables = read_general_tables()
-    settings = PredictorSettings(cache=cache or load_settings().home / "cache" / "embeddings")
+    settings = PredictorSettings(cache=cache or load_settings().embeddings)
     encoder = settings.load_encoder()
     features = settings.read_prompts(tables.matrix, encoder, ConsoleFeedback())
     drawn = [_share(item.prompt) < HELD_OUT_SHARE for item in tables.matrix.items]

@@ -133,7 +133,7 @@ def _measure(pool: Pool, folder: Path, seed: int) -> PoolFigures:
         everything.models[column] for column in priced if pool.takes(everything.models[column])
     ]
     matrix = outcome_matrix(items, outcomes, names)
-    settings = PredictorSettings(cache=load_settings().home / "cache" / "embeddings")
+    settings = PredictorSettings(cache=load_settings().embeddings)
     encoder = settings.load_encoder()
     read = PromptFeatures(settings.read_prompts(matrix, encoder, ConsoleFeedback()), encoder.width)
     parts = split_items(matrix, Protocol.RANDOM, seed)

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, help="folder of cached embeddings")
     options = parser.parse_args(arguments)
     feedback = ConsoleFeedback()
-    cache = options.cache or load_settings().home / "cache" / "embeddings"
+    cache = options.cache or load_settings().embeddings
     settings = PredictorSettings(cache=cache)
     tables, encoder = read_general_tables(), settings.load_encoder()
     features = settings.read_prompts(tables.matrix, encoder, feedback)

@@ -161,6 +161,11 @@ class Settings(BaseSettings):
         """Return how many shards so many jobs make."""
         return -(-jobs // self.shard_size)
 
+    @property
+    def embeddings(self) -> Path:
+        """Folder of cached embeddings."""
+        return self.home / "cache" / "embeddings"
+
     @cached_property
     def embedded_database(self) -> bool:
         """Whether the database is the embedded one."""

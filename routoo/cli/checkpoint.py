@@ -184,7 +184,7 @@ def add_model(
     from routoo.training import add_model as work
     from routoo.training.tables import read_tables
 
-    cache = load_settings().home / "cache" / "embeddings"
+    cache = load_settings().embeddings
     tables = read_tables(items, outcomes)
     added = work.add_model(folder, model, tables, out, device=device, cache=cache)
     if json:

@@ -188,7 +188,6 @@ async def _ask(questions: _Questions) -> "tuple[list[CollectedOutcome], list[Fai
     """Ask what is not answered yet, a progress bar for each model, and grade all answers."""
     from routoo.client.endpoints import ChatEndpoints
     from routoo.client.http import HttpClient
-    from routoo.console.output import note
     from routoo.evaluation.answer_log import AnswerLog
     from routoo.evaluation.call_budget import BudgetedClient
     from routoo.evaluation.collect import Collection
@@ -203,13 +202,9 @@ async def _ask(questions: _Questions) -> "tuple[list[CollectedOutcome], list[Fai
         async with ChatEndpoints(models, http=http) as client:
             budgeted = BudgetedClient(client, questions.budget_usd)
             collection = Collection(budgeted, log, questions.form, on_answer=advance)
-            estimate = collection.estimate(items, models)
-            note(describe_estimate(estimate, questions.budget_usd))
-            for item in items:
-                for model in models:
-                    advance(model.name, collection.answered(item, model) is not None)
+            announce(collection, items, models, questions.budget_usd, advance)
             failures = await collection.run(items, models)
-        return _graded(questions, collection), failures
+        return graded_answers(collection, items, models), failures
 
 
 @contextmanager
@@ -235,7 +230,23 @@ def answers_progress(models: "Sequence[str]", items: int) -> "Iterator[Callable[
         yield advance
 
 
-def describe_estimate(estimate: "CallEstimate", budget_usd: "Decimal | None") -> str:
+def announce(
+    collection: "Collection",
+    items: "Sequence[Item]",
+    models: "Sequence[CandidateModel]",
+    budget_usd: "Decimal | None",
+    advance: "Callable[..., None]",
+) -> None:
+    """Say what the calls that are to be made may cost, and show what is answered already."""
+    from routoo.console.output import note
+
+    note(_describe_estimate(collection.estimate(items, models), budget_usd))
+    for item in items:
+        for model in models:
+            advance(model.name, collection.answered(item, model) is not None)
+
+
+def _describe_estimate(estimate: "CallEstimate", budget_usd: "Decimal | None") -> str:
     """Return in words what calls may cost."""
     from routoo.console.formatting import usd
 
@@ -247,10 +258,13 @@ def describe_estimate(estimate: "CallEstimate", budget_usd: "Decimal | None") ->
     )
 
 
-def _graded(questions: _Questions, collection: "Collection") -> "list[CollectedOutcome]":
+def graded_answers(
+    collection: "Collection", items: "Sequence[Item]", models: "Sequence[CandidateModel]"
+) -> "list[CollectedOutcome]":
+    """Return the answers that the log holds, graded, an item after the other."""
     from routoo.evaluation.item_grading import collected_outcome
 
-    pairs = ((item, model) for item in questions.items for model in questions.models)
+    pairs = ((item, model) for item in items for model in models)
     found = ((item, model, collection.answered(item, model)) for item, model in pairs)
     return [collected_outcome(item, model, answer) for item, model, answer in found if answer]
 
@@ -289,11 +303,18 @@ def _print_summary(
     outcomes: int,
     failures: "Sequence[Failure]",
 ) -> None:
-    from routoo.console.output import console, note
+    from routoo.console.output import console
 
     screen = console()
     screen.print(_table(summaries))
     screen.print(f"{outcomes} outcomes in {questions.out}")
+    note_failures(failures)
+
+
+def note_failures(failures: "Sequence[Failure]") -> None:
+    """Write the first of what failed to standard error, and how many more there are."""
+    from routoo.console.output import note
+
     for failure in failures[:_FAILURES_SHOWN]:
         note(f"failed: {failure.item_id}, {failure.model}: {failure.message}")
     if len(failures) > _FAILURES_SHOWN:

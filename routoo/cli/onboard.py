@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from routoo.store.database import Database
     from routoo.training.onboard import GradedPool, Onboarded
 
-_FAILURES_SHOWN = 5
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnboardOptions:
@@ -85,7 +83,8 @@ def onboard(options: OnboardOptions) -> None:
 
         routoo onboard --pool pool.yaml --from-runs
     """
-    from routoo.console.output import ConsoleFeedback, json_line, note
+    from routoo.cli.collect import note_failures
+    from routoo.console.output import ConsoleFeedback, json_line
     from routoo.console.run import run_with_database
     from routoo.settings import load_settings
 
@@ -107,8 +106,7 @@ def onboard(options: OnboardOptions) -> None:
         typer.echo(json_line(report))
     else:
         _print(report)
-    for failure in failures[:_FAILURES_SHOWN]:
-        note(f"failed: {failure.item_id}, {failure.model}: {failure.message}")
+    note_failures(failures)
     if failures:
         raise typer.Exit(INCOMPLETE)
 
@@ -156,14 +154,13 @@ async def _ask(plan: _Plan) -> "tuple[list[CollectedOutcome], list[Failure]]":
     """Ask what is not answered yet, and grade all answers."""
     from contextlib import closing
 
-    from routoo.cli.collect import answers_progress, describe_estimate
+    from routoo.cli.collect import announce, answers_progress, graded_answers
     from routoo.client.endpoints import ChatEndpoints
     from routoo.client.http import HttpClient
     from routoo.console.output import note
     from routoo.evaluation.answer_log import AnswerLog
     from routoo.evaluation.call_budget import BudgetedClient, SpendingLog
     from routoo.evaluation.collect import Collection, ask_evenly
-    from routoo.evaluation.item_grading import collected_outcome
     from routoo.settings import load_settings
 
     models, budget_usd = plan.pool.models, plan.budget_usd
@@ -177,16 +174,11 @@ async def _ask(plan: _Plan) -> "tuple[list[CollectedOutcome], list[Failure]]":
         async with ChatEndpoints(models, http=http) as endpoints:
             client = BudgetedClient(endpoints, budget_usd, spending)
             collection = Collection(client, log, plan.form, on_answer=advance)
-            note(describe_estimate(collection.estimate(plan.items, models), budget_usd))
+            announce(collection, plan.items, models, budget_usd, advance)
             if spending.spent_usd:
                 note(f"${spending.spent_usd:f} of it were spent by earlier runs")
-            for item in plan.items:
-                for model in models:
-                    advance(model.name, collection.answered(item, model) is not None)
             failures = await ask_evenly(collection, client, plan.items, models, budget_usd)
-        pairs = ((item, model) for item in plan.items for model in models)
-        found = ((item, model, collection.answered(item, model)) for item, model in pairs)
-        rows = [collected_outcome(item, model, answer) for item, model, answer in found if answer]
+        rows = graded_answers(collection, plan.items, models)
     asked = len({row.answer.item_id for row in rows})
     note(f"{len(rows)} answers to {asked} of {len(plan.items)} items; ${client.spent_usd:f} spent")
     return rows, failures
@@ -224,7 +216,7 @@ def _learn(graded: "GradedPool", settings: "Settings", work: Path, device: str) 
     from routoo.training.predictor_settings import PredictorSettings
 
     base = run_with_database(settings, base_checkpoint)
-    made_with = PredictorSettings(cache=settings.home / "cache" / "embeddings", device=device)
+    made_with = PredictorSettings(cache=settings.embeddings, device=device)
     return learn_pool(graded, work, made_with, base, ConsoleFeedback())
 
 

@@ -88,7 +88,7 @@ class FittingOptions:
         """Folder of cached embeddings."""
         from routoo.settings import load_settings
 
-        return self.cache or load_settings().home / "cache" / "embeddings"
+        return self.cache or load_settings().embeddings
 
     def predictor_settings(self) -> "PredictorSettings":
         """Return what to make a predictor of, and how to fit it."""

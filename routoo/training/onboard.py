@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from routoo.domain.completion import RecordedAnswer
-from routoo.domain.model_prior import GENERAL_CHECKPOINT
+from routoo.domain.model_prior import GENERAL_CHECKPOINT, REFERENCE_MODELS
 from routoo.domain.pool import Pool
 from routoo.domain.tables import OutcomeTables
 from routoo.errors import CheckpointError, InputError
@@ -39,13 +39,13 @@ from routoo.settings import Settings
 from routoo.store import checkpoints
 from routoo.store.checkpoints import CheckpointRecord
 from routoo.store.database import Database
+from routoo.training.add_model import FOLDS
+from routoo.training.general import ANCHOR_NAMES
 from routoo.training.predictor_settings import PredictorSettings
 from routoo.training.promote import promote_checkpoint, register_folder
 from routoo.training.tables import prompt_factors
 from routoo.training.train import train_predictor
 
-FOLDS = 5
-"""Parts of the graded items; each is predicted by what the others taught."""
 OWN_FIT_ITEMS = 200
 """With fewer different items a predictor of the pool's own is not tried."""
 ORIGIN = "general_sha256"
@@ -269,7 +269,7 @@ async def base_checkpoint(database: Database) -> Path:
         read_manifest(folder)
     except CheckpointError:
         return GENERAL_CHECKPOINT
-    places = "reference_models" in promoted.manifest["settings"]
+    places = REFERENCE_MODELS in promoted.manifest["settings"]
     return folder if places else GENERAL_CHECKPOINT
 
 
@@ -285,8 +285,8 @@ async def put_into_use(
         promoted = await checkpoints.promoted(conn)
         found = await register_folder(conn, onboarded.folder)
         used = () if promoted is None else tuple(promoted.manifest["models"])
-        lost = [name for name in used if name not in found.manifest["models"]]
-        lost = [name for name in lost if not name.startswith("routoo-anchor-")]
+        kept = {*found.manifest["models"], *ANCHOR_NAMES}
+        lost = [name for name in used if name not in kept]
         if not lost and (promoted is None or promoted.id != found.id):
             why = f"onboarded from {len(onboarded.matrix.items)} graded items"
             await promote_checkpoint(conn, found, why, settings.checkpoint)

@@ -242,7 +242,7 @@ async def promote_if_not_worse(
         tables = (await load_graded_outcomes(conn)).evaluation
         promoted = await checkpoints.promoted(conn)
     present = settings.checkpoint if promoted is None else Path(promoted.path)
-    cache = settings.home / "cache" / "embeddings"
+    cache = settings.embeddings
     rise = await asyncio.to_thread(compare_checkpoints, tables, (present, folder), device, cache)
     better = rise is not None and rise.items >= MIN_ITEMS and not rise.low > 0
     why = f"Brier score on evaluation items: {_describe(rise)}"
