@@ -7,14 +7,12 @@ import hmac
 import json
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
-from aiohttp import web
 
 from routoo.client.http import HttpClient
 from routoo.domain.batch_options import Objective
@@ -30,6 +28,7 @@ from routoo.store.batches.plans import derive_plan
 from routoo.store.database import Database
 from tests import batch_factory as factory
 from tests.dispatch_factory import rows
+from tests.fakes.webhook_receiver import Receiver, receiving
 from tests.integration.test_scheduled_batches import add as add_schedule
 from tests.producer_command import ProducerCommand
 from worker.background import background_ticks
@@ -53,33 +52,10 @@ asyncio.run(main())
 """
 
 
-@dataclass
-class Receiver:
-    status: int = 204
-    calls: list[tuple[dict[str, str], bytes]] = field(default_factory=list)
-    url: str = ""
-    hangs: bool = False
-    called: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def take(self, request: web.Request) -> web.Response:
-        self.calls.append(({**request.headers}, await request.read()))
-        self.called.set()
-        if self.hangs:
-            await asyncio.sleep(60)
-        headers = {"Location": self.url} if self.status == 307 else {}
-        return web.Response(status=self.status, headers=headers)
-
-
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    found, app = Receiver(), web.Application()
-    app.router.add_post("/ended", found.take)
-    runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    found.url = f"http://127.0.0.1:{runner.addresses[0][1]}/ended"
-    yield found
-    await runner.cleanup()
+    async with receiving() as found:
+        yield found
 
 
 async def ended(db: Database, receiver: Receiver, *, answered: int = 2) -> UUID:

@@ -5,12 +5,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from aiohttp import web
 
 from routoo.errors import ConfigError
 from routoo.settings import Settings
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts
+from tests.fakes.webhook_receiver import Receiver, receiving
 from tests.run_factory import add_set, begin, questions
 from worker.background import check_webhook, deliver_alerts, sign
 from worker.webhooks import signatures
@@ -19,27 +19,10 @@ pytestmark = pytest.mark.anyio
 SECRET = "between us"  # noqa: S105 - of the test
 
 
-class Receiver:
-    def __init__(self) -> None:
-        self.calls: list[tuple[dict[str, str], bytes]] = []
-        self.status = 204
-        self.url = ""
-
-    async def take(self, request: web.Request) -> web.Response:
-        self.calls.append((dict(request.headers), await request.read()))
-        return web.Response(status=self.status)
-
-
 @pytest.fixture
 async def receiver() -> AsyncIterator[Receiver]:
-    found, app = Receiver(), web.Application()
-    app.router.add_post("/alerts", found.take)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    found.url = f"http://127.0.0.1:{runner.addresses[0][1]}/alerts"
-    yield found
-    await runner.cleanup()
+    async with receiving() as found:
+        yield found
 
 
 async def raise_alert(db: Database) -> None:
