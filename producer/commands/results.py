@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, aclosing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, BinaryIO
@@ -210,7 +210,7 @@ def _table_to_jsonl(wanted: Export) -> Export:
     """Return what is written where no format is named: a table is for looking at a few results."""
     if wanted.format is not ResultFormat.TABLE:
         return wanted
-    return Export(ResultFormat.JSONL, wanted.out, wanted.errors)
+    return replace(wanted, format=ResultFormat.JSONL)
 
 
 def _followed(result_format: ResultFormat | None, out: Path | None) -> Export:
