@@ -90,7 +90,7 @@ def onboard(options: OnboardOptions) -> None:
 
     settings, feedback = load_settings(), ConsoleFeedback()
     plan = _plan(options, settings)
-    rows, failures = _asked(plan)
+    rows, failures, spent_usd = _asked(plan)
     graded = _graded(options, settings, plan, rows)
     onboarded = _learn(graded, settings, plan.work, options.device)
 
@@ -101,7 +101,8 @@ def onboard(options: OnboardOptions) -> None:
         return found.weights_sha256, used
 
     weights, used = run_with_database(settings, put)
-    report = _report(plan, onboarded, rows, failures) | {"weights_sha256": weights, "in_use": used}
+    report = _report(plan, onboarded, rows, failures)
+    report |= {"spent_usd": spent_usd, "weights_sha256": weights, "in_use": used}
     if options.json_out:
         typer.echo(json_line(report))
     else:
@@ -136,13 +137,14 @@ def _plan(options: OnboardOptions, settings: "Settings") -> _Plan:
     return _Plan(pool, asked, form, read_budget(options.budget_usd) or Decimal(0), work.absolute())
 
 
-def _asked(plan: _Plan) -> "tuple[list[CollectedOutcome], list[Failure]]":
+def _asked(plan: _Plan) -> "tuple[list[CollectedOutcome], list[Failure], Decimal]":
     import asyncio
+    from decimal import Decimal
 
     from routoo.console.output import note
 
     if not plan.items:
-        return [], []
+        return [], [], Decimal(0)
     try:
         return asyncio.run(_ask(plan))
     except KeyboardInterrupt:
@@ -150,8 +152,8 @@ def _asked(plan: _Plan) -> "tuple[list[CollectedOutcome], list[Failure]]":
         raise typer.Exit(INTERRUPTED) from None
 
 
-async def _ask(plan: _Plan) -> "tuple[list[CollectedOutcome], list[Failure]]":
-    """Ask what is not answered yet, and grade all answers."""
+async def _ask(plan: _Plan) -> "tuple[list[CollectedOutcome], list[Failure], Decimal]":
+    """Ask what is not answered yet, and grade all answers; return what all runs spent, too."""
     from contextlib import closing
 
     from routoo.cli.collect import announce, answers_progress, graded_answers
@@ -181,7 +183,7 @@ async def _ask(plan: _Plan) -> "tuple[list[CollectedOutcome], list[Failure]]":
         rows = graded_answers(collection, plan.items, models)
     asked = len({row.answer.item_id for row in rows})
     note(f"{len(rows)} answers to {asked} of {len(plan.items)} items; ${client.spent_usd:f} spent")
-    return rows, failures
+    return rows, failures, client.spent_usd
 
 
 def _graded(
@@ -232,7 +234,6 @@ def _report(
         "checkpoint": str(onboarded.folder),
         "made_of": onboarded.made_of,
         "items": len(onboarded.matrix.items),
-        "spent_usd": sum(row.cost_usd for row in rows),
         "failures": len(failures),
         "models": describe_models(onboarded, rows),
         "brier": {name: onboarded.brier(name) for name in onboarded.quality},

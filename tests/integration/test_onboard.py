@@ -85,4 +85,6 @@ def test_a_killed_onboarding_goes_on_within_its_budget_and_ends_in_use(
     assert report["in_use"]
     assert set(small["by_difficulty"]) == {"easy", "middle", "hard"}
     spent = [json.loads(one) for one in (tmp_path / "work/spending.jsonl").read_text().splitlines()]
-    assert sum(Decimal(row["usd"]) for row in {row["call"]: row for row in spent}.values()) < 1
+    spent_usd = sum(Decimal(row["usd"]) for row in {row["call"]: row for row in spent}.values())
+    assert spent_usd < 1
+    assert report["spent_usd"] == float(spent_usd)
