@@ -17,6 +17,7 @@ from jaxtyping import Float32, Float64, Int64
 from scipy.special import expit
 
 from routoo.errors import InputError
+from routoo.predictor.answer_lengths import AnswerLengths
 from routoo.predictor.logistic import logit, sigmoid
 
 MIN_ANSWERS = 10
@@ -27,8 +28,6 @@ SLOPE_DEVIATION = 0.2
 """How far models differ in how strictly they follow a prompt's difficulty, around 1."""
 LIKENESS_DEVIATION = 0.2
 """How much of another model's own strengths a model may share."""
-PRIOR_LENGTHS = 3.0
-"""The fitted models' lengths count as this many known lengths of the new one."""
 _NEWTON_STEPS = 50
 _CLOSE = 1e-8
 
@@ -53,26 +52,30 @@ class AddedModels:
     covariance: Float32[np.ndarray, "added basis basis"]
     """Of theta, by Laplace's approximation."""
     token_factor: Float32[np.ndarray, " added"]
-    """Length of an answer over the geometric mean of the fitted models' expected lengths."""
+    """Length of an answer over `usual_tokens` to the power of `token_slope`."""
+    token_slope: Float32[np.ndarray, " added"]
+    """How far an answer's length follows that of the fitted models, as `AnswerLengths` says."""
 
     @classmethod
     def none(cls, fitted: int) -> "AddedModels":
         """Return the parameters of no added model, beside so many fitted ones."""
         basis = fitted + 2
-        shapes = ((0, basis), (0, basis, basis), (0,))
+        shapes = ((0, basis), (0, basis, basis), (0,), (0,))
         return cls(*(np.zeros(shape, np.float32) for shape in shapes))
 
-    def with_model(self, posterior: Posterior, token_factor: float) -> "AddedModels":
+    def with_model(self, posterior: Posterior, lengths: AnswerLengths) -> "AddedModels":
         """Return these and one more model's."""
         return AddedModels(
             np.concatenate([self.theta, posterior.theta[None].astype(np.float32)]),
             np.concatenate([self.covariance, posterior.covariance[None].astype(np.float32)]),
-            np.append(self.token_factor, np.float32(token_factor)),
+            np.append(self.token_factor, np.float32(lengths.factor)),
+            np.append(self.token_slope, np.float32(lengths.slope)),
         )
 
     def take(self, rows: list[int]) -> "AddedModels":
         """Return the added models at these positions."""
-        return AddedModels(self.theta[rows], self.covariance[rows], self.token_factor[rows])
+        kept = (self.theta, self.covariance, self.token_factor, self.token_slope)
+        return AddedModels(*(array[rows] for array in kept))
 
     def quality(
         self, departure: Float32[np.ndarray, "prompts fitted"]
@@ -92,21 +95,24 @@ class AddedModels:
         self, expected: Float32[np.ndarray, "prompts fitted"]
     ) -> Float32[np.ndarray, "prompts added"]:
         """Return the added models' expected tokens from those of the fitted ones."""
-        return np.asarray(
-            np.maximum(usual_tokens(expected)[:, None] * self.token_factor, 1), np.float32
-        )
+        length = usual_tokens(expected)[:, None] ** self.token_slope * self.token_factor
+        return np.asarray(np.maximum(length, 1), np.float32)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays a checkpoint keeps; none where nothing was added."""
-        arrays = {"theta": self.theta, "covariance": self.covariance}
-        return {**arrays, "token_factor": self.token_factor} if len(self.theta) else {}
+        if not len(self.theta):
+            return {}
+        lengths = {"token_factor": self.token_factor, "token_slope": self.token_slope}
+        return {"theta": self.theta, "covariance": self.covariance, **lengths}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray], fitted: int) -> "AddedModels":
-        """Read the arrays back."""
+        """Read the arrays back; checkpoints that name no slopes were fitted with 1."""
         if not tensors:
             return cls.none(fitted)
-        return cls(tensors["theta"], tensors["covariance"], tensors["token_factor"])
+        factor = tensors["token_factor"]
+        slope = tensors.get("token_slope", np.ones_like(factor))
+        return cls(tensors["theta"], tensors["covariance"], factor, slope)
 
 
 def fit_posterior(
@@ -151,24 +157,6 @@ def cross_fit_quality(
         posterior = _mode(phi[inside], score[inside].astype(np.float64), prior)
         quality[~inside] = _chance(phi[~inside] @ posterior.theta)
     return quality
-
-
-def fit_token_factor(
-    expected: Float32[np.ndarray, "answers fitted"],
-    known: Float32[np.ndarray, " answers"],
-    before: float = 1.0,
-) -> float:
-    """Return how much longer the new model's answers are than the others'.
-
-    Args:
-        expected: The fitted models' expected lengths, in tokens.
-        known: Lengths of the new model's answers; NaN where not known.
-        before: What is taken without answers; the result is pulled towards it.
-    """
-    rows = ~np.isnan(known)
-    usual = usual_tokens(expected)
-    prior = PRIOR_LENGTHS * float(usual.mean())
-    return float((known[rows].sum() + before * prior) / (usual[rows].sum() + prior))
 
 
 def basis(

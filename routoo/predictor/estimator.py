@@ -12,9 +12,10 @@ from routoo.predictor.added_models import (
     Posterior,
     cross_fit_quality,
     fit_posterior,
-    fit_token_factor,
     mean_of_fitted,
+    usual_tokens,
 )
+from routoo.predictor.answer_lengths import AnswerLengths
 from routoo.predictor.calibration import Calibration
 from routoo.predictor.completion_tokens import TokenHead
 from routoo.predictor.logistic import logit, sigmoid
@@ -153,14 +154,16 @@ class Estimator:
         least = MIN_ANSWERS if placement is None else 0
         departure = self.departure(inputs, seen=True)
         posterior = fit_posterior(departure, score, prior, at_least=least)
-        before = 1.0 if placement is None else placement.token_factor
-        factor = fit_token_factor(self.tokens(inputs), completion_tokens, before)
-        return self.place(Placement(posterior, factor))
+        before = AnswerLengths(1.0)
+        if placement is not None:
+            before = AnswerLengths.placed(placement.token_factor)
+        lengths = before.fitted(usual_tokens(self.tokens(inputs)), completion_tokens)
+        return replace(self, added_models=self.added_models.with_model(posterior, lengths))
 
     def place(self, placement: Placement) -> "Estimator":
         """Return the estimator with one more model, its last, where it is taken to lie."""
-        added = self.added_models.with_model(placement.prior, placement.token_factor)
-        return replace(self, added_models=added)
+        lengths = AnswerLengths.placed(placement.token_factor)
+        return replace(self, added_models=self.added_models.with_model(placement.prior, lengths))
 
     def prior(self, placement: Placement | None) -> Posterior:
         """Return what is known of a new model before its answers are graded."""

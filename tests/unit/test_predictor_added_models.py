@@ -6,6 +6,7 @@ import pytest
 from routoo.domain.items import Item
 from routoo.errors import InputError
 from routoo.evaluation.quality_metrics import auc
+from routoo.predictor.answer_lengths import AnswerLengths, supported_slope
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.fitting import FitOptions, fit_estimator
@@ -78,6 +79,71 @@ def test_answer_lengths_scale_those_of_the_others_and_may_be_unknown(estimator: 
     np.testing.assert_allclose(unknown[:, 2], unknown[:, 0], rtol=0.05)
 
 
+def _lengths(seed: int, answers: int, *, follow: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Draw usual lengths, and those of a model: they follow a visible word, or vary by chance."""
+    generator = np.random.default_rng(seed)
+    has_word = generator.random(answers) < 0.5
+    noise = generator.normal(scale=0.25, size=(2, answers))
+    usual = 150 * np.where(has_word, 2.0, 1.0) * np.exp(noise[0])
+    own = 30 * np.where(has_word & follow, 2.0, 1.0) * np.exp(noise[1])
+    return usual.astype(np.float32), own.astype(np.float32)
+
+
+def _expected(lengths: AnswerLengths, usual: np.ndarray) -> np.ndarray:
+    return np.asarray(lengths.factor * usual**lengths.slope)
+
+
+@pytest.mark.parametrize("before", [AnswerLengths(1.0), AnswerLengths.placed(2.0)])
+def test_lengths_that_do_not_follow_the_prompt_are_expected_at_their_mean(
+    before: AnswerLengths,
+) -> None:
+    fresh, _ = _lengths(99, 500, follow=False)
+    for seed in range(20):
+        usual, own = _lengths(seed, 50, follow=False)
+        expected = _expected(before.fitted(usual, own), fresh)
+        assert expected.mean() == pytest.approx(own.mean(), rel=0.04)
+        assert np.log(expected).std() < 0.08
+        assert np.log(fresh).std() > 0.4
+
+
+def test_lengths_that_follow_the_prompt_keep_their_spread() -> None:
+    fresh, truth = _lengths(99, 500, follow=True)
+    for seed in range(10):
+        usual, own = _lengths(seed, 200, follow=True)
+        expected = _expected(AnswerLengths.placed(2.0).fitted(usual, own), fresh)
+        assert expected.mean() == pytest.approx(truth.mean(), rel=0.07)
+        assert np.log(expected).std() > 0.2
+        assert np.corrcoef(np.log(expected), np.log(truth))[0, 1] > 0.5
+
+
+def test_few_answers_bear_no_slope_out_and_none_shrinks_below_0_or_above_1() -> None:
+    line = np.linspace(1, 4, 100)
+    assert supported_slope(line[:2], line[:2]) == 0
+    assert supported_slope(line, -line) == 0
+    assert supported_slope(np.full(100, 5.0), line) == 0
+    assert 0.9 < supported_slope(line, 2 * line) <= 1
+    assert supported_slope(line[::33], line[::33]) < supported_slope(line, line)
+
+
+def test_a_model_without_known_lengths_keeps_those_it_was_placed_with() -> None:
+    unknown = np.full(3, np.nan, np.float32)
+    placed = AnswerLengths.placed(2.0)
+    assert placed.fitted(np.ones(3, np.float32), unknown) == placed
+    assert _expected(placed, np.array([100.0])) == pytest.approx(200)
+    spread = np.ptp(np.log(_expected(placed, np.array([50.0, 200.0]))))
+    assert spread < 0.5 * np.log(4)
+
+
+def test_checkpoints_that_name_no_length_slopes_are_read_as_they_were(
+    estimator: Estimator,
+) -> None:
+    tensors = _add(estimator, 100, 1.5, length=300).tensors()
+    del tensors["adopted.token_slope"]
+    tensors["adopted.token_factor"][:] = 3
+    tokens = Estimator.from_tensors(tensors)(_features(50, seed=3)).completion_tokens
+    np.testing.assert_allclose(tokens[:, 2], 300, rtol=0.05)
+
+
 def test_models_can_be_added_one_after_the_other_and_survive_the_checkpoint(
     estimator: Estimator,
 ) -> None:
@@ -86,6 +152,7 @@ def test_models_can_be_added_one_after_the_other_and_survive_the_checkpoint(
     fresh = _features(50, seed=3)
     again = Estimator.from_tensors(both.tensors())
     np.testing.assert_array_equal(again(fresh).quality, both(fresh).quality)
+    np.testing.assert_array_equal(again(fresh).completion_tokens, both(fresh).completion_tokens)
     np.testing.assert_allclose(both(fresh).quality[:, 2], first(fresh).quality[:, 2], atol=1e-6)
 
 
