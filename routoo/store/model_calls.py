@@ -1,7 +1,7 @@
 """Reads the last calls to a model: outcomes, what was predicted, whether the model answers now."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,7 +16,9 @@ _MOST_BODY_BYTES = 20_000
 # The calls come first and by the index; whether they went to the same endpoint is asked of those.
 _RECENT = """
 SELECT c.prompt_tokens, c.completion_tokens, c.latency_s, p.completion_tokens[m.place::int],
-       j.body::text, c.batch_id, c.created_at
+       j.body::text, c.batch_id, c.created_at,
+       (SELECT count(*) FROM checkpoint_promotions WHERE promoted_at <= b.created_at)
+       = (SELECT count(*) FROM checkpoint_promotions WHERE promoted_at <= %(at)s)
 FROM (
     SELECT * FROM attempts WHERE model = %(name)s AND status = 'succeeded' AND NOT usage_estimated
     ORDER BY created_at DESC LIMIT %(limit)s
@@ -50,10 +52,13 @@ class MeasuredCall:
     """The request."""
     batch_id: UUID
     ended_at: datetime
+    same_checkpoint: bool = True
+    """Whether no other checkpoint was put into use between this call's batch and the one asked for:
+    else its prediction says nothing of the predictions that are made now."""
 
 
 async def recent_calls(
-    conn: AsyncConnection, model: CandidateModel, limit: int
+    conn: AsyncConnection, model: CandidateModel, limit: int, at: datetime | None = None
 ) -> list[MeasuredCall]:
     """Return the latest successful calls to a model at its endpoint, of any batch, oldest first.
 
@@ -61,10 +66,11 @@ async def recent_calls(
         conn: A connection.
         model: The candidate; calls of the same name to another endpoint don't count.
         limit: Most calls to look at.
+        at: When the batch was made that they are compared with; None for now.
     """
     names = {"name": model.name, "model": model.model_at_endpoint}
     values = {**names, "base_url": model.endpoint.base_url, "bytes": _MOST_BODY_BYTES}
-    cursor = await conn.execute(_RECENT, {**values, "limit": limit})
+    cursor = await conn.execute(_RECENT, {**values, "limit": limit, "at": at or datetime.now(UTC)})
     rows = await cursor.fetchall()
     return [
         MeasuredCall(prompt, completion, latency_s, predicted, orjson.loads(body), *whence)

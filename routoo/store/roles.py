@@ -62,6 +62,7 @@ ROLES: Mapping[str, DatabaseRole] = {
             "shards": f"SELECT, UPDATE ({_SHARD})",
             **dict.fromkeys(("predictions", "floors", "prompt_factors"), _READ),
             **dict.fromkeys(("judges", "batch_judges", "checkpoints"), _READ),
+            "checkpoint_promotions": _READ,
             **dict.fromkeys(("assignments", "followers", "attempts", "results"), _ADD),
             **dict.fromkeys(("answer_judgements", "budget_warnings", "batch_counts"), _ADD),
             "kept_answers": _ADD,

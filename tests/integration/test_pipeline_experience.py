@@ -56,6 +56,27 @@ async def test_calls_teach_tokens_and_latency_of_their_model_at_its_endpoint(db:
     assert (known["large"].calls, unknown["small"].calls) == (0, 0)
 
 
+async def test_a_new_checkpoint_ends_the_correction_of_what_the_last_one_predicted(
+    db: Database,
+) -> None:
+    await run_batch(db)
+    pool, before = batch_factory.pool_of("small"), datetime.now(UTC)
+    async with db.transaction() as conn:
+        await conn.execute("""
+            WITH c AS (
+                INSERT INTO checkpoints (id, path, weights_sha256, manifest)
+                VALUES (gen_random_uuid(), '/new', 'abc', '{}') RETURNING id
+            )
+            INSERT INTO checkpoint_promotions (checkpoint_id, reason) SELECT id, 'better' FROM c
+        """)
+    async with db.transaction() as conn:
+        under_way = (await load_experience(conn, pool, at=before))["small"]
+        later = (await load_experience(conn, pool))["small"]
+    assert under_way.completion_factor > 1 == later.completion_factor
+    assert (later.calls, later.base_s) == (under_way.calls, under_way.base_s)
+    assert later.prompt_factor == under_way.prompt_factor
+
+
 async def test_a_plan_is_made_with_what_was_learned_and_keeps_it(db: Database) -> None:
     before = await select(db, await batch_factory.submit(db, JOBS, shard_size=JOBS))
     await run_batch(db)

@@ -1,5 +1,6 @@
 """What is learned from calls."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -100,6 +101,16 @@ def test_a_fit_is_not_bent_by_a_fifth_of_wild_measurements(
     base, slope = fit_line(tokens, latency_s)
     assert slope == pytest.approx(slope_s, rel=0.3, abs=1e-3 * (1 + slope_s))
     assert base >= 0
+
+
+def test_lengths_that_another_checkpoint_predicted_correct_nothing() -> None:
+    old = [replace(call, same_checkpoint=False) for call in calls(100, prompt=2, completion=3)]
+    known = fit_experience(candidate(), old)
+    assert known.completion_factor == 1
+    assert known.prompt_factor > 1.5
+    assert known.base_s == pytest.approx(1)
+    both = fit_experience(candidate(), [*old, *calls(100, completion=0.5)])
+    assert both.completion_factor < 0.7
 
 
 def test_a_plan_keeps_experience_as_it_was() -> None:

@@ -41,7 +41,10 @@ _BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 async def load_experience(
-    conn: AsyncConnection, pool: Pool, prompt_factors: Sequence[float] | None = None
+    conn: AsyncConnection,
+    pool: Pool,
+    prompt_factors: Sequence[float] | None = None,
+    at: datetime | None = None,
 ) -> dict[str, ModelExperience]:
     """Return what is known of each candidate model now.
 
@@ -49,11 +52,12 @@ async def load_experience(
         conn: A transaction.
         pool: The candidates.
         prompt_factors: What stands for calls that were not made yet, in pool order.
+        at: When the batch was made that this is for; None for now.
     """
     factors = [1.0] * len(pool.models) if prompt_factors is None else prompt_factors
     return {
         model.name: fit_experience(
-            model, await recent_calls(conn, model, RECENT_CALLS), prompt_factor=factor
+            model, await recent_calls(conn, model, RECENT_CALLS, at), prompt_factor=factor
         )
         for model, factor in zip(pool.models, factors, strict=True)
     }
@@ -66,7 +70,7 @@ async def batch_experience(conn: AsyncConnection, batch: BatchRecord) -> dict[st
         StoreError: The margins of its floors are missing.
     """
     factors = await predictions.load_prompt_factors(conn, batch.id)
-    known = await load_experience(conn, batch.pool, factors)
+    known = await load_experience(conn, batch.pool, factors, batch.created_at)
     if batch.objective.floor_confidence is None:
         return known
     margins = await predictions.load_margins(conn, batch.id)
@@ -90,11 +94,12 @@ def fit_experience(
 
     Returns:
         Factors drawn to what was known before where calls are few, and the latency, None where it
-        isn't known.
+        isn't known. Lengths that another checkpoint predicted correct nothing.
     """
     known = _with_latency(ModelExperience(prompt_factor=prompt_factor), model, calls)
     if not calls:
         return known
+    predicted = [call for call in calls if call.same_checkpoint]
     return replace(
         known,
         calls=len(calls),
@@ -104,8 +109,8 @@ def fit_experience(
             prompt_factor,
         ),
         completion_factor=_factor(
-            [call.completion_tokens for call in calls],
-            [estimated_completion_tokens(model, call) for call in calls],
+            [call.completion_tokens for call in predicted],
+            [estimated_completion_tokens(model, call) for call in predicted],
         ),
     )
 
@@ -158,6 +163,8 @@ def estimated_completion_tokens(
 
 def _factor(billed: Sequence[float], estimated: Sequence[float], before: float = 1.0) -> float:
     """Return billed over estimated tokens, drawn by MIN_CALLS calls to what was known before."""
+    if not billed:
+        return before
     prior = MIN_CALLS * sum(estimated) / len(estimated)
     ratio = (sum(billed) + before * prior) / (sum(estimated) + prior)
     return min(max(ratio, _FACTORS[0]), _FACTORS[1])
