@@ -8,10 +8,11 @@ from routoo.domain.completion import Attempt, Completion, Reservation, Result, U
 from routoo.domain.items import Item
 from routoo.domain.job import ResultStatus, Stage
 from routoo.evaluation_runs.begin import RunRequest, begin_run
+from routoo.evaluation_runs.finish import finish_due
 from routoo.pipeline.select.shard import select_shard
 from routoo.store import batches, jobs, ledger, predictions, results, shards
 from routoo.store.database import Database
-from routoo.store.evaluation import eval_sets
+from routoo.store.evaluation import eval_runs, eval_sets
 from routoo.store.evaluation.eval_sets import EvalSetRecord, Purpose
 from tests.batch_factory import claim, pool_of, predictions_of
 
@@ -88,3 +89,19 @@ async def _dispatch(db: Database, batch_id: UUID, shard_no: int, answer: Answer)
         ]
         await results.save(conn, lease, ended)
         await shards.finish(conn, lease, shards.Done())
+
+
+async def graded(db: Database, name: str, purpose: Purpose, items: list[Item]) -> None:
+    """Run a set with a sample of all its items, where only the large model is right."""
+    async with db.transaction() as conn:
+        found, _ = await eval_sets.add(conn, name, items, purpose)
+    run_id = await begin(db, found, sample_size=len(items))
+    async with db.transaction() as conn:
+        run = await eval_runs.get(conn, run_id)
+    right = {item.prompt: item.answer or "" for item in items}
+    assert run.sample_batch_id is not None
+    for batch_id in (run.batch_id, run.sample_batch_id):
+        await complete(
+            db, batch_id, lambda model, prompt: right[prompt] if model == "large" else "x"
+        )
+    assert await finish_due(db, shard_size=SHARD) == [run_id]

@@ -13,11 +13,13 @@ import os
 import pkgutil
 import select
 import signal
+import socketserver
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 BIN = Path(sys.executable).parent
@@ -29,6 +31,9 @@ _ROOMS = {
     ROUTOO.name: ("routoo.cli", "routoo.client", "routoo.console", "routoo.domain", "routoo.store"),
 }
 """What is imported before the first command comes: no PyTorch, which most commands don't need."""
+_TRAINING_ROOMS = (*_ROOMS[ROUTOO.name], "routoo.predictor", "routoo.judge", "routoo.training")
+_TRAINING_COMMANDS = ("train", "onboard", "checkpoint", "evaluate", "predict")
+"""Those of `routoo` that import PyTorch."""
 _NOT_PRELOADED = ("producer.gateway", "producer.page", "producer.commands.serve")
 """The gateway is started as a shell starts it."""
 
@@ -38,10 +43,11 @@ class WarmCommand:
 
     Args:
         program: The program's file.
+        rooms: The packages that it imports before the first run.
     """
 
-    def __init__(self, program: Path) -> None:
-        self._program = program
+    def __init__(self, program: Path, rooms: Sequence[str]) -> None:
+        self._program, self._rooms = program, rooms
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -90,6 +96,13 @@ class WarmCommand:
         output, messages = (path.read_text() for path in files[1:])
         return subprocess.CompletedProcess(list(arguments), status, output, messages)
 
+    def run_for_shell(self, told: bytes) -> int:
+        """Run a command that `_SHIM` asks for on its streams, and return the exit status."""
+        with self._lock:
+            status = self._ask(told, None)
+        assert status is not None
+        return status
+
     def _ask(self, told: bytes, timeout_s: float | None) -> int | None:
         process = self._running()
         assert process.stdin is not None
@@ -106,7 +119,7 @@ class WarmCommand:
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm_commands", self._program],
+                [sys.executable, "-m", "tests.warm_commands", self._program, *self._rooms],
                 cwd=Path(__file__).parents[1],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -134,14 +147,64 @@ def _run_cold(
     )
 
 
-warm_producer = WarmCommand(PRODUCER)
-warm_routoo = WarmCommand(ROUTOO)
+warm_producer = WarmCommand(PRODUCER, _ROOMS[PRODUCER.name])
+warm_routoo = WarmCommand(ROUTOO, _ROOMS[ROUTOO.name])
+_warm_training = WarmCommand(ROUTOO, _TRAINING_ROOMS)
 """Of this test process; they start with the first command."""
 
 
-def _preload(program: str) -> Callable[[], None]:
-    """Import the program's rooms and return its entry point."""
-    for room in _ROOMS[program]:
+def warm_command(program: str, arguments: Sequence[str]) -> WarmCommand:
+    """Return the process that has imported what a command needs."""
+    if program == PRODUCER.name:
+        return warm_producer
+    return _warm_training if arguments[0] in _TRAINING_COMMANDS else warm_routoo
+
+
+_SHIM = """#!{python} -SI
+import json, os, socket, sys
+told = {{
+    "program": {program!r},
+    "arguments": sys.argv[1:],
+    "environ": dict(os.environ),
+    "cwd": os.getcwd(),
+    "files": [f"/proc/{{os.getpid()}}/fd/{{number}}" for number in range(3)],
+}}
+with socket.socket(socket.AF_UNIX) as warm:
+    warm.connect({address!r})
+    warm.sendall(json.dumps(told).encode() + b"\\n")
+    status = int(warm.makefile().read())
+sys.exit(status if status >= 0 else 128 - status)
+"""
+"""A program that lets a warm process run a command on its own standard streams."""
+
+
+class _ShellHandler(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        line = self.rfile.readline().rstrip()
+        told = json.loads(line)
+        status = warm_command(told["program"], told["arguments"]).run_for_shell(line)
+        self.wfile.write(str(status).encode())
+
+
+@contextmanager
+def warm_programs() -> Iterator[Path]:
+    """Yield a folder for a shell's PATH; what its programs are asked for runs in warm processes."""
+    with tempfile.TemporaryDirectory(prefix="routoo-bin-") as name:
+        folder = Path(name)
+        address = str(folder / "socket")
+        for program in _ENTRIES:
+            shim = folder / program
+            shim.write_text(_SHIM.format(python=sys.executable, program=program, address=address))
+            shim.chmod(0o700)
+        with socketserver.ThreadingUnixStreamServer(address, _ShellHandler) as server:
+            threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+            yield folder
+            server.shutdown()
+
+
+def _preload(program: str, rooms: Sequence[str]) -> Callable[[], None]:
+    """Import the rooms and return the program's entry point."""
+    for room in rooms:
         path = importlib.import_module(room).__path__
         for module in pkgutil.walk_packages(path, f"{room}."):
             if not module.name.startswith(_NOT_PRELOADED):
@@ -183,7 +246,8 @@ def _become(told: "dict[str, object]") -> None:
 
 
 if __name__ == "__main__":
-    sys.argv = sys.argv[1:]
-    start = _preload(Path(sys.argv[0]).name)
+    rooms = sys.argv[2:]
+    _, *sys.argv = sys.argv[:2]
+    start = _preload(Path(sys.argv[0]).name, rooms)
     _serve()
     start()

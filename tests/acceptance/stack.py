@@ -15,7 +15,7 @@ import psycopg
 
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.settings import REPOSITORY
-from tests.warm_commands import PRODUCER, warm_producer, warm_routoo
+from tests.warm_commands import warm_command
 
 WORKER = "tests.acceptance.worker"
 """The real one, but for the predictor that scorers begin with."""
@@ -40,8 +40,8 @@ def run_command(
     statuses: Sequence[int] = (0,),
 ) -> str:
     """Run a command of ours to its end and return what it printed."""
-    warm = warm_producer if program == PRODUCER.name else warm_routoo
-    done = warm.run(list(map(str, arguments)), environ=environ, timeout_s=PATIENCE_S)
+    words = list(map(str, arguments))
+    done = warm_command(program, words).run(words, environ=environ, timeout_s=PATIENCE_S)
     assert done.returncode in statuses, (done.returncode, done.stdout, done.stderr)
     return done.stdout.strip()
 

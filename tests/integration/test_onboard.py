@@ -1,4 +1,4 @@
-"""`routoo onboard` as its users run it: one command, a budget, and a kill in between."""
+"""`routoo onboard` as its users run it: one command, a budget, a kill in between; or no call."""
 
 import json
 import os
@@ -9,8 +9,16 @@ import time
 from decimal import Decimal
 from pathlib import Path
 
+import pytest
+
+from routoo.domain.items import Item
+from routoo.store import checkpoints
+from routoo.store.database import Database
+from routoo.store.evaluation.eval_sets import Purpose
 from tests.acceptance.stack import BIN
 from tests.fakes.openai_process import FakeServerProcess
+from tests.run_factory import graded
+from tests.warm_commands import warm_command
 
 TABLE = {"small": 0.3, "large": 3.0}
 
@@ -46,9 +54,16 @@ def write_inputs(folder: Path, base_url: str) -> None:
     (folder / "script.json").write_text(json.dumps({"models": script}), encoding="utf-8")
 
 
-def command(budget_usd: str) -> list[str]:
-    names = ["--pool", "pool.yaml", "--items", "items.jsonl", "--work", "work", "--json"]
-    return [str(BIN / "routoo"), "onboard", *names, "--budget-usd", budget_usd]
+ONBOARD = ["onboard", "--pool", "pool.yaml", "--work", "work", "--json"]
+ASKING = [*ONBOARD, "--items", "items.jsonl", "--budget-usd", "1"]
+
+
+def onboard(
+    words: list[str], folder: Path, environ: dict[str, str]
+) -> "subprocess.CompletedProcess[str]":
+    done = warm_command("routoo", words).run(words, cwd=folder, environ=environ)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def environment(database_url: str, home: Path) -> dict[str, str]:
@@ -63,16 +78,15 @@ def test_a_killed_onboarding_goes_on_within_its_budget_and_ends_in_use(
         write_inputs(tmp_path, server.base_url)
         server.set_script(json.loads((tmp_path / "script.json").read_text()))
         named = environment(database_url, tmp_path / "home")
-        first = subprocess.Popen(command("1"), cwd=tmp_path, env=named, stderr=subprocess.PIPE)
+        first = subprocess.Popen(
+            [BIN / "routoo", *ASKING], cwd=tmp_path, env=named, stderr=subprocess.PIPE
+        )
         while len(server.log()) < 10:
             assert first.poll() is None, first.stderr.read() if first.stderr else ""
             time.sleep(0.02)
         first.send_signal(signal.SIGKILL)
         first.communicate()
-        done = subprocess.run(
-            command("1"), cwd=tmp_path, env=named, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
+        done = onboard(ASKING, tmp_path, named)
         calls = server.log()
     report = json.loads(done.stdout)
     # Only what was in flight is asked again, and it counts as spent at its worst.
@@ -88,3 +102,27 @@ def test_a_killed_onboarding_goes_on_within_its_budget_and_ends_in_use(
     spent_usd = sum(Decimal(row["usd"]) for row in {row["call"]: row for row in spent}.values())
     assert spent_usd < 1
     assert report["spent_usd"] == float(spent_usd)
+
+
+@pytest.mark.anyio
+async def test_answers_that_runs_graded_teach_a_pool_without_a_call(
+    db: Database, database_url: str, tmp_path: Path
+) -> None:
+    write_inputs(tmp_path, "http://127.0.0.1:1/v1")
+    lines = (tmp_path / "items.jsonl").read_text().splitlines()
+    items = [Item(**json.loads(line)) for line in lines]
+    await graded(db, "practice", Purpose.TRAINING, items)
+    await graded(db, "exam", Purpose.EVALUATION, items[:3])
+    named = environment(database_url, tmp_path / "home")
+    done = onboard([*ONBOARD, "--from-runs"], tmp_path, named)
+    report = json.loads(done.stdout)
+    assert "3 evaluation items are kept out" in done.stderr
+    assert (report["items"], report["made_of"], report["spent_usd"]) == (27, "general", 0)
+    scores = {one["model"]: (one["answers"], one["score"]) for one in report["models"]}
+    assert scores == {"small": (27, 0), "large": (27, 1)}
+    assert report["brier"]["general"] < report["brier"]["prior"]
+    async with db.transaction() as conn:
+        used = await checkpoints.promoted(conn)
+    assert report["in_use"]
+    assert used is not None
+    assert (used.weights_sha256, used.path) == (report["weights_sha256"], report["checkpoint"])

@@ -12,35 +12,17 @@ from routoo.console.output import ConsoleFeedback
 from routoo.domain.items import Item
 from routoo.domain.tables import read_items
 from routoo.evaluation.bootstrap import MeanInterval
-from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.graded_outcomes import GradedOutcomes, load_graded_outcomes
 from routoo.settings import load_settings
 from routoo.store import checkpoints
 from routoo.store.database import Database
-from routoo.store.evaluation import eval_runs, eval_sets
 from routoo.store.evaluation.eval_sets import Purpose
 from routoo.training import train
-from tests.run_factory import SHARD, begin, complete, questions
-from tests.warm_commands import warm_routoo
+from tests.run_factory import graded, questions
+from tests.warm_commands import warm_command
 
 pytestmark = pytest.mark.anyio
 SECRET = Item("secret", "What is it?", answer="7")
-
-
-async def graded(db: Database, name: str, purpose: Purpose, items: list[Item]) -> None:
-    """Run a set with a sample of all its items, where only the large model is right."""
-    async with db.transaction() as conn:
-        found, _ = await eval_sets.add(conn, name, items, purpose)
-    run_id = await begin(db, found, sample_size=len(items))
-    async with db.transaction() as conn:
-        run = await eval_runs.get(conn, run_id)
-    right = {item.prompt: item.answer or "" for item in items}
-    assert run.sample_batch_id is not None
-    for batch_id in (run.batch_id, run.sample_batch_id):
-        await complete(
-            db, batch_id, lambda model, prompt: right[prompt] if model == "large" else "x"
-        )
-    assert await finish_due(db, shard_size=SHARD) == [run_id]
 
 
 async def loaded(db: Database) -> GradedOutcomes:
@@ -71,7 +53,8 @@ async def test_graded_answers_are_outcomes_and_evaluation_items_stand_apart(db: 
 
 def routoo(url: str, home: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
     variables = {"ROUTOO_DATABASE_URL": url, "ROUTOO_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    return warm_routoo.run(list(map(str, arguments)), environ=os.environ | variables)
+    words = list(map(str, arguments))
+    return warm_command("routoo", words).run(words, environ=os.environ | variables)
 
 
 async def test_a_predictor_is_trained_from_runs_without_an_evaluation_item(
