@@ -2,8 +2,8 @@
 
 Reads every shell block of README.md, docs/ and the folders' README.md, and lets each of our
 commands read its arguments as if it were typed: unknown commands and options, missing arguments
-and values of the wrong kind are problems. Nothing is run; `tests/acceptance/test_docs.py` runs the
-tutorial. A block that can't run anywhere says why: `<!-- not run: REASON -->` before it.
+and values of the wrong kind are problems. Nothing is run: `tests/acceptance/test_docs.py` runs
+the blocks. One that can't run on a test machine says why: `<!-- not run: REASON -->` before it.
 """
 
 import contextlib

@@ -25,10 +25,16 @@ from pathlib import Path
 BIN = Path(sys.executable).parent
 PRODUCER = BIN / "routoo-producer"
 ROUTOO = BIN / "routoo"
-_ENTRIES = {PRODUCER.name: "producer.cli", ROUTOO.name: "routoo.cli.main"}
+WORKER = BIN / "routoo-worker"
+_ENTRIES = {
+    PRODUCER.name: "producer.cli",
+    ROUTOO.name: "routoo.cli.main",
+    WORKER.name: "worker.cli",
+}
 _ROOMS = {
     PRODUCER.name: ("producer",),
     ROUTOO.name: ("routoo.cli", "routoo.client", "routoo.console", "routoo.domain", "routoo.store"),
+    WORKER.name: ("worker.doctor",),
 }
 """What is imported before the first command comes: no PyTorch, which most commands don't need."""
 _TRAINING_ROOMS = (*_ROOMS[ROUTOO.name], "routoo.predictor", "routoo.judge", "routoo.training")
@@ -149,6 +155,7 @@ def _run_cold(
 
 warm_producer = WarmCommand(PRODUCER, _ROOMS[PRODUCER.name])
 warm_routoo = WarmCommand(ROUTOO, _ROOMS[ROUTOO.name])
+_warm_worker = WarmCommand(WORKER, _ROOMS[WORKER.name])
 _warm_training = WarmCommand(ROUTOO, _TRAINING_ROOMS)
 """Of this test process; they start with the first command."""
 
@@ -157,6 +164,8 @@ def warm_command(program: str, arguments: Sequence[str]) -> WarmCommand:
     """Return the process that has imported what a command needs."""
     if program == PRODUCER.name:
         return warm_producer
+    if program == WORKER.name:
+        return _warm_worker
     return _warm_training if arguments[0] in _TRAINING_COMMANDS else warm_routoo
 
 
