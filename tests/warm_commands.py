@@ -34,18 +34,20 @@ _ENTRIES = {
 _ROOMS = {
     PRODUCER.name: ("producer",),
     ROUTOO.name: ("routoo.cli", "routoo.client", "routoo.console", "routoo.domain", "routoo.store"),
-    WORKER.name: ("worker.doctor",),
 }
 """What is imported before the first command comes: no PyTorch, which most commands don't need."""
-_TRAINING_ROOMS = (*_ROOMS[ROUTOO.name], "routoo.predictor", "routoo.judge", "routoo.training")
-_TRAINING_COMMANDS = ("train", "onboard", "checkpoint", "evaluate", "predict")
-"""Those of `routoo` that import PyTorch."""
+_TRAINING_ROOMS = (
+    *_ROOMS[ROUTOO.name],
+    *("routoo.predictor", "routoo.judge", "routoo.training", "worker.doctor"),
+)
+_TRAINING_COMMANDS = {"train", "onboard", "add-model"}
+"""Those of `routoo` that need PyTorch."""
 _NOT_PRELOADED = ("producer.gateway", "producer.page", "producer.commands.serve")
 """The gateway is started as a shell starts it."""
 
 
 class WarmCommand:
-    """A process that has imported a program, and forks itself for each run of it.
+    """A process that has imported what a program needs, and forks itself for each run of it.
 
     Args:
         program: The program's file.
@@ -91,6 +93,7 @@ class WarmCommand:
         files = [folder / name for name in ("stdin", "stdout", "stderr")]
         files[0].write_text(stdin)
         told = {
+            "program": self._program.name,
             "arguments": list(arguments),
             "environ": dict(environ),
             "cwd": str(cwd or Path.cwd()),
@@ -125,7 +128,7 @@ class WarmCommand:
     def _running(self) -> "subprocess.Popen[bytes]":
         if self._process is None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.warm_commands", self._program, *self._rooms],
+                [sys.executable, "-m", "tests.warm_commands", *self._rooms],
                 cwd=Path(__file__).parents[1],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -155,7 +158,6 @@ def _run_cold(
 
 warm_producer = WarmCommand(PRODUCER, _ROOMS[PRODUCER.name])
 warm_routoo = WarmCommand(ROUTOO, _ROOMS[ROUTOO.name])
-_warm_worker = WarmCommand(WORKER, _ROOMS[WORKER.name])
 _warm_training = WarmCommand(ROUTOO, _TRAINING_ROOMS)
 """Of this test process; they start with the first command."""
 
@@ -164,9 +166,7 @@ def warm_command(program: str, arguments: Sequence[str]) -> WarmCommand:
     """Return the process that has imported what a command needs."""
     if program == PRODUCER.name:
         return warm_producer
-    if program == WORKER.name:
-        return _warm_worker
-    return _warm_training if arguments[0] in _TRAINING_COMMANDS else warm_routoo
+    return warm_routoo if _TRAINING_COMMANDS.isdisjoint(arguments[:2]) else _warm_training
 
 
 _SHIM = """#!{python} -SI
@@ -191,7 +191,10 @@ class _ShellHandler(socketserver.StreamRequestHandler):
     def handle(self) -> None:
         line = self.rfile.readline().rstrip()
         told = json.loads(line)
-        status = warm_command(told["program"], told["arguments"]).run_for_shell(line)
+        program, arguments = told["program"], told["arguments"]
+        is_worker = program == WORKER.name  # `routoo-worker doctor` looks at the backbone
+        warm = _warm_training if is_worker else warm_command(program, arguments)
+        status = warm.run_for_shell(line)
         self.wfile.write(str(status).encode())
 
 
@@ -211,33 +214,29 @@ def warm_programs() -> Iterator[Path]:
             server.shutdown()
 
 
-def _preload(program: str, rooms: Sequence[str]) -> Callable[[], None]:
-    """Import the rooms and return the program's entry point."""
+def _preload(rooms: Sequence[str]) -> None:
     for room in rooms:
         path = importlib.import_module(room).__path__
         for module in pkgutil.walk_packages(path, f"{room}."):
             if not module.name.startswith(_NOT_PRELOADED):
                 importlib.import_module(module.name)
-    entry: Callable[[], None] = importlib.import_module(_ENTRIES[program]).main
     gc.collect()
     gc.freeze()
-    return entry
 
 
-def _serve() -> None:
-    """Fork for each line of standard input; return in the forked processes, ready to run."""
+def _serve() -> Callable[[], None]:
+    """Fork for each line of standard input; return the entry point in the forked processes."""
     for line in sys.stdin.buffer:
         pid = os.fork()
         if pid == 0:
-            _become(json.loads(line))
-            return
+            return _become(json.loads(line))
         print(pid, flush=True)
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
     sys.exit()
 
 
-def _become(told: "dict[str, object]") -> None:
+def _become(told: "dict[str, object]") -> Callable[[], None]:
     environ, arguments, files = told["environ"], told["arguments"], told["files"]
     assert isinstance(environ, dict)
     assert isinstance(arguments, list)
@@ -251,12 +250,13 @@ def _become(told: "dict[str, object]") -> None:
         os.dup2(opened, number)
         os.close(opened)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - not what the parent has buffered
-    sys.argv[1:] = arguments
+    program = str(told["program"])
+    sys.argv = [str(BIN / program), *arguments]
+    entry: Callable[[], None] = importlib.import_module(_ENTRIES[program]).main
+    return entry
 
 
 if __name__ == "__main__":
-    rooms = sys.argv[2:]
-    _, *sys.argv = sys.argv[:2]
-    start = _preload(Path(sys.argv[0]).name, rooms)
-    _serve()
+    _preload(sys.argv[1:])
+    start = _serve()
     start()

@@ -24,7 +24,6 @@ from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.settings import REPOSITORY
 from tests.acceptance.batch import write_pool
-from tests.acceptance.conftest import EXAMPLE
 from tests.acceptance.stack import BIN, LocalStack
 from tests.fakes.openai_process import FakeServerProcess
 from tests.warm_commands import warm_programs
@@ -43,7 +42,7 @@ RUN = (
     "docs/howto/backup",
     # These learn, in the copy of the database that the page before them has restored.
     *("docs/howto/nightly", "docs/evaluation", "docs/howto/own-grader", "README"),
-    *("docs/howto/from-nothing", "docs/howto/own-data", "docs/howto/new-model"),
+    *("docs/howto/own-data", "docs/howto/new-model", "docs/howto/from-nothing"),
 )
 """The pages that are typed, in this order; `test_python_page.py` runs the blocks of `python.md`."""
 LEARNS = re.compile(r"routoo (onboard|train|checkpoint|outcomes)")
@@ -173,9 +172,10 @@ class Reader:
             "postgresql://user@host/new": shlex.quote(self._copy_url),
             "postgresql://routoo:PASSWORD@db.internal:5432/routoo": shlex.quote(database_url),
             "amqp://routoo:PASSWORD@mq.internal:5672//": EmbeddedValkey(stack.home).url,
-            "/shared/checkpoints/july": str(EXAMPLE),
+            "/shared/checkpoints/july": str(folder / "nightly" / "checkpoints" / "next"),
             "https://ops.example/": "http://127.0.0.1:1/",
             "routoo-producer run ": "routoo-producer run --yes ",  # no terminal to ask on
+            "routoo train ": "routoo train --no-curve ",  # which takes as long as the fit
         }
 
     def folder_of(self, page: str) -> Path:
