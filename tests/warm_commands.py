@@ -39,6 +39,7 @@ _ROOMS = {
 _TRAINING_ROOMS = (
     *_ROOMS[ROUTOO.name],
     *("routoo.predictor", "routoo.judge", "routoo.training", "worker.doctor"),
+    "transformers.models.bert.modeling_bert",  # the backbone's: two seconds
 )
 _TRAINING_COMMANDS = {"train", "onboard", "add-model"}
 """Those of `routoo` that need PyTorch."""
@@ -51,7 +52,7 @@ class WarmCommand:
 
     Args:
         program: The program's file.
-        rooms: The packages that it imports before the first run.
+        rooms: The packages and modules that it imports before the first run.
     """
 
     def __init__(self, program: Path, rooms: Sequence[str]) -> None:
@@ -216,7 +217,7 @@ def warm_programs() -> Iterator[Path]:
 
 def _preload(rooms: Sequence[str]) -> None:
     for room in rooms:
-        path = importlib.import_module(room).__path__
+        path = getattr(importlib.import_module(room), "__path__", ())
         for module in pkgutil.walk_packages(path, f"{room}."):
             if not module.name.startswith(_NOT_PRELOADED):
                 importlib.import_module(module.name)
