@@ -34,6 +34,7 @@ BLOCK = re.compile(
     r"(?:<!-- (?P<mark>.*?) -->\n)?^ *```(?P<language>sh|python)\n(?P<body>.*?)^ *```",
     re.MULTILINE | re.DOTALL,
 )
+COMMAND = re.compile(r"^ *(routoo|routoo-\w+|make) [a-z]", re.MULTILINE)
 POOL = re.compile(r"^ *```yaml\n(?P<body> *models:\n.*?)^ *```", re.MULTILINE | re.DOTALL)
 
 RUN = (
@@ -249,9 +250,21 @@ def test_a_pages_commands_run_in_their_order(reader: Reader, page: str) -> None:
         assert len(answers_file.read_text().splitlines()) == JOBS
 
 
-def test_every_how_to_is_run() -> None:
-    pages = {f"docs/howto/{path.stem}" for path in (REPOSITORY / "docs" / "howto").glob("*.md")}
-    assert pages <= set(RUN)
+def test_every_page_with_commands_is_run() -> None:
+    pages = {path.relative_to(REPOSITORY).with_suffix("").as_posix(): path for path in PAGES}
+    pages = {page: BLOCK.finditer(path.read_text()) for page, path in pages.items()}
+    shell = {
+        page
+        for page, blocks in pages.items()
+        if any(found["language"] == "sh" and not found["mark"] for found in blocks)
+    }
+    assert shell == set(RUN)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_stand_in_shell_blocks(page: Path) -> None:
+    blocks = check_docs()._BLOCK.findall(page.read_text())
+    assert {language for _, language, body in blocks if COMMAND.search(body)} <= {"sh", "text"}
 
 
 def test_every_command_of_the_docs_can_be_typed_so(capsys: pytest.CaptureFixture[str]) -> None:
