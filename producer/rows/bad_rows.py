@@ -38,23 +38,38 @@ class ProblemList:
     listed: list[str] = field(default_factory=list)
     first: list[tuple[int, RowProblem]] = field(default_factory=list)
     """The problems that are listed, each with its line."""
+    _alike: Counter[str] = field(default_factory=Counter)
+    """How many rows have each of the listed problems, in the same words."""
 
     def add(self, bad: BadRow) -> None:
         """Count a bad row's problems and list them while there is room."""
         self.bad_rows += 1
         for problem in bad.problems:
             self.counts[problem.kind] += 1
+            text = str(problem)
             if len(self.listed) < LISTED_IN_FULL:
                 self.first.append((bad.row.line, problem))
-                self.listed.append(f"{self.source}:{bad.row.line}: {problem}")
+                self.listed.append(f"{self.source}:{bad.row.line}: {text}")
+                self._alike[text] += 1
+            elif text in self._alike:
+                self._alike[text] += 1
 
     def lines(self) -> Iterator[str]:
-        """Yield the lines that a person should read: the first problems, then the counts."""
-        yield from self.listed
-        total = self.counts.total()
-        if total > len(self.listed):
+        """Yield the lines that a person should read: the first problems, then the counts.
+
+        Problems in the same words are one line: the first, with how many there are.
+        """
+        told = set()
+        for listed, (_, problem) in zip(self.listed, self.first, strict=True):
+            text = str(problem)
+            if text not in told:
+                alike = self._alike[text]
+                yield listed if alike == 1 else f"{listed} ({alike:,} rows have this problem)"
+            told.add(text)
+        more = self.counts.total() - self._alike.total()
+        if more:
             counts = ", ".join(f"{kind} {count:,}" for kind, count in self.counts.most_common())
-            yield f"... and {total - len(self.listed):,} more; all by kind: {counts}"
+            yield f"... and {more:,} more; all by kind: {counts}"
 
 
 class BadInputError(InputError):

@@ -56,13 +56,14 @@ class WantedColumns:
         """
         missing = sorted(self.needed.difference(names))
         if missing:
-            raise InputError(
-                f"the table has no column {', '.join(missing)}",
-                value=", ".join(names)[:200],
-                where=where,
-                remedy="Name the column of the prompts prompt, or say by --template what a prompt "
-                "is made of",
-            )
+            remedy = f"Its columns are: {', '.join(names)[:200]}"
+            if "prompt" in missing:
+                remedy += (
+                    "; name that of the prompts prompt, or say by --template what a prompt is "
+                    "made of"
+                )
+            what = f"the table has no column {', '.join(missing)}"
+            raise InputError(what, where=where, remedy=remedy)
         repeated = next(
             (name for name in names if self.takes(name) and names.count(name) > 1), None
         )

@@ -107,7 +107,8 @@ def _missing(column: str, fields: Mapping[str, Any]) -> RowProblem:
     what = f"the template's column {column!r} is empty in this row"
     if column not in fields:
         names = ", ".join(list(fields)[:_NAMES_SHOWN])
-        what = f"the row has no value for the template's column {column!r}, but for: {names}"
+        what = f"the row has no value for {column!r}, which the template needs"
+        what += f"; it has values for: {names}" if names else ""
     remedy = f"Fill it in, or write {{{column}?}} in the template where it may be empty"
     return RowProblem(ProblemKind.MISSING_FIELD, what, remedy)
 

@@ -345,7 +345,7 @@ def test_every_problem_of_a_row_is_reported_with_line_and_remedy() -> None:
 
 
 def test_after_fifty_problems_the_rest_is_counted() -> None:
-    _, problems = from_lines(*[b"{"] * 60, *[b'{"prompt": ""}'] * 7)
+    _, problems = from_lines(*[b"{" + b" " * n for n in range(60)], *[b'{"prompt": ""}'] * 7)
     lines = list(problems.lines())
     assert len(lines) == 51
     assert lines[-1] == "... and 17 more; all by kind: malformed_line 60, empty_prompt 7"
