@@ -122,4 +122,5 @@ async def test_a_job_whose_answers_stay_cut_says_so(db: Database) -> None:
         assert (model, status) == ("large", "budget_exhausted")
         ((code, message),) = await rows(db, "SELECT error_code, error_message FROM results")
         assert code == "budget_exhausted"
-        assert "more than the batch's budget has left" in message
+        assert message.startswith("a call to small may cost $")
+        assert message.endswith("left; raise budget_usd or lower max_tokens")

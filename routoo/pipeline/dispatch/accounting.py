@@ -107,12 +107,12 @@ class CallReserver:
             return NextStep.LEFT_PENDING
         if await self._lower_limit(state, model):
             return NextStep.AGAIN
-        state.note_error(
-            model,
-            ResultStatus.BUDGET_EXHAUSTED,
-            f"a call to {model.name} may cost ${worst_case_usd}, more than the batch's budget has "
-            "left, or its key may spend today; raise budget_usd or lower max_tokens",
-        )
+        cheapest, least_usd = state.note_unpaid(model, worst_case_usd)
+        left, remedy = "the batch's budget has left", "raise budget_usd or lower max_tokens"
+        if status is ReservationStatus.KEY_REFUSED:
+            left, remedy = "the batch's key may spend today", "raise the key's limit, or retry"
+        message = f"a call to {cheapest} may cost ${least_usd}, more than {left}; {remedy}"
+        state.note_error(model, ResultStatus.BUDGET_EXHAUSTED, message)
         return NextStep.NEXT_MODEL
 
     async def _lower_limit(self, state: JobState, model: CandidateModel) -> bool:

@@ -270,8 +270,10 @@ class GroupCommit:
         """Grant those reservations that the budget still covers, since it doesn't cover all."""
         granted = await ledger.reserve(conn, self._lease, wanted, fenced=True)
         balance = await ledger.balance(conn, self._lease.key.batch_id)
-        refusal = ReservationStatus.REFUSED
+        refusal, free_usd = ReservationStatus.REFUSED, balance.free_usd
         if balance.reserved_usd > 0:
             waits = await budget.may_give_back(conn, self._lease.key.batch_id)
             refusal = ReservationStatus.RETRY_SOON if waits else ReservationStatus.RETRY_LATER
+        elif all(free_usd is None or one.worst_case_usd <= free_usd for one in wanted):
+            refusal = ReservationStatus.KEY_REFUSED
         return [ReservationStatus.GRANTED if yes else refusal for yes in granted]

@@ -155,6 +155,8 @@ class JobState:
     """Whether the models that are asked now are asked after another one's answer."""
     compares: str | None = None
     """Name of the model whose answer is to be compared with a probe's; None for none."""
+    unpaid: tuple[str, Decimal] | None = None
+    """The cheapest model that the money did not cover, and its call's worst case in USD."""
 
     @classmethod
     def of(cls, pending: PendingJob, kept: Sequence[KeptAnswer] = ()) -> Self:
@@ -250,6 +252,12 @@ class JobState:
     def note_error(self, model: CandidateModel, code: str, message: str) -> None:
         """Keep why a model gave no answer; the last such error becomes the job's own."""
         self.model, self.error_code, self.error_message = model.name, code, message
+
+    def note_unpaid(self, model: CandidateModel, worst_case_usd: Decimal) -> tuple[str, Decimal]:
+        """Keep that the money covers no call to a model; return the cheapest such one so far."""
+        if self.unpaid is None or worst_case_usd < self.unpaid[1]:
+            self.unpaid = model.name, worst_case_usd
+        return self.unpaid
 
     def note_departure(self) -> None:
         """Keep why the model that is asked is left; the first such reason stands."""

@@ -26,6 +26,8 @@ class ReservationStatus(Enum):
     """Not granted; only provider batches, or shards that nobody owns now, may free money."""
     REFUSED = auto()
     """Not granted, and nothing is in flight that could free money."""
+    KEY_REFUSED = auto()
+    """Not granted for what the batch's key may spend today; the batch's own budget covers it."""
 
 
 @dataclass(slots=True)
