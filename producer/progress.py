@@ -146,6 +146,12 @@ class Snapshot:
         return self.progress.status.is_over
 
     @property
+    def planned_cost_usd(self) -> float | None:
+        """What the plan expected the answers to cost, in USD; None without a plan."""
+        cost_usd = (self.batch.plan or {}).get("expected_cost_usd")
+        return None if cost_usd is None else float(cost_usd)
+
+    @property
     def as_planned(self) -> bool:
         """Whether no job was answered by a model that is expected to be worse than planned."""
         return self.progress.deviations.downgrades == 0

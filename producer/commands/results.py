@@ -12,9 +12,7 @@ import typer
 
 from producer.commands.options import BatchArgument, JsonOption, StrictOption
 from producer.results.formats import BY_SUFFIX, Export, ResultFormat, failures_beside
-from routoo.console import formatting
 from routoo.console.commands import with_options
-from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_in_transaction, run_with_database
 from routoo.domain.job import BatchStatus
@@ -31,7 +29,6 @@ if TYPE_CHECKING:
     from routoo.store.database import Database
     from routoo.store.results import ResultRecord
 
-_LONGEST_ANSWER = 60
 _ON_INTERRUPT = "The batch goes on. `routoo-producer results` has all its results so far."
 
 
@@ -194,6 +191,7 @@ def _join(
 
     record, done = run_in_transaction(settings, write)
     matched = done.counts.total()
+    _note_written(done.rows, wanted, as_json=as_json)
     if as_json and wanted.out is not None:
         counts = {str(status): n for status, n in done.counts.items()}
         facts = {"batch_id": str(record.id), "out": str(wanted.out), "rows": done.rows}
@@ -230,6 +228,7 @@ def _follow(
     settings: "Settings", batch: str | None, wanted: Export, *, as_json: bool, strict: bool
 ) -> None:
     from producer.commands.watch import end_as
+    from producer.screen.progress import end_note
 
     async def follow(database: "Database") -> "Snapshot":
         from producer.progress import find_batch
@@ -253,7 +252,18 @@ def _follow(
                     write(block)
         return await _last_snapshot(database, record)
 
-    end_as(run_with_database(settings, follow, on_interrupt=_ON_INTERRUPT), strict=strict)
+    last = run_with_database(settings, follow, on_interrupt=_ON_INTERRUPT)
+    _note_written(last.progress.ended, wanted, as_json=False)
+    why = end_note(last, strict=strict)
+    if why is not None:
+        note(why)
+    end_as(last, strict=strict)
+
+
+def _note_written(rows: int, wanted: Export, *, as_json: bool) -> None:
+    """Say what went to a file; --json says it by itself."""
+    if wanted.out is not None and not as_json:
+        note(f"{rows:,} {'row' if rows == 1 else 'rows'} written: {wanted.out}")
 
 
 async def _last_snapshot(database: "Database", record: "BatchRecord") -> "Snapshot":
@@ -319,6 +329,7 @@ async def _print_rows(conn: "AsyncConnection", record: "BatchRecord") -> None:
 
 
 async def _print_table(conn: "AsyncConnection", record: "BatchRecord", rows: int) -> None:
+    from producer.screen.results import results_table
     from routoo.store import results
     from routoo.store.batches.progress import progress
 
@@ -328,52 +339,11 @@ async def _print_table(conn: "AsyncConnection", record: "BatchRecord", rows: int
             shown.append(result)
             if len(shown) == rows:
                 break
-    console().print(_table(shown))
+    console().print(results_table(shown))
     now = await progress(conn, record.id)
     if len(shown) < now.jobs:
         ended = f"{now.ended:,} of {now.jobs:,} jobs have ended"
         note(f"{len(shown):,} shown, {ended}; --rows N shows more, --out FILE writes all")
-
-
-def _table(records: "Sequence[ResultRecord]") -> FittedTable:
-    """Return a table of results, an answer cut to one line."""
-    table = FittedTable(
-        TableColumn(title="custom_id", least=16),
-        TableColumn(title="status"),
-        TableColumn(title="model", least=20),
-        TableColumn(title="answer", least=24, first=True),
-        TableColumn(title="expected", rank=3, right=True),
-        TableColumn(title="graded", rank=1, right=True),
-        TableColumn(title="cost", rank=2, right=True),
-        TableColumn(title="latency", rank=4, right=True),
-    )
-    for record in records:
-        table.add_row(
-            record.custom_id,
-            record.status,
-            record.model or "-",
-            _one_line(record.answer if record.answer is not None else _error(record)),
-            _quality(record.expected_quality),
-            _quality(record.quality),
-            formatting.usd(record.cost_usd),
-            "-" if record.latency_s is None else f"{record.latency_s:.2f} s",
-        )
-    return table
-
-
-def _one_line(text: str) -> str:
-    # Answers are a model's: control characters could rewrite the terminal.
-    line = "".join(sign if sign.isprintable() else " " for sign in text)
-    line = " ".join(line.split())
-    return line if len(line) <= _LONGEST_ANSWER else f"{line[: _LONGEST_ANSWER - 3]}..."
-
-
-def _error(record: "ResultRecord") -> str:
-    return f"{record.error_code}: {record.error_message}"
-
-
-def _quality(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
 
 
 def _print_outcome(
@@ -390,6 +360,8 @@ def _print_outcome(
             "missing": missing,
         }
         typer.echo(json_line(facts))
+    apart = exported.failures if wanted.format is ResultFormat.JSONL else 0
+    _note_written(exported.counts.total() - apart, wanted, as_json=as_json)
     if missing:
         note(f"{missing:,} of {record.job_count:,} jobs have not ended")
     if exported.failures and wanted.format is ResultFormat.JSONL:

@@ -155,8 +155,7 @@ class _Run:
             await self.stack.check_named_checkpoint(database)
             batch = await self.stack.serve(database, self._plan(database, batch))
         if batch.status is BatchStatus.PLANNED:
-            await self._note_doubt(database, batch)
-            if not self._is_wanted(batch):
+            if not self._is_wanted(batch, await self._doubt(database, batch)):
                 note(f"nothing was spent; `routoo-producer submit --plan {batch.id}` runs it")
                 return INTERRUPTED
             await self._submit_plan(database, batch)
@@ -176,7 +175,21 @@ class _Run:
         if batch is not None:
             begun = f"{batch.created_at:%Y-%m-%d %H:%M} UTC"
             note(f"the same file and options: goes on with batch {batch.id} of {begun}")
+            await self._note_newer_checkpoint(database, batch)
         return batch
+
+    async def _note_newer_checkpoint(self, database: "Database", batch: "BatchRecord") -> None:
+        """Say that the batch was planned by another checkpoint than the one in use now."""
+        from routoo.store import checkpoints
+
+        async with database.transaction() as conn:
+            before = await checkpoints.promoted(conn, at=batch.created_at)
+            now = await checkpoints.promoted(conn)
+        if now is not None and (before is None or before.id != now.id):
+            note(
+                "it was planned before the checkpoint in use now; `--name again` (or another "
+                "name) makes a new batch that is planned by that one"
+            )
 
     def _asked(self) -> dict[str, object]:
         """Return the options that make another batch of a file when they change."""
@@ -206,16 +219,14 @@ class _Run:
         with planning_progress() as on_progress:
             return await await_plan(database, batch.id, on_progress)
 
-    async def _note_doubt(self, database: "Database", batch: "BatchRecord") -> None:
-        """Say what the plan's interval leaves out where models are placed by priors."""
+    async def _doubt(self, database: "Database", batch: "BatchRecord") -> str | None:
+        """Return what the plan's interval leaves out where models are placed by priors."""
         from producer.pool_check import priors_of, shared_doubt
 
         placed = await priors_of(database, batch, self.settings.checkpoint)
-        doubt = shared_doubt(batch.plan or {}, placed) if placed else None
-        if doubt is not None:
-            note(doubt)
+        return shared_doubt(batch.plan or {}, placed) if placed else None
 
-    def _is_wanted(self, batch: "BatchRecord") -> bool:
+    def _is_wanted(self, batch: "BatchRecord", doubt: str | None) -> bool:
         """Show the plan and ask whether to run it, unless --yes says so."""
         from producer.plans import check_feasible
         from producer.screen.plan import plan_view
@@ -223,6 +234,9 @@ class _Run:
         plan = batch.plan or {}
         screen = messages() if self.as_json else console()
         screen.print(plan_view(batch, plan, tells_how_to_run=False))
+        screen.file.flush()
+        if doubt is not None:
+            note(doubt)
         check_feasible(plan)
         if self.yes:
             return True
@@ -284,6 +298,8 @@ class _Run:
         )
 
     def _print_outcome(self, last: "Snapshot", exported: "Exported") -> None:
+        from producer.screen.progress import downgrade_note, unused_note
+
         answered = last.succeeded
         typer.echo(
             f"{answered:,} of {last.progress.jobs:,} answered for "
@@ -295,6 +311,11 @@ class _Run:
             note(f"{exported.failures:,} have no answer{where}; {retry}")
         if last.progress.error:
             note(f"the batch failed: {last.progress.error}")
+        if last.all_succeeded and not last.as_planned:
+            note(downgrade_note(last))
+        unused = unused_note(last)
+        if unused is not None:
+            note(unused)
 
     def _facts(self, last: "Snapshot", exported: "Exported", exit_code: int) -> dict[str, object]:
         plan = last.batch.plan or {}

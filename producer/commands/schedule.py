@@ -218,9 +218,13 @@ def run_now_command(name: NameArgument) -> None:
         return begun
 
     begun = run_in_transaction(settings, fire)
-    for one in [begun.run_id, *(batch.batch_id for batch in begun.batches)]:
-        if one is not None:
-            typer.echo(str(one))
+    if begun.run_id is not None:
+        note("evaluation run:")
+        typer.echo(str(begun.run_id))
+    if begun.batches:
+        note("batch:" if len(begun.batches) == 1 else f"{len(begun.batches):,} batches:")
+    for batch in begun.batches:
+        typer.echo(str(batch.batch_id))
     if begun.detail is not None:
         note(f"{begun.outcome}: {begun.detail}")
     if begun.outcome == "failed":

@@ -23,6 +23,7 @@ from producer.submit import ReadProgress
 from routoo.console import formatting
 from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import messages, note
+from routoo.domain.completion import DeviationReason
 from routoo.domain.job import BatchStatus
 from routoo.store.batches.records import BatchRecord
 
@@ -30,6 +31,8 @@ _BAR_WIDTH = 40
 _LONGEST_REASON = 160
 _REFRESHES_PER_S = 5
 _FAILURES_TOLD = 3
+_MOST_USED = 0.7
+"""A budget of which a batch used less than this share is remarked upon."""
 
 
 def progress_view(snapshot: Snapshot) -> RenderableType:
@@ -283,6 +286,43 @@ def _deviations(snapshot: Snapshot) -> str:
     )
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in found.reasons.items())
     return f"not as planned: {counts} ({reasons})"
+
+
+def downgrade_note(snapshot: Snapshot) -> str:
+    """Say of a batch that is over what its downgrades mean, and what to do about them."""
+    found = snapshot.progress.deviations
+    why, remedy = ", ".join(found.reasons), ""
+    if DeviationReason.BUDGET in found.reasons:
+        remedy = "a larger budget or a lower max_tokens avoids that; "
+    return (
+        f"exit status 7: all are answered, {found.downgrades:,} by a model expected to be worse "
+        f"than the planned one ({why}); {remedy}`routoo-producer explain {snapshot.batch.id} "
+        "CUSTOM_ID` tells of one"
+    )
+
+
+def end_note(snapshot: Snapshot, *, strict: bool) -> str | None:
+    """Say why a command that followed a batch ends with another exit status than 0."""
+    now = snapshot.progress
+    if now.status is BatchStatus.FAILED:
+        return f"the batch failed: {now.error}"
+    if not snapshot.all_succeeded:
+        return f"{now.jobs - snapshot.succeeded:,} of {now.jobs:,} have no answer"
+    return downgrade_note(snapshot) if strict and not snapshot.as_planned else None
+
+
+def unused_note(snapshot: Snapshot) -> str | None:
+    """Say of a batch that is over that much of its budget is left since calls came out cheaper.
+
+    None where most of it was used, or the plan did not expect to pay more.
+    """
+    limit_usd, planned_usd = snapshot.progress.balance.limit_usd, snapshot.planned_cost_usd
+    if not limit_usd or not planned_usd or not snapshot.all_succeeded:
+        return None
+    used, ratio = float(snapshot.spent_usd / limit_usd), float(snapshot.spent_usd) / planned_usd
+    if used >= _MOST_USED or ratio >= 1:
+        return None
+    return f"{used:.0%} of the budget was used; calls cost {ratio:.2f} of what was planned"
 
 
 def _absences(snapshot: Snapshot) -> Iterator[str]:

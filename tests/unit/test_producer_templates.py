@@ -79,7 +79,10 @@ def test_a_row_without_a_column_is_refused_with_its_line(tmp_path: Path) -> None
     path.write_text('{"text": "a"}\n{"txt": "b"}\n{"text": "  "}\n')
     jobs, listed = submitted(path, template="{text}")
     assert len(jobs) == 1
-    assert "in:2: the row has no value for 'text', which the template needs; it has values for: txt" in listed[0]
+    assert (
+        "in:2: the row has no value for 'text', which the template needs; it has values for: txt"
+        in listed[0]
+    )
     assert "in:3: the template's column 'text' is empty" in listed[1]
     assert "{text?}" in listed[1]
 
