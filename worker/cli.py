@@ -96,7 +96,10 @@ def beat(*, json_logs: JsonLogs = False, supervised: Supervised = False) -> None
 def doctor(
     *,
     pool: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Pool file. (default: ROUTOO_POOL)")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Pool file. (default: ROUTOO_POOL, else the newest batch's pool)"
+        ),
     ] = None,
     role: Annotated[
         list[Role] | None,

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from decimal import Decimal
 
+    from rich.table import Table
+
     from routoo.domain.items import Item
     from routoo.domain.pool import Pool
     from routoo.evaluation.collect import Failure, RequestForm
@@ -93,20 +95,24 @@ def onboard(options: OnboardOptions) -> None:
     rows, failures, spent_usd = _asked(plan)
     graded = _graded(options, settings, plan, rows)
     onboarded = _learn(graded, settings, plan.work, options.device)
+    report = _report(plan, onboarded, rows, failures)
 
     async def put(database: "Database") -> tuple[str, bool]:
         from routoo.training.onboard import put_into_use
+        from routoo.training.onboard_report import routes_worse
 
-        found, used = await put_into_use(database, onboarded, settings, feedback)
+        worse = routes_worse(report["routed"])
+        found, used = await put_into_use(
+            database, onboarded, settings, feedback, routes_worse=worse
+        )
         return found.weights_sha256, used
 
     weights, used = run_with_database(settings, put)
-    report = _report(plan, onboarded, rows, failures)
     report |= {"spent_usd": spent_usd, "weights_sha256": weights, "in_use": used}
     if options.json_out:
         typer.echo(json_line(report))
     else:
-        _print(report)
+        _print(report, options.pool)
     note_failures(failures)
     if failures:
         raise typer.Exit(INCOMPLETE)
@@ -234,6 +240,7 @@ def _report(
         "checkpoint": str(onboarded.folder),
         "made_of": onboarded.made_of,
         "items": len(onboarded.matrix.items),
+        "has_subjects": any(item.subject for item in onboarded.matrix.items),
         "failures": len(failures),
         "models": describe_models(onboarded, rows),
         "brier": {name: onboarded.brier(name) for name in onboarded.quality},
@@ -241,16 +248,35 @@ def _report(
     }
 
 
-def _print(report: dict[str, Any]) -> None:
-    from routoo.console.output import console, report_table
+def _print(report: dict[str, Any], pool: Path | None) -> None:
+    from routoo.console.output import console
 
     screen = console()
+    screen.print(_table(report))
+    for line in (*_table_notes(report), *_gain_lines(report)):
+        screen.print(line)
+    if not report["in_use"]:
+        screen.print(f"{report['checkpoint']}: registered, not in use")
+        return
+    screen.print(f"{report['checkpoint']}: in use for batches that are planned from now on")
+    named = "" if pool is None else f" --pool {pool}"
+    screen.print(
+        f"Next: routoo-producer run prompts.jsonl{named} --budget-usd 1 --out answers.jsonl "
+        "--name again"
+    )
+
+
+def _table(report: dict[str, Any]) -> "Table":
+    from routoo.console.output import report_table
+
+    subjects = ("good at", "weak at") if report["has_subjects"] else ()
     table = report_table(
         *("model", "before", "answers", "score", "easy", "middle", "hard"),
-        *("good at", "weak at", "USD/1000"),
+        *(*subjects, "USD/1000"),
     )
     for one in report["models"]:
-        thirds = (_share(one["by_difficulty"][name]) for name in ("easy", "middle", "hard"))
+        mark = "" if one["thirds_in_order"] else "~"
+        thirds = (mark + _share(one["by_difficulty"][name]) for name in ("easy", "middle", "hard"))
         before = one["prior"]["now"]
         price = one["usd_per_1000"]
         table.add_row(
@@ -259,35 +285,53 @@ def _print(report: dict[str, Any]) -> None:
             str(one["answers"]),
             _interval(one["score"], one["low"], one["high"]),
             *thirds,
-            ", ".join(one["good_at"]) or "-",
-            ", ".join(one["weak_at"]) or "-",
+            *(", ".join(one[name.replace(" ", "_")]) or "-" for name in subjects),
             "-" if price is None else f"{price:.4f}",
         )
-    screen.print(table)
-    for line in _gain_lines(report):
-        screen.print(line)
-    use = "in use from the next batch on" if report["in_use"] else "registered"
-    screen.print(f"{report['checkpoint']}: {use}")
+    return table
+
+
+def _table_notes(report: dict[str, Any]) -> list[str]:
+    """Return what a reader of the table must know to read it rightly."""
+    notes = []
+    if not all(one["thirds_in_order"] for one in report["models"]):
+        notes.append(
+            f"~ not in order of difficulty: {report['items'] // 3} questions a third are too few, "
+            "or the expected difficulty doesn't tell for this model; don't go by these columns"
+        )
+    if not report["has_subjects"]:
+        notes.append("give each question a `subject` to see what each model is good at")
+    return notes
 
 
 def _gain_lines(report: dict[str, Any]) -> list[str]:
     """Return in words what the answers improved, on answers held out."""
     brier, made_of = report["brier"], report["made_of"]
-    head = (
-        f"squared error of an estimate: {brier['prior']:.3f} by priors alone, "
-        f"{brier[made_of]:.3f} with these answers (held out)"
+    moved = "fell" if brier[made_of] < brier["prior"] else "did not fall"
+    error = (
+        f"the error of predicted quality {moved}: {brier['prior']:.3f} by priors alone, "
+        f"{brier[made_of]:.3f} with these answers (mean squared, held out)"
     )
-    lines = [head]
+    lines = [error]
     routed = report["routed"]
     if routed is not None:
         quality, gain = routed["quality"], routed["gain"]
         lines.append(
-            f"routed under the same budgets: {quality['prior']:.3f} by priors alone, "
-            f"{quality[made_of]:.3f} with these answers (held out; {gain['mean']:+.3f}, 95 % "
-            f"{gain['low']:+.3f} to {gain['high']:+.3f}, {routed['items']} items); best random "
-            f"mix in hindsight {routed['mix']:.3f}"
+            f"{_verdict(routed)}: mean quality {quality['prior']:.3f} by priors alone, "
+            f"{quality[made_of]:.3f} with these answers, under the same budgets (held out; the "
+            f"difference is {gain['low']:+.3f} to {gain['high']:+.3f} at 95 %); the best random "
+            f"mix of models, known afterwards, has {routed['mix']:.3f}"
         )
     return lines
+
+
+def _verdict(routed: dict[str, Any]) -> str:
+    """Say whether routing improved, as far as so many questions can tell."""
+    if routed["gain"]["low"] > 0:
+        return "routing improved"
+    if routed["gain"]["high"] < 0:
+        return "routing became worse"
+    return f"{routed['items']} questions are too few to tell whether routing improved"
 
 
 def _interval(value: float, low: float, high: float) -> str:

@@ -274,9 +274,21 @@ async def base_checkpoint(database: Database) -> Path:
 
 
 async def put_into_use(
-    database: Database, onboarded: Onboarded, settings: Settings, feedback: Feedback
+    database: Database,
+    onboarded: Onboarded,
+    settings: Settings,
+    feedback: Feedback,
+    *,
+    routes_worse: bool = False,
 ) -> tuple[CheckpointRecord, bool]:
-    """Register a checkpoint and promote it, unless models that are in use would be lost by that.
+    """Register a checkpoint and promote it, unless that loses models in use or routes worse.
+
+    Args:
+        database: Where checkpoints are promoted.
+        onboarded: What was made.
+        settings: What scorers use while no checkpoint is promoted.
+        feedback: Told why it is not promoted, and how it can be.
+        routes_worse: Whether routing by it was credibly worse than by priors, held out.
 
     Returns:
         The registered checkpoint, and whether it is in use now.
@@ -287,12 +299,17 @@ async def put_into_use(
         used = () if promoted is None else tuple(promoted.manifest["models"])
         kept = {*found.manifest["models"], *ANCHOR_NAMES}
         lost = [name for name in used if name not in kept]
-        if not lost and (promoted is None or promoted.id != found.id):
+        in_use = promoted is not None and promoted.id == found.id
+        if not (lost or routes_worse or in_use):
             why = f"onboarded from {len(onboarded.matrix.items)} graded items"
             await promote_checkpoint(conn, found, why, settings.checkpoint)
-    if lost:
+            in_use = True
+    if not in_use:
+        why = "on your questions it routes worse than priors alone"
+        if lost:
+            why = f"the checkpoint in use knows {', '.join(lost[:5])} too"
         feedback.note(
-            f"registered and not promoted: the checkpoint in use knows {', '.join(lost[:5])} too; "
-            f"`routoo checkpoint promote {found.weights_sha256[:12]}` does so anyway"
+            f"registered and not promoted: {why}; `routoo checkpoint promote "
+            f"{found.weights_sha256[:12]}` puts it into use anyway"
         )
-    return found, not lost
+    return found, in_use

@@ -1,7 +1,8 @@
 """Tells what a pool's models are good at by graded answers, and what learning them brought."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,7 @@ def describe_models(onboarded: Onboarded, rows: Sequence[CollectedOutcome]) -> l
                 "low": max(interval.low, 0.0),
                 "high": min(interval.high, 1.0),
                 "by_difficulty": by,
+                "thirds_in_order": _in_order(list(by.values())),
                 "good_at": good[:_NAMED],
                 "weak_at": weak[:_NAMED],
                 "usd_per_1000": 1000 * float(np.mean(costs[name])) if costs[name] else None,
@@ -57,6 +59,17 @@ def describe_models(onboarded: Onboarded, rows: Sequence[CollectedOutcome]) -> l
             }
         )
     return described
+
+
+def _in_order(means: Sequence[float | None]) -> bool:
+    """Return whether no harder third has a higher score than an easier one."""
+    known = [mean for mean in means if mean is not None]
+    return all(easier >= harder for easier, harder in pairwise(known))
+
+
+def routes_worse(routed: Mapping[str, Any] | None) -> bool:
+    """Return whether routing is credibly worse by the answers: the gain's interval is below 0."""
+    return routed is not None and routed["gain"]["high"] < 0
 
 
 def _thirds(prior: Float32[np.ndarray, "items models"]) -> np.ndarray:

@@ -3,17 +3,22 @@
 import asyncio
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
+from routoo.domain.model_prior import GENERAL_CHECKPOINT
 from routoo.errors import CheckpointError
 from routoo.pipeline import score
 from routoo.pipeline.score import PredictorCache, ScoringCheckpoint
-from routoo.settings import REPOSITORY
+from routoo.ports import Feedback
+from routoo.predictor.dataset import OutcomeMatrix
+from routoo.settings import REPOSITORY, Settings
 from routoo.store import batches, checkpoints
 from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
+from routoo.training.onboard import GENERAL, Onboarded, put_into_use
+from routoo.training.onboard_report import routes_worse
 from routoo.training.promote import promote_named, register_folder
 from tests import batch_factory
 
@@ -103,6 +108,21 @@ async def test_a_checkpoint_that_came_back_can_be_rolled_back_again(db: Database
         found = await checkpoints.roll_back(conn, "worse")
     assert found is not None
     assert found.weights_sha256 == "second"
+
+
+async def test_what_routes_worse_is_registered_and_left_to_a_person(db: Database) -> None:
+    matrix = SimpleNamespace(items=[])
+    made = Onboarded(GENERAL_CHECKPOINT, GENERAL, cast(OutcomeMatrix, matrix), (), {})
+    said: list[str] = []
+    feedback = cast(Feedback, SimpleNamespace(note=said.append))
+    routed = {"gain": {"mean": -0.03, "low": -0.06, "high": -0.001}}
+    for worse, in_use in ((routes_worse(routed), False), (routes_worse(None), True)):
+        found, used = await put_into_use(db, made, Settings(), feedback, routes_worse=worse)
+        assert used is in_use
+    (why,) = said
+    assert why.startswith("registered and not promoted: on your questions it routes worse than")
+    assert f"`routoo checkpoint promote {found.weights_sha256[:12]}`" in why
+    assert (await put_into_use(db, made, Settings(), feedback, routes_worse=True))[1]
 
 
 async def test_a_rollback_of_what_is_in_use_no_more_does_nothing(db: Database) -> None:

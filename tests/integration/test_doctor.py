@@ -1,5 +1,6 @@
 """`routoo-worker doctor` finds what keeps a machine from serving batches, a line a check."""
 
+import asyncio
 import json
 import os
 import resource
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from routoo.settings import REPOSITORY, Settings
+from routoo.store.database import Database
+from tests import batch_factory as factory
 from tests.fakes.openai_process import FakeServerProcess
 from tests.producer_command import write_pool
 from worker.doctor import checks as doctor_checks
@@ -58,6 +61,24 @@ def test_a_machine_in_order_has_nothing_broken_and_a_call_says_what_it_cost(
     assert "the database's" in found["clock"][0].found
     assert found["workers"][0].remedy == "Start beat, dispatcher, scorer, or `routoo-worker up`"
     assert len(endpoint.log()) == 1
+
+
+@pytest.mark.anyio
+async def test_without_a_pool_that_of_the_newest_batch_is_looked_at_else_the_example_s_in_doubt(
+    db: Database, database_url: str, broker_url: str, tmp_path: Path
+) -> None:
+    settings = Settings(database_url=database_url, broker_url=broker_url, home=tmp_path)
+
+    def look() -> dict[str, list[Finding]]:
+        return by_check(examine(settings, None, roles=frozenset({Role.DISPATCHER}), environ={}))
+
+    found = await asyncio.to_thread(look)
+    assert found["pool"][0].found.startswith("none is named, so the example's is looked at")
+    assert {one.health for one in (*found["pool"], *found["endpoints"])} == {Health.WARNING}
+    await factory.submit(db, 1)
+    found = await asyncio.to_thread(look)
+    assert "that of the newest batch" in found["pool"][0].found
+    assert {one.health for one in found["endpoints"]} == {Health.BROKEN}
 
 
 def test_a_database_that_is_down_hides_nothing_else_and_its_password_is_not_shown(

@@ -237,6 +237,7 @@ async def test_results_are_followed_to_the_end_of_the_batch(
     batch_id = await finished(db)
     done = producer("results", batch_id, "--follow", *options)
     assert done.returncode == 5, done.stderr
+    assert "1 of 4 have no answer" in done.stderr
     assert sorted(row["custom_id"] for row in read(done.stdout)) == [f"job-{n}" for n in range(4)]
 
 

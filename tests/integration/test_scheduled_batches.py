@@ -292,6 +292,7 @@ async def test_the_commands_keep_submit_s_options_and_show_what_came_of_them(
     assert str(tmp_path / "in.csv") in done.stderr
     ran = command.run("schedule", "run-now", "mail")
     assert ran.returncode == 0, ran.stderr
+    assert ran.stderr == "batch:\n"
     batch_id = ran.stdout.strip()
     facts = await rows(db, "SELECT budget_usd, deadline > now() + '5 hours', plan FROM batches")
     assert [row[:2] for row in facts] == [(5, True)]

@@ -24,7 +24,8 @@ from routoo.domain.pool_file import load_pool
 from routoo.embedded.stack import broker_url, database_url, embedded_servers
 from routoo.errors import EndpointError, RoutooError
 from routoo.settings import Settings
-from routoo.store import checkpoints, migrate, workers
+from routoo.store import batches, checkpoints, migrate, workers
+from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database, check_reachable, redacted
 from routoo.store.server_health import server_health
 from worker import queue
@@ -278,12 +279,39 @@ _CALL_TIMEOUT_S = 60.0
 
 def check_pool(name: str, known: Known) -> Iterator[Finding]:
     """Read the pool, and look for the keys and tokenizers that it names."""
-    pool = load_pool(known.pool_file)
-    known.pool = pool
-    yield Finding(name, Health.OK, f"{known.pool_file}: {len(pool.models)} models, all priced")
-    if Role.DISPATCHER in known.roles:
-        check_variables(pool.models, known.environ)
-        TokenCounters().load(pool.models)
+    if known.pool_file is None:
+        yield _look_for_pool(name, known)
+    else:
+        known.pool = load_pool(known.pool_file)
+        count = len(known.pool.models)
+        yield Finding(name, Health.OK, f"{known.pool_file}: {count} models, all priced")
+    if Role.DISPATCHER in known.roles and known.pool is not None:
+        check_variables(known.pool.models, known.environ)
+        TokenCounters().load(known.pool.models)
+
+
+def _look_for_pool(name: str, known: Known) -> Finding:
+    """Take the newest batch's pool, else the example's where it is there."""
+    newest = _newest_batch(known) if known.is_migrated else None
+    if newest is not None:
+        known.pool = newest.pool
+        count = len(newest.pool.models)
+        found = f"none is named: that of the newest batch {newest.name}, {count} models"
+        return Finding(name, Health.OK, found)
+    remedy = "Name yours by --pool or ROUTOO_POOL"
+    if not known.settings.pool.is_file():
+        return Finding(name, Health.NOT_CHECKED, "none is named", remedy)
+    known.pool, known.is_example = load_pool(known.settings.pool), True
+    found = f"none is named, so the example's is looked at: {known.settings.pool}"
+    return Finding(name, Health.WARNING, found, remedy)
+
+
+def _newest_batch(known: Known) -> BatchRecord | None:
+    async def read() -> list[BatchRecord]:
+        async with Database(known.url or "", max_size=1) as db, db.transaction() as conn:
+            return await batches.list_recent(conn, 1)
+
+    return next(iter(asyncio.run(read())), None)
 
 
 def check_checkpoint(name: str, known: Known) -> Iterator[Finding]:
@@ -333,7 +361,8 @@ def check_endpoints(name: str, known: Known) -> Iterator[Finding]:
             yield Finding(name, Health.NOT_CHECKED, found)
         elif one.problem is not None:
             remedy = "Start it, or correct base_url, key or proxy in the pool"
-            yield Finding(name, Health.BROKEN, f"{what}: {one.problem}", remedy)
+            health = Health.WARNING if known.is_example else Health.BROKEN
+            yield Finding(name, health, f"{what}: {one.problem}", remedy)
         else:
             yield Finding(name, Health.OK, f"{what}: answers")
 

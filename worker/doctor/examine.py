@@ -53,12 +53,13 @@ def examine_environment(
     except RoutooError as error:
         yield of_error("settings", error)
         return
-    yield from examine(settings, pool_file or settings.pool, roles=roles, calls=calls)
+    named = settings.pool if "pool" in settings.model_fields_set else None
+    yield from examine(settings, pool_file or named, roles=roles, calls=calls)
 
 
 def examine(
     settings: Settings,
-    pool_file: Path,
+    pool_file: Path | None,
     *,
     roles: frozenset[Role] = frozenset(Role),
     calls: bool = False,
@@ -68,7 +69,7 @@ def examine(
 
     Args:
         settings: Those of this machine.
-        pool_file: The candidate models.
+        pool_file: The candidate models; if unset, those of the newest batch, else the example's.
         roles: What this machine is to run.
         calls: Whether to make one short call to each model, which costs money.
         environ: Where keys are looked up; the process's environment if unset.

@@ -47,7 +47,8 @@ class Known:
     """What is examined, and what the checks so far have found out."""
 
     settings: Settings
-    pool_file: Path
+    pool_file: Path | None
+    """None where no pool is named: that of the newest batch is looked at, else the example's."""
     roles: frozenset[Role]
     """What this machine is to run."""
     calls: bool
@@ -61,6 +62,8 @@ class Known:
     server: ServerHealth | None = None
     is_migrated: bool = False
     pool: Pool | None = None
+    is_example: bool = False
+    """Whether the pool is the example's, which nobody named."""
     pings: list[Ping] | None = None
 
 
