@@ -18,10 +18,12 @@ from producer.run import RunKey, changes, find_earlier
 from producer.submit import BatchRequest
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus, Stage
+from routoo.domain.model_prior import GENERAL_CHECKPOINT
 from routoo.errors import InputError
 from routoo.pipeline.select.shard import select_shard
-from routoo.store import batches, shards, workers
+from routoo.store import batches, checkpoints, shards, workers
 from routoo.store.database import Database
+from routoo.training.promote import register_folder
 from tests import batch_factory as factory
 from tests.producer_command import ProducerCommand
 from tests.warm_commands import PRODUCER
@@ -282,7 +284,11 @@ async def test_an_interrupted_run_keeps_its_batch_and_the_same_command_goes_on(
     assert run.returncode == 130
     assert f"Batch {batch_id} is kept and goes on at its workers" in messages
     await answer(db, batch_id)
+    async with db.transaction() as conn:
+        learnt = await register_folder(conn, GENERAL_CHECKPOINT)
+        await checkpoints.promote(conn, learnt, "learnt meanwhile")
     again = await asyncio.to_thread(command.run, *arguments, "--yes", "--json")
     facts = json.loads(again.stdout)
     assert (again.returncode, facts["batch_id"], facts["answered"]) == (0, str(batch_id), 4)
     assert f"goes on with batch {batch_id}" in again.stderr
+    assert "it was planned before the checkpoint in use now" in again.stderr
