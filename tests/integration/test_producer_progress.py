@@ -4,6 +4,7 @@ import asyncio
 import io
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import pytest
 from rich.console import Console
 
 from producer.progress import Snapshot, find_batch, take_snapshot
-from producer.screen.progress import progress_line, progress_view
+from producer.screen.progress import end_note, progress_line, progress_view, unused_note
 from routoo.domain.completion import Result
 from routoo.domain.job import ResultStatus, Stage
 from routoo.loop_thread import LoopThread
 from routoo.store import batches, ledger, results, shards, workers
+from routoo.store.batches.progress import Deviations
 from routoo.store.database import Database
 from tests import batch_factory as factory
 from tests.producer_command import ProducerCommand
@@ -144,6 +146,25 @@ async def test_a_batch_whose_plan_costs_more_than_is_left_is_warned(db: Database
     line = progress_line(await snapshot(db, short))
     assert "2 of 4 answered, 2 without an answer" in line
     assert "80 % of the budget is used" in line
+
+
+async def test_a_batch_that_is_over_says_what_was_left_and_what_its_exit_status_means(
+    db: Database,
+) -> None:
+    batch_id = await factory.submit(db, 2, shard_size=2, budget_usd="0.04")
+    await factory.score(db, batch_id)
+    await factory.select(db, batch_id)
+    async with db.transaction() as conn:
+        await batches.save_plan(conn, batch_id, {"jobs": 2, "expected_cost_usd": 0.04})
+    await factory.dispatch(db, await factory.claim(db, batch_id, Stage.DISPATCH))
+    last = await snapshot(db, batch_id)
+    assert unused_note(last) == ("50% of the budget was used; calls cost 0.50 of what was planned")
+    assert end_note(last, strict=True) is None
+    worse = replace(last.progress, deviations=Deviations(downgrades=1, reasons={"budget": 1}))
+    said = end_note(replace(last, progress=worse), strict=True)
+    assert said is not None
+    assert said.startswith("exit status 7: all are answered, 1 by a model expected to be worse")
+    assert "a larger budget" in said
 
 
 async def test_a_heartbeat_reports_while_a_worker_runs(db: Database, database_url: str) -> None:
