@@ -31,6 +31,7 @@ _BAR_WIDTH = 40
 _LONGEST_REASON = 160
 _REFRESHES_PER_S = 5
 _FAILURES_TOLD = 3
+_LEAST_SHOWN = 0.01
 _MOST_USED = 0.7
 """A budget of which a batch used less than this share is remarked upon."""
 
@@ -322,7 +323,8 @@ def unused_note(snapshot: Snapshot) -> str | None:
     used, ratio = float(snapshot.spent_usd / limit_usd), float(snapshot.spent_usd) / planned_usd
     if used >= _MOST_USED or ratio >= 1:
         return None
-    return f"{used:.0%} of the budget was used; calls cost {ratio:.2f} of what was planned"
+    share = f"{used:.0%}" if used >= _LEAST_SHOWN else f"less than {_LEAST_SHOWN:.0%}"
+    return f"{share} of the budget was used; calls cost {ratio:.2f} of what was planned"
 
 
 def _absences(snapshot: Snapshot) -> Iterator[str]:
