@@ -8,8 +8,7 @@ notes. No text of the tables is written: weights, figures, and names of models.
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +18,13 @@ from routoo.console.output import ConsoleFeedback
 from routoo.domain.model_prior import GENERAL_CHECKPOINT
 from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
 from routoo.predictor.backbone.encoder import Encoder
-from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
-from routoo.predictor.dataset import content_sha256
+from routoo.predictor.checkpoint import pack, write_checkpoint
 from routoo.predictor.fitting import FitOptions
 from routoo.predictor.manifest import Manifest
 from routoo.settings import load_settings
 from routoo.training.general import GeneralPredictor, fit_general
 from routoo.training.predictor_settings import PredictorSettings
+from routoo.training.train import manifest_of
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,19 +67,9 @@ def _manifest(
         "mean": mean_metrics(by_model),
         "models": by_model,
     }
-    return Manifest(
+    return replace(
+        manifest_of(encoder, tables.matrix, weights),
         models=anchors.models,
-        backbone=encoder.backbone.name,
-        backbone_sha256=encoder.backbone.weights_sha256,
-        reader_sha256=encoder.backbone.reader_sha256,
-        layers=encoder.layers,
-        pooling=encoder.pooling,
-        suffix=encoder.reading.suffix,
-        precision=encoder.reading.precision,
-        compiled=encoder.reading.compiled,
-        weights_sha256=weights_sha256(weights),
-        data_sha256=content_sha256(tables.matrix),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
         settings=asdict(fit) | general.settings,
         metrics=metrics,
     )

@@ -110,7 +110,7 @@ def train_predictor(
         judge = fit_judge(unseen, expected, answers, feedback, seed=fit.seed, cost_usd=costs)
     judge_facts = write_judge(out, judge)
     manifest = replace(
-        _manifest(encoder, matrix, weights), settings=facts, metrics=metrics, judge=judge_facts
+        manifest_of(encoder, matrix, weights), settings=facts, metrics=metrics, judge=judge_facts
     )
     write_checkpoint(out, weights, manifest)
     remove_old_judges(out, judge_facts)
@@ -150,7 +150,8 @@ def _remarks(tables: OutcomeTables, matrix: OutcomeMatrix) -> Iterator[str]:
         )
 
 
-def _manifest(encoder: Encoder, matrix: OutcomeMatrix, weights: bytes) -> Manifest:
+def manifest_of(encoder: Encoder, matrix: OutcomeMatrix, weights: bytes) -> Manifest:
+    """Return a checkpoint's manifest, still without its settings and metrics."""
     return Manifest(
         models=matrix.models,
         backbone=encoder.backbone.name,

@@ -14,7 +14,7 @@ import orjson
 
 from routoo.client.failures import error_of_response, unreadable
 from routoo.client.formats.error_body import is_batch_postponed
-from routoo.client.formats.openai_batches import json_lines, read_answer
+from routoo.client.formats.openai_batches import json_lines, listed_rows, read_answer
 from routoo.client.formats.wire_format import (
     BatchApiRequest,
     BatchInput,
@@ -135,12 +135,7 @@ class AnthropicBatches:
             InvalidResponseError: It is not of this API.
         """
         page = read_answer(raw, where, "data")
-        data = page.get("data")
-        rows = [
-            row
-            for row in (data if isinstance(data, list) else ())
-            if isinstance(row, dict) and "id" in row
-        ]
+        rows = listed_rows(page)
         listed = tuple(ListedBatch(_batch_of(row), None, _epoch_s(row, "created")) for row in rows)
         more = bool(rows) and page.get("has_more") is True
         return BatchPage(listed, str(page.get("last_id") or rows[-1]["id"]) if more else None)

@@ -130,12 +130,7 @@ class OpenAIBatches:
             InvalidResponseError: It is not of this API.
         """
         page = read_answer(raw, where, "data")
-        data = page.get("data")
-        rows = [
-            row
-            for row in (data if isinstance(data, list) else ())
-            if isinstance(row, dict) and "id" in row
-        ]
+        rows = listed_rows(page)
         listed = tuple(
             ListedBatch(
                 _batch_of(row), (row.get("metadata") or {}).get(_MARKER_KEY), _created_at_s(row)
@@ -228,6 +223,13 @@ def read_answer(raw: bytes, where: str, needed: str) -> dict[str, Any]:
             remedy="Check base_url of batch_channel in the pool",
         )
     return answer
+
+
+def listed_rows(page: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a page's batches, without what is none."""
+    data = page.get("data")
+    found = data if isinstance(data, list) else ()
+    return [row for row in found if isinstance(row, dict) and "id" in row]
 
 
 def _created_at_s(row: Mapping[str, Any]) -> float:
