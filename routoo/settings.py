@@ -118,8 +118,8 @@ class Settings(BaseSettings):
     webhook_url: str | None = None
     """Where alerts of evaluation runs are sent; unset means nowhere."""
     webhook_secret: SecretStr | None = None
-    """Key that signs alerts, and what webhooks of batches are told; for these also `whsec_` and the
-    key in base64, or two keys with a space between them while one takes the place of the other."""
+    """Key that signs alerts and what webhooks of batches are told: a text, or `whsec_` and the key
+    in base64; two with a space between them while one takes the place of the other."""
     webhook_allow_http: bool = False
     """Whether webhooks of batches may have http:// addresses of other machines."""
     channel_poll_s: PositiveFloat = 30.0

@@ -1,4 +1,4 @@
-"""What the beat does outside the task queue: fires schedules, grades runs, sends alerts, tidies up.
+"""What the beat does outside the task queue: schedules, grading, webhooks, tidying up.
 
 It has an event loop and connections of its own: grading ten thousand answers takes seconds and must
 not delay the recovery of shards. Any number of beats may run at once: the database lets one of them
@@ -7,22 +7,17 @@ take each step.
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import os
 import socket
-import time
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import aiohttp
-import orjson
 import structlog
 
 from producer.scheduled import submit_scheduled
-from routoo.errors import ConfigError, DatabaseUnavailableError, StoreError
+from routoo.errors import DatabaseUnavailableError, StoreError
 from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.scheduler import Scheduler
 from routoo.loop_thread import LoopThread
@@ -31,10 +26,8 @@ from routoo.store import results, workers
 from routoo.store.batches import plans, removal
 from routoo.store.batches.progress import merge_counts
 from routoo.store.database import Database
-from routoo.store.evaluation import alerts
-from routoo.store.evaluation.alerts import AlertRecord
 from worker.roles import Role
-from worker.webhooks import deliver_forever, signed_headers
+from worker.webhooks import check_webhook, deliver_forever
 
 
 @contextmanager
@@ -70,23 +63,15 @@ _LAST_REPORT_S = 2.0
 """Longest wait for the database, in seconds, when an ending worker reports that it ends."""
 _S_PER_DAY = 86_400.0
 _log = structlog.get_logger(__name__)
-SIGNATURE = "X-Routoo-Signature"
-TIMESTAMP = "X-Routoo-Timestamp"
-MAX_CALLS = 10
-"""Calls for one alert, the waits between them doubling, before it is given up."""
 _EXPIRE_EVERY_S = 1.0
 _PARTS_PER_TICK = 4
 """Parts of an old batch that are deleted in one tick."""
-_TIMEOUT_S = 10.0
-_ACCEPTED_BELOW = 300
-"""A webhook that answers with a lower status has accepted the alert."""
 
 
 async def tick(db: Database, settings: Settings) -> None:
-    """Take every step that is due: fire schedules, grade runs, send alerts, delete a plan, tidy."""
+    """Take every step that is due: fire schedules, grade runs, delete a plan, tidy."""
     await Scheduler(_owner(), settings.shard_size).fire_due(db)
     await finish_due(db, shard_size=settings.shard_size)
-    await deliver_alerts(db, settings)
     await _delete_plan(db, settings.plan_retention_days * _S_PER_DAY)
     if settings.batch_retention_days is not None:
         await _delete_old(db, settings.batch_retention_days * _S_PER_DAY)
@@ -127,7 +112,8 @@ def background_ticks(settings: Settings, database_url: str) -> Iterator[None]:
     """Run `tick` every recovery interval, in a thread, for as long as the block runs.
 
     Raises:
-        ConfigError: A webhook has no secret.
+        ConfigError: Alerts have a webhook and no secret.
+        InputError: Their webhook is no URL.
     """
     check_webhook(settings)
     # Batches are read from files and other databases, which may take minutes: on a loop of its own.
@@ -186,82 +172,3 @@ async def _tick_forever(settings: Settings, database_url: str) -> None:
         except* Exception:  # noqa: BLE001 - a fault of one tick must not end the next ones
             _log.exception("background.failed")
         await asyncio.sleep(settings.recovery_interval_s)
-
-
-def check_webhook(settings: Settings) -> None:
-    """Check that a webhook can be signed.
-
-    Raises:
-        ConfigError: There is a URL and no secret.
-    """
-    if settings.webhook_url is not None and settings.webhook_secret is None:
-        raise ConfigError(
-            "alerts would go out without a signature",
-            where="ROUTOO_WEBHOOK_SECRET",
-            remedy="Set it to a secret that the receiver knows, or unset ROUTOO_WEBHOOK_URL",
-        )
-
-
-async def deliver_alerts(db: Database, settings: Settings) -> int:
-    """Post the alerts that are due; without a webhook none is.
-
-    Returns:
-        How many were accepted.
-    """
-    url, secret = settings.webhook_url, settings.webhook_secret
-    if url is None or secret is None:
-        return 0
-    accepted = 0
-    async with db.transaction() as conn:
-        due = await alerts.undelivered(conn, MAX_CALLS)
-        if not due:
-            return 0
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            for alert in due:
-                done = await _call(session, url, secret.get_secret_value(), alert)
-                await alerts.count_delivery(conn, alert, taken=done)
-                accepted += done
-    return accepted
-
-
-async def _call(session: aiohttp.ClientSession, url: str, secret: str, alert: AlertRecord) -> bool:
-    body, stamp = orjson.dumps(_facts(alert)), str(int(time.time()))
-    headers = {
-        "Content-Type": "application/json",
-        TIMESTAMP: stamp,
-        SIGNATURE: sign(secret, stamp, body),
-        **signed_headers(secret, _message_id(alert), stamp, body),
-    }
-    try:
-        async with session.post(url, data=body, headers=headers, allow_redirects=False) as answer:
-            status = answer.status
-    except (aiohttp.ClientError, TimeoutError) as error:
-        _log.warning("webhook.away", reason=type(error).__name__, run=str(alert.run_id))
-        return False
-    if status >= _ACCEPTED_BELOW:
-        _log.warning("webhook.refused", status=status, run=str(alert.run_id))
-    return status < _ACCEPTED_BELOW
-
-
-def _message_id(alert: AlertRecord) -> str:
-    """Return the same id for every call for an alert."""
-    named = f"{alert.run_id} {alert.kind} {alert.subject}".encode()
-    return f"msg_{hashlib.sha256(named).hexdigest()[:32]}"
-
-
-def sign(secret: str, timestamp: str, body: bytes) -> str:
-    """Return the signature header of a call."""
-    digest = hmac.new(secret.encode(), timestamp.encode() + b"." + body, hashlib.sha256)
-    return f"sha256={digest.hexdigest()}"
-
-
-def _facts(alert: AlertRecord) -> dict[str, Any]:
-    return {
-        "run_id": str(alert.run_id),
-        "kind": alert.kind,
-        "subject": alert.subject,
-        "message": alert.message,
-        "facts": alert.facts,
-        "created_at": alert.created_at,
-    }

@@ -22,7 +22,7 @@ from routoo.client.token_counts import TokenCounters
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.domain.pool_file import load_pool
 from routoo.embedded.stack import broker_url, database_url, embedded_servers
-from routoo.errors import EndpointError, RoutooError
+from routoo.errors import ConfigError, EndpointError, InputError, RoutooError
 from routoo.settings import Settings
 from routoo.store import batches, checkpoints, migrate, workers
 from routoo.store.batches.records import BatchRecord
@@ -31,6 +31,7 @@ from routoo.store.server_health import server_health
 from worker import queue
 from worker.doctor.finding import Finding, Health, Known, of_error, waits
 from worker.roles import Role, connections
+from worker.webhooks import check_webhook
 
 _PREFIX = "ROUTOO_"
 _OTHER_VARIABLES = ("ROUTOO_API_KEY", "ROUTOO_DEMO", "ROUTOO_DATA_DIR", "ROUTOO_CHAOS")
@@ -48,11 +49,11 @@ def check_settings(name: str, known: Known) -> Iterator[Finding]:
         near = difflib.get_close_matches(unknown, settings, 1)
         remedy = f"Write {near[0]}" if near else "Unset it, or see the list of settings"
         yield Finding(name, Health.WARNING, f"there is no setting {unknown}", remedy)
-    is_unsigned = known.settings.webhook_url and known.settings.webhook_secret is None
-    if is_unsigned and Role.BEAT in known.roles:
-        remedy = "Set ROUTOO_WEBHOOK_SECRET, so that its receiver can tell who sent them"
-        found = "the beat refuses to start: alerts would go out without a signature"
-        yield Finding(name, Health.BROKEN, found, remedy)
+    if Role.BEAT in known.roles:
+        try:
+            check_webhook(known.settings)
+        except (ConfigError, InputError) as error:
+            yield of_error(name, error, "the beat refuses to start: ")
     yield from _check_urls(name, known)
     yield Finding(name, Health.OK, f"{len(settings.intersection(given))} set, the rest default")
 

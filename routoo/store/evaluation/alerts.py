@@ -1,5 +1,6 @@
 """Alerts: what runs warn of, and whether the webhook has taken them."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,9 +13,11 @@ from psycopg import AsyncConnection
 from psycopg.types.json import Jsonb
 
 from routoo.store import columns
+from routoo.store.encoding import storable
 
 KINDS = ("failed", "quality", "cost", "calibration", "answers", "novelty")
 _MOST_PROMPTS = 100_000
+_AT_ONCE = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +32,14 @@ class AlertRecord:
     facts: dict[str, Any]
     created_at: datetime
     deliveries: int
-    """Webhook calls tried."""
+    """Webhook calls so far."""
     delivered_at: datetime | None
+
+    @property
+    def message_id(self) -> str:
+        """The same for every call for this alert, another for every other."""
+        named = f"{self.run_id} {self.kind} {self.subject}".encode()
+        return f"msg_{hashlib.sha256(named).hexdigest()[:32]}"
 
 
 async def save(
@@ -56,33 +65,63 @@ async def of_run(conn: AsyncConnection, run_id: UUID) -> list[AlertRecord]:
     return await _select(conn, "WHERE run_id = %s ORDER BY kind, subject", [run_id])
 
 
-async def undelivered(conn: AsyncConnection, most_deliveries: int) -> list[AlertRecord]:
-    """Lock the alerts whose next webhook call is due, until the transaction ends.
-
-    The wait after a call that was not taken doubles, from ten seconds on.
-    """
+async def lock_due(conn: AsyncConnection) -> list[AlertRecord]:
+    """Return the alerts of which the webhook is to be told, locked until the transaction ends."""
     return await _select(
         conn,
         """
-        WHERE delivered_at IS NULL AND deliveries < %s
-          AND (deliveries = 0
-               OR created_at + interval '5 seconds' * (2 ^ deliveries) < clock_timestamp())
-        ORDER BY created_at LIMIT 20 FOR UPDATE SKIP LOCKED
+        WHERE delivered_at IS NULL AND (deliveries = 0 OR next_try_at <= clock_timestamp())
+        ORDER BY created_at LIMIT %s FOR UPDATE SKIP LOCKED
         """,
-        [most_deliveries],
+        [_AT_ONCE],
     )
 
 
-async def count_delivery(conn: AsyncConnection, alert: AlertRecord, *, taken: bool) -> None:
-    """Count a webhook call, and note whether it was taken."""
+async def claim(conn: AsyncConnection, alert: AlertRecord, *, retry_s: float | None) -> None:
+    """Note that an alert is posted now.
+
+    Args:
+        conn: The transaction that has locked it.
+        alert: The alert.
+        retry_s: After how many seconds it is posted again unless it is accepted; None for never.
+    """
     await conn.execute(
-        """
-        UPDATE eval_alerts SET deliveries = deliveries + 1,
-            delivered_at = CASE WHEN %s THEN clock_timestamp() END
-        WHERE run_id = %s AND kind = %s AND subject = %s
+        f"""
+        UPDATE eval_alerts SET deliveries = %(deliveries)s,
+            next_try_at = clock_timestamp() + make_interval(secs => %(retry_s)s)
+        WHERE {_KEY}
         """,
-        [taken, alert.run_id, alert.kind, alert.subject],
+        {**_key(alert), "deliveries": alert.deliveries + 1, "retry_s": retry_s},
     )
+
+
+async def note_answer(
+    conn: AsyncConnection, alert: AlertRecord, error: str | None, *, gives_up: bool
+) -> None:
+    """Note whether a call was accepted.
+
+    Args:
+        conn: A transaction.
+        alert: The alert that was posted.
+        error: Why it was not; None where it was.
+        gives_up: Whether it is not to be posted again.
+    """
+    await conn.execute(
+        f"""
+        UPDATE eval_alerts SET error = %(error)s,
+            delivered_at = CASE WHEN %(error)s::text IS NULL THEN clock_timestamp() END,
+            next_try_at = CASE WHEN NOT %(gives_up)s THEN next_try_at END
+        WHERE {_KEY}
+        """,
+        {**_key(alert), "error": storable(error), "gives_up": gives_up or error is None},
+    )
+
+
+_KEY = "run_id = %(run_id)s AND kind = %(kind)s AND subject = %(subject)s"
+
+
+def _key(alert: AlertRecord) -> dict[str, Any]:
+    return {"run_id": alert.run_id, "kind": alert.kind, "subject": alert.subject}
 
 
 async def traffic_novelty(

@@ -147,6 +147,10 @@ class AlertRow(SQLModel, table=True):
     created_at: datetime = created_at()
     deliveries: int = column(Integer(), "Webhook calls tried", default="0")
     delivered_at: datetime | None = column(TIMESTAMP, "When the webhook took it", nullable=True)
+    next_try_at: datetime | None = column(
+        TIMESTAMP, "When it is posted again; null = not any more", nullable=True
+    )
+    error: str | None = column(Text(), "Why the last call was not accepted", nullable=True)
 
 
 class CheckpointRow(SQLModel, table=True):
