@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
 from typing import Any, Self
 
@@ -30,12 +31,15 @@ from routoo.errors import (
 from routoo.evaluation_runs.scheduler import Begun
 from routoo.files import files_sha256
 from routoo.store import schedules
+from routoo.store.budget import set_budget
 from routoo.store.encoding import storable
 from routoo.store.schedules import ScheduledBatch, ScheduleRecord
 
 _BAD_ROWS = ".errors.jsonl"
 """Ends the names of files of bad rows, which no pattern finds."""
 _PROBLEMS_SHOWN = 3
+_SHARE_UNIT_USD = Decimal("0.000000001")
+"""Shares of a budget are rounded down to this, so that their sum doesn't exceed it."""
 _LONGEST_DETAIL = 2_000
 
 
@@ -93,7 +97,8 @@ async def submit_scheduled(
 ) -> Begun:
     """Submit the batches of a schedule in a transaction, one of each file.
 
-    A file that can't be submitted doesn't keep the others from it.
+    Together they have the schedule's budget. A file that can't be submitted doesn't keep the
+    others from it.
 
     Args:
         conn: A transaction with a lock on the schedule.
@@ -110,6 +115,7 @@ async def submit_scheduled(
         await submitter.submit(_query(work), None)
     else:
         await submitter.submit_files(list(_paths(work)))
+        await submitter.share_budget()
     return submitter.begun()
 
 
@@ -144,6 +150,16 @@ class _Submitter:
                 self.notes.append(f"from {path.name} on: left for later (--max-files {most})")
                 return
             await self._submit_file(path)
+
+    async def share_budget(self) -> None:
+        """Divide the budget among the batches by their jobs, before anybody sees them."""
+        budget_usd = self.schedule.budget_usd
+        if budget_usd is None:
+            return
+        jobs = sum(batch.job_count for batch in self.batches)
+        for batch in self.batches:
+            share_usd = (budget_usd * batch.job_count / jobs).quantize(_SHARE_UNIT_USD, ROUND_DOWN)
+            await set_budget(self.conn, batch.batch_id, share_usd)
 
     async def _submit_file(self, path: Path) -> None:
         work, schedule = self.work, self.schedule

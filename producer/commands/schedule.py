@@ -57,10 +57,10 @@ def add_command(
 ) -> None:
     """Add a schedule and print the time of its first run.
 
-    It runs an evaluation set, or submits batches with the options of `submit`, each with the whole
-    budget. The pool, with its prices, is kept as it is now. Daylight saving time is respected: a
-    time that is skipped in spring is due right after the gap, one that comes twice in autumn is due
-    once.
+    It runs an evaluation set, or submits batches with the options of `submit`. The budget is for
+    all that is submitted at one time: files of a pattern share it by their numbers of rows. The
+    pool, with its prices, is kept as it is now. Daylight saving time is respected: a time that is
+    skipped in spring is due right after the gap, one that comes twice in autumn is due once.
 
     Examples:
         routoo-producer schedule add nightly --evalset questions --cron "0 2 * * *" --budget-usd 2

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 class ScheduleOptions(RunOptions):
     """The options of a schedule beside those of its runs."""
 
+    budget_usd: Annotated[
+        str | None,
+        typer.Option(
+            metavar="X", help="Most that each due time may spend, all its files together."
+        ),
+    ] = None
     tz: Annotated[
         str, typer.Option("--tz", metavar="ZONE", help="Time zone of the fields, an IANA name.")
     ] = "UTC"

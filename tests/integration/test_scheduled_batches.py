@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,9 @@ asyncio.run(main())
 """
 
 
-async def add(db: Database, *, name: str = "mail", **work: Any) -> ScheduleRecord:
+async def add(
+    db: Database, *, name: str = "mail", budget_usd: str | None = None, **work: Any
+) -> ScheduleRecord:
     """Add a schedule of batches that is due."""
     due_at = datetime.now(UTC).replace(second=0, microsecond=0)
     new = NewSchedule(
@@ -60,6 +63,7 @@ async def add(db: Database, *, name: str = "mail", **work: Any) -> ScheduleRecor
         pool=pool_of("small", "large").model_dump(mode="json"),
         next_due_at=due_at,
         batch=BatchWork(**work).as_json(),
+        budget_usd=None if budget_usd is None else Decimal(budget_usd),
     )
     async with db.transaction() as conn:
         await schedules.add(conn, new)
@@ -141,6 +145,28 @@ async def test_each_file_of_a_pattern_is_a_batch_and_a_bad_one_stops_no_other(
     assert "name is not UTF-8" in detail
     assert await submitted(db) == [("a.jsonl", 1), ("d.jsonl", 2)]
     assert await rows(db, "SELECT DISTINCT min_quality FROM batches") == [(pytest.approx(0.1),)]
+
+
+async def test_the_files_of_a_pattern_share_the_budget_by_their_rows(
+    db: Database, tmp_path: Path
+) -> None:
+    write(tmp_path / "a.jsonl", "a")
+    (tmp_path / "b.jsonl").write_text('{"text": "no prompt"}\n')
+    write(tmp_path / "c.jsonl", "c", "d")
+    schedule = await add(db, files=str(tmp_path / "*.jsonl"), budget_usd="5")
+    for minutes in (2, 1):
+        await fire_again(db, schedule, minutes=minutes)
+    query = (
+        "SELECT b.job_count, b.budget_usd, l.limit_usd FROM batches b"
+        " JOIN ledgers l ON l.batch_id = b.id ORDER BY b.job_count"
+    )
+    third, two_thirds = Decimal("1.666666666"), Decimal("3.333333333")
+    expected = [(1, third, third)] * 2 + [(2, two_thirds, two_thirds)] * 2
+    assert await rows(db, query) == expected
+    (tmp_path / "c.jsonl").unlink()
+    await fire_again(db, schedule, minutes=0)
+    alone = "SELECT budget_usd FROM batches WHERE job_count = 1 ORDER BY created_at DESC LIMIT 1"
+    assert await rows(db, alone) == [(Decimal(5),)]
 
 
 async def test_a_file_is_submitted_again_only_when_it_changed(db: Database, tmp_path: Path) -> None:
