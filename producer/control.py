@@ -9,7 +9,7 @@ from routoo.console.output import note
 from routoo.domain.job import BatchStatus, ResultStatus
 from routoo.errors import InputError
 from routoo.store import budget
-from routoo.store.batches import BatchRecord, control, removal, retry
+from routoo.store.batches import BatchRecord, control, retry
 from routoo.store.database import Database
 
 _POLL_S = 0.3
@@ -97,7 +97,7 @@ async def delete_batch(database: Database, batch: str) -> BatchRecord:
     is_gone = False
     while not is_gone:
         async with database.transaction() as conn:
-            is_gone = await removal.delete_part(conn, record.id)
+            is_gone = await control.delete_part(conn, record.id)
     return record
 
 

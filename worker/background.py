@@ -23,7 +23,7 @@ from routoo.evaluation_runs.scheduler import Scheduler
 from routoo.loop_thread import LoopThread
 from routoo.settings import Settings
 from routoo.store import results, workers
-from routoo.store.batches import plans, removal
+from routoo.store.batches import control, plans
 from routoo.store.batches.progress import merge_counts
 from routoo.store.database import Database
 from worker.roles import Role
@@ -99,10 +99,10 @@ async def _delete_plan(db: Database, retention_s: float) -> None:
 async def _delete_old(db: Database, retention_s: float) -> None:
     """Delete the oldest batch, as far as it goes in one tick."""
     async with db.transaction() as conn:
-        old = await removal.find_old(conn, retention_s)
+        old = await control.find_old(conn, retention_s)
     for _ in range(_PARTS_PER_TICK if old else 0):
         async with db.transaction() as conn:
-            if old is None or await removal.delete_part(conn, old):
+            if old is None or await control.delete_part(conn, old):
                 _log.info("batch.deleted", batch=str(old))
                 return
 

@@ -4,7 +4,7 @@ import pytest
 
 from routoo.errors import InputError
 from routoo.settings import Settings
-from routoo.store.batches import removal
+from routoo.store.batches import control
 from routoo.store.database import Database
 from tests import batch_factory
 from tests.dispatch_factory import dispatch, pool_of, prepare, rows
@@ -49,7 +49,7 @@ async def test_a_batch_is_deleted_in_parts_with_all_its_rows(
     is_gone = False
     while not is_gone:
         async with db.transaction() as conn:
-            is_gone = await removal.delete_part(conn, batch_id)
+            is_gone = await control.delete_part(conn, batch_id)
         parts += 1
     assert parts == 4
     assert set((await counts(db)).values()) == {0}
@@ -67,4 +67,4 @@ async def test_the_beat_deletes_what_has_been_over_for_long_and_nothing_else(db:
     assert await rows(db, "SELECT id FROM batches") == [(running,)]
     async with db.transaction() as conn:
         with pytest.raises(InputError):
-            await removal.delete_part(conn, running)
+            await control.delete_part(conn, running)

@@ -13,7 +13,7 @@ from routoo.errors import StoreError
 from routoo.pipeline.score import score_shard
 from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.store import batches, budget, checkpoints, jobs, shards, workers
-from routoo.store.batches import BatchRecord, control, removal, replans, retry
+from routoo.store.batches import BatchRecord, control, replans, retry
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
 from routoo.store.roles import ROLES, create_roles
@@ -90,7 +90,7 @@ async def test_each_process_does_its_work_with_the_rights_of_its_role(roles: Rol
             await shards.finish(conn, lease, shards.Done())
         async with producer.transaction() as conn:
             assert (await progress(conn, key.batch_id)).status == "completed"
-            while not await removal.delete_part(conn, key.batch_id):
+            while not await control.delete_part(conn, key.batch_id):
                 pass
     assert await rows(roles["beat"], "SELECT FROM batches") == []
 
