@@ -17,7 +17,7 @@ from routoo.domain.prediction import Assignment, Predictions
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.store import assignments, batches, jobs, judges, leases, predictions, shards
 from routoo.store.database import Database
-from routoo.store.endpoint_limits import DatabaseLimits
+from routoo.store.endpoints import DatabaseLimits
 from worker.runtime import tune_garbage_collector
 
 SHARD_SIZE = 1000

@@ -17,12 +17,12 @@ from routoo.domain.absence import Absence
 from routoo.domain.behaviour import FoundBehaviour, found_in
 from routoo.domain.job import BatchStatus, ResultStatus, ShardState, Stage
 from routoo.errors import DatabaseUnavailableError, NotFoundError
-from routoo.store import batches, endpoint_behaviour, webhooks, workers
+from routoo.store import batches, endpoints, webhooks, workers
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.progress import Progress, progress
 from routoo.store.batches.replans import Replan
 from routoo.store.database import Database
-from routoo.store.endpoint_limits import absence
+from routoo.store.endpoints import absence
 from routoo.store.webhooks import WebhookRecord
 from routoo.store.workers import WorkerWait
 
@@ -273,7 +273,7 @@ async def take_snapshot(conn: AsyncConnection, batch: BatchRecord) -> Snapshot:
         batch = await batches.get(conn, batch.id)
     revisions = await replans.history(conn, batch.id)
     wait = await workers.wait_of(conn, batch.id)
-    behaviours = found_in(batch.pool, await endpoint_behaviour.load(conn))
+    behaviours = found_in(batch.pool, await endpoints.load_behaviour(conn))
     absences = {} if batch.status.is_over else await _absences(conn, batch)
     hooks = await webhooks.of_batch(conn, batch.id) if batch.status.has_ended else []
     return Snapshot(

@@ -19,7 +19,7 @@ from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.select.shard import select_shard
 from routoo.store import assignments, batches, jobs, leases, predictions, shards
 from routoo.store.database import Database
-from routoo.store.endpoint_limits import DatabaseLimits
+from routoo.store.endpoints import DatabaseLimits
 from tests.fakes.openai_server import FakeServer
 
 PATIENCE_S = 120.0

@@ -43,7 +43,7 @@ from routoo.ports import BatchProvider
 from routoo.settings import Settings
 from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database
-from routoo.store.endpoint_limits import DatabaseLimits
+from routoo.store.endpoints import DatabaseLimits
 from routoo.store.shards import Done, WorkOutcome
 from routoo.tracing import tracing
 from worker.background import background_ticks, heartbeat

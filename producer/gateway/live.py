@@ -17,9 +17,9 @@ from routoo.errors import RoutooError
 from routoo.pipeline.score import PredictorCache
 from routoo.pipeline.select.experience import load_experience
 from routoo.settings import Settings
-from routoo.store import endpoint_behaviour
+from routoo.store import endpoints
 from routoo.store.database import Database
-from routoo.store.endpoint_limits import DatabaseLimits
+from routoo.store.endpoints import DatabaseLimits
 
 _REFRESH_S = 15.0
 _log = structlog.get_logger(__name__)
@@ -65,8 +65,8 @@ class Live:
         unsaved = dict(known.unsaved)
         async with self.database.transaction() as conn:
             if unsaved:
-                await endpoint_behaviour.save(conn, unsaved)
-            stored = await endpoint_behaviour.load(conn)
+                await endpoints.save_behaviour(conn, unsaved)
+            stored = await endpoints.load_behaviour(conn)
         known.saved(unsaved)
         known.update(stored)
 

@@ -17,7 +17,7 @@ from routoo.domain.pool import Pool
 from routoo.errors import InputError
 from routoo.limits.account import Account
 from routoo.limits.sliding_window import SlidingWindow
-from routoo.store import batches, checkpoints, endpoint_behaviour, endpoint_limits
+from routoo.store import batches, checkpoints, endpoints
 from routoo.store.batches.overview import RecentCalls, overview
 from routoo.training.promote import promote_named
 
@@ -172,7 +172,7 @@ async def hold(
         known = {line.key for line in await _endpoint_lines(conn, visit)}
         if endpoint not in known:
             raise InputError("there is no such endpoint", value=endpoint)
-        await endpoint_limits.hold(conn, endpoint, held=held == "yes")
+        await endpoints.hold(conn, endpoint, held=held == "yes")
     return _back(f"/endpoints#{quote(endpoint)}")
 
 
@@ -181,8 +181,8 @@ async def _endpoint_lines(conn: AsyncConnection, visit: Visit) -> list[EndpointL
     pools = [pool.with_batch_channels() for pool in visit.gateway.options.pools.values()]
     pools += [batch.pool for batch in recent if not batch.status.is_over]
     known, models = _endpoints_of(pools)
-    accounts, now_s = await endpoint_limits.load_accounts(conn)
-    stored = await endpoint_behaviour.load(conn)
+    accounts, now_s = await endpoints.load_accounts(conn)
+    stored = await endpoints.load_behaviour(conn)
     found = {str(one): one.base_url for pool in pools for one in found_in(pool, stored)}
     calls = (await overview(conn)).calls
     return [

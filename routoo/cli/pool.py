@@ -215,9 +215,9 @@ def _behaviours(pool: "Pool") -> "tuple[FoundBehaviour, ...]":
     from routoo.domain.behaviour import found_in
     from routoo.embedded.stack import database_url
     from routoo.settings import load_settings
-    from routoo.store.endpoint_behaviour import load_if_reachable
+    from routoo.store.endpoints import load_behaviour_if_reachable
 
-    return found_in(pool, load_if_reachable(database_url(load_settings())))
+    return found_in(pool, load_behaviour_if_reachable(database_url(load_settings())))
 
 
 def _describe(

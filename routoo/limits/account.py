@@ -1,7 +1,7 @@
 """The account of one endpoint: slots, rates and breaker, over all processes that call it.
 
 A process reports what it did and wants; the account answers with a grant. `MemoryLimits` keeps the
-accounts of a single process, `routoo.store.endpoint_limits` those of many in the database: they
+accounts of a single process, `routoo.store.endpoints` those of many in the database: they
 load an account, let it answer a report and store it. An `Account` itself reads no clock and does no
 I/O.
 """

@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from routoo.domain.absence import SHORT_WAIT_S
 from routoo.domain.job import ShardKey, Stage
 from routoo.limits.account import WINDOW_S, Account
-from routoo.store.endpoint_limits import account_of_json
+from routoo.store.endpoints import account_of_json
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.store import batches, leases
 from routoo.store.batches import BatchRecord
 from routoo.store.database import Database
-from routoo.store.endpoint_limits import DatabaseLimits
+from routoo.store.endpoints import DatabaseLimits
 from routoo.store.shards import Done, WorkOutcome
 from tests.chaos.crash_points import CrashPoint, CrashPoints
 

@@ -16,7 +16,7 @@ from routoo.domain.job import ShardKey, Stage
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.store import batches, leases, shards
 from routoo.store.database import Database
-from routoo.store.endpoint_limits import DatabaseLimits
+from routoo.store.endpoints import DatabaseLimits
 
 SHARDS_AT_ONCE = 4
 _PAUSE_S = 0.2

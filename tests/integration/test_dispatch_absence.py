@@ -18,7 +18,7 @@ from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.store import leases, put_off, results, shards
 from routoo.store.batches import BatchRecord, control
 from routoo.store.database import Database
-from routoo.store.endpoint_limits import DatabaseLimits, hold
+from routoo.store.endpoints import DatabaseLimits, hold
 from tests import batch_factory
 from tests.dispatch_factory import (
     PATIENCE_S,

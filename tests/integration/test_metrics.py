@@ -18,7 +18,7 @@ from routoo.domain.job import Stage
 from routoo.errors import ConfigError
 from routoo.loop_thread import LoopThread
 from routoo.settings import Settings
-from routoo.store import endpoint_behaviour, results, schedules
+from routoo.store import endpoints, results, schedules
 from routoo.store.batches.overview import _OVERVIEW
 from routoo.store.database import Database
 from routoo.store.evaluation import alerts, eval_runs
@@ -173,7 +173,7 @@ async def test_what_an_endpoint_billed_beyond_its_bound_is_served(
 ) -> None:
     found = {"http://a/v1?key=s|m|K": EndpointBehaviour(LimitField.NONE, 7, 3590)}
     async with db.transaction() as conn:
-        await endpoint_behaviour.save(conn, found)
+        await endpoints.save_behaviour(conn, found)
     seen = await served[1]()
     assert seen["routoo_endpoint_extra_prompt_tokens", "http://a/v1|m|K"] == 7
     assert seen["routoo_endpoint_extra_completion_tokens", "http://a/v1|m|K"] == 3590

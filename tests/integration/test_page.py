@@ -14,7 +14,7 @@ from routoo.domain.caller import Scope
 from routoo.domain.completion import AnswerJudgement, DeviationReason
 from routoo.domain.job import BatchStatus, ResultStatus, Stage
 from routoo.evaluation_runs.finish import finish_run
-from routoo.store import batches, checkpoints, endpoint_limits, kept_answers, keys, results
+from routoo.store import batches, checkpoints, endpoints, kept_answers, keys, results
 from routoo.store.database import Database
 from routoo.store.evaluation import eval_runs
 from tests import run_factory
@@ -340,7 +340,7 @@ async def test_an_endpoint_is_paused_and_called_again(db: Database, page: PageCl
     for held, lasted in (("yes", True), ("no", False)):
         await page.post("/endpoints/hold", endpoint=model.endpoint_key, held=held)
         async with db.transaction() as conn:
-            absence = await endpoint_limits.absence(conn, model)
+            absence = await endpoints.absence(conn, model)
         assert (absence is not None) is lasted
     assert "healthy" in await page.read("/endpoints")
     await page.post("/endpoints/hold", status=400, endpoint="http://unknown", held="yes")

@@ -18,7 +18,7 @@ from routoo.client.ratelimit_headers import (
 )
 from routoo.limits.account import Account
 from routoo.limits.records import CallCounts, EndpointLimits, EndpointReport
-from routoo.store.endpoint_limits import account_of_json, account_to_json
+from routoo.store.endpoints import account_of_json, account_to_json
 
 NOW = datetime(2026, 11, 26, tzinfo=UTC)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from routoo.limits.account import LEASE_S, Account, fair_shares
 from routoo.limits.records import CallCounts, Correction, EndpointLimits, EndpointReport
-from routoo.store.endpoint_limits import account_of_json, account_to_json
+from routoo.store.endpoints import account_of_json, account_to_json
 
 LIMITS = EndpointLimits(concurrency=8)
 

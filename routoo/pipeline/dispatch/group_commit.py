@@ -23,15 +23,7 @@ from routoo.errors import (
 )
 from routoo.pipeline.dispatch.pending_writes import PendingWrites, ReservationStatus, UnsentCalls
 from routoo.pipeline.dispatch.response_cache import ShardCache
-from routoo.store import (
-    budget,
-    endpoint_behaviour,
-    kept_answers,
-    leases,
-    ledger,
-    response_cache,
-    results,
-)
+from routoo.store import budget, endpoints, kept_answers, leases, ledger, response_cache, results
 from routoo.store.database import Database
 
 _LINGER_S = 0.005
@@ -249,8 +241,8 @@ class GroupCommit:
                 if writes.marks:
                     await ledger.mark_sent(conn, lease, writes.marks)
                 if unsaved:
-                    await endpoint_behaviour.save(conn, unsaved)
-                found = await endpoint_behaviour.ask(conn)
+                    await endpoints.save_behaviour(conn, unsaved)
+                found = await endpoints.ask_behaviour(conn)
             leases.check_fence(proof, lease)
             if self._cache is not None and (new := self._cache.answers(writes.results)):
                 await response_cache.keep(conn, new, self._cache.ttl_s)
@@ -259,7 +251,7 @@ class GroupCommit:
                 statuses = await self._reserve_singly(conn, wanted)
             if writes.releases:  # last: this flush may hold a cancelled call's reservation
                 await ledger.release(conn, lease, writes.releases, fenced=True)
-            known = await endpoint_behaviour.read(found)
+            known = await endpoints.read_behaviour(found)
         self._behaviour.update(known)
         self._behaviour.saved(unsaved)
         return statuses

@@ -27,7 +27,7 @@ from routoo.pipeline.dispatch.running_batch import RunningBatch
 from routoo.pipeline.judges import JudgeCache
 from routoo.pipeline.select.experience import load_experience
 from routoo.ports import ChatClient
-from routoo.store import assignments, batches, budget, endpoint_behaviour, jobs, kept_answers
+from routoo.store import assignments, batches, budget, endpoints, jobs, kept_answers
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.database import Database
 from routoo.store.lost_calls import write_off
@@ -131,7 +131,7 @@ async def _load(
         pending = await jobs.pending(conn, lease)
         alone = not await assignments.any_duplicates(conn, batch.id)
         latencies = await _latencies(conn, batch, pending)
-        behaviour.update(await endpoint_behaviour.load(conn))
+        behaviour.update(await endpoints.load_behaviour(conn))
         kept = await kept_answers.load(conn, lease)
         judging = AnswerJudging(batch.pool, await judges.of(conn, batch))
         # A revision may have been made since the batch was read.

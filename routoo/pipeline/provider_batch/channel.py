@@ -16,7 +16,7 @@ from routoo.pipeline.dispatch.fallback import final_filters
 from routoo.pipeline.provider_batch.rows import reservation_of, row_of, split
 from routoo.pipeline.provider_batch.tracker import BatchTracker, TrackedBatch
 from routoo.pipeline.select.eligibility import can_wait
-from routoo.store import endpoint_behaviour, jobs, ledger, provider_batches
+from routoo.store import endpoints, jobs, ledger, provider_batches
 from routoo.store.batches.records import BatchRecord
 from routoo.store.lost_calls import write_off
 from routoo.store.put_off import WaitsFor
@@ -100,7 +100,7 @@ class ProviderChannel:
         async with self.tracker.db.transaction() as conn:
             await write_off(conn, lease)
             sent = await provider_batches.ever_sent(conn, lease)
-            self.tracker.behaviour.update(await endpoint_behaviour.load(conn))
+            self.tracker.behaviour.update(await endpoints.load_behaviour(conn))
             pending = [job for job in await jobs.pending(conn, lease) if job.job.job_no not in sent]
         now, prepared = datetime.now(UTC), 0
         for model in (model for model in batch.pool.models if model.is_batch_channel):

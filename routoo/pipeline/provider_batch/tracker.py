@@ -34,7 +34,7 @@ from routoo.errors import (
 from routoo.pipeline.dispatch.pending_writes import without_answer, without_usage
 from routoo.pipeline.provider_batch.rows import input_file, settlement
 from routoo.ports import BatchProvider
-from routoo.store import endpoint_behaviour, ledger, provider_batches, results
+from routoo.store import endpoints, ledger, provider_batches, results
 from routoo.store.database import Database
 
 _ROWS_PER_TRANSACTION = 500
@@ -324,7 +324,7 @@ class BatchTracker:
                 self.behaviour.note_refusal(known)
         if unsaved := dict(self.behaviour.unsaved):
             async with self.db.transaction() as conn:
-                await endpoint_behaviour.save(conn, unsaved)
+                await endpoints.save_behaviour(conn, unsaved)
             self.behaviour.saved(unsaved)
 
     async def _wait(

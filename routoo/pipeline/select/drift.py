@@ -31,7 +31,7 @@ from routoo.store import batches
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import Replan
 from routoo.store.database import Database
-from routoo.store.endpoint_limits import absence
+from routoo.store.endpoints import absence
 from routoo.store.model_calls import MeasuredCall, ModelCalls, is_down, recent_calls
 
 _MOST_DOUBLINGS = 8

@@ -43,7 +43,7 @@ from routoo.pipeline.select.problem import (
 )
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
-from routoo.store import assignments, batches, endpoint_behaviour, ledger, results
+from routoo.store import assignments, batches, endpoints, ledger, results
 from routoo.store.assignments import OpenJobs, load_open_jobs
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import FIRST_REVISION, Replan
@@ -67,7 +67,7 @@ async def select_shard(db: Database, lease: Lease, batch: BatchRecord) -> None:
     """
     async with db.transaction() as conn:
         request = await replans.open_request(conn, batch.id)
-        behaviour = await endpoint_behaviour.load(conn)
+        behaviour = await endpoints.load_behaviour(conn)
     # So a plan's worst case allows for endpoints that were found to exceed their bounds.
     batch = batch.with_pool(pool_as_found(batch.pool, behaviour))
     if request is None:

@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
 from routoo.store import batches, provider_batches, put_off, results
-from routoo.store.endpoint_limits import open_denied
+from routoo.store.endpoints import open_denied
 from routoo.store.lost_calls import write_off_batch
 
 _RUNNING = {BatchStatus.IN_PROGRESS, BatchStatus.PAUSED}

@@ -1,8 +1,9 @@
-"""Keeps the accounts of endpoints, which all processes share through the database.
+"""Keeps what is known of endpoints: their accounts, and what calls showed of them.
 
-One round of reports is one short transaction: the accounts' rows are locked in one order, answered
-and written back. Only one that gives a process more slots is flushed, so that a crash of the server
-forgets none; what else it loses is the count of its last half second.
+All processes share both through the database. One round of reports about accounts is one short
+transaction: the accounts' rows are locked in one order, answered and written back. Only one that
+gives a process more slots is flushed, so that a crash of the server forgets none; what else it
+loses is the count of its last half second.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,16 +11,19 @@ from dataclasses import asdict
 from typing import Any
 
 import orjson
+import psycopg
 import structlog
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 
 from routoo.domain.absence import Absence, AbsenceReason
+from routoo.domain.behaviour import EndpointBehaviour
+from routoo.domain.endpoint import LimitField
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.limits.account import WINDOW_S, Account, SlotLease
 from routoo.limits.breaker import Breaker
 from routoo.limits.records import EndpointReport, Grant
 from routoo.limits.sliding_window import SlidingWindow
-from routoo.store.database import Database
+from routoo.store.database import Database, libpq_url
 from routoo.store.encoding import json_rows
 
 _log = structlog.get_logger(__name__)
@@ -29,6 +33,27 @@ _WRITE_BACK = b"""
     UPDATE endpoints SET account = row.account
     FROM json_to_recordset(%s::json) AS row(endpoint text, account jsonb)
     WHERE endpoints.endpoint = row.endpoint
+"""
+_CONNECT_TIMEOUT_S = 2
+
+_SELECT_BEHAVIOUR = b"""
+SELECT endpoint, limit_field, extra_prompt_tokens, extra_completion_tokens FROM endpoint_behaviour
+"""
+
+
+_SAVE_BEHAVIOUR = b"""
+    INSERT INTO endpoint_behaviour AS known
+        (endpoint, limit_field, extra_prompt_tokens, extra_completion_tokens)
+    SELECT * FROM json_to_recordset(%s::json) AS row(endpoint text, limit_field text,
+        extra_prompt_tokens int, extra_completion_tokens int)
+    ORDER BY endpoint
+    ON CONFLICT (endpoint) DO UPDATE SET
+        limit_field = CASE WHEN 'none' IN (known.limit_field, excluded.limit_field) THEN 'none'
+            ELSE coalesce(excluded.limit_field, known.limit_field) END,
+        extra_prompt_tokens = greatest(known.extra_prompt_tokens, excluded.extra_prompt_tokens),
+        extra_completion_tokens =
+            greatest(known.extra_completion_tokens, excluded.extra_completion_tokens),
+        changed_at = now()
 """
 
 
@@ -264,3 +289,57 @@ def account_of_json(stored: Mapping[str, Any], span_s: float) -> Account:
     if requests.span_s == span_s:
         account.requests, account.tokens = requests, tokens
     return account
+
+
+async def save_behaviour(conn: AsyncConnection, found: Mapping[str, EndpointBehaviour]) -> None:
+    """Record what was found, by the endpoints' keys; what was found before it stays.
+
+    Args:
+        conn: A transaction.
+        found: Each already merged with what its finder knew.
+    """
+    await conn.execute(
+        _SAVE_BEHAVIOUR,
+        [
+            json_rows(
+                {
+                    "endpoint": endpoint,
+                    "limit_field": one.limit_field,
+                    "extra_prompt_tokens": one.extra_prompt_tokens,
+                    "extra_completion_tokens": one.extra_completion_tokens,
+                }
+                for endpoint, one in found.items()
+            )
+        ],
+    )
+
+
+async def ask_behaviour(conn: AsyncConnection) -> AsyncCursor:
+    """Ask for all that was found; `read_behaviour` reads the answer, in a pipeline later on."""
+    return await conn.execute(_SELECT_BEHAVIOUR)
+
+
+async def read_behaviour(cursor: AsyncCursor) -> dict[str, EndpointBehaviour]:
+    """Return what was found, by the endpoints' keys, from the cursor of `ask_behaviour`."""
+    return _behaviour_of_rows(await cursor.fetchall())
+
+
+def _behaviour_of_rows(rows: Sequence[tuple[Any, ...]]) -> dict[str, EndpointBehaviour]:
+    return {
+        endpoint: EndpointBehaviour(LimitField(field) if field else None, prompt, completion)
+        for endpoint, field, prompt, completion in rows
+    }
+
+
+async def load_behaviour(conn: AsyncConnection) -> dict[str, EndpointBehaviour]:
+    """Return what was found, by the endpoints' keys: few endpoints are here at all."""
+    return await read_behaviour(await ask_behaviour(conn))
+
+
+def load_behaviour_if_reachable(url: str) -> dict[str, EndpointBehaviour]:
+    """Return the same for a command that needs no database: nothing where none is there."""
+    try:
+        with psycopg.connect(libpq_url(url), connect_timeout=_CONNECT_TIMEOUT_S) as conn:
+            return _behaviour_of_rows(conn.execute(_SELECT_BEHAVIOUR).fetchall())
+    except psycopg.Error:
+        return {}
