@@ -15,7 +15,7 @@ from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
-from routoo.store import assignments, batches, jobs, judges, leases, predictions, shards
+from routoo.store import assignments, batches, checkpoints, jobs, leases, predictions, shards
 from routoo.store.database import Database
 from routoo.store.endpoints import DatabaseLimits
 from worker.runtime import tune_garbage_collector
@@ -69,7 +69,7 @@ async def prepare(database_url: str, pool: Pool, count: int, judge: bytes | None
             async with db.transaction() as conn:
                 await predictions.save(conn, lease, _predictions(lease.job_count))
                 if judge is not None:
-                    await judges.keep(conn, lease, judge)
+                    await checkpoints.keep_judge(conn, lease, judge)
                 await shards.finish(conn, lease, shards.Done())
         lease = await _claim(db, ShardKey(batch_id, Stage.SELECT, 0))
         async with db.transaction() as conn:

@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 from routoo.errors import CheckpointError
 from routoo.judge.files import unpack_judge
 from routoo.judge.judge import AnswerJudge
-from routoo.store import judges
+from routoo.store import checkpoints
 from routoo.store.batches.records import BatchRecord
 
 _CACHED = 2
@@ -32,7 +32,7 @@ async def load_judge(conn: AsyncConnection, batch: BatchRecord) -> AnswerJudge |
     """
     if not batch.call_options.cascade:
         return None
-    content = await judges.content_of(conn, batch.id)
+    content = await checkpoints.judge_content(conn, batch.id)
     return None if content is None else unpack_judge(content)
 
 
@@ -44,7 +44,9 @@ class JudgeCache:
 
     async def of(self, conn: AsyncConnection, batch: BatchRecord) -> AnswerJudge | None:
         """Return the judge of a batch's answers; None where there is none that can be read."""
-        sha256 = await judges.sha256_of(conn, batch.id) if batch.call_options.cascade else None
+        sha256 = (
+            await checkpoints.judge_sha256(conn, batch.id) if batch.call_options.cascade else None
+        )
         if sha256 is None:
             return None
         if sha256 not in self._loaded:

@@ -15,7 +15,7 @@ from routoo.domain.prompt import prompt_text
 from routoo.errors import CheckpointError
 from routoo.judge.files import pack_judge
 from routoo.ports import Predictor
-from routoo.store import checkpoints, jobs, judges, predictions
+from routoo.store import checkpoints, jobs, predictions
 from routoo.store.batches.records import BatchRecord
 from routoo.store.checkpoints import CheckpointRecord
 from routoo.store.database import Database
@@ -73,7 +73,7 @@ async def score_shard(
             margins = predictor.floor_margins(names, confidence)
             await predictions.save_margins(conn, lease, margins)
         if judge is not None and batch.call_options.cascade:
-            await judges.keep(conn, lease, judge)
+            await checkpoints.keep_judge(conn, lease, judge)
         await predictions.save(conn, lease, predicted)
 
 

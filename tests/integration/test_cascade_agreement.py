@@ -38,7 +38,7 @@ from routoo.selector.probes import Policies, with_policies
 from routoo.selector.problem import Problem
 from routoo.selector.second_calls import SecondCalls, second_calls
 from routoo.selector.solvers import solve
-from routoo.store import assignments, batches, jobs, judges, predictions, shards
+from routoo.store import assignments, batches, checkpoints, jobs, predictions, shards
 from routoo.store.database import Database
 from routoo.training.judge import PromptEstimates, fit_judge
 from tests.dispatch_factory import claim, dispatch, rows, select
@@ -154,7 +154,7 @@ async def scored(db: Database, recorded: Recorded, judge: bytes, new: batches.Ne
     )
     async with db.transaction() as conn:
         await predictions.save(conn, score, expected)
-        await judges.keep(conn, score, judge)
+        await checkpoints.keep_judge(conn, score, judge)
         await shards.finish(conn, score, shards.Done())
     return batch_id
 

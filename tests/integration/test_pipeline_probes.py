@@ -18,7 +18,7 @@ from routoo.domain.prediction import ModelExperience, Predictions
 from routoo.pipeline.explanation import explain_job
 from routoo.pipeline.select import matrix, shard
 from routoo.pipeline.select.shard import select_shard
-from routoo.store import batches, judges, kept_answers, ledger, predictions, shards
+from routoo.store import batches, checkpoints, kept_answers, ledger, predictions, shards
 from routoo.store.batches import replans
 from routoo.store.database import Database
 from tests import batch_factory
@@ -304,13 +304,13 @@ async def test_money_that_may_follow_probes_under_way_is_not_planned_with_again(
 async def test_a_judge_is_kept_once_for_all_batches_that_use_it(db: Database) -> None:
     first, second = [await batch_factory.submit(db, 4) for _ in range(2)]
     async with db.transaction() as conn:
-        assert await judges.content_of(conn, first) is None
+        assert await checkpoints.judge_content(conn, first) is None
     for batch_id in (first, second):
         for shard_no in range(2):
             lease = await batch_factory.claim(db, batch_id, Stage.SCORE, shard_no)
             async with db.transaction() as conn:
-                await judges.keep(conn, lease, b"judge")
+                await checkpoints.keep_judge(conn, lease, b"judge")
     async with db.transaction() as conn:
-        assert await judges.content_of(conn, second) == b"judge"
+        assert await checkpoints.judge_content(conn, second) == b"judge"
         cursor = await conn.execute("SELECT count(*) FROM judges")
         assert await cursor.fetchone() == (1,)
