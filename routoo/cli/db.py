@@ -59,7 +59,7 @@ def roles(
     from routoo.console.output import json_line
     from routoo.embedded.stack import embedded_stack
     from routoo.settings import load_settings
-    from routoo.store.roles import ROLES, create_roles
+    from routoo.store.administration import ROLES, create_roles
 
     with embedded_stack(load_settings(), broker=False) as (found, _):
         create_roles(found)
@@ -159,11 +159,11 @@ def dump(file: _FileArgument) -> None:
     """
     from routoo.embedded.stack import embedded_stack
     from routoo.settings import load_settings
-    from routoo.store import backup
+    from routoo.store import administration
 
     settings = load_settings()
     with embedded_stack(settings, broker=False) as (found, _):
-        backup.dump(_client(settings, "pg_dump"), found, file)
+        administration.dump(_client(settings, "pg_dump"), found, file)
     typer.echo(f"{file}: {file.stat().st_size:,} bytes")
 
 
@@ -179,12 +179,12 @@ def restore(file: _FileArgument) -> None:
     """
     from routoo.embedded.stack import embedded_stack
     from routoo.settings import load_settings
-    from routoo.store import backup, migrate
+    from routoo.store import administration, migrate
     from routoo.store.database import redacted
 
     settings = load_settings()
     with embedded_stack(settings, broker=False) as (found, _):
-        backup.restore(_client(settings, "pg_restore"), found, file)
+        administration.restore(_client(settings, "pg_restore"), found, file)
         typer.echo(f"{redacted(found)} is restored, at revision {migrate.upgrade(found)}")
 
 

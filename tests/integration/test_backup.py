@@ -10,7 +10,7 @@ import pytest
 from routoo.domain.job import ShardKey, Stage
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.errors import InputError, StoreError
-from routoo.store import backup, ledger, migrate, shards
+from routoo.store import administration, ledger, migrate, shards
 from routoo.store.database import Database
 from tests import batch_factory
 from tests.dispatch_factory import claim, dispatch, pool_of, prepare, rows
@@ -47,11 +47,11 @@ async def test_a_batch_goes_on_from_where_it_was_when_its_database_was_dumped(
                 calls = [batch_factory.reservation(number, "0.02") for number in range(2)]
                 await ledger.reserve(conn, lease, calls)
                 await conn.execute("UPDATE reservations SET sent = (job_no = 0)")
-            backup.dump(dump, database_url, file)
+            administration.dump(dump, database_url, file)
             assert file.stat().st_mode & 0o077 == 0
             assert await dispatch(db, lease)  # what is done later is not in the copy
         with migrated_databases.empty("restored") as url:
-            backup.restore(restore, url, file)
+            administration.restore(restore, url, file)
             assert migrate.upgrade(url) == migrate.head()
             async with Database(url) as db:
                 assert await rows(db, "SELECT count(*) FROM results") == [(0,)]
@@ -67,11 +67,11 @@ async def test_a_batch_goes_on_from_where_it_was_when_its_database_was_dumped(
                 assert await rows(db, lost) == [(0,)]
                 assert await rows(db, "SELECT status FROM batches") == [("completed",)]
             with pytest.raises(InputError, match="isn't empty"):
-                backup.restore(restore, url, file)
+                administration.restore(restore, url, file)
 
 
 def test_a_copy_that_can_not_be_made_leaves_no_file(tmp_path: Path) -> None:
     program = shutil.which("false") or "false"
     with pytest.raises(StoreError, match="false failed"):
-        backup.dump(program, "postgresql://me:secret@db/routoo", tmp_path / "routoo.dump")
+        administration.dump(program, "postgresql://me:secret@db/routoo", tmp_path / "routoo.dump")
     assert list(tmp_path.iterdir()) == []

@@ -13,10 +13,10 @@ from routoo.errors import StoreError
 from routoo.pipeline.score import score_shard
 from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.store import batches, budget, checkpoints, jobs, shards, workers
+from routoo.store.administration import ROLES, create_roles
 from routoo.store.batches import BatchRecord, control, replans, retry
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
-from routoo.store.roles import ROLES, create_roles
 from tests.chaos.lone_worker import Guess
 from tests.dispatch_factory import body_of, claim, dispatch, pool_of, rows, select
 from tests.fakes.openai_server import FakeServer
