@@ -1,4 +1,9 @@
-"""Does what an operator does with the database: dumps it, restores it, and creates its roles."""
+"""Does what an operator does with the database: dumps it, restores it, and creates its roles.
+
+Roles have no more rights than a kind of process needs. They are groups without a login: an operator
+makes users of his own members of them. None of them may change the schema, empty a table, or change
+a fact that was written; those belong to the owner of the schema, who migrates it.
+"""
 
 import subprocess
 from collections.abc import Mapping

@@ -26,8 +26,7 @@ from routoo.errors import ConfigError, EndpointError, InputError, RoutooError
 from routoo.settings import Settings
 from routoo.store import batches, checkpoints, migrate, workers
 from routoo.store.batches.records import BatchRecord
-from routoo.store.database import Database, check_reachable, redacted
-from routoo.store.server_health import server_health
+from routoo.store.database import Database, check_reachable, redacted, server_health
 from worker import queue
 from worker.doctor.finding import Finding, Health, Known, of_error, waits
 from worker.roles import Role, connections

@@ -10,7 +10,7 @@ from routoo.client.ping import Ping
 from routoo.domain.pool import Pool
 from routoo.errors import RoutooError
 from routoo.settings import Settings
-from routoo.store.server_health import ServerHealth
+from routoo.store.database import ServerHealth
 from worker.roles import Role
 
 
