@@ -42,7 +42,7 @@ async def answer(db: Database, count: int) -> None:
 async def test_a_batch_is_deleted_in_parts_with_all_its_rows(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(removal, "_JOBS_AT_ONCE", 3)
+    monkeypatch.setattr(control, "_JOBS_AT_ONCE", 3)
     await answer(db, 8)
     ((batch_id,),) = await rows(db, "SELECT id FROM batches")
     parts = 0
