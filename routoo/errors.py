@@ -27,6 +27,7 @@ RoutooError
     ├── InvalidAnswerError         the answer breaks a rule of its job; billed
     ├── EndpointDeniedError        key, credit or address are wrong: every request would fail
     └── RequestRejectedError       4xx: final for this candidate model
+        ├── RequestNotFoundError   (retryable once: 404, while other requests are answered)
         ├── ContextLengthError     the prompt does not fit this model's window
         ├── LimitFieldRefusedError the endpoint doesn't take the field that limits its answers
         └── ContentFilterError     the endpoint's content filter refused the prompt or the answer
@@ -280,6 +281,8 @@ class DenialReason(StrEnum):
     """The key may not use the model (403)."""
     MISCONFIGURED = "misconfigured"
     """The pool names an address, a model or a proxy that can't be used."""
+    NO_API = "no_api"
+    """Nothing says why: no API stands at the address (404, 405), or this one request finds none."""
 
 
 class EndpointDeniedError(EndpointError):
@@ -312,6 +315,23 @@ class RequestRejectedError(EndpointError):
     """The endpoint refused the request (4xx); asking the same model again won't help."""
 
     code = "request_rejected"
+
+
+class RequestNotFoundError(RequestRejectedError):
+    """The endpoint says 404 or 405 of this request, without a reason, and answers others."""
+
+    retryable = True
+    most_attempts = 2
+
+    @classmethod
+    def of(cls, denial: EndpointDeniedError) -> Self:
+        """Return what a denial is where the endpoint is known to answer."""
+        return cls(
+            f"{denial.what}; it answers other requests",
+            where=denial.where,
+            remedy="Look for what is special about this request",
+            http_status=denial.http_status,
+        )
 
 
 class ContextLengthError(RequestRejectedError):

@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any, Self
 
@@ -139,11 +140,10 @@ class ChatEndpoints:
         (endpoint,) = islice(self._endpoints.of(model).values(), 1)
         with _failures_noted(endpoint.limiter):
             completion = await self._ask(endpoint, body, timeout_s)
-        if completion.failure is not None:
-            endpoint.limiter.note_failure(completion.failure)
-        else:
+        if completion.failure is None:
             endpoint.limiter.note_answer()
-        return completion
+            return completion
+        return replace(completion, failure=endpoint.limiter.note_failure(completion.failure))
 
     @asynccontextmanager
     async def stream(
@@ -353,9 +353,11 @@ class EndpointPermit:
 
 @contextmanager
 def _failures_noted(limiter: EndpointLimiter) -> Iterator[None]:
-    """Tell a limiter when the call in the block fails."""
+    """Tell a limiter when the call in the block fails; it knows what that means."""
     try:
         yield
     except EndpointError as error:
-        limiter.note_failure(error)
-        raise
+        found = limiter.note_failure(error)
+        if found is error:
+            raise
+        raise found from error

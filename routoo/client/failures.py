@@ -231,6 +231,7 @@ _DENIAL_KINDS = {
     ErrorKind.NO_CREDIT: DenialReason.NO_CREDIT,
     ErrorKind.FORBIDDEN: DenialReason.FORBIDDEN,
     ErrorKind.MISCONFIGURED: DenialReason.MISCONFIGURED,
+    ErrorKind.NO_API: DenialReason.NO_API,
 }
 _DENIALS = {
     401: DenialReason.UNAUTHORIZED,
@@ -250,6 +251,7 @@ _REMEDIES_OF_DENIALS = {
     DenialReason.NO_CREDIT: "Top up the account or raise its limit",
     DenialReason.FORBIDDEN: "Check that the key may use this model",
     DenialReason.MISCONFIGURED: _REMEDIES[404],
+    DenialReason.NO_API: _REMEDIES[404],
 }
 
 

@@ -86,6 +86,19 @@ class Patience:
             ends_s = min(ends_s, left_s - kept_s)
         return max(0.0, ends_s)
 
+    def limits_s(self, lasted_s: float, left_s: float | None, *, has_other: bool) -> float:
+        """Return how long a job goes on asking a model that has answered with rate limits alone.
+
+        Args:
+            lasted_s: For how long it has, in seconds.
+            left_s: As for `waits`.
+            has_other: As for `waits`.
+        """
+        if self.on_unavailable is OnUnavailable.FALLBACK and has_other:
+            return SHORT_WAIT_S - lasted_s
+        limited = Absence(AbsenceReason.RATE_LIMITED, lasted_s)
+        return self.ends_s(limited, left_s, has_other=has_other)
+
     def _longest_s(self, left_s: float | None) -> float:
         default_s = DEFAULT_PATIENCE_S if left_s is None else math.inf
         return default_s if self.patience_s is None else self.patience_s

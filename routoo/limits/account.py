@@ -132,6 +132,7 @@ class Account:
             rest_s,
             denied,
             self.rate_per_s,
+            self.breaker.is_answered,
         )
 
     def queue_s(self, now_s: float) -> float:

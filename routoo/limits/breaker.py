@@ -39,6 +39,11 @@ class Breaker:
         """Whether no calls may start, but for a probe."""
         return self.pause_s > 0
 
+    @property
+    def is_answered(self) -> bool:
+        """Whether a call was answered lately, within half a minute or so."""
+        return self.answered >= _NO_ANSWERS
+
     def outage_s(self, now_s: float) -> float:
         """Return how long it has been open, in seconds; 0 while it is closed."""
         return max(0.001, now_s - self.opened_at_s) if self.is_open else 0.0
@@ -67,7 +72,7 @@ class Breaker:
 
     def _opens(self, away: int) -> bool:
         many = self.failed >= FAILURES_TO_OPEN and self.failed > self.answered
-        gone = away > 0 and self.failed >= _AWAY_TO_OPEN and self.answered < _NO_ANSWERS
+        gone = away > 0 and self.failed >= _AWAY_TO_OPEN and not self.is_answered
         return many or gone
 
     def deny(self, pause_s: float, now_s: float) -> None:

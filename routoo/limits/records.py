@@ -94,3 +94,5 @@ class Grant:
     """Why the endpoint takes no requests at all; empty if it does."""
     rate_per_s: float = 0.0
     """Calls a second that the limits per minute let all processes start; 0 without such limits."""
+    is_answering: bool = False
+    """Whether the endpoint answered a call of any process lately."""

@@ -39,6 +39,7 @@ pytestmark = pytest.mark.anyio
 AWAY = {"faults": [{"kind": "status", "status": 503}]}
 PAUSED = {"faults": [{"kind": "rate_limit", "retry_after": "3600"}]}
 DENIED = {"faults": [{"kind": "status", "status": 401, "message": "no such key"}]}
+BARE = {"kind": "reply", "status": 404, "text": ""}
 SET_BREAKER = (
     "UPDATE endpoints SET account = jsonb_set(jsonb_set(account, '{breaker}',"
     " account->'breaker' || '{\"prober\": null}'), '{breaker,open_until_s}', to_jsonb(%s::float8))"
@@ -454,3 +455,82 @@ async def test_rows_that_spoil_their_answers_end_though_they_look_like_an_outage
             ("small", "succeeded", None, 3),
         ]
         assert len(server.requests) == 7 * 4 + 3
+
+
+ONE_MODEL = {"small": Decimal(1)}
+
+
+@pytest.mark.parametrize(("row", "latency_s"), [(7, 0.0), (0, 0.5)], ids=["later", "first"])
+async def test_one_row_that_a_bare_404_answers_costs_itself_alone(
+    db: Database, row: int, latency_s: float
+) -> None:
+    late = {"kind": "slow_headers", "delay_s": latency_s}
+    faults = [{**BARE, "containing": f" {row}?"}, late]
+    async with FakeServer({"models": {"*": {"faults": faults}}}) as server:
+        lease = await prepare(db, pool_of(server, ONE_MODEL), 20)
+        assert await dispatch(db, lease)
+        assert await rows(db, "SELECT status, error FROM batches") == [("in_progress", None)]
+        found = await rows(
+            db, "SELECT job_no, error_code, error_message FROM results WHERE status = 'failed'"
+        )
+        assert [one[:2] for one in found] == [(row, "request_rejected")]
+        assert "answers other requests" in found[0][2]
+        assert await rows(db, "SELECT count(*) FROM results") == [(20,)]
+        assert len(server.requests) == 21
+
+
+@pytest.mark.parametrize("status", [404, 405])
+async def test_a_wrong_address_pauses_its_batch_before_any_row_failed(
+    db: Database, status: int
+) -> None:
+    wrong = {"faults": [{**BARE, "status": status}]}
+    async with FakeServer({"models": {"*": wrong}}) as server:
+        lease = await prepare(db, pool_of(server, ONE_MODEL), 100)
+        assert not await dispatch(db, lease)
+        ((state, error),) = await rows(db, "SELECT status, error FROM batches")
+        assert state == "paused"
+        assert "base_url" in error
+        assert await rows(db, "SELECT count(*) FROM results") == [(0,)]
+        assert len(server.requests) <= 10
+
+
+async def test_an_address_that_goes_away_pauses_its_batch(db: Database) -> None:
+    async with FakeServer() as server:
+        lease = await prepare(db, pool_of(server, ONE_MODEL), 1_000)
+        dispatching = asyncio.create_task(dispatch(db, lease))
+        await requests_at(server, 100)
+        server.set_script({"models": {"*": {"faults": [BARE]}}})
+        assert not await dispatching
+        assert await rows(db, "SELECT status FROM batches") == [("paused",)]
+        ((failed,),) = await rows(db, "SELECT count(*) FROM results WHERE status = 'failed'")
+        assert failed < 10
+
+
+@pytest.mark.parametrize("status", [200, 429])
+async def test_a_row_that_is_told_to_wait_for_ever_ends_with_its_patience(
+    db: Database, status: int
+) -> None:
+    body = {"error": {"message": "later", "code": "429"}}
+    fault = {"kind": "reply", "status": status, "json": body, "containing": " 3?"}
+    async with FakeServer({"models": {"*": {"faults": [fault]}}}) as server:
+        options = CallOptions(patience_s=3.0)
+        lease = await prepare(db, pool_of(server, ONE_MODEL), 5, call_options=options)
+        started_s = time.monotonic()
+        async with asyncio.timeout(PATIENCE_S):
+            assert await dispatch(db, lease)
+        assert time.monotonic() - started_s >= 3.0
+        found = await rows(db, "SELECT job_no, error_code FROM results WHERE status = 'failed'")
+        assert found == [(3, "rate_limited")]
+        assert await rows(db, "SELECT count(*) FROM results") == [(5,)]
+
+
+async def test_a_row_that_is_told_to_wait_for_ever_falls_back_to_another_model(
+    db: Database,
+) -> None:
+    limited = {"faults": [{"kind": "rate_limit", "retry_after": "2"}]}
+    async with FakeServer({"models": {"large": limited, "small": {}}}) as server:
+        options = CallOptions(patience_s=3.0)
+        lease = await prepare(db, pool_of(server), 5, model="large", call_options=options)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await dispatch(db, lease)
+        assert await answering(db) == [("small", "succeeded", "rate_limited", 5)]

@@ -176,7 +176,7 @@ _SCALARS = (
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
     | st.sampled_from([2**31, 2**63, -1, "418", "error", "SAFETY", "7s", "\x00", 1e308])
 )  # fmt: skip
-"""Without "429": a row that is told to wait does so for minutes."""
+"""Without "429": a row that is told to wait does so as long as its patience lasts."""
 _VALUES = st.recursive(
     _SCALARS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -217,7 +217,7 @@ _HEADERS = st.dictionaries(
     max_size=2,
 )  # fmt: skip
 _STATUSES = st.sampled_from([200, 201, 204, 299, 304, 400, 413, 422, 500, 599])
-"""Without 404: where no body explains it, no API stands at the address, and the batch is paused."""
+"""Without 404: ten without a word mean that no API stands at the address; the batch is paused."""
 _REPLIES = st.lists(st.tuples(_STATUSES, _BODIES, _HEADERS), min_size=12, max_size=12)
 
 

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from routoo.client.limiter.account_exchange import AccountExchange, SlotUse
 from routoo.client.limiter.endpoint_limiter import EndpointLimiter, WaitingCall
-from routoo.errors import EndpointUnavailableError
+from routoo.domain.absence import AbsenceReason
+from routoo.errors import (
+    DenialReason,
+    EndpointDeniedError,
+    EndpointUnavailableError,
+    RequestNotFoundError,
+)
 from routoo.limits.account import LEASE_MARGIN_S, LEASE_S, Account
 from routoo.limits.breaker import FAILURES_TO_OPEN
 from routoo.limits.records import EndpointLimits, EndpointReport, Grant
@@ -61,6 +67,80 @@ async def test_the_account_is_asked_again_about_a_denial() -> None:
 
 
 LIMITS = EndpointLimits(concurrency=6)
+
+
+def _denial(reason: DenialReason = DenialReason.NO_API) -> EndpointDeniedError:
+    return EndpointDeniedError("HTTP 404: no message", reason=reason, http_status=404)
+
+
+async def _limiter_in_use(slots: int, **said: Any) -> EndpointLimiter:
+    """Return a limiter with so many calls in flight."""
+    limiter = EndpointLimiter("e", "me", EndpointLimits(slots), lambda: None)
+    limiter.report()
+    limiter.accept(_grant(slots=slots, closed_s=0.0, outage_s=0.0, **said))
+    for _ in range(slots):
+        limiter.admit(retry=False)
+        await limiter.start(WaitingCall(1))
+    return limiter
+
+
+async def test_a_denial_without_a_reason_is_the_requests_own_where_others_are_answered() -> None:
+    limiter = await _limiter_in_use(2)
+    limiter.note_answer()
+    found = limiter.note_failure(_denial())
+    assert isinstance(found, RequestNotFoundError)
+    assert "HTTP 404: no message; it answers other requests" in str(found)
+    assert limiter.absence is None
+    for reason in (DenialReason.UNAUTHORIZED, DenialReason.NO_CREDIT, DenialReason.MISCONFIGURED):
+        limiter.note_answer()
+        other = _denial(reason)
+        assert limiter.note_failure(other) is other
+        assert limiter.absence is not None
+        assert limiter.absence.reason is AbsenceReason.DENIED
+        limiter.accept(_grant(closed_s=0.0, outage_s=0.0))
+
+
+async def test_the_endpoint_denies_once_nothing_but_denials_comes() -> None:
+    limiter = await _limiter_in_use(2)
+    limiter.note_answer()
+    found = [limiter.note_failure(_denial()) for _ in range(10)]
+    assert [isinstance(one, RequestNotFoundError) for one in found] == [True] * 9 + [False]
+    assert limiter.absence is not None
+    assert limiter.absence.reason is AbsenceReason.DENIED
+    assert limiter.report().counts.denied
+
+
+async def test_an_answer_to_another_process_shows_that_an_endpoint_answers() -> None:
+    limiter = await _limiter_in_use(1, is_answering=True)
+    assert isinstance(limiter.note_failure(_denial()), RequestNotFoundError)
+
+
+async def test_before_any_answer_the_calls_in_flight_show_what_a_denial_means() -> None:
+    limiter = await _limiter_in_use(3)
+    denial = _denial()
+    assert limiter.note_failure(denial) is denial
+    limiter.release(started=True)
+    assert limiter.absence is not None
+    assert limiter.absence.reason is AbsenceReason.UNAVAILABLE
+    assert limiter.room == 0.0
+    limiter.note_answer()
+    assert limiter.absence is None
+    assert limiter.room > 0
+
+    limiter = await _limiter_in_use(2)
+    limiter.note_failure(_denial())
+    limiter.release(started=True)
+    limiter.note_failure(_denial())  # of the last one in flight
+    assert limiter.absence is not None
+    assert limiter.absence.reason is AbsenceReason.DENIED
+    assert limiter.report().counts.denied
+
+    limiter = await _limiter_in_use(2)
+    limiter.note_failure(_denial())
+    limiter.release(started=True)
+    limiter.note_failure(EndpointUnavailableError("late"))
+    limiter.release(started=True)
+    assert limiter.absence is None  # the next call will tell
 
 
 @dataclass(slots=True)

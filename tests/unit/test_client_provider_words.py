@@ -175,9 +175,9 @@ DENIED = [
     ("Groq", 400, said("The model `x` has been decommissioned", code="model_decommissioned"),
      "misconfigured"),
     ("LiteLLM", 400, said("Invalid model name passed in model=x"), "misconfigured"),
-    ("FastAPI", 404, {"detail": "Not Found"}, "misconfigured"),
-    ("nginx", 404, "<html><head><title>404 Not Found</title></head></html>", "misconfigured"),
-    ("nginx", 405, "<html>405 Not Allowed</html>", "misconfigured"),
+    ("FastAPI", 404, {"detail": "Not Found"}, "no_api"),
+    ("nginx", 404, "<html><head><title>404 Not Found</title></head></html>", "no_api"),
+    ("nginx", 405, "<html>405 Not Allowed</html>", "no_api"),
 ]  # fmt: skip
 
 UNAVAILABLE = [

@@ -62,3 +62,20 @@ def test_a_job_that_only_one_model_may_answer_waits_until_its_deadline() -> None
     assert Patience().waits(away(100), 0.5, has_other=False)
     assert FALLBACK.waits(away(100), None, has_other=False)
     assert not Patience().waits(away(901), None, has_other=False)
+
+
+@pytest.mark.parametrize(
+    ("patience", "lasted_s", "left_s", "rest_s"),
+    [
+        (Patience(), 0, None, 900),
+        (Patience(patience_s=3), 1, None, 2),
+        (Patience(patience_s=3), 4, None, 0),
+        (Patience(patience_s=30), 0, 10, 8),
+        (FALLBACK, 4, None, 6),
+        (FALLBACK, 12, None, -2),
+    ],
+)
+def test_a_model_that_answers_with_rate_limits_alone_is_asked_as_long_as_patience_lasts(
+    patience: Patience, lasted_s: float, left_s: float | None, rest_s: float
+) -> None:
+    assert patience.limits_s(lasted_s, left_s, has_other=True) == pytest.approx(rest_s)

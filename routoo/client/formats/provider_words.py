@@ -190,7 +190,7 @@ WORDINGS = (
     ),
     Wording(
         # No API stands at this address.
-        ErrorKind.MISCONFIGURED,
+        ErrorKind.NO_API,
         phrases=any_of(
             r"^\s*(?:<|$)",
             r"^\W*(?:404 )?(?:page |file |path |route |resource )?not found\W*$",

@@ -10,6 +10,7 @@ halves of that exchange, which `LimitSync` makes.
 """
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -26,18 +27,25 @@ from routoo.client.limiter.admission import (
     RetryBudget,
 )
 from routoo.client.ratelimit_headers import KnownLimit, RateLimitHeaders
-from routoo.domain.absence import Absence
+from routoo.domain.absence import Absence, AbsenceReason
 from routoo.errors import (
+    DenialReason,
     EndpointClosedError,
     EndpointDeniedError,
     EndpointError,
     RateLimitedError,
+    RequestNotFoundError,
 )
 from routoo.limits.account import LEASE_MARGIN_S, LEASE_S, LONGEST_PAUSE_S
 from routoo.limits.records import EndpointLimits, EndpointReport, Grant
 
 _BAD_ANSWERS = 30
 """So many answers in a row that can't be used count as an outage: a few rows may be their cause."""
+_DENIALS = 10
+"""So many denials in a row that give no reason count, though it answered before: a few rows may be
+their cause."""
+_ANSWERING_S = 30.0
+"""So long after an answer an endpoint is known to answer, in seconds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -77,14 +85,17 @@ class EndpointLimiter:
         self._exchange = AccountExchange(endpoint, owner)
         self._known_requests, self._known_tokens = KnownLimit(), KnownLimit()
         self._woken = False
-        self._bad_answers = 0
+        self._bad_answers = self._denials = 0
+        self._answered_at_s = -math.inf
+        self._doubt = ""
+        """A denial that the calls in flight will show to hold for all, or not; none starts then."""
         self.is_asking = False
         """Whether the account is asked if a denial still holds."""
 
     @property
     def room(self) -> float:
         """How many more calls may be admitted, as a share of the slots; none where 0 or below."""
-        if self._closure.is_closed(self.now_s()):
+        if self._is_closed:
             return 0.0
         use = self._use
         # While the breaker is open one call is sent alone, as a probe.
@@ -93,8 +104,14 @@ class EndpointLimiter:
         return (use.slots + ahead - use.admitted - use.in_flight) / max(1, use.slots)
 
     @property
+    def _is_closed(self) -> bool:
+        return bool(self._doubt) or self._closure.is_closed(self.now_s())
+
+    @property
     def absence(self) -> Absence | None:
         """Why the endpoint takes no calls for now; None where one may be tried."""
+        if self._doubt:
+            return Absence(AbsenceReason.UNAVAILABLE, 0.0, message=self._doubt)
         return self._closure.absence(self.now_s())
 
     @property
@@ -139,8 +156,8 @@ class EndpointLimiter:
 
     def starts_soon(self, call: WaitingCall) -> bool:
         """Return whether a call is so far ahead that it may start during the next commit."""
-        use, now_s = self._use, self.now_s()
-        if self._closure.is_closed(now_s):
+        use = self._use
+        if self._is_closed:
             return False
         before = call.number - self._ready[0].number if call.turn and self._ready else use.admitted
         soon = use.slots - use.in_flight + self.prefetch.during_commit(use.slots)
@@ -175,7 +192,7 @@ class EndpointLimiter:
 
     def _try_start(self, tokens: int) -> tuple[bool, int | None]:
         now_s, grants = self.now_s(), self._exchange.grants
-        if not self._use.has_free_slot(now_s) or self._closure.is_closed(now_s):
+        if self._is_closed or not self._use.has_free_slot(now_s):
             return False, None
         bucket_no = grants.take(tokens, now_s) if grants.limited else None
         if grants.limited and bucket_no is None:
@@ -189,6 +206,8 @@ class EndpointLimiter:
             self._use.in_flight -= 1
         else:
             self._use.admitted -= 1
+        if not self._use.in_flight:
+            self._doubt = ""
         self._serve_waiting()
 
     def _serve_waiting(self) -> None:
@@ -222,17 +241,35 @@ class EndpointLimiter:
     def note_answer(self) -> None:
         """Count an answer."""
         self._exchange.counter.answered()
-        self._closure.failures_in_a_row = self._bad_answers = 0
+        self._closure.failures_in_a_row = self._bad_answers = self._denials = 0
+        self._answered_at_s, self._doubt = self.now_s(), ""
 
-    def note_failure(self, error: EndpointError) -> None:
-        """Count a failed call; close the endpoint if it asks for that, or keeps failing."""
+    def note_failure(self, error: EndpointError) -> EndpointError:
+        """Count a failed call; close the endpoint if it asks for that, or keeps failing.
+
+        Returns:
+            What the failure is: a denial without a reason is the request's own if others are
+            answered.
+        """
         self._pause(error.retry_after_s or 0.0)
         if is_bad_answer(error):
             self._bad_answers += 1
             if self._bad_answers < _BAD_ANSWERS:
-                return  # it works; the requests may be what it stumbles over
+                return error  # it works; the requests may be what it stumbles over
+        if isinstance(error, EndpointDeniedError) and error.reason is DenialReason.NO_API:
+            self._denials += 1
+            if self._denials < _DENIALS and self.now_s() - self._answered_at_s < _ANSWERING_S:
+                return RequestNotFoundError.of(error)
+            if self._denials < _DENIALS and self._use.in_flight > 1:
+                self._doubt = str(error)
+                return error
+        self._count_failure(error)
+        return error
+
+    def _count_failure(self, error: EndpointError) -> None:
         self._exchange.counter.failed(error)
         if isinstance(error, EndpointDeniedError):
+            self._doubt = ""
             self._closure.deny(str(error), self.now_s())
             self._report_at_once()
         elif not error.retryable:
@@ -288,6 +325,8 @@ class EndpointLimiter:
         self._use.slots = grant.slots
         self._use.expires_at_s = self._exchange.reported_at_s + LEASE_S - LEASE_MARGIN_S
         self._closure.accept(grant, self.now_s())
+        if grant.is_answering:
+            self._answered_at_s, self._doubt = self.now_s(), ""
         self._exchange.accept(grant)
         self._woken = self.is_asking = False
         if grant.closed_s >= WAIT_READY_S or (grant.outage_s and grant.closed_s > 0):

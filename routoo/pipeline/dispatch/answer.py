@@ -6,6 +6,7 @@ follows each step.
 """
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from random import Random
 
 from routoo.client.failures import is_bad_answer
 from routoo.client.retry import backoff_s
-from routoo.domain.absence import DEFAULT_PATIENCE_S, Absence, AbsenceReason
+from routoo.domain.absence import Absence
 from routoo.domain.completion import KeptAnswer
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
@@ -43,12 +44,6 @@ from routoo.ports import ChatClient, Permit
 
 _ABSENCE_POLL_S = 1.0
 """Time between two looks at a model that takes no calls, in seconds."""
-_ABSENT = {
-    AbsenceReason.UNAVAILABLE: EndpointClosedError.code,
-    AbsenceReason.RATE_LIMITED: RateLimitedError.code,
-    AbsenceReason.DENIED: EndpointDeniedError.code,
-}
-"""Codes of the errors that stand for the absence of a model."""
 _BUDGET_POLL_S = 0.05
 """Time between two attempts to reserve money that other calls may free, in seconds."""
 _CUT = (CutAnswerError, TruncatedAnswerError)
@@ -79,8 +74,8 @@ class Answerer:
     """Answers that earlier dispatches kept, by job number."""
     busy: set[int] = field(default_factory=set)
     """Numbers of the jobs that an endpoint has admitted: money may be reserved for them."""
-    limited_since_s: dict[str, float] = field(default_factory=dict)
-    """When a model, by name, began to answer with rate limits alone, by the loop's clock."""
+    limited_since_s: dict[str, dict[int, float]] = field(default_factory=lambda: defaultdict(dict))
+    """Since when a model, by name, has only put a job off, by number, by the loop's clock."""
     rng: Random = field(default_factory=Random)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     batch: RunningBatch = field(default_factory=RunningBatch)
@@ -205,35 +200,45 @@ class Answerer:
                 return outcome
             if outcome is None or (isinstance(outcome, _CUT) and state.raise_limit()):
                 continue
-            if isinstance(outcome, EndpointDeniedError) and self.client.absence(model):
-                attempt += 1
-                continue  # the endpoint's fault and not the job's: it waits or falls back
+            if isinstance(outcome, RateLimitedError):  # it came too early, and uses up no attempt
+                limited += 1
+                delay_s = backoff_s(limited, retry_after_s=outcome.retry_after_s, rng=self.rng)
+                if not await self._wait_out_limit(state, model, delay_s, has_other=has_other):
+                    return self._leave(state, has_other=has_other)
+                continue
             if attempt >= outcome.most_attempts or self._is_final(state, model, outcome):
                 break
-            if self.client.absence(model):
-                continue  # a call that met an outage doesn't use up the job's attempts
-            if self._is_rate_limited(model, outcome):  # nor does one that came too early
-                limited += 1
-                wait_s = outcome.retry_after_s
-                delay_s = backoff_s(limited, retry_after_s=wait_s, rng=self.rng)
-                await self._pause(delay_s, state)
-                continue
-            await self._back_off(state, attempt, outcome)
-            attempt += 1
+            attempt += await self._await_retry(state, model, attempt, outcome)
         return NextStep.NEXT_MODEL
+
+    async def _await_retry(
+        self, state: JobState, model: CandidateModel, attempt: int, error: EndpointError
+    ) -> bool:
+        """Wait before the next attempt; return whether the last one counts."""
+        is_away, is_denied = self.client.absence(model), isinstance(error, EndpointDeniedError)
+        if not is_away:
+            await self._back_off(state, attempt, error)
+        # A call that met an outage doesn't use up the job's attempts, the probe of a denial does.
+        return is_denied == bool(is_away)
 
     def _is_final(self, state: JobState, model: CandidateModel, error: EndpointError) -> bool:
         """Return whether a failure is final for the model; an "outage" may be this job's doing."""
+        if isinstance(error, EndpointDeniedError):
+            return False  # the endpoint's fault and not the job's: it waits or falls back
         used_up = is_bad_answer(error) and state.attempts >= self.max_attempts_per_model
         return not error.retryable or (used_up and self.client.absence(model) is not None)
 
-    def _is_rate_limited(self, model: CandidateModel, error: EndpointError) -> bool:
-        """Return whether a call was refused as too early, by a model that answers now and then."""
-        if not isinstance(error, RateLimitedError):
-            return False
+    async def _wait_out_limit(
+        self, state: JobState, model: CandidateModel, delay_s: float, *, has_other: bool
+    ) -> bool:
+        """Wait after a rate limit; return whether the job's patience lasts for another call."""
         now_s = asyncio.get_running_loop().time()
-        since_s = self.limited_since_s.setdefault(model.name, now_s)
-        return now_s - since_s < DEFAULT_PATIENCE_S
+        since_s = self.limited_since_s[model.name].setdefault(state.job_no, now_s)
+        patience = self.batch.patience_of(state.given.job.sla)
+        rest_s = patience.limits_s(now_s - since_s, self._left_s(state), has_other=has_other)
+        if rest_s > 0 and self.client.absence(model) is None:
+            await self._pause(min(delay_s, rest_s), state)
+        return rest_s > 0
 
     async def _check_absence(
         self, state: JobState, model: CandidateModel, *, has_other: bool
@@ -245,13 +250,12 @@ class Answerer:
         """
         number = state.job_no
         while (absence := self.client.absence(model)) is not None:
-            state.note_error(model, _ABSENT[absence.reason], f"{model.name}: {absence.message}")
+            state.note_absence(model, absence)
             patience = self.batch.patience_of(state.given.job.sla)
             left_s = self._left_s(state)
             if not patience.waits(absence, left_s, has_other=has_other):
                 self.waiting.go_on(number)
-                is_over = has_other and not self.closing.is_set()
-                return NextStep.UNAVAILABLE if is_over else self._give_up(state)
+                return self._leave(state, has_other=has_other)
             if absence.is_long and state.kept.has_good:
                 return NextStep.NEXT_MODEL
             step = await self._after_denial(absence, model, has_other=has_other)
@@ -278,7 +282,10 @@ class Answerer:
         asks_other = has_other and await self.batch.asks_other(model, absence)
         return NextStep.DENIED if asks_other else None
 
-    def _give_up(self, state: JobState) -> NextStep:
+    def _leave(self, state: JobState, *, has_other: bool) -> NextStep:
+        """Return what follows once a job's patience with a model has run out."""
+        if has_other and not self.closing.is_set():
+            return NextStep.UNAVAILABLE
         return self._check_time(state) or NextStep.NEXT_MODEL
 
     def _left_s(self, state: JobState) -> float | None:
@@ -347,7 +354,7 @@ class Answerer:
         if step is not None:
             return step
         model = permit.model
-        if _exceeds_job_limit(state, worst_case_usd):
+        if state.exceeds_cap(worst_case_usd):
             state.note_error(
                 model,
                 "max_cost_exceeded",
@@ -373,7 +380,7 @@ class Answerer:
             state.pending,
             permit,
             first,
-            hedge_allowed=not _exceeds_job_limit(state, 2 * worst_case_usd),
+            hedge_allowed=not state.exceeds_cap(2 * worst_case_usd),
         )
         return [first] if hedge is None else [first, hedge]
 
@@ -389,9 +396,3 @@ class Answerer:
         delay_s = delay_s if left_s is None else max(0.0, min(delay_s, left_s))
         with suppress(TimeoutError):
             await asyncio.wait_for(self.closing.wait(), delay_s)
-
-
-def _exceeds_job_limit(state: JobState, more_usd: Decimal) -> bool:
-    """Return whether the job's own limit doesn't cover more money than it has cost."""
-    limit_usd = state.pending.job.sla.max_cost_usd
-    return limit_usd is not None and state.cost_usd + more_usd > limit_usd

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Self
 
+from routoo.domain.absence import Absence, AbsenceReason
 from routoo.domain.completion import (
     AnswerDecision,
     Completion,
@@ -116,6 +117,13 @@ _REASONS = {
 }
 """Why a model was left, by the error with which it was."""
 
+_ABSENT = {
+    AbsenceReason.UNAVAILABLE: "endpoint_closed",
+    AbsenceReason.RATE_LIMITED: "rate_limited",
+    AbsenceReason.DENIED: "endpoint_denied",
+}
+"""Codes of the errors that stand for the absence of a model."""
+
 
 @dataclass(slots=True)
 class JobState:
@@ -177,6 +185,11 @@ class JobState:
     def is_filtered(self) -> bool:
         """Whether the last error is the refusal of a content filter."""
         return self.error_code == ContentFilterError.code
+
+    def exceeds_cap(self, more_usd: Decimal) -> bool:
+        """Return whether the job's own limit doesn't cover more money than it has cost."""
+        limit_usd = self.pending.job.sla.max_cost_usd
+        return limit_usd is not None and self.cost_usd + more_usd > limit_usd
 
     def reassign(self, pending: PendingJob) -> None:
         """Go on with a job to which a revision of the plan gave another model."""
@@ -263,6 +276,10 @@ class JobState:
         """Keep why the model that is asked is left; the first such reason stands."""
         if self.reason is None:
             self.reason = _REASONS.get(self.error_code or "", DeviationReason.FAILED)
+
+    def note_absence(self, model: CandidateModel, absence: Absence) -> None:
+        """Note that a model takes no calls, as the error that stands for that."""
+        self.note_error(model, _ABSENT[absence.reason], f"{model.name}: {absence.message}")
 
     def add_failure(self, model: CandidateModel, cost_usd: Decimal, error: EndpointError) -> None:
         """Count a call that ended without an answer that can be used."""
