@@ -3,7 +3,7 @@
 Texts come by the name of the field that they are for; whoever calls says how messages name it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
 from functools import partial
@@ -21,6 +21,7 @@ from producer.rows.problems import LimitError
 from routoo.domain.batch_options import Objective
 from routoo.domain.job import SLA
 from routoo.domain.validators import Validators
+from routoo.domain.webhook import Webhook, check_webhook_url, webhooks_of
 from routoo.errors import InputError
 
 _MOST_RISK = 10.0
@@ -59,6 +60,24 @@ def read_budget(texts: Texts, label: Label) -> Decimal | None:
     """
     read = partial(read_usd, "the budget")
     return read_option(label("budget_usd"), read, texts.get("budget_usd"))
+
+
+def read_webhooks(
+    on_success: Iterable[str] | None,
+    on_failure: Iterable[str] | None,
+    label: Label,
+    *,
+    allow_http: bool,
+) -> tuple[Webhook, ...]:
+    """Return who is told that every job has an answer, and who of any other end.
+
+    Raises:
+        InputError: An address can't be called, or may not.
+    """
+    found = webhooks_of(on_success, on_failure)
+    for one in found:
+        check_webhook_url(one.url, allow_http=allow_http, where=label(f"on_{one.event}"))
+    return found
 
 
 def read_objective(texts: Texts, models: Sequence[str], label: Label) -> Objective:

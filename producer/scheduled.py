@@ -89,7 +89,7 @@ class BatchWork:
         Raises:
             InputError: A template can't be read.
         """
-        return row_template(self.template, self.system_template, self.id_column)
+        return row_template(self.template, self.system_template, self.id_column, str)
 
 
 async def submit_scheduled(

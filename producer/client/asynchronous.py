@@ -8,12 +8,12 @@ from dataclasses import fields
 from decimal import Decimal
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from pydantic import SecretStr
 
 from producer.client.backend import Backend
-from producer.client.options import BatchOptions, Rows, check_known
+from producer.client.options import BatchOptions, Rows, check_known, read_rows
 from producer.client.records import BatchState, Plan, Result
 from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
@@ -91,6 +91,37 @@ class AsyncBatch:
         async with aclosing(self._backend.results(self.id, in_order=in_order)) as found:
             async for result in found:
                 yield result
+
+    async def join(
+        self,
+        rows: Rows,
+        *,
+        id_column: str | None = None,
+        subset: str | None = None,
+        split: str | None = None,
+    ) -> "list[dict[str, Any]]":
+        """Wait until the batch is over, and return what it was made of, each row with its result.
+
+        A row's own columns come first, as they are; then the fields of its `Result`, with `result_`
+        before those whose name the rows have. A row without a result has None there.
+
+        Args:
+            rows: What was submitted: rows, or the path of a file.
+            id_column: Column of the custom_ids, if there was one.
+            subset: Part of a dataset's folder.
+            split: Split of a dataset's folder.
+
+        Raises:
+            InputError: They can't be read, or none of them is a job of this batch.
+        """
+        from producer.results.join import join_rows  # drivers, 0.3 s
+
+        given, names = read_rows(rows, subset, split), [one.name for one in fields(Result)]
+        found = {
+            result.custom_id: {name: getattr(result, name) for name in names}
+            async for result in self.results()
+        }
+        return join_rows(given, found, names, id_column, self.id)
 
     async def to_pandas(self) -> "pd.DataFrame":
         """Wait until the batch is over, and return its results as a table in input order.

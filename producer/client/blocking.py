@@ -100,6 +100,28 @@ class Batch:
             with suppress(InputError):  # closed meanwhile
                 self._connection.run(found.aclose())
 
+    def join(
+        self,
+        rows: Rows,
+        *,
+        id_column: str | None = None,
+        subset: str | None = None,
+        split: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Wait until the batch is over, and return what it was made of, each row with its result.
+
+        Args:
+            rows: What was submitted: rows, or the path of a file.
+            id_column: Column of the custom_ids, if there was one.
+            subset: Part of a dataset's folder.
+            split: Split of a dataset's folder.
+
+        Raises:
+            InputError: They can't be read, or none of them is a job of this batch.
+        """
+        joined = self._batch.join(rows, id_column=id_column, subset=subset, split=split)
+        return self._connection.run(joined)
+
     def to_pandas(self) -> "pd.DataFrame":
         """Wait until the batch is over, and return its results as a table in input order.
 

@@ -11,7 +11,15 @@ from uuid import UUID
 
 from producer.aims import read_budget, read_limits, read_objective
 from producer.client.backend import Submitted
-from producer.client.options import BatchOptions, Rows, as_texts, label, rules_of, source_of
+from producer.client.options import (
+    BatchOptions,
+    Rows,
+    as_texts,
+    label,
+    rules_of,
+    source_of,
+    webhooks_of,
+)
 from producer.client.records import BatchState, Plan, Result
 from producer.control import cancel_batch, pause_batch, resume_batch, retry_batch
 from producer.local_stack import LocalStack
@@ -77,7 +85,7 @@ class DatabaseBackend:
 
     async def submit(self, rows: Rows, options: BatchOptions, *, plan_only: bool) -> Submitted:
         """Submit rows, or let them be planned only."""
-        source = source_of(rows)
+        source = source_of(rows, options)
         request = replace(self._request(options), plan_only=plan_only)
         notes = await check_pool(
             self._db, request.pool, self._settings, asks_endpoints=options.get("ping", True)
@@ -157,6 +165,7 @@ class DatabaseBackend:
             sla=read_limits(texts, pool.names, datetime.now(UTC), label, rules_of(options)),
             ignore_model=options.get("ignore_model", False),
             skip_invalid=options.get("skip_invalid", False),
+            webhooks=webhooks_of(options, allow_http=self._settings.webhook_allow_http),
         )
 
     async def _publish(self, stage: Stage, batch_id: UUID, shards: int) -> None:

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing
 from decimal import Decimal
+from os import PathLike
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,10 +18,10 @@ from pydantic import SecretStr
 from producer.client.backend import Submitted
 from producer.client.options import BatchOptions, Rows, as_texts, source_of
 from producer.client.records import BatchState, Plan, Result
+from producer.rows.check import default_id, is_request
 from producer.rows.problems import RowProblem
 from producer.rows.source import RowSource
 from routoo.domain.job import BatchStatus, ResultStatus
-from routoo.domain.pool import Pool
 from routoo.errors import ConfigError, InputError, NotFoundError, RoutooError
 
 _POLL_S = 0.5
@@ -37,6 +38,15 @@ _ERRORS: Mapping[int, type[RoutooError]] = {
 }
 _PASSED = ("name", "on_unavailable", "patience_s", "max_completion_tokens")
 _FLAGS = ("cascade", "dedupe", "ignore_model", "skip_invalid")
+_IDS = ("custom_id", "item_id")
+_NO_WEBHOOKS = "Wait for the batch, or submit it to the database: Client(database_url=...)"
+_REFUSED = {
+    "pool": "Name one of its pools as a text",
+    "validate": "Put `validate` into the rows",
+    "on_success": _NO_WEBHOOKS,
+    "on_failure": _NO_WEBHOOKS,
+}
+"""What a gateway's batches can't have, and what to do instead."""
 _FAILED_STATUS = 400
 _UPLOAD = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=600)
 """An upload takes as long as it takes; its answer comes once the gateway has stored it."""
@@ -69,7 +79,7 @@ class GatewayBackend:
 
     async def submit(self, rows: Rows, options: BatchOptions, *, plan_only: bool) -> Submitted:
         """Upload rows and ask for a batch of them; returns once the gateway has checked all."""
-        source = source_of(rows)
+        source = source_of(rows, options)
         metadata = _metadata(options)
         if plan_only:
             metadata["plan_only"] = "true"
@@ -267,12 +277,9 @@ def _metadata(options: BatchOptions) -> dict[str, str]:
     """Return the options as the gateway reads them."""
     given: Mapping[str, object] = dict(options)
     pool = options.get("pool")
-    if options.get("validate") is not None or isinstance(pool, Pool):
-        raise InputError(
-            "the gateway can't be given this option",
-            value="pool" if isinstance(pool, Pool) else "validate",
-            remedy="Name one of its pools as a text, and put `validate` into the rows",
-        )
+    for name, remedy in _REFUSED.items():
+        if given.get(name) and not (name == "pool" and isinstance(pool, str | PathLike)):
+            raise InputError("the gateway can't be given this option", value=name, remedy=remedy)
     texts = as_texts(options)
     texts |= {name: str(given[name]) for name in _PASSED if given.get(name) is not None}
     texts |= {name: str(given[name]).lower() for name in _FLAGS if given.get(name) is not None}
@@ -285,7 +292,10 @@ def _lines_of(chunks: Iterator[list[Any]], where: str) -> Iterator[bytes]:
         for row in chunk:
             if isinstance(row.fields, RowProblem):
                 raise InputError(str(row.fields), where=f"{where}:{row.line}")
-            yield orjson.dumps(row.fields, option=orjson.OPT_APPEND_NEWLINE)
+            fields = row.fields
+            if not is_request(fields) and all(fields.get(name) is None for name in _IDS):
+                fields = fields | {"custom_id": default_id(row)}  # a table's lines count from 2
+            yield orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)
 
 
 def _own(batch: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -2,21 +2,24 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from os import PathLike
 from typing import Any, TypedDict
 
 import orjson
 
+from producer.aims import read_webhooks
 from producer.rows import jsonl_rows
-from producer.rows.formats import RawRow, in_chunks
+from producer.rows.formats import PROMPT, RawRow, WantedColumns, in_chunks
 from producer.rows.limits import read_validators
 from producer.rows.problems import LimitError, ProblemKind, RowProblem
-from producer.rows.source import RowSource, Source
+from producer.rows.source import RowSource, Source, refuse_parts
+from producer.rows.templates import RowTemplate, filled, row_template
 from routoo.domain.pool import Pool
 from routoo.domain.validators import Validators
+from routoo.domain.webhook import Webhook
 from routoo.errors import InputError
 
 Rows = str | PathLike[str] | Iterable[str | Mapping[str, Any]]
@@ -73,6 +76,22 @@ class BatchOptions(TypedDict, total=False):
     """Whether every job is routed, whatever its `model` field says."""
     skip_invalid: bool
     """Whether the good rows of an input with bad ones are submitted."""
+    template: str
+    """What a prompt is made of: "Translate: {text}" takes the column `text`; {NAME?} may be
+    empty, {{ and }} are braces."""
+    system_template: str
+    """What a system message is made of."""
+    id_column: str
+    """Column of the custom_ids; `custom_id` where unset."""
+    subset: str
+    """Part of a dataset's folder, where it has several."""
+    split: str
+    """Split of a dataset's folder, where it has several."""
+    on_success: str | Iterable[str]
+    """Address or addresses that are told, signed, once every job has an answer; not over a gateway.
+    """
+    on_failure: str | Iterable[str]
+    """Those that are told of every other end; not over a gateway."""
     ping: bool
     """Whether the pool's endpoints are asked first whether they answer; true unless given."""
 
@@ -117,6 +136,8 @@ class RowList:
     given: Iterable[str | Mapping[str, Any]]
     name: str = "rows"
     """What messages call them."""
+    template: RowTemplate | None = None
+    """What prompts are made of; the column `prompt` where unset."""
 
     @property
     def stem(self) -> str:
@@ -126,6 +147,14 @@ class RowList:
     @contextmanager
     def rows(self) -> Iterator[tuple[Iterator[list[RawRow]], Callable[[], int]]]:
         """Yield the rows in chunks, and a function that counts no bytes."""
+        with self.raw_rows(PROMPT) as (chunks, bytes_read):
+            yield filled(chunks, self.template), bytes_read
+
+    @contextmanager
+    def raw_rows(
+        self, _columns: WantedColumns
+    ) -> Iterator[tuple[Iterator[list[RawRow]], Callable[[], int]]]:
+        """Yield the rows as they were given, with all that they have."""
         raw = (_raw_row(number, row) for number, row in enumerate(self.given, 1))
         yield in_chunks(raw), lambda: 0
 
@@ -144,23 +173,60 @@ def _raw_row(number: int, row: str | Mapping[str, Any]) -> RawRow:
 
 
 def _plain(value: object) -> object:
-    """Return a value of other libraries (Decimal, numpy's numbers, mappings) as JSON has it."""
+    """Return a value of other libraries (Decimal, numpy's numbers, instants) as JSON has it."""
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Decimal):
         return str(value)
+    if isinstance(value, date):
+        return value.isoformat()
     item = getattr(value, "item", None)
     if callable(item):
         return item()
     raise TypeError(type(value).__name__)
 
 
-def source_of(rows: Rows) -> RowSource:
-    """Return what a program gives as rows: a file, a table of pandas, prompts or dicts."""
+def source_of(rows: Rows, options: BatchOptions) -> RowSource:
+    """Return what a program gives as rows: a file, a table of pandas, prompts or dicts.
+
+    Raises:
+        InputError: A template can't be read, the file's name does not tell the format, or a part is
+            named of what is no dataset.
+        NotFoundError: There is no such file.
+    """
+    texts = (options.get("template"), options.get("system_template"), options.get("id_column"))
+    source = _source(rows, options.get("subset"), options.get("split"))
+    return replace(source, template=row_template(*texts, label))
+
+
+def read_rows(rows: Rows, subset: str | None, split: str | None) -> list[RawRow]:
+    """Return what a program gives as rows, as they stand there, with all their columns.
+
+    Raises:
+        InputError: They can't be read.
+        NotFoundError: There is no such file.
+    """
+    with _source(rows, subset, split).raw_rows(WantedColumns(frozenset())) as (chunks, _):
+        return [row for chunk in chunks for row in chunk]
+
+
+def _source(rows: Rows, subset: str | None, split: str | None) -> Source | RowList:
     if isinstance(rows, (str, PathLike)):
-        return Source.of(str(rows))
+        return Source.of(str(rows)).reading(subset=subset, split=split)
+    refuse_parts(subset, split)
     to_dict = getattr(rows, "to_dict", None)  # a table's; pandas itself may not be there
     return RowList(rows if to_dict is None else to_dict("records"))
+
+
+def webhooks_of(options: BatchOptions, *, allow_http: bool) -> tuple[Webhook, ...]:
+    """Return who is told how the batch ended, checked.
+
+    Raises:
+        InputError: An address can't be called, or may not.
+    """
+    given = options.get("on_success"), options.get("on_failure")
+    on_success, on_failure = ([one] if isinstance(one, str) else one for one in given)
+    return read_webhooks(on_success, on_failure, label, allow_http=allow_http)
 
 
 def label(field: str) -> str:

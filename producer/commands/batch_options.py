@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import orjson
 import typer
 
-from producer.aims import read_limits, read_option
+from producer.aims import read_limits, read_option, read_webhooks
 from producer.rows.limits import read_deadline
 from producer.rows.source import Format
 from routoo.domain.batch_options import (
@@ -242,13 +242,8 @@ class BatchOptions(AimOptions):
         Raises:
             InputError: An address can't be called, or may not.
         """
-        from routoo.domain.webhook import check_webhook_url, webhooks_of
-
-        found = webhooks_of(self.on_success, self.on_failure)
-        for one in found:
-            allow, where = settings.webhook_allow_http, f"--on-{one.event}"
-            check_webhook_url(one.url, allow_http=allow, where=where)
-        return found
+        allow_http = settings.webhook_allow_http
+        return read_webhooks(self.on_success, self.on_failure, option_label, allow_http=allow_http)
 
     def source(self, name: str) -> "Source":
         """Return the input that an argument names, read as the options say.
@@ -270,7 +265,7 @@ class BatchOptions(AimOptions):
         """
         from producer.rows.templates import row_template
 
-        return row_template(self.template, self.system_template, self.id_column)
+        return row_template(self.template, self.system_template, self.id_column, option_label)
 
     def _call_options(self, models: Sequence[str]) -> CallOptions:
         if self.cache_all and self.cache is None:

@@ -6,7 +6,7 @@ looked up by the rows' custom_ids or numbers, a chunk at a time, so memory doesn
 
 import csv
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -88,9 +88,9 @@ class _Columns:
                 too_long = type(value) is int and value not in _INT64
                 kinds.add(object if too_long else type(value))
 
-    def result_names(self) -> dict[str, str]:
+    def result_names(self, columns: Sequence[str]) -> dict[str, str]:
         """Return what the columns of results are called, by their own names."""
-        own = [name for name in COLUMNS if name != _ID or _ID not in self.kinds]
+        own = [name for name in columns if name != _ID or _ID not in self.kinds]
         return {name: self._free(name) for name in own}
 
     def _free(self, name: str) -> str:
@@ -180,19 +180,51 @@ async def export_joined(
             columns.add(row)
     if joined.by_row:
         _check_count(columns, batch, joined)
-    names, done = columns.result_names(), Joined(unreadable=columns.unreadable)
+    names, done = columns.result_names(COLUMNS), Joined(unreadable=columns.unreadable)
     with replacing(wanted.out) as stream:
         writer = _writer(stream, wanted.format, columns, names)
         for chunk in joined.chunks():
             rows = [row for row in chunk if isinstance(row.fields, dict)]
             found = await _results_of(conn, batch.id, rows, joined, done.rows)
-            writer.write([_merged(row, one, names) for row, one in zip(rows, found, strict=True)])
+            pairs = zip(rows, (None if one is None else as_row(one) for one in found), strict=True)
+            writer.write([_merged(row, values, names) for row, values in pairs])
             done.rows += len(rows)
             done.counts.update(one.status for one in found if one is not None)
         writer.close()
         if not done.counts.total() and batch.job_count:
             await _refuse_other_input(conn, batch, joined)
     return done
+
+
+def join_rows(
+    rows: Iterable[RawRow],
+    results: Mapping[str, Mapping[str, Any]],
+    columns: Sequence[str],
+    id_column: str | None,
+    batch_id: str,
+) -> list[dict[str, Any]]:
+    """Return rows in memory, each with its result, as `export_joined` writes them.
+
+    Args:
+        rows: The rows; those that could not be read are left out.
+        results: The batch's results by custom_id.
+        columns: The columns of a result.
+        id_column: Column of the custom_ids; what a submission takes where unset.
+        batch_id: The batch, for messages.
+
+    Raises:
+        InputError: No row has a result, though there are results.
+    """
+    seen, readable = _Columns(), [row for row in rows if isinstance(row.fields, dict)]
+    for row in readable:
+        seen.add(row)
+    ids = [custom_id_of(row, id_column) for row in readable]
+    found = [None if one is None else results.get(one) for one in ids]
+    if results and not any(found):
+        remedy = "Give what was submitted, and its id_column"
+        raise _other_input(len(results), batch_id, "rows", remedy)
+    names = seen.result_names(columns)
+    return [_merged(row, one, names) for row, one in zip(readable, found, strict=True)]
 
 
 def _check_count(columns: _Columns, batch: BatchRecord, joined: JoinedInput) -> None:
@@ -210,11 +242,13 @@ async def _refuse_other_input(
 ) -> None:
     ended = (await progress(conn, batch.id)).ended
     if ended:
-        raise InputError(
-            f"no row is one of the {ended:,} jobs of batch {batch.id} that have ended",
-            where=joined.source.name,
-            remedy="Give the file that was submitted, its --id-column, or --join-by row",
-        )
+        remedy = "Give the file that was submitted, its --id-column, or --join-by row"
+        raise _other_input(ended, batch.id, joined.source.name, remedy)
+
+
+def _other_input(ended: int, batch_id: object, where: str, remedy: str) -> InputError:
+    what = f"no row is one of the {ended:,} jobs of batch {batch_id} that have ended"
+    return InputError(what, where=where, remedy=remedy)
 
 
 async def _results_of(
@@ -235,10 +269,11 @@ async def _results_of(
     return [None if one is None else by_number.get(one) for one in numbers]
 
 
-def _merged(row: RawRow, result: ResultRecord | None, names: Mapping[str, str]) -> dict[str, Any]:
+def _merged(
+    row: RawRow, values: Mapping[str, Any] | None, names: Mapping[str, str]
+) -> dict[str, Any]:
     merged = dict(_cells(row))
-    values = {} if result is None else as_row(result)
-    merged.update((called, values.get(name)) for name, called in names.items())
+    merged.update((called, (values or {}).get(name)) for name, called in names.items())
     return merged
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from producer.rows import csv_rows, jsonl_rows
 from producer.rows.formats import PLAIN_FIELDS, RawRow, RowReader, WantedColumns
-from producer.rows.templates import RowTemplate
+from producer.rows.templates import RowTemplate, filled
 from routoo.errors import InputError, NotFoundError
 
 if TYPE_CHECKING:
@@ -234,10 +234,8 @@ class Source:
         Raises:
             InputError: A part is named, and this is no dataset.
         """
-        if self.format is not Format.DATASET and (subset or split):
-            option = "--subset" if subset else "--split"
-            remedy = "Leave it out"
-            raise InputError("only a dataset's folder has parts", where=option, remedy=remedy)
+        if self.format is not Format.DATASET:
+            refuse_parts(subset, split)
         return replace(self, template=template, subset=subset, split=split)
 
     @property
@@ -280,11 +278,7 @@ class Source:
             InputError: The file can't be read, or its header is unusable.
         """
         with self.raw_rows(self._columns) as (rows, bytes_read):
-            template = self.template
-            if template is None:
-                yield rows, bytes_read
-            else:
-                yield ([template.apply(row) for row in chunk] for chunk in rows), bytes_read
+            yield filled(rows, self.template), bytes_read
 
     @property
     def _columns(self) -> WantedColumns:
@@ -333,6 +327,17 @@ class Source:
             raise InputError(
                 "the file can't be read", value=error.strerror, where=self.name
             ) from error
+
+
+def refuse_parts(subset: str | None, split: str | None) -> None:
+    """Refuse a part of rows that are no dataset.
+
+    Raises:
+        InputError: One is named.
+    """
+    if subset or split:
+        where, remedy = "subset" if subset else "split", "Leave it out"
+        raise InputError("only a dataset's folder has parts", where=where, remedy=remedy)
 
 
 def _reader_of(row_format: Format) -> RowReader:

@@ -1,7 +1,7 @@
 """Makes prompts of a table's columns: `Translate to {language}: {text}`."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -165,14 +165,21 @@ class RowTemplate:
 def _id(column: str, fields: Mapping[str, Any]) -> str:
     value = fields.get(column)
     if value is None or value == "":
-        remedy = "Fill it in, or leave --id-column out: rows are then called row-1, row-2 and so on"
+        remedy = "Fill it in, or name no column of ids: rows are then called row-1, row-2 and so on"
         what = f"the row has no value in the column of ids {column!r}"
         raise _FillError(RowProblem(ProblemKind.MISSING_FIELD, what, remedy))
     return id_text(value)
 
 
+def filled(chunks: Iterator[list[RawRow]], template: RowTemplate | None) -> Iterator[list[RawRow]]:
+    """Return rows with what a template makes of them; as they are without one."""
+    if template is None:
+        return chunks
+    return ([template.apply(row) for row in chunk] for chunk in chunks)
+
+
 def row_template(
-    prompt: str | None, system: str | None, id_column: str | None
+    prompt: str | None, system: str | None, id_column: str | None, label: Callable[[str], str]
 ) -> RowTemplate | None:
     """Return what rows are made of, as options say; None where they say nothing.
 
@@ -180,6 +187,7 @@ def row_template(
         prompt: Template of the prompt.
         system: Template of the system message.
         id_column: Column of the custom_ids.
+        label: What messages call the options `template` and `system_template`.
 
     Raises:
         InputError: A template can't be read.
@@ -187,8 +195,8 @@ def row_template(
     if prompt is None and system is None and id_column is None:
         return None
     return RowTemplate(
-        None if prompt is None else Template.parse(prompt, "--template"),
-        None if system is None else Template.parse(system, "--system-template"),
+        None if prompt is None else Template.parse(prompt, label("template")),
+        None if system is None else Template.parse(system, label("system_template")),
         id_column,
         PLAIN_FIELDS,
     )

@@ -34,5 +34,5 @@ def test_the_page_runs_from_top_to_bottom(
     for number, block in enumerate(blocks(), 1):
         exec(compile(block, f"{PAGE.name}, block {number}", "exec"), names)  # noqa: S102 - ours
     assert len(blocks()) > 5
-    assert len(server.log()) == 22
+    assert len(server.log()) == 24
     assert "starting the stack" not in capsys.readouterr().err  # workers lived

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from routoo.settings import REPOSITORY
 from routoo.store import batches, shards
 from routoo.store.database import Database
 from tests import batch_factory as factory
+from tests.dispatch_factory import rows as found_rows
 from tests.gateway_server import running_gateway
 
 pytestmark = pytest.mark.anyio
@@ -191,6 +192,61 @@ async def test_a_table_of_pandas_goes_in_and_comes_out(client: Client, db: Datab
     assert found.index.name == "index"
 
 
+async def test_prompts_are_made_of_a_template_and_results_joined_to_what_they_are_made_of(
+    client: Client, db: Database
+) -> None:
+    rows = [{"key": key, "text": text, "on": date(2026, 1, 2)} for key, text in enumerate(PROMPTS)]
+    batch = client.submit(
+        rows, template="Say {text}", system_template="Briefly", id_column="key", **OPTIONS
+    )
+    asked = await found_rows(db, "SELECT custom_id, body FROM jobs ORDER BY job_no")
+    assert [custom_id for custom_id, _ in asked] == ["0", "1", "2", "3"]
+    assert [one["content"] for one in asked[1][1]["messages"]] == ["Briefly", "Say Who?"]
+    await plan(db, batch.id)
+    await answer(db, batch.id, 0)
+    await answer(db, batch.id, 1)
+    joined = batch.join([*reversed(rows), {"key": 7, "answer": "ours"}], id_column="key")
+    assert [row["key"] for row in joined] == [3, 2, 1, 0, 7]
+    assert [row["result_answer"] for row in joined] == ["here"] * 4 + [None]
+    assert (joined[0]["text"], joined[0]["index"], joined[4]["answer"]) == ("Why?", 3, "ours")
+    with pytest.raises(InputError, match="no row is one of the 4 jobs"):
+        batch.join(rows)
+
+
+async def test_a_table_s_results_are_joined_without_ids_of_its_own(
+    client: Client, db: Database, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("text,note\nWhere?,a\nWho?,b\n")
+    batch = client.submit(path, template="{text}", **OPTIONS)
+    await plan(db, batch.id)
+    await answer(db, batch.id, 0)
+    joined = batch.join(str(path))
+    assert [(row["note"], row["answer"], row["model"]) for row in joined] == [
+        ("a", "here", "small"),
+        ("b", "here", "small"),
+    ]
+
+
+async def test_webhooks_are_kept_and_their_addresses_checked(client: Client, db: Database) -> None:
+    done, failed = "https://a.example/done", ["https://b.example/1", "https://b.example/2"]
+    client.submit(PROMPTS, on_success=done, on_failure=failed, **OPTIONS)
+    told = await found_rows(db, "SELECT event, url FROM batch_webhooks ORDER BY url")
+    assert told == [("success", done), *(("failure", url) for url in failed)]
+    with pytest.raises(InputError, match=r"on_failure: .*not encrypted"):
+        client.submit(PROMPTS, on_failure="http://a.example", **OPTIONS)
+
+
+async def test_what_templates_and_parts_need_is_said_in_the_words_of_python(client: Client) -> None:
+    with pytest.raises(InputError, match=r"^template: .*brace"):
+        client.submit(PROMPTS, template="{", **OPTIONS)
+    with pytest.raises(InputError, match=r"^split: only a dataset"):
+        client.submit(PROMPTS, split="test", **OPTIONS)
+    with pytest.raises(BadInputError) as refused:
+        client.submit([{"text": "x"}], template="{other}", **OPTIONS)
+    assert "rows:1: the row has no value for 'other'" in "\n".join(refused.value.problems.listed)
+
+
 async def test_a_client_lives_as_long_as_its_batches_and_says_when_it_is_closed(
     client: Client, database_url: str
 ) -> None:
@@ -325,6 +381,29 @@ async def test_a_gateway_plans_pauses_resumes_and_retries(
     assert {one.status for one in batch.results()} == {ResultStatus.CANCELLED}
     batch.retry()
     assert not batch.status().is_over
+
+
+async def test_a_gateway_gets_prompts_made_of_a_template_with_the_ids_of_its_rows(
+    gateway_client: Client, db: Database, tmp_path: Path
+) -> None:
+    path = tmp_path / "in.csv"
+    path.write_text("text,note\nWhere?,a\nWho?,b\n")
+    batch = gateway_client.submit(path, template="Say {text}", cascade=False, dedupe=False)
+    batch_id = batch.id.removeprefix("batch_")
+    asked = await found_rows(db, "SELECT custom_id, body FROM jobs ORDER BY job_no")
+    assert [(one, body["messages"][0]["content"]) for one, body in asked] == [
+        ("row-2", "Say Where?"),
+        ("row-3", "Say Who?"),
+    ]
+    await factory.score(db, UUID(batch_id))
+    await factory.select(db, UUID(batch_id))
+    await answer(db, batch_id, 0)
+    assert [(row["note"], row["model"]) for row in batch.join(path)] == [
+        ("a", "small"),
+        ("b", "small"),
+    ]
+    with pytest.raises(InputError, match=r"can't be given this option.*on_success"):
+        gateway_client.submit(PROMPTS, on_success="https://a.example")
 
 
 async def test_a_gateway_refuses_in_its_own_words(gateway_client: Client) -> None:
