@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from producer.commands.evaluation_options import RunOptions
 from producer.commands.options import JsonOption, LimitOption
-from producer.commands.run_options import RunOptions
 from routoo.console.commands import CommandGroup, with_options
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_in_transaction, run_with_database

@@ -9,13 +9,13 @@ from zoneinfo import ZoneInfo
 import typer
 
 from producer.commands.batch_options import BatchOptions
-from producer.commands.options import JsonOption, LimitOption
-from producer.commands.schedule_options import (
+from producer.commands.evaluation_options import (
     NOT_BATCH_OPTIONS,
     ScheduleOptions,
     WorkOptions,
     new_schedule,
 )
+from producer.commands.options import JsonOption, LimitOption
 from routoo.console import formatting
 from routoo.console.commands import CommandGroup, with_options
 from routoo.console.fitted_table import FittedTable, TableColumn

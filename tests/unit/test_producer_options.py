@@ -6,9 +6,9 @@ import pytest
 
 from producer.commands.batch_options import BatchOptions
 from producer.commands.evaluation import run_command
+from producer.commands.evaluation_options import RunOptions
 from producer.commands.options import AimOptions
 from producer.commands.plan import plan_command
-from producer.commands.run_options import RunOptions
 from producer.commands.schedule import ScheduleOptions, add_command
 from producer.commands.stream import StreamOptions, stream_command
 from producer.commands.submit import submit_command
