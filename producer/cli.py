@@ -21,7 +21,7 @@ COMMANDS = {
     "stream": ("stream:stream_command", "Submit rows as they come, within a budget an hour."),
     "status": ("status:status_command", "Show the progress of a batch."),
     "list": ("status:list_command", "List the newest batches."),
-    "watch": ("watch:watch_command", "Follow a batch until it is over."),
+    "watch": ("status:watch_command", "Follow a batch until it is over."),
     "pause": ("control:pause_command", "Start no new calls of a batch."),
     "resume": ("control:resume_command", "Let a paused batch go on, or give it another budget."),
     "retry": ("control:retry_command", "Try the jobs without an answer again."),

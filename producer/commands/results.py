@@ -227,7 +227,7 @@ def _followed(result_format: ResultFormat | None, out: Path | None) -> Export:
 def _follow(
     settings: "Settings", batch: str | None, wanted: Export, *, as_json: bool, strict: bool
 ) -> None:
-    from producer.commands.watch import end_as
+    from producer.commands.status import end_as
     from producer.screen.progress import end_note
 
     async def follow(database: "Database") -> "Snapshot":

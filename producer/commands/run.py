@@ -265,7 +265,7 @@ class _Run:
 
     async def _answered(self, database: "Database", batch: "BatchRecord") -> "Snapshot":
         """Show the batch until it is over, and return what is known of it then."""
-        from producer.commands.watch import show_progress
+        from producer.commands.status import show_progress
         from producer.progress import follow, take_snapshot
 
         if batch.status.has_ended:

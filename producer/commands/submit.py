@@ -63,7 +63,7 @@ def submit_command(
         cat prompts.csv | routoo-producer submit - --format csv --name monday
         routoo-producer submit --plan 3f2a --watch
     """
-    from producer.commands.watch import watch_batch
+    from producer.commands.status import watch_batch
     from routoo.settings import load_settings
 
     settings = load_settings()

@@ -50,7 +50,7 @@ print(sorted(heavy & sys.modules.keys()))
 def test_a_plain_command_loads_neither_arrow_nor_alembic_nor_kombu() -> None:
     program = """
 import sys
-import producer.commands.results, producer.commands.watch, producer.control, producer.progress
+import producer.commands.results, producer.commands.status, producer.control, producer.progress
 import producer.queue, producer.results.export, producer.screen.progress, producer.submit
 print(sorted({"pyarrow", "alembic", "kombu", "celery"} & sys.modules.keys()))
 """
