@@ -125,8 +125,7 @@ def stream_command(
         tail -F requests.jsonl | routoo-producer stream - --budget-usd-per-hour 2
         routoo-producer stream requests.jsonl --follow --budget-usd-per-hour 2 --name inbox
     """
-    from producer.rows.line_feed import LineFeed
-    from producer.stream import Streamer
+    from producer.stream import LineFeed, Streamer
     from routoo.settings import load_settings
 
     settings = load_settings()

@@ -14,8 +14,7 @@ import pytest
 from psycopg import AsyncConnection
 
 from producer.rows.bad_rows import BadRow
-from producer.rows.line_feed import Line, LineFeed
-from producer.stream import StreamBatch, Streamer, StreamRequest
+from producer.stream import Line, LineFeed, StreamBatch, Streamer, StreamRequest
 from producer.submit import BatchRequest
 from routoo.domain.batch_options import CallOptions
 from routoo.domain.job import Stage
