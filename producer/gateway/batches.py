@@ -12,12 +12,12 @@ from psycopg import AsyncConnection
 from pydantic import BaseModel, ConfigDict, Field
 
 from producer.gateway.access import require
-from producer.gateway.batch_metadata import check_metadata, read_batch
 from producer.gateway.errors import ApiError
 from producer.gateway.files import list_json
 from producer.gateway.ids import FileId, FileKind, batch_id_text, read_batch_id, read_file_id
 from producer.gateway.output_files import result_file_ids
 from producer.gateway.state import Gateway, GatewayDep
+from producer.gateway.submitter import check_metadata, read_batch
 from producer.rows.check import CHAT_URLS, PLAIN_URLS
 from routoo.domain.caller import Caller, Scope
 from routoo.domain.job import ApiBatchState, BatchStatus, ResultStatus
