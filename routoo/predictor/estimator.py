@@ -15,9 +15,8 @@ from routoo.predictor.added_models import (
     mean_of_fitted,
     usual_tokens,
 )
-from routoo.predictor.answer_lengths import AnswerLengths
+from routoo.predictor.answer_lengths import AnswerLengths, TokenHead
 from routoo.predictor.calibration import Calibration
-from routoo.predictor.completion_tokens import TokenHead
 from routoo.predictor.logistic import logit, sigmoid
 from routoo.predictor.novelty import Novelty
 from routoo.predictor.projection import Projection

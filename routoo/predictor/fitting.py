@@ -8,8 +8,8 @@ from jaxtyping import Bool, Float32, Int64
 
 from routoo.errors import InputError
 from routoo.predictor.added_models import AddedModels
+from routoo.predictor.answer_lengths import TokenHead
 from routoo.predictor.calibration import Calibration, fit_calibration
-from routoo.predictor.completion_tokens import TokenHead
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.novelty import Novelty

@@ -23,9 +23,9 @@ from routoo.evaluation_runs.graded_outcomes import load_graded_outcomes
 from routoo.judge.files import remove_old_judges, write_judge
 from routoo.judge.judge import AnswerJudge
 from routoo.ports import Feedback
+from routoo.predictor.answer_lengths import UNKNOWN_TOKENS
 from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
-from routoo.predictor.completion_tokens import UNKNOWN_TOKENS
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator
 from routoo.predictor.logistic import sigmoid
