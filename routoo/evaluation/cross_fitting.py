@@ -20,8 +20,8 @@ from routoo.evaluation.quality_metrics import Quality
 from routoo.ports import Feedback
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, outcome_matrix, text_groups
 from routoo.predictor.fitting import FitOptions, fit_estimator
-from routoo.predictor.missing_values import known_mean
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
+from routoo.predictor.scores import known_mean
 from routoo.predictor.views.domain import domain_means, number_domains
 
 SPLITS = 5

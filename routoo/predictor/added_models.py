@@ -18,7 +18,7 @@ from scipy.special import expit
 
 from routoo.errors import InputError
 from routoo.predictor.answer_lengths import AnswerLengths
-from routoo.predictor.logistic import logit, sigmoid
+from routoo.predictor.scores import logit, sigmoid
 
 MIN_ANSWERS = 10
 """Fewer graded answers can't set a new model apart from the mean of the others."""

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from routoo.predictor.missing_values import known_mean
 from routoo.predictor.regression import Linear, Ridge, fit_least_squares
+from routoo.predictor.scores import known_mean
 
 PLACED_SLOPE = 0.3
 """Slope of a model that is placed by a prior: within one open table the slopes of real models have

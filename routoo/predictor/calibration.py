@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from routoo.predictor.logistic import log_loss, logit, sigmoid
+from routoo.predictor.scores import log_loss, logit, sigmoid
 
 KNOTS = 65
 MIN_OUTCOMES = 50

@@ -17,10 +17,10 @@ from routoo.predictor.added_models import (
 )
 from routoo.predictor.answer_lengths import AnswerLengths, TokenHead
 from routoo.predictor.calibration import Calibration
-from routoo.predictor.logistic import logit, sigmoid
 from routoo.predictor.novelty import Novelty
 from routoo.predictor.projection import Projection
 from routoo.predictor.reference_models import Placement, ReferenceModels
+from routoo.predictor.scores import logit, sigmoid
 from routoo.predictor.stacking import EnsembleMember, StackingWeights
 from routoo.predictor.views.neighbours import Nearby, NeighbourView
 

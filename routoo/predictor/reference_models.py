@@ -15,7 +15,7 @@ from jaxtyping import Float32, Float64
 
 from routoo.domain.model_prior import BENCHMARKS
 from routoo.predictor.added_models import Posterior
-from routoo.predictor.logistic import logit
+from routoo.predictor.scores import logit
 
 FACTS = (*BENCHMARKS, "parameters_b", "completion_usd_per_mtok", "token_factor")
 """What is known of models, in the order of the arrays."""

@@ -18,8 +18,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy, mse_loss
 
-from routoo.predictor.missing_values import known_mean, with_prior
 from routoo.predictor.options import ClassWeight
+from routoo.predictor.scores import known_mean, with_prior
 
 MAX_ITERATIONS = 100
 """Of L-BFGS, which usually needs fewer."""

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from routoo.predictor.logistic import sigmoid
-from routoo.predictor.missing_values import PRIOR_OUTCOMES, known_mean, with_prior
+from routoo.predictor.scores import PRIOR_OUTCOMES, known_mean, sigmoid, with_prior
 from routoo.predictor.views import FOLD_VIEWS
 from routoo.predictor.views.neighbours import NeighbourView
 from routoo.predictor.views.view import TrainingItems, View

@@ -21,9 +21,8 @@ from routoo.predictor.added_models import Posterior, basis, fit_posterior, usual
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.estimator import Estimator
 from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator
-from routoo.predictor.logistic import logit
-from routoo.predictor.missing_values import known_mean
 from routoo.predictor.reference_models import FACTS, LENGTH, ReferenceModels, scaled_fact
+from routoo.predictor.scores import known_mean, logit
 
 DIMENSIONS = 3
 """Abilities: the first is general strength, the others are kinds of prompts."""

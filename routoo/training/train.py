@@ -28,9 +28,9 @@ from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
 from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator
-from routoo.predictor.logistic import sigmoid
 from routoo.predictor.manifest import Manifest, read_manifest
 from routoo.predictor.predictor import load_predictor
+from routoo.predictor.scores import sigmoid
 from routoo.selector.confidence import floor_margins
 from routoo.settings import Settings
 from routoo.store import checkpoints

@@ -5,7 +5,7 @@ import pytest
 
 from routoo.evaluation.quality_metrics import ece
 from routoo.predictor.calibration import NONE, fit_calibration
-from routoo.predictor.logistic import sigmoid
+from routoo.predictor.scores import sigmoid
 
 
 def _outcomes(items: int, models: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

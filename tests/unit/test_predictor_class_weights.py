@@ -8,12 +8,12 @@ from hypothesis.extra import numpy as arrays
 
 from routoo.domain.items import Item
 from routoo.evaluation.quality_metrics import auc
-from routoo.predictor import missing_values
+from routoo.predictor import scores
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator
-from routoo.predictor.logistic import sigmoid
 from routoo.predictor.options import ClassWeight
 from routoo.predictor.regression import Ridge, fit_logistic, outcome_weights
+from routoo.predictor.scores import sigmoid
 
 HIDDEN = 12
 SHAPE = st.tuples(st.integers(1, 30), st.integers(1, 3))
@@ -68,7 +68,7 @@ def test_balanced_log_odds_are_those_of_a_table_with_the_rare_outcomes_repeated(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The prior would count for less in a larger table.
-    monkeypatch.setattr(missing_values, "PRIOR_OUTCOMES", 0.0)
+    monkeypatch.setattr(scores, "PRIOR_OUTCOMES", 0.0)
     features = np.random.default_rng(0).normal(size=(80, 3)).astype(np.float32)
     score = (features[:, :1] > 0.7).astype(np.float32)
     score[:4] = 1 - score[:4]

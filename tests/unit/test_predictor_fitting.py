@@ -9,7 +9,7 @@ from routoo.evaluation.quality_metrics import auc, brier, ece
 from routoo.predictor.checkpoint import pack
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator
-from routoo.predictor.missing_values import PRIOR_OUTCOMES
+from routoo.predictor.scores import PRIOR_OUTCOMES
 from routoo.training.learning_curve import learning_curve
 
 HIDDEN = 24

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from routoo.predictor.logistic import sigmoid
+from routoo.predictor.scores import sigmoid
 from routoo.predictor.views.neighbours import NEIGHBOURS, NeighbourView
 
 WIDTH = 16

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from routoo.predictor.logistic import sigmoid
+from routoo.predictor.scores import sigmoid
 from routoo.predictor.stacking import StackingWeights
 
 ITEMS = 4000

@@ -8,9 +8,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from scipy.special import softmax
 
-from routoo.predictor.logistic import logit
-from routoo.predictor.missing_values import model_levels
 from routoo.predictor.regression import Linear, fit_softmax
+from routoo.predictor.scores import logit, model_levels
 from routoo.predictor.views.view import TrainingItems
 
 CLASSIFIER_RIDGE = 100.0

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float16, Float32
 
-from routoo.predictor.missing_values import known_mean
+from routoo.predictor.scores import known_mean
 from routoo.predictor.views.view import TrainingItems
 
 LANDMARKS = 1000

@@ -7,8 +7,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float16, Float32, Int64
 
-from routoo.predictor.logistic import logit
-from routoo.predictor.missing_values import PRIOR_OUTCOMES, model_levels
+from routoo.predictor.scores import PRIOR_OUTCOMES, logit, model_levels
 from routoo.predictor.views.view import TrainingItems
 
 NEIGHBOURS = 80
