@@ -120,7 +120,7 @@ def _read_tables(
 def _prepare_plot(options: TrainOptions) -> Path:
     """Return the learning curve's file, its format checked and its folder made before the work."""
     from routoo.files import check_suffix
-    from routoo.training.learning_curve import PLOT_FORMATS
+    from routoo.training.train import PLOT_FORMATS
 
     plot = options.plot or options.out / "learning_curve.png"
     check_suffix(plot, PLOT_FORMATS, "no such format to draw in")

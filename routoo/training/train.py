@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
+from matplotlib.figure import Figure
 
 from routoo.domain.completion import RecordedAnswer
 from routoo.domain.tables import OutcomeTables
@@ -26,17 +27,25 @@ from routoo.ports import Feedback
 from routoo.predictor.answer_lengths import UNKNOWN_TOKENS
 from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.checkpoint import pack, weights_sha256, write_checkpoint
-from routoo.predictor.dataset import OutcomeMatrix, content_sha256, outcome_matrix
-from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator
+from routoo.predictor.dataset import (
+    OutcomeMatrix,
+    content_sha256,
+    grouped_folds,
+    outcome_matrix,
+    text_groups,
+)
+from routoo.predictor.estimator import Estimator
+from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator, training_items
 from routoo.predictor.manifest import Manifest, read_manifest
 from routoo.predictor.predictor import load_predictor
 from routoo.predictor.scores import sigmoid
+from routoo.predictor.stacking import EnsembleMember
+from routoo.predictor.views.neighbours import NeighbourView
 from routoo.selector.confidence import floor_margins
 from routoo.settings import Settings
 from routoo.store import checkpoints
 from routoo.store.database import Database
 from routoo.training.judge import PromptEstimates, fit_judge
-from routoo.training.learning_curve import learning_curve, plot_learning_curve
 from routoo.training.predictor_settings import PredictorSettings
 from routoo.training.promote import promote_checkpoint, register_folder
 from routoo.training.tables import mean_costs, prompt_factors
@@ -46,6 +55,9 @@ FEW_OUTCOMES = 50
 """A model with fewer outcomes gets a remark: its estimates are uncertain."""
 MIN_ITEMS = 20
 """Held-out items without which nothing can be said about a new checkpoint."""
+PLOT_FORMATS = (".png", ".svg", ".pdf")
+SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+"""Parts of the items that the curve's points are fitted on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,3 +317,54 @@ def _describe(rise: MeanInterval | None) -> str:
         return "not compared"
     between = f"95 % interval {rise.low:+.4f} to {rise.high:+.4f}"
     return f"{rise.mean:+.4f} against the present one ({between}, {rise.items} items)"
+
+
+@dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """A fit on part of the items, asked about the ones left out."""
+
+    items: int
+    """Items it was fitted on."""
+    score: Float32[np.ndarray, "held models"]
+    quality: Float32[np.ndarray, "held models"]
+
+
+def learning_curve(
+    matrix: OutcomeMatrix,
+    features: Float32[np.ndarray, "items features"],
+    estimator: Estimator,
+    options: FitOptions,
+) -> list[CurvePoint]:
+    """Fit the views on growing parts of all folds but one, and predict that one.
+
+    The projection, the views' weights and the calibration are those of the whole fit: few numbers,
+    and the same for every point, so that the curve shows the views alone.
+    """
+    folds = grouped_folds(text_groups(matrix.prompts), options.folds, options.seed)
+    items = training_items(matrix, estimator.projection, features, options)
+    held = folds == 0
+    order = np.random.default_rng(options.seed).permutation(np.flatnonzero(~held))
+    points = []
+    for share in SHARES:
+        part = items.take(np.sort(order[: max(int(share * len(order)), 1)]))
+        views = [
+            *EnsembleMember.fit(part).log_odds(items.features[held]),
+            NeighbourView.fit(part).log_odds(items.features[held]),
+        ]
+        quality = estimator.calibration(estimator.stacking(np.stack(views)))
+        points.append(CurvePoint(len(part.score), matrix.score[held], quality))
+    return points
+
+
+def plot_learning_curve(points: Sequence[CurvePoint], models: tuple[str, ...], path: Path) -> None:
+    """Draw mean AUC and Brier score over the number of training items into an image file."""
+    rows = [mean_metrics(metrics_by_model(point.score, point.quality, models)) for point in points]
+    items = np.array([point.items for point in points])
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("auc", "brier"), strict=True):
+        axes.plot(items, [row[name] for row in rows], marker="o")
+        axes.set_xscale("log")
+        axes.set_xlabel("training items")
+        axes.set_ylabel(f"held-out {name}, mean over {len(models)} models")
+        axes.grid(visible=True, alpha=0.3)
+    figure.savefig(path, dpi=120, metadata={"Software": None} if path.suffix == ".png" else None)

@@ -10,7 +10,7 @@ from routoo.predictor.checkpoint import pack
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
 from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator
 from routoo.predictor.scores import PRIOR_OUTCOMES
-from routoo.training.learning_curve import learning_curve
+from routoo.training.train import learning_curve
 
 HIDDEN = 24
 ITEMS = 600
