@@ -17,7 +17,7 @@ from routoo.domain.tables import (
     write_outcomes,
 )
 from routoo.errors import InputError, NotFoundError
-from routoo.evaluation_runs.graded_outcomes import (
+from routoo.evaluation_runs.load import (
     join_tables,
     load_graded_outcomes,
     without_evaluation_items,

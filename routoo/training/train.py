@@ -20,7 +20,7 @@ from routoo.domain.tables import OutcomeTables
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import MeanInterval, mean_interval
 from routoo.evaluation.quality_metrics import mean_metrics, metrics_by_model
-from routoo.evaluation_runs.graded_outcomes import load_graded_outcomes
+from routoo.evaluation_runs.load import load_graded_outcomes
 from routoo.judge.files import remove_old_judges, write_judge
 from routoo.judge.judge import AnswerJudge
 from routoo.ports import Feedback

@@ -12,7 +12,7 @@ from routoo.console.output import ConsoleFeedback
 from routoo.domain.items import Item
 from routoo.domain.tables import read_items
 from routoo.evaluation.bootstrap import MeanInterval
-from routoo.evaluation_runs.graded_outcomes import GradedOutcomes, load_graded_outcomes
+from routoo.evaluation_runs.load import GradedOutcomes, load_graded_outcomes
 from routoo.settings import load_settings
 from routoo.store import checkpoints
 from routoo.store.database import Database
