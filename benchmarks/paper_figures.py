@@ -9,7 +9,6 @@ from figures import Figure
 from paper_settings import Setting, Table
 
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
-from routoo.evaluation.build_scorecard import EvaluationData, build_scorecard
 from routoo.evaluation.pool_comparison import (
     PoolComparison,
     SingleModel,
@@ -23,6 +22,7 @@ from routoo.evaluation.routing import (
     cost_matrix,
     latency_matrix,
 )
+from routoo.evaluation.scorecard import EvaluationData, build_scorecard
 from routoo.predictor.dataset import outcome_matrix
 
 ROUTER, MIX = "router", "random_mix"

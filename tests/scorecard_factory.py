@@ -7,8 +7,7 @@ import numpy as np
 
 from routoo.domain.items import Item
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.build_scorecard import EvaluationData, build_scorecard
-from routoo.evaluation.scorecard import PastRun, Scorecard
+from routoo.evaluation.scorecard import EvaluationData, PastRun, Scorecard, build_scorecard
 from routoo.predictor.dataset import OutcomeMatrix
 
 SUBJECTS = ("algebra", "law", "medicine")

@@ -12,10 +12,9 @@ from routoo.evaluation.protocol import Protocol
 
 if TYPE_CHECKING:
     from routoo.domain.tables import OutcomeTables
-    from routoo.evaluation.build_scorecard import EvaluationData
     from routoo.evaluation.cascade_report import CascadeReport
     from routoo.evaluation.quality_metrics import Quality
-    from routoo.evaluation.scorecard import Scorecard
+    from routoo.evaluation.scorecard import EvaluationData, Scorecard
     from routoo.predictor.dataset import OutcomeMatrix
 
 
@@ -75,7 +74,7 @@ def evaluate(options: EvaluateOptions) -> None:
     """
     from routoo.console.output import note
     from routoo.errors import InputError
-    from routoo.evaluation.build_scorecard import EvaluationData, build_scorecard
+    from routoo.evaluation.scorecard import EvaluationData, build_scorecard
     from routoo.training.tables import read_tables
 
     _check_answers(options)

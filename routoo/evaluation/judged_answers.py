@@ -13,10 +13,10 @@ from routoo.domain.completion import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.prediction import Predictions
 from routoo.errors import InputError
-from routoo.evaluation.build_scorecard import EvaluationData
 from routoo.evaluation.cascade import CascadeKnowledge, PairKnowledge, ProbeKnowledge, decide
 from routoo.evaluation.cascade_report import CascadeReport, compare_policies
 from routoo.evaluation.routing import priced_columns
+from routoo.evaluation.scorecard import EvaluationData
 from routoo.files import replacing
 from routoo.judge.agreement import is_open
 from routoo.judge.judge import AnswerJudge, ProbeAnswer

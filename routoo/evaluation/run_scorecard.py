@@ -10,7 +10,6 @@ from routoo.domain.completion import AnswerDecision
 from routoo.domain.items import Item
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import bootstrap_weights, mean_interval
-from routoo.evaluation.build_scorecard import EvaluationData, measure_answers
 from routoo.evaluation.evaluation_run import NO_MODEL, EvaluationRun
 from routoo.evaluation.operating_point import (
     RoutedAnswers,
@@ -20,7 +19,13 @@ from routoo.evaluation.pool_comparison import PoolComparison, compare_pool
 from routoo.evaluation.quality_metrics import reliability
 from routoo.evaluation.routing import complete_outcomes, priced_columns
 from routoo.evaluation.same_cost import compare_at_same_cost
-from routoo.evaluation.scorecard import DecisionRow, PastRun, Scorecard
+from routoo.evaluation.scorecard import (
+    DecisionRow,
+    EvaluationData,
+    PastRun,
+    Scorecard,
+    measure_answers,
+)
 from routoo.predictor.dataset import OutcomeMatrix
 
 ROUTER = "router"
