@@ -10,7 +10,7 @@ from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import report_table
 from routoo.evaluation.bootstrap import Interval
 from routoo.evaluation.cascade_report import CascadeReport
-from routoo.evaluation.operating_point import OperatingPoint
+from routoo.evaluation.operating_point import OperatingPoint, SameCost
 from routoo.evaluation.pool_comparison import PoolComparison
 from routoo.evaluation.report.section import (
     fixed,
@@ -19,7 +19,6 @@ from routoo.evaluation.report.section import (
     usd_per_thousand,
     with_interval,
 )
-from routoo.evaluation.same_cost import SameCost
 from routoo.evaluation.scorecard import Scorecard
 
 _SHOWN = 3

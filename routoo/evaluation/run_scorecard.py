@@ -13,12 +13,12 @@ from routoo.evaluation.bootstrap import bootstrap_weights, mean_interval
 from routoo.evaluation.evaluation_run import NO_MODEL, EvaluationRun
 from routoo.evaluation.operating_point import (
     RoutedAnswers,
+    compare_at_same_cost,
     operating_figures,
 )
 from routoo.evaluation.pool_comparison import PoolComparison, compare_pool
 from routoo.evaluation.quality_metrics import reliability
 from routoo.evaluation.routing import complete_outcomes, priced_columns
-from routoo.evaluation.same_cost import compare_at_same_cost
 from routoo.evaluation.scorecard import (
     DecisionRow,
     EvaluationData,

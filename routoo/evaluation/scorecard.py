@@ -17,6 +17,7 @@ from routoo.evaluation.operating_point import (
     DomainFigures,
     OperatingPoint,
     RoutedAnswers,
+    SameCost,
     by_domain,
     cost_bins,
     latency_quantiles,
@@ -33,7 +34,6 @@ from routoo.evaluation.routing import (
     latency_matrix,
     priced_columns,
 )
-from routoo.evaluation.same_cost import SameCost
 from routoo.predictor.dataset import OutcomeMatrix
 
 

@@ -25,8 +25,8 @@ from routoo.evaluation.graders.judge import (
     judge_request,
 )
 from routoo.evaluation.item_grading import grade_item
+from routoo.evaluation.operating_point import same_cost_figures
 from routoo.evaluation.run_comparison import Alert, find_alerts
-from routoo.evaluation.same_cost import same_cost_figures
 from routoo.evaluation_runs.begin import write_batch
 from routoo.evaluation_runs.load import load_run
 from routoo.store import batches, checkpoints, schedules

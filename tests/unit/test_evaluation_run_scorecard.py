@@ -9,9 +9,9 @@ import pytest
 
 from routoo.errors import InputError
 from routoo.evaluation.evaluation_run import EvaluationRun, RunFacts, RunMode, run_figures
+from routoo.evaluation.operating_point import compare_at_same_cost, same_cost_figures
 from routoo.evaluation.report.page import render_page
 from routoo.evaluation.run_scorecard import run_scorecard
-from routoo.evaluation.same_cost import compare_at_same_cost, same_cost_figures
 
 ITEMS = 40
 

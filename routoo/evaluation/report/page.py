@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from routoo.evaluation.operating_point import OperatingPoint
+from routoo.evaluation.operating_point import OperatingPoint, SameCost
 from routoo.evaluation.pool_comparison import (
     ORACLE,
     RANDOM_MIX,
@@ -43,7 +43,6 @@ from routoo.evaluation.report.sections import (
     models_section,
     reliability_section,
 )
-from routoo.evaluation.same_cost import SameCost
 from routoo.evaluation.scorecard import Scorecard
 from routoo.statistics import Hull
 

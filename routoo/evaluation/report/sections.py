@@ -5,7 +5,7 @@ import math
 from markupsafe import Markup
 
 from routoo.evaluation.bootstrap import Interval
-from routoo.evaluation.operating_point import CostBin, DomainFigures
+from routoo.evaluation.operating_point import CostBin, DomainFigures, SameCost
 from routoo.evaluation.pool_comparison import PoolComparison
 from routoo.evaluation.quality_metrics import Reliability
 from routoo.evaluation.report.plot import Axis, Plot, Point, plot_area, shortened
@@ -23,7 +23,6 @@ from routoo.evaluation.report.section import (
     usd_per_thousand,
     with_interval,
 )
-from routoo.evaluation.same_cost import SameCost
 from routoo.evaluation.scorecard import DecisionRow, ModelRow, PastRun, Scorecard
 
 _ROW_PX, _NAME_PX, _SHARE_PX = 34, 18, 56
