@@ -17,7 +17,7 @@ from typing import Self, TypeVar
 
 from producer.pool_check import check_checkpoint
 from routoo.console.output import note
-from routoo.embedded.stack_state import StackStatus, is_stack_running, stack_log
+from routoo.embedded.stack import StackStatus, is_stack_running, stack_log
 from routoo.errors import CheckpointError, DatabaseUnavailableError, EmbeddedStackError
 from routoo.settings import Settings
 from routoo.store import checkpoints, workers

@@ -17,8 +17,13 @@ import structlog
 from filelock import Timeout
 
 from routoo.embedded.server import EmbeddedServer
-from routoo.embedded.stack import broker_url, database_url, embedded_servers
-from routoo.embedded.stack_state import remove_status, stack_lock
+from routoo.embedded.stack import (
+    broker_url,
+    database_url,
+    embedded_servers,
+    remove_status,
+    stack_lock,
+)
 from routoo.errors import EmbeddedStackError
 from routoo.settings import Settings
 from routoo.store.migrate import upgrade

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from routoo.embedded.stack_state import StackStatus, remove_status
+from routoo.embedded.stack import StackStatus, remove_status
 from routoo.errors import ConfigError, EmbeddedStackError
 
 READY = "ready"

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from routoo.embedded.stack_state import is_stack_running
+from routoo.embedded.stack import is_stack_running
 from tests.acceptance.batch import (
     answered,
     assert_one_result_each,

@@ -7,7 +7,7 @@ import pytest
 from pydantic import SecretStr
 
 from producer.local_stack import LocalStack
-from routoo.embedded.stack_state import StackStatus, is_stack_running, stack_lock, status_path
+from routoo.embedded.stack import StackStatus, is_stack_running, stack_lock, status_path
 from routoo.errors import CheckpointError
 from routoo.settings import Settings
 from routoo.store import workers

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from routoo.embedded.stack_state import status_path
+from routoo.embedded.stack import status_path
 from routoo.errors import ConfigError, EmbeddedStackError
 from worker.supervisor import Supervisor
 
