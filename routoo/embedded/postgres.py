@@ -11,8 +11,7 @@ from urllib.parse import quote
 import psycopg
 
 from routoo.embedded.folders import server_folders
-from routoo.embedded.programs import is_serving, program, run
-from routoo.embedded.server import EmbeddedServer
+from routoo.embedded.server import EmbeddedServer, is_serving, program, run
 
 _PORT = 5432
 """Part of the socket's name only: nothing listens on TCP."""

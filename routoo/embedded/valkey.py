@@ -8,8 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from routoo.embedded.folders import server_folders
-from routoo.embedded.programs import is_serving, program, run
-from routoo.embedded.server import EmbeddedServer
+from routoo.embedded.server import EmbeddedServer, is_serving, program, run
 
 _REPLY_TIMEOUT_S = 5.0
 _START_TIMEOUT_S = 60.0

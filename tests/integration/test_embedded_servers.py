@@ -15,8 +15,7 @@ from kombu import Connection
 
 from routoo.embedded.folders import SHARED_BASE, create_folders, server_folders
 from routoo.embedded.postgres import EmbeddedPostgres
-from routoo.embedded.programs import is_serving
-from routoo.embedded.server import EmbeddedServer
+from routoo.embedded.server import EmbeddedServer, is_serving
 from routoo.embedded.stack import embedded_stack
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.errors import EmbeddedStackError
@@ -261,7 +260,7 @@ def test_roots_servers_stand_where_nobody_can_reach_them(home: Path) -> None:
 def test_programs_that_nobody_can_read_are_copied(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("routoo.embedded.programs.anyone_can_run", lambda _: False)
+    monkeypatch.setattr("routoo.embedded.server.anyone_can_run", lambda _: False)
 
     server = EmbeddedValkey(home / "copied")
     for _ in range(2):
