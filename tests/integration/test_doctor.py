@@ -18,9 +18,8 @@ from tests import batch_factory as factory
 from tests.fakes.openai_process import FakeServerProcess
 from tests.producer_command import write_pool
 from worker.doctor import checks as doctor_checks
-from worker.doctor.examine import examine
+from worker.doctor.examine import check_traces, examine
 from worker.doctor.finding import Finding, Health, Known
-from worker.doctor.traces import check_traces
 from worker.roles import Role
 
 NOWHERE = "postgresql://user:secret@127.0.0.1:1/routoo"

@@ -4,17 +4,48 @@ Each is a line of its own, and one that can't be made says what it waits for: so
 down hides nothing else. Nothing is changed, and nothing is spent unless it is asked for.
 """
 
+import importlib.util
 import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from routoo.errors import RoutooError
 from routoo.settings import Settings, load_settings
 from worker.doctor import checks
 from worker.doctor.finding import Finding, Health, Known, of_error
-from worker.doctor.traces import check_traces
 from worker.roles import Role
+
+_VARIABLES = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""OpenTelemetry's own, the stronger first."""
+_COLLECTOR = "http://localhost:4318"
+"""Where OpenTelemetry sends traces by default."""
+_PORTS = {"http": 80, "https": 443}
+_CONNECT_TIMEOUT_S = 3.0
+
+
+def check_traces(name: str, known: Known) -> Iterator[Finding]:
+    """Look whether traces can be sent, where they are wanted."""
+    if not known.settings.traces:
+        return
+    if importlib.util.find_spec("opentelemetry.sdk") is None:
+        remedy = 'Install it with `pip install "routoo[otel]"`, or unset ROUTOO_TRACES'
+        yield Finding(name, Health.BROKEN, "OpenTelemetry is not installed", remedy)
+        return
+    named = [known.environ[one] for one in _VARIABLES if known.environ.get(one)]
+    url = urlsplit(named[0] if named else _COLLECTOR)
+    port = url.port or _PORTS.get(url.scheme, 0)
+    try:
+        with socket.create_connection((url.hostname or "", port), timeout=_CONNECT_TIMEOUT_S):
+            found = f"the collector at {url.hostname}:{port} takes connections"
+            yield Finding(name, Health.OK, found)
+    except OSError as error:
+        found = f"no collector at {url.hostname}:{port}: {error.strerror or error}"
+        remedy = "Start it, or correct OTEL_EXPORTER_OTLP_ENDPOINT; batches run without traces"
+        yield Finding(name, Health.WARNING, found, remedy)
+
 
 _CHECKS = {
     "settings": checks.check_settings,
