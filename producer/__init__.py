@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from producer.client.asynchronous import AsyncBatch, AsyncClient
+    from producer.client.backend import BatchState, FrontierPoint, ModelShare, Plan, Result
     from producer.client.blocking import Batch, Client
-    from producer.client.records import BatchState, FrontierPoint, ModelShare, Plan, Result
 
 __all__ = [
     "AsyncBatch",

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 from pydantic import SecretStr
 
-from producer.client.backend import Backend
+from producer.client.backend import Backend, BatchState, Plan, Result
 from producer.client.options import BatchOptions, Rows, check_known, read_rows
-from producer.client.records import BatchState, Plan, Result
 from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
 from routoo.settings import Settings, load_settings

@@ -11,8 +11,8 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from producer.client.asynchronous import AsyncBatch, AsyncClient, Where
+from producer.client.backend import BatchState, Plan, Result
 from producer.client.options import BatchOptions, Rows
-from producer.client.records import BatchState, Plan, Result
 from routoo.errors import InputError
 from routoo.loop_thread import LoopThread
 

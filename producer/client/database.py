@@ -10,7 +10,7 @@ from pathlib import Path
 from uuid import UUID
 
 from producer.aims import read_budget, read_limits, read_objective
-from producer.client.backend import Submitted
+from producer.client.backend import BatchState, Plan, Result, Submitted
 from producer.client.options import (
     BatchOptions,
     Rows,
@@ -20,7 +20,6 @@ from producer.client.options import (
     source_of,
     webhooks_of,
 )
-from producer.client.records import BatchState, Plan, Result
 from producer.control import cancel_batch, pause_batch, resume_batch, retry_batch
 from producer.local_stack import LocalStack
 from producer.plans import await_plan, submit_plan

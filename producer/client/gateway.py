@@ -15,9 +15,8 @@ import aiohttp
 import orjson
 from pydantic import SecretStr
 
-from producer.client.backend import Submitted
+from producer.client.backend import BatchState, Plan, Result, Submitted
 from producer.client.options import BatchOptions, Rows, as_texts, source_of
-from producer.client.records import BatchState, Plan, Result
 from producer.rows.check import default_id, is_request
 from producer.rows.problems import RowProblem
 from producer.rows.source import RowSource
