@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any
 
-from routoo.client.retry import call_with_retries
+from routoo.client.failures import call_with_retries
 from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_cost_usd, estimate_prompt_tokens

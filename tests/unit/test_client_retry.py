@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.client.retry import CAP_S, PATIENCE_S, backoff_s, call_with_retries
+from routoo.client.failures import CAP_S, PATIENCE_S, backoff_s, call_with_retries
 from routoo.domain.absence import Absence, AbsenceReason
 from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.completion import Completion, FinishReason, Usage

@@ -15,8 +15,7 @@ from decimal import Decimal
 from itertools import chain
 from random import Random
 
-from routoo.client.failures import is_bad_answer
-from routoo.client.retry import backoff_s
+from routoo.client.failures import backoff_s, is_bad_answer
 from routoo.domain.absence import Absence
 from routoo.domain.completion import KeptAnswer
 from routoo.domain.job import PendingJob
