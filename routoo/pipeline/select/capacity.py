@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32, Int32
 from routoo.domain.endpoint import Endpoint
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import NO_EXPERIENCE, Experience
-from routoo.pipeline.select.probed_jobs import ProbedJobs, no_probed_jobs
+from routoo.pipeline.select.probes import ProbedJobs, no_probed_jobs
 from routoo.selector.problem import Capacity
 
 USABLE_SHARE = 0.9

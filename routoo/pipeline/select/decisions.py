@@ -13,7 +13,7 @@ from routoo.domain.job import ResultStatus
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import Assignment
 from routoo.pipeline.select.matrix import BatchMatrix
-from routoo.pipeline.select.probed_jobs import ProbedJobs, no_probed_jobs
+from routoo.pipeline.select.probes import ProbedJobs, no_probed_jobs
 
 _SLICE_ROWS = 10_000
 _NO_MONEY = "the budget does not cover a call for this job"

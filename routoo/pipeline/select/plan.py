@@ -19,8 +19,7 @@ from routoo.pipeline.select.capacity import (
 )
 from routoo.pipeline.select.decisions import Decisions
 from routoo.pipeline.select.matrix import BatchMatrix
-from routoo.pipeline.select.probed_jobs import ProbedJobs
-from routoo.pipeline.select.probes import PosedProblem, describe_probes
+from routoo.pipeline.select.probes import PosedProblem, ProbedJobs, describe_probes
 from routoo.pipeline.select.problem import add_probes, choose_payable, pose_problem
 from routoo.selector.confidence import quality_interval
 from routoo.selector.frontier import frontier

@@ -32,8 +32,7 @@ from routoo.pipeline.select.plan import (
     describe_plan,
     make_plan,
 )
-from routoo.pipeline.select.probed_jobs import ProbedJobs, joined
-from routoo.pipeline.select.probes import PosedProblem, describe_probes
+from routoo.pipeline.select.probes import PosedProblem, ProbedJobs, describe_probes, joined
 from routoo.pipeline.select.problem import (
     add_probes,
     choose,
