@@ -52,6 +52,9 @@ def create_app(settings: Settings, broker_url: str) -> Celery:
         worker_prefetch_multiplier=1,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        # A Redis that refuses to write (a failover, a full disk) and a RabbitMQ that closes a
+        # channel get over it; without this the worker's process ends with status 1.
+        broker_channel_error_retry=True,
         # Whether a worker still owns a shard depends on its lease, not on the broker's connection.
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=False,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.chaos.stack import ChaosStack
-from tests.chaos.submission import PRODUCER, begin, end, model
+from tests.chaos.submission import PRODUCER, ample_usd, begin, end, model
 from tests.fakes.openai_process import FakeServerProcess
 
 CONCURRENCY = 12
@@ -72,12 +72,13 @@ class Run:
             (2, self.restart_broker),
             (2, self.suspend_one),
             (2, self.pause_batch),
-            (1, self.jump_clock),
             (1, self.cancel_and_retry),
             (1, self.kill_submission),
         ]
         if self.plan.on_small_disk:
             acts.append((1, self.fill_disk))
+        if self.stack.can_jump_clocks:
+            acts.append((2, self.jump_clock))
         weights = [weight for weight, _ in acts]
         act = self.rng.choices([one for _, one in acts], weights)[0]
         self.events[act.__name__] += 1
@@ -129,12 +130,13 @@ class Run:
             time.sleep(0.2)
 
     def jump_clock(self) -> None:
-        self.stack.jump_clock(self._name(), self.rng.choice([-1, 1]))
+        self.stack.jump_clock(self._name(), self.rng.choice([-86_400, -3_600, -10, 10, 3_600]))
 
     def pause_batch(self) -> None:
         batch_id = self.rng.choice(self.batch_ids)
         self._command("pause", batch_id)
-        self._command("resume", batch_id, "--budget-usd", str(self.rng.choice(["0.05", "0.06"])))
+        budget_usd = ample_usd(self.plan.jobs + self.rng.choice([0, 100]))
+        self._command("resume", batch_id, "--budget-usd", budget_usd)
 
     def kill_submission(self) -> None:
         """Kill a submission half-way, and submit twice at once with the same key."""

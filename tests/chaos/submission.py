@@ -44,14 +44,23 @@ def model(
     }
 
 
+def ample_usd(jobs: int) -> str:
+    """Return a budget, in USD, that jobs don't use up though each is called twice."""
+    return f"{max(0.05, 0.00015 * jobs):.4f}"
+
+
 def begin(
     stack: ChaosStack,
     prompts: Sequence[str],
     models: Sequence[dict[str, Any]],
     *options: str,
-    budget_usd: str = "0.05",
+    budget_usd: str | None = None,
 ) -> "subprocess.Popen[str]":
-    """Start to submit prompts as `job-0`, `job-1`, ...; the command prints the batch's id."""
+    """Start to submit prompts as `job-0`, `job-1`, ...; the command prints the batch's id.
+
+    Where it is unset, the budget covers calls that are lost and count at their worst case, too.
+    """
+    budget_usd = budget_usd or ample_usd(len(prompts))
     rows, pool = stack.home / "jobs.jsonl", stack.home / "pool.json"
     lines = [{"custom_id": f"job-{no}", "prompt": prompt} for no, prompt in enumerate(prompts)]
     rows.write_text("\n".join(map(json.dumps, lines)))

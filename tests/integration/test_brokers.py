@@ -119,6 +119,22 @@ def test_a_broker_that_is_away_is_no_error_for_a_worker_that_publishes() -> None
     publish(app, keys(1))
 
 
+def test_a_worker_outlives_a_redis_that_refuses_to_write(app: Celery, broker_url: str) -> None:
+    if not broker_url.startswith("redis"):
+        pytest.skip("as a failover, a full disk or a full memory make a Redis do")
+    with consumer(broker_url) as process, app.connection_for_write() as connection:
+        redis = connection.default_channel.client
+        redis.config_set("min-replicas-to-write", 1)
+        try:
+            publish(app, keys(1))  # is no error either
+            time.sleep(3.0)
+            assert process.poll() is None
+        finally:
+            redis.config_set("min-replicas-to-write", 0)
+        publish(app, keys(1))
+        assert line(process) == f"got {BATCH} 0"
+
+
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:{}/0", "amqp://guest:guest@127.0.0.1:{}//"])
 def test_a_broker_that_answers_nothing_delays_a_producer_by_its_time_limit(
     url: str, monkeypatch: pytest.MonkeyPatch
