@@ -1,5 +1,6 @@
 """What is learned from calls."""
 
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -74,6 +75,14 @@ def test_token_corrections_near_the_billed_ratio_as_calls_add_up() -> None:
     assert 1 < few.prompt_factor < many.prompt_factor < 2
     assert many.prompt_factor == pytest.approx(2, abs=0.1)
     assert many.completion_factor == pytest.approx(3, abs=0.2)
+
+
+@pytest.mark.parametrize("times", [0.1, 10.0])
+def test_a_length_that_was_ten_times_off_is_mostly_corrected_when_a_plan_is_checked(
+    times: float,
+) -> None:
+    known = fit_experience(candidate(), calls(MIN_CALLS, completion=times))
+    assert abs(math.log(known.completion_factor / times)) < math.log(2)
 
 
 def test_slow_calls_raise_the_mean_and_not_the_typical_latency() -> None:

@@ -34,7 +34,13 @@ from routoo.store.model_calls import MeasuredCall, ModelCalls, calls_since, rece
 RECENT_CALLS = 200
 """Number of calls read for each model: enough for medians, few enough to follow a change."""
 MIN_CALLS = 20
-"""Fewer calls measure no latency. Also the weight of what was assumed before, in calls."""
+"""Fewer calls measure no latency. Also the weight of what was assumed of failures and of billed
+prompt tokens before, in calls."""
+LENGTH_WEIGHT = 2
+"""Weight of the predicted length of answers, in calls. Of prompts like those that a predictor was
+trained on it predicts lengths well, of others by a factor of 1.5 and for models that nobody has
+graded by one of e or more off: `benchmarks/length_correction.py` measures what each weight costs.
+"""
 _FACTORS = (0.1, 10.0)
 """Bounds of a correction; what is beyond them is taken for an error of measurement."""
 _BEFORE_ALL = datetime(1970, 1, 1, tzinfo=UTC)
@@ -103,14 +109,16 @@ def fit_experience(
     return replace(
         known,
         calls=len(calls),
-        prompt_factor=_factor(
+        prompt_factor=correction(
             [call.prompt_tokens for call in calls],
             [estimate_prompt_tokens(call.body, model) for call in calls],
-            prompt_factor,
+            weight=MIN_CALLS,
+            before=prompt_factor,
         ),
-        completion_factor=_factor(
+        completion_factor=correction(
             [call.completion_tokens for call in predicted],
             [estimated_completion_tokens(model, call) for call in predicted],
+            weight=LENGTH_WEIGHT,
         ),
     )
 
@@ -161,11 +169,20 @@ def estimated_completion_tokens(
     return min(min(max(call.predicted_completion_tokens, 1.0), most) * factor, most)
 
 
-def _factor(billed: Sequence[float], estimated: Sequence[float], before: float = 1.0) -> float:
-    """Return billed over estimated tokens, drawn by MIN_CALLS calls to what was known before."""
+def correction(
+    billed: Sequence[float], estimated: Sequence[float], *, weight: float, before: float = 1.0
+) -> float:
+    """Return by what estimated tokens are to be multiplied, after some calls.
+
+    Args:
+        billed: Tokens of each call.
+        estimated: What was estimated of them.
+        weight: How many average calls the correction before counts for.
+        before: That correction.
+    """
     if not billed:
         return before
-    prior = MIN_CALLS * sum(estimated) / len(estimated)
+    prior = weight * sum(estimated) / len(estimated)
     ratio = (sum(billed) + before * prior) / (sum(estimated) + prior)
     return min(max(ratio, _FACTORS[0]), _FACTORS[1])
 
