@@ -165,6 +165,13 @@ async def requests_at(server: FakeServer, count: int) -> None:
             await asyncio.sleep(0.01)
 
 
+async def some_result(db: Database) -> None:
+    """Wait until a job has a result."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not await rows(db, "SELECT FROM results"):
+            await asyncio.sleep(0.05)
+
+
 def billed_usd(server: FakeServer) -> Decimal:
     """Return what the endpoint would charge for all it did."""
     return (

@@ -28,7 +28,8 @@ import ssl
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -100,6 +101,7 @@ class FakeServer:
         self._requests_of: Counter[str] = Counter()
         self._prompts_of: Counter[tuple[str, str]] = Counter()
         self._windows: dict[str, tuple[float, int]] = {}
+        self._held: dict[str, asyncio.Event] = {}
         self.set_script(script or {"models": {"*": {}}})
 
     def set_script(self, script: Mapping[str, Any]) -> None:
@@ -107,6 +109,15 @@ class FakeServer:
         self.batches.script = script.get("batches", {})
         self._models = {name: ModelScript.parse(one) for name, one in script["models"].items()}
         self.batches.models = self._models
+
+    @contextmanager
+    def held(self, model: str) -> Iterator[None]:
+        """Let requests to a model come in, and answer them when the block has ended."""
+        self._held[model] = asyncio.Event()
+        try:
+            yield
+        finally:
+            self._held.pop(model).set()
 
     @property
     def base_url(self) -> str:
@@ -186,6 +197,8 @@ class FakeServer:
         window = script.context_window_tokens
         if hit is None and window and billed_tokens(answer)[0] > window:
             hit = Fault("context_length")
+        if (held := self._held.get(served.model)) is not None:
+            await held.wait()
         await asyncio.sleep(script.latency_of(served.model, request_no))
         served.fault = hit.kind if hit else None
         if hit is None or hit.is_billed:

@@ -144,7 +144,7 @@ def test_a_broker_that_answers_nothing_delays_a_producer_by_its_time_limit(
         started = time.monotonic()
         with pytest.raises(BrokerUnavailableError, match="Don't submit again"):
             producer_queue.publish(url.format(silent.getsockname()[1]), Stage.SCORE, BATCH, 1)
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 30  # without the limit: for ever
 
 
 @pytest.mark.parametrize("url", ["redis://127.0.0.1:1/0", "amqp://127.0.0.1:1//"])

@@ -178,7 +178,7 @@ async def test_slots_bound_the_calls_in_flight_of_each_endpoint(client: ChatEndp
 
 
 async def test_equal_endpoints_share_a_models_load_by_their_room(client: ChatEndpoints) -> None:
-    slow, fast = {"models": {"*": {"latency_s": 0.2}}}, {"models": {"*": {"latency_s": 0.02}}}
+    slow, fast = {"models": {"*": {"latency_s": 1.0}}}, {"models": {"*": {"latency_s": 0.02}}}
     async with FakeServer(slow) as one, FakeServer(fast) as other:
         endpoints = [Endpoint(base_url=each.base_url, max_concurrency=4) for each in (one, other)]
         model = candidate(one, "m").model_copy(
@@ -218,9 +218,11 @@ async def test_limits_that_an_endpoints_headers_name_are_kept(client: ChatEndpoi
 
 
 async def test_hundreds_of_calls_share_one_session(client: ChatEndpoints) -> None:
-    async with FakeServer({"models": {"*": {"latency_s": 0.05}}}) as server:
+    async with FakeServer() as server:
         model = candidate(server, "m", max_concurrency=1000)
-        calls = (client.complete(model, CHAT) for _ in range(300))
+        with server.held("m"):
+            calls = [asyncio.create_task(client.complete(model, CHAT)) for _ in range(300)]
+            await until(lambda: len(server.requests) > 100)
         answers = await asyncio.gather(*calls)
         assert {completion.answer for completion in answers} == {answers[0].answer}
         assert max(served.in_flight for served in server.requests) > 100

@@ -80,11 +80,13 @@ async def test_what_a_crash_left_unsettled_counts_at_its_worst_case(db: Database
 
 
 async def test_a_worker_that_lost_its_lease_writes_nothing_more(db: Database) -> None:
-    async with FakeServer({"models": {"*": {"latency_s": 0.3}}}) as server:
+    async with FakeServer() as server:
         lease = await prepare(db, pool_of(server), 3)
         stale = asyncio.create_task(dispatch(db, lease))
-        await requests_at(server, 3)
-        await rows(db, "UPDATE shards SET epoch = epoch + 1 WHERE stage = 'dispatch' RETURNING 1")
+        taken = "UPDATE shards SET epoch = epoch + 1 WHERE stage = 'dispatch' RETURNING 1"
+        with server.held("small"):
+            await requests_at(server, 3)
+            await rows(db, taken)
         with pytest.raises(StaleLeaseError):
             await stale
         assert await rows(db, "SELECT count(*) FROM results") == [(0,)]
@@ -259,7 +261,7 @@ async def test_a_drained_shard_keeps_what_was_answered_and_leaves_the_rest(db: D
     async with FakeServer({"models": {"*": {"latency_s": 0.1}}}) as server:
         lease = await prepare(db, pool_of(server), 40)
         stop = asyncio.Event()
-        draining = asyncio.create_task(dispatch(db, lease, stop=stop))
+        draining = asyncio.create_task(dispatch(db, lease, stop=stop, drain_grace_s=60.0))
         await requests_at(server, 10)
         stop.set()
         assert not await draining
@@ -275,6 +277,6 @@ async def test_a_drained_shard_keeps_what_was_answered_and_leaves_the_rest(db: D
 async def test_a_shard_whose_time_is_up_is_handed_back(db: Database) -> None:
     async with FakeServer({"models": {"*": {"latency_s": 0.1}}}) as server:
         lease = await prepare(db, pool_of(server), 40)
-        assert not await dispatch(db, lease, time_limit_s=0.15)
+        assert not await dispatch(db, lease, time_limit_s=0.15, drain_grace_s=60.0)
         answered = (await rows(db, "SELECT count(*) FROM results"))[0][0]
         assert answered == len(server.requests) < 40

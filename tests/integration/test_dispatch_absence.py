@@ -31,6 +31,7 @@ from tests.dispatch_factory import (
     requests_at,
     rows,
     select,
+    some_result,
 )
 from tests.fakes.openai_server import FakeServer
 
@@ -119,13 +120,18 @@ async def test_a_pause_that_outlasts_patience_is_not_waited_for(db: Database) ->
         assert await answering(db) == [("small", "succeeded", "rate_limited", 20)]
 
 
-async def test_deadlines_are_kept_while_endpoints_pause(db: Database) -> None:
-    short = {"faults": [{"kind": "rate_limit", "retry_after": "8"}]}
-    async with FakeServer({"models": {"*": short}}) as server:
+async def test_deadlines_are_kept_while_endpoints_pause(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routoo.domain.absence.SHORT_WAIT_S", 7200.0)  # the shard is kept
+    async with FakeServer({"models": {"*": PAUSED}}) as server:
+        options = CallOptions(patience_s=7200.0)
         deadline = datetime.now(UTC) + timedelta(seconds=4)
-        lease = await prepare(db, pool_of(server), 20, model="large", sla=SLA(deadline=deadline))
-        assert await dispatch(db, lease)
-        assert (datetime.now(UTC) - deadline).total_seconds() < 4  # the pause goes on
+        sla = SLA(deadline=deadline)
+        lease = await prepare(db, pool_of(server), 20, model="large", sla=sla, call_options=options)
+        async with asyncio.timeout(PATIENCE_S):  # the pause takes an hour
+            assert await dispatch(db, lease)
+        assert server.requests
         assert await answering(db) == [(None, "expired", None, 20)]
 
 
@@ -345,16 +351,15 @@ async def test_a_cancelled_batch_ends_though_its_calls_wait_for_an_endpoint_that
 
 
 async def test_a_cancelled_batch_ends_at_once_what_is_not_in_flight(db: Database) -> None:
-    async with FakeServer({"models": {"small": {"latency_s": 3.0}}}) as server:
+    async with FakeServer({"models": {"small": {}}}) as server:
         lease = await prepare(db, pool_of(server), 30)
         dispatching = asyncio.create_task(dispatch_to_outcome(db, lease))
-        await requests_at(server, 8)
-        async with db.transaction() as conn:
-            await control.cancel(conn, lease.key.batch_id)
-        async with asyncio.timeout(PATIENCE_S):
-            while not await rows(db, "SELECT FROM results"):
-                await asyncio.sleep(0.05)
-        assert not dispatching.done()
+        with server.held("small"):
+            await requests_at(server, 8)
+            async with db.transaction() as conn:
+                await control.cancel(conn, lease.key.batch_id)
+            await some_result(db)
+            assert not dispatching.done()
         outcome = await dispatching
         async with db.transaction() as conn:
             await shards.finish(conn, lease, outcome)
@@ -406,9 +411,7 @@ async def test_only_one_job_finds_out_whether_another_model_denies_requests_too(
     async with FakeServer({"models": {"large": DENIED, "small": {}}}) as server:
         lease = await prepare(db, pool_of(server), 20, model="large")
         dispatching = asyncio.create_task(dispatch(db, lease))
-        async with asyncio.timeout(PATIENCE_S):
-            while not await rows(db, "SELECT FROM results"):
-                await asyncio.sleep(0.05)
+        await some_result(db)
         await asyncio.sleep(1.5)
         assert await answering(db) == [("small", "succeeded", "denied", 1)]
         dispatching.cancel()

@@ -122,6 +122,12 @@ async def ends(db: Database) -> list[tuple[Any, ...]]:
     )
 
 
+async def kept_at(db: Database, count: int) -> None:
+    """Wait until so many answers are committed, of which nothing is decided yet."""
+    while await rows(db, "SELECT count(*) FROM kept_answers") != [(count,)]:
+        await asyncio.sleep(0.05)
+
+
 async def calls(db: Database) -> list[tuple[Any, ...]]:
     return await rows(
         db,
@@ -175,26 +181,30 @@ async def test_an_answer_is_judged_by_the_price_of_the_newest_plan(db: Database)
         assert await ends(db) == [("succeeded", "small", "accepted", None, 1, 4)]
 
 
-async def test_a_replan_changes_what_answers_must_reach(db: Database) -> None:
-    slow = {"models": {"small": {"answer": "I am not sure", "latency_s": 1.0}, "large": {}}}
-    async with FakeServer(slow) as server:
+async def test_a_replan_changes_what_answers_must_reach(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("routoo.pipeline.dispatch.shard._POLL_S", 0.05)
+    async with FakeServer(BAD) as server:
         lease = await probed(db, server)
         running = asyncio.create_task(dispatch(db, lease))
-        await asyncio.sleep(0.1)
-        dear = '{"shadow_price_per_usd": 1e6}'
-        await rows(db, "UPDATE batches SET plan = %s RETURNING 1", dear)
-        await rows(
-            db,
-            "INSERT INTO assignments (batch_id, job_no, revision, model, expected_quality,"
-            " expected_cost_usd, probe, escalation_chance) SELECT batch_id, job_no, 2, model,"
-            " expected_quality, expected_cost_usd, probe, escalation_chance FROM assignments"
-            " RETURNING 1",
-        )
-        await rows(
-            db,
-            "INSERT INTO replans (batch_id, revision, reason, decided_at, moved, before, after)"
-            " SELECT id, 2, 'a test', now(), 0, '{}', '{}' FROM batches RETURNING 1",
-        )
+        with server.held("small"):
+            await requests_at(server, 4)
+            dear = '{"shadow_price_per_usd": 1e6}'
+            await rows(db, "UPDATE batches SET plan = %s RETURNING 1", dear)
+            await rows(
+                db,
+                "INSERT INTO assignments (batch_id, job_no, revision, model, expected_quality,"
+                " expected_cost_usd, probe, escalation_chance) SELECT batch_id, job_no, 2, model,"
+                " expected_quality, expected_cost_usd, probe, escalation_chance FROM assignments"
+                " RETURNING 1",
+            )
+            await rows(
+                db,
+                "INSERT INTO replans (batch_id, revision, reason, decided_at, moved, before, after)"
+                " SELECT id, 2, 'a test', now(), 0, '{}', '{}' FROM batches RETURNING 1",
+            )
+            await asyncio.sleep(1.0)  # the dispatcher looks many times
         assert await running
         assert await ends(db) == [("succeeded", "small", "accepted", None, 1, 4)]
 
@@ -205,7 +215,7 @@ async def test_a_kept_answer_outlives_the_worker_and_is_not_paid_twice(
     """The worker dies when the answer is committed and nothing is decided yet."""
 
     async def crash(*_args: Any) -> Any:
-        await asyncio.sleep(0.2)  # the answers are committed
+        await kept_at(db, 4)
         raise CrashError
 
     async with FakeServer(BAD) as server:
@@ -304,13 +314,13 @@ async def test_each_of_three_calls_is_reserved_at_its_worst_and_no_more_is_spent
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The budget that the three calls need at worst is found, then met, then missed by a bit."""
-    slow = {"models": {**DIFFER["models"], "large": {"answer": "certain", "latency_s": 1.0}}}
-    async with FakeServer(slow) as server:
+    async with FakeServer(DIFFER) as server:
         lease = await compared(db, server, monkeypatch, 1, budget_usd=Decimal(1))
         running = asyncio.create_task(dispatch(db, lease))
-        await requests_at(server, 3)
-        async with db.transaction() as conn:
-            during = await ledger.balance(conn, lease.key.batch_id)
+        with server.held("large"):
+            await requests_at(server, 3)
+            async with db.transaction() as conn:
+                during = await ledger.balance(conn, lease.key.batch_id)
         assert await running
         assert await rows(db, "SELECT sum(cost_usd) FROM attempts WHERE probe") == [
             (during.spent_usd,)
@@ -393,8 +403,7 @@ async def test_two_kept_answers_outlive_the_worker_and_are_not_paid_twice(
 
     async def crash(commit: Any, judging: Any, account: Any, kept: Any) -> Any:
         if kept.attempt.model == "twin":
-            while await rows(db, "SELECT count(*) FROM kept_answers") != [(6,)]:
-                await asyncio.sleep(0.05)
+            await kept_at(db, 6)
             raise CrashError
         return await decide(commit, judging, account, kept)
 
@@ -425,7 +434,7 @@ async def test_a_kept_answer_that_is_good_needs_no_further_call(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def crash(*_args: Any) -> Any:
-        await asyncio.sleep(0.2)
+        await kept_at(db, 4)
         raise CrashError
 
     async with FakeServer(GOOD) as server:

@@ -123,7 +123,7 @@ async def test_a_pool_with_models_away_is_refused_with_their_names_in_bounded_ti
         started = time.monotonic()
         with pytest.raises(ConfigError) as caught:
             await check_endpoints(pool, Settings(ping_timeout_s=0.3))
-        assert time.monotonic() - started < 2
+        assert time.monotonic() - started < 30  # without the limit: for minutes
         text = str(caught.value)
         assert all(model.name in text for model in (refused, *models))
         assert "fine" not in text

@@ -26,6 +26,7 @@ from tests.dispatch_factory import (
     requests_at,
     rows,
     select,
+    some_result,
 )
 from tests.fakes.openai_server import FakeServer
 
@@ -203,13 +204,15 @@ async def test_a_budget_is_never_set_below_what_is_spent_and_set_aside(db: Datab
 
 
 async def test_a_cancelled_batch_goes_on_where_it_stopped(db: Database) -> None:
-    async with FakeServer({"models": {"*": {"latency_s": 0.3}}}) as server:
+    async with FakeServer() as server:
         lease = await prepare(db, pool_of(server), 30)
         batch_id = lease.key.batch_id
         dispatching = asyncio.create_task(dispatch(db, lease))
-        await requests_at(server, 8)
-        async with db.transaction() as conn:
-            await control.cancel(conn, batch_id)
+        with server.held("small"):
+            await requests_at(server, 8)
+            async with db.transaction() as conn:
+                await control.cancel(conn, batch_id)
+            await some_result(db)  # of a job that waits no more for a call
         assert not await dispatching
         async with db.transaction() as conn:
             await shards.finish(conn, lease, shards.HandedBack())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -223,12 +224,15 @@ async def test_work_that_outlasts_its_lease_keeps_it(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
 
     async def slow(_: Lease, __: BatchRecord) -> WorkOutcome:
-        await asyncio.sleep(LEASE_S * 3)
+        await outlasted.wait()
         return Done()
 
-    working = asyncio.create_task(worker(db, slow).handle(key))
-    await asyncio.sleep(LEASE_S * 2)
+    outlasted, lease_s = asyncio.Event(), LEASE_S * 5  # a busy machine may renew it late
+    owner = replace(worker(db, slow), lease_s=lease_s)
+    working = asyncio.create_task(owner.handle(key))
+    await asyncio.sleep(lease_s * 1.3)
     assert await worker(db, succeed).handle(key) == HandledMessage()
+    outlasted.set()
     assert (await working).publish
     assert await shard(db, key) == ("done", 1)
 
