@@ -6,7 +6,7 @@ At each point one role's process is killed and started again; its batch ends as 
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 
@@ -20,6 +20,8 @@ from tests.services import short_folder
 
 JOBS = 30
 _PATIENCE_S = 120.0
+_REACH_S = 30.0
+"""Within so long a process is ready, or reaches its point."""
 _SETTINGS = {
     "ROUTOO_LEASE_S": "2",
     "ROUTOO_RECOVERY_INTERVAL_S": "1",
@@ -65,9 +67,16 @@ def run_through(stack: ChaosStack, server: FakeServerProcess, role: str, point: 
     worker.process.wait()
     stack.spawn(role, role, **{VARIABLE: str(point)})
     killed, first = False, stack.workers[role].process
+    _await(lambda: first.poll() is not None or stack.workers[role].is_ready)
+    if role == "beat":  # it publishes what no worker takes
+        stack.suspend(stack.workers["scorer"])
     prompts = [f"{role} {point}, job {number}?" for number in range(JOBS)]
     models = [model(server.base_url, name) for name in KNOWN_MODELS]
-    batch_id, started_s = end(begin(stack, prompts, models)), time.monotonic()
+    batch_id = end(begin(stack, prompts, models))
+    if role == "beat":
+        _await(lambda: first.poll() is not None)
+        stack.resume(stack.workers["scorer"])
+    started_s = time.monotonic()
     while stack.query("SELECT status FROM batches WHERE id = %s", batch_id) != [("completed",)]:
         assert time.monotonic() < started_s + _PATIENCE_S, (role, str(point))
         if first.poll() is not None:
@@ -82,6 +91,13 @@ def run_through(stack: ChaosStack, server: FakeServerProcess, role: str, point: 
     books = "SELECT reserved_usd, spent_usd <= limit_usd FROM ledgers WHERE batch_id = %s"
     assert stack.query(books, batch_id) == [(0, True)]
     return killed or first.poll() == -signal.SIGKILL
+
+
+def _await(is_so: Callable[[], bool]) -> None:
+    """Wait until something is so, but not for ever."""
+    ends_s = time.monotonic() + _REACH_S
+    while not is_so() and time.monotonic() < ends_s:
+        time.sleep(0.05)
 
 
 @pytest.mark.timeout(1_800)
