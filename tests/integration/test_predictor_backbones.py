@@ -119,6 +119,22 @@ def test_each_third_of_the_depth_is_pooled_whatever_the_batch(folder: Path) -> N
     assert np.abs(together - alone).max() < 1e-5
 
 
+@pytest.mark.parametrize("layers", [(0,), (1,), (0, 2)])
+def test_layers_above_those_that_are_read_are_left_out_and_change_nothing(
+    folder: Path, layers: tuple[int, ...]
+) -> None:
+    backbone = find_backbone(str(folder))
+    whole = Encoder(backbone, replace(EXACT, layers=(0, 1, 2, 3))).encode(PROMPTS).features
+    shallow = Encoder(backbone, replace(EXACT, layers=layers))
+    stacks = [len(m) for m in shallow.model.modules() if isinstance(m, torch.nn.ModuleList)]
+    assert stacks == [max(*layers, 1)]
+    width = SMALL["hidden_size"]
+    expected = [whole[:, width * layer : width * (layer + 1)] for layer in layers]
+    np.testing.assert_array_equal(
+        shallow.encode(PROMPTS).features, np.concatenate(expected, axis=1)
+    )
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_reads_prompts_as_a_cpu_does(folder: Path) -> None:
     backbone, prompts = find_backbone(str(folder)), [f"{'word ' * n}{n}?" for n in range(300)]

@@ -68,6 +68,15 @@ def test_an_adapter_of_another_model_is_refused() -> None:
         merge_adapters(nn.Sequential(nn.Linear(6, 4)), adapter_tensors(model))
 
 
+def test_an_adapter_that_learned_nothing_needs_no_layer() -> None:
+    model = _Attention()
+    add_adapters(model, rank=2)
+    rest = nn.Sequential(nn.Linear(6, 4))
+    before = rest[0].weight.clone()
+    merge_adapters(rest, adapter_tensors(model))
+    torch.testing.assert_close(rest[0].weight, before, rtol=0, atol=0)
+
+
 def test_a_model_without_attention_can_not_be_adapted() -> None:
     with pytest.raises(CheckpointError, match="without --tune"):
         add_adapters(nn.Sequential(nn.Linear(6, 4)), rank=2)

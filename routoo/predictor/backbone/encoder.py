@@ -25,6 +25,7 @@ from routoo.predictor.backbone.batching import (
 from routoo.predictor.backbone.language_model import (
     Backbone,
     compile_layers,
+    drop_layers,
     is_decoder,
     load_language_model,
 )
@@ -78,8 +79,6 @@ class Encoder:
         torch_device = torch.device(device)
         self._transfer = choose_transfer(torch_device)
         self._tokenizer, self.model = load_language_model(backbone, torch_device, reading.precision)
-        if reading.compiled:
-            compile_layers(self.model)
         config = self.model.config
         self._decodes = is_decoder(config)
         usual = Pooling.LAST if self._decodes else Pooling.MEAN
@@ -88,6 +87,9 @@ class Encoder:
             layers=_layers(reading.layers, int(config.num_hidden_layers)),
             pooling=reading.pooling or usual,
         )
+        drop_layers(self.model, above=max(self.layers))
+        if reading.compiled:
+            compile_layers(self.model)
         # A decoder's first token takes the attention that nothing else wants: its state is large
         # and carries no meaning (Xiao et al. 2024, attention sinks).
         self._pool = choose_pooler(self.pooling, skip_first=self._decodes)

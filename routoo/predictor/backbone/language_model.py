@@ -137,6 +137,25 @@ def choose_dtype(precision: Precision, device: torch.device, *, decodes: bool) -
     return torch.bfloat16 if fast else torch.float32
 
 
+def drop_layers(model: Any, above: int) -> None:
+    """Leave out the layers above a hidden state, which then cost no time and no memory.
+
+    The hidden states below stay what they were: a model's last state has passed its last norm,
+    states in the middle have not.
+
+    Args:
+        model: As transformers loads it.
+        above: The deepest hidden state that is read; 0, the token embeddings, keeps one layer.
+    """
+    depth, kept = model.config.num_hidden_layers, max(above, 1)
+    if kept >= depth:
+        return
+    for stack in _layer_stacks(model):
+        del stack[kept:]
+    model.config.num_hidden_layers = kept
+    model.config.tie_last_hidden_states = False
+
+
 def compile_layers(model: Any) -> None:
     """Let torch.compile fuse what a layer does between its matrix products, for any shape.
 
@@ -144,11 +163,15 @@ def compile_layers(model: Any) -> None:
     """
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         return
-    count = model.config.num_hidden_layers
-    for stack in model.modules():
-        if isinstance(stack, torch.nn.ModuleList) and len(stack) == count:
-            for layer in stack:
-                layer.compile(dynamic=True)
+    for stack in _layer_stacks(model):
+        for layer in stack:
+            layer.compile(dynamic=True)
+
+
+def _layer_stacks(model: Any) -> list[torch.nn.ModuleList]:
+    depth = model.config.num_hidden_layers
+    stacks = (part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
+    return [stack for stack in stacks if len(stack) == depth]
 
 
 def is_decoder(config: Any) -> bool:

@@ -76,6 +76,8 @@ def adapter_tensors(model: nn.Module) -> dict[str, np.ndarray]:
 def merge_adapters(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
     """Add adapters to the weights they were trained on, so that inference costs nothing more.
 
+    An adapter that learned nothing, as of a layer above those that are read, is left out.
+
     Raises:
         CheckpointError: The model has no such layer.
     """
@@ -86,6 +88,8 @@ def merge_adapters(model: nn.Module, tensors: Mapping[str, np.ndarray]) -> None:
             torch.from_numpy(tensors[f"{name}.down"]),
             torch.from_numpy(tensors[f"{name}.up"]),
         )
+        if not up.any():
+            continue
         if not isinstance(layer, nn.Linear):
             raise CheckpointError(
                 "the backbone has no layer of the checkpoint's adapter",
