@@ -1,11 +1,13 @@
 """Measures prompts/s of the predictor, text to estimates, beside others that run its backbone.
 
-All read the same prompts with the same backbone and threads, taking turns on slices of 1,000. The
+All read the same prompts with the same backbone and threads, taking turns on slices of them. The
 others only embed; ours also counts surface features, runs all views and calibrates. They are
 sentence-transformers, where it is installed (`pip install --no-deps sentence-transformers`), and
 onnxruntime, where --peers-python names an interpreter that has benchmarks/peers.txt. Beside them
 stands the physical limit: what the device multiplies in large products, measured in the same run.
-The last ratio is the model-FLOPs utilisation.
+The last ratio is the model-FLOPs utilisation. `--layers 2,4` also reads the prompts by these hidden
+states alone, for which the layers above the last one are not computed. On a busy machine
+`--cpu-time` counts seconds of the processor instead of the clock's.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,7 +29,6 @@ from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.predictor import load_predictor
 
 Work = Callable[[Sequence[str]], object]
-SLICE_PROMPTS = 1000
 EXAMPLE_ITEMS = Path("examples/training_questions.jsonl")
 
 
@@ -39,20 +41,23 @@ def main() -> None:
     encoder = predictor.encoder
     assert isinstance(encoder, Encoder), "without a cache of embeddings"
     work: dict[str, Work] = {"routoo": lambda part: predictor.predict(part, predictor.models)}
+    for layers in options.layers:
+        work[f"layers_{layers}"] = _shallow(encoder, layers, options.device)
     if importlib.util.find_spec("sentence_transformers"):
         work["sentence_transformers"] = _sentence_transformers(encoder, options.device)
     peer = _onnxruntime(encoder, options) if options.peers_python else nullcontext()
+    clock = time.process_time if options.cpu_time else time.perf_counter
     with peer as onnxruntime:
         if onnxruntime is not None:
             work["onnxruntime"] = onnxruntime
-        rates = _rates(work, prompts)
+        rates = _rates(work, prompts, options.slice, clock)
     rate = rates.pop("routoo")
     figures = [Figure("predict_prompts_per_s", rate, "prompts/s")]
     figures += [
         Figure(f"predict_vs_{name}", rate, "prompts/s", other, rate / other)
         for name, other in rates.items()
     ]
-    figures += _limit(encoder, prompts, rate)
+    figures += _limit(encoder, prompts, rate, clock)
     show(figures, as_json=options.json)
 
 
@@ -63,11 +68,19 @@ def _options() -> argparse.Namespace:
         "--items", type=Path, action="append", help="default: the example's questions"
     )
     parser.add_argument("--prompts", type=int, default=10_000, help="repeated up to this number")
+    parser.add_argument("--slice", type=int, default=1000, help="prompts of a turn")
+    parser.add_argument(
+        "--layers", action="append", default=[], metavar="N,N", help="hidden states to read alone"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--peers-python", help="interpreter with benchmarks/peers.txt installed")
+    parser.add_argument("--cpu-time", action="store_true", help="of this process alone: no peers")
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.cpu_time and options.peers_python:
+        parser.error("--cpu-time does not see the process of --peers-python")
+    return options
 
 
 def _prompts(paths: Sequence[Path], count: int) -> list[str]:
@@ -76,27 +89,37 @@ def _prompts(paths: Sequence[Path], count: int) -> list[str]:
     return [texts[(n * 7919) % len(texts)] for n in range(count)]
 
 
-def _rates(work: dict[str, Work], prompts: Sequence[str]) -> dict[str, float]:
+def _rates(
+    work: dict[str, Work], prompts: Sequence[str], turn: int, clock: Callable[[], float]
+) -> dict[str, float]:
     """Take turns on slices of the prompts, so that other load on the machine hits all alike."""
     taken_s = dict.fromkeys(work, 0.0)
     for one in work.values():
         one(prompts[:8])  # warm up: the first call allocates
-    for start in range(0, len(prompts), SLICE_PROMPTS):
-        part = prompts[start : start + SLICE_PROMPTS]
+    for start in range(0, len(prompts), turn):
+        part = prompts[start : start + turn]
         for name, one in work.items():
-            started = time.perf_counter()
+            started = clock()
             one(part)
-            taken_s[name] += time.perf_counter() - started
+            taken_s[name] += clock() - started
     return {name: len(prompts) / seconds for name, seconds in taken_s.items()}
 
 
-def _limit(encoder: Encoder, prompts: Sequence[str], rate: float) -> Iterator[Figure]:
+def _limit(
+    encoder: Encoder, prompts: Sequence[str], rate: float, clock: Callable[[], float]
+) -> Iterator[Figure]:
     """Set our rate, in prompts/s, beside what the device can multiply."""
     tokens, flops = read_work(encoder, prompts)
     yield Figure("predict_tokens_per_s", rate * tokens / len(prompts), "tokens/s")
-    limit = limit_flops_per_s(encoder.model.device, encoder.model.dtype) / 1e9
+    limit = limit_flops_per_s(encoder.model.device, encoder.model.dtype, clock) / 1e9
     ours = rate * flops / len(prompts) / 1e9
     yield Figure("predict_gflops_per_s", ours, "GFLOP/s", limit, ours / limit)
+
+
+def _shallow(encoder: Encoder, layers: str, device: str) -> Work:
+    numbers = tuple(int(number) for number in layers.split(","))
+    reading = replace(encoder.reading, layers=numbers)
+    return Encoder(encoder.backbone, reading, device=device).encode
 
 
 def _sentence_transformers(encoder: Encoder, device: str) -> Work:
