@@ -4,6 +4,7 @@
 Tests may be `async def`: AnyIO's plugin runs them on asyncio.
 """
 
+import gc
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -49,6 +50,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneStack | N
 def pytest_xdist_auto_num_workers() -> int:
     """One process more than there are cores: tests wait for servers, answers and clocks."""
     return len(os.sched_getaffinity(0)) + 1
+
+
+def pytest_collection() -> None:
+    """Let no module's import be interrupted to look for garbage: each process makes all of them."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage from now on, but not among what the imports made."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
-from matplotlib.figure import Figure
 
 from routoo.domain.completion import RecordedAnswer
 from routoo.domain.tables import OutcomeTables
@@ -360,6 +359,8 @@ def plot_learning_curve(points: Sequence[CurvePoint], models: tuple[str, ...], p
     """Draw mean AUC and Brier score over the number of training items into an image file."""
     rows = [mean_metrics(metrics_by_model(point.score, point.quality, models)) for point in points]
     items = np.array([point.items for point in points])
+    from matplotlib.figure import Figure  # takes 0.5 s: not for a training without a curve
+
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     for axes, name in zip(figure.subplots(1, 2), ("auc", "brier"), strict=True):
         axes.plot(items, [row[name] for row in rows], marker="o")

@@ -7,15 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    AutoTokenizer,
-    BertConfig,
-    BertModel,
-    GPT2Config,
-    LlamaConfig,
-    LlamaForCausalLM,
-    RobertaConfig,
-)
+import transformers
 from typer.testing import CliRunner
 
 from routoo.cli.main import app
@@ -65,10 +57,12 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 def _save_model(kind: str, folder: Path) -> None:
     torch.manual_seed(0)
     if kind == "encoder":
-        BertModel(BertConfig(**SMALL)).save_pretrained(folder)
+        transformers.BertModel(transformers.BertConfig(**SMALL)).save_pretrained(folder)
     else:
-        LlamaForCausalLM(LlamaConfig(**SMALL)).save_pretrained(folder)
-    AutoTokenizer.from_pretrained(find_backbone(DEFAULT_BACKBONE).path).save_pretrained(folder)
+        transformers.LlamaForCausalLM(transformers.LlamaConfig(**SMALL)).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(
+        find_backbone(DEFAULT_BACKBONE).path
+    ).save_pretrained(folder)
 
 
 def _run(*arguments: str) -> str:
@@ -156,10 +150,10 @@ def test_a_decoder_is_read_at_its_last_token_unless_told_otherwise(folder: Path)
 
 
 def test_a_decoder_is_known_by_its_kind_where_its_architecture_is_not_named() -> None:
-    assert is_decoder(LlamaConfig())
-    assert not is_decoder(BertConfig())
-    assert not is_decoder(RobertaConfig())
-    assert is_decoder(GPT2Config(architectures=["GPT2LMHeadModel"]))
+    assert is_decoder(transformers.LlamaConfig())
+    assert not is_decoder(transformers.BertConfig())
+    assert not is_decoder(transformers.RobertaConfig())
+    assert is_decoder(transformers.GPT2Config(architectures=["GPT2LMHeadModel"]))
 
 
 def test_both_poolings_stand_side_by_side(folder: Path) -> None:
