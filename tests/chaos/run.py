@@ -8,6 +8,8 @@ agree, and what is found is printed.
 import argparse
 import random
 import re
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from decimal import Decimal
@@ -213,6 +215,7 @@ def main() -> None:
         outages_s=(0.0, 3.0, 60.0),
     )
     print(f"seed {plan.seed}", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # no process is left behind
     with short_folder() as folder:
         run(plan, folder / "home")
 
