@@ -1,6 +1,6 @@
 """Defines records of calls and their outcomes: answers, usage, attempts, and how jobs ended."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -180,6 +180,8 @@ class Reservation:
     worst_case_usd: Decimal
     sent: bool = True
     """The call may be sent; False = not before that is marked."""
+    last_resort: bool = field(default=False, metadata={"column": None})
+    """The job's cheapest call: it may take what the batch keeps for such calls."""
 
 
 class ResultSource(StrEnum):

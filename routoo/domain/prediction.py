@@ -1,12 +1,12 @@
 """What is expected of candidate models: predictions, assignments, and experience of past calls."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Int
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,10 @@ class Predictions:
     """Distance from the training prompts, 0 (seen alike) to 1 (nothing alike)."""
     truncated: Bool[np.ndarray, " jobs"]
     """The prompt was longer than the backbone's window and was scored on its head and tail."""
+
+    def rows(self, some: Int[np.ndarray, " some"]) -> "Predictions":
+        """Return the estimates for some of the prompts, in the order given."""
+        return Predictions(*(getattr(self, field.name)[some] for field in fields(self)))
 
 
 @dataclass(frozen=True, slots=True)

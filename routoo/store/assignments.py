@@ -6,7 +6,7 @@ from itertools import islice
 from uuid import UUID
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int32
+from jaxtyping import Bool, Float32, Float64, Int32
 from psycopg import AsyncConnection
 
 from routoo.domain.job import Lease
@@ -114,6 +114,25 @@ async def duplicates_of(
         [batch_id, list(numbers)],
     )
     return found, dict(await counts.fetchall())
+
+
+async def load_weights(
+    conn: AsyncConnection, batch_id: UUID, numbers: Int32[np.ndarray, " some"]
+) -> Float32[np.ndarray, " some"] | None:
+    """Return how many jobs the answer of each of some originals serves; None = one each.
+
+    Args:
+        conn: A connection.
+        batch_id: The batch, selected for.
+        numbers: Of the jobs, ascending, no duplicates among them.
+    """
+    cursor = await conn.execute(
+        "SELECT leader_no, count(*) FROM followers WHERE batch_id = %s GROUP BY 1", [batch_id]
+    )
+    counts: dict[int, int] = dict(await cursor.fetchall())
+    if not counts:
+        return None
+    return np.array([1 + counts.get(number, 0) for number in numbers.tolist()], np.float32)
 
 
 _SLICE_JOBS = 10_000

@@ -1,13 +1,15 @@
-"""Changes a batch's budget, warns about its use, and tells whether some of it may come back."""
+"""Changes a batch's budget, keeps some of it, warns about its use, and tells what may come back."""
 
 from decimal import Decimal
 from uuid import UUID
 
+import numpy as np
+from jaxtyping import Float64
 from psycopg import AsyncConnection
 
-from routoo.domain.job import BatchStatus
+from routoo.domain.job import BatchStatus, Lease
 from routoo.errors import InputError
-from routoo.store import batches, ledger
+from routoo.store import batches, leases, ledger
 
 WARN_AT_PERCENT = (50, 80, 95)
 """Shares of the budget, in per cent, whose use is worth a warning."""
@@ -58,6 +60,58 @@ def _check_covers(budget_usd: Decimal, committed_usd: Decimal) -> None:
             where="--budget-usd",
             remedy=f"Give at least {committed_usd}",
         )
+
+
+_KEEP = f"""
+    WITH before AS (SELECT fallback_usd AS usd FROM shards WHERE {leases.OWNED}),
+    kept AS (UPDATE shards SET fallback_usd = %(usd)s WHERE {leases.OWNED} RETURNING 1)
+    UPDATE ledgers SET fallback_usd = greatest(fallback_usd + %(usd)s - before.usd, 0)
+    FROM before, kept WHERE batch_id = %(batch_id)s
+""".encode()
+
+
+async def keep_fallback(conn: AsyncConnection, lease: Lease, usd: Decimal) -> None:
+    """Have a batch's ledger keep money for the cheapest calls of a shard's open jobs.
+
+    Args:
+        conn: A transaction that has proved the lease and hasn't touched the ledger.
+        lease: The dispatch shard.
+        usd: All that is kept for the shard from now on, in USD.
+    """
+    await conn.execute(_KEEP, {**leases.owned_values(lease), "usd": usd})
+
+
+async def keep_fallbacks(
+    conn: AsyncConnection, batch_id: UUID, usd: Float64[np.ndarray, " jobs"]
+) -> None:
+    """Have a batch's ledger keep money for the cheapest calls of the jobs that no worker holds.
+
+    The owner of a shard keeps its own (`keep_fallback`).
+
+    Args:
+        conn: A transaction of its own: it waits for the ledger while it holds no other lock.
+        batch_id: The batch.
+        usd: What each of its jobs keeps, in USD; 0 for those that are not called.
+    """
+    await ledger.balance(conn, batch_id, locked=True)
+    cursor = await conn.execute(
+        "SELECT shard_no, first_job, job_count, fallback_usd FROM shards WHERE batch_id = %s"
+        " AND stage = 'dispatch' AND state <> 'leased' FOR NO KEY UPDATE SKIP LOCKED",
+        [batch_id],
+    )
+    shards = await cursor.fetchall()
+    kept = [Decimal(f"{usd[first : first + count].sum():.12f}") for _, first, count, _ in shards]
+    more_usd = sum(kept) - sum(before for *_, before in shards)
+    await conn.execute(
+        "UPDATE shards s SET fallback_usd = kept.usd"
+        " FROM unnest(%s::int[], %s::numeric[]) AS kept(shard_no, usd)"
+        " WHERE s.batch_id = %s AND s.stage = 'dispatch' AND s.shard_no = kept.shard_no",
+        [[shard_no for shard_no, *_ in shards], kept, batch_id],
+    )
+    await conn.execute(
+        "UPDATE ledgers SET fallback_usd = greatest(fallback_usd + %s, 0) WHERE batch_id = %s",
+        [more_usd, batch_id],
+    )
 
 
 async def note_warnings(conn: AsyncConnection, batch_id: UUID) -> list[int]:

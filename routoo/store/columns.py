@@ -38,8 +38,12 @@ _SQL_TYPES: tuple[tuple[type, str], ...] = (
 def names(
     record: type, keep: Callable[["Field[Any]"], bool] = lambda _field: True
 ) -> tuple[str, ...]:
-    """Return the names of a record's columns, in the order of its fields."""
-    return tuple(_column(field) for field in fields(record) if keep(field))
+    """Return the names of a record's columns, in the order of its fields.
+
+    A field whose metadata says `{"column": None}` is sent with the others and not stored.
+    """
+    stored = (field for field in fields(record) if field.metadata.get(_COLUMN, "") is not None)
+    return tuple(_column(field) for field in stored if keep(field))
 
 
 def named(column: str) -> Mapping[str, str]:
@@ -48,7 +52,7 @@ def named(column: str) -> Mapping[str, str]:
 
 
 def _column(field: "Field[Any]") -> str:
-    return str(field.metadata.get(_COLUMN, field.name))
+    return str(field.metadata.get(_COLUMN) or field.name)
 
 
 def values_of(record: object) -> dict[str, Any]:

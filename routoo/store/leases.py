@@ -24,10 +24,11 @@ PROGRESS = """
          AND k.job_no >= s.first_job AND k.job_no < s.first_job + s.job_count)
 """
 """How far a shard `s` is: jobs that have ended, and answers that wait for a decision."""
-_OWNED = """
+OWNED = """
     batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s
     AND state = 'leased' AND owner = %(owner)s AND epoch = %(epoch)s
 """
+"""Condition that a lease holds; `owned_values` are its parameters."""
 _FREE = """
     ((s.state = 'ready' AND (s.not_before IS NULL OR s.not_before <= clock_timestamp()))
      OR (s.state = 'leased' AND s.lease_expires_at < clock_timestamp()))
@@ -97,8 +98,8 @@ async def fence(conn: AsyncConnection, lease: Lease) -> None:
 async def ask_fence(conn: AsyncConnection, lease: Lease) -> AsyncCursor:
     """Ask for the proof without waiting for it, in a pipeline; `check_fence` reads the answer."""
     return await conn.execute(
-        f"SELECT FROM shards WHERE {_OWNED} FOR SHARE".encode(),
-        _proof(lease),
+        f"SELECT FROM shards WHERE {OWNED} FOR SHARE".encode(),
+        owned_values(lease),
     )
 
 
@@ -229,8 +230,8 @@ async def update_owned(
         StaleLeaseError: Another worker owns the shard now.
     """
     cursor = await conn.execute(
-        f"UPDATE shards SET {changes} WHERE {_OWNED} RETURNING state, attempts".encode(),
-        {**_proof(lease), **values},
+        f"UPDATE shards SET {changes} WHERE {OWNED} RETURNING state, attempts".encode(),
+        {**owned_values(lease), **values},
     )
     row = await cursor.fetchone()
     if row is None:
@@ -243,7 +244,8 @@ def key_values(key: ShardKey) -> dict[str, object]:
     return {"batch_id": key.batch_id, "stage": str(key.stage), "shard_no": key.shard_no}
 
 
-def _proof(lease: Lease) -> dict[str, object]:
+def owned_values(lease: Lease) -> dict[str, object]:
+    """Return the parameters of `OWNED`."""
     return {**key_values(lease.key), "owner": lease.owner, "epoch": lease.epoch}
 
 

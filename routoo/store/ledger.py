@@ -33,6 +33,8 @@ class Balance:
     """Cost of the calls that ended, each within its worst case."""
     overrun_usd: Decimal
     """What endpoints billed beyond the worst case of a call."""
+    fallback_usd: Decimal = Decimal(0)
+    """Kept for the cheapest calls of open jobs: other calls must leave it."""
 
     @property
     def free_usd(self) -> Decimal | None:
@@ -41,6 +43,19 @@ class Balance:
             return None
         used = self.reserved_usd + self.spent_usd + self.overrun_usd
         return max(self.limit_usd - used, Decimal(0))
+
+    @property
+    def unspent_usd(self) -> Decimal | None:
+        """What is not spent, though calls in flight may have reserved it; None means no limit."""
+        if self.limit_usd is None:
+            return None
+        return self.limit_usd - self.spent_usd - self.overrun_usd
+
+    def keeps_from(self, call: Reservation) -> bool:
+        """Return whether a call would take money of last resorts, whatever calls in flight free."""
+        if self.unspent_usd is None or call.last_resort:
+            return False
+        return call.worst_case_usd + self.fallback_usd > self.unspent_usd
 
 
 @dataclass(slots=True)  # not frozen: one is made for every call
@@ -90,6 +105,8 @@ async def reserve(
 ) -> list[bool]:
     """Set money aside for calls, in order, as far as the budget goes.
 
+    A call that is not its job's last resort must leave what is kept for those of open jobs.
+
     Args:
         conn: A transaction; send the calls after its commit.
         lease: The dispatch shard.
@@ -107,11 +124,10 @@ async def reserve(
         await leases.fence(conn, lease)
     batch_id = lease.key.batch_id
     # Locked before it is read: two dispatchers must not both take the last dollar.
-    free_usd = _least(
-        (await balance(conn, batch_id, locked=True)).free_usd, await _free_of_key(conn, batch_id)
-    )
+    own = await balance(conn, batch_id, locked=True)
+    free_usd = _least(own.free_usd, await _free_of_key(conn, batch_id))
     existing = await _existing(conn, batch_id, wanted)
-    granted = _grant(wanted, existing, free_usd)
+    granted = _grant(wanted, existing, free_usd, own.fallback_usd)
     fresh = [
         reservation
         for reservation, yes in zip(wanted, granted, strict=True)
@@ -124,14 +140,16 @@ async def reserve(
 
 _RESERVE_ALL = f"""
     WITH wanted AS MATERIALIZED (
-        SELECT {_RESERVATION} FROM {_RESERVATION_ROWS}
+        SELECT {_RESERVATION}, last_resort FROM {_RESERVATION_ROWS}
     ), paid AS (
         UPDATE ledgers SET reserved_usd = reserved_usd + total
-        FROM (SELECT sum(worst_case_usd) AS total FROM wanted) AS sums
+        FROM (SELECT sum(worst_case_usd) AS total, bool_and(last_resort) AS are_last
+              FROM wanted) AS sums
         WHERE batch_id = %(batch_id)s AND NOT EXISTS (
             SELECT FROM reservations r JOIN wanted w USING (job_no, attempt_no)
             WHERE r.batch_id = %(batch_id)s)
-          AND (limit_usd IS NULL OR reserved_usd + spent_usd + overrun_usd + total <= limit_usd)
+          AND (limit_usd IS NULL OR reserved_usd + spent_usd + overrun_usd + total
+               + CASE WHEN are_last THEN 0 ELSE fallback_usd END <= limit_usd)
           AND NOT EXISTS (  -- a key's limit is looked at under a lock
             SELECT FROM key_ledgers k WHERE k.key_id = ledgers.key_id
               AND k.limit_usd IS NOT NULL)
@@ -182,12 +200,17 @@ def _least(one: Decimal | None, other: Decimal | None) -> Decimal | None:
 
 
 def _grant(
-    wanted: Sequence[Reservation], existing: set[tuple[int, int]], free_usd: Decimal | None
+    wanted: Sequence[Reservation],
+    existing: set[tuple[int, int]],
+    free_usd: Decimal | None,
+    fallback_usd: Decimal,
 ) -> list[bool]:
     granted = []
     for reservation in wanted:
         needs_money = (reservation.job_no, reservation.attempt_no) not in existing
-        yes = not needs_money or free_usd is None or reservation.worst_case_usd <= free_usd
+        kept_usd = Decimal(0) if reservation.last_resort else fallback_usd
+        needed_usd = reservation.worst_case_usd + kept_usd
+        yes = not needs_money or free_usd is None or needed_usd <= free_usd
         if yes and needs_money and free_usd is not None:
             free_usd -= reservation.worst_case_usd
         granted.append(yes)

@@ -5,9 +5,11 @@ from collections import Counter
 from decimal import Decimal
 from uuid import UUID
 
+import orjson
 import pytest
 
 from routoo.domain.batch_options import CallOptions, OnUnavailable
+from routoo.domain.prompt import estimate_prompt_tokens
 from routoo.pipeline.select import shard
 from routoo.pipeline.select.drift import ReplanOptions, request_if_adrift
 from routoo.store import batches, shards
@@ -16,6 +18,7 @@ from routoo.store.database import Database
 from tests.dispatch_factory import (
     PATIENCE_S,
     billed_usd,
+    body_of,
     claim,
     dispatch,
     pool_of,
@@ -198,3 +201,29 @@ async def test_money_spent_and_under_way_is_not_planned_with_again(db: Database)
         assert revision.after["expected_cost_usd"] <= 0.0035
         assert spent[0][0] >= 0
         assert revision.after["jobs"] <= 60 - 16
+
+
+async def test_what_is_expected_of_moved_jobs_is_their_own(db: Database) -> None:
+    async with FakeServer() as server:
+        lease = await prepare(db, pool_of(server), 8, model="small", budget_usd=Decimal(1))
+        batch_id = lease.key.batch_id
+        async with db.transaction() as conn:
+            await conn.execute(
+                "UPDATE predictions SET completion_tokens = '{19,19}' WHERE job_no >= 4"
+            )
+            await conn.execute(
+                "INSERT INTO results (batch_id, job_no, status, cost_usd, attempts, error_code)"
+                " SELECT batch_id, job_no, 'failed', 0, 1, 'made_up' FROM jobs WHERE job_no < 4"
+            )
+        assert await ask(db, batch_id)
+        await select(db, batch_id)
+        found = await rows(
+            db,
+            "SELECT job_no, model, expected_cost_usd FROM assignments"
+            " WHERE revision = 2 ORDER BY job_no",
+        )
+        assert [(number, model) for number, model, _ in found] == [
+            (n, "large") for n in range(4, 8)
+        ]
+        prompt = estimate_prompt_tokens(orjson.loads(body_of(4)), pool_of(server).models[1])
+        assert {round(usd, 9) for *_, usd in found} == {round((prompt + 19) / Decimal(100_000), 9)}

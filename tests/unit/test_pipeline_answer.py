@@ -117,6 +117,7 @@ class MemoryCommit:
         self.results: list[Result] = []
         self.free: Decimal | None = None
         self.released: list[tuple[int, int]] = []
+        self.forgotten: list[int] = []
         self.put_off: set[int] = set()
         """Jobs left pending for others; kept here because the commit outlives a run."""
 
@@ -132,8 +133,12 @@ class MemoryCommit:
     async def allow_sending(self, job_no: int, attempt_no: int) -> None:
         assert (job_no, attempt_no) in [(one.job_no, one.attempt_no) for one in self.reserved]
 
-    async def free_usd(self) -> Decimal | None:
+    async def free_usd(self, *, last_resort: bool) -> Decimal | None:
+        del last_resort
         return self.free
+
+    def forget_fallback(self, job_no: int) -> None:
+        self.forgotten.append(job_no)
 
     def release(self, job_no: int, attempt_no: int) -> None:
         self.released.append((job_no, attempt_no))

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from routoo.domain.job import SLA, Job
-from routoo.pipeline.select.matrix import Duplicates, RequestDigests
+from routoo.pipeline.select.duplicates import Duplicates, RequestDigests
 from routoo.pipeline.select.problem import _weigh, choose
 from routoo.selector.problem import Problem
 

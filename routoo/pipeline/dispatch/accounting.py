@@ -45,6 +45,8 @@ class NextStep(Enum):
     """Its answer was judged: other candidates are asked now."""
     AGAIN = auto()
     """The call was not sent: it may cost more than was known when its money was reserved."""
+    KEPT_BACK = auto()
+    """The money is kept for jobs' cheapest calls; all others are asked before this model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,11 @@ class CallReserver:
     ) -> NextStep | None:
         """Reserve the call's worst case; None where it is granted."""
         model, number = permit.model, state.attempts + 1
-        reservation = Reservation(state.job_no, number, model.name, worst_case_usd)
+        if state.kept.has_good:
+            self.commit.forget_fallback(state.job_no)
+        reservation = Reservation(
+            state.job_no, number, model.name, worst_case_usd, last_resort=_is_last_resort(state)
+        )
         status = await self.commit.reserve(reservation, lambda: permit.starts_soon)
         if status is ReservationStatus.RETRY_SOON:
             return NextStep.AWAIT_MONEY
@@ -107,19 +113,28 @@ class CallReserver:
             return NextStep.LEFT_PENDING
         if await self._lower_limit(state, model):
             return NextStep.AGAIN
+        is_kept_back = status is ReservationStatus.KEPT_BACK
         cheapest, least_usd = state.note_unpaid(model, worst_case_usd)
         left, remedy = "the batch's budget has left", "raise budget_usd or lower max_tokens"
         if status is ReservationStatus.KEY_REFUSED:
             left, remedy = "the batch's key may spend today", "raise the key's limit, or retry"
         message = f"a call to {cheapest} may cost ${least_usd}, more than {left}; {remedy}"
         state.note_error(model, ResultStatus.BUDGET_EXHAUSTED, message)
-        return NextStep.NEXT_MODEL
+        return NextStep.KEPT_BACK if is_kept_back else NextStep.NEXT_MODEL
 
     async def _lower_limit(self, state: JobState, model: CandidateModel) -> bool:
         """Lower a limit of tokens that was raised to what the money that is left covers."""
-        free_usd = await self.commit.free_usd() if state.cut_tokens else None
+        last, free_usd = _is_last_resort(state), None
+        if state.cut_tokens:
+            free_usd = await self.commit.free_usd(last_resort=last)
         known = self.client.behaviour.apply(model)
         return free_usd is not None and state.lower_limit(known, free_usd)
+
+
+def _is_last_resort(state: JobState) -> bool:
+    """Return whether the cheapest model is asked, for want of an answer."""
+    is_cheapest = state.asked is not None and state.asked.fallback_usd is not None
+    return is_cheapest and not state.kept.has_good
 
 
 def settle_calls(

@@ -1,8 +1,7 @@
 """Answers one job: calls the chosen model, retries it, and falls back to other models.
 
-A job is asked of one candidate model after the other. For each model it makes attempts; an attempt
-is admitted to an endpoint, reserves its worst case, is sent, and is settled. `NextStep` says what
-follows each step.
+A job is asked of one candidate model after the other, in attempts: each is admitted to an endpoint,
+reserves its worst case, is sent, and is settled. `NextStep` says what follows each step.
 """
 
 import asyncio
@@ -152,17 +151,21 @@ class Answerer:
 
     async def _ask_in_turn(self, state: JobState, candidates: Sequence[Candidate]) -> NextStep:
         """Ask the candidates in turn until the job has its result or something else follows."""
-        # What was passed over as absent is asked again after all others; then the job waits for it.
-        passed: list[Candidate] = []
-        for number, candidate in enumerate(chain(candidates, passed)):
+        # What was passed over as too dear or absent is asked again last: then the job waits for it.
+        dear, passed = list[Candidate](), list[Candidate]()
+        for number, candidate in enumerate(chain(candidates, dear, passed)):
             if candidate.model.context_window_tokens <= state.outgrown_tokens:
                 continue
             state.ask(candidate)
+            if number == len(candidates):
+                self.commit.forget_fallback(state.job_no)
             is_last = number >= len(candidates) or len(candidates) == 1
             step = await self._ask(state, candidate.model, has_other=not is_last)
             if step in {NextStep.UNAVAILABLE, NextStep.DENIED}:
                 passed.append(candidate)
-            elif step is not NextStep.NEXT_MODEL:
+            elif step is NextStep.KEPT_BACK and number < len(candidates):
+                dear.append(candidate)
+            elif step not in {NextStep.NEXT_MODEL, NextStep.KEPT_BACK}:
                 return step
             state.note_departure()
             if step is NextStep.UNAVAILABLE and number == 0:
@@ -185,7 +188,7 @@ class Answerer:
         Args:
             state: The job's state.
             model: The model to ask.
-            has_other: Whether another model may be asked while this one takes no calls.
+            has_other: Whether another may be asked while this one takes no calls.
         """
         attempt, limited = 1, 0
         while attempt <= self.max_attempts_per_model:

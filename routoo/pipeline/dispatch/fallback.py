@@ -6,13 +6,18 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32, Float64
+from jaxtyping import Float32, Float64, Int
 
 from routoo.domain.batch_options import OnContentFilter
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import experience_from_json
-from routoo.pipeline.select.estimates import CallEstimates, estimate_calls
+from routoo.pipeline.select.estimates import (
+    CallEstimates,
+    estimate_calls,
+    last_resorts,
+    reservations_usd,
+)
 from routoo.pipeline.select.experience import answered_shares
 from routoo.store.batches.records import BatchRecord
 
@@ -30,6 +35,9 @@ class Candidate:
     """Limit of its answers that is set first; None leaves that to the request and the pool."""
     most_tokens: int | None = None
     """Limit with which an answer that reached the first one is asked again; None where it stays."""
+    fallback_usd: Decimal | None = None
+    """What the budget keeps for a call to it; None for all but the job's cheapest, its last
+    resort."""
 
 
 def rank_candidates(batch: BatchRecord, pending: Sequence[PendingJob]) -> list[list[Candidate]]:
@@ -69,7 +77,24 @@ def rank_candidates(batch: BatchRecord, pending: Sequence[PendingJob]) -> list[l
     channels = [model.is_batch_channel for model in batch.pool.models]
     value[:, channels] = -np.inf  # provider_batch sends their jobs: they take no single calls
     raises = batch.call_options.max_completion_tokens is None
-    return _by_value(value, _Expected(batch.pool.models, quality, estimates, raises))
+    last = _last_resorts(batch, pending, estimates, chosen)
+    return _by_value(value, _Expected(batch.pool.models, quality, estimates, raises, last))
+
+
+def _last_resorts(
+    batch: BatchRecord,
+    pending: Sequence[PendingJob],
+    estimates: CallEstimates,
+    chosen: Int[np.ndarray, " jobs"],
+) -> list[tuple[int, Decimal]]:
+    """Return the column of each job's cheapest model, and what the budget keeps for its call."""
+    plan, jobs = batch.plan or {}, [job.job for job in pending]
+    reserve_usd = reservations_usd(jobs, batch.pool, estimates.limit_tokens)
+    found = last_resorts(jobs, batch, estimates, reserve_usd)
+    expected_usd = estimates.cost_usd[np.arange(len(jobs)), chosen]
+    kept_usd = found.kept_usd(expected_usd, float(plan.get("spare_usd_per_job", 0.0)))
+    amounts = [Decimal(f"{usd:.12f}") for usd in kept_usd.tolist()]
+    return list(zip(found.column.tolist(), amounts, strict=True))
 
 
 def final_filters(batch: BatchRecord) -> frozenset[str]:
@@ -102,6 +127,8 @@ class _Expected:
     calls: CallEstimates
     raises_limit: bool
     """Whether limits that the requests don't name are raised for answers that reach them."""
+    last: Sequence[tuple[int, Decimal]]
+    """The column of each job's cheapest model, and what the budget keeps for its call."""
 
     def candidate(self, row: int, column: int) -> Candidate:
         """Return a model as a candidate for a job."""
@@ -110,12 +137,14 @@ class _Expected:
             limit_tokens = int(self.calls.limit_tokens[row, column])
             if self.raises_limit and limit_tokens < model.max_completion_tokens:
                 most_tokens = model.max_completion_tokens
+        cheapest, kept_usd = self.last[row]
         return Candidate(
             model,
             float(self.quality[row, column]),
             Decimal(f"{self.calls.cost_usd[row, column]:.12f}"),
             limit_tokens,
             most_tokens,
+            kept_usd if column == cheapest else None,
         )
 
 

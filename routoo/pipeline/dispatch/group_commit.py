@@ -21,7 +21,12 @@ from routoo.errors import (
     StoreError,
     ValueRefusedError,
 )
-from routoo.pipeline.dispatch.pending_writes import PendingWrites, ReservationStatus, UnsentCalls
+from routoo.pipeline.dispatch.pending_writes import (
+    FallbackMoney,
+    PendingWrites,
+    ReservationStatus,
+    UnsentCalls,
+)
 from routoo.pipeline.dispatch.response_cache import ShardCache
 from routoo.store import budget, endpoints, kept_answers, leases, ledger, response_cache, results
 from routoo.store.database import Database
@@ -74,6 +79,7 @@ class GroupCommit:
         self._flusher: asyncio.Task[None] | None = None
         self._error: BaseException | None = None
         self._unsent = UnsentCalls()
+        self._fallback = FallbackMoney()
 
     async def __aenter__(self) -> Self:
         self._flusher = asyncio.create_task(self._flush_for_ever())
@@ -125,10 +131,22 @@ class GroupCommit:
             self._has_writes.set()
             await marked
 
-    async def free_usd(self) -> Decimal | None:
-        """Return what may still be reserved now; None without a budget."""
+    def keep_fallback(self, usd: dict[int, Decimal]) -> None:
+        """Keep money of the budget for the cheapest call of each open job, by its number."""
+        self._fallback.keep(usd)
+        self._has_writes.set()
+
+    def forget_fallback(self, job_no: int) -> None:
+        """Keep no money for a job any more: it has an answer, or its cheapest model gave none."""
+        self._fallback.forget([job_no])
+
+    async def free_usd(self, *, last_resort: bool) -> Decimal | None:
+        """Return what a call may still reserve now; None without a budget."""
         async with self._db.transaction() as conn:
-            return (await ledger.balance(conn, self._lease.key.batch_id)).free_usd
+            found = await ledger.balance(conn, self._lease.key.batch_id)
+        if found.free_usd is None or last_resort:
+            return found.free_usd
+        return max(found.free_usd - found.fallback_usd, Decimal(0))
 
     def release(self, job_no: int, attempt_no: int) -> None:
         """Free the reservation of a call that was not sent."""
@@ -224,19 +242,15 @@ class GroupCommit:
 
     async def _commit(self, writes: PendingWrites) -> Sequence[ReservationStatus]:
         lease, wanted = self._lease, [reservation for reservation, _ in writes.reservations]
-        unsaved = dict(self._behaviour.unsaved)
+        unsaved, fallback_usd = (
+            dict(self._behaviour.unsaved),
+            self._fallback.changed(writes.results),
+        )
         async with self._db.transaction(pipelined=True) as conn:
             async with conn.pipeline():  # one round trip for the whole flush
                 proof = await leases.ask_fence(conn, lease)
                 # Settlements come first: the money that they free may cover these reservations.
-                if writes.settlements:
-                    await ledger.settle(conn, lease, writes.settlements, fenced=True)
-                if kept := writes.undecided:
-                    await kept_answers.save(conn, lease, kept)
-                if writes.judgements:
-                    await kept_answers.save_judgements(conn, lease, writes.judgements)
-                if writes.results:
-                    await results.save(conn, lease, writes.results, fenced=True, alone=self._alone)
+                await self._write_ended(conn, writes, fallback_usd)
                 reserved = await ledger.reserve_all(conn, lease, wanted) if wanted else None
                 if writes.marks:
                     await ledger.mark_sent(conn, lease, writes.marks)
@@ -252,9 +266,26 @@ class GroupCommit:
             if writes.releases:  # last: this flush may hold a cancelled call's reservation
                 await ledger.release(conn, lease, writes.releases, fenced=True)
             known = await endpoints.read_behaviour(found)
+        if fallback_usd is not None:
+            self._fallback.note_kept(fallback_usd)
         self._behaviour.update(known)
         self._behaviour.saved(unsaved)
         return statuses
+
+    async def _write_ended(
+        self, conn: AsyncConnection, writes: PendingWrites, fallback_usd: Decimal | None
+    ) -> None:
+        """Write what ended, and what the ledger keeps for the cheapest calls from now on."""
+        if fallback_usd is not None:
+            await budget.keep_fallback(conn, self._lease, fallback_usd)
+        if writes.settlements:
+            await ledger.settle(conn, self._lease, writes.settlements, fenced=True)
+        if kept := writes.undecided:
+            await kept_answers.save(conn, self._lease, kept)
+        if writes.judgements:
+            await kept_answers.save_judgements(conn, self._lease, writes.judgements)
+        if writes.results:
+            await results.save(conn, self._lease, writes.results, fenced=True, alone=self._alone)
 
     async def _reserve_singly(
         self, conn: AsyncConnection, wanted: Sequence[Reservation]
@@ -268,4 +299,8 @@ class GroupCommit:
             refusal = ReservationStatus.RETRY_SOON if waits else ReservationStatus.RETRY_LATER
         elif all(free_usd is None or one.worst_case_usd <= free_usd for one in wanted):
             refusal = ReservationStatus.KEY_REFUSED
-        return [ReservationStatus.GRANTED if yes else refusal for yes in granted]
+        kept_back = ReservationStatus.KEPT_BACK
+        return [
+            ReservationStatus.GRANTED if yes else kept_back if balance.keeps_from(one) else refusal
+            for one, yes in zip(wanted, granted, strict=True)
+        ]

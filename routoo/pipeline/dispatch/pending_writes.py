@@ -7,8 +7,9 @@ for one.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from enum import Enum, auto
 
 from routoo.domain.completion import AnswerJudgement, Attempt, KeptAnswer, Reservation, Result
@@ -26,6 +27,8 @@ class ReservationStatus(Enum):
     """Not granted; only provider batches, or shards that nobody owns now, may free money."""
     REFUSED = auto()
     """Not granted, and nothing is in flight that could free money."""
+    KEPT_BACK = auto()
+    """Not granted: the money is kept for the cheapest calls of other open jobs."""
     KEY_REFUSED = auto()
     """Not granted for what the batch's key may spend today; the batch's own budget covers it."""
 
@@ -132,6 +135,41 @@ def _lost_result(attempt: Attempt, error: ValueRefusedError) -> Result:
     number, cost_usd = attempt.attempt_no, attempt.cost_usd
     lost = Result(attempt.job_no, ResultStatus.FAILED, cost_usd, number, attempt.model)
     return without_answer(lost, error)
+
+
+@dataclass(slots=True)
+class FallbackMoney:
+    """What the ledger keeps for the cheapest calls of one shard's open jobs."""
+
+    _usd: dict[int, Decimal] | None = None
+    """By job number; None where nothing is kept for the shard."""
+    _over: set[int] = field(default_factory=set)
+    """Jobs for which nothing is kept any more."""
+    _kept_usd: Decimal | None = None
+    """What the ledger keeps; None while this dispatch has not said."""
+
+    def keep(self, usd: dict[int, Decimal]) -> None:
+        """Keep these amounts from now on, by job number."""
+        self._usd, self._kept_usd = usd, None
+        self.forget(self._over)
+
+    def forget(self, jobs: Iterable[int]) -> None:
+        """Keep nothing for some jobs: they have ended, or their cheapest model is of no use."""
+        if self._usd is None:
+            return
+        self._over.update(jobs)
+        for job_no in jobs:
+            self._usd.pop(job_no, None)
+
+    def changed(self, ended: Sequence[Result]) -> Decimal | None:
+        """Return what the ledger is to keep once some jobs have ended; None where it does."""
+        self.forget([result.job_no for result in ended])
+        usd = sum((self._usd or {}).values(), Decimal(0))
+        return None if self._usd is None or usd == self._kept_usd else usd
+
+    def note_kept(self, usd: Decimal) -> None:
+        """Note what the ledger keeps now."""
+        self._kept_usd = usd
 
 
 CallKey = tuple[int, int]

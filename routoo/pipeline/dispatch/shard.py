@@ -222,7 +222,7 @@ class _Dispatch:
             async with asyncio.TaskGroup() as watchers:
                 async with asyncio.TaskGroup() as group:
                     tasks = JobTasks(self.answerer, group)
-                    tasks.assign(pending, rank_candidates(self.batch, pending))
+                    self._assign(tasks, self.batch, pending)
                     watching = (
                         watchers.create_task(self._follow_batch(tasks, revision)),
                         watchers.create_task(self._watch_clock(tasks)),
@@ -248,7 +248,22 @@ class _Dispatch:
             pending = await jobs.pending(conn, self.lease)
         if self.answerer.judging is not None:
             self.answerer.judging.follow(batch)
-        tasks.assign(pending, rank_candidates(batch, pending))
+        self._assign(tasks, batch, pending)
+
+    def _assign(self, tasks: JobTasks, batch: BatchRecord, pending: Sequence[PendingJob]) -> None:
+        """Start or move jobs; keep money for the cheapest call of each."""
+        ranked = rank_candidates(batch, pending)
+        tasks.assign(pending, ranked)
+        if batch.budget_usd is not None and len(batch.pool.models) > 1:
+            kept = zip(pending, ranked, strict=True)
+            self.answerer.commit.keep_fallback(
+                {
+                    job.job.job_no: one.fallback_usd
+                    for job, candidates in kept
+                    for one in candidates
+                    if one.fallback_usd is not None
+                }
+            )
 
     async def _watch_clock(self, tasks: JobTasks) -> None:
         """Close the shard when its time is up; cancel calls that outlast the grace of a drain."""

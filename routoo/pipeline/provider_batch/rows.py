@@ -38,7 +38,8 @@ def row_of(pending: PendingJob, model: CandidateModel) -> ProviderRow:
 
 def reservation_of(row: ProviderRow, model: CandidateModel) -> Reservation:
     """Return the reservation of a row's worst case."""
-    return Reservation(row.job_no, row.attempt_no, model.name, row.worst_case_usd)
+    # What is kept for the cheapest calls stays with jobs at a provider for hours: it may use that.
+    return Reservation(row.job_no, row.attempt_no, model.name, row.worst_case_usd, last_resort=True)
 
 
 def split(model: CandidateModel, rows: Iterable[ProviderRow]) -> Iterator[list[ProviderRow]]:

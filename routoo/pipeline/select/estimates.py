@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int16, UInt8
 
 from routoo.domain.job import Job
 from routoo.domain.pool import TOKENS_PER_MTOK, Pool
@@ -23,6 +23,7 @@ from routoo.domain.prompt import (
 )
 from routoo.pipeline.select import eligibility
 from routoo.selector import job_limits
+from routoo.store.batches.records import BatchRecord
 
 NOTHING_KNOWN: Experience = {}
 
@@ -227,6 +228,84 @@ def reservations_usd(
     choices = np.array([choice_count(job.body) for job in jobs], np.float64)
     extra = _array(model.extra_completion_tokens for model in pool.models)
     return _call_cost_usd(pool, prompt, limit_tokens * choices[:, None] + extra)
+
+
+@dataclass(frozen=True, slots=True)
+class LastResorts:
+    """The cheapest call of each job by its worst case: what is left where the money runs short."""
+
+    column: Int16[np.ndarray, " jobs"]
+    """Position of its model in the pool; -1 where no model may answer a single call."""
+    worst_usd: Float32[np.ndarray, " jobs"]
+    """The most that it costs, asked again with a higher limit where that may be needed, in USD."""
+
+    @classmethod
+    def empty(cls, jobs: int) -> "LastResorts":
+        """Return those of jobs to be filled in."""
+        return cls(np.full(jobs, -1, np.int16), np.zeros(jobs, np.float32))
+
+    def fill(self, rows: slice, found: "LastResorts") -> None:
+        """Set those of the jobs in some rows."""
+        self.column[rows], self.worst_usd[rows] = found.column, found.worst_usd
+
+    def rows(self, jobs: Int[np.ndarray, " some"]) -> "LastResorts":
+        """Return those of some jobs."""
+        return LastResorts(self.column[jobs], self.worst_usd[jobs])
+
+    def kept_usd(
+        self, expected_usd: Float64[np.ndarray, " jobs"], spare_usd: float
+    ) -> Float64[np.ndarray, " jobs"]:
+        """Return what the budget keeps for each: so much that the plan never needs it otherwise.
+
+        Args:
+            expected_usd: What each job is expected to cost as planned, in USD.
+            spare_usd: A job's share of what the plan leaves of the budget, in USD.
+        """
+        return np.asarray(np.minimum(self.worst_usd, expected_usd + spare_usd))
+
+
+def last_resorts(
+    jobs: Sequence[Job],
+    batch: BatchRecord,
+    calls: CallEstimates,
+    reserve_usd: Float64[np.ndarray, "jobs models"],
+) -> LastResorts:
+    """Return the cheapest call of each job.
+
+    Args:
+        jobs: The jobs, in the order of the rows.
+        batch: Their batch, with its candidate models.
+        calls: What is expected of their calls.
+        reserve_usd: What a call of each pair reserves, by `reservations_usd`.
+    """
+    pool = batch.pool
+    worst_usd = np.where(calls.allowed, reserve_usd, np.inf)
+    worst_usd[:, [model.is_batch_channel for model in pool.models]] = np.inf
+    if batch.call_options.max_completion_tokens is None:
+        worst_usd += _asked_again_usd(jobs, pool, calls, reserve_usd)
+    column = worst_usd.argmin(axis=1).astype(np.int16)
+    least_usd = worst_usd[np.arange(len(jobs)), column]
+    is_any = np.isfinite(least_usd)
+    return LastResorts(
+        np.where(is_any, column, np.int16(-1)),
+        np.where(is_any, least_usd, 0.0).astype(np.float32),
+    )
+
+
+def _asked_again_usd(
+    jobs: Sequence[Job],
+    pool: Pool,
+    calls: CallEstimates,
+    reserve_usd: Float64[np.ndarray, "jobs models"],
+) -> Float64[np.ndarray, "jobs models"]:
+    """Return what a second call with the pool's limit reserves, where the first limit may cut."""
+    most = _array(model.max_completion_tokens for model in pool.models)
+    price = _array(float(model.price_usd_per_mtok.completion) for model in pool.models)
+    choices = np.array([choice_count(job.body) for job in jobs], np.float64)
+    more = np.maximum(most - calls.limit_tokens, 0.0) * choices[:, None]
+    again_usd = reserve_usd + more * price / float(TOKENS_PER_MTOK)
+    is_cut: Bool[np.ndarray, "jobs models"] = (more > 0) & ~calls.has_own_limit[:, None]
+    return np.where(is_cut, again_usd, 0.0)
 
 
 def _capped_usd(

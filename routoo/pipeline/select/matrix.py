@@ -1,12 +1,10 @@
 """Reads a whole batch as arrays: what the selector decides on, and the jobs that it can't."""
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
-import orjson
 from jaxtyping import Bool, Float32, Float64, Int, Int32
 from psycopg import AsyncConnection
 
@@ -16,85 +14,27 @@ from routoo.domain.prediction import Experience, Predictions
 from routoo.domain.prompt import (
     bound_text_tokens,
     choice_count,
-    is_repeatable,
     part_counts,
     requested_completion_tokens,
 )
 from routoo.pipeline.judges import load_judge
 from routoo.pipeline.select.capacity import Demand
+from routoo.pipeline.select.duplicates import Duplicates, RequestDigests
 from routoo.pipeline.select.eligibility import describe_ineligibility
 from routoo.pipeline.select.estimates import (
     NOTHING_KNOWN,
     CallEstimates,
+    LastResorts,
     estimate_calls,
+    last_resorts,
     reservations_usd,
 )
 from routoo.pipeline.select.judged_batch import PlanningJudge, SecondCallLimits
-from routoo.selector.solution import Solution
-from routoo.store import jobs, predictions
+from routoo.store import assignments, jobs, predictions
 from routoo.store.batches.records import BatchRecord
 
 _JOBS_PER_READ = 5000
 """Number of jobs whose request bodies are in memory at once."""
-_HALVES = np.dtype([("high", "<u8"), ("low", "<u8")])
-"""Two halves of a digest of 128 bits: a billion different requests have no two alike by chance."""
-
-
-class RequestDigests:
-    """Digests of all jobs of a batch, filled in slice by slice.
-
-    Args:
-        jobs: Number of jobs.
-        merge_samples: Requests whose answers are random, or that ask for several, are identical
-            too. Otherwise each of them is like no other.
-    """
-
-    def __init__(self, jobs: int, *, merge_samples: bool) -> None:
-        self._found, self._merge_samples = np.zeros(jobs, _HALVES), merge_samples
-
-    def fill(self, rows: slice, slice_: Sequence[Job]) -> None:
-        """Set the digests of the jobs in some rows."""
-        self._found[rows] = np.frombuffer(b"".join(map(self._digest, slice_)), _HALVES)
-
-    def duplicates(self) -> "Duplicates":
-        """Return which jobs are identical."""
-        _, first, group = np.unique(self._found, return_index=True, return_inverse=True)
-        return Duplicates(first[group].astype(np.int32))
-
-    def _digest(self, job: Job) -> bytes:
-        # The limits count: an answer that is in time for one job may be late for another.
-        asked = orjson.dumps(job.body, option=orjson.OPT_SORT_KEYS) + repr(job.sla).encode()
-        if not self._merge_samples and _is_sample(job.body):
-            asked += b"#%d" % job.job_no
-        return hashlib.blake2b(asked, digest_size=_HALVES.itemsize).digest()
-
-
-def _is_sample(body: Mapping[str, Any]) -> bool:
-    return not is_repeatable(body) or choice_count(body) > 1
-
-
-@dataclass(frozen=True, slots=True)
-class Duplicates:
-    """Which jobs have the same request and the same limits."""
-
-    original: Int32[np.ndarray, " jobs"]
-    """Number of each job's original; an original's own number."""
-
-    @property
-    def weight(self) -> Float32[np.ndarray, " jobs"]:
-        """Number of jobs that a job's answer serves; 0 for a duplicate."""
-        return np.bincount(self.original, minlength=len(self.original)).astype(np.float32)
-
-    def pairs(self) -> Iterator[tuple[int, int]]:
-        """Yield the number of each duplicate with its original's."""
-        for job_no in np.flatnonzero(self.original != np.arange(len(self.original))).tolist():
-            yield job_no, int(self.original[job_no])
-
-    def spread(self, solution: Solution) -> Solution:
-        """Return a solution in which each duplicate has the model of its original, or none."""
-        choice = solution.choice[self.original]
-        left = int(np.count_nonzero(choice < 0) - np.count_nonzero(solution.choice < 0))
-        return replace(solution, choice=choice, unaffordable=solution.unaffordable + left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +140,8 @@ class BatchMatrix:
     reserve_usd: Float32[np.ndarray, "jobs models"] | None = None
     """What dispatch sets aside for a job's first call, in USD; 0 for a duplicate, which has none;
     None where the batch has no budget and is no plan."""
+    last_resorts: LastResorts | None = None
+    """The cheapest call of each job; None where nothing is reserved."""
     bounds: CallBounds | None = None
     """What bounds each call's cost; None where nothing needs it."""
     judge: PlanningJudge | None = None
@@ -223,22 +165,19 @@ class BatchMatrix:
             demand=demand and Demand(demand.tokens[jobs], demand.latency_s[jobs]),
             second_limits=self.second_limits and self.second_limits.rows(jobs),
             reserve_usd=None if self.reserve_usd is None else self.reserve_usd[jobs],
+            last_resorts=self.last_resorts and self.last_resorts.rows(jobs),
             weight=None if self.weight is None else self.weight[jobs],
             duplicates=None,
         )
 
-    def prefer(
-        self, jobs: Int[np.ndarray, " some"], preferred: Bool[np.ndarray, "#some models"]
-    ) -> "BatchMatrix":
-        """Return the batch with some jobs restricted to the models that are preferred for them.
+    def prefer(self, preferred: Bool[np.ndarray, "#jobs models"]) -> "BatchMatrix":
+        """Return the jobs restricted to the models that are preferred for them.
 
         A job that may be answered by none of its preferred models is not restricted.
         """
-        narrowed = self.allowed[jobs] & preferred
-        has_any = narrowed.any(axis=1)
-        allowed = self.allowed.copy()
-        allowed[jobs[has_any]] = narrowed[has_any]
-        return replace(self, allowed=allowed)
+        narrowed = self.allowed & preferred
+        has_any = narrowed.any(axis=1, keepdims=True)
+        return replace(self, allowed=np.where(has_any, narrowed, self.allowed))
 
 
 async def load_matrix(
@@ -264,6 +203,30 @@ async def load_matrix(
     return filler.matrix()
 
 
+async def load_open_matrix(
+    conn: AsyncConnection,
+    batch: BatchRecord,
+    experience: Experience,
+    numbers: Int32[np.ndarray, " open"],
+) -> BatchMatrix:
+    """Read some jobs of a selected batch as arrays: its duplicates are known.
+
+    Args:
+        conn: A connection.
+        batch: The batch.
+        experience: What is known from earlier calls.
+        numbers: Of the jobs, ascending, no duplicates among them; each has a row.
+    """
+    judge = await load_judge(conn, batch)
+    predicted = (await predictions.load_batch(conn, batch.id)).rows(numbers)
+    filler = _Filler(batch, predicted, experience, judge, dedupe=False)
+    for first in range(0, len(numbers), _JOBS_PER_READ):
+        some = numbers[first : first + _JOBS_PER_READ].tolist()
+        filler.fill(first, await jobs.load_some(conn, batch.id, some))
+    weight = await assignments.load_weights(conn, batch.id, numbers)
+    return replace(filler.matrix(), weight=weight)
+
+
 def build_matrix(
     batch: BatchRecord,
     jobs: Sequence[Job],
@@ -287,6 +250,8 @@ class _Filler:
         predicted: Predictions,
         experience: Experience,
         judge: PlanningJudge | None,
+        *,
+        dedupe: bool | None = None,
     ) -> None:
         self._batch, self._predicted, self._experience = batch, predicted, experience
         self._judge = judge
@@ -298,11 +263,14 @@ class _Filler:
         self._demand = Demand.empty(shape) if needs_demand else None
         has_budget = batch.budget_usd is not None
         self._reserve_usd = np.zeros(shape, np.float32) if has_budget or is_plan else None
+        self._last = None if self._reserve_usd is None else LastResorts.empty(shape[0])
         self._bounds = CallBounds.empty(shape) if is_plan else None
         self._second_limits = None
         if judge is not None:
             self._second_limits = SecondCallLimits.empty(shape, compares=bool(judge.pairs))
-        dedupe, self._digests = batch.call_options.dedupe, None
+        self._digests = None
+        if dedupe is None:
+            dedupe = batch.call_options.dedupe
         if dedupe is not False:
             self._digests = RequestDigests(shape[0], merge_samples=dedupe is True)
 
@@ -331,8 +299,10 @@ class _Filler:
             self._demand.tokens[rows] = estimates.tokens
             self._demand.latency_s[rows] = estimates.latency_s
         if self._reserve_usd is not None:
-            limit_tokens = estimates.limit_tokens
-            self._reserve_usd[rows] = reservations_usd(jobs, self._batch.pool, limit_tokens)
+            usd = reservations_usd(jobs, self._batch.pool, estimates.limit_tokens)
+            self._reserve_usd[rows] = usd
+            if self._last is not None:
+                self._last.fill(rows, last_resorts(jobs, self._batch, estimates, usd))
         if self._bounds is not None:
             self._bounds.fill(rows, jobs)
             self._bounds.fill_limits(rows, self._batch, estimates)
@@ -355,6 +325,7 @@ class _Filler:
             ineligible=self._ineligible,
             demand=self._demand,
             reserve_usd=self._reserve_usd,
+            last_resorts=self._last,
             bounds=self._bounds,
             judge=self._judge,
             second_limits=self._second_limits,
@@ -367,6 +338,8 @@ class _Filler:
         self._cost_usd[duplicates] = 0
         if self._reserve_usd is not None:
             self._reserve_usd[duplicates] = 0
+        if self._last is not None:
+            self._last.worst_usd[duplicates] = 0
         if self._demand is not None:
             self._demand.tokens[duplicates] = 0
             self._demand.latency_s[duplicates] = 0

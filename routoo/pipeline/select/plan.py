@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float64, Int
 
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import Experience, experience_to_json
@@ -20,7 +20,13 @@ from routoo.pipeline.select.capacity import (
 from routoo.pipeline.select.decisions import Decisions
 from routoo.pipeline.select.matrix import BatchMatrix
 from routoo.pipeline.select.probes import PosedProblem, ProbedJobs, describe_probes
-from routoo.pipeline.select.problem import add_probes, choose_payable, pose_problem
+from routoo.pipeline.select.problem import (
+    add_probes,
+    choose_payable,
+    held_usd,
+    pose_problem,
+    spare_usd,
+)
 from routoo.selector.confidence import quality_interval
 from routoo.selector.frontier import frontier
 from routoo.selector.probes import part_of
@@ -49,6 +55,8 @@ class PlannedBatch:
     """Its choice is the model that each job asks first."""
     decisions: Decisions
     experience: Experience = field(default_factory=dict)
+    spare_usd: float = 0.0
+    """What the choice leaves of the budget for each job, in USD."""
 
     @property
     def pool(self) -> Pool:
@@ -60,6 +68,15 @@ class PlannedBatch:
         """The first model of the jobs that are called: -1 for those that share an answer."""
         choice, weight = self.solution.choice, self.matrix.weight
         return choice if weight is None else np.where(weight > 0, choice, -1)
+
+    @property
+    def kept_usd(self) -> Float64[np.ndarray, " jobs"] | None:
+        """What the budget keeps for each job's cheapest call, in USD; None where for no job."""
+        last = self.matrix.last_resorts
+        if last is None or len(self.pool.models) == 1:
+            return None
+        kept_usd = last.kept_usd(self.decisions.cost_usd, self.spare_usd)
+        return np.where(self.solution.choice >= 0, kept_usd, 0.0)
 
     @property
     def second_calls(self) -> ProbedJobs:
@@ -80,14 +97,15 @@ def make_plan(
         now: The present time, for the deadline.
     """
     direct = pose_problem(batch, matrix, experience, now)
-    posed = add_probes(batch, matrix, direct, experience, now)
-    solution = choose_payable(posed, matrix.reserve_usd)
+    posed, held = add_probes(batch, matrix, direct, experience, now), held_usd(matrix)
+    solution = choose_payable(posed, held)
+    spare = spare_usd(posed, solution, held)
     if matrix.duplicates is not None:
         solution = matrix.duplicates.spread(solution)
     probed = posed.probed(solution.choice)
     solution = replace(solution, choice=posed.policies.first(solution.choice))
     decisions = Decisions.of(matrix, solution.choice, probed)
-    return PlannedBatch(batch, matrix, posed, solution, decisions, experience)
+    return PlannedBatch(batch, matrix, posed, solution, decisions, experience, spare)
 
 
 def describe_plan(planned: PlannedBatch) -> dict[str, Any]:
@@ -96,7 +114,7 @@ def describe_plan(planned: PlannedBatch) -> dict[str, Any]:
     Keys: `status`, `advice`, `jobs`, `served`, `no_eligible_model`, `unaffordable` (jobs),
     `expected_quality` (mean over the served jobs), `expected_cost_usd`, `value`, `bound`, `gap`
     (null where nothing could be chosen), `shadow_price_per_usd`, `shadow_prices` (quality per unit
-    of each capacity, by name),
+    of each capacity, by name), `spare_usd_per_job` (what is left of the budget, for each job),
     `experience` (what was known of each model, so that later stages estimate alike),
     `random_mix_quality` (of a random mix of models at the same cost), `best_single` (the best
     `model` that alone costs no more, its `expected_quality` and `expected_cost_usd`; null where
@@ -124,6 +142,7 @@ def describe_plan(planned: PlannedBatch) -> dict[str, Any]:
         "gap": _finite(solution.gap),
         "shadow_price_per_usd": solution.shadow_price_per_usd,
         "shadow_prices": solution.shadow_prices,
+        "spare_usd_per_job": planned.spare_usd,
         "experience": experience_to_json(planned.experience),
         "random_mix_quality": _random_mix(matrix, solution),
         "best_single": _best_single(planned),

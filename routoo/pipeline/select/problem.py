@@ -187,6 +187,40 @@ def _up(usd: float) -> str:
     return f"{math.ceil(usd / step) * step:.3g}"
 
 
+def held_usd(matrix: BatchMatrix) -> Float32[np.ndarray, "jobs models"] | None:
+    """Return what must be free for a call of each pair, in USD; None where nothing limits it.
+
+    It is what the call reserves, and what it leaves for the job's cheapest call if it is another.
+    """
+    last = matrix.last_resorts
+    if matrix.reserve_usd is None or last is None:
+        return matrix.reserve_usd
+    is_other = np.arange(matrix.cost_usd.shape[1]) != last.column[:, None]
+    left_usd = np.where(is_other, np.minimum(last.worst_usd[:, None], matrix.cost_usd), 0.0)
+    return matrix.reserve_usd + left_usd.astype(np.float32)
+
+
+def spare_usd(
+    posed: PosedProblem,
+    solution: Solution,
+    reserve_usd: Float32[np.ndarray, "jobs models"] | None,
+) -> float:
+    """Return what a choice leaves of the budget for each of its jobs, in USD; 0 without a budget.
+
+    Args:
+        posed: The problem.
+        solution: Its solution; probes are options.
+        reserve_usd: What a call of each pair reserves, in USD.
+    """
+    budget_usd = posed.problem.budget_usd
+    if budget_usd is None or reserve_usd is None or not solution.served:
+        return 0.0
+    if posed.policies.probe:
+        reserve_usd = posed.reserved(reserve_usd)
+    left_usd = float(budget_usd) - needed_usd(solution, posed.problem, reserve_usd)
+    return max(left_usd, 0.0) / solution.served
+
+
 def needed_usd(
     solution: Solution, problem: Problem, reserve_usd: Float32[np.ndarray, "jobs models"]
 ) -> float:

@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from psycopg import AsyncConnection
 
 from routoo.domain.behaviour import pool_as_found
@@ -24,7 +24,7 @@ from routoo.pipeline.select.experience import (
     load_model_calls,
     planned_experience,
 )
-from routoo.pipeline.select.matrix import BatchMatrix, load_matrix
+from routoo.pipeline.select.matrix import BatchMatrix, load_matrix, load_open_matrix
 from routoo.pipeline.select.plan import (
     PlannedBatch,
     describe_forecast,
@@ -37,12 +37,14 @@ from routoo.pipeline.select.problem import (
     add_probes,
     choose,
     choose_payable,
+    held_usd,
     is_met,
     pose_problem,
+    spare_usd,
 )
 from routoo.selector.problem import Problem
 from routoo.selector.solution import Solution
-from routoo.store import assignments, batches, endpoints, ledger, results
+from routoo.store import assignments, batches, budget, endpoints, ledger, results
 from routoo.store.assignments import OpenJobs, load_open_jobs
 from routoo.store.batches import BatchRecord, replans
 from routoo.store.batches.replans import FIRST_REVISION, Replan
@@ -90,6 +92,10 @@ async def _plan_batch(db: Database, lease: Lease, batch: BatchRecord) -> None:
     plan, met = describe_plan(planned), is_met(planned.solution, planned.posed.problem)
     describe = describe_forecast if batch.status is BatchStatus.PLANNING else describe_frontier
     plan["forecast"] = await asyncio.to_thread(describe, planned)
+    kept_usd = planned.kept_usd
+    if met and kept_usd is not None:
+        async with db.transaction() as conn:
+            await budget.keep_fallbacks(conn, batch.id, kept_usd)
     async with db.transaction() as conn:
         if met:
             await _save_first_plan(conn, lease, planned)
@@ -116,7 +122,7 @@ class _State:
     """A running batch when the re-plan starts."""
 
     matrix: BatchMatrix
-    """All jobs of the batch; models that can't be called are excluded where a job has others."""
+    """The open jobs; models that can't be called are excluded where a job has others."""
     experience: dict[str, ModelExperience]
     open_jobs: OpenJobs
     free_usd: Decimal | None
@@ -170,14 +176,17 @@ async def replan_batch(db: Database, lease: Lease, batch: BatchRecord, request: 
     """
     async with db.transaction() as conn:
         state = await _load(conn, batch)
-    now, rows = datetime.now(UTC), state.matrix.rows(state.jobs)
+    now, rows = datetime.now(UTC), state.matrix.rows(state.movable)
     direct = pose_problem(batch, rows, state.experience, now)
     direct = replace(direct, budget_usd=_left_usd(state))
     posed = await asyncio.to_thread(add_probes, batch, rows, direct, state.experience, now)
     promised = pose_problem(batch, rows, planned_experience(batch), now)
-    solution = await asyncio.to_thread(_choose, state, posed, promised, rows.reserve_usd)
+    held = held_usd(rows)
+    solution = await asyncio.to_thread(_choose, state, posed, promised, held)
+    revised = _Revised(request, posed, solution, spare_usd(posed, solution, held))
     async with db.transaction() as conn:
-        await _save(conn, lease, batch, state, _Revised(request, posed, solution))
+        decisions = await _save(conn, lease, batch, state, revised)
+    await _keep_fallbacks(db, batch, state, decisions.cost_usd, revised.spare_usd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +196,8 @@ class _Revised:
     request: Replan
     posed: PosedProblem
     solution: Solution
+    spare_usd: float
+    """What the choice leaves of the budget for each job, in USD."""
 
     def decisions(self, state: _State, expected: BatchMatrix) -> Decisions:
         """Return the decisions; a job that could not be served keeps its own."""
@@ -211,7 +222,7 @@ class _Revised:
 
 async def _save(
     conn: AsyncConnection, lease: Lease, batch: BatchRecord, state: _State, revised: _Revised
-) -> None:
+) -> Decisions:
     """Save the revision: the jobs' new models, results without an answer, and the plan."""
     expected = _as_answered(batch, state)
     decisions, before = (find(state, expected) for find in (revised.decisions, revised.present))
@@ -227,6 +238,26 @@ async def _save(
     await replans.decide(conn, lease, request, len(moved), facts)
     plan = _revised_plan(batch, state, revised, decisions)
     await batches.save_plan(conn, batch.id, plan)
+    return decisions
+
+
+async def _keep_fallbacks(
+    db: Database,
+    batch: BatchRecord,
+    state: _State,
+    movable_usd: Float64[np.ndarray, " movable"],
+    spare: float,
+) -> None:
+    """Keep money for the cheapest calls of the open jobs; their expected costs are given."""
+    last, open_jobs = state.matrix.last_resorts, state.open_jobs
+    if last is None or len(batch.pool.models) == 1:
+        return
+    expected_usd = open_jobs.expected_cost_usd.copy()
+    expected_usd[state.movable] = movable_usd
+    kept_usd = np.zeros(batch.job_count)
+    kept_usd[open_jobs.job_no] = last.kept_usd(expected_usd, spare)
+    async with db.transaction() as conn:
+        await budget.keep_fallbacks(conn, batch.id, kept_usd)
 
 
 async def _load(conn: AsyncConnection, batch: BatchRecord) -> _State:
@@ -235,27 +266,28 @@ async def _load(conn: AsyncConnection, batch: BatchRecord) -> _State:
         name: learn_failures(model, known.get(name, NO_EXPERIENCE), outcomes.get(name, NO_CALLS))
         for name, model in (await batch_experience(conn, batch)).items()
     }
-    matrix = await load_matrix(conn, batch, experience)
     names = batch.pool.names
     down = tuple([model.name for model in batch.pool.models if await is_left(conn, batch, model)])
     open_jobs = await load_open_jobs(conn, batch.id, batch.job_count, names)
-    matrix = matrix.prefer(open_jobs.job_no, _sendable(batch, open_jobs))
-    matrix = matrix.prefer(open_jobs.job_no, np.array([name not in down for name in names]))
+    matrix = await load_open_matrix(conn, batch, experience, open_jobs.job_no)
+    matrix = matrix.prefer(_sendable(batch, open_jobs))
+    matrix = matrix.prefer(np.array([[name not in down for name in names]]))
     probes = (batch.plan or {}).get("probes") or {}
     return _State(
         matrix=matrix,
         experience=experience,
         open_jobs=open_jobs,
-        free_usd=await _unspent_usd(conn, batch),
+        free_usd=(await ledger.balance(conn, batch.id)).unspent_usd,
         down=down,
         threshold_price_per_usd=float(probes.get("threshold_price_per_usd", 0.0)),
     )
 
 
 def _as_answered(batch: BatchRecord, state: _State) -> BatchMatrix:
-    """Return the batch with each model's quality times the share of jobs that it answers."""
+    """Return the movable jobs, each model's quality times the share of jobs that it answers."""
+    matrix = state.matrix.rows(state.movable)
     answered = answered_shares(batch.pool, state.experience)
-    return replace(state.matrix, quality=state.matrix.quality * answered)
+    return replace(matrix, quality=matrix.quality * answered)
 
 
 def _sendable(batch: BatchRecord, open_jobs: OpenJobs) -> Bool[np.ndarray, "open models"]:
@@ -269,20 +301,12 @@ def _sendable(batch: BatchRecord, open_jobs: OpenJobs) -> Bool[np.ndarray, "open
     return np.asarray(~channels | (columns == open_jobs.column[:, None]))
 
 
-async def _unspent_usd(conn: AsyncConnection, batch: BatchRecord) -> Decimal | None:
-    balance = await ledger.balance(conn, batch.id)
-    if balance.limit_usd is None:
-        return None
-    return balance.limit_usd - balance.spent_usd - balance.overrun_usd
-
-
 def _left_usd(state: _State) -> Decimal | None:
     """Return the money left after the expected cost of the calls in flight; None = no limit."""
     if state.free_usd is None:
         return None
     in_flight = state.open_jobs.called & (state.open_jobs.column >= 0)
-    jobs, column = state.open_jobs.job_no[in_flight], state.open_jobs.column[in_flight]
-    expected_usd = state.matrix.cost_usd[jobs, column]
+    expected_usd = state.matrix.cost_usd[in_flight, state.open_jobs.column[in_flight]]
     # What may follow a probe is paid too; what was assigned is the cost of both calls.
     both = np.maximum(expected_usd, state.open_jobs.expected_cost_usd[in_flight])
     expected_usd = np.where(state.open_jobs.probe[in_flight], both, expected_usd)
@@ -324,7 +348,7 @@ def _promised_mean(state: _State, posed: PosedProblem, direct: Problem) -> float
     promised = np.zeros(len(current), direct.quality.dtype)
     promised[served] = direct.quality[served, current[served]]
     probed = state.probed(posed, np.ones(len(current), np.bool_))
-    weight = state.matrix.rows(state.jobs).weight
+    weight = state.matrix.rows(state.movable).weight
     serves = 1.0 if weight is None else weight[probed.jobs]
     promised[probed.jobs] = probed.quality * serves
     return float(promised[served].mean(dtype=np.float64)) if len(served) else 0.0
@@ -359,6 +383,7 @@ def _revised_plan(
         "revision": revised.request.revision,
         "shadow_price_per_usd": price,
         "shadow_prices": solution.shadow_prices,
+        "spare_usd_per_job": revised.spare_usd,
         "experience": experience_to_json(state.experience),
         "down": list(state.down),
     }

@@ -115,6 +115,9 @@ class LedgerRow(SQLModel, table=True):
     overrun_usd: Decimal = column(
         USD, "What endpoints billed beyond the worst case of a call", default="0"
     )
+    fallback_usd: Decimal = column(
+        USD, "Kept for the cheapest calls of open jobs: the sum of the shards'", default="0"
+    )
     key_id: UUID | None = Field(
         default=None,
         sa_column=Column(
@@ -174,6 +177,11 @@ class ShardRow(SQLModel, table=True):
     )
     waits_usd: Decimal | None = column(
         USD, "Money in USD that it was put off for; null = for none", nullable=True
+    )
+    fallback_usd: Decimal = column(
+        USD,
+        "Money that the batch's ledger keeps for the cheapest calls of its open jobs",
+        default="0",
     )
 
 
