@@ -52,15 +52,15 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) + 1
 
 
-def pytest_collection() -> None:
-    """Let no module's import be interrupted to look for garbage: each process makes all of them."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Import all tests without looking for garbage; later looks pass over what imports made."""
     gc.disable()
-
-
-def pytest_collection_finish() -> None:
-    """Look for garbage from now on, but not among what the imports made."""
-    gc.freeze()
-    gc.enable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")
