@@ -6,6 +6,7 @@ tree is extremely randomised (the best of random thresholds: Geurts et al., Mach
 (Friedman, Annals of Statistics 29, 2001).
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -121,6 +122,10 @@ _OTHERS_WEIGHT = 0.5
 """What a direction of the others counts for in a split, beside the probe's own outcome."""
 _FEW_ROWS = 2000
 _TREES, _TREES_OF_FEW_ROWS = 200, 100
+_SHARED_TREES, _SHARED_RATE = 50, 0.16
+_MOST_SHARED_ROWS = 8000
+"""Answers that the shared trees of a fold are fitted to; of more so many are drawn."""
+_SHARED_SEED = 1_000_000
 _PULL = 20.0
 
 
@@ -145,21 +150,86 @@ class FittedJudge:
     held_out_quality: Float32[np.ndarray, "answers models"]
 
 
-def fit_probe_judge(answers: GradedAnswers) -> FittedJudge:
-    """Fit words and trees by folds, then their strength and the outcomes to held-out judgements."""
-    prior = answers.inputs.prior
-    view = PriorView.fit(prior)
-    words, said = _fit_words(answers)
-    inputs = tree_inputs(answers.inputs, view, answers.probe, said)
-    loading = _loading(answers)
-    trees, shift = _fit_trees(answers, inputs, loading)
-    strength = _strength(answers, shift)
+@dataclass(frozen=True, slots=True)
+class _ReadAnswers:
+    """Answers of one model as trees look at them."""
+
+    graded: GradedAnswers
+    view: PriorView
+    words: TextWeights
+    inputs: Float32[np.ndarray, "answers inputs"]
+
+    @classmethod
+    def of(cls, graded: GradedAnswers) -> "_ReadAnswers":
+        """Fit words by folds, and say of each answer what those say that had not seen it."""
+        view = PriorView.fit(graded.inputs.prior)
+        words, said = _fit_words(graded)
+        inputs = tree_inputs(graded.inputs, view, graded.probe, said)
+        return cls(graded, view, words, inputs)
+
+    @property
+    def has_few_rows(self) -> bool:
+        """Whether the answers are too few for as many trees as many answers bear."""
+        return len(self.inputs) < _FEW_ROWS
+
+    @property
+    def shared_inputs(self) -> Float32[np.ndarray, "answers inputs"]:
+        """The inputs without the directions of the prompts' estimates, which each model has."""
+        inputs = self.inputs.copy()
+        inputs[:, self.view.columns_of_components(self.graded.inputs.features.shape[1])] = 0
+        return inputs
+
+
+def fit_probe_judges(tables: Sequence[GradedAnswers]) -> Iterator[FittedJudge]:
+    """Yield a judge of each model's answers.
+
+    What makes an answer right or wrong is much the same for all models: where a model has few
+    answers, trees that say whether one is right are fitted to all models' answers first, and its
+    own trees go on from there.
+
+    Args:
+        tables: Answers of several models to items of the same folds, outcomes of the same models.
+    """
+    read = [_ReadAnswers.of(graded) for graded in tables]
+    few = any(one.has_few_rows for one in read)
+    shared = _fit_shared_trees(read) if few and len(read) > 1 else {}
+    for one in read:
+        yield _fit_probe_judge(one, shared if one.has_few_rows else {})
+
+
+def _fit_probe_judge(read: _ReadAnswers, shared: Mapping[int, BoostedTrees]) -> FittedJudge:
+    """Fit trees by folds, then their strength and the outcomes to held-out judgements."""
+    graded = read.graded
+    prior, loading = graded.inputs.prior, _loading(graded)
+    trees, shift = _fit_trees(read, loading, shared)
+    strength = _strength(graded, shift)
     shift = shift * strength
-    outcomes = OutcomeModel.fit(prior, shift, answers.score, answers.probe)
-    members = len(np.unique(answers.folds))
+    outcomes = OutcomeModel.fit(prior, shift, graded.score, graded.probe)
+    members = len(np.unique(graded.folds))
     weighted = (loading * strength[:, None] / members).astype(np.float32)
-    judge = ProbeJudge(answers.probe, view, words, trees, weighted, outcomes)
+    judge = ProbeJudge(graded.probe, read.view, read.words, trees, weighted, outcomes)
     return FittedJudge(judge, sigmoid(prior + shift).astype(np.float32))
+
+
+def _fit_shared_trees(read: Sequence[_ReadAnswers]) -> dict[int, BoostedTrees]:
+    """Return for each fold trees of whether an answer is right, fitted to the other folds."""
+    inputs = np.concatenate([one.shared_inputs for one in read])
+    graded = [one.graded for one in read]
+    prior = np.concatenate([one.inputs.prior[:, [one.probe]] for one in graded])
+    score = np.concatenate([one.score[:, [one.probe]] for one in graded])
+    folds = np.concatenate([one.folds for one in graded])
+    factors = _loading(graded[0]).shape[1]
+    options = BoostingOptions(_SHARED_TREES, _SHARED_SEED, learning_rate=_SHARED_RATE)
+    generator, one = np.random.default_rng(_SHARED_SEED), np.ones((1, 1))
+    shared = {}
+    for fold in np.unique(folds).tolist():
+        rows = np.flatnonzero(folds != fold)
+        if len(rows) > _MOST_SHARED_ROWS:
+            rows = np.sort(generator.choice(rows, _MOST_SHARED_ROWS, replace=False))
+        own = replace(options, seed=options.seed + fold * options.trees)
+        part = fit_boosting(inputs[rows], prior[rows], score[rows], one, one[0], own)
+        shared[fold] = part.widened(factors)
+    return shared
 
 
 def _fit_words(answers: GradedAnswers) -> tuple[TextWeights, Float32[np.ndarray, "answers 2"]]:
@@ -197,22 +267,25 @@ def _loading(answers: GradedAnswers) -> Float64[np.ndarray, "models factors"]:
 
 
 def _fit_trees(
-    answers: GradedAnswers,
-    inputs: Float32[np.ndarray, "answers inputs"],
+    read: _ReadAnswers,
     loading: Float64[np.ndarray, "models factors"],
+    shared: Mapping[int, BoostedTrees],
 ) -> tuple[BoostedTrees, Float64[np.ndarray, "answers models"]]:
     """Return the trees of all folds, and by how much each fold's move those it had not seen."""
+    graded, inputs = read.graded, read.inputs
     factors = loading.shape[1] - 1
     scale = _OTHERS_WEIGHT / np.sqrt(max(factors, 1) * max(len(loading) - 1, 1))
     weight = np.r_[1.0, np.full(factors, scale)]
-    prior, score = answers.inputs.prior, answers.score
+    prior, score = graded.inputs.prior, graded.score
     shift, trees = np.zeros(prior.shape), []
-    few = len(inputs) < _FEW_ROWS
-    options = BoostingOptions(_TREES_OF_FEW_ROWS if few else _TREES, seed=0)
-    for fold in np.unique(answers.folds):
-        held = answers.folds == fold
-        own = replace(options, seed=int(fold) * options.trees)
-        part = fit_boosting(inputs[~held], prior[~held], score[~held], loading, weight, own)
+    options = BoostingOptions(_TREES_OF_FEW_ROWS if read.has_few_rows else _TREES, seed=0)
+    for fold in np.unique(graded.folds).tolist():
+        held = graded.folds == fold
+        own = replace(options, seed=fold * options.trees)
+        begun = [shared[fold]] if fold in shared else []
+        before = prior + sum(part(inputs) @ loading.T for part in begun)
+        part = fit_boosting(inputs[~held], before[~held], score[~held], loading, weight, own)
+        part = BoostedTrees.joined([*begun, part])
         shift[held] = part(inputs[held]) @ loading.T
         trees.append(part)
     return BoostedTrees.joined(trees), shift

@@ -12,6 +12,8 @@ from routoo.judge.trees import BoostedTrees
 
 _COMPONENTS = 4
 """Directions of the prompt's estimates that the trees see."""
+_FIGURES = 2
+"""What they see before these: the probe's estimate, and the mean over the models."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,11 @@ class PriorView:
         """Return the probe's estimate, the mean over the models, and the directions."""
         own = np.stack([prior[:, probe], prior.mean(axis=1)], axis=1)
         return np.concatenate([own, (prior - self.mean) @ self.components.T], axis=1)
+
+    def columns_of_components(self, before: int) -> slice:
+        """Return which inputs of the trees are the directions, with so many features before."""
+        first = before + _FIGURES
+        return slice(first, first + len(self.components))
 
 
 @dataclass(frozen=True, slots=True)

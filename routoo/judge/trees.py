@@ -1,7 +1,7 @@
 """Boosted trees as plain arrays, evaluated by numpy alone."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float16, Float32, Int16
@@ -48,6 +48,11 @@ class BoostedTrees:
         leaf = trees * leaves + node - nodes
         values = self.value.reshape(-1, self.value.shape[2])
         return np.asarray(values.take(leaf, axis=0).sum(axis=1), np.float32)
+
+    def widened(self, factors: int) -> "BoostedTrees":
+        """Return trees that leave further factors as they are, up to so many."""
+        more = factors - self.value.shape[2]
+        return replace(self, value=np.pad(self.value, ((0, 0), (0, 0), (0, more))))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays that a checkpoint keeps."""

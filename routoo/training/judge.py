@@ -11,7 +11,7 @@ from routoo.domain.completion import RecordedAnswer
 from routoo.evaluation.bootstrap import MeanInterval, mean_interval
 from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.judge.agreement import Agreement, StatedResult, agreements, is_open
-from routoo.judge.fitting import FittedJudge, GradedAnswers, fit_probe_judge
+from routoo.judge.fitting import FittedJudge, GradedAnswers, fit_probe_judges
 from routoo.judge.hashed_text import HashedTexts, inverse_frequency
 from routoo.judge.judge import AnswerJudge, ProbeAnswer, features_of_answer
 from routoo.judge.log_odds import log_loss, log_odds, sigmoid
@@ -76,12 +76,16 @@ def fit_judge(
         return AnswerJudge.none(matrix.models)
     read = _read_all(matrix, estimates, tables, feedback)
     scale = inverse_frequency([texts for _, texts in read])
+    graded = []
+    for table, (features, texts) in zip(tables, read, strict=True):
+        prior = log_odds(estimates.quality[table.rows])
+        inputs = AnswerInputs(features, texts.scaled(scale), prior)
+        score = matrix.score[table.rows]
+        graded.append(GradedAnswers(table.probe, inputs, score, folds[table.rows]))
     fits = []
     with feedback.progress_bar("Fitting judges of answers", len(tables)) as progress:
-        for table, (features, texts) in zip(tables, read, strict=True):
-            prior = log_odds(estimates.quality[table.rows])
-            inputs = AnswerInputs(features, texts.scaled(scale), prior)
-            fit = _fit(matrix, estimates, table, inputs, folds[table.rows])
+        for table, fitted in zip(tables, fit_probe_judges(graded), strict=True):
+            fit = _Fit(table, fitted, _figures(matrix, estimates, table, fitted))
             if fit.figures["lead"] > 0:
                 fits.append(fit)
             progress(1)
@@ -123,19 +127,6 @@ class _Fit:
     def probe(self) -> int:
         """Its column."""
         return self.table.probe
-
-
-def _fit(
-    matrix: OutcomeMatrix,
-    estimates: PromptEstimates,
-    table: _AnswerTable,
-    inputs: AnswerInputs,
-    parts: Int64[np.ndarray, " answers"],
-) -> _Fit:
-    """Fit the judge of one model's answers; `parts` are the folds of the answers."""
-    score = matrix.score[table.rows]
-    fitted = fit_probe_judge(GradedAnswers(table.probe, inputs, score, parts))
-    return _Fit(table, fitted, _figures(matrix, estimates, table, fitted))
 
 
 def _fit_pairs(

@@ -118,6 +118,38 @@ def test_too_few_answers_get_no_judge() -> None:
     assert few.probes == ()
 
 
+def test_a_model_with_few_answers_is_judged_by_what_others_answers_show() -> None:
+    matrix, estimates, answers = _answers_right_by_length()
+    few, others = answers[:120], [one for one in answers if one.model == "other"]
+    alone, beside = (
+        fit_judge(matrix, estimates, given, ConsoleFeedback(), seed=0)
+        for given in (few, [*few, *others])
+    )
+    assert alone.probes == ()
+    assert beside.figures["cheap"]["answers"] == len(few)
+    assert beside.figures["cheap"]["with_answer"]["auc"] > 0.8
+
+
+def _answers_right_by_length(
+    count: int = 800,
+) -> tuple[OutcomeMatrix, PromptEstimates, list[RecordedAnswer]]:
+    """Return two models' answers whose length says in six bands whether they are right."""
+    generator = np.random.default_rng(3)
+    items = tuple(Item(f"i{n}", f"Question {n}: how many?") for n in range(count))
+    words = generator.integers(0, 240, (count, 2))
+    right = generator.random((count, 2)) < np.where(words // 40 % 2, 0.9, 0.1)
+    answers = [
+        RecordedAnswer(items[n].item_id, MODELS[model], "so " * int(words[n, model] + 1))
+        for model in (0, 1)
+        for n in range(count)
+    ]
+    strong = generator.random(count) < 0.9
+    score = np.concatenate([right, strong[:, None]], axis=1).astype(np.float32)
+    quality = np.tile(np.array([0.5, 0.5, 0.9], np.float32), (count, 1))
+    tokens = np.full((count, 3), 12.0, np.float32)
+    return OutcomeMatrix(items, MODELS, score, tokens), PromptEstimates(quality, tokens), answers
+
+
 def _open_answers(count: int = 300) -> tuple[OutcomeMatrix, PromptEstimates, list[RecordedAnswer]]:
     """Return numbers stated by two models, the same where both are right, and hedging ones."""
     generator = np.random.default_rng(4)
