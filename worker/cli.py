@@ -44,8 +44,7 @@ def up(
     """
     from routoo.console.logs import configure_logs
     from routoo.settings import load_settings
-    from worker.stack import run_stack
-    from worker.supervisor import READY, STACK_DRAIN_S, stop_with_supervisor
+    from worker.supervisor import READY, STACK_DRAIN_S, run_stack, stop_with_supervisor
 
     if supervised:
         stop_with_supervisor(STACK_DRAIN_S)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-import worker.stack
+import worker.supervisor
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import Predictions
 from routoo.pipeline import score
@@ -27,7 +27,7 @@ MODULE = "tests.acceptance.worker"
 _SCORING_S = 0.01
 """For each prompt, asleep: so long that a scorer can be killed at its work."""
 _TOKENS = 5.0
-_load, _commands = score._load, worker.stack._commands
+_load, _commands = score._load, worker.supervisor._commands
 
 
 class ByVerb(Predictor):
@@ -82,6 +82,6 @@ def _commands_of_this_module(
 
 if __name__ == "__main__":
     score._load = _load_cheaply
-    worker.stack._commands = _commands_of_this_module
+    worker.supervisor._commands = _commands_of_this_module
     sys.argv[0] = "routoo-worker"
     main()
