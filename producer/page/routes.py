@@ -20,7 +20,7 @@ from producer.aims import read_option
 from producer.gateway import access
 from producer.gateway.errors import ApiError
 from producer.gateway.state import GatewayDep
-from producer.page import batches, evaluations, jobs, operations
+from producer.page import administration, batches, jobs
 from producer.page.rendering import (
     HEADERS,
     STATIC,
@@ -43,7 +43,7 @@ from routoo.store import results
 from routoo.store.batches import BatchRecord, retry
 
 router = APIRouter(include_in_schema=False, route_class=PageRoute)
-for part in (evaluations.router, operations.router):
+for part in (administration.evaluation_routes, administration.operation_routes):
     router.include_router(part)
 Token = Annotated[str, Form(alias="csrf_token")]
 _POLL_S = 1.0

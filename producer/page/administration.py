@@ -1,33 +1,48 @@
-"""Shows what all batches share: checkpoints of the predictor, and endpoints of the models."""
+"""Shows what administrators see: evaluation runs, checkpoints of the predictor, and endpoints."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import quote
+from uuid import UUID
 
 from fastapi import APIRouter, Form, Response
 from fastapi.responses import RedirectResponse
 from psycopg import AsyncConnection
 
+from producer.evaluation.runs import RunView, load_with_past, view_run
 from producer.page.charts import bar
 from producer.page.rendering import HEADERS, Administering, PageRoute, Visit, check_token
 from routoo.domain.behaviour import found_in
 from routoo.domain.endpoint import Endpoint
 from routoo.domain.pool import Pool
 from routoo.errors import InputError
+from routoo.evaluation.report.page import Tile, card_sections, card_tiles
+from routoo.evaluation.report.section import Section
+from routoo.evaluation.run_comparison import RunComparison, compare_runs
+from routoo.evaluation.run_scorecard import run_scorecard
+from routoo.evaluation_runs.load import load_run
 from routoo.limits.account import Account
 from routoo.limits.sliding_window import SlidingWindow
 from routoo.store import batches, checkpoints, endpoints
 from routoo.store.batches.overview import RecentCalls, overview
+from routoo.store.database import Database
+from routoo.store.evaluation import eval_runs
 from routoo.training.promote import promote_named
 
-router = APIRouter(route_class=PageRoute)
+operation_routes = APIRouter(route_class=PageRoute)
 Token = Annotated[str, Form(alias="csrf_token")]
 _BATCHES = 20
 """Newest batches whose pools tell endpoints, beside the pools of the gateway."""
+evaluation_routes = APIRouter(prefix="/evaluations", route_class=PageRoute)
+_LISTED = 100
+_SHOWN_CHANGES = 200
+"""Items of a comparison that are listed, the worst first; the rest is counted."""
+_STATES = {"finished": "good", "failed": "bad", "running": "live", "judging": "live"}
 
 
-@router.get("/checkpoints")
+@operation_routes.get("/checkpoints")
 async def show_checkpoints(visit: Administering, done: str = "") -> Response:
     """List the registered checkpoints with the figures that they were held out on."""
     async with visit.gateway.database.transaction() as conn:
@@ -44,7 +59,7 @@ async def show_checkpoints(visit: Administering, done: str = "") -> Response:
     )
 
 
-@router.post("/checkpoints/promote")
+@operation_routes.post("/checkpoints/promote")
 async def promote(
     visit: Administering,
     token: Token,
@@ -59,7 +74,7 @@ async def promote(
     return _back("/checkpoints?done=promoted")
 
 
-@router.post("/checkpoints/rollback")
+@operation_routes.post("/checkpoints/rollback")
 async def roll_back(
     visit: Administering, token: Token, reason: Annotated[str, Form()] = ""
 ) -> Response:
@@ -151,7 +166,7 @@ def _used(window: SlidingWindow, now_s: float) -> int:
     return sum(window.counts)
 
 
-@router.get("/endpoints")
+@operation_routes.get("/endpoints")
 async def show_endpoints(visit: Administering) -> Response:
     """List the endpoints of the pools in use, with their health and limits."""
     async with visit.gateway.database.transaction() as conn:
@@ -159,7 +174,7 @@ async def show_endpoints(visit: Administering) -> Response:
     return visit.page("endpoints.html", lines=lines)
 
 
-@router.post("/endpoints/hold")
+@operation_routes.post("/endpoints/hold")
 async def hold(
     visit: Administering,
     token: Token,
@@ -215,3 +230,69 @@ def _endpoints_of(pools: list[Pool]) -> tuple[dict[str, Endpoint], dict[str, lis
 
 def _back(path: str) -> Response:
     return RedirectResponse(path, 303, HEADERS)
+
+
+@evaluation_routes.get("")
+async def show_runs(visit: Administering) -> Response:
+    """List the newest runs."""
+    async with visit.gateway.database.transaction() as conn:
+        found = await eval_runs.list_recent(conn, _LISTED)
+        views = [await view_run(conn, one) for one in found]
+    return visit.page("evaluations.html", runs=views, states=_STATES, figure=_figure)
+
+
+@evaluation_routes.get("/compare")
+async def compare(visit: Administering, before: str = "", after: str = "") -> Response:
+    """Show what changed from one run to another, regressions first."""
+    database = visit.gateway.database
+    async with database.transaction() as conn:
+        found = [await eval_runs.find(conn, which or None) for which in (before, after)]
+        views = [await view_run(conn, one) for one in found]
+
+    async def work(apart: Database) -> RunComparison:
+        async with apart.transaction() as conn:
+            first, second = [await load_run(conn, one.id) for one in found]
+        return compare_runs(first, second)
+
+    comparison = await database.apart(work)
+    return visit.page(
+        "comparison.html", views=views, found=comparison, shown=_SHOWN_CHANGES, isnan=math.isnan
+    )
+
+
+@evaluation_routes.get("/{run_id}")
+async def show_run(visit: Administering, run_id: UUID) -> Response:
+    """Show one run: its figures, and once it is graded the whole report."""
+    database = visit.gateway.database
+    async with database.transaction() as conn:
+        view = await view_run(conn, await eval_runs.get(conn, run_id))
+        others = await eval_runs.list_recent(conn, _LISTED)
+        views = [await view_run(conn, one) for one in others if one.state == "finished"]
+    tiles, sections = await _report(database, view)
+    return visit.page(
+        "evaluation.html",
+        view=view,
+        tiles=tiles,
+        sections=sections,
+        states=_STATES,
+        others=[one for one in views if one.run.id != run_id],
+    )
+
+
+async def _report(database: Database, view: RunView) -> tuple[Sequence[Tile], Sequence[Section]]:
+    """Return the report of a graded run, made in a thread: it takes a second or more."""
+    if view.run.state != "finished":
+        return (), ()
+
+    async def work(apart: Database) -> tuple[Sequence[Tile], Sequence[Section]]:
+        run, past = await load_with_past(apart, str(view.run.id))
+        card = run_scorecard(run, past=past)
+        return card_tiles(card), card_sections(card)
+
+    return await database.apart(work)
+
+
+def _figure(view: RunView, name: str) -> object:
+    """Return the mean of a run's figure; None where it was not measured."""
+    found = (view.run.figures or {}).get(name)
+    return found.get("mean") if isinstance(found, dict) else found
