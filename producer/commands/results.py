@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 
 from producer.commands.options import BatchArgument, JsonOption, StrictOption
-from producer.results.formats import BY_SUFFIX, Export, ResultFormat, failures_beside
+from producer.results.formats import Export, ResultFormat, chosen_export
+from routoo.console import formatting
 from routoo.console.commands import with_options
+from routoo.console.fitted_table import FittedTable, TableColumn
 from routoo.console.output import console, json_line, note
 from routoo.console.run import run_in_transaction, run_with_database
 from routoo.domain.job import BatchStatus
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from routoo.store.database import Database
     from routoo.store.results import ResultRecord
 
+_LONGEST_ANSWER = 60
 _ON_INTERRUPT = "The batch goes on. `routoo-producer results` has all its results so far."
 
 
@@ -143,10 +146,10 @@ def results_command(
         wanted = _followed(result_format, out)
         _follow(settings, batch, wanted, as_json=as_json, strict=strict)
     elif joined is not None:
-        wanted = _table_to_jsonl(_wanted(result_format, out, errors))
+        wanted = _table_to_jsonl(chosen_export(result_format, out, errors))
         _join(settings, batch, wanted, joined, as_json=as_json)
     else:
-        wanted = _wanted(result_format, out, errors)
+        wanted = chosen_export(result_format, out, errors)
         run_in_transaction(
             settings, lambda conn: _write(conn, batch, wanted, rows, as_json=as_json)
         )
@@ -214,7 +217,7 @@ def _table_to_jsonl(wanted: Export) -> Export:
 def _followed(result_format: ResultFormat | None, out: Path | None) -> Export:
     if result_format is None and out is None:
         return Export(ResultFormat.JSONL)
-    wanted = _wanted(result_format, out, None)
+    wanted = chosen_export(result_format, out, None)
     if wanted.format not in {ResultFormat.JSONL, ResultFormat.CSV}:
         raise InputError(
             f"a {wanted.format} can't be written row by row",
@@ -302,24 +305,6 @@ def _following(
         stream.flush()
 
 
-def _wanted(result_format: ResultFormat | None, out: Path | None, errors: Path | None) -> Export:
-    by_suffix = None if out is None else BY_SUFFIX.get(out.suffix.lower(), ResultFormat.JSONL)
-    chosen = result_format or by_suffix or ResultFormat.TABLE
-    if chosen is ResultFormat.TABLE and out is not None:
-        raise InputError("a table is only for the screen", where="--format", remedy="Choose jsonl")
-    if chosen is ResultFormat.PARQUET and out is None and sys.stdout.isatty():
-        raise InputError("Parquet is no text", where="--format", remedy="Name a file with --out")
-    if errors is None and out is not None and chosen is ResultFormat.JSONL:
-        errors = failures_beside(out)
-    if errors is not None and chosen is not ResultFormat.JSONL:
-        raise InputError(
-            "only JSONL has a file of failures",
-            where="--errors",
-            remedy="Leave it out: CSV and Parquet hold the failed jobs too",
-        )
-    return Export(chosen, out, errors)
-
-
 async def _print_rows(conn: "AsyncConnection", record: "BatchRecord") -> None:
     from producer.results.columns import as_row
     from routoo.store import results
@@ -329,7 +314,6 @@ async def _print_rows(conn: "AsyncConnection", record: "BatchRecord") -> None:
 
 
 async def _print_table(conn: "AsyncConnection", record: "BatchRecord", rows: int) -> None:
-    from producer.screen.results import results_table
     from routoo.store import results
     from routoo.store.batches.progress import progress
 
@@ -339,7 +323,7 @@ async def _print_table(conn: "AsyncConnection", record: "BatchRecord", rows: int
             shown.append(result)
             if len(shown) == rows:
                 break
-    console().print(results_table(shown))
+    console().print(_table(shown))
     now = await progress(conn, record.id)
     if len(shown) < now.jobs:
         ended = f"{now.ended:,} of {now.jobs:,} jobs have ended"
@@ -367,3 +351,44 @@ def _print_outcome(
     if exported.failures and wanted.format is ResultFormat.JSONL:
         where = "left out: name a file with --errors" if errors is None else f"in {errors}"
         note(f"{exported.failures:,} jobs have no answer: {where}")
+
+
+def _table(records: "Sequence[ResultRecord]") -> FittedTable:
+    """Return a table of results, an answer cut to one line."""
+    table = FittedTable(
+        TableColumn(title="custom_id", least=16),
+        TableColumn(title="status"),
+        TableColumn(title="model", least=20),
+        TableColumn(title="answer", least=24, first=True),
+        TableColumn(title="expected", rank=3, right=True),
+        TableColumn(title="graded", rank=1, right=True),
+        TableColumn(title="cost", rank=2, right=True),
+        TableColumn(title="latency", rank=4, right=True),
+    )
+    for record in records:
+        table.add_row(
+            record.custom_id,
+            record.status,
+            record.model or "-",
+            _one_line(
+                record.answer
+                if record.answer is not None
+                else f"{record.error_code}: {record.error_message}"
+            ),
+            _quality(record.expected_quality),
+            _quality(record.quality),
+            formatting.usd(record.cost_usd),
+            "-" if record.latency_s is None else f"{record.latency_s:.2f} s",
+        )
+    return table
+
+
+def _one_line(text: str) -> str:
+    # Answers are a model's: control characters could rewrite the terminal.
+    line = "".join(sign if sign.isprintable() else " " for sign in text)
+    line = " ".join(line.split())
+    return line if len(line) <= _LONGEST_ANSWER else f"{line[: _LONGEST_ANSWER - 3]}..."
+
+
+def _quality(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"

@@ -4,12 +4,14 @@ A format is one module of this package whose class is a `ResultWriter`;
 `producer.results.export` makes the writer of a format.
 """
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, Self
 
+from routoo.errors import InputError
 from routoo.files import check_suffix
 
 if TYPE_CHECKING:
@@ -59,6 +61,31 @@ BY_SUFFIX = {
 def failures_beside(out: Path) -> Path:
     """Return the file of the failures that belongs to a file of answers."""
     return out.with_name(f"{out.stem}.errors.jsonl")
+
+
+def chosen_export(
+    result_format: ResultFormat | None, out: Path | None, errors: Path | None
+) -> Export:
+    """Return the export that a command's options --format, --out and --errors ask for.
+
+    Raises:
+        InputError: They exclude each other.
+    """
+    by_suffix = None if out is None else BY_SUFFIX.get(out.suffix.lower(), ResultFormat.JSONL)
+    chosen = result_format or by_suffix or ResultFormat.TABLE
+    if chosen is ResultFormat.TABLE and out is not None:
+        raise InputError("a table is only for the screen", where="--format", remedy="Choose jsonl")
+    if chosen is ResultFormat.PARQUET and out is None and sys.stdout.isatty():
+        raise InputError("Parquet is no text", where="--format", remedy="Name a file with --out")
+    if errors is None and out is not None and chosen is ResultFormat.JSONL:
+        errors = failures_beside(out)
+    if errors is not None and chosen is not ResultFormat.JSONL:
+        raise InputError(
+            "only JSONL has a file of failures",
+            where="--errors",
+            remedy="Leave it out: CSV and Parquet hold the failed jobs too",
+        )
+    return Export(chosen, out, errors)
 
 
 class ResultWriter(Protocol):
