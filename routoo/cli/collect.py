@@ -1,13 +1,23 @@
 """`routoo collect`: run every candidate model over a prompt file and grade the answers."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from routoo.cli.asking import (
+    InstructionOption,
+    MaxTokensOption,
+    PoolFileOption,
+    SystemOption,
+    announce,
+    answers_progress,
+    graded_answers,
+    note_failures,
+    read_budget,
+)
 from routoo.console.commands import with_options
 from routoo.console.run import INCOMPLETE, INTERRUPTED
 
@@ -18,10 +28,8 @@ if TYPE_CHECKING:
 
     from routoo.domain.items import Item
     from routoo.domain.pool import CandidateModel
-    from routoo.evaluation.collect import CallEstimate, Collection, Failure, RequestForm
+    from routoo.evaluation.collect import Failure, RequestForm
     from routoo.evaluation.item_grading import CollectedOutcome, ModelSummary
-
-_FAILURES_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,20 +40,16 @@ class CollectOptions:
         list[Path], typer.Option(help="Items table (Parquet or JSONL); can be repeated.")
     ]
     out: Annotated[Path, typer.Option(help="Outcomes table to write (Parquet).")]
-    pool: Annotated[Path | None, typer.Option(help="Pool file; ROUTOO_POOL if unset.")] = None
+    pool: PoolFileOption = None
     model: Annotated[
         list[str] | None,
         typer.Option(metavar="MODEL", help="Only this candidate model; can be repeated."),
     ] = None
     models: Annotated[str | None, typer.Option(hidden=True)] = None
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N items.")] = None
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens of an answer, for items that name none.")
-    ] = None
-    system: Annotated[str | None, typer.Option(help="System message of every request.")] = None
-    instruction: Annotated[
-        str | None, typer.Option(help='Put after each prompt: "Answer with the letter only."')
-    ] = None
+    max_tokens: MaxTokensOption = None
+    system: SystemOption = None
+    instruction: InstructionOption = None
     budget_usd: Annotated[
         str | None,
         typer.Option(metavar="X", help="Most that this run's calls may cost together, in USD."),
@@ -141,29 +145,6 @@ def _questions(options: CollectOptions) -> _Questions:
     return _Questions(items, models, form, options.out, read_budget(options.budget_usd))
 
 
-def read_budget(text: str | None) -> "Decimal | None":
-    """Return an amount of dollars, None where there is none.
-
-    Raises:
-        InputError: It is no amount.
-    """
-    from decimal import Decimal, InvalidOperation
-
-    from routoo.errors import InputError
-
-    if text is None:
-        return None
-    try:
-        budget_usd = Decimal(text)
-    except InvalidOperation:
-        budget_usd = Decimal(-1)
-    if not (budget_usd.is_finite() and budget_usd >= 0):
-        raise InputError(
-            "no amount of dollars", value=text, where="--budget-usd", remedy="Give one, as 0.25"
-        )
-    return budget_usd
-
-
 def _named_models(
     pool: "Sequence[CandidateModel]", named: "Sequence[str]"
 ) -> "Sequence[CandidateModel]":
@@ -207,68 +188,6 @@ async def _ask(questions: _Questions) -> "tuple[list[CollectedOutcome], list[Fai
         return graded_answers(collection, items, models), failures
 
 
-@contextmanager
-def answers_progress(models: "Sequence[str]", items: int) -> "Iterator[Callable[..., None]]":
-    """Show a bar for each model while the block runs; it gets a function of name and count."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    from routoo.console.output import messages
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=messages()) as bar:
-        tasks = {name: bar.add_task(name, total=items) for name in models}
-
-        def advance(model: str, count: float = 1) -> None:
-            bar.advance(tasks[model], count)
-
-        yield advance
-
-
-def announce(
-    collection: "Collection",
-    items: "Sequence[Item]",
-    models: "Sequence[CandidateModel]",
-    budget_usd: "Decimal | None",
-    advance: "Callable[..., None]",
-) -> None:
-    """Say what the calls that are to be made may cost, and show what is answered already."""
-    from routoo.console.output import note
-
-    note(_describe_estimate(collection.estimate(items, models), budget_usd))
-    for item in items:
-        for model in models:
-            advance(model.name, collection.answered(item, model) is not None)
-
-
-def _describe_estimate(estimate: "CallEstimate", budget_usd: "Decimal | None") -> str:
-    """Return in words what calls may cost."""
-    from routoo.console.formatting import usd
-
-    worst = usd(estimate.worst_usd)
-    limit = "without a limit" if budget_usd is None else f"{usd(budget_usd)} at most"
-    return (
-        f"{estimate.calls:,} calls to make: about {usd(estimate.prompts_usd)} for prompts and "
-        f"the answers' tokens on top, {worst} at worst; {limit}"
-    )
-
-
-def graded_answers(
-    collection: "Collection", items: "Sequence[Item]", models: "Sequence[CandidateModel]"
-) -> "list[CollectedOutcome]":
-    """Return the answers that the log holds, graded, an item after the other."""
-    from routoo.evaluation.item_grading import collected_outcome
-
-    pairs = ((item, model) for item in items for model in models)
-    found = ((item, model, collection.answered(item, model)) for item, model in pairs)
-    return [collected_outcome(item, model, answer) for item, model, answer in found if answer]
-
-
 def _summarise(
     questions: _Questions, rows: "Sequence[CollectedOutcome]", failures: "Sequence[Failure]"
 ) -> "list[ModelSummary]":
@@ -309,16 +228,6 @@ def _print_summary(
     screen.print(_table(summaries))
     screen.print(f"{outcomes} outcomes in {questions.out}")
     note_failures(failures)
-
-
-def note_failures(failures: "Sequence[Failure]") -> None:
-    """Write the first of what failed to standard error, and how many more there are."""
-    from routoo.console.output import note
-
-    for failure in failures[:_FAILURES_SHOWN]:
-        note(f"failed: {failure.item_id}, {failure.model}: {failure.message}")
-    if len(failures) > _FAILURES_SHOWN:
-        note(f"... and {len(failures) - _FAILURES_SHOWN} more failures")
 
 
 def _table(summaries: "Sequence[ModelSummary]") -> "Table":

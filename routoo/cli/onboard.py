@@ -6,6 +6,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from routoo.cli.asking import (
+    InstructionOption,
+    MaxTokensOption,
+    PoolFileOption,
+    SystemOption,
+    announce,
+    answers_progress,
+    graded_answers,
+    note_failures,
+    read_budget,
+)
 from routoo.console.commands import with_options
 from routoo.console.run import INCOMPLETE, INTERRUPTED
 
@@ -38,19 +49,15 @@ class OnboardOptions:
             metavar="X", help="Most that the calls of this and of stopped runs may cost, in USD."
         ),
     ] = None
-    pool: Annotated[Path | None, typer.Option(help="Pool file; ROUTOO_POOL if unset.")] = None
+    pool: PoolFileOption = None
     from_runs: Annotated[
         bool,
         typer.Option("--from-runs", help="Learn from graded answers of batches and runs, too."),
     ] = False
     limit: Annotated[int | None, typer.Option(min=1, help="Ask at most N items.")] = None
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Most tokens of an answer, for items that name none.")
-    ] = None
-    system: Annotated[str | None, typer.Option(help="System message of every request.")] = None
-    instruction: Annotated[
-        str | None, typer.Option(help='Put after each prompt: "Answer with the letter only."')
-    ] = None
+    max_tokens: MaxTokensOption = None
+    system: SystemOption = None
+    instruction: InstructionOption = None
     work: Annotated[
         Path | None,
         typer.Option(help="Folder of answers and checkpoints; under ROUTOO_HOME if unset."),
@@ -85,7 +92,6 @@ def onboard(options: OnboardOptions) -> None:
 
         routoo onboard --pool pool.yaml --from-runs
     """
-    from routoo.cli.collect import note_failures
     from routoo.console.output import ConsoleFeedback, json_line
     from routoo.console.run import run_with_database
     from routoo.settings import load_settings
@@ -121,7 +127,6 @@ def onboard(options: OnboardOptions) -> None:
 def _plan(options: OnboardOptions, settings: "Settings") -> _Plan:
     from decimal import Decimal
 
-    from routoo.cli.collect import read_budget
     from routoo.domain.pool_file import load_pool
     from routoo.domain.tables import read_items
     from routoo.errors import InputError
@@ -162,7 +167,6 @@ async def _ask(plan: _Plan) -> "tuple[list[CollectedOutcome], list[Failure], Dec
     """Ask what is not answered yet, and grade all answers; return what all runs spent, too."""
     from contextlib import closing
 
-    from routoo.cli.collect import announce, answers_progress, graded_answers
     from routoo.client.endpoints import ChatEndpoints
     from routoo.client.http import HttpClient
     from routoo.console.output import note
