@@ -2,8 +2,8 @@
 
 import pytest
 
+from producer.commands.summary import Contender, best_single, gain_over_mix, quality_of_mix
 from producer.progress import ScoringRate
-from producer.summary import Contender, best_single, gain_over_mix, quality_of_mix
 
 MODELS = [(1.0, 0.4), (2.0, 0.45), (5.0, 0.8)]
 
