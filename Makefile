@@ -57,9 +57,9 @@ format: install  ## format the code
 types: install  ## strict types
 	$(BIN)/mypy
 
-imports: install  ## the layers of docs/architecture.md; no circle anywhere
+imports: install  ## the layers of docs/architecture.md; no circle; short modules and functions
 	$(BIN)/lint-imports
-	$(BIN)/python .ci/check_circles.py
+	$(BIN)/python .ci/check_shape.py
 
 audit: install  ## look the pinned dependencies up among known vulnerabilities (needs the network)
 	$(BIN)/python .ci/check_dependencies.py
