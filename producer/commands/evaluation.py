@@ -36,6 +36,16 @@ _FIGURES = (
     ("expected_cost_per_item_usd", "expected cost, USD"),
     ("novelty", "novelty"),
 )
+_RUN_COLUMNS = (
+    TableColumn(title="run"),
+    TableColumn(title="name", least=10),
+    TableColumn(title="set", rank=1, least=10),
+    TableColumn(title="state"),
+    TableColumn(title="quality", right=True),
+    TableColumn(title="cost", rank=2, right=True),
+    TableColumn(title="alerts", right=True),
+    TableColumn(title="begun", rank=3),
+)
 _ON_INTERRUPT = "The run goes on. `routoo-producer eval show` shows it."
 
 evaluation = CommandGroup("Measure the routing on sets of questions with references.")
@@ -239,16 +249,7 @@ def _run_request(settings: "Settings", options: EvalRunOptions) -> "RunRequest":
 
 def _run_table(views: "Sequence[RunView]") -> FittedTable:
     """Return a table of runs, a line each; ids are cut to what tells them apart."""
-    table = FittedTable(
-        TableColumn(title="run"),
-        TableColumn(title="name", least=10),
-        TableColumn(title="set", rank=1, least=10),
-        TableColumn(title="state"),
-        TableColumn(title="quality", right=True),
-        TableColumn(title="cost", rank=2, right=True),
-        TableColumn(title="alerts", right=True),
-        TableColumn(title="begun", rank=3),
-    )
+    table = FittedTable(*_RUN_COLUMNS)
     shown = formatting.short_ids([view.run.id for view in views])
     for view in views:
         figures = view.run.figures or {}

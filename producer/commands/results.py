@@ -31,6 +31,16 @@ if TYPE_CHECKING:
     from routoo.store.database import Database
     from routoo.store.results import ResultRecord
 
+_COLUMNS = (
+    TableColumn(title="custom_id", least=16),
+    TableColumn(title="status"),
+    TableColumn(title="model", least=20),
+    TableColumn(title="answer", least=24, first=True),
+    TableColumn(title="expected", rank=3, right=True),
+    TableColumn(title="graded", rank=1, right=True),
+    TableColumn(title="cost", rank=2, right=True),
+    TableColumn(title="latency", rank=4, right=True),
+)
 _LONGEST_ANSWER = 60
 _ON_INTERRUPT = "The batch goes on. `routoo-producer results` has all its results so far."
 
@@ -355,16 +365,7 @@ def _print_outcome(
 
 def _table(records: "Sequence[ResultRecord]") -> FittedTable:
     """Return a table of results, an answer cut to one line."""
-    table = FittedTable(
-        TableColumn(title="custom_id", least=16),
-        TableColumn(title="status"),
-        TableColumn(title="model", least=20),
-        TableColumn(title="answer", least=24, first=True),
-        TableColumn(title="expected", rank=3, right=True),
-        TableColumn(title="graded", rank=1, right=True),
-        TableColumn(title="cost", rank=2, right=True),
-        TableColumn(title="latency", rank=4, right=True),
-    )
+    table = FittedTable(*_COLUMNS)
     for record in records:
         table.add_row(
             record.custom_id,
