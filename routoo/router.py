@@ -24,7 +24,7 @@ from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.job import SLA, BatchStatus, Job
 from routoo.domain.pool import Pool
 from routoo.domain.pool_file import load_pool
-from routoo.domain.prediction import Predictions
+from routoo.domain.prediction import ModelExperience, Predictions
 from routoo.domain.prompt import prompt_text
 from routoo.errors import InputError
 from routoo.judge.files import load_judge
@@ -208,15 +208,20 @@ class Router:
         batch = _batch(self.pool, len(jobs), limits)
         names = [model.predicted_as for model in self.pool.models]
         predicted = self.predictor.predict([prompt_text(body) for body in bodies], names)
-        factors = self.predictor.prompt_factors(names)
-        experience = {
-            model.name: fit_experience(model, (), prompt_factor=factor)
-            for model, factor in zip(self.pool.models, factors, strict=True)
-        }
+        experience = self._experience(names)
         judge = self.judge if batch.call_options.cascade else None
         matrix = build_matrix(batch, jobs, predicted, experience, judge)
         matrix = replace(matrix, reserve_usd=None)  # nothing reserves money here
         return _choices(make_plan(batch, matrix, experience, batch.created_at), predicted)
+
+    def _experience(self, names: Sequence[str]) -> dict[str, ModelExperience]:
+        """Return what is known of the models' calls, of which none was made."""
+        return {
+            model.name: fit_experience(model, (), prompt_factor=factor)
+            for model, factor in zip(
+                self.pool.models, self.predictor.prompt_factors(names), strict=True
+            )
+        }
 
 
 def _body(prompt: Prompt) -> dict[str, Any]:

@@ -217,13 +217,17 @@ def _calls(seen: Overview) -> Iterator[Metric]:
         )
 
 
-def _evaluation(seen: Overview) -> Iterator[Metric]:
+def _alerts(seen: Overview) -> Metric:
     alerts = CounterMetricFamily(
         "routoo_eval_alerts", "Alerts of evaluation runs.", labels=["kind"]
     )
     for kind, count in seen.alerts.items():
         alerts.add_metric([kind], count)
-    yield alerts
+    return alerts
+
+
+def _evaluation(seen: Overview) -> Iterator[Metric]:
+    yield _alerts(seen)
     last = seen.schedules
     yield _gauge(
         "routoo_eval_quality_ratio",

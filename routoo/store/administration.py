@@ -51,19 +51,22 @@ def restore(program: str | Path, url: str, file: Path) -> None:
         DatabaseUnavailableError: It can't be reached.
         StoreError: pg_restore can't do it.
     """
-    try:
-        with psycopg.connect(libpq_url(url), connect_timeout=10) as conn:
-            found = conn.execute("SELECT FROM pg_tables WHERE schemaname = 'public' LIMIT 1")
-            is_empty = found.rowcount == 0
-    except psycopg.OperationalError as error:
-        raise unavailable(url, error) from error
-    if not is_empty:
+    if _has_tables(url):
         raise InputError(
             "the database isn't empty, and what it holds would be mixed with the file's",
             where=redacted(url),
             remedy="Create a new database and name it in ROUTOO_DATABASE_URL",
         )
     _run(program, url, "--single-transaction", "--no-owner", "--no-privileges", file, of="-d")
+
+
+def _has_tables(url: str) -> bool:
+    try:
+        with psycopg.connect(libpq_url(url), connect_timeout=10) as conn:
+            found = conn.execute("SELECT FROM pg_tables WHERE schemaname = 'public' LIMIT 1")
+            return found.rowcount > 0
+    except psycopg.OperationalError as error:
+        raise unavailable(url, error) from error
 
 
 def _run(program: str | Path, url: str, *arguments: str | Path, of: str = "--dbname") -> None:
