@@ -38,5 +38,5 @@ def __getattr__(name: str) -> object:
     """Import the client when it is wanted: the commands' help pages do without it."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f"producer.client.{_MODULES.get(name, 'records')}")
+    module = import_module(f"producer.client.{_MODULES.get(name, 'backend')}")
     return getattr(module, name)

@@ -4,7 +4,15 @@ import importlib
 import subprocess
 import sys
 
+import pytest
+
+import producer
 from producer.cli import COMMANDS
+
+
+@pytest.mark.parametrize("name", producer.__all__)
+def test_what_programs_import_from_the_package_is_there(name: str) -> None:
+    assert getattr(producer, name).__name__ == name
 
 
 def test_the_producer_loads_no_machine_learning() -> None:
