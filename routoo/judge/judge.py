@@ -272,7 +272,10 @@ class JudgementModel:
     """Their mean over all models of the judge."""
 
     def of(
-        self, probe: int, models: Int[np.ndarray, " models"] | Int[np.ndarray, "models jobs"]
+        self,
+        probe: int,
+        models: Int[np.ndarray, " models"] | Int[np.ndarray, "models jobs"],
+        rows: Int[np.ndarray, " jobs"] | None = None,
     ) -> ExpectedJudgements:
         """Return a probe's outcomes, with the estimates of some models.
 
@@ -280,15 +283,18 @@ class JudgementModel:
             probe: Place of the probe in the pool.
             models: Places of the models, the same for all jobs or of each job its own; the probe
                 comes first.
+            rows: Which of the jobs to look at; None = all.
 
         Raises:
             CheckpointError: The checkpoint can't judge this probe's answers.
         """
         judge = self.judge.of(self.judge.models[self.columns[probe]])
         jobs = self.prior.shape[1]
-        each = models * jobs + np.arange(jobs) if models.ndim > 1 else None
-        rows = self.prior[models] if each is None else self.prior.ravel().take(each)
-        return judge.outcomes.among(self.columns)(rows, 0, self.mean, models)
+        each = np.arange(jobs) if rows is None else rows
+        order = models if models.ndim > 1 else models[:, None]
+        prior = self.prior.ravel().take(order * jobs + each)
+        mean = self.mean if rows is None else self.mean[rows]
+        return judge.outcomes.among(self.columns)(prior, 0, mean, models)
 
 
 def features_of_answer(answer: ProbeAnswer) -> Float32[np.ndarray, " features"]:

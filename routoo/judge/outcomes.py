@@ -101,12 +101,11 @@ class OutcomeModel:
         # Models x outcomes, and jobs where each has its own models.
         factor = np.exp(self.shift).take(columns, axis=1).swapaxes(0, 1)
         factor = factor.reshape(*factor.shape[:2], *[1] * (prior.ndim - 2), -1)
-        right = np.exp(np.clip(start, *_ODDS))
-        wrong = np.empty((len(prior), *chance.shape), np.float32)
-        np.multiply(right[:, None], factor, out=wrong)
-        wrong += 1
+        # The chance of being wrong is 1 / (1 + right x factor) = inverse / (inverse + factor).
+        inverse = np.exp(-np.clip(start, *_ODDS))
+        wrong = np.add(factor, inverse[:, None], dtype=np.float32)
         np.reciprocal(wrong, out=wrong)
-        quality = _keep_mean(wrong, chance, 1 / (1 + np.exp(np.clip(prior, *_ODDS))))
+        quality = _keep_mean(wrong, inverse, chance, 1 / (1 + np.exp(np.clip(prior, *_ODDS))))
         return ExpectedJudgements(chance.T, quality.T)
 
     def among(self, columns: Sequence[int]) -> "OutcomeModel":
@@ -191,22 +190,24 @@ def _moments(
 
 def _keep_mean(
     wrong: Float32[np.ndarray, "models outcomes *earlier jobs"],
+    scale: Float32[np.ndarray, "models *earlier jobs"],
     chance: Float32[np.ndarray, "outcomes *earlier jobs"],
     before: Float32[np.ndarray, "models *earlier jobs"],
 ) -> Float32[np.ndarray, "models outcomes *earlier jobs"]:
     """Return the chances of being right in each outcome, whose mean is the estimate before.
 
     Args:
-        wrong: Chances of being wrong, changed in place.
+        wrong: Chances of being wrong divided by the scale, changed in place.
+        scale: The scale.
         chance: Of the outcomes.
         before: Chance of being wrong from the prompt alone.
     """
-    mean = np.einsum("k...,mk...->m...", chance, wrong)
+    mean = scale * np.einsum("k...,mk...->m...", chance, wrong)
     fewer = before / mean
     more = (1 - before) / np.maximum(1 - mean, np.float32(_TINY))
     # One of the two is below 1: what is too likely is scaled down. Selecting it by np.where takes
     # several times as long.
-    wrong *= -np.minimum(fewer, more)[:, None]
+    wrong *= (-scale * np.minimum(fewer, more))[:, None]
     wrong += np.minimum(more, np.float32(1))[:, None]
     return wrong
 

@@ -85,20 +85,6 @@ class Comparison:
         """Column of the second model."""
         return int(self.order[_SECOND, 0])
 
-    def rows(self, some: Int[np.ndarray, " some"]) -> "Comparison":
-        """Return what is known of fewer jobs."""
-        return Comparison(
-            self.order if self.order.shape[1] == 1 else self.order.take(some, axis=1),
-            self.allowed[some],
-            self.chance.take(some, axis=2),
-            self.quality.take(some, axis=3),
-            self.cost_usd.take(some, axis=1),
-            self.follow.take(some, axis=1),
-            None
-            if self.answered is None
-            else np.broadcast_to(self.answered, self.cost_usd.shape).take(some, axis=1),
-        )
-
     def at_price(
         self,
         kept: Float32[np.ndarray, "outcomes jobs"],

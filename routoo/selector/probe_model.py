@@ -13,7 +13,6 @@ from routoo.selector.comparisons import Columns, Comparison, Comparisons, Judgem
 from routoo.selector.second_calls import (
     ProbeOutcomes,
     after_failures,
-    of_models,
     others_after,
 )
 from routoo.selector.values import NEVER, charged, place_of, with_places
@@ -21,9 +20,10 @@ from routoo.selector.values import NEVER, charged, place_of, with_places
 MOST_RIVALS = 2
 """With two rivals of a probe a policy lost a thousandth of its gain in our benchmark."""
 
-ExpectJudgements = Callable[[int, Columns], Judgements]
-"""Takes the column of a probe, and the columns of the models whose quality is wanted, the probe
-first; they are the judgements' in this order."""
+ExpectJudgements = Callable[[int, Columns, Int[np.ndarray, " rows"] | None], Judgements]
+"""Takes the column of a probe, the columns of the models whose quality is wanted, the probe first,
+and the rows of the jobs that are looked at, None = all; models are the judgements' in this order.
+"""
 Judge = Callable[[Float32[np.ndarray, "jobs models"]], ExpectJudgements]
 """Takes the expected qualities of some jobs."""
 Follow = Callable[[Int[np.ndarray, " jobs"], int], Bool[np.ndarray, "jobs models"]]
@@ -88,65 +88,144 @@ class JobProbes:
     quality: Float32[np.ndarray, "models some"]
     cost_usd: Float[np.ndarray, "models some"]
     expect: ExpectJudgements
-    found: list[tuple[Bool[np.ndarray, "some models"], float, Int[np.ndarray, "best some"]]] = (
-        field(default_factory=list)
-    )
-    """Of models that may follow and a price, which ones look best."""
+    found: dict[tuple[int, float], "_BestModels"] = field(default_factory=dict)
+    """Which models look best, by the probe that they may follow and the price."""
 
-    def outcomes(self, probe: int, rivals_at: float | None = None) -> ProbeOutcomes:
+    def outcomes(
+        self,
+        probe: int,
+        rivals_at: float | None = None,
+        rows: Int[np.ndarray, " rows"] | None = None,
+    ) -> ProbeOutcomes:
         """Return what judging a probe's answers may show.
 
         Args:
             probe: Column of the probe.
             rivals_at: Consider only the few models that look best beforehand at this price of a
                 dollar, which is much faster and loses next to nothing; None = all models.
+            rows: Which of these jobs to look at; None = all.
         """
-        known, jobs = self.known, self.jobs
-        follow = known.follow(jobs, probe)
+        shared, best = self.shared, None
         if rivals_at is None:
-            wanted: Columns = others_after((probe,), known.quality.shape[1])
-            order = wanted[:, None]
+            follow = self.known.follow(self.jobs, probe)
         else:
-            wanted = order = self._rivals((probe,), follow, rivals_at)
-        judged = self.expect(probe, wanted)
+            found = self._best(probe, rivals_at)
+            follow = found.follow
+            best = found.column if rows is None else found.column.take(rows, axis=1)
+        if rows is not None and shared is not None:
+            shared = shared[rows]
+        some = _SomeRows(self, probe, follow, best, rows)
+        return some.outcomes(shared, some.comparisons())
+
+    def best_others(
+        self, probe: int, price: float
+    ) -> tuple[
+        Int[np.ndarray, " some"], Float32[np.ndarray, " some"], Float32[np.ndarray, " some"]
+    ]:
+        """Return the model that looks best of those that may follow, its worth and the next one's.
+
+        Args:
+            probe: Column of the probe.
+            price: Quality that a dollar must buy.
+        """
+        best = self._best(probe, price)
+        column, value = best.column, best.value
+        first = column[0] == probe
+        model = column[0] + (column[1] - column[0]) * first
+        worth = value[0] + (value[1] - value[0]) * first
+        if len(value) <= MOST_RIVALS:
+            return model, worth, value[-1]
+        early = first | (column[1] == probe)
+        return model, worth, value[1] + (value[2] - value[1]) * early
+
+    @property
+    def shared(self) -> Float32[np.ndarray, " some"] | None:
+        """Number of jobs whose quality a call buys together; None = 1 each."""
+        weight = self.known.weight
+        return None if weight is None else np.maximum(weight[self.jobs], 1)
+
+    def _best(self, probe: int, price: float) -> "_BestModels":
+        """Return the models that look best at a price, those that may not follow last.
+
+        Several probes often may be followed by the same models, so what was found is kept.
+        """
+        if (probe, price) in self.found:
+            return self.found[probe, price]
+        follow = self.known.follow(self.jobs, probe)
+        for (_, at_price), known in self.found.items():
+            if at_price == price and np.array_equal(known.follow, follow):
+                self.found[probe, price] = known
+                return known
+        each = price if self.shared is None else price / self.shared
+        value = self.quality - charged(self.cost_usd, follow.T, each)
+        seconds = self.known.comparisons and any(self.known.comparisons.seconds.values())
+        best = _several_largest(value, MOST_RIVALS + (2 if seconds else 1))
+        return self.found.setdefault((probe, price), _BestModels(follow, *best))
+
+
+@dataclass(frozen=True, slots=True)
+class _BestModels:
+    """The models that look best at a price, of those that may follow a probe."""
+
+    follow: Bool[np.ndarray, "jobs models"]
+    column: Int[np.ndarray, "best jobs"]
+    value: Float32[np.ndarray, "best jobs"]
+    """Quality less the price of the call; far below any worth where it may not follow."""
+
+
+@dataclass(frozen=True, slots=True)
+class _SomeRows:
+    """Some rows of a `JobProbes`, looked at for one probe."""
+
+    of: JobProbes
+    probe: int
+    follow: Bool[np.ndarray, "jobs models"]
+    """Models that may be asked after the probe, of all rows."""
+    best: Int[np.ndarray, "best rows"] | None
+    """Columns of the models that look best; None = all models are looked at."""
+    rows: Int[np.ndarray, " rows"] | None
+    """None = all."""
+
+    @property
+    def each(self) -> Int[np.ndarray, " rows"]:
+        """The rows."""
+        return np.arange(len(self.of.jobs)) if self.rows is None else self.rows
+
+    def outcomes(
+        self, shared: Float32[np.ndarray, " rows"] | None, comparisons: Iterator[Comparison]
+    ) -> ProbeOutcomes:
+        """Return what judging the probe's answers may show."""
+        wanted, order = self._columns((self.probe,))
+        judged = self.of.expect(self.probe, wanted, self.rows)
         return ProbeOutcomes(
             order,
             np.ascontiguousarray(judged.chance.T, np.float32),
-            after_failures(judged.quality.T, known.answered, order),
+            after_failures(judged.quality.T, self.of.known.answered, order),
             self._costs(order),
-            of_models(follow, order),
-            self.shared,
-            tuple(self._comparisons(probe, follow, rivals_at)),
+            self._may_follow(order),
+            shared,
+            tuple(comparisons),
         )
 
-    def _comparisons(
-        self, probe: int, follow: Bool[np.ndarray, "some models"], rivals_at: float | None
-    ) -> Iterator[Comparison]:
+    def comparisons(self) -> Iterator[Comparison]:
         """Yield the second models whose answers may be compared with the probe's."""
-        known = self.known.comparisons
+        known = self.of.known.comparisons
         if known is None:
             return
-        for second in known.seconds.get(probe, ()):
-            allowed = known.may(self.jobs, probe, second) & follow[:, second]
+        jobs = self.of.jobs if self.rows is None else self.of.jobs[self.rows]
+        for second in known.seconds.get(self.probe, ()):
+            allowed = known.may(jobs, self.probe, second) & self.follow[self.each, second]
             if allowed.any():
-                yield self._comparison(known, (probe, second), follow, rivals_at, allowed)
+                yield self._comparison(known, second, allowed)
 
     def _comparison(
-        self,
-        comparisons: Comparisons,
-        both: tuple[int, int],
-        follow: Bool[np.ndarray, "some models"],
-        rivals_at: float | None,
-        allowed: Bool[np.ndarray, " some"],
+        self, comparisons: Comparisons, second: int, allowed: Bool[np.ndarray, " rows"]
     ) -> Comparison:
-        known = self.known
-        if rivals_at is None:
-            wanted: Columns = others_after(both, known.quality.shape[1])
-            order = wanted[:, None]
-        else:
-            wanted = order = self._rivals(both, follow, rivals_at)
-        shown = np.asarray(self.expect(both[0], wanted).quality.T, np.float32)
-        after = comparisons.expect(*both, wanted, shown)
+        known = self.of.known
+        wanted, order = self._columns((self.probe, second))
+        judged = self.of.expect(self.probe, wanted, self.rows)
+        shown = np.asarray(judged.quality.T, np.float32)
+        after = comparisons.expect(self.probe, second, wanted, shown)
         share = None
         if known.answered is not None and (known.answered < 1).any():
             share = np.minimum(known.answered, 1).astype(np.float32).take(order)
@@ -156,63 +235,49 @@ class JobProbes:
             np.ascontiguousarray(after.chance.T, np.float32),
             np.asarray(after.quality.T, np.float32),
             self._costs(order),
-            of_models(follow, order),
+            self._may_follow(order),
             share,
         )
 
-    def _costs(self, order: Int[np.ndarray, "asked #some"]) -> Float[np.ndarray, "asked some"]:
-        """Return the expected cost of a call of each model, in USD."""
-        if order.shape[1] == 1:
-            return np.asarray(self.cost_usd[order[:, 0]])
-        jobs = self.cost_usd.shape[1]
-        return np.asarray(self.cost_usd.ravel().take(order * jobs + np.arange(jobs)))
+    def _columns(self, first: tuple[int, ...]) -> tuple[Columns, Int[np.ndarray, "asked #rows"]]:
+        """Return the models asked first, then all others or the few that look best.
 
-    @property
-    def shared(self) -> Float32[np.ndarray, " some"] | None:
-        """Number of jobs whose quality a call buys together; None = 1 each."""
-        weight = self.known.weight
-        return None if weight is None else np.maximum(weight[self.jobs], 1)
-
-    def _rivals(
-        self, first: tuple[int, ...], follow: Bool[np.ndarray, "some models"], price: float
-    ) -> Int[np.ndarray, "asked some"]:
-        """Return the models asked first, and the few others that look best at a price."""
-        rivals = min(MOST_RIVALS, self.known.quality.shape[1] - len(first))
-        order = np.empty((len(first) + rivals, len(self.jobs)), np.intp)
+        Of models that are the same for all jobs, twice: as they are, and with an axis of jobs.
+        """
+        models = self.of.known.quality.shape[1]
+        if self.best is None:
+            columns = others_after(first, models)
+            return columns, columns[:, None]
+        rivals = min(MOST_RIVALS, models - len(first))
+        order = np.empty((len(first) + rivals, self.best.shape[1]), np.intp)
         for place, column in enumerate(first):
             order[place] = column
-        order[len(first) :] = _without(self._best(follow, price), first)[:rivals]
-        return order
+        order[len(first) :] = _without(self.best, first)[:rivals]
+        return order, order
 
-    def _best(
-        self, follow: Bool[np.ndarray, "some models"], price: float
-    ) -> Int[np.ndarray, "best some"]:
-        """Return the models that look best at a price, those that may not follow last.
+    def _costs(self, order: Int[np.ndarray, "asked #rows"]) -> Float[np.ndarray, "asked rows"]:
+        """Return the expected cost of a call of each model, in USD."""
+        cost_usd = self.of.cost_usd
+        return np.asarray(cost_usd.reshape(-1).take(order * cost_usd.shape[1] + self.each))
 
-        Several probes often may be followed by the same models, so what was found is kept.
-        """
-        for of_follow, at_price, best in self.found:
-            if at_price == price and np.array_equal(of_follow, follow):
-                return best
-        each = price if self.shared is None else price / self.shared
-        value = self.quality - charged(self.cost_usd, follow.T, each)
-        compares = self.known.comparisons is not None and any(self.known.comparisons.seconds)
-        best = _several_largest(value, MOST_RIVALS + (2 if compares else 1))
-        self.found.append((follow, price, best))
-        return best
+    def _may_follow(self, order: Int[np.ndarray, "asked #rows"]) -> Bool[np.ndarray, "asked rows"]:
+        """Return which models may be asked after the probe."""
+        return np.asarray(self.follow.ravel().take(order + self.each * self.follow.shape[1]))
 
 
 def _several_largest(
     value: Float32[np.ndarray, "places jobs"], most: int
-) -> Int[np.ndarray, "largest jobs"]:
-    """Return the places of the largest values in order; changes the array."""
+) -> tuple[Int[np.ndarray, "largest jobs"], Float32[np.ndarray, "largest jobs"]]:
+    """Return the places of the largest values in order, and the values; changes the array."""
     places, jobs = value.shape
     with_places(value)
-    found, each = np.empty((min(most, places), jobs), np.intp), np.arange(jobs)
+    shape, each = (min(most, places), jobs), np.arange(jobs)
+    found, best = np.empty(shape, np.intp), np.empty(shape, np.float32)
     for number in range(len(found)):
-        found[number] = place_of(value.max(axis=0), places)
+        value.max(axis=0, out=best[number])
+        found[number] = place_of(best[number], places)
         value.reshape(-1)[found[number] * jobs + each] = -2 * NEVER
-    return found
+    return found, best
 
 
 def _without(

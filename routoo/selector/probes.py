@@ -15,26 +15,19 @@ come. A sample of the jobs says which prices and which probes matter.
 Source: Dekoninck et al., A unified approach to routing and cascading for LLMs, arXiv 2410.10347.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from statistics import median
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int16
+from jaxtyping import Int
 
+from routoo.selector.policies import Policies, extended
 from routoo.selector.probe_model import ProbeModel
 from routoo.selector.problem import OptionTable, Problem
-from routoo.selector.second_calls import ProbeOutcomes
 from routoo.selector.solvers import solve
 from routoo.selector.solvers.lagrangian.hull import climb
 from routoo.selector.solvers.lagrangian.price_path import sweep
 
-BLOCK_JOBS = 8192
-"""Jobs whose judgements are in memory at once."""
-BLOCK_COMPARED_JOBS = 2048
-"""The same where second answers are compared, of which many outcomes are looked at."""
 SAMPLE_JOBS = 4096
 FIRST_SAMPLE_JOBS = 1024
 """Jobs that say which probes and second answers are worth it at any price, which takes long."""
@@ -51,65 +44,8 @@ NEAR = (1.08, 1 / 1.08)
 MOST_PROBES = 3
 LEAST_SHARE = 0.005
 """A probe that fewer jobs of the sample take is not worth a column."""
-LEAST_ESCALATION = 1e-3
-"""A policy that escalates less often is the direct call, but for rounding."""
 MOST_SECONDS = 2
 """Models whose answers are compared with one probe's."""
-MOST_THREADS = 4
-
-
-@dataclass(frozen=True, slots=True)
-class Policies:
-    """The columns of a problem beyond the models themselves."""
-
-    models: int
-    """Number of columns before the first policy."""
-    probe: tuple[int, ...] = ()
-    """Column of each policy's probe."""
-    price: tuple[float, ...] = ()
-    """Quality per USD that each policy is made for."""
-    own: Int16[np.ndarray, " jobs"] | None = None
-    """Each job's only probe, where a price's policies share a column; None = a column for each."""
-    seconds: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
-    """Columns of the models whose answers may be compared with a probe's."""
-
-    @property
-    def rivals_at(self) -> float | None:
-        """Price at which a probe's few rivals are picked; None = all models are its rivals."""
-        return None if self.own is None else median(self.prices)
-
-    @property
-    def probes(self) -> tuple[int, ...]:
-        """The probes, each once."""
-        return tuple(dict.fromkeys(self.probe))
-
-    @property
-    def prices(self) -> tuple[float, ...]:
-        """The prices, each once."""
-        return tuple(dict.fromkeys(self.price))
-
-    @property
-    def columns(self) -> int:
-        """Number of columns beside the models'."""
-        return len(self.probe if self.own is None else self.prices)
-
-    def first(self, choice: Int[np.ndarray, " jobs"]) -> Int[np.ndarray, " jobs"]:
-        """Return the column of the model that each job asks first; -1 where it has none."""
-        if self.own is not None:
-            return np.where(choice >= self.models, self.own, choice).astype(choice.dtype)
-        columns = np.array([*range(self.models), *self.probe, -1])
-        return np.asarray(columns[choice], choice.dtype)
-
-    def taken(
-        self, choice: Int[np.ndarray, " jobs"]
-    ) -> Iterator[tuple[int, float, Int[np.ndarray, " some"]]]:
-        """Yield of each policy its probe, its price and the jobs that choose it."""
-        for at, (probe, price) in enumerate(zip(self.probe, self.price, strict=True)):
-            if self.own is None:
-                yield probe, price, np.flatnonzero(choice == self.models + at)
-            else:
-                column = self.models + self.prices.index(price)
-                yield probe, price, np.flatnonzero((choice == column) & (self.own == probe))
 
 
 def with_policies(problem: Problem, known: ProbeModel) -> tuple[Problem, Policies]:
@@ -152,151 +88,6 @@ def _policies(
     return Policies(models, *columns, seconds=seconds)
 
 
-def extended(problem: Problem, known: ProbeModel, policies: Policies) -> Problem:
-    """Return a problem with given policies as further columns."""
-    shape = (problem.jobs, problem.options + policies.columns)
-    quality = np.empty(shape, np.float32)
-    cost = np.empty(shape, problem.cost_usd.dtype)
-    allowed = np.empty(shape, np.bool_)
-    old = slice(0, problem.options)
-    uses = [np.zeros(shape, np.float32) for _ in problem.capacities]
-    for use, item in zip(uses, problem.capacities, strict=True):
-        columns = list(item.options)
-        use[:, columns] = 1.0 if item.use is None else item.use[:, columns]
-
-    known = known.with_seconds(policies.seconds)
-    own = np.empty(problem.jobs, np.int16) if policies.own is None else policies.own
-
-    compares = known.comparisons is not None and any(policies.seconds.values())
-    block = BLOCK_COMPARED_JOBS if compares else BLOCK_JOBS
-
-    def fill(start: int) -> None:
-        rows = slice(start, min(start + block, problem.jobs))
-        quality[rows, old], cost[rows, old] = problem.quality[rows], problem.cost_usd[rows]
-        allowed[rows, old] = True if problem.allowed is None else problem.allowed[rows]
-        table = _Columns(
-            quality[rows], cost[rows], allowed[rows], [use[rows] for use in uses], own[rows]
-        )
-        filled = _fill if policies.own is None else _fill_best
-        filled(table, policies, known, np.arange(rows.start, rows.stop))
-
-    starts = range(0, problem.jobs, block)
-    with ThreadPoolExecutor(min(MOST_THREADS, os.cpu_count() or 1)) as threads:
-        list(threads.map(fill, starts))
-    every, limits = tuple(range(shape[1])), zip(problem.capacities, uses, strict=True)
-    capacities = tuple(replace(item, options=every, use=use) for item, use in limits)
-    return replace(problem, quality=quality, cost_usd=cost, allowed=allowed, capacities=capacities)
-
-
-@dataclass(frozen=True, slots=True)
-class _Columns:
-    """Some rows of an extended problem, filled in place."""
-
-    quality: Float32[np.ndarray, "rows options"]
-    cost: Float[np.ndarray, "rows options"]
-    allowed: Bool[np.ndarray, "rows options"]
-    uses: list[Float32[np.ndarray, "rows options"]]
-    own: Int16[np.ndarray, " rows"]
-    """Each job's only probe, where it has one."""
-
-
-def _fill(
-    table: _Columns, policies: Policies, known: ProbeModel, jobs: Int[np.ndarray, " rows"]
-) -> None:
-    expected = known.of_jobs(jobs)
-    for probe in policies.probes:
-        outcomes = expected.outcomes(probe)
-        for at, price in enumerate(policies.price):
-            if policies.probe[at] == probe:
-                _write(
-                    table, policies.models + at, [[_policy(table, known, outcomes, price, jobs)]]
-                )
-
-
-def _fill_best(
-    table: _Columns, policies: Policies, known: ProbeModel, jobs: Int[np.ndarray, " rows"]
-) -> None:
-    """Fill in each job's best probe between the prices, and note which it is."""
-    price = median(policies.prices)
-    expected, best = known.of_jobs(jobs), np.full(len(jobs), -np.inf)
-    found = {}
-    table.own[:] = policies.probe[0]
-    for probe in policies.probes:
-        found[probe] = expected.outcomes(probe, price)
-        worth = found[probe].worth(price, known.served(probe))
-        worth[~table.allowed[:, probe]] = -np.inf
-        table.own[:] += (probe - table.own) * (worth > best)
-        np.maximum(best, worth, out=best)
-    parts = []
-    for probe, outcomes in found.items():
-        rows = np.flatnonzero(table.own == probe)
-        if len(rows):
-            parts.append((rows, outcomes.rows(rows)))
-    filled = [
-        [_policy(table, known, part, one, jobs[rows], rows) for rows, part in parts]
-        for one in policies.prices
-    ]
-    _write(table, policies.models, filled)
-
-
-@dataclass(frozen=True, slots=True)
-class _Policy:
-    """A policy of some rows of a table."""
-
-    rows: Int[np.ndarray, " some"] | slice
-    quality: Float32[np.ndarray, " some"]
-    cost_usd: Float[np.ndarray, " some"]
-    """Of all calls but the probe's own."""
-    escalates: Bool[np.ndarray, " some"]
-    probe: int
-    uses: list[Float[np.ndarray, " some"]]
-    """Of each capacity, of all calls but the probe's own."""
-
-
-def _policy(
-    table: _Columns,
-    known: ProbeModel,
-    outcomes: ProbeOutcomes,
-    price: float,
-    jobs: Int[np.ndarray, " some"],
-    rows: Int[np.ndarray, " some"] | slice = slice(None),
-) -> _Policy:
-    """Return a policy of some jobs, given as rows of the table and as rows of what is known."""
-    second = outcomes.at_price(price)
-    probe = int(second.models[0, 0])
-    weight = np.float32(1) if known.weight is None else known.weight[jobs]
-    models = known.quality.shape[1]
-    return _Policy(
-        rows,
-        second.quality * weight * np.float32(known.served(probe)),
-        second.cost_usd,
-        second.accepted < 1 - LEAST_ESCALATION,
-        probe,
-        [second.expected(use[rows, :models]) for use in table.uses],
-    )
-
-
-def _write(table: _Columns, column: int, policies: Sequence[Sequence[_Policy]]) -> None:
-    """Write columns from one on: of each the policies of different rows."""
-    shape, last = (len(policies), len(table.own)), column + len(policies)
-    quality, first = np.zeros(shape, np.float32), np.zeros(shape, np.intp)
-    cost, escalates = np.zeros(shape, table.cost.dtype), np.zeros(shape, np.bool_)
-    uses = np.zeros((len(table.uses), *shape), np.float32)
-    for at, parts in enumerate(policies):
-        for part in parts:
-            rows = part.rows
-            quality[at, rows], cost[at, rows] = part.quality, part.cost_usd
-            first[at, rows], escalates[at, rows] = part.probe, part.escalates
-            for use, taken in zip(uses, part.uses, strict=True):
-                use[at, rows] = taken
-    each = np.arange(shape[1]) * table.quality.shape[1] + first
-    table.quality[:, column:last] = quality.T
-    table.cost[:, column:last] = (cost + table.cost.reshape(-1).take(each)).T
-    table.allowed[:, column:last] = (escalates & table.allowed.reshape(-1).take(each)).T
-    for whole, use in zip(table.uses, uses, strict=True):
-        whole[:, column:last] = (use + whole.reshape(-1).take(each)).T
-
-
 def _worthwhile(
     problem: Problem, known: ProbeModel
 ) -> tuple[tuple[int, ...], dict[int, tuple[int, ...]], float]:
@@ -312,7 +103,7 @@ def _worthwhile(
         return (), {}, 0.0
     price, _, probes = _solved(sample, some, _policies(sample.options, known.probes, prices, {}))
     probes = known.probes if seconds else probes
-    for most_jobs in (FIRST_SAMPLE_JOBS if seconds else SAMPLE_JOBS, SAMPLE_JOBS):
+    for most_jobs in (FIRST_SAMPLE_JOBS, SAMPLE_JOBS):
         if not probes:
             return (), {}, 0.0
         sample, some = _sampled(problem, known, most_jobs)

@@ -4,7 +4,7 @@ Everything is computed for many jobs at once, with the jobs last in memory.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int, Shaped
@@ -15,7 +15,7 @@ from routoo.selector.comparisons import (
     Judgements,
     ValuedComparison,
 )
-from routoo.selector.values import charged, largest
+from routoo.selector.values import charged
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,6 @@ class SecondCalls:
 
     models: Int[np.ndarray, "asked #jobs"]
     """Columns of the probe, first, and of the models that may be asked after it."""
-    position: Int[np.ndarray, "outcomes jobs"]
-    """Place in `models` of what is asked next; 0 where the probe's answer is accepted."""
     share: Float32[np.ndarray, "asked jobs"]
     """Probability that each of `models` is asked next; of the probe, that none is."""
     quality: Float32[np.ndarray, " jobs"]
@@ -33,13 +31,7 @@ class SecondCalls:
     cost_usd: Float[np.ndarray, " jobs"]
     """Expected cost of the calls after the probe's, in USD."""
     compared: tuple[ComparedCalls, ...] = ()
-    """Calls whose answers are compared with the probe's; there the position is 0."""
-
-    @property
-    def target(self) -> Int[np.ndarray, "outcomes jobs"]:
-        """Column of the model that is asked next; the probe's own where its answer is accepted."""
-        columns = np.broadcast_to(self.models, (len(self.models), self.position.shape[1]))
-        return np.take_along_axis(columns, self.position.astype(np.intp), axis=0)
+    """Calls whose answers are compared with the probe's."""
 
     @property
     def accepted(self) -> Float32[np.ndarray, " jobs"]:
@@ -83,14 +75,12 @@ def _of_further(
 
 
 def _shares(
-    chance: Float32[np.ndarray, "outcomes jobs"],
-    position: Int[np.ndarray, "outcomes jobs"],
-    places: int,
+    chance: Float32[np.ndarray, "outcomes jobs"], taken: Bool[np.ndarray, "places outcomes jobs"]
 ) -> Float32[np.ndarray, "places jobs"]:
-    """Return the probability that each place is taken."""
-    share = np.empty((places, chance.shape[1]), np.float32)
-    for place in range(1, places):
-        np.multiply(chance, position == place).sum(axis=0, out=share[place])
+    """Return the probability that each place is taken; of the first, that no other one is."""
+    share = np.empty((len(taken), chance.shape[1]), np.float32)
+    for place in range(1, len(taken)):
+        np.multiply(chance, taken[place]).sum(axis=0, out=share[place])
     share[0] = np.maximum(1 - share[1:].sum(axis=0), 0)
     return share
 
@@ -154,32 +144,40 @@ class ProbeOutcomes:
     comparisons: tuple[Comparison, ...] = ()
     """Models whose answers may be compared with the probe's before another one is asked."""
 
-    def rows(self, some: Int[np.ndarray, " some"]) -> "ProbeOutcomes":
-        """Return what may be shown of fewer jobs."""
-        return replace(
-            self,
-            order=self.order if self.order.shape[1] == 1 else self.order.take(some, axis=1),
-            chance=self.chance.take(some, axis=1),
-            quality=self.quality.take(some, axis=2),
-            cost_usd=self.cost_usd.take(some, axis=1),
-            follow=self.follow.take(some, axis=1),
-            shared=None if self.shared is None else self.shared[some],
-            comparisons=tuple(one.rows(some) for one in self.comparisons),
-        )
-
     def at_price(self, price: float | Float[np.ndarray, " jobs"]) -> SecondCalls:
         """Return what is asked next where a dollar must buy so much quality."""
-        position, best = largest(self._values(price))
+        asked, best = self._leading(price)
         compared, best = self._compared(best, self._valued(price))
         for one in compared:
-            position[one.share > 0] = 0
-        share = _shares(self.chance, position, len(self.order))
+            asked &= ~(one.share > 0)
+        share = _shares(self.chance, asked)
         cost = _of_further(share, self.cost_usd)
         for one in compared:
             cost = cost + one.expected(one.of.cost_usd)
         # The value is quality less the price of further calls, so that gives the quality.
         quality = np.einsum("kj,kj->j", self.chance, best) + self._each(price) * cost
-        return SecondCalls(self.order, position, share, quality.astype(np.float32), cost, compared)
+        return SecondCalls(self.order, share, quality.astype(np.float32), cost, compared)
+
+    def _leading(
+        self, price: float | Float[np.ndarray, " jobs"]
+    ) -> tuple[Bool[np.ndarray, "models outcomes jobs"], Float32[np.ndarray, "outcomes jobs"]]:
+        """Return which model, other than the probe, has the largest value if one has, and it.
+
+        Of equal ones the first has.
+        """
+        charge = charged(self.cost_usd, self.follow, self._each(price))
+        best, value = self.quality[0].copy(), np.empty_like(self.chance)
+        leads = np.zeros(self.quality.shape, np.bool_)
+        for place in range(1, len(leads)):
+            np.subtract(self.quality[place], charge[place], out=value)
+            np.greater(value, best, out=leads[place])
+            np.maximum(best, value, out=best)
+        later = leads[-1].copy()
+        for place in range(len(leads) - 2, 0, -1):
+            now = leads[place]
+            now &= ~later
+            later |= now
+        return leads, best
 
     def _compared(
         self, best: Float32[np.ndarray, "outcomes jobs"], valued: Sequence[ValuedComparison]
@@ -201,29 +199,18 @@ class ProbeOutcomes:
         """Return what each comparison is worth."""
         return [one.at_price(self.quality[0], self._each(price)) for one in self.comparisons]
 
-    def worth(self, price: float, served: float) -> Float[np.ndarray, " jobs"]:
-        """Return the quality that jobs get of the probe's policy, less the price of both calls.
+    def kept(self, price: float) -> Float[np.ndarray, " jobs"]:
+        """Return the quality that is kept of the probe's policy, less the price of later calls.
 
         Args:
             price: Quality that a dollar must buy.
-            served: Share of jobs that the probe answers.
         """
-        best = self._values(price).max(axis=0)
+        _, best = self._leading(price)
         for one in self._valued(price):
             np.maximum(best, one.value, out=best)
-        kept = np.einsum("kj,kj->j", self.chance, best) * served
-        shared = 1.0 if self.shared is None else self.shared
-        return np.asarray(kept * shared - price * self.cost_usd[0])
+        return np.asarray(np.einsum("kj,kj->j", self.chance, best))
 
     def _each(
         self, price: float | Float[np.ndarray, " jobs"]
     ) -> float | Float[np.ndarray, " jobs"]:
         return price if self.shared is None else price / self.shared
-
-    def _values(
-        self, price: float | Float[np.ndarray, " jobs"]
-    ) -> Float32[np.ndarray, "models outcomes jobs"]:
-        """Return quality less the price of the second call; the probe's answer costs none."""
-        charge = charged(self.cost_usd, self.follow, self._each(price))
-        charge[0] = 0.0
-        return np.asarray(self.quality - charge[:, None, :])

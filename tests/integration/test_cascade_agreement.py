@@ -33,8 +33,9 @@ from routoo.predictor.checkpoint import write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.manifest import Manifest
 from routoo.selector.comparisons import Comparisons
+from routoo.selector.policies import Policies
 from routoo.selector.probe_model import ProbeModel
-from routoo.selector.probes import Policies, with_policies
+from routoo.selector.probes import with_policies
 from routoo.selector.problem import Problem
 from routoo.selector.second_calls import SecondCalls, second_calls
 from routoo.selector.solvers import solve
@@ -213,7 +214,8 @@ def by_the_library(
     shown = Shown(np.ones((HELD_OUT, 1), np.float32), after[:, None, :])
     follow = np.ones((HELD_OUT, 2), np.bool_)
     cost_usd = costs_usd(recorded, pool)
-    target = second_calls(shown, 0, cost_usd, follow, price_per_usd).target[0]
+    calls = second_calls(shown, 0, cost_usd, follow, price_per_usd)
+    target = calls.models[calls.share.argmax(axis=0), 0]
     return [
         (MODELS[0], "accepted")
         if model == 0
@@ -449,7 +451,9 @@ def decided_by_the_library(
     comparisons = comparisons_of(judge, costs_usd(recorded, pool))
     known = ProbeModel(
         lambda _: (
-            lambda _probe, models: Shown(np.ones((1, 1), np.float32), shown[None, None, models])
+            lambda _probe, models, _rows: Shown(
+                np.ones((1, 1), np.float32), shown[None, None, models]
+            )
         ),
         (first,),
         expected[None],

@@ -50,8 +50,8 @@ class FakeJudge:
 class FakeJudgementModel:
     quality: Any
 
-    def of(self, probe: int, models: Sequence[int]) -> Outcomes:
-        assert probe == 0
+    def of(self, probe: int, models: Sequence[int], rows: Any = None) -> Outcomes:
+        assert (probe, rows) == (0, None)
         own = self.quality[:, 0]
         chance = np.stack([own, 1 - own], axis=1).astype(np.float32)
         shown = np.repeat(self.quality[:, None, :], 2, axis=1)

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 
 from routoo.selector import Capacity, Problem, solve
 from routoo.selector.comparisons import Comparisons
+from routoo.selector.policies import Policies, extended
 from routoo.selector.probe_model import ProbeModel
+from routoo.selector.probe_screen import SAMPLE_JOBS, ProbeScreen
 from routoo.selector.probes import (
     MANY_JOBS,
     NEAR,
     WIDE,
-    Policies,
-    extended,
     with_policies,
 )
 from routoo.selector.second_calls import second_calls
@@ -35,7 +35,8 @@ class Outcomes:
 def judge_of(strength: float, outcomes: int = 6) -> Any:
     """Return a judge whose outcomes are spread by a strength, with the estimate as their mean."""
 
-    def judge(quality: Any, probe: int, models: Any = None) -> Outcomes:
+    def judge(quality: Any, probe: int, models: Any = None, rows: Any = None) -> Outcomes:
+        quality = quality if rows is None else quality[rows]
         side = np.linspace(-1, 1, outcomes, dtype=np.float32)
         own = np.where(np.arange(quality.shape[1]) == probe, 1.0, 0.2).astype(np.float32)
         room = np.minimum(quality, 1 - quality)[:, None, :]
@@ -269,6 +270,72 @@ def test_many_jobs_compare_second_answers_too() -> None:
     wide = replace(policies, own=None)
     every = solve(extended(problem, known, wide))
     assert solve(more).quality >= every.bound * (1 - 1e-3)
+
+
+def test_a_comparison_of_the_first_models_answers_knows_two_other_models() -> None:
+    known = known_of(problem_of(30), 0.3, probes=(0,), comparisons=agreement_of(1.0))
+    (comparison,) = known.of_jobs(np.arange(30)).outcomes(0, 100.0).comparisons
+    assert (np.sort(comparison.order, axis=0) == np.arange(MODELS)[:, None]).all()
+
+
+def screened(problem: Problem, known: ProbeModel, allowed: Any, price: float) -> tuple[float, Any]:
+    """Return the mean worth lost by looking only at a screen's probes, and those, by column."""
+    screen = ProbeScreen.fit(known, (0, 1), price)
+    assert screen is not None
+    expected = known.of_jobs(np.arange(problem.jobs))
+    kept = screen.candidates(expected, allowed)
+    worth = np.stack(
+        [
+            expected.outcomes(probe, price).kept(price) * known.served(probe)
+            - price * problem.cost_usd[:, probe]
+            for probe in (0, 1)
+        ]
+    )
+    worth[~allowed[:, :2].T] = -np.inf
+    answered = 1 if known.answered is None else known.answered
+    each = problem.quality * answered - price * problem.cost_usd
+    direct = np.where(allowed, each, -np.inf).max(axis=1)
+    best, found = np.maximum(worth.max(axis=0), direct), direct.copy()
+    for row, rows in zip(worth, kept.values(), strict=True):
+        found[rows] = np.maximum(found[rows], row[rows])
+    return float((best - found).mean()), kept
+
+
+def test_a_screen_leaves_out_few_probes_that_are_the_best_and_many_that_are_not() -> None:
+    problem = problem_of(3 * SAMPLE_JOBS)
+    allowed = np.ones_like(problem.quality, bool)
+    allowed[::5, 0] = False
+    known = known_of(problem, follow=lambda jobs, _probe: allowed[jobs])
+    lost, kept = screened(problem, known, allowed, 1000.0)
+    assert lost < 1e-4
+    assert sum(map(len, kept.values())) < 0.8 * 2 * problem.jobs
+    assert allowed[kept[0], 0].all()
+
+
+def with_dear_probes(jobs: int) -> Problem:
+    problem = problem_of(jobs)
+    dearer = np.where(np.arange(MODELS) < 2, 30.0, 1.0)
+    return replace(problem, cost_usd=problem.cost_usd * dearer)
+
+
+def test_a_screen_does_not_ask_a_model_directly_that_may_only_follow() -> None:
+    problem = with_dear_probes(3 * SAMPLE_JOBS)
+    allowed = np.zeros_like(problem.quality, bool)
+    allowed[:, :2] = True
+    lost, _ = screened(problem, known_of(problem), allowed, 1000.0)
+    assert lost < 1e-4
+
+
+def test_a_screen_knows_that_the_model_that_looks_best_answers_few_jobs() -> None:
+    problem = with_dear_probes(3 * SAMPLE_JOBS)
+    answered = np.array([1, 1, 0.5, 0.5], np.float32)
+    allowed = np.ones_like(problem.quality, bool)
+    lost, _ = screened(problem, known_of(problem, answered=answered), allowed, 1000.0)
+    assert lost < 1e-4
+
+
+def test_few_jobs_are_not_screened() -> None:
+    assert ProbeScreen.fit(known_of(problem_of(SAMPLE_JOBS)), (0, 1), 100.0) is None
 
 
 def plainly(

@@ -18,8 +18,13 @@ from routoo.selector.comparisons import Columns, Judgements
 class PoolJudgementModel(Protocol):
     """What judging answers may bring for some jobs, before there are any."""
 
-    def of(self, probe: int, models: Columns) -> Judgements:
-        """Return a probe's outcomes, with the estimates of some models; places in the pool."""
+    def of(
+        self, probe: int, models: Columns, rows: Int[np.ndarray, " jobs"] | None = None
+    ) -> Judgements:
+        """Return a probe's outcomes, with the estimates of some models; places in the pool.
+
+        Of some of the jobs only where rows are given.
+        """
         ...
 
 

@@ -16,10 +16,9 @@ from routoo.domain.prediction import Experience
 from routoo.pipeline.select.experience import answered_shares
 from routoo.pipeline.select.judged_batch import JudgedBatch, PlanningJudge
 from routoo.selector.comparisons import Comparisons
+from routoo.selector.policies import Policies, extended
 from routoo.selector.probe_model import ProbeModel
 from routoo.selector.probes import (
-    Policies,
-    extended,
     part_of,
     spread_policies,
     with_policies,
