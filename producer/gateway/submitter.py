@@ -1,7 +1,7 @@
-"""Reads the rows of batches that were asked for, and submits them, beside the answers to requests.
+"""Reads the metadata and rows of batches that were asked for, and submits them.
 
-It works in a thread with an event loop and connections of its own: reading rows takes the
-processor, and requests are answered meanwhile. What a dead gateway left is taken over by the next.
+The submitter works beside the answers to requests, in a thread with an event loop and connections
+of its own: reading rows takes the processor. What a dead gateway left is taken over by the next.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
-"""Fits the judge of one model's answers to graded answers and cross-fitted prompt predictions.
+"""Fits judges, one of each model's answers, to graded answers and cross-fitted predictions.
 
-Its core are boosted trees that correct the log-odds of several outcomes through a few factors. Each
+A judge is made of boosted trees that correct the log-odds of several outcomes through a few factors. Each
 tree is extremely randomised (the best of random thresholds: Geurts et al., Machine Learning 63,
 2006), fitted to the residuals of all factors at once; its leaves take a Newton step of the log loss
 (Friedman, Annals of Statistics 29, 2001).

@@ -1,12 +1,11 @@
-"""Estimates completion tokens: each model's answer length is taken to be log-normal.
+"""Estimates completion tokens: of fitted models from a prompt's features, of added ones from those.
 
-Fits how an added model's answer lengths follow those of the fitted models.
-
-The length of an answer is `factor * usual ** slope`, `usual` being the geometric mean of the fitted
-models' expected lengths for the prompt. With slope 0 all prompts are expected to take the model's
-mean length, with slope 1 the spread is that of the fitted models. A plan takes the prompts that
-look cheap, so a spread that answers don't bear out makes it too cheap: the slope is drawn to 0,
-and is no greater than answers support that it was not fitted to.
+A fitted model's answer length is taken to be log-normal, with a mean that is linear in the features
+of the prompt. An added model's is `factor * usual ** slope`, `usual` being the geometric mean of
+the fitted models' expected lengths for the prompt. With slope 0 all prompts are expected to take
+the model's mean length, with slope 1 the spread is that of the fitted models. A plan takes the
+prompts that look cheap, so a spread that answers don't bear out makes it too cheap: the slope is
+drawn to 0, and is no greater than answers support that it was not fitted to.
 """
 
 from collections.abc import Mapping
