@@ -1,9 +1,9 @@
 """Fits judges, one of each model's answers, to graded answers and cross-fitted predictions.
 
-A judge is made of boosted trees that correct the log-odds of several outcomes through a few factors. Each
-tree is extremely randomised (the best of random thresholds: Geurts et al., Machine Learning 63,
-2006), fitted to the residuals of all factors at once; its leaves take a Newton step of the log loss
-(Friedman, Annals of Statistics 29, 2001).
+A judge is made of boosted trees that correct the log-odds of several outcomes through a few
+factors. Each tree is extremely randomised (the best of random thresholds: Geurts et al., Machine
+Learning 63, 2006), fitted to the residuals of all factors at once; its leaves take a Newton step of
+the log loss (Friedman, Annals of Statistics 29, 2001).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
