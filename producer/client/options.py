@@ -15,7 +15,7 @@ from producer.rows import jsonl_rows
 from producer.rows.formats import PROMPT, RawRow, WantedColumns, in_chunks
 from producer.rows.limits import read_validators
 from producer.rows.problems import LimitError, ProblemKind, RowProblem
-from producer.rows.source import RowSource, Source, refuse_parts
+from producer.rows.source import Format, RowSource, Source, refuse_parts
 from producer.rows.templates import RowTemplate, filled, row_template
 from routoo.domain.pool import Pool
 from routoo.domain.validators import Validators
@@ -212,8 +212,12 @@ def read_rows(rows: Rows, subset: str | None, split: str | None) -> list[RawRow]
 
 def _source(rows: Rows, subset: str | None, split: str | None) -> Source | RowList:
     if isinstance(rows, (str, PathLike)):
-        return Source.of(str(rows)).reading(subset=subset, split=split)
-    refuse_parts(subset, split)
+        source = Source.of(str(rows))
+        if source.format is Format.DATASET:
+            return source.reading(subset=subset, split=split)
+        refuse_parts(subset, split, label)
+        return source
+    refuse_parts(subset, split, label)
     to_dict = getattr(rows, "to_dict", None)  # a table's; pandas itself may not be there
     return RowList(rows if to_dict is None else to_dict("records"))
 

@@ -235,7 +235,7 @@ class Source:
             InputError: A part is named, and this is no dataset.
         """
         if self.format is not Format.DATASET:
-            refuse_parts(subset, split)
+            refuse_parts(subset, split, "--{}".format)
         return replace(self, template=template, subset=subset, split=split)
 
     @property
@@ -329,14 +329,19 @@ class Source:
             ) from error
 
 
-def refuse_parts(subset: str | None, split: str | None) -> None:
+def refuse_parts(subset: str | None, split: str | None, label: Callable[[str], str]) -> None:
     """Refuse a part of rows that are no dataset.
+
+    Args:
+        subset: A part that is named.
+        split: A split that is named.
+        label: What messages call the options `subset` and `split`.
 
     Raises:
         InputError: One is named.
     """
     if subset or split:
-        where, remedy = "subset" if subset else "split", "Leave it out"
+        where, remedy = label("subset" if subset else "split"), "Leave it out"
         raise InputError("only a dataset's folder has parts", where=where, remedy=remedy)
 
 

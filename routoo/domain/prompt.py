@@ -4,7 +4,6 @@ Counts here need no tokenizer: the producer must not load one, and every model h
 """
 
 import hashlib
-import math
 import re
 import unicodedata
 from collections import Counter
@@ -197,19 +196,14 @@ def is_repeatable(body: Mapping[str, Any]) -> bool:
     return body.get("temperature") == 0 or body.get("seed") is not None
 
 
-def estimate_call_tokens(
-    body: Mapping[str, Any], model: CandidateModel, completion_tokens: float | None = None
-) -> int:
-    """Return what a call will probably count against an endpoint's tokens per minute.
+def estimate_call_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
+    """Return what a call counts against an endpoint's tokens per minute: its answer at the limit.
 
     Args:
         body: The request.
         model: The candidate model.
-        completion_tokens: Predicted length of the answer; its limit where unset.
     """
-    most = bound_completion_tokens(body, model)
-    expected = most if completion_tokens is None else min(most, math.ceil(completion_tokens))
-    return estimate_prompt_tokens(body, model) + expected
+    return estimate_prompt_tokens(body, model) + bound_completion_tokens(body, model)
 
 
 def template_tokens(body: Mapping[str, Any]) -> int:

@@ -21,14 +21,11 @@ _HELD_BY_A_GLANCE_S = 1.0
 
 
 @contextmanager
-def embedded_stack(
-    settings: Settings, *, database: bool = True, broker: bool = True
-) -> Iterator[tuple[str, str]]:
+def embedded_stack(settings: Settings, *, broker: bool = True) -> Iterator[tuple[str, str]]:
     """Run the embedded servers that the settings ask for while the block runs.
 
     Args:
         settings: A server without a URL is embedded.
-        database: Whether the database is needed.
         broker: Whether the broker is needed.
 
     Yields:
@@ -39,7 +36,7 @@ def embedded_stack(
         EmbeddedStackError: A server can't be started.
     """
     with ExitStack() as stack:
-        for server in embedded_servers(settings, database=database, broker=broker):
+        for server in embedded_servers(settings, broker=broker):
             server.start()
             stack.callback(server.stop)
         yield database_url(settings), broker_url(settings)

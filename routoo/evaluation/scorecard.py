@@ -132,9 +132,8 @@ def build_scorecard(
     seed: int,
     *,
     reference: str | None = None,
-    budget_usd: float | None = None,
 ) -> Scorecard:
-    """Compare routers with the pool's models, and show one budget in detail.
+    """Compare routers with the pool's models, and show them in detail at the reference's mean cost.
 
     Args:
         title: What was evaluated.
@@ -142,8 +141,6 @@ def build_scorecard(
         data: Items, outcomes and estimates.
         seed: Of the bootstrap.
         reference: Model to compare with; None for the best single one.
-        budget_usd: Mean cost of a call at the point shown in detail, in USD; None for the mean
-            cost of the reference.
 
     Raises:
         InputError: No item was answered by two models at a known cost.
@@ -153,8 +150,7 @@ def build_scorecard(
     names = tuple(data.matrix.models[column] for column in columns)
     estimates = {name: quality[rows][:, columns] for name, quality in data.estimates.items()}
     pool = compare_pool(outcomes, names, estimates, seed, reference)
-    if budget_usd is None:
-        budget_usd = float(outcomes.expected_cost_usd[:, names.index(pool.reference)].mean())
+    budget_usd = float(outcomes.expected_cost_usd[:, names.index(pool.reference)].mean())
     first = next(iter(estimates.values()))
     choice = choose(outcomes, first, budget_usd)
     answers = _answers(data, outcomes, first, choice, rows, columns)

@@ -175,5 +175,5 @@ def test_a_folder_without_a_dataset_says_what_is_expected(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="neither Parquet files"):
         submitted(tmp_path)
     (tmp_path / "rows.csv").write_text("prompt\nx\n")
-    with pytest.raises(InputError, match="only a dataset's folder has parts"):
+    with pytest.raises(InputError, match=r"^--split: only a dataset's folder has parts"):
         submitted(tmp_path / "rows.csv", split="train")
