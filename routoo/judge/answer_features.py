@@ -7,8 +7,9 @@ follows from what it computed, and how its choice stands among the options that 
 import math
 import re
 import zlib
+from collections import Counter
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 from jaxtyping import Float32
@@ -18,7 +19,9 @@ from routoo.judge.reading import AnswerReading, Form, number_in, numbers_in, rea
 _WORD = re.compile(r"[^\W\d_]{3,}")
 _SENTENCE = re.compile(r"[.!?](?:\s|$)")
 _TOKEN = re.compile(r"\d+\.?\d*|\.\d+|[-+*/()]")
-_MARK = re.compile(r"[a-z']+|[?=%$^]|```|\*\*|^#|^\s*[-*]\s", re.MULTILINE)
+_OFFER = re.compile(r"[Oo(](?:(?<=\()[A-P]\)|(?<!\()(?<!\w.)ptions?\b)")
+_CUE_WORD = re.compile(r"[a-z']+")
+_LINE_START = re.compile(r"^#|^\s*[-*]\s", re.MULTILINE)
 _CUES: tuple[tuple[str, str], ...] = (
     ("however but although", ""),
     ("", "none of|not listed|not among|not in the|not match|no option|not given|no answer"),
@@ -57,20 +60,20 @@ _CUES: tuple[tuple[str, str], ...] = (
     ("i my me", ""),
 )
 _CUE_OF_WORD = {word: n for n, (words, _) in enumerate(_CUES) for word in words.split()}
-_PHRASES = tuple(
-    (phrase, n) for n, (_, phrases) in enumerate(_CUES) for phrase in phrases.split("|") if phrase
+_SIGNS_COUNTED = ("?", "=", "%", "$", "^", "```", "**")
+"""These are counted wherever they stand; "#", "-" and "*" where they begin a line."""
+_PHRASES = (
+    *((phrase, n) for n, (_, some) in enumerate(_CUES) for phrase in some.split("|") if phrase),
+    *((sign, _CUE_OF_WORD[sign]) for sign in _SIGNS_COUNTED),
 )
-_LATE_CUES = 10
-"""The first of the cues are looked for at the end of the answer too."""
+_LATE_CUES = 10  # so many are looked for at the end of the answer too
 _FINISH_REASONS = ("length", "content_filter")
 _SAME = 0.011
 """Numbers that differ by less than this share count as equal: answers round."""
-_TAIL = 8
-_LONG_TAIL = 400
+_TAIL, _LONG_TAIL = 8, 400
 _EQUATION_CHARACTERS = 80
 _ENDING_CHARACTERS = 40
-_SHORTEST_SUM = 3
-"""Tokens: two numbers and a sign."""
+_SHORTEST_SUM = 3  # tokens: two numbers and a sign
 _MOST_EQUATIONS = 60
 _TINY = 1e-9
 _log = math.log1p
@@ -97,12 +100,13 @@ def features_of(
 ) -> Float32[np.ndarray, " features"]:
     """Return the features of an answer that was read."""
     words = _words(reading.text)
+    of_options = [set(_words(option)) for option in reading.options.values()]
     values = [
         *_lengths(reading, words, characters, expected_tokens),
         *_ending(reading, finish_reason),
         *_final(reading),
-        *_choice(reading),
-        *_options(reading),
+        *_choice(reading, of_options),
+        *_options(reading, of_options),
         *_numbers(reading),
         *_cues(reading),
         *_overlap(reading, words),
@@ -179,35 +183,35 @@ def _magnitude(number: float | None) -> list[float]:
     return [1.0, whole, float(number < 0), size, round_ten, float(abs(number) <= 1)]
 
 
-def _choice(reading: AnswerReading) -> list[float]:
+def _choice(reading: AnswerReading, words: Sequence[set[str]]) -> list[float]:
     """Return whether the option that was chosen is what the reasoning arrived at."""
-    options, letter = reading.options, reading.letter
-    offers = _log(len(re.findall(r"\b[Oo]ptions?\b|\([A-P]\)", reading.reasoning)))
+    options, letter, tail = reading.options, reading.letter, reading.numbers
+    offers = _log(len(_OFFER.findall(reading.reasoning)))
     if not options:
         return [*[0.0] * 7, _gap((), ()), *[0.0] * 6, offers]
-    chosen = options.get(letter, "")
-    tail = reading.numbers
+    chosen, text = options.get(letter, ""), reading.text.lower()
     own, others = numbers_in(chosen), [v for k, v in options.items() if k != letter]
     late = set(_words(reading.reasoning[-_LONG_TAIL:]))
-    cover = _cover(chosen, late)
-    best = max((_cover(other, late) for other in others), default=0.0)
-    rivals = [numbers_in(other) for other in others]
-    reached = [any(_near(x, y) for x in rival for y in tail[-3:]) for rival in rivals]
+    shares = [len(part & late) / max(len(part), 1) for part in words]
+    covers = dict(zip(options, shares, strict=True))
+    cover = covers.pop(letter, 0.0)
+    best = max(covers.values(), default=0.0)
+    reached = [any(_near(x, y) for x in numbers_in(other) for y in tail[-3:]) for other in others]
+    near = [any(_near(x, y) for x in own for y in tail[-last:]) for last in (_TAIL, 2)]
     return [
         float(bool(options)),
         float(bool(letter)),
         float(bool(own)),
         float(any(x in tail[-_TAIL:] for x in own)),
-        float(any(_near(x, y) for x in own for y in tail[-_TAIL:])),
-        float(any(_near(x, y) for x in own for y in tail[-2:])),
+        *map(float, near),
         float(bool(own) and all(any(_near(x, y) for y in tail) for x in own)),
         _gap(own, tail),
         _log(sum(reached)),
         cover,
         best,
         cover - best,
-        float(bool(chosen) and chosen.lower().strip(" .") in reading.text.lower()),
-        _log(sum(bool(o) and o.lower().strip(" .") in reading.text.lower() for o in others)),
+        float(bool(chosen) and chosen.lower().strip(" .") in text),
+        _log(sum(bool(o) and o.lower().strip(" .") in text for o in others)),
         offers,
     ]
 
@@ -220,7 +224,7 @@ def _gap(own: Sequence[float], tail: Sequence[float]) -> float:
     return min(_log(100 * min(last)), 6.0)
 
 
-def _options(reading: AnswerReading) -> list[float]:
+def _options(reading: AnswerReading, words: Sequence[set[str]]) -> list[float]:
     """Return how the chosen option stands among the others."""
     options, letter = reading.options, reading.letter
     count = len(options)
@@ -229,8 +233,7 @@ def _options(reading: AnswerReading) -> list[float]:
     chosen, texts = options[letter], list(options.values())
     position = list(options).index(letter)
     lengths = [len(text) for text in texts]
-    words = [set(_words(text)) for text in texts]
-    likeness = [_likeness(words, place) for place in range(count)]
+    likeness = _likeness(words)
     numbers = [number_in(text) for text in texts]
     ordered = sorted(number for number in numbers if number is not None)
     own = numbers[position]
@@ -252,10 +255,15 @@ def _options(reading: AnswerReading) -> list[float]:
     ]
 
 
-def _likeness(words: Sequence[set[str]], place: int) -> float:
-    own = words[place]
-    shares = [len(own & other) / max(len(own | other), 1) for other in words]
-    return (sum(shares) - shares[place]) / max(len(words) - 1, 1)
+def _likeness(options: Sequence[set[str]]) -> list[float]:
+    """Return the share of its words that each option has in common with another, on average."""
+    shares = [[1.0 if words else 0.0] * len(options) for words in options]
+    for (at, words), (place, others) in combinations(enumerate(options), 2):
+        common = len(words & others)
+        share = common / max(len(words) + len(others) - common, 1)
+        shares[at][place] = shares[place][at] = share
+    rest = max(len(options) - 1, 1)
+    return [(sum(row) - row[place]) / rest for place, row in enumerate(shares)]
 
 
 def _numbers(reading: AnswerReading) -> list[float]:
@@ -369,10 +377,10 @@ def _cues(reading: AnswerReading) -> list[float]:
 
 def _cue_counts(text: str) -> list[int]:
     counts = [0] * len(_CUES)
-    for mark in _MARK.findall(text):
-        number = _CUE_OF_WORD.get(mark.strip())
-        if number is not None:
-            counts[number] += 1
+    words = Counter(_CUE_WORD.findall(text))
+    for word in words.keys() & _CUE_OF_WORD.keys():
+        counts[_CUE_OF_WORD[word]] += words[word]
+    counts[_CUE_OF_WORD["#"]] += len(_LINE_START.findall(text))
     for phrase, number in _PHRASES:
         counts[number] += text.count(phrase)
     return counts
@@ -382,11 +390,6 @@ def _overlap(reading: AnswerReading, words: Sequence[str]) -> list[float]:
     asked, said = set(_words(reading.prompt)), set(words)
     shared = len(asked & said)
     return [shared / max(len(asked), 1), shared / max(len(said), 1)]
-
-
-def _cover(option: str, words: set[str]) -> float:
-    own = set(_words(option))
-    return len(own & words) / max(len(own), 1)
 
 
 def _words(text: str) -> list[str]:

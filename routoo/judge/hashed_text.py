@@ -2,8 +2,7 @@
 
 import re
 import zlib
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -78,16 +77,16 @@ def inverse_frequency(texts: Sequence[HashedTexts]) -> Float32[np.ndarray, " buc
 
 
 def _buckets(text: str) -> tuple[np.ndarray, np.ndarray]:
-    found = Counter(_hashes(text))
-    buckets = np.fromiter(sorted(found), np.int64, len(found))
-    value = np.log1p(np.fromiter(map(found.__getitem__, buckets.tolist()), np.int64, len(found)))
-    return buckets, value / max(float(np.sqrt(value @ value)), 1e-9)
+    buckets, count = np.unique(_hashes(text), return_counts=True)
+    value = np.log1p(count)
+    return buckets, value / max(float(np.sqrt(value @ value)), _TINY)
 
 
-def _hashes(text: str) -> Iterator[int]:
-    before = b""
-    for token in _TOKEN.findall(text.lower())[:_MOST_TOKENS]:
-        word = token.encode(errors="replace")
-        yield zlib.crc32(word) % WIDTH
-        yield zlib.crc32(before + b" " + word) % WIDTH
-        before = word
+def _hashes(text: str) -> Int64[np.ndarray, " hashes"]:
+    """Return the buckets of each word, then of each with the word before it and a space."""
+    tokens = _TOKEN.findall(text.lower())[:_MOST_TOKENS]
+    words = [token.encode(errors="replace") for token in tokens]
+    alone = list(map(zlib.crc32, words))
+    # A hash goes on from that of what stands before.
+    before = [zlib.crc32(b" "), *(zlib.crc32(b" ", hashed) for hashed in alone)]
+    return np.array([*alone, *map(zlib.crc32, words, before)], np.int64) % WIDTH

@@ -10,14 +10,14 @@ import orjson
 MOST_CHARACTERS = 8000
 """Of a longer answer the first and the last half of so many are read."""
 _SHORT_ANSWER = 60
-_NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-\d](?<![\w.].)(?:(?<=\d)|\d)[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?")
+"""A pattern that starts with its characters is searched for several times as fast."""
 _OPTION = re.compile(r"^[^\S\n]*\(?([A-P])[.):]\s*(.*)$", re.MULTILINE)
 _FENCE = re.compile(r"```[a-z]*\n?")
 _JSON_ANSWER = re.compile(r'"(?:final_)?answer"\s*:\s*("(?:[^"\\]|\\.)*"?|[^,}\n]*)', re.IGNORECASE)
 _STATED = re.compile(
-    r"(?:answer|result|output|solution|choice)\s*(?:is|are|would be|should be|:|=)+"
-    r"(?:\s*[:=])?\s*(?=([^\n]{1,160}))",
-    re.IGNORECASE,
+    r"[AaRrOoSs\u017fCc](?i:(?<=a)nswer|(?<=r)esult|(?<=o)utput|(?<=s)olution|(?<=c)hoice)"
+    r"\s*(?i:is|are|would be|should be|:|=)+(?:\s*[:=])?\s*(?=([^\n]{1,160}))"
 )
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _MARKED = re.compile(r"^####\s*(.+)$", re.MULTILINE)
@@ -93,18 +93,14 @@ def options_of(prompt: str) -> dict[str, str]:
 
 def numbers_in(text: str) -> tuple[float, ...]:
     """Return the numbers of a text, in their order."""
-    read = map(_number, _NUMBER.findall(text))
-    return tuple(value for value in read if value is not None)
+    read = [float(digits.replace(",", "")) for digits in _NUMBER.findall(text)]
+    return tuple(filter(math.isfinite, read))
 
 
 def number_in(text: str) -> float | None:
     """Return the first number of a text; None without one."""
     found = _NUMBER.search(text)
-    return None if found is None else _number(found[0])
-
-
-def _number(digits: str) -> float | None:
-    value = float(digits.replace(",", ""))
+    value = math.nan if found is None else float(found[0].replace(",", ""))
     return value if math.isfinite(value) else None
 
 

@@ -1,12 +1,18 @@
 """How an answer is read: what it states, which option it chooses, whether its arithmetic holds."""
 
+import hashlib
+import re
+import zlib
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.judge.answer_features import _checked_equations, answer_features
-from routoo.judge.reading import Form, read_answer
+from routoo.judge.answer_features import _OFFER, _checked_equations, answer_features
+from routoo.judge.hashed_text import WIDTH, HashedTexts
+from routoo.judge.reading import _NUMBER, _STATED, Form, read_answer
 
 OPTIONS = "What is 2 + 3?\nA. 4\nB. 5\nC. 6"
 
@@ -67,3 +73,80 @@ def test_any_answer_has_finite_features(prompt: str, answer: str, reason: str | 
 def test_arithmetic_of_any_kind_is_read_without_an_error(text: str) -> None:
     _checked_equations(text)
     answer_features(text, text, None, 10.0)
+
+
+PIECES = (
+    "the answer is ",
+    "ANSWER: ",
+    "\u017folution would be ",
+    "result=",
+    "x",
+    "a",
+    " ",
+    "\n",
+    "-",
+    "--",
+    "5",
+    "1,234.5e-7",
+    ".",
+    "(",
+    "(B)",
+    "O",
+    "ptions",
+    "option",
+    "Options",
+    "_",
+    "\u0663",
+    "\ud800",
+)
+PLAIN = {
+    _NUMBER: re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:[eE][-+]?\d+)?"),
+    _OFFER: re.compile(r"\b[Oo]ptions?\b|\([A-P]\)"),
+    _STATED: re.compile(
+        r"(?:answer|result|output|solution|choice)\s*(?:is|are|would be|should be|:|=)+"
+        r"(?:\s*[:=])?\s*(?=([^\n]{1,160}))",
+        re.IGNORECASE,
+    ),
+}
+"""The patterns as one would write them, which are searched for more slowly."""
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+def test_fast_patterns_find_what_the_plain_ones_do(text: str) -> None:
+    for fast, plain in PLAIN.items():
+        found, wanted = ([(m.span(), m.groups()) for m in p.finditer(text)] for p in (fast, plain))
+        assert found == wanted
+
+
+@given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
+def test_words_are_hashed_alone_and_with_the_word_before(text: str) -> None:
+    words = [
+        word.encode(errors="replace") for word in re.findall(r"[^\W\d_]+|\d|[^\w\s]", text.lower())
+    ]
+    pairs = [before + b" " + word for before, word in zip([b"", *words], words, strict=False)]
+    counts = Counter(zlib.crc32(part) % WIDTH for part in [*words, *pairs])
+    hashed = HashedTexts.of([text])
+    assert hashed.bucket.tolist() == sorted(counts)
+    value = np.log1p([counts[bucket] for bucket in hashed.bucket.tolist()])
+    length = max(float(np.sqrt(value @ value)), 1e-9)
+    assert np.allclose(hashed.value, value / length, rtol=1e-6)
+
+
+RECORDED = (
+    (
+        "What is 2 + 3? Give the number.",
+        "2 + 3 = 6, wait, let's recheck: 2 + 3 = 5.\n- So **5**\n#### 5",
+    ),
+    (
+        "Which animal barks?\nA. the black cat\nB. the big dog\nC. the fish 12\nD. none of these",
+        "However, cats don't bark; of the options (A) to (D) a dog might. The answer is (B).",
+    ),
+    ("Return JSON", '```json\n{"reasoning": "12 * $3 = $36, -4.5e2", "answer": "36"}\n```'),
+)
+
+
+def test_the_features_that_checkpoints_were_trained_with_stay_as_they_are() -> None:
+    found = np.stack([answer_features(*pair, "stop", 100.0) for pair in RECORDED])
+    kept = np.delete(found, 8, axis=1)  # how well zlib compresses depends on its version
+    digest = hashlib.sha256((np.round(kept, 3) + 0.0).tobytes()).hexdigest()
+    assert digest.startswith("cc777d06f3850c43")
