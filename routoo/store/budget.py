@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 from psycopg import AsyncConnection
 
-from routoo.domain.job import BatchStatus, Lease
+from routoo.domain.job import BatchStatus, Lease, ShardKey
 from routoo.errors import InputError
 from routoo.store import batches, leases, ledger
 
@@ -62,12 +62,17 @@ def _check_covers(budget_usd: Decimal, committed_usd: Decimal) -> None:
         )
 
 
-_KEEP = f"""
-    WITH before AS (SELECT fallback_usd AS usd FROM shards WHERE {leases.OWNED}),
-    kept AS (UPDATE shards SET fallback_usd = %(usd)s WHERE {leases.OWNED} RETURNING 1)
-    UPDATE ledgers SET fallback_usd = greatest(fallback_usd + %(usd)s - before.usd, 0)
-    FROM before, kept WHERE batch_id = %(batch_id)s
-""".encode()
+def _keep(shard: str) -> bytes:
+    return f"""
+        WITH before AS (SELECT fallback_usd AS usd FROM shards WHERE {shard}),
+        kept AS (UPDATE shards SET fallback_usd = %(usd)s WHERE {shard} RETURNING 1)
+        UPDATE ledgers SET fallback_usd = greatest(fallback_usd + %(usd)s - before.usd, 0)
+        FROM before, kept WHERE batch_id = %(batch_id)s
+    """.encode()
+
+
+_KEEP = _keep(leases.OWNED)
+_KEEP_NONE = _keep("batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s")
 
 
 async def keep_fallback(conn: AsyncConnection, lease: Lease, usd: Decimal) -> None:
@@ -79,6 +84,16 @@ async def keep_fallback(conn: AsyncConnection, lease: Lease, usd: Decimal) -> No
         usd: All that is kept for the shard from now on, in USD.
     """
     await conn.execute(_KEEP, {**leases.owned_values(lease), "usd": usd})
+
+
+async def keep_no_fallback(conn: AsyncConnection, key: ShardKey) -> None:
+    """Have a batch's ledger keep no money for a shard that ends without a worker.
+
+    Args:
+        conn: A transaction that has locked the shard.
+        key: The shard.
+    """
+    await conn.execute(_KEEP_NONE, {**leases.key_values(key), "usd": 0})
 
 
 async def keep_fallbacks(
@@ -95,7 +110,10 @@ async def keep_fallbacks(
     """
     await ledger.balance(conn, batch_id, locked=True)
     cursor = await conn.execute(
-        "SELECT shard_no, first_job, job_count, fallback_usd FROM shards WHERE batch_id = %s"
+        # A shard that was done meanwhile keeps nothing: its jobs may have been open when the
+        # amounts were reckoned.
+        "SELECT shard_no, first_job, CASE state WHEN 'done' THEN 0 ELSE job_count END, fallback_usd"
+        " FROM shards WHERE batch_id = %s"
         " AND stage = 'dispatch' AND state <> 'leased' FOR NO KEY UPDATE SKIP LOCKED",
         [batch_id],
     )

@@ -125,9 +125,9 @@ async def reserve(
     batch_id = lease.key.batch_id
     # Locked before it is read: two dispatchers must not both take the last dollar.
     own = await balance(conn, batch_id, locked=True)
-    free_usd = _least(own.free_usd, await _free_of_key(conn, batch_id))
+    key_usd = await _free_of_key(conn, batch_id)
     existing = await _existing(conn, batch_id, wanted)
-    granted = _grant(wanted, existing, free_usd, own.fallback_usd)
+    granted = _grant(wanted, existing, own, key_usd)
     fresh = [
         reservation
         for reservation, yes in zip(wanted, granted, strict=True)
@@ -195,26 +195,27 @@ async def _free_of_key(conn: AsyncConnection, batch_id: UUID) -> Decimal | None:
     return None if row is None else row[0]
 
 
-def _least(one: Decimal | None, other: Decimal | None) -> Decimal | None:
-    return min((amount for amount in (one, other) if amount is not None), default=None)
-
-
 def _grant(
     wanted: Sequence[Reservation],
     existing: set[tuple[int, int]],
-    free_usd: Decimal | None,
-    fallback_usd: Decimal,
+    own: Balance,
+    key_usd: Decimal | None,
 ) -> list[bool]:
-    granted = []
+    granted, taken_usd = [], Decimal(0)
     for reservation in wanted:
         needs_money = (reservation.job_no, reservation.attempt_no) not in existing
-        kept_usd = Decimal(0) if reservation.last_resort else fallback_usd
-        needed_usd = reservation.worst_case_usd + kept_usd
-        yes = not needs_money or free_usd is None or needed_usd <= free_usd
-        if yes and needs_money and free_usd is not None:
-            free_usd -= reservation.worst_case_usd
-        granted.append(yes)
+        total_usd = taken_usd + reservation.worst_case_usd
+        # What is kept for cheapest calls is kept of the batch's budget, not of its key's limit.
+        kept_usd = Decimal(0) if reservation.last_resort else own.fallback_usd
+        yes = _covers(own.free_usd, total_usd + kept_usd) and _covers(key_usd, total_usd)
+        if yes and needs_money:
+            taken_usd = total_usd
+        granted.append(yes or not needs_money)
     return granted
+
+
+def _covers(free_usd: Decimal | None, usd: Decimal) -> bool:
+    return free_usd is None or usd <= free_usd
 
 
 async def _existing(

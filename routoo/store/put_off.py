@@ -33,7 +33,8 @@ class WaitsFor:
 _WAITING = """
     SELECT s.batch_id, s.shard_no, s.waits_for, s.not_before > clock_timestamp(),
            s.waits_usd IS NOT NULL AND (l.reserved_usd = 0 OR l.limit_usd IS NULL OR
-               l.limit_usd - l.reserved_usd - l.spent_usd - l.overrun_usd >= s.waits_usd),
+               l.limit_usd - l.reserved_usd - l.spent_usd - l.overrun_usd - l.fallback_usd
+                   >= s.waits_usd),
            s.job_count
     FROM shards s JOIN batches b ON b.id = s.batch_id JOIN ledgers l ON l.batch_id = s.batch_id
     WHERE s.waits_for IS NOT NULL AND s.state = 'ready' AND b.status = 'in_progress'

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from routoo.domain.caller import Scope
 from routoo.domain.completion import Reservation
 from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import Predictions
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.pending_writes import ReservationStatus
-from routoo.store import batches, budget, jobs, ledger, predictions, shards
+from routoo.store import batches, budget, jobs, keys, ledger, predictions, put_off, shards
 from routoo.store.database import Database
 from tests.dispatch_factory import body_of, claim, dispatch, pool_of, rows, select
 from tests.fakes.openai_server import FakeServer
@@ -211,6 +212,64 @@ async def test_a_shard_that_is_taken_over_keeps_money_for_its_open_jobs_once(db:
         lease = await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0))
         assert await dispatch(db, lease)
         assert await kept(db, batch_id) == before - half_usd
+
+
+async def test_a_shard_that_ended_while_a_plan_was_made_keeps_nothing(db: Database) -> None:
+    async with FakeServer() as server:
+        batch_id = await scored(db, pool_of(server, PRICES), 20, Decimal(1), shard_size=10)
+        lease = await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0))
+        assert await dispatch(db, lease)
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, shards.Done())
+        async with db.transaction() as conn:  # its jobs were open when the plan was begun
+            await budget.keep_fallbacks(conn, batch_id, np.full(20, 0.01))
+        assert await budget_of_shards(db, batch_id) == [0, Decimal("0.1")]
+        assert await kept(db, batch_id) == Decimal("0.1")
+
+
+async def test_a_job_that_ends_its_workers_keeps_nothing_once_it_failed(db: Database) -> None:
+    async with FakeServer() as server:
+        batch_id = await scored(db, pool_of(server, PRICES), 2, Decimal(1), shard_size=1)
+        ended_usd, open_usd = await budget_of_shards(db, batch_id)
+        assert ended_usd > 0
+        async with db.transaction() as conn:
+            await conn.execute(
+                "UPDATE shards SET attempts = 9, error = 'it failed'"
+                " WHERE stage = 'dispatch' AND shard_no = 0"
+            )
+            await shards.isolate_failing(conn, 2)
+        assert await budget_of_shards(db, batch_id) == [0, open_usd]
+        assert await kept(db, batch_id) == open_usd
+
+
+async def test_a_shard_that_waits_for_money_is_not_woken_by_what_is_kept(db: Database) -> None:
+    async with FakeServer() as server:
+        batch_id = await scored(db, pool_of(server, PRICES), 4, Decimal(1))
+        lease = await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0))
+        waits_for = put_off.WaitsFor(usd=Decimal("0.4"))
+        async with db.transaction() as conn:
+            await budget.keep_fallback(conn, lease, Decimal("0.5"))
+            await shards.finish(conn, lease, shards.HandedBack(60.0, waits_for))
+            await conn.execute("UPDATE ledgers SET reserved_usd = 0.2")
+            assert await put_off.make_due(conn) == []
+            await conn.execute("UPDATE ledgers SET reserved_usd = 0.1")
+            assert await put_off.make_due(conn) == [lease.key]
+
+
+async def test_money_is_kept_of_the_budget_and_not_of_what_a_key_may_spend(db: Database) -> None:
+    script = {"models": {"*": {"completion_tokens": EXPECTED_TOKENS}}}
+    async with FakeServer(script) as server:
+        pool = pool_of(server, {"cheap": Decimal(2), "dear": Decimal(10)})
+        batch_id = await scored(db, pool, 40, Decimal(1))
+        assert await planned(db) == {"dear": 40}
+        limit_usd = Decimal("0.06")  # more than all calls cost, less than is kept for them
+        assert await kept(db, batch_id) > limit_usd
+        async with db.transaction() as conn:
+            key_id = await keys.add(conn, "key", keys.new_secret(), [Scope.SUBMIT], limit_usd)
+            await conn.execute("UPDATE ledgers SET key_id = %s", [key_id])
+        assert await dispatch(db, await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0)))
+        answered = dict(await rows(db, "SELECT model, count(*) FROM results GROUP BY 1"))
+        assert answered == {"dear": 40}
 
 
 async def budget_of_shards(db: Database, batch_id: Any) -> list[Decimal]:
