@@ -145,6 +145,19 @@ async def test_a_plan_whose_costs_come_true_is_carried_out(db: Database) -> None
         assert answered == chosen
 
 
+async def test_a_plan_that_uses_its_budget_up_makes_its_dear_calls_at_once(db: Database) -> None:
+    script = {"models": {"*": {"completion_tokens": 56, "latency_s": 0.1}}}  # as is expected
+    async with FakeServer(script) as server:
+        pool = pool_of(server, {"cheap": Decimal(2), "dear": Decimal(10)})
+        batch_id = await scored(db, pool, 200, Decimal("0.0588"))
+        chosen = await planned(db)
+        assert 40 < chosen["dear"] < 160
+        assert await dispatch(db, await claim(db, ShardKey(batch_id, Stage.DISPATCH, 0)))
+        answered = dict(await rows(db, "SELECT model, count(*) FROM results GROUP BY 1"))
+        assert answered == chosen
+        assert max(one.in_flight for one in server.requests if one.model == "dear") > 4
+
+
 async def test_jobs_that_the_cheapest_model_refuses_keep_no_money_for_it(db: Database) -> None:
     script: dict[str, Any] = {
         "models": {

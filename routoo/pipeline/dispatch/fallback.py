@@ -92,7 +92,7 @@ def _last_resorts(
     reserve_usd = reservations_usd(jobs, batch.pool, estimates.limit_tokens)
     found = last_resorts(jobs, batch, estimates, reserve_usd)
     expected_usd = estimates.cost_usd[np.arange(len(jobs)), chosen]
-    kept_usd = found.kept_usd(expected_usd, float(plan.get("spare_usd_per_job", 0.0)))
+    kept_usd = found.kept_usd(chosen, expected_usd, float(plan.get("spare_usd_per_job", 0.0)))
     amounts = [Decimal(f"{usd:.12f}") for usd in kept_usd.tolist()]
     return list(zip(found.column.tolist(), amounts, strict=True))
 

@@ -230,6 +230,12 @@ def reservations_usd(
     return _call_cost_usd(pool, prompt, limit_tokens * choices[:, None] + extra)
 
 
+_KEPT_SHARE = 0.5
+"""Most that is kept for the cheapest call of a job that is to ask a dearer model, of what that is
+expected to cost: the rest is what calls in flight may reserve beyond their costs. Were all of it
+kept, a plan that uses its budget up would make one dearer call at a time."""
+
+
 @dataclass(frozen=True, slots=True)
 class LastResorts:
     """The cheapest call of each job by its worst case: what is left where the money runs short."""
@@ -238,30 +244,41 @@ class LastResorts:
     """Position of its model in the pool; -1 where no model may answer a single call."""
     worst_usd: Float32[np.ndarray, " jobs"]
     """The most that it costs, asked again with a higher limit where that may be needed, in USD."""
+    expected_usd: Float32[np.ndarray, " jobs"]
+    """What it is expected to cost, in USD."""
 
     @classmethod
     def empty(cls, jobs: int) -> "LastResorts":
         """Return those of jobs to be filled in."""
-        return cls(np.full(jobs, -1, np.int16), np.zeros(jobs, np.float32))
+        usd = np.zeros((2, jobs), np.float32)
+        return cls(np.full(jobs, -1, np.int16), usd[0], usd[1])
 
     def fill(self, rows: slice, found: "LastResorts") -> None:
         """Set those of the jobs in some rows."""
         self.column[rows], self.worst_usd[rows] = found.column, found.worst_usd
+        self.expected_usd[rows] = found.expected_usd
 
     def rows(self, jobs: Int[np.ndarray, " some"]) -> "LastResorts":
         """Return those of some jobs."""
-        return LastResorts(self.column[jobs], self.worst_usd[jobs])
+        return LastResorts(self.column[jobs], self.worst_usd[jobs], self.expected_usd[jobs])
 
     def kept_usd(
-        self, expected_usd: Float64[np.ndarray, " jobs"], spare_usd: float
+        self,
+        planned: Int[np.ndarray, " jobs"],
+        planned_usd: Float64[np.ndarray, " jobs"],
+        spare_usd: float,
     ) -> Float64[np.ndarray, " jobs"]:
         """Return what the budget keeps for each: so much that the plan never needs it otherwise.
 
         Args:
-            expected_usd: What each job is expected to cost as planned, in USD.
+            planned: Position in the pool of the model that each job asks first.
+            planned_usd: What each job is expected to cost as planned, in USD.
             spare_usd: A job's share of what the plan leaves of the budget, in USD.
         """
-        return np.asarray(np.minimum(self.worst_usd, expected_usd + spare_usd))
+        most_usd = planned_usd + spare_usd
+        shared_usd = np.maximum(_KEPT_SHARE * most_usd, np.minimum(self.expected_usd, most_usd))
+        most_usd = np.where(planned == self.column, most_usd, shared_usd)
+        return np.asarray(np.minimum(self.worst_usd, most_usd))
 
 
 def last_resorts(
@@ -289,6 +306,7 @@ def last_resorts(
     return LastResorts(
         np.where(is_any, column, np.int16(-1)),
         np.where(is_any, least_usd, 0.0).astype(np.float32),
+        calls.cost_usd[np.arange(len(jobs)), column].astype(np.float32),
     )
 
 

@@ -75,8 +75,9 @@ class PlannedBatch:
         last = self.matrix.last_resorts
         if last is None or len(self.pool.models) == 1:
             return None
-        kept_usd = last.kept_usd(self.decisions.cost_usd, self.spare_usd)
-        return np.where(self.solution.choice >= 0, kept_usd, 0.0)
+        choice = self.solution.choice
+        kept_usd = last.kept_usd(choice, self.decisions.cost_usd, self.spare_usd)
+        return np.where(choice >= 0, kept_usd, 0.0)
 
     @property
     def second_calls(self) -> ProbedJobs:

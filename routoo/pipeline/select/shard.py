@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int32, Int64
+from jaxtyping import Bool, Float32, Int32, Int64
 from psycopg import AsyncConnection
 
 from routoo.domain.behaviour import pool_as_found
@@ -186,7 +186,7 @@ async def replan_batch(db: Database, lease: Lease, batch: BatchRecord, request: 
     revised = _Revised(request, posed, solution, spare_usd(posed, solution, held))
     async with db.transaction() as conn:
         decisions = await _save(conn, lease, batch, state, revised)
-    await _keep_fallbacks(db, batch, state, decisions.cost_usd, revised.spare_usd)
+    await _keep_fallbacks(db, batch, state, decisions, revised.spare_usd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,17 +245,17 @@ async def _keep_fallbacks(
     db: Database,
     batch: BatchRecord,
     state: _State,
-    movable_usd: Float64[np.ndarray, " movable"],
+    decisions: Decisions,
     spare: float,
 ) -> None:
-    """Keep money for the cheapest calls of the open jobs; their expected costs are given."""
+    """Keep money for the cheapest calls of the open jobs, with what was decided about some."""
     last, open_jobs = state.matrix.last_resorts, state.open_jobs
     if last is None or len(batch.pool.models) == 1:
         return
-    expected_usd = open_jobs.expected_cost_usd.copy()
-    expected_usd[state.movable] = movable_usd
+    column, expected_usd = open_jobs.column.copy(), open_jobs.expected_cost_usd.copy()
+    column[state.movable], expected_usd[state.movable] = decisions.column, decisions.cost_usd
     kept_usd = np.zeros(batch.job_count)
-    kept_usd[open_jobs.job_no] = last.kept_usd(expected_usd, spare)
+    kept_usd[open_jobs.job_no] = last.kept_usd(column, expected_usd, spare)
     async with db.transaction() as conn:
         await budget.keep_fallbacks(conn, batch.id, kept_usd)
 
