@@ -1,6 +1,8 @@
 """A batch from submission to results, with every process killed on the way."""
 
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.acceptance.batch import (
@@ -33,6 +35,18 @@ def begin(
     return submit(stack, rows, pool, budget_usd)
 
 
+@contextmanager
+def slow_answers(server: FakeServerProcess) -> Iterator[None]:
+    """Let answers take so long that a batch isn't over before the block ends, on any machine."""
+    set_latency(server, 1.5)
+    yield
+    set_latency(server, 0.1)
+
+
+def set_latency(server: FakeServerProcess, latency_s: float) -> None:
+    server.set_script({"models": {name: {"latency_s": latency_s} for name in ("small", "large")}})
+
+
 def test_a_batch_is_answered_within_its_budget(
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
@@ -49,13 +63,14 @@ def test_a_batch_is_answered_within_its_budget(
 def test_workers_killed_in_the_middle_cost_no_job(
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
-    batch_id = begin(stack, server, tmp_path, words=12)
-    until(lambda: scored(stack, batch_id) > 0, "some jobs are scored")
-    assert scored(stack, batch_id) < JOBS
-    stack.kill_child("scorer-1")
-    until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
-    assert answered(stack, batch_id) < JOBS
-    stack.kill_child("dispatcher-1")
+    with slow_answers(server):
+        batch_id = begin(stack, server, tmp_path, words=60)
+        until(lambda: scored(stack, batch_id) > 0, "some jobs are scored")
+        assert scored(stack, batch_id) < JOBS
+        stack.kill_child("scorer-1")
+        until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
+        assert answered(stack, batch_id) < JOBS
+        stack.kill_child("dispatcher-1")
     wait_until_completed(stack, batch_id)
     assert_one_result_each(stack, batch_id, JOBS)
     assert_within_budget(stack, server, batch_id, AMPLE_USD)
@@ -64,10 +79,11 @@ def test_workers_killed_in_the_middle_cost_no_job(
 def test_servers_killed_in_the_middle_are_started_again_and_cost_no_job(
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
-    batch_id = begin(stack, server, tmp_path)
-    until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
-    assert answered(stack, batch_id) < JOBS
-    stack.kill_servers()
+    with slow_answers(server):
+        batch_id = begin(stack, server, tmp_path)
+        until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
+        assert answered(stack, batch_id) < JOBS
+        stack.kill_servers()
     until(stack.answers, "the database is back")
     wait_until_completed(stack, batch_id)
     assert_one_result_each(stack, batch_id, JOBS)
@@ -91,10 +107,11 @@ def test_a_second_stack_on_the_same_home_says_so_and_leaves(stack: LocalStack) -
 def test_a_stack_stopped_in_the_middle_goes_on_when_started_again(
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
-    batch_id = begin(stack, server, tmp_path)
-    until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
-    assert answered(stack, batch_id) < JOBS
-    assert stack.terminate() == 0
+    with slow_answers(server):
+        batch_id = begin(stack, server, tmp_path)
+        until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
+        assert answered(stack, batch_id) < JOBS
+        assert stack.terminate() == 0
     assert not stack.status()
     stack.start()
     wait_until_completed(stack, batch_id)
@@ -106,10 +123,11 @@ def test_a_stack_stopped_in_the_middle_goes_on_when_started_again(
 def test_a_stack_killed_outright_in_the_middle_goes_on_when_started_again(
     stack: LocalStack, server: FakeServerProcess, tmp_path: Path
 ) -> None:
-    batch_id = begin(stack, server, tmp_path)
-    until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
-    assert answered(stack, batch_id) < JOBS
-    stack.kill_everything()
+    with slow_answers(server):
+        batch_id = begin(stack, server, tmp_path)
+        until(lambda: answered(stack, batch_id) > 0, "some jobs are answered")
+        assert answered(stack, batch_id) < JOBS
+        stack.kill_everything()
     stack.start()
     wait_until_completed(stack, batch_id)
     assert_one_result_each(stack, batch_id, JOBS)

@@ -24,8 +24,8 @@ from worker.cli import main
 from worker.roles import Role
 
 MODULE = "tests.acceptance.worker"
-_SCORING_S = 0.01
-"""For each prompt, asleep: so long that a scorer can be killed at its work."""
+_SCORING_S = 0.0002
+"""For each word of a prompt, asleep: a scorer of long prompts can be killed at its work."""
 _TOKENS = 5.0
 _load, _commands = score._load, worker.supervisor._commands
 
@@ -34,7 +34,7 @@ class ByVerb(Predictor):
     """A predictor which knows that the small model proves nothing."""
 
     def predict(self, prompts: Sequence[str], models: Sequence[str]) -> Predictions:
-        time.sleep(_SCORING_S * len(prompts))
+        time.sleep(_SCORING_S * sum(len(prompt.split()) for prompt in prompts))
         quality = np.array(
             [[_quality(prompt, model) for model in models] for prompt in prompts], np.float32
         ).reshape(len(prompts), len(models))
