@@ -75,10 +75,11 @@ class Tab:
 
     async def choose_file(self, selector: str, path: Path) -> None:
         """Choose a file in a form's field."""
-        document = await self.call("DOM.getDocument")
-        node = {"nodeId": document["root"]["nodeId"], "selector": selector}
-        found = await self.call("DOM.querySelector", **node)
-        await self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
+        field = f"document.querySelector({json.dumps(selector)})"
+        await self.until(f"document.readyState === 'complete' && {field} !== null", selector)
+        found = await self.call("Runtime.evaluate", expression=field)
+        object_id = found["result"]["objectId"]
+        await self.call("DOM.setFileInputFiles", files=[str(path)], objectId=object_id)
 
     async def until_shown(self, text: str) -> None:
         """Wait until the page shows a text."""
