@@ -28,6 +28,10 @@ Judge = Callable[[Float32[np.ndarray, "jobs models"]], ExpectJudgements]
 """Takes the expected qualities of some jobs."""
 Follow = Callable[[Int[np.ndarray, " jobs"], int], Bool[np.ndarray, "jobs models"]]
 """Takes numbers of jobs and a probe's column, returns which models may be asked after it."""
+BestOthers = tuple[
+    Int[np.ndarray, " some"], Float32[np.ndarray, " some"], Float32[np.ndarray, " some"]
+]
+"""Of each job, the model that looks best beside a probe, its worth and the next one's worth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +121,7 @@ class JobProbes:
         some = _SomeRows(self, probe, follow, best, rows)
         return some.outcomes(shared, some.comparisons())
 
-    def best_others(
-        self, probe: int, price: float
-    ) -> tuple[
-        Int[np.ndarray, " some"], Float32[np.ndarray, " some"], Float32[np.ndarray, " some"]
-    ]:
+    def best_others(self, probe: int, price: float) -> BestOthers:
         """Return the model that looks best of those that may follow, its worth and the next one's.
 
         Args:

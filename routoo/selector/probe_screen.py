@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from routoo.selector.probe_model import JobProbes, ProbeModel
+from routoo.selector.probe_model import BestOthers, JobProbes, ProbeModel
 
 SAMPLE_JOBS = 4096
 SAMPLE_SEED = 20_261_127
@@ -51,7 +51,7 @@ class ProbeScreen:
         weight, errors = {}, []
         for probe in probes:
             kept = sample.outcomes(probe, price).kept(price)
-            features = _features(sample, probe, price)
+            features = _features(sample, probe, sample.best_others(probe, price))
             weight[probe] = _least_squares(features, kept)
             found = np.einsum("fj,f->j", features, weight[probe])
             errors.append((kept - found) * known.served(probe))
@@ -70,12 +70,13 @@ class ProbeScreen:
         worth = np.empty((len(self.weight), len(allowed)), np.float32)
         least = np.full(len(allowed), -np.inf, np.float32)
         for row, (probe, weight) in zip(worth, self.weight.items(), strict=True):
-            features = _features(expected, probe, self.price)
+            others = expected.best_others(probe, self.price)
+            features = _features(expected, probe, others)
             row[:] = np.einsum("fj,f->j", features, weight) * expected.known.served(probe)
             np.subtract(row, expected.cost_usd[probe] * charge, out=row)
             row[~allowed[:, probe]] = -np.inf
             np.maximum(least, row, out=least)
-            np.maximum(least, _asked_directly(expected, probe, self.price, allowed), out=least)
+            np.maximum(least, _asked_directly(expected, others, allowed), out=least)
         least -= np.float32(self.margin)
         return {
             probe: np.flatnonzero(row >= least)
@@ -84,10 +85,10 @@ class ProbeScreen:
 
 
 def _features(
-    expected: JobProbes, probe: int, price: float
+    expected: JobProbes, probe: int, others: BestOthers
 ) -> Float32[np.ndarray, "features jobs"]:
     """Return what a probe's worth is estimated from."""
-    model, best, second = expected.best_others(probe, price)
+    model, best, second = others
     right, own = _of_each(expected.quality, model), expected.quality[probe]
     answered, features = expected.known.answered, np.empty((_FEATURES, len(model)), np.float32)
     if answered is not None:
@@ -109,10 +110,10 @@ def _features(
 
 
 def _asked_directly(
-    expected: JobProbes, probe: int, price: float, allowed: Bool[np.ndarray, "jobs models"]
+    expected: JobProbes, others: BestOthers, allowed: Bool[np.ndarray, "jobs models"]
 ) -> Float32[np.ndarray, " jobs"]:
     """Return what the best model that may follow is worth without the probe, where it may be."""
-    model, best, _ = expected.best_others(probe, price)
+    model, best, _ = others
     worth, answered = best, expected.known.answered
     if answered is not None:
         failed = np.maximum(1 - answered, 0).astype(np.float32)
