@@ -6,6 +6,7 @@ Tests may be `async def`: AnyIO's plugin runs them on asyncio.
 
 import gc
 import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,10 @@ from typing import Any
 # One thread a process, told before NumPy and torch are loaded: the suite's processes and the
 # programs that they start share the cores, and threads that wait for each other burn them.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A script's background command ignores Ctrl-C, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import pytest
 from jaxtyping import install_import_hook
