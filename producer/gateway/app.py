@@ -16,9 +16,8 @@ from starlette.routing import Route
 
 from producer.gateway import access, batch_actions, batches, chat, files
 from producer.gateway.errors import add_error_handlers
-from producer.gateway.live import opened_live
 from producer.gateway.options import GatewayOptions
-from producer.gateway.state import Gateway, GatewayDep
+from producer.gateway.state import Gateway, GatewayDep, opened_live
 from producer.gateway.submitter import Submitter
 from producer.gateway.uploads import BodyLimit
 from routoo.settings import Settings
