@@ -9,13 +9,21 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Int
 
-from routoo.selector.comparisons import Columns, Comparison, Comparisons, Judgements
+from routoo.selector.comparisons import (
+    NEVER,
+    Columns,
+    Comparison,
+    Comparisons,
+    Judgements,
+    charged,
+    place_of,
+    with_places,
+)
 from routoo.selector.second_calls import (
     ProbeOutcomes,
     after_failures,
     others_after,
 )
-from routoo.selector.values import NEVER, charged, place_of, with_places
 
 MOST_RIVALS = 2
 """With two rivals of a probe a policy lost a thousandth of its gain in our benchmark."""

@@ -14,8 +14,8 @@ from routoo.selector.comparisons import (
     Comparison,
     Judgements,
     ValuedComparison,
+    charged,
 )
-from routoo.selector.values import charged
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routoo.selector import Capacity, Problem, solve
-from routoo.selector.comparisons import Comparisons
+from routoo.selector.comparisons import Comparisons, largest
 from routoo.selector.policies import Policies, extended
 from routoo.selector.probe_model import ProbeModel
 from routoo.selector.probe_screen import SAMPLE_JOBS, ProbeScreen
@@ -21,7 +21,6 @@ from routoo.selector.probes import (
     with_policies,
 )
 from routoo.selector.second_calls import second_calls
-from routoo.selector.values import largest
 
 MODELS = 4
 
