@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from routoo.selector import Capacity, Problem, solve
 from routoo.selector.comparisons import Comparisons, largest
-from routoo.selector.policies import Policies, extended
+from routoo.selector.policies import SAMPLE_JOBS, Policies, ProbeScreen, extended
 from routoo.selector.probe_model import ProbeModel
-from routoo.selector.probe_screen import SAMPLE_JOBS, ProbeScreen
 from routoo.selector.probes import (
     MANY_JOBS,
     NEAR,
