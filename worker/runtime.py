@@ -46,11 +46,16 @@ from routoo.store.database import Database
 from routoo.store.endpoints import DatabaseLimits
 from routoo.store.shards import Done, WorkOutcome
 from routoo.tracing import tracing
-from worker.background import background_ticks, heartbeat
 from worker.metrics import serving_metrics
 from worker.queue import RECOVER_TASK, create_app, publish
 from worker.roles import Role, concurrency, connections, queues
-from worker.tasks import register_recovery, register_replanning, register_stages
+from worker.tasks import (
+    background_ticks,
+    heartbeat,
+    register_recovery,
+    register_replanning,
+    register_stages,
+)
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from routoo.store.database import Database
 from tests import batch_factory
 from tests.dispatch_factory import dispatch, pool_of, prepare, rows
 from tests.fakes.openai_server import FakeServer
-from worker.background import tick
+from worker.tasks import take_due_steps
 
 pytestmark = pytest.mark.anyio
 
@@ -59,11 +59,11 @@ async def test_a_batch_is_deleted_in_parts_with_all_its_rows(
 async def test_the_beat_deletes_what_has_been_over_for_long_and_nothing_else(db: Database) -> None:
     await answer(db, 4)
     running = await batch_factory.submit(db, 2)
-    await tick(db, Settings())
+    await take_due_steps(db, Settings())
     assert len(await rows(db, "SELECT FROM batches")) == 2
-    await tick(db, Settings(batch_retention_days=9))
+    await take_due_steps(db, Settings(batch_retention_days=9))
     assert len(await rows(db, "SELECT FROM batches")) == 2
-    await tick(db, Settings(batch_retention_days=7))
+    await take_due_steps(db, Settings(batch_retention_days=7))
     assert await rows(db, "SELECT id FROM batches") == [(running,)]
     async with db.transaction() as conn:
         with pytest.raises(InputError):

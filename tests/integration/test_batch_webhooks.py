@@ -31,7 +31,7 @@ from tests.dispatch_factory import rows
 from tests.fakes.webhook_receiver import Receiver, receiving
 from tests.integration.test_scheduled_batches import add as add_schedule
 from tests.producer_command import ProducerCommand
-from worker.background import background_ticks
+from worker.tasks import background_ticks
 from worker.webhooks import RETRIES_S, deliver, signatures
 
 pytestmark = pytest.mark.anyio

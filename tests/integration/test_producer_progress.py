@@ -23,8 +23,8 @@ from routoo.store.batches.progress import Deviations
 from routoo.store.database import Database
 from tests import batch_factory as factory
 from tests.producer_command import ProducerCommand
-from worker.background import heartbeat
 from worker.roles import Role
+from worker.tasks import heartbeat
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -15,7 +15,7 @@ from routoo.store.evaluation import alerts
 from tests.dispatch_factory import rows
 from tests.fakes.webhook_receiver import Receiver, receiving
 from tests.run_factory import add_set, begin, questions
-from worker.background import background_ticks
+from worker.tasks import background_ticks
 from worker.webhooks import RETRIES_S, check_webhook, deliver_alerts, signatures
 
 pytestmark = pytest.mark.anyio
