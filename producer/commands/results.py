@@ -14,8 +14,7 @@ from producer.commands.options import BatchArgument, JsonOption, StrictOption
 from producer.results.formats import Export, ResultFormat, chosen_export
 from routoo.console import formatting
 from routoo.console.commands import with_options
-from routoo.console.fitted_table import FittedTable, TableColumn
-from routoo.console.output import console, json_line, note
+from routoo.console.output import FittedTable, TableColumn, console, json_line, note
 from routoo.console.run import run_in_transaction, run_with_database
 from routoo.domain.job import BatchStatus
 from routoo.errors import InputError

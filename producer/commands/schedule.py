@@ -18,8 +18,7 @@ from producer.commands.evaluation_options import (
 from producer.commands.options import JsonOption, LimitOption
 from routoo.console import formatting
 from routoo.console.commands import CommandGroup, with_options
-from routoo.console.fitted_table import FittedTable, TableColumn
-from routoo.console.output import console, json_line, note
+from routoo.console.output import FittedTable, TableColumn, console, json_line, note
 from routoo.console.run import run_in_transaction, run_with_database
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.calendar import Calendar

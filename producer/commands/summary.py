@@ -12,8 +12,7 @@ import typer
 
 from producer.commands.options import BatchArgument, JsonOption, StrictOption
 from routoo.console import formatting
-from routoo.console.fitted_table import FittedTable, TableColumn
-from routoo.console.output import console, json_line
+from routoo.console.output import FittedTable, TableColumn, console, json_line
 from routoo.console.run import DEVIATED, run_with_database
 
 if TYPE_CHECKING:

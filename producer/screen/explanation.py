@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from routoo.console import formatting
-from routoo.console.fitted_table import FittedTable, TableColumn
+from routoo.console.output import FittedTable, TableColumn
 from routoo.domain.completion import AnswerDecision, AnswerJudgement
 from routoo.pipeline.explanation import JobExplanation
 from routoo.selector.explain import Change

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from routoo.console import formatting
-from routoo.console.fitted_table import FittedTable, TableColumn
+from routoo.console.output import FittedTable, TableColumn
 from routoo.domain.job import BatchStatus
 from routoo.files import check_suffix, replacing
 from routoo.store.batches.records import BatchRecord

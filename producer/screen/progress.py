@@ -21,8 +21,7 @@ from rich.text import Text
 from producer.progress import Snapshot
 from producer.submit import ReadProgress
 from routoo.console import formatting
-from routoo.console.fitted_table import FittedTable, TableColumn
-from routoo.console.output import messages, note
+from routoo.console.output import FittedTable, TableColumn, messages, note
 from routoo.domain.completion import DeviationReason
 from routoo.domain.job import BatchStatus
 from routoo.store.batches.records import BatchRecord

@@ -13,7 +13,7 @@ from routoo.cli.options import (
     OutcomesOption,
 )
 from routoo.console.commands import CommandGroup
-from routoo.console.fitted_table import FittedTable, TableColumn
+from routoo.console.output import FittedTable, TableColumn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

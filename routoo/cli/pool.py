@@ -9,7 +9,7 @@ import typer
 
 from routoo.cli.options import OutcomesOption
 from routoo.console.commands import CommandGroup, with_options
-from routoo.console.fitted_table import FittedTable, TableColumn
+from routoo.console.output import FittedTable, TableColumn
 
 if TYPE_CHECKING:
     from routoo.domain.behaviour import FoundBehaviour

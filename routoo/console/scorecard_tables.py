@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from rich.console import Console
 from rich.table import Table
 
-from routoo.console.fitted_table import FittedTable, TableColumn
-from routoo.console.output import report_table
+from routoo.console.output import FittedTable, TableColumn, report_table
 from routoo.evaluation.bootstrap import Interval
 from routoo.evaluation.cascade_report import CascadeReport
 from routoo.evaluation.operating_point import OperatingPoint, SameCost

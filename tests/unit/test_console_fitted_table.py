@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from routoo.console.fitted_table import FittedTable, TableColumn
+from routoo.console.output import FittedTable, TableColumn
 
 
 def results(*, answer: str = "The capital of Portugal is Lisbon.") -> FittedTable:
