@@ -1,13 +1,22 @@
-"""Standard output loses nothing."""
+"""Standard output loses nothing, and tables fit the screen: what is narrowed and left out."""
 
 import io
 import sys
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from rich.console import Console
 
-from routoo.console.output import buffer_standard_output, console, messages, report_table
+from routoo.console.output import (
+    FittedTable,
+    TableColumn,
+    buffer_standard_output,
+    console,
+    messages,
+    report_table,
+)
 from routoo.files import replacing
 
 AT_MOST = 65_536
@@ -79,3 +88,74 @@ def test_names_and_answers_are_printed_as_they_are(capsys: pytest.CaptureFixture
     seen = capsys.readouterr()
     assert "tuned[b]:key:[/]" in seen.out
     assert "tuned[b]:key:" in seen.err
+
+
+def results(*, answer: str = "The capital of Portugal is Lisbon.") -> FittedTable:
+    table = FittedTable(
+        TableColumn(title="custom_id", least=10),
+        TableColumn(title="status"),
+        TableColumn(title="model", least=20),
+        TableColumn(title="answer", least=24),
+        TableColumn(title="graded", rank=1, right=True),
+        TableColumn(title="cost", rank=2, right=True),
+        TableColumn(title="latency", rank=3, right=True),
+    )
+    model = "qwen2.5-coder-1.5b-instruct"
+    cells = ("geography-00001", "succeeded", model, answer, "1.00", "$0.00000123", "0.10 s")
+    table.add_row(*cells)
+    return table
+
+
+def shown(table: FittedTable, width: int) -> list[str]:
+    screen = Console(file=io.StringIO(), width=width, markup=False)
+    screen.print(table)
+    return screen.file.getvalue().splitlines()  # type: ignore[attr-defined]
+
+
+def test_a_wide_screen_shows_every_column_whole() -> None:
+    header, row = shown(results(), 200)
+    assert header.split() == ["custom_id", "status", "model", "answer", "graded", "cost", "latency"]
+    assert "qwen2.5-coder-1.5b-instruct  The capital of Portugal is Lisbon.  " in row
+
+
+def test_a_narrow_screen_keeps_the_answer_and_names_what_it_leaves_out() -> None:
+    header, row, note = shown(results(), 80)
+    assert header.split() == ["custom_id", "status", "model", "answer", "graded"]
+    assert "The capital of Portugal" in row
+    assert note == "for a wider screen or --json: cost, latency"
+
+
+def test_a_narrow_screen_folds_what_may_be_folded() -> None:
+    table = FittedTable(TableColumn(title="why", least=10, fold=True), TableColumn(title="status"))
+    table.add_row("the endpoint was away", "completed")
+    lines = shown(table, 24)
+    assert all("…" not in line for line in lines)
+    assert "completed" in lines[1]
+
+
+def test_a_column_that_says_nothing_goes_first() -> None:
+    table = FittedTable(
+        TableColumn(title="answer"),
+        *(TableColumn(title=t, rank=r) for t, r in (("graded", 1), ("cost", 2))),
+    )
+    table.add_row("yes", "-", "$1")
+    assert list(table.widths(14)) == [0, 2]
+
+
+@given(
+    st.integers(40, 300),
+    st.lists(st.tuples(st.integers(0, 40), st.integers(0, 3), st.integers(1, 8)), min_size=1),
+)
+def test_columns_fit_the_screen_or_only_those_that_must_stay_are_left(
+    screen: int, columns: list[tuple[int, int, int]]
+) -> None:
+    table = FittedTable(
+        *(TableColumn(title="x", rank=rank, least=least) for _, rank, least in columns)
+    )
+    table.add_row(*("y" * natural for natural, _, _ in columns))
+    widths = table.widths(screen)
+    needed = sum(widths.values()) + 2 * (len(widths) - 1)
+    staying = {no for no, (_, rank, _) in enumerate(columns) if rank == 0}
+    assert needed <= screen or set(widths) == staying
+    assert staying <= set(widths)
+    assert list(widths) == sorted(widths)
