@@ -290,7 +290,6 @@ def _following(
     record: "BatchRecord", wanted: Export, *, as_json: bool
 ) -> "Iterator[Callable[[Sequence[ResultRecord]], None]]":
     """Yield what writes results at once, so that a reader of the file or the pipe sees them."""
-    from producer.results.columns import as_row
     from producer.results.export import CsvWriter, output_line
 
     with ExitStack() as files:
@@ -303,7 +302,7 @@ def _following(
             if table is not None:
                 table.write(block)
             elif as_json and wanted.out is None:
-                stream.writelines(f"{json_line(as_row(one))}\n".encode() for one in block)
+                stream.writelines(f"{json_line(one.view_row())}\n".encode() for one in block)
             else:
                 stream.writelines(output_line(record.id, one) for one in block)
             stream.flush()
@@ -315,11 +314,10 @@ def _following(
 
 
 async def _print_rows(conn: "AsyncConnection", record: "BatchRecord") -> None:
-    from producer.results.columns import as_row
     from routoo.store import results
 
     async for result in results.iterate(conn, record.id):
-        sys.stdout.write(json_line(as_row(result)) + "\n")
+        sys.stdout.write(json_line(result.view_row()) + "\n")
 
 
 async def _print_table(conn: "AsyncConnection", record: "BatchRecord", rows: int) -> None:

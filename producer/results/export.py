@@ -14,13 +14,12 @@ from uuid import UUID
 import orjson
 from psycopg import AsyncConnection
 
-from producer.results.columns import COLUMNS, values
 from producer.results.formats import Export, ResultFormat, ResultWriter
 from routoo.domain.job import ResultStatus
 from routoo.files import replacing
 from routoo.store import results
 from routoo.store.batches import BatchRecord
-from routoo.store.results import ResultRecord
+from routoo.store.results import VIEW_COLUMNS, ResultRecord
 from routoo.tracing import span
 
 _OK = 200
@@ -95,9 +94,6 @@ def _error(record: ResultRecord) -> dict[str, Any]:
     }
 
 
-_CREATED_AT = COLUMNS.index("created_at")
-
-
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d+(\.\d+)?$)")
 """The begin of a cell that a spreadsheet runs as a formula; a plain number is none."""
 
@@ -111,14 +107,13 @@ class CsvWriter:
     def __init__(self, stream: BinaryIO) -> None:
         self._text = io.TextIOWrapper(stream, "utf-8", newline="", write_through=True)
         self._writer = csv.writer(self._text)
-        self._writer.writerow(COLUMNS)
+        self._writer.writerow(VIEW_COLUMNS)
 
     def write(self, records: Sequence[ResultRecord]) -> None:
         """Write some results."""
         for record in records:
-            row = values(record)
-            row[_CREATED_AT] = record.created_at.isoformat()
-            self._writer.writerow([inert(value) for value in row])
+            row = record.view_row() | {"created_at": record.created_at.isoformat()}
+            self._writer.writerow([inert(value) for value in row.values()])
 
     def close(self) -> None:
         """Send the rest to the stream and leave that open."""

@@ -16,7 +16,6 @@ from uuid import UUID
 import orjson
 from psycopg import AsyncConnection
 
-from producer.results.columns import COLUMNS, as_row
 from producer.results.export import Exported, inert
 from producer.results.formats import Export, ResultFormat
 from producer.rows.check import custom_id_of
@@ -27,7 +26,7 @@ from routoo.files import replacing
 from routoo.store import jobs, results
 from routoo.store.batches import BatchRecord
 from routoo.store.batches.progress import progress
-from routoo.store.results import ResultRecord
+from routoo.store.results import VIEW_COLUMNS, ResultRecord
 
 _PREFIX = "result_"
 """Before the name of a result's column that the input has, too."""
@@ -180,13 +179,14 @@ async def export_joined(
             columns.add(row)
     if joined.by_row:
         _check_count(columns, batch, joined)
-    names, done = columns.result_names(COLUMNS), Joined(unreadable=columns.unreadable)
+    names, done = columns.result_names(VIEW_COLUMNS), Joined(unreadable=columns.unreadable)
     with replacing(wanted.out) as stream:
         writer = _writer(stream, wanted.format, columns, names)
         for chunk in joined.chunks():
             rows = [row for row in chunk if isinstance(row.fields, dict)]
             found = await _results_of(conn, batch.id, rows, joined, done.rows)
-            pairs = zip(rows, (None if one is None else as_row(one) for one in found), strict=True)
+            shown = (None if one is None else one.view_row() for one in found)
+            pairs = zip(rows, shown, strict=True)
             writer.write([_merged(row, values, names) for row, values in pairs])
             done.rows += len(rows)
             done.counts.update(one.status for one in found if one is not None)

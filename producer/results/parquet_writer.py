@@ -9,9 +9,8 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from producer.results.columns import COLUMNS, as_row
 from routoo.store.columns import python_types
-from routoo.store.results import ResultRecord
+from routoo.store.results import VIEW_COLUMNS, ResultRecord
 
 _ARROW_TYPES = {
     int: pa.int32(),
@@ -20,7 +19,7 @@ _ARROW_TYPES = {
     datetime: pa.timestamp("us", tz="UTC"),
 }
 _TYPES = python_types(ResultRecord)
-SCHEMA = pa.schema([(name, _ARROW_TYPES.get(_TYPES[name], pa.string())) for name in COLUMNS])
+SCHEMA = pa.schema([(name, _ARROW_TYPES.get(_TYPES[name], pa.string())) for name in VIEW_COLUMNS])
 """The columns of `batch_results`; amounts of USD are 64-bit floats."""
 _ROWS_A_GROUP = 50_000
 
@@ -60,7 +59,8 @@ class ParquetWriter:
 
     def write(self, records: Sequence[ResultRecord]) -> None:
         """Write some results."""
-        self._groups.add([as_row(record, _plain) for record in records])
+        rows = (record.view_row().items() for record in records)
+        self._groups.add([{name: _plain(value) for name, value in row} for row in rows])
 
     def close(self) -> None:
         """Write the last row group and the footer."""

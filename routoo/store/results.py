@@ -87,6 +87,10 @@ class ResultRecord:
         if self.finish_reason is not None:
             object.__setattr__(self, "finish_reason", FinishReason(self.finish_reason))
 
+    def view_row(self) -> dict[str, Any]:
+        """Return its row of the view `batch_results`, by column and without `batch_id`."""
+        return {name: getattr(self, name) for name in VIEW_COLUMNS}
+
 
 VIEW_COLUMNS = columns.names(ResultRecord, lambda one: "not_in_view" not in one.metadata)
 """Columns of the view `batch_results`, in its order, without `batch_id`."""
