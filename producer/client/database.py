@@ -20,9 +20,15 @@ from producer.client.options import (
     source_of,
     webhooks_of,
 )
-from producer.control import cancel_batch, pause_batch, resume_batch, retry_batch
+from producer.control import (
+    await_plan,
+    cancel_batch,
+    pause_batch,
+    resume_batch,
+    retry_batch,
+    submit_plan,
+)
 from producer.local_stack import LocalStack
-from producer.plans import await_plan, submit_plan
 from producer.pool_check import check_pool
 from producer.progress import Snapshot, find_batch, take_snapshot
 from producer.queue import try_to_publish

@@ -114,7 +114,7 @@ def _plan_file(settings: "Settings", file: str, options: BatchOptions) -> "UUID"
 
 
 def _plan_again(settings: "Settings", source: str, options: BatchOptions) -> "UUID":
-    from producer.plans import plan_again
+    from producer.control import plan_again
     from producer.queue import check_broker, publish_or_note
 
     check_broker(settings)
@@ -146,7 +146,7 @@ def _find(settings: "Settings", plan: str) -> "UUID":
 
 
 def _awaited(settings: "Settings", batch_id: "UUID") -> "BatchRecord":
-    from producer.plans import await_plan
+    from producer.control import await_plan
     from producer.screen.progress import planning_progress
 
     async def wait(database: "Database") -> "BatchRecord":
@@ -173,7 +173,7 @@ def _show(
     as_json: bool,
     is_new: bool,
 ) -> None:
-    from producer.plans import check_feasible
+    from producer.control import check_feasible
     from producer.pool_check import prior_notes, shared_doubt
     from producer.screen.plan import plan_view, plot_plan
 

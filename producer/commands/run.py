@@ -204,7 +204,7 @@ class _Run:
 
     async def _plan(self, database: "Database", batch: "BatchRecord | None") -> "BatchRecord":
         from producer.commands.submit import publish_batch, submit_rows
-        from producer.plans import await_plan
+        from producer.control import await_plan
         from producer.screen.progress import planning_progress
         from routoo.store import batches
 
@@ -228,7 +228,7 @@ class _Run:
 
     def _is_wanted(self, batch: "BatchRecord", doubt: str | None) -> bool:
         """Show the plan and ask whether to run it, unless --yes says so."""
-        from producer.plans import check_feasible
+        from producer.control import check_feasible
         from producer.screen.plan import plan_view
 
         plan = batch.plan or {}
@@ -248,7 +248,7 @@ class _Run:
         return sys.stdin.readline().strip().lower() in {"y", "yes"}
 
     async def _submit_plan(self, database: "Database", batch: "BatchRecord") -> None:
-        from producer.plans import submit_plan
+        from producer.control import submit_plan
         from producer.queue import publish_or_note
 
         submission = await submit_plan(database, str(batch.id))

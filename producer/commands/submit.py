@@ -162,7 +162,7 @@ def _submit_file(
 
 
 def _submit_plan(settings: "Settings", plan: str, *, as_json: bool) -> "UUID":
-    from producer.plans import submit_plan
+    from producer.control import submit_plan
     from producer.queue import check_broker, publish_or_note
 
     check_broker(settings)

@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field
 
-from producer import control, plans
+from producer import control
 from producer.gateway.batches import Reader, Submitter, describe_batch, visible_batch
 from producer.gateway.errors import ApiError
 from producer.gateway.ids import batch_id_text, read_batch_id
@@ -83,7 +83,7 @@ async def submit(batch_id: str, gateway: GatewayDep, caller: Submitter) -> dict[
     A plan that was submitted before stays as it is.
     """
     batch = await _load(gateway, caller, batch_id)
-    submitted = await plans.submit_plan(gateway.database, str(batch.id))
+    submitted = await control.submit_plan(gateway.database, str(batch.id))
     if submitted.created:
         await _publish(gateway, Stage.DISPATCH, batch.id, submitted.ready_shards)
     return await describe_batch(gateway, caller, batch.id)

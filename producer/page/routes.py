@@ -15,7 +15,7 @@ from uuid import UUID
 from fastapi import APIRouter, Form, Path, Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
 
-from producer import control, plans
+from producer import control
 from producer.aims import read_option
 from producer.gateway import access
 from producer.gateway.errors import ApiError
@@ -205,7 +205,7 @@ async def try_again(
 async def run_plan(visit: Submitting, batch_id: UUID, token: Token) -> Response:
     """Submit a plan: from here on it spends money."""
     await _allow(visit, batch_id, token)
-    submitted = await plans.submit_plan(visit.gateway.database, str(batch_id))
+    submitted = await control.submit_plan(visit.gateway.database, str(batch_id))
     if submitted.created:
         await _publish(visit, Stage.DISPATCH, batch_id, submitted.ready_shards)
     return _done(batch_id, "run")
@@ -217,7 +217,7 @@ async def plan_anew(
 ) -> Response:
     """Plan a batch's jobs for another budget."""
     await _allow(visit, batch_id, token)
-    plan_id = await plans.plan_again(
+    plan_id = await control.plan_again(
         visit.gateway.database,
         str(batch_id),
         _usd(budget_usd),
