@@ -17,7 +17,7 @@ from routoo.embedded.folders import server_folders
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.settings import REPOSITORY
-from routoo.store.migrate import upgrade
+from routoo.store.administration import upgrade
 
 HERE = Path(__file__).resolve().parent
 BIN = Path(sys.executable).parent

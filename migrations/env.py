@@ -1,4 +1,4 @@
-"""Alembic's entry point; `routoo.store.migrate` hands it an open connection."""
+"""Alembic's entry point; `routoo.store.administration` hands it an open connection."""
 
 from alembic import context
 

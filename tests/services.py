@@ -14,7 +14,7 @@ from psycopg import sql
 
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.embedded.valkey import EmbeddedValkey
-from routoo.store.migrate import upgrade
+from routoo.store.administration import upgrade
 
 _FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 """Nothing here has to survive a loss of power."""

@@ -36,7 +36,7 @@ from routoo.embedded.stack import (
 )
 from routoo.errors import ConfigError, EmbeddedStackError
 from routoo.settings import Settings
-from routoo.store.migrate import upgrade
+from routoo.store.administration import upgrade
 from worker.queue import check_broker
 from worker.roles import Role
 

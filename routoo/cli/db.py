@@ -19,11 +19,11 @@ def upgrade() -> None:
     """Bring the database to the newest schema; safe to repeat, and while programs start."""
     from routoo.embedded.stack import embedded_stack
     from routoo.settings import load_settings
-    from routoo.store import migrate
+    from routoo.store import administration
     from routoo.store.database import redacted
 
     with embedded_stack(load_settings(), broker=False) as (url, _):
-        typer.echo(f"{redacted(url)} is at revision {migrate.upgrade(url)}")
+        typer.echo(f"{redacted(url)} is at revision {administration.upgrade(url)}")
 
 
 @db.command()
@@ -31,10 +31,10 @@ def current() -> None:
     """Show the revision of the database's schema; exit status 1 where it is not the newest."""
     from routoo.embedded.stack import embedded_stack
     from routoo.settings import load_settings
-    from routoo.store import migrate
+    from routoo.store import administration
 
     with embedded_stack(load_settings(), broker=False) as (url, _):
-        revision, newest = migrate.current(url), migrate.head()
+        revision, newest = administration.current_revision(url), administration.newest_revision()
     if revision == newest:
         typer.echo(f"{revision} (the newest)")
         return
@@ -179,13 +179,13 @@ def restore(file: _FileArgument) -> None:
     """
     from routoo.embedded.stack import embedded_stack
     from routoo.settings import load_settings
-    from routoo.store import administration, migrate
+    from routoo.store import administration
     from routoo.store.database import redacted
 
     settings = load_settings()
     with embedded_stack(settings, broker=False) as (found, _):
         administration.restore(_client(settings, "pg_restore"), found, file)
-        typer.echo(f"{redacted(found)} is restored, at revision {migrate.upgrade(found)}")
+        typer.echo(f"{redacted(found)} is restored, at revision {administration.upgrade(found)}")
 
 
 @db.command()

@@ -136,7 +136,7 @@ def usable_database(settings: "Settings") -> Iterator[str]:
     traced = tracing(Path(sys.argv[0]).name, is_wanted=settings.traces)
     with traced, embedded_stack(settings, broker=False) as (url, _):
         if settings.embedded_database:
-            from routoo.store.migrate import upgrade
+            from routoo.store.administration import upgrade
 
             upgrade(url)
         yield url

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from routoo.store.migrate import head
+from routoo.store.administration import newest_revision
 from tests.services import short_folder
 from tests.warm_commands import warm_routoo
 
@@ -29,8 +29,8 @@ def _db(home: Path, *arguments: str, **variables: str) -> subprocess.CompletedPr
 def test_a_kept_server_serves_commands_until_it_is_stopped(home: Path, tmp_path: Path) -> None:
     try:
         assert str(home).replace("/", "%2F") in _db(home, "start").stdout
-        assert head() in _db(home, "upgrade").stdout
-        assert _db(home, "current").stdout == f"{head()} (the newest)\n"
+        assert newest_revision() in _db(home, "upgrade").stdout
+        assert _db(home, "current").stdout == f"{newest_revision()} (the newest)\n"
         assert "0" in _db(home, "psql", "-c", "SELECT count(*) FROM batches").stdout
         counted = _db(home, "query", "--json", "SELECT count(*) AS batches FROM batches")
         assert counted.stdout == '{"batches":0}\n'
@@ -64,7 +64,7 @@ def test_a_configured_server_is_not_ours_to_stop(home: Path) -> None:
 
 def test_the_stack_and_the_store_load_no_model_library() -> None:
     code = (
-        "import sys, routoo.embedded.stack, routoo.store.migrate, routoo.store.predictions,"
+        "import sys, routoo.embedded.stack, routoo.store.administration, routoo.store.predictions,"
         " routoo.store.batches.progress, routoo.store.results;"
         " print([m for m in ('torch', 'transformers', 'sklearn', 'scipy') if m in sys.modules])"
     )

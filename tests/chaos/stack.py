@@ -18,7 +18,7 @@ import psycopg
 
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.embedded.valkey import EmbeddedValkey
-from routoo.store.migrate import upgrade
+from routoo.store.administration import upgrade
 from tests.chaos.relay import Relay
 
 SECRET = "sk-planted-secret-of-the-endpoint"  # noqa: S105 - it is to be found nowhere

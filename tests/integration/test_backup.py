@@ -10,7 +10,7 @@ import pytest
 from routoo.domain.job import ShardKey, Stage
 from routoo.embedded.postgres import EmbeddedPostgres
 from routoo.errors import InputError, StoreError
-from routoo.store import administration, ledger, migrate, shards
+from routoo.store import administration, ledger, shards
 from routoo.store.database import Database
 from tests import batch_factory
 from tests.dispatch_factory import claim, dispatch, pool_of, prepare, rows
@@ -52,7 +52,7 @@ async def test_a_batch_goes_on_from_where_it_was_when_its_database_was_dumped(
             assert await dispatch(db, lease)  # what is done later is not in the copy
         with migrated_databases.empty("restored") as url:
             administration.restore(restore, url, file)
-            assert migrate.upgrade(url) == migrate.head()
+            assert administration.upgrade(url) == administration.newest_revision()
             async with Database(url) as db:
                 assert await rows(db, "SELECT count(*) FROM results") == [(0,)]
                 await rows(db, "UPDATE shards SET lease_expires_at = now() RETURNING 1")

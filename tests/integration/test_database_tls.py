@@ -13,7 +13,7 @@ import pytest
 
 from routoo.embedded.folders import server_user
 from routoo.errors import DatabaseUnavailableError
-from routoo.store import migrate
+from routoo.store import administration
 from routoo.store.database import Database
 from tests.dispatch_factory import rows
 from tests.services import short_folder
@@ -111,7 +111,7 @@ def server() -> Iterator[Server]:
 
 async def test_a_server_whose_certificate_is_right_is_used_over_tls(server: Server) -> None:
     url = server.url(server.authority)
-    assert migrate.upgrade(url) == migrate.head()
+    assert administration.upgrade(url) == administration.newest_revision()
     async with Database(url) as db:
         encrypted = "SELECT ssl, version FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
         ((is_encrypted, version),) = await rows(db, encrypted)
@@ -131,7 +131,7 @@ async def test_a_server_that_can_not_prove_its_name_is_refused(server: Server, w
         "name": "does not match host name",
         "no TLS": "no encryption",
     }[wrong]
-    for use in (migrate.current, migrate.upgrade):
+    for use in (administration.current_revision, administration.upgrade):
         with pytest.raises(DatabaseUnavailableError, match=said) as refused:
             use(url)
         assert "se/cret" not in str(refused.value)

@@ -12,7 +12,7 @@ from sqlalchemy import NullPool, create_engine
 
 from routoo.domain.job import ShardKey, Stage
 from routoo.settings import REPOSITORY
-from routoo.store import migrate, shards
+from routoo.store import administration, shards
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
 from tests.dispatch_factory import claim, dispatch, pool_of, rows
@@ -105,7 +105,7 @@ async def test_batches_of_every_older_schema_go_on_with_the_newest(
     filled: tuple[str, dict[str, UUID], str],
 ) -> None:
     url, found, _ = filled
-    assert migrate.current(url) == migrate.head() == max(found)
+    assert administration.current_revision(url) == administration.newest_revision() == max(found)
     count = len(found)
     async with Database(url) as db, FakeServer({"models": {"*": {}}}) as server:
         per_batch = {"attempts": 2, "results": 2, "grades": 1, "reservations": 3}

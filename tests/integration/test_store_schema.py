@@ -18,7 +18,7 @@ from routoo.domain.completion import AnswerJudgement, Reservation, Result
 from routoo.domain.job import SLA, ResultStatus
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.errors import DatabaseUnavailableError
-from routoo.store import columns, migrate, results
+from routoo.store import administration, columns, results
 from routoo.store.batches.records import BatchRecord
 from routoo.store.evaluation.eval_runs import RunRecord
 from routoo.store.evaluation.grades import GradeRecord
@@ -153,50 +153,53 @@ def test_public_tables_and_their_columns_are_documented(database_url: str) -> No
 
 def test_programs_that_start_together_migrate_once(migrated_databases: Databases) -> None:
     with migrated_databases.empty("migrated_at_once") as url:
-        assert migrate.current(url) is None
+        assert administration.current_revision(url) is None
         with ThreadPoolExecutor(4) as pool:
-            revisions = list(pool.map(migrate.upgrade, [url] * 4))
+            revisions = list(pool.map(administration.upgrade, [url] * 4))
 
-        assert revisions == [migrate.head()] * 4
-        assert migrate.current(url) == migrate.head()
+        assert revisions == [administration.newest_revision()] * 4
+        assert administration.current_revision(url) == administration.newest_revision()
 
 
 def test_the_newest_revision_is_the_one_that_alembic_finds() -> None:
-    assert migrate.head() == ScriptDirectory.from_config(migrate._config()).get_current_head()
+    assert (
+        administration.newest_revision()
+        == ScriptDirectory.from_config(administration._config()).get_current_head()
+    )
 
 
 def test_a_database_that_is_up_to_date_is_found_so_without_alembic(database_url: str) -> None:
     code = (
-        "import sys; from routoo.store import migrate;"
-        f" print(migrate.upgrade({database_url!r}),"
+        "import sys; from routoo.store import administration;"
+        f" print(administration.upgrade({database_url!r}),"
         " sorted({'alembic', 'sqlalchemy', 'sqlmodel'} & sys.modules.keys()))"
     )
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
-    assert done.stdout == f"{migrate.head()} []\n"
+    assert done.stdout == f"{administration.newest_revision()} []\n"
 
 
 def test_a_server_that_is_away_is_reported_as_such() -> None:
     with pytest.raises(DatabaseUnavailableError, match="can't be reached"):
-        migrate.upgrade("postgresql://user:secret@/db?host=/nonexistent")
+        administration.upgrade("postgresql://user:secret@/db?host=/nonexistent")
 
 
 def test_a_password_never_reaches_an_error_message() -> None:
     with pytest.raises(DatabaseUnavailableError) as caught:
-        migrate.current("postgresql://user:secret@localhost:1/db")
+        administration.current_revision("postgresql://user:secret@localhost:1/db")
 
     assert "secret" not in str(caught.value)
 
 
 def test_the_first_migration_can_be_undone(migrated_databases: Databases) -> None:
     with migrated_databases.empty("undone") as url:
-        migrate.upgrade(url)
+        administration.upgrade(url)
         with _engine(url).connect() as connection:
-            config = migrate._config()
+            config = administration._config()
             config.attributes["connection"] = connection
             command.downgrade(config, "base")
             connection.commit()
 
-        assert migrate.current(url) is None
-        assert migrate.upgrade(url) == migrate.head()
+        assert administration.current_revision(url) is None
+        assert administration.upgrade(url) == administration.newest_revision()

@@ -24,7 +24,7 @@ from routoo.domain.pool_file import load_pool
 from routoo.embedded.stack import broker_url, database_url, embedded_servers
 from routoo.errors import ConfigError, EndpointError, InputError, RoutooError
 from routoo.settings import Settings
-from routoo.store import batches, checkpoints, migrate, workers
+from routoo.store import administration, batches, checkpoints, workers
 from routoo.store.batches.records import BatchRecord
 from routoo.store.database import Database, check_reachable, redacted, server_health
 from worker import queue
@@ -100,7 +100,7 @@ def check_migrations(name: str, known: Known) -> Iterator[Finding]:
     if known.url is None:
         yield waits(name, "the database")
         return
-    revision, newest = migrate.current(known.url), migrate.head()
+    revision, newest = administration.current_revision(known.url), administration.newest_revision()
     known.is_migrated = revision == newest
     if known.is_migrated:
         yield Finding(name, Health.OK, f"revision {revision}, the newest")
