@@ -23,7 +23,6 @@ from routoo.console.output import ConsoleFeedback
 from routoo.domain.tables import read_items, read_outcomes
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
 from routoo.evaluation.cross_fitting import PromptFeatures, cross_fit, split_items
-from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import Quality, mean_metrics, metrics_by_model
 from routoo.evaluation.report.section import fixed, with_interval
 from routoo.evaluation.routing import (
@@ -35,6 +34,7 @@ from routoo.evaluation.routing import (
 )
 from routoo.predictor.dataset import outcome_matrix
 from routoo.predictor.fitting import FitOptions
+from routoo.predictor.options import Protocol
 from routoo.settings import load_settings
 from routoo.training.predictor_settings import PredictorSettings
 

@@ -8,7 +8,7 @@ import typer
 
 from routoo.cli.options import FittingOptions
 from routoo.console.commands import with_options
-from routoo.evaluation.protocol import Protocol
+from routoo.predictor.options import Protocol
 
 if TYPE_CHECKING:
     from routoo.domain.tables import OutcomeTables

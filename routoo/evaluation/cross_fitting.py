@@ -15,11 +15,11 @@ from sklearn.neighbors import NearestNeighbors
 
 from routoo.domain.tables import OutcomeTables
 from routoo.errors import InputError
-from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import Quality
 from routoo.ports import Feedback
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, outcome_matrix, text_groups
 from routoo.predictor.fitting import FitOptions, fit_estimator
+from routoo.predictor.options import Protocol
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 from routoo.predictor.scores import known_mean
 from routoo.predictor.views.domain import domain_means, number_domains

@@ -1,4 +1,4 @@
-"""Options of a predictor: how prompts are read, a backbone is tuned, and outcomes are weighted.
+"""Options of a predictor: how prompts are read, a backbone tuned, outcomes weighted and held out.
 
 The command line shows them on its help pages, so nothing here imports numpy or torch.
 """
@@ -72,3 +72,14 @@ class TuneOptions:
     seed: int = 0
     class_weight: ClassWeight = ClassWeight.NONE
     """What outcomes count for in the loss, also in the loss that decides when to stop."""
+
+
+class Protocol(StrEnum):
+    """How items are held out; each is held out once."""
+
+    RANDOM = "random"
+    """Five random parts; equal questions and questions on one passage stay together."""
+    DOMAINS = "domains"
+    """Five parts of whole domains: nothing of a domain is known when it is asked about."""
+    DATASETS = "datasets"
+    """Each dataset in its turn: a fit on all other datasets."""

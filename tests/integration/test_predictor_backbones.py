@@ -15,7 +15,6 @@ from routoo.domain.items import Item
 from routoo.domain.tables import Outcomes, read_items, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
 from routoo.evaluation.cross_fitting import PromptFeatures, cross_fit, split_items
-from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import metrics_by_model
 from routoo.predictor.backbone.encoder import Encoder
 from routoo.predictor.backbone.language_model import find_backbone, is_decoder
@@ -28,6 +27,7 @@ from routoo.predictor.options import (
     ClassWeight,
     Pooling,
     Precision,
+    Protocol,
     Reading,
     TuneOptions,
 )

@@ -6,10 +6,10 @@ import pytest
 from routoo.domain.items import Item
 from routoo.errors import InputError
 from routoo.evaluation.cross_fitting import PromptFeatures, cross_fit, split_items
-from routoo.evaluation.protocol import Protocol
 from routoo.evaluation.quality_metrics import auc
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.fitting import FitOptions
+from routoo.predictor.options import Protocol
 
 HIDDEN = 6
 
