@@ -184,10 +184,14 @@ def unavailable(url: str, error: psycopg.Error) -> DatabaseUnavailableError:
 
 
 async def _ask_for_connection(pool: AsyncConnectionPool) -> None:
-    """Ask a pool for a connection, so that it begins to open one."""
-    with suppress(psycopg.OperationalError):
-        async with pool.connection(timeout=_RECONNECT_S / 4):
-            pass
+    """Ask a pool for a connection until there is one: it begins to open one when it is asked.
+
+    Once would not do: it begins none while it tries another, which it may give up a moment later.
+    """
+    while not pool.closed:
+        with suppress(psycopg.OperationalError):
+            async with pool.connection(timeout=_RECONNECT_S / 4):
+                return
 
 
 async def _configure(conn: AsyncConnection) -> None:

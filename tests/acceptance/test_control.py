@@ -72,6 +72,7 @@ def test_a_paused_batch_makes_no_call_until_it_is_resumed(
     calls = len(server.log())
     time.sleep(1.5)  # a recovery tick passes
     assert len(server.log()) == calls < JOBS
+    server.set_script({"models": {name: {"latency_s": 0.02} for name in MODELS}})
     stack.command("routoo-producer", "resume", batch_id)
     wait_until_completed(stack, batch_id)
     found = assert_one_result_each(stack, batch_id, JOBS)

@@ -116,7 +116,7 @@ async def test_unsent_jobs_leave_an_endpoint_that_is_down_and_come_back(db: Data
         options = CallOptions(on_unavailable=OnUnavailable.FALLBACK)
         lease = await prepare(db, pool_of(server), 200, model="large", call_options=options)
         running = asyncio.create_task(
-            dispatch(db, lease, max_attempts_per_model=3, replan_wait_s=20.0)
+            dispatch(db, lease, max_attempts_per_model=3, replan_wait_s=3.0)
         )
         await requests_at(server, 8)
         async with asyncio.timeout(PATIENCE_S):
