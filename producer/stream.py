@@ -229,7 +229,7 @@ class Streamer:
         input_check = InputCheck(check, ProblemList(self._request.source), self._on_bad_row)
         jobs = []
         for number, text in lines:
-            row = RawRow(number, text, {} if text.isspace() else jsonl_rows.parse_line(text))
+            row = RawRow(number, text, {}) if text.isspace() else jsonl_rows.raw_row(number, text)
             found = [] if text.isspace() else next(input_check.jobs([[row]]))
             for job in found:
                 least_usd, most_usd = _bounds_usd(job, batch.pool)

@@ -169,7 +169,7 @@ def _raw_row(number: int, row: str | Mapping[str, Any]) -> RawRow:
         return RawRow(
             number, repr(row).encode(), RowProblem(ProblemKind.MALFORMED_LINE, what, remedy)
         )
-    return RawRow(number, text, jsonl_rows.parse_line(text))
+    return jsonl_rows.raw_row(number, text)
 
 
 def _plain(value: object) -> object:

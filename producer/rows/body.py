@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple, Self
 
 from producer.rows.problems import ProblemKind, RowProblem
 from routoo.domain.endpoint import ApiFormat
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.domain.prompt import (
+    LIMIT_KEYS,
     PART_REMEDY,
     TEMPLATE_TOKENS,
     estimate_text_tokens,
@@ -21,7 +23,12 @@ ROUTED_NAMES = frozenset({"auto", "routoo", "routoo/auto"})
 """Values of `model` that leave the choice to Routoo, as no value does."""
 _COUNTS = ("max_tokens", "max_completion_tokens", "n", "best_of")
 _WHOLE_NUMBERS = frozenset((*_COUNTS, "seed", "top_k", "top_logprobs"))
+_CHECKED_FIELDS = _WHOLE_NUMBERS | {"model", "stream", "response_format"}
+"""Fields whose values are checked, or may be changed, beside messages or prompt."""
 _FRACTIONS = (float, Decimal)
+_MESSAGE_FIELDS = ("role", "content")
+_MOST_SHAPES = 64
+"""Kept in memory: bodies with names of their own each must not fill it."""
 _MOST = 2**31 - 1
 _NAMES_SHOWN = 10
 
@@ -62,6 +69,26 @@ class _ContextWindow(NamedTuple):
     def of(cls, model: CandidateModel) -> Self:
         tokens = model.context_window_tokens
         return cls(tokens, tokens - model.max_completion_tokens, (model.part_kinds,))
+
+
+class _Shape(NamedTuple):
+    """What the names of a body's fields say; most bodies of an input have the same."""
+
+    may_be_usual: bool
+    """It is a chat, and has no field that `BodyCheck.check` looks at beside messages and limit."""
+    limit: str | None
+    """Field that limits the answer."""
+
+    @classmethod
+    def of(cls, names: tuple[str, ...]) -> Self:
+        limits = [name for name in names if name in LIMIT_KEYS]
+        others = _CHECKED_FIELDS.intersection(names).difference(limits)
+        return cls(
+            "messages" in names and not others and len(limits) <= 1, limits[0] if limits else None
+        )
+
+
+_shape = lru_cache(_MOST_SHAPES)(_Shape.of)
 
 
 class BodyCheck:
@@ -117,6 +144,25 @@ class BodyCheck:
         if problem is not None:
             problems.append(problem)
 
+    def is_usual(self, body: Mapping[str, Any], size_bytes: int) -> bool:
+        """Return whether a body is a chat such as most are, for any model, that surely fits.
+
+        `check` would find nothing wrong with it, and change nothing.
+
+        Args:
+            body: The request.
+            size_bytes: An upper bound of its text's UTF-8 bytes.
+        """
+        shape = _shape(tuple(body))
+        if not shape.may_be_usual or not _are_texts(body["messages"]):
+            return False
+        limit = body[shape.limit] if shape.limit else None
+        if limit is None:
+            return size_bytes + TEMPLATE_TOKENS <= self._widest.prompt_tokens
+        if type(limit) is not int or not 1 <= limit <= _MOST:
+            return False
+        return size_bytes + TEMPLATE_TOKENS <= self._widest.tokens - limit
+
     def is_native(self, model: object) -> bool:
         """Return whether all models that may answer speak Anthropic's API.
 
@@ -151,6 +197,21 @@ def _check_prompt(body: Mapping[str, Any]) -> RowProblem | None:
     if type(prompt) is not str:
         return _BAD_PROMPT
     return None if prompt and not prompt.isspace() else _EMPTY_PROMPT
+
+
+def _are_texts(messages: object) -> bool:
+    """Return whether messages are of texts alone, and one says something: so most are."""
+    if type(messages) is not list:
+        return False
+    says_something = False
+    for message in messages:
+        if type(message) is not dict or len(message) != len(_MESSAGE_FIELDS):
+            return False
+        content = message.get("content")
+        if type(content) is not str or type(message.get("role")) is not str:
+            return False
+        says_something = says_something or bool(content and not content.isspace())
+    return says_something
 
 
 def _check_messages(messages: object) -> RowProblem | None:

@@ -4,12 +4,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from mmap import mmap
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple, Self, cast
 
-import numpy as np
 import orjson
-from jaxtyping import Int32, Int64
 
 from producer.rows.anthropic_rows import chat_body
 from producer.rows.bad_rows import BadRow, ProblemList
@@ -17,6 +15,7 @@ from producer.rows.body import BodyCheck
 from producer.rows.formats import PLAIN_FIELDS, RawRow, id_text
 from producer.rows.limits import LIMIT_FIELDS, read_sla, sla_readers
 from producer.rows.problems import TOO_DEEP, LimitError, ProblemKind, RowProblem
+from producer.rows.seen_ids import SeenIds
 from routoo.domain.job import SLA
 from routoo.store.jobs import JobInput
 
@@ -39,6 +38,11 @@ _OTHER_ENDPOINTS = {
 """What to do with a row for an endpoint that isn't routed, by the last part of its path."""
 LONGEST_CUSTOM_ID = 512
 """Characters: the database's index takes no more than 2,700 bytes."""
+_TEXT_FIELDS = frozenset({"custom_id", "method", "url"})
+"""Fields of a request that are checked to be texts."""
+_BODY_NAME = '"body":'
+_MOST_SHAPES = 64
+"""Kept in memory: rows with names of their own each must not fill it."""
 UNNUMBERED = -1
 """A job's number before it is known which rows of its chunk are good."""
 _MOST_IGNORED_NAMES = 20
@@ -66,88 +70,33 @@ _SYSTEM_TYPE = RowProblem(ProblemKind.WRONG_TYPE, "system is not text", "Quote i
 _BODY_TYPE = RowProblem(
     ProblemKind.WRONG_TYPE, "body is not an object", 'Write "body": {"messages": [...]}'
 )
-_LARGEST_MERGED_RUN = 1 << 17
-"""Longer runs are not merged any more: it bounds the memory that a merge takes for a moment."""
-
-_Hashes = Int64[np.ndarray, " rows"]
-_Lines = Int32[np.ndarray, " rows"]
 
 
-class SeenIds:
-    """The custom_ids of the rows so far, with the line where each was first seen."""
+class _Shape(NamedTuple):
+    """What the names of a row's fields say; most rows of an input have the same."""
 
-    def __init__(self) -> None:
-        self._runs: list[tuple[_Hashes, _Lines]] = []
+    is_request: bool
+    """It is a request of OpenAI's or Anthropic's form, not a plain row."""
+    is_limited: bool
+    """It may set limits of its own."""
+    may_be_usual: bool
+    """It is a request that ends with its body and has texts alone beside it."""
+    ignored: frozenset[str]
+    """Names that mean nothing."""
 
-    def add(self, custom_ids: Sequence[str], lines: Sequence[int]) -> _Lines:
-        """Remember ids and return which of them are repeats.
-
-        Args:
-            custom_ids: The ids of some rows, in input order.
-            lines: Their line numbers, ascending.
-
-        Returns:
-            For each id the line where it was seen before, or 0 where it is new.
-        """
-        count = len(custom_ids)
-        hashes = np.fromiter(map(hash, custom_ids), np.int64, count)
-        order = np.argsort(hashes, kind="stable")
-        hashes, sorted_lines = hashes[order], np.asarray(lines, np.int32)[order]
-        earlier = self._look_up(hashes)
-        _mark_repeats_within(hashes, sorted_lines, earlier)
-        new = earlier == 0
-        self._insert(hashes[new], sorted_lines[new])
-        found = np.empty(count, np.int32)
-        found[order] = earlier
-        return found
-
-    def _look_up(self, hashes: _Hashes) -> _Lines:
-        earlier = np.zeros(len(hashes), np.int32)
-        for run_hashes, run_lines in self._runs:
-            at = np.searchsorted(run_hashes, hashes)
-            at[at == len(run_hashes)] = 0
-            hit = run_hashes[at] == hashes
-            earlier[hit] = run_lines[at[hit]]
-        return earlier
-
-    def _insert(self, hashes: _Hashes, lines: _Lines) -> None:
-        if not len(hashes):
-            return
-        run, runs = (hashes, lines), self._runs
-        while runs and len(runs[-1][0]) <= min(2 * len(run[0]), _LARGEST_MERGED_RUN):
-            run = _merged(runs.pop(), run)
-        runs.append(run)
+    @classmethod
+    def of(cls, names: tuple[str, ...]) -> Self:
+        fields = dict.fromkeys(names)
+        requested = is_request(fields)
+        return cls(
+            requested,
+            not LIMIT_FIELDS.isdisjoint(fields),
+            names[-1:] == ("body",) and _TEXT_FIELDS.issuperset(names[:-1]),
+            frozenset(names) - _known_fields(fields, requested=requested),
+        )
 
 
-def _merged(older: tuple[_Hashes, _Lines], newer: tuple[_Hashes, _Lines]) -> tuple[_Hashes, _Lines]:
-    count = len(older[0]) + len(newer[0])
-    at = np.searchsorted(older[0], newer[0]) + np.arange(len(newer[0]))
-    is_older = np.ones(count, np.bool_)
-    is_older[at] = False
-    merged = _empty(count, np.int64), _empty(count, np.int32)
-    for target, old, new in zip(merged, older, newer, strict=True):
-        target[is_older] = old
-        target[at] = new
-    return merged
-
-
-def _empty(count: int, kind: type[np.integer]) -> np.ndarray:
-    """Return an array in memory pages of its own.
-
-    The allocator keeps the memory of a large array for others of its size; pages of its own go back
-    to the system with the array.
-    """
-    return np.frombuffer(mmap(-1, count * np.dtype(kind).itemsize), kind)
-
-
-def _mark_repeats_within(hashes: _Hashes, lines: _Lines, earlier: _Lines) -> None:
-    """Point repeats inside one sorted chunk at the first of their kind, in place."""
-    repeat = np.concatenate([[False], hashes[1:] == hashes[:-1]])
-    if not repeat.any():
-        return
-    first = np.maximum.accumulate(np.where(repeat, 0, np.arange(len(hashes))))
-    again = repeat & (earlier == 0)
-    earlier[again] = lines[first[again]]
+_shape = lru_cache(_MOST_SHAPES)(_Shape.of)
 
 
 class RowCheck:
@@ -170,25 +119,48 @@ class RowCheck:
     def check(self, row: RawRow) -> JobInput | BadRow:
         """Return the row's job, not numbered yet, or the row with its problems."""
         fields = row.fields
-        if not isinstance(fields, dict):
-            return BadRow(row, (fields,))
+        if type(fields) is not dict:
+            return BadRow(row, (cast("RowProblem", fields),))
+        shape = _shape(tuple(fields))
+        if shape.may_be_usual and row.compact is not None:
+            job = self._usual_job(fields, row.compact, len(row.raw))
+            if job is not None:
+                return job
         problems: list[RowProblem] = []
-        requested = is_request(fields)
-        known = _known_fields(fields, requested=requested)
-        if not fields.keys() <= known and len(self.ignored) < _MOST_IGNORED_NAMES:
-            self.ignored |= fields.keys() - known
-        custom_id = _custom_id(fields, None if requested else default_id(row), problems)
-        body = self._body(fields, problems) if requested else _plain_body(fields, problems)
-        limited = not LIMIT_FIELDS.isdisjoint(fields)
-        sla = self._sla(fields, problems) if limited else self._defaults
+        if shape.ignored and len(self.ignored) < _MOST_IGNORED_NAMES:
+            self.ignored |= shape.ignored
+        custom_id = _custom_id(fields, None if shape.is_request else default_id(row), problems)
+        body = self._body(fields, problems) if shape.is_request else _plain_body(fields, problems)
+        sla = self._sla(fields, problems) if shape.is_limited else self._defaults
         if body is not None:
-            is_whole = requested and type(row.raw) is bytes
+            is_whole = shape.is_request and type(row.raw) is bytes
             most_bytes = len(row.raw) if is_whole else 4 * _length(body)
             self._body_check.check(body, most_bytes, problems)
         body_json = "" if problems or body is None else _dump(body, problems)
         if problems:
             return BadRow(row, tuple(problems))
         return JobInput(UNNUMBERED, custom_id, body_json, sla)
+
+    def _usual_job(
+        self, fields: Mapping[str, Any], compact: str, size_bytes: int
+    ) -> JobInput | None:
+        """Return the job of a request such as most are, None where one takes a closer look.
+
+        It says the same as the rest of `check` does, in half the time.
+        """
+        custom_id, body = fields.get("custom_id"), fields["body"]
+        if (
+            type(custom_id) is not str
+            or not 0 < len(custom_id) <= LONGEST_CUSTOM_ID
+            or type(body) is not dict
+            or fields.get("method", "POST") != "POST"
+            or fields.get("url", CHAT_URLS[0]) not in CHAT_URLS
+            or not self._body_check.is_usual(body, size_bytes)
+        ):
+            return None
+        # What stands before the body are texts, in which a quotation mark has a backslash.
+        at = compact.index(_BODY_NAME) + len(_BODY_NAME)
+        return JobInput(UNNUMBERED, custom_id, compact[at:-1], self._defaults)
 
     def _body(self, fields: Mapping[str, Any], problems: list[RowProblem]) -> dict[str, Any] | None:
         """Return the body of a request, of OpenAI's form or of Anthropic's."""
@@ -233,11 +205,7 @@ class InputCheck:
             yield jobs
 
     def _take(self, chunk: Sequence[RawRow]) -> list[JobInput]:
-        checked = [self.row_check.check(row) for row in chunk]
-        bad = [one for one in checked if isinstance(one, BadRow)]
-        good = [one for one in checked if isinstance(one, JobInput)]
-        pairs = zip(chunk, checked, strict=True)
-        rows = [row for row, one in pairs if isinstance(one, JobInput)]
+        rows, good, bad = self._checked(chunk)
         earlier = self._seen.add([job.custom_id for job in good], [row.line for row in rows])
         if earlier.any():
             found = list(zip(rows, good, earlier.tolist(), strict=True))
@@ -245,6 +213,19 @@ class InputCheck:
             good = [job for _, job, line in found if not line]
         self._report(bad)
         return good
+
+    def _checked(
+        self, chunk: Sequence[RawRow]
+    ) -> tuple[Sequence[RawRow], list[JobInput], list[BadRow]]:
+        """Return the good rows, their jobs, and the bad rows."""
+        check = self.row_check.check
+        checked = [check(row) for row in chunk]
+        bad = [one for one in checked if isinstance(one, BadRow)]
+        if not bad:
+            return chunk, cast("list[JobInput]", checked), bad
+        good = [one for one in checked if isinstance(one, JobInput)]
+        pairs = zip(chunk, checked, strict=True)
+        return [row for row, one in pairs if isinstance(one, JobInput)], good, bad
 
     def _report(self, bad: list[BadRow]) -> None:
         for one in sorted(bad, key=lambda one: one.row.line):

@@ -33,6 +33,8 @@ class RawRow(NamedTuple):
     fields: dict[str, Any] | RowProblem
     position: int | None = None
     """Among the elements of a JSON array, of which several may stand on one line; from 1."""
+    compact: str | None = None
+    """The fields as JSON without spaces, where the reader has made it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,10 +154,8 @@ def elements(stream: BinaryIO, source: str) -> Iterator[Element]:
 _DIGITS = bytes.maketrans(b"123456789", b"0" * 9)
 _LONG_NUMBER = b"0" * 19
 """The shortest whole numbers that don't fit 64 bits have 19 digits."""
-_COLON = b'":'
-_SPACE_BEFORE_COLON = re.compile(rb'"\s+:')
-_ESCAPED_MARK = re.compile(rb"\\u00(?:2[02]|3[aA])")
-"""A space, a quotation mark or a colon in a string, written as a number."""
+_ESCAPED_QUOTE = b"\\u0022"
+"""A quotation mark in a string, written as a number."""
 _WHOLE_NUMBERS = range(-(2**63), 2**64)
 _LONGEST_WHOLE_NUMBER = 20
 """Characters, sign included."""
@@ -203,7 +201,7 @@ def _lines(stream: BinaryIO) -> Iterator[list[RawRow]]:
         if first == 1:
             lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
         yield [
-            RawRow(number, line, parse_line(line))
+            raw_row(number, line)
             for number, line in enumerate(lines, first)
             if line and not line.isspace()
         ]
@@ -212,45 +210,55 @@ def _lines(stream: BinaryIO) -> Iterator[list[RawRow]]:
 
 def _elements(stream: BinaryIO, source: str) -> Iterator[RawRow]:
     for position, (line, text, is_whole) in enumerate(elements(stream, source), 1):
-        yield RawRow(line, text, parse_line(text) if is_whole else _CUT_OFF, position)
+        yield raw_row(line, text, position) if is_whole else RawRow(line, text, _CUT_OFF, position)
 
 
-def parse_line(line: bytes) -> dict[str, Any] | RowProblem:
-    """Return a line's object, or what is wrong with it."""
+def raw_row(number: int, line: bytes, position: int | None = None) -> RawRow:
+    """Return a line as a row, which carries what is wrong with it if something is.
+
+    Args:
+        number: Of the line, from 1.
+        line: A JSON value.
+        position: Among the elements of an array; from 1.
+    """
     try:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
-        return _explain(line, error)
+        return RawRow(number, line, _explain(line, error), position)
     if type(row) is not dict:
-        return _NOT_AN_OBJECT
-    if _may_have_changed(line, row):
+        return RawRow(number, line, _NOT_AN_OBJECT, position)
+    try:
+        compact = orjson.dumps(row)
+    except orjson.JSONEncodeError:
+        compact = None  # nested too deep
+    # Most programs write JSON as orjson does: then all of the line is in the row.
+    if compact is None or (not line.startswith(compact) and _may_have_changed(line, compact)):
         try:
             _load_strictly(line)
         except _UnreadableError as error:
-            return error.problem
+            return RawRow(number, line, error.problem, position)
         except RecursionError:
-            return problems.TOO_DEEP
+            return RawRow(number, line, problems.TOO_DEEP, position)
     if b"\\u0000" in line and problems.find_unstorable_text(row) is not None:
-        return problems.NUL_CHARACTER
-    return row
+        return RawRow(number, line, problems.NUL_CHARACTER, position)
+    # As a text: orjson's bytes hold on to eight times the memory that they need.
+    return RawRow(number, line, row, position, compact.decode() if compact is not None else None)
 
 
-def _may_have_changed(line: bytes, row: dict[str, Any]) -> bool:
+def _may_have_changed(line: bytes, compact: bytes) -> bool:
     """Return False where orjson has surely kept every key and every whole number.
 
     It keeps the last of repeated keys and makes floats of whole numbers beyond 64 bits. Where all
-    keys are there, the row has as many colons behind quotation marks as its text, unless that has
-    such a colon in another notation.
+    keys are there, what it writes has as many quotation marks as the line, unless that has one in
+    another notation.
+
+    Args:
+        line: The JSON text.
+        compact: What orjson makes of it.
     """
-    if _LONG_NUMBER in line.translate(_DIGITS):
+    if line.count(b'"') != compact.count(b'"') or _ESCAPED_QUOTE in line:
         return True
-    try:
-        dumped = orjson.dumps(row)
-    except orjson.JSONEncodeError:
-        return True
-    if line.count(_COLON) != dumped.count(_COLON) or _SPACE_BEFORE_COLON.search(line) is not None:
-        return True
-    return b"\\u00" in line and _ESCAPED_MARK.search(line) is not None
+    return _LONG_NUMBER in line.translate(_DIGITS)
 
 
 def _load_strictly(line: bytes) -> object:

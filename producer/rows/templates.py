@@ -158,8 +158,8 @@ class RowTemplate:
             if self.id_column is not None:
                 made["custom_id"] = _id(self.id_column, fields)
         except _FillError as error:
-            return row._replace(fields=error.problem)
-        return row._replace(fields=made)
+            return row._replace(fields=error.problem, compact=None)
+        return row._replace(fields=made, compact=None)
 
 
 def _id(column: str, fields: Mapping[str, Any]) -> str:

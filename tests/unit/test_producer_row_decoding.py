@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -165,11 +166,12 @@ def test_more_behind_an_array_is_refused_with_its_line() -> None:
 @given(row=st.dictionaries(st.text(max_size=5), JSON, max_size=4), ascii_only=st.booleans())
 def test_a_row_is_read_as_it_stands_or_refused(*, row: dict[str, Any], ascii_only: bool) -> None:
     text = json.dumps(row, ensure_ascii=ascii_only)
-    read = jsonl_rows.parse_line(text.encode())
-    if isinstance(read, dict):
-        assert read == row
+    read = jsonl_rows.raw_row(1, text.encode())
+    if isinstance(read.fields, dict):
+        assert read.fields == row
+        assert read.compact == orjson.dumps(row).decode()
     repeated = text[:-1] + (", " if row else "") + '"k": 1, "k" : 2}'
-    assert not isinstance(jsonl_rows.parse_line(repeated.encode()), dict)
+    assert not isinstance(jsonl_rows.raw_row(1, repeated.encode()).fields, dict)
 
 
 def test_memory_does_not_grow_with_the_input() -> None:

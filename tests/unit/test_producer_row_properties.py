@@ -3,15 +3,17 @@
 import io
 from datetime import UTC, datetime, timedelta
 
+import orjson
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from producer.rows import csv_rows, jsonl_rows
-from producer.rows.bad_rows import ProblemList
+from producer.rows.bad_rows import BadRow, ProblemList
 from producer.rows.body import BodyCheck
-from producer.rows.check import InputCheck, RowCheck, SeenIds
+from producer.rows.check import InputCheck, RowCheck
 from producer.rows.limits import LimitError, read_deadline
+from producer.rows.seen_ids import SeenIds
 from routoo.domain.job import SLA
 from tests.batch_factory import pool_of
 
@@ -61,6 +63,62 @@ def test_any_csv_row_is_a_job_or_a_problem(lines: list[bytes]) -> None:
     data = b"\n".join([b"custom_id,prompt,max_tokens", *lines])
     jobs = [job for chunk in checked.jobs(csv_rows.read(io.BytesIO(data), "in")) for job in chunk]
     assert len(jobs) + checked.problems.bad_rows == checked.row_count
+
+
+TEXTS = st.one_of(st.text(max_size=8), st.sampled_from(['"body":', '","body":{', "\\", " "]))
+ODD: st.SearchStrategy[object] = st.one_of(
+    st.none(), st.integers(-1, 3), st.just([]), st.sampled_from([1.0, True])
+)
+MESSAGES = st.lists(
+    st.one_of(
+        st.fixed_dictionaries({"role": st.just("user"), "content": st.one_of(TEXTS, ODD)}),
+        st.fixed_dictionaries({"content": TEXTS, "name": TEXTS}),
+        st.just({"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}),
+        ODD,
+    ),
+    max_size=3,
+)
+BODIES = st.fixed_dictionaries(
+    {"messages": st.one_of(MESSAGES, ODD)},
+    optional={
+        "max_tokens": st.one_of(st.integers(0, 40_000), ODD),
+        "max_completion_tokens": ODD,
+        "model": st.sampled_from(["auto", "small", "none"]),
+        "n": ODD,
+        "prompt": TEXTS,
+        "response_format": st.just({"type": "json_schema"}),
+        "stream": st.booleans(),
+        "tools": st.lists(st.text(max_size=200), max_size=3),
+    },
+)
+REQUESTS = st.fixed_dictionaries(
+    {"custom_id": st.one_of(TEXTS, st.just("x" * 600), ODD)},
+    optional={
+        "method": st.sampled_from(["POST", "GET", None]),
+        "url": st.one_of(st.sampled_from(["/v1/chat/completions", "/v1/completions"]), ODD),
+        "min_quality": st.just(0.5),
+        "other": TEXTS,
+        "body": st.one_of(BODIES, ODD),
+    },
+)
+
+
+@given(fields=REQUESTS, reverse=st.booleans())
+def test_a_usual_request_is_checked_like_every_other(
+    *, fields: dict[str, object], reverse: bool
+) -> None:
+    names = list(fields)[:: -1 if reverse else 1]
+    row = jsonl_rows.raw_row(1, orjson.dumps({name: fields[name] for name in names}))
+    assert row.compact is not None
+    usual, other = (RowCheck(BodyCheck(pool_of("small")), SLA(), NOW) for _ in range(2))
+    found = usual.check(row)
+    fully = other.check(jsonl_rows.raw_row(1, row.compact.encode())._replace(compact=None))
+    if isinstance(fully, BadRow):
+        assert isinstance(found, BadRow)
+        assert found.problems == fully.problems
+    else:
+        assert found == fully
+    assert usual.ignored == other.ignored
 
 
 @pytest.mark.parametrize(
