@@ -14,7 +14,14 @@ from routoo.embedded import stack
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.errors import BrokerUnavailableError, ConfigError
 from routoo.settings import Settings
-from routoo.task_queue import celery_settings, check_refusal, is_amqp, task_arguments, task_name
+from routoo.task_queue import (
+    celery_settings,
+    check_refusal,
+    connect,
+    is_amqp,
+    task_arguments,
+    task_name,
+)
 
 if TYPE_CHECKING:
     from celery import Celery
@@ -43,7 +50,7 @@ def check_broker(settings: Settings) -> None:
     app = _app(stack.broker_url(settings))
     connection = app.connection_for_write(connect_timeout=_TIMEOUT_S, heartbeat=0)
     try:
-        connection.connect()
+        connect(connection)
         connection.close()
     except (KombuError, OSError, *connection.connection_errors) as error:
         connection.collect()

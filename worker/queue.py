@@ -18,6 +18,7 @@ from routoo.task_queue import (
     CONTROL_QUEUE,
     celery_settings,
     check_refusal,
+    connect,
     is_amqp,
     task_arguments,
     task_name,
@@ -71,7 +72,7 @@ def create_app(settings: Settings, broker_url: str) -> Celery:
 
 
 def check_broker(url: str) -> None:
-    """Connect to a broker once.
+    """Connect to a broker; a second time where the first one fails.
 
     Raises:
         ConfigError: It refuses the URL.
@@ -80,7 +81,7 @@ def check_broker(url: str) -> None:
     app = Celery("routoo", broker=url, set_as_current=False)
     connection: Any = app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT_S)
     try:
-        connection.connect()
+        connect(connection)
         connection.close()
     except (*connection.connection_errors, OSError, OperationalError) as error:
         connection.collect()
