@@ -284,8 +284,9 @@ def test_a_form_that_breaks_off_or_has_no_file_leaves_nothing(
 
 
 def test_a_batch_that_a_dead_gateway_left_is_submitted_by_the_next(
-    database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("producer.gateway.submitter._POLL_S", 0.5)
     with running_gateway(database_url, tmp_path) as gateway:
         client = openai.OpenAI(base_url=gateway.base_url, api_key=gateway.add_key())
         made = create(client, upload(client, rows(2)))
