@@ -5,7 +5,9 @@ Of a probe's answer that was judged, this says what a second one may show, and w
 worth: then the better of the two answers is kept, or a third model is asked. Dispatch decides by
 the same rule once the answers are there (`routoo.pipeline.dispatch.judging`).
 
-Everything is computed for many jobs at once, with the jobs last in memory.
+Everything is computed for many jobs at once, with the jobs last in memory, by arithmetic that is
+many times as fast as numpy's own selections (where, argmax), which decide for one element after the
+other.
 """
 
 from collections.abc import Callable, Mapping

@@ -2,8 +2,7 @@
 
 from routoo.predictor.views.domain import DomainView
 from routoo.predictor.views.kernel import KernelView
-from routoo.predictor.views.linear import LinearView
-from routoo.predictor.views.view import View
+from routoo.predictor.views.view import LinearView, View
 
 FOLD_VIEWS: tuple[type[View], ...] = (LinearView, DomainView, KernelView)
 """Fitted once a fold, in this order in the stack, where the neighbour view comes after them.

@@ -1,4 +1,7 @@
-"""States what a view does: it is fitted on outcomes, asked for log-odds, kept in a checkpoint."""
+"""States what a view does: it is fitted on outcomes, asked for log-odds, kept in a checkpoint.
+
+The linear view stands here, too, as the plainest one.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float16, Float32, Int64
 
 from routoo.predictor.options import ClassWeight
-from routoo.predictor.regression import Ridge
+from routoo.predictor.regression import Linear, Ridge, fit_logistic
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,3 +82,36 @@ class View(Protocol):
             KeyError: One is missing.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class LinearView:
+    """Log-odds that are an affine function of the features: `h(prompt) . (c + e_m) + b_m`.
+
+    `c` says how hard a prompt is for any model, `e_m` is the embedding of model m: what sets it
+    apart. There is far more evidence for `c`, so `e_m` is held shorter.
+    """
+
+    name: ClassVar[str] = "linear"
+    shared: ClassVar[tuple[str, ...]] = ()
+    linear: Linear
+
+    @classmethod
+    def fit(cls, items: TrainingItems) -> "LinearView":
+        """Fit a logistic regression; class weights count in its loss, and in no other view's."""
+        return cls(fit_logistic(items.features, items.score, items.ridge, items.class_weight))
+
+    def log_odds(
+        self, features: Float32[np.ndarray, "prompts features"]
+    ) -> Float32[np.ndarray, "prompts models"]:
+        """Return log-odds; with class weights, those of as many successes as failures."""
+        return self.linear(features)
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return the arrays that a checkpoint keeps."""
+        return self.linear.tensors()
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "LinearView":
+        """Read the arrays back."""
+        return cls(Linear.from_tensors(tensors))
