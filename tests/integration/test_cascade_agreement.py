@@ -14,6 +14,7 @@ import orjson
 import pytest
 from aiohttp.test_utils import TestServer
 
+from routoo.cli.replay import Replay, application
 from routoo.console.output import ConsoleFeedback
 from routoo.domain.batch_options import Objective
 from routoo.domain.completion import RecordedAnswer
@@ -24,7 +25,6 @@ from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.domain.prompt import bound_cost_usd
 from routoo.domain.tables import Outcomes, read_answers, read_items, read_outcomes
-from routoo.evaluation.replay import Replay
 from routoo.judge.files import load_judge, pack_judge, write_judge
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
 from routoo.judge.pair_judge import MOST_PRICE_SHARE
@@ -254,7 +254,7 @@ def fitted_to(recorded: Recorded, folder: Path) -> Fitted:
 @asynccontextmanager
 async def replayed(recorded: Recorded) -> AsyncIterator[Pool]:
     replay = Replay(recorded.outcomes, recorded.items, recorded.answers.values())
-    async with TestServer(replay.application()) as server:
+    async with TestServer(application(replay)) as server:
         yield pool_at(str(server.make_url("/v1")), recorded.models)
 
 

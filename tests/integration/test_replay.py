@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
+from routoo.cli.replay import Replay, application
 from routoo.domain.completion import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.prompt import estimate_text_tokens
 from routoo.domain.tables import Outcomes
 from routoo.evaluation.graders.grade import grade_recorded
-from routoo.evaluation.replay import Replay
 
 pytestmark = pytest.mark.anyio
 
@@ -31,7 +31,7 @@ def replay(prompt_tokens: float) -> Replay:
 async def test_usage_is_what_was_recorded_or_else_what_a_plan_expects(
     recorded: float, told: int
 ) -> None:
-    async with TestClient(TestServer(replay(recorded).application())) as client:
+    async with TestClient(TestServer(application(replay(recorded)))) as client:
         answer = await (await client.post("/v1/chat/completions", json=BODY)).json()
     assert answer["usage"] == {
         "prompt_tokens": told,
@@ -42,7 +42,7 @@ async def test_usage_is_what_was_recorded_or_else_what_a_plan_expects(
 
 
 async def test_what_was_not_recorded_is_refused() -> None:
-    async with TestClient(TestServer(replay(1).application())) as client:
+    async with TestClient(TestServer(application(replay(1)))) as client:
         answer = await client.post("/v1/chat/completions", json=BODY | {"model": "large"})
     assert answer.status == 404
 
@@ -52,7 +52,7 @@ async def test_a_recorded_text_is_served_instead_of_the_score() -> None:
     outcomes = Outcomes(["cat"], ["small"], one, one, one, one.astype(np.float64), one)
     said = RecordedAnswer("cat", "small", "Four.", "length")
     served = Replay(outcomes, [Item("cat", "How many legs has a cat?")], [said])
-    async with TestClient(TestServer(served.application())) as client:
+    async with TestClient(TestServer(application(served))) as client:
         answer = await (await client.post("/v1/chat/completions", json=BODY)).json()
     assert answer["choices"][0]["message"]["content"] == "Four."
     assert answer["choices"][0]["finish_reason"] == "length"
