@@ -19,7 +19,11 @@ _TRANSLATED = frozenset(
     {"messages", "system", "stop_sequences", "metadata", "tools", "tool_choice", *_SAME}
 )
 _CACHE = "cache_control"
-_OWN_TOOL_TYPES = frozenset({None, "custom"})
+# Tuples and no sets: what is looked for may be a list, which has no hash.
+_OWN_TOOL_TYPES = (None, "custom")
+_SERVICE_TIERS = ("auto", "standard_only")
+_TOOL_CHOICES = ("auto", "none", "any")
+_TRANSLATED_BLOCKS = (*THOUGHTS, "tool_use")
 _NATIVE_REMEDY = (
     "Leave it out, or let only models answer that speak Anthropic's own API (format: anthropic)"
 )
@@ -38,7 +42,7 @@ def chat_body(params: object, *, native: bool) -> dict[str, Any]:
     if not isinstance(params, Mapping):
         raise _wrong("params is not an object", params)
     body: dict[str, Any] = {name: params[name] for name in _SAME if params.get(name) is not None}
-    if body.get("service_tier") in {"auto", "standard_only"}:
+    if body.get("service_tier") in _SERVICE_TIERS:
         del body["service_tier"]
     if params.get("thinking") == {"type": "disabled"}:
         params = {name: value for name, value in params.items() if name != "thinking"}
@@ -97,7 +101,7 @@ def _tool_choice(choice: Mapping[str, Any]) -> object:
     kind = choice.get("type")
     if kind == "tool":
         return {"type": "function", "function": {"name": choice.get("name")}}
-    if kind in {"auto", "none", "any"}:
+    if kind in _TOOL_CHOICES:
         return "required" if kind == "any" else kind
     raise _wrong("tool_choice is not known", kind)
 
@@ -168,7 +172,7 @@ def _assistant(content: object, *, native: bool) -> dict[str, Any]:
     blocks = _blocks(content)
     thoughts = [one for one in blocks if one.get("type") in THOUGHTS]
     calls = [tool_call(one) for one in blocks if one.get("type") == "tool_use"]
-    said = [one for one in blocks if one.get("type") not in {*THOUGHTS, "tool_use"}]
+    said = [one for one in blocks if one.get("type") not in _TRANSLATED_BLOCKS]
     message: dict[str, Any] = {"role": "assistant", "content": None}
     if said:
         message["content"] = _content(said, _text, native=native)

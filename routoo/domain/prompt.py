@@ -220,8 +220,9 @@ def _required(body: Mapping[str, Any]) -> Iterator[Capability]:
     if body.get("tools") or body.get("functions"):
         yield Capability.TOOLS
     wanted = body.get("response_format")
-    if isinstance(wanted, Mapping) and wanted.get("type") in _RESPONSE_FORMATS:
-        yield _RESPONSE_FORMATS[wanted["type"]]
+    kind = wanted.get("type") if isinstance(wanted, Mapping) else None
+    if isinstance(kind, str) and kind in _RESPONSE_FORMATS:  # it may be a list, that has no hash
+        yield _RESPONSE_FORMATS[kind]
 
 
 def text_sha256(prompt: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from routoo.client.formats.anthropic import AnthropicFormat
+from routoo.client.formats.anthropic import AnthropicFormat, chat_completion
 from routoo.client.formats.anthropic_requests import request_of
 from routoo.client.ratelimit_headers import PeriodLimit, read_rate_limits
 from routoo.domain.endpoint import ApiFormat, Endpoint
@@ -279,3 +279,9 @@ def test_events_of_a_stream_become_chunks() -> None:
     assert chunks[-3]["choices"][0]["finish_reason"] == "tool_calls"
     assert chunks[-2]["usage"]["total_tokens"] == 5
     assert chunks[-1]["error"] == {"type": "overloaded_error"}
+
+
+def test_a_block_whose_type_is_no_word_is_passed_over() -> None:
+    blocks = [{"type": ["thinking"]}, {"type": "text", "text": "Yes."}]
+    answer = chat_completion({"type": "message", "content": blocks})
+    assert answer["choices"][0]["message"] == {"role": "assistant", "content": "Yes."}

@@ -37,6 +37,7 @@ def test_lists_and_the_named_model_hold_together() -> None:
         ({"tools": [{}]}, {Capability.TOOLS}),
         ({"functions": [{}]}, {Capability.TOOLS}),
         ({"response_format": {"type": "text"}}, set()),
+        ({"response_format": {"type": ["json_object"]}}, set()),
         ({"response_format": {"type": "json_object"}}, {Capability.JSON_MODE}),
         ({"response_format": {"type": "json_schema"}}, {Capability.JSON_SCHEMA}),
     ],

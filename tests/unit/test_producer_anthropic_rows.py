@@ -163,3 +163,16 @@ def test_params_of_another_kind_are_no_request() -> None:
     jobs, problems = from_lines(b'{"prompt": "x", "params": 3}', pool=POOL)
     assert (len(jobs), problems.counts) == (1, {})
     assert ProblemKind.MISSING_FIELD in from_lines(b'{"params": {"messages": []}}')[1].counts
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (row(tools=[{"name": "f", "type": []}]), "a tool of Anthropic's own"),
+        (row(tool_choice={"type": []}), "tool_choice is not known"),
+        (row({"role": "assistant", "content": [{"type": []}]}), "a block of type []"),
+    ],
+)
+def test_a_list_that_stands_for_a_word_is_the_problem_of_its_row(line: bytes, words: str) -> None:
+    assert words in problem_of(line)
+    from_lines(row(service_tier=[]), pool=MIXED)

@@ -37,11 +37,12 @@ _LEFT_OUT = frozenset(
     }
 )
 """Fields of OpenAI's that the API doesn't have; `n` and `best_of` may only be 1."""
-_SERVICE_TIERS = frozenset({"auto", "standard_only"})
+_SERVICE_TIERS = ("auto", "standard_only")
 _NOT_WITH_THINKING = ("temperature", "top_p", "top_k")
 _EFFORTS = {"minimal": "low"}
-THOUGHTS = frozenset({"thinking", "redacted_thinking"})
-"""Types of the blocks that hold what a model thought."""
+THOUGHTS = ("thinking", "redacted_thinking")
+"""Types of the blocks that hold what a model thought; no set, which would have to hash a list that
+stands for a type."""
 _DATA_URL = re.compile(r"data:([\w.+-]+/[\w.+-]+)(?:;[\w=.-]+)*;base64,", re.IGNORECASE)
 
 
