@@ -27,7 +27,7 @@ class Validators:
     @property
     def has_rules(self) -> bool:
         """Whether an answer can break any of them."""
-        return replace(self, repair=False) != Validators()
+        return self not in {NO_RULES, _REPAIR_ALONE}
 
     def as_json(self) -> dict[str, Any]:
         """Return the rules that are set, as the value of a JSON column or of a row's `validate`."""
@@ -51,7 +51,7 @@ class Validators:
         return cls(**known)
 
 
-NO_RULES = Validators()
+NO_RULES, _REPAIR_ALONE = Validators(), Validators(repair=True)
 
 
 def schema_text(schema: object) -> str:

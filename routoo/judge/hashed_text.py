@@ -4,9 +4,10 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float, Float32, Int64
 
 WIDTH = 1 << 15
 """Buckets that words are hashed into."""
@@ -28,21 +29,28 @@ class HashedTexts:
     @classmethod
     def of(cls, texts: Sequence[str]) -> "HashedTexts":
         """Hash the words of texts."""
-        rows = [_buckets(text) for text in texts]
-        sizes = np.array([len(buckets) for buckets, _ in rows], np.int64)
-        return cls(
-            np.concatenate([buckets for buckets, _ in rows] or [np.zeros(0, np.int64)]),
-            np.concatenate([counts for _, counts in rows] or [np.zeros(0)]).astype(np.float32),
-            np.r_[0, np.cumsum(sizes)].astype(np.int64),
-        )
+        hashes = [_hashes(text) for text in texts]
+        row = np.repeat(np.arange(len(texts)), [len(one) for one in hashes])
+        each = np.fromiter(chain.from_iterable(hashes), np.int64, len(row)) % WIDTH
+        place, count = np.unique(row * WIDTH + each, return_counts=True)
+        start = np.searchsorted(place, np.arange(len(texts) + 1) * WIDTH)
+        value = _with_length_1(np.log1p(count), place // WIDTH, len(texts))
+        return cls(place % WIDTH, value, start)
 
     def scaled(self, scale: Float32[np.ndarray, " buckets"]) -> "HashedTexts":
         """Return the texts with each bucket's values scaled, and each row's length 1 again."""
-        value = self.value * scale[self.bucket]
-        row = np.repeat(np.arange(len(self.start) - 1), np.diff(self.start))
-        length = np.sqrt(np.bincount(row, value**2, minlength=len(self.start) - 1))
-        scaled = value / np.maximum(length, _TINY)[row]
-        return HashedTexts(self.bucket, scaled.astype(np.float32), self.start)
+        value = _with_length_1(self.value * scale[self.bucket], self.row, self.count)
+        return HashedTexts(self.bucket, value, self.start)
+
+    @property
+    def count(self) -> int:
+        """How many texts there are."""
+        return len(self.start) - 1
+
+    @property
+    def row(self) -> Int64[np.ndarray, " entries"]:
+        """The row of each entry."""
+        return np.repeat(np.arange(self.count), np.diff(self.start))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +61,10 @@ class TextWeights:
     intercept: Float32[np.ndarray, " targets"]
 
     def __call__(self, texts: HashedTexts) -> Float32[np.ndarray, "rows targets"]:
-        """Return each text's value for each target."""
-        terms = self.weight[texts.bucket] * texts.value[:, None]
-        total = np.r_[np.zeros((1, terms.shape[1])), np.cumsum(terms, axis=0, dtype=np.float64)]
-        sums = total[texts.start[1:]] - total[texts.start[:-1]]
-        return np.asarray(sums + self.intercept, np.float32)
+        """Return each text's value for each target; it doesn't depend on the other texts."""
+        terms, row = self.weight[texts.bucket] * texts.value[:, None], texts.row
+        sums = [np.bincount(row, column, texts.count) for column in terms.T]
+        return np.asarray(np.stack(sums, axis=1) + self.intercept, np.float32)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays that a checkpoint keeps."""
@@ -76,17 +83,19 @@ def inverse_frequency(texts: Sequence[HashedTexts]) -> Float32[np.ndarray, " buc
     return np.asarray(np.log((1 + rows) / (1 + found)) + 1, np.float32)
 
 
-def _buckets(text: str) -> tuple[np.ndarray, np.ndarray]:
-    buckets, count = np.unique(_hashes(text), return_counts=True)
-    value = np.log1p(count)
-    return buckets, value / max(float(np.sqrt(value @ value)), _TINY)
+def _with_length_1(
+    value: Float[np.ndarray, " entries"], row: Int64[np.ndarray, " entries"], rows: int
+) -> Float32[np.ndarray, " entries"]:
+    """Return the values with each row's length scaled to 1."""
+    length = np.sqrt(np.bincount(row, value**2, rows))
+    return np.asarray(value / np.maximum(length, _TINY)[row], np.float32)
 
 
-def _hashes(text: str) -> Int64[np.ndarray, " hashes"]:
-    """Return the buckets of each word, then of each with the word before it and a space."""
+def _hashes(text: str) -> list[int]:
+    """Return the hash of each word, then of each with the word before it and a space."""
     tokens = _TOKEN.findall(text.lower())[:_MOST_TOKENS]
     words = [token.encode(errors="replace") for token in tokens]
     alone = list(map(zlib.crc32, words))
     # A hash goes on from that of what stands before.
     before = [zlib.crc32(b" "), *(zlib.crc32(b" ", hashed) for hashed in alone)]
-    return np.array([*alone, *map(zlib.crc32, words, before)], np.int64) % WIDTH
+    return [*alone, *map(zlib.crc32, words, before)]

@@ -28,6 +28,19 @@ def softmax(value: Float[np.ndarray, "rows classes"]) -> Float64[np.ndarray, "ro
     return np.asarray(raised / raised.sum(axis=1, keepdims=True))
 
 
+def products_by_row(
+    left: Float[np.ndarray, "rows terms"], right: Float[np.ndarray, "columns terms"]
+) -> Float[np.ndarray, "rows columns"]:
+    """Return `left @ right.T`, with few terms; no row depends on which others stand beside it.
+
+    BLAS takes other steps for more rows, so that its last digits would differ.
+    """
+    total = left[:, :1] * right[:, 0]
+    for term in range(1, right.shape[1]):
+        total = total + left[:, term, None] * right[:, term]
+    return np.asarray(total)
+
+
 def fit_constant_shift(
     prior: Float[np.ndarray, "rows models"],
     score: Float[np.ndarray, "rows models"],

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int8, Int64
 
 from routoo.judge.agreement import Agreement
-from routoo.judge.log_odds import fit_strength, log_loss, sigmoid
+from routoo.judge.log_odds import fit_strength, log_loss, products_by_row, sigmoid
 from routoo.judge.outcomes import ExpectedJudgements, OutcomeModel
 
 LEAST_ANSWERS = 100
@@ -67,7 +67,8 @@ class PairJudge:
         """Return the log-odds of each model, given both answers."""
         group = _groups(pairs.first.shape[1], self.first, self.second)
         base = pairs.first + self.strength[group] * _second_shift(pairs)
-        return np.asarray(base + (_terms(pairs, self.first, self.second) @ self.weight)[:, group])
+        moved = products_by_row(_terms(pairs, self.first, self.second), self.weight.T)
+        return np.asarray(base + moved[:, group])
 
     def expected(self, first: Float64[np.ndarray, "jobs models"]) -> ExpectedJudgements:
         """Return what asking the second model may bring, given log-odds after the first answer."""

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64
 
 from routoo.judge.hashed_text import HashedTexts, TextWeights
+from routoo.judge.log_odds import products_by_row
 from routoo.judge.outcomes import OutcomeModel
 from routoo.judge.trees import BoostedTrees
 
@@ -45,7 +46,8 @@ class PriorView:
     ) -> Float64[np.ndarray, "answers figures"]:
         """Return the probe's estimate, the mean over the models, and the directions."""
         own = np.stack([prior[:, probe], prior.mean(axis=1)], axis=1)
-        return np.concatenate([own, (prior - self.mean) @ self.components.T], axis=1)
+        along = products_by_row(prior - self.mean, self.components)
+        return np.concatenate([own, along], axis=1)
 
     def columns_of_components(self, before: int) -> slice:
         """Return which inputs of the trees are the directions, with so many features before."""
@@ -69,7 +71,8 @@ class ProbeJudge:
     def __call__(self, answers: AnswerInputs) -> Float64[np.ndarray, "answers models"]:
         """Return the log-odds of each model, given the answers."""
         inputs = tree_inputs(answers, self.view, self.probe, self.words(answers.texts))
-        return np.asarray(answers.prior + self.trees(inputs) @ self.loading.T)
+        moved = products_by_row(self.trees(inputs), self.loading)
+        return np.asarray(answers.prior + moved)
 
     def extended(self, count: int) -> "ProbeJudge":
         """Return the judge of so many models; an answer says of new ones what it says of others."""

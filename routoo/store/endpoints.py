@@ -6,8 +6,7 @@ gives a process more slots is flushed, so that a crash of the server forgets non
 loses is the count of its last half second.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -23,6 +22,7 @@ from routoo.limits.account import WINDOW_S, Account, SlotLease
 from routoo.limits.breaker import Breaker
 from routoo.limits.records import EndpointReport, Grant
 from routoo.limits.sliding_window import SlidingWindow
+from routoo.store import columns
 from routoo.store.database import Database, libpq_url
 from routoo.store.encoding import json_rows
 
@@ -247,6 +247,9 @@ _NEWER_FIELDS = (
 """Fields that processes of an older version neither read nor keep."""
 
 
+_BREAKER, _WINDOW = columns.names(Breaker), columns.names(SlidingWindow)
+
+
 def account_to_json(account: Account) -> dict[str, Any]:
     """Return an account as the JSON object that the column `endpoints.account` holds."""
     return {
@@ -261,10 +264,15 @@ def account_to_json(account: Account) -> dict[str, Any]:
         },
         **{key: getattr(account, name) for name, key in _JSON_KEYS.items()},
         **{name: getattr(account, name) for name in (*_PLAIN_FIELDS, *_NEWER_FIELDS)},
-        "breaker": asdict(account.breaker),
-        "requests": asdict(account.requests),
-        "tokens": asdict(account.tokens),
+        "breaker": _by_name(account.breaker, _BREAKER),
+        "requests": _by_name(account.requests, _WINDOW),
+        "tokens": _by_name(account.tokens, _WINDOW),
     }
+
+
+def _by_name(record: object, names: Iterable[str]) -> dict[str, Any]:
+    """Return fields by name; `asdict` would copy each number of a window by itself."""
+    return {name: getattr(record, name) for name in names}
 
 
 def account_of_json(stored: Mapping[str, Any], span_s: float) -> Account:

@@ -81,6 +81,24 @@ def test_an_answer_that_sounds_like_wrong_ones_is_judged_to_be_wrong(judge: Answ
     assert sure[2] == pytest.approx(0.9, abs=0.06)
 
 
+def test_an_answer_is_judged_to_the_bit_as_if_it_came_alone(judge: AnswerJudge) -> None:
+    generator = np.random.default_rng(4)
+    words = ["it", "is", "not", "42", "= 6 * 7", "perhaps", "\n", "The answer is", "(B)", "wait"]
+    answers = [
+        ProbeAnswer(
+            f"Question {number}: what is {number} * 7?",
+            " ".join(generator.choice(words, generator.integers(0, 60))),
+            np.where(generator.random(3) < 0.2, np.nan, generator.random(3)).astype(np.float32),
+            float(generator.integers(1, 400)),
+        )
+        for number in range(100)
+    ]
+    together = judge.judge("cheap", answers)
+    alone = [judge.judge("cheap", [answer])[0] for answer in answers]
+    assert len(np.unique(together[:, 0])) > 50
+    np.testing.assert_array_equal(together, np.stack(alone))
+
+
 def test_judging_no_answers_returns_none(judge: AnswerJudge) -> None:
     assert judge.judge("cheap", []).shape == (0, 3)
 

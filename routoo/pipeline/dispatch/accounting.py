@@ -9,7 +9,14 @@ from decimal import Decimal
 from enum import Enum, auto
 
 from routoo.client.failures import error_of_completion
-from routoo.domain.completion import Attempt, Completion, FinishReason, KeptAnswer, Reservation
+from routoo.domain.completion import (
+    Attempt,
+    Completion,
+    FinishReason,
+    KeptAnswer,
+    Reservation,
+    TokenProbabilities,
+)
 from routoo.domain.job import ResultStatus
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import bound_cost_usd, prompt_text
@@ -185,8 +192,9 @@ def _settle_answer(
     summary = token_probabilities_of(prompt_text(state.given.job.body), completion.body)
     if model.logprobs and not state.given.job.body.get("logprobs"):  # only we asked for them
         completion = replace(completion, body=without_token_probabilities(completion.body))
-    attempt = succeeded_attempt(state.job_no, call.attempt_no, model, completion)
-    attempt = replace(attempt, probe=state.asks_probe, token_probabilities=summary)
+    attempt = succeeded_attempt(
+        state.job_no, call.attempt_no, model, completion, probe=state.asks_probe, summary=summary
+    )
     state.add_success(model, attempt.cost_usd)
     if is_last and (attempt.probe or state.rules.has_rules):
         kept = KeptAnswer(attempt, completion)
@@ -244,7 +252,13 @@ def _settle_unusable(
 
 
 def succeeded_attempt(
-    job_no: int, attempt_no: int, model: CandidateModel, completion: Completion
+    job_no: int,
+    attempt_no: int,
+    model: CandidateModel,
+    completion: Completion,
+    *,
+    probe: bool = False,
+    summary: TokenProbabilities | None = None,
 ) -> Attempt:
     """Return the record of a call that was answered."""
     return Attempt(
@@ -256,6 +270,8 @@ def succeeded_attempt(
         latency_s=completion.latency_s,
         usage=completion.usage,
         http_status=completion.http_status,
+        probe=probe,
+        token_probabilities=summary,
     )
 
 

@@ -6,14 +6,12 @@ qualities that the judgement shows. The price is that of the newest plan. Where 
 than both, a second cheap model is asked first, and whether it states the same is judged too.
 """
 
-import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import structlog
 from jaxtyping import Float32
 
 from routoo.domain.completion import AnswerJudgement, KeptAnswer
@@ -21,20 +19,15 @@ from routoo.domain.job import PendingJob
 from routoo.domain.pool import Pool
 from routoo.domain.prediction import NO_EXPERIENCE, Experience, experience_from_json
 from routoo.domain.prompt import prompt_text
-from routoo.errors import CheckpointError
 from routoo.judge.agreement import is_open
-from routoo.judge.judge import AnswerJudge, ProbeAnswer
+from routoo.judge.judge import AnswerJudge
 from routoo.judge.pair_judge import is_worth_comparing
 from routoo.pipeline.dispatch.fallback import Candidate, quality_per_usd
+from routoo.pipeline.dispatch.judged_groups import GivenAnswer, JudgedGroups
 from routoo.pipeline.select.experience import answered_shares
 from routoo.store.batches.records import BatchRecord
 
 ACCEPTED, ESCALATED = "accepted", "escalated"
-_UNJUDGED = (CheckpointError, ArithmeticError, LookupError, TypeError, ValueError)
-"""Errors of a judge that cost an answer its judgement, and no more."""
-_GATHER_S = 0.05
-"""How long answers are waited for that can be judged together, which takes less CPU for each."""
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +54,7 @@ class Decision:
 
 
 class AnswerJudging:
-    """Judges the answers of one shard; those that come together are judged together, in a thread.
+    """Judges the answers of one shard; those that come together are judged together.
 
     Args:
         pool: The batch's candidate models.
@@ -75,8 +68,8 @@ class AnswerJudging:
         self._price_per_usd = 0.0
         self._answered: Mapping[str, float] = {}
         self._experience: Experience = {}
-        self._waiting: list[_Waiting] = []
-        self._judging = asyncio.Lock()
+        self._groups = None if judge is None else JudgedGroups(judge, self._names)
+        self._can_be_judged = [judge is not None and name in judge.probes for name in self._names]
 
     def follow(self, batch: BatchRecord) -> None:
         """Decide by the price and the experience of a batch's newest plan from now on."""
@@ -232,70 +225,17 @@ class AnswerJudging:
         self, pending: PendingJob, kept: KeptAnswer, first: KeptAnswer | None
     ) -> "_Shown":
         """Return what the answers show of each model."""
-        known = np.asarray(pending.quality, np.float32)
-        probe, judge = self._column[kept.attempt.model], self._judge
-        if judge is None or self._names[probe] not in judge.probes:
-            return _Shown(known)
-        waiting = _Waiting(pending, kept, probe)
-        if first is not None:
-            one = _Waiting(pending, first, self._column[first.attempt.model])
-            return await asyncio.to_thread(self._judge_both, judge, one, waiting)
-        self._waiting.append(waiting)
-        async with self._judging:
-            if waiting.whole is None:  # else one that came before has judged it too
-                await self._judge_waiting(judge, waiting)
-        return self._shown(judge, waiting)
-
-    def _shown(self, judge: AnswerJudge, waiting: "_Waiting") -> "_Shown":
-        if waiting.whole is None:
-            return _Shown(np.asarray(waiting.pending.quality, np.float32))
-        return _Shown(waiting.whole[judge.columns(self._names)], waiting.whole)
-
-    def _judge_both(self, judge: AnswerJudge, one: "_Waiting", other: "_Waiting") -> "_Shown":
-        """Judge two answers together; where that can't be done the later one by itself."""
-        first, second = self._names[one.probe], self._names[other.probe]
-        if (first, second) in judge.pairs:
-            try:
-                (known,) = judge.spread(self._names, np.asarray([one.pending.quality], np.float32))
-                pair = (one.answer(known), other.answer(known))
-                other.whole = judge.judge_pair(first, second, [pair])[0]
-                return self._shown(judge, other)
-            except _UNJUDGED as error:
-                _log.warning(
-                    "answers.not_compared", job_no=one.kept.attempt.job_no, error=str(error)
-                )
-        (other.whole,) = self._judge_group(judge, [other])
-        return self._shown(judge, other)
-
-    async def _judge_waiting(self, judge: AnswerJudge, first: "_Waiting") -> None:
-        """Judge an answer, and with it those of the same model that came meanwhile."""
-        await asyncio.sleep(_GATHER_S)
-        alike = [one for one in self._waiting if one.probe == first.probe and one is not first]
-        self._waiting = [one for one in self._waiting if one.probe != first.probe]
-        group = [first, *alike]
-        judged = await asyncio.to_thread(self._judge_group, judge, group)
-        for one, whole in zip(group, judged, strict=True):
-            one.whole = whole
-
-    def _judge_group(
-        self, judge: AnswerJudge, group: Sequence["_Waiting"]
-    ) -> Sequence[Float32[np.ndarray, " models"] | None]:
-        """Judge answers of one probe; one that can't be judged costs the others nothing."""
-        try:
-            return list(self._posterior(judge, group))
-        except _UNJUDGED as error:
-            if len(group) > 1:
-                return [self._judge_group(judge, [one])[0] for one in group]
-            _log.warning("answer.not_judged", job_no=group[0].pending.job.job_no, error=str(error))
-            return [None]
-
-    def _posterior(
-        self, judge: AnswerJudge, group: Sequence["_Waiting"]
-    ) -> Float32[np.ndarray, "answers models"]:
-        known = np.array([one.pending.quality for one in group], np.float32)
-        spread = judge.spread(self._names, known)
-        answers = [one.answer(quality) for one, quality in zip(group, spread, strict=True)]
-        return judge.judge(self._names[group[0].probe], answers)
+        answer = GivenAnswer(pending, kept, self._column[kept.attempt.model])
+        groups = self._groups
+        if groups is not None and self._can_be_judged[answer.probe]:
+            if first is None:
+                await groups.judge(answer)
+            else:
+                one = GivenAnswer(pending, first, self._column[first.attempt.model])
+                groups.judge_both(one, answer)
+        if groups is None or answer.whole is None:
+            return _Shown(np.asarray(pending.quality, np.float32))
+        return _Shown(answer.whole[groups.columns], answer.whole)
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,30 +256,6 @@ def threshold_per_usd(batch: BatchRecord, plan: Mapping[str, Any]) -> float:
     probes = plan.get("probes") or {}
     price = probes.get("threshold_price_per_usd")
     return quality_per_usd(batch, plan) if price is None else float(price)
-
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """An answer that waits to be judged."""
-
-    pending: PendingJob
-    kept: KeptAnswer
-    probe: int
-    """Column of its model."""
-    whole: Float32[np.ndarray, " models"] | None = None
-    """Quality of each model of the judge, given the answer; None where it is not judged."""
-
-    def answer(self, quality: Float32[np.ndarray, " models"]) -> ProbeAnswer:
-        """Return the answer as the judge takes it."""
-        completion = self.kept.completion
-        return ProbeAnswer(
-            prompt_text(self.pending.job.body),
-            completion.answer,
-            quality,
-            self.pending.completion_tokens[self.probe],
-            completion.finish_reason,
-            self.kept.attempt.token_probabilities,
-        )
 
 
 def _left_for(taken: KeptAnswer, kept: KeptAnswer) -> str | None:
