@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 from psycopg import AsyncConnection
 
-from routoo.domain.job import BatchStatus, Lease, ShardKey
+from routoo.domain.job import BatchStatus, Lease
 from routoo.errors import InputError
 from routoo.store import batches, leases, ledger
 
@@ -62,21 +62,18 @@ def _check_covers(budget_usd: Decimal, committed_usd: Decimal) -> None:
         )
 
 
-def _keep(shard: str) -> bytes:
-    return f"""
-        WITH before AS (SELECT fallback_usd AS usd FROM shards WHERE {shard}),
-        kept AS (UPDATE shards SET fallback_usd = %(usd)s WHERE {shard} RETURNING 1)
-        UPDATE ledgers SET fallback_usd = greatest(fallback_usd + %(usd)s - before.usd, 0)
-        FROM before, kept WHERE batch_id = %(batch_id)s
-    """.encode()
-
-
-_KEEP = _keep(leases.OWNED)
-_KEEP_NONE = _keep("batch_id = %(batch_id)s AND stage = %(stage)s AND shard_no = %(shard_no)s")
+_KEEP = f"""
+    WITH before AS (SELECT fallback_usd AS usd FROM shards WHERE {leases.OWNED}),
+    kept AS (UPDATE shards SET fallback_usd = %(usd)s WHERE {leases.OWNED} RETURNING 1)
+    UPDATE ledgers SET fallback_usd = greatest(fallback_usd + %(usd)s - before.usd, 0)
+    FROM before, kept WHERE batch_id = %(batch_id)s
+""".encode()
 
 
 async def keep_fallback(conn: AsyncConnection, lease: Lease, usd: Decimal) -> None:
     """Have a batch's ledger keep money for the cheapest calls of a shard's open jobs.
+
+    Of a shard that is done a trigger keeps nothing.
 
     Args:
         conn: A transaction that has proved the lease and hasn't touched the ledger.
@@ -84,16 +81,6 @@ async def keep_fallback(conn: AsyncConnection, lease: Lease, usd: Decimal) -> No
         usd: All that is kept for the shard from now on, in USD.
     """
     await conn.execute(_KEEP, {**leases.owned_values(lease), "usd": usd})
-
-
-async def keep_no_fallback(conn: AsyncConnection, key: ShardKey) -> None:
-    """Have a batch's ledger keep no money for a shard that ends without a worker.
-
-    Args:
-        conn: A transaction that has locked the shard.
-        key: The shard.
-    """
-    await conn.execute(_KEEP_NONE, {**leases.key_values(key), "usd": 0})
 
 
 async def keep_fallbacks(

@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, Lease, ShardKey, ShardState, Stage
 from routoo.errors import StoreError
-from routoo.store import batches, budget, leases, lost_calls, predictions, put_off, results
+from routoo.store import batches, leases, lost_calls, predictions, put_off, results
 from routoo.store.batches import control, plans
 from routoo.store.encoding import storable
 from routoo.store.put_off import WaitsFor
@@ -344,7 +344,6 @@ async def _end_alone(conn: AsyncConnection, shard: ExhaustedShard) -> None:
     if key.stage is Stage.SCORE:
         await predictions.save_unknown(conn, key.batch_id, shard.first_job)
     await _change(conn, shard, "state = 'done'")
-    await budget.keep_no_fallback(conn, key)
     if await _count_isolated(conn, key.batch_id) >= _MOST_ISOLATED:
         reason = f"{_MOST_ISOLATED} jobs failed for themselves: {shard.cause}"
         await control.fail(conn, key.batch_id, reason)

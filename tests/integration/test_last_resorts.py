@@ -240,6 +240,28 @@ async def test_a_shard_that_ended_while_a_plan_was_made_keeps_nothing(db: Databa
         assert await kept(db, batch_id) == Decimal("0.1")
 
 
+async def test_a_shard_that_a_dispatcher_of_an_older_version_ended_keeps_nothing(
+    db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a dispatcher, at work during an upgrade, knows of no money that is kept."""
+    async with FakeServer() as server:
+        batch_id = await scored(db, pool_of(server, PRICES), 20, Decimal(1), shard_size=10)
+        ended_usd, open_usd = await budget_of_shards(db, batch_id)
+        assert ended_usd > 0
+        with monkeypatch.context() as patched:
+            patched.setattr(GroupCommit, "keep_fallback", lambda _commit, _usd: None)
+            for left in ([0, open_usd], [0, 0]):
+                shard_no = 0 if left[1] else 1
+                lease = await claim(db, ShardKey(batch_id, Stage.DISPATCH, shard_no))
+                assert await dispatch(db, lease)
+                async with db.transaction() as conn:
+                    await shards.finish(conn, lease, shards.Done())
+                assert await budget_of_shards(db, batch_id) == left
+                assert await kept(db, batch_id) == sum(left)
+    assert await rows(db, "SELECT status FROM batches") == [("completed",)]
+    assert (await money(db))[1] == 0
+
+
 async def test_a_job_that_ends_its_workers_keeps_nothing_once_it_failed(db: Database) -> None:
     async with FakeServer() as server:
         batch_id = await scored(db, pool_of(server, PRICES), 2, Decimal(1), shard_size=1)
