@@ -1,9 +1,10 @@
 """Checks a completion request's body before any of it reaches a model."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, NamedTuple, Self
+from itertools import chain
+from typing import Any, NamedTuple, Self, cast
 
 from producer.rows.problems import ProblemKind, RowProblem
 from routoo.domain.endpoint import ApiFormat
@@ -23,8 +24,8 @@ ROUTED_NAMES = frozenset({"auto", "routoo", "routoo/auto"})
 """Values of `model` that leave the choice to Routoo, as no value does."""
 _COUNTS = ("max_tokens", "max_completion_tokens", "n", "best_of")
 _WHOLE_NUMBERS = frozenset((*_COUNTS, "seed", "top_k", "top_logprobs"))
-_CHECKED_FIELDS = _WHOLE_NUMBERS | {"model", "stream", "response_format"}
-"""Fields whose values are checked, or may be changed, beside messages or prompt."""
+_CHECKED_FIELDS = _WHOLE_NUMBERS.difference(LIMIT_KEYS) | {"model", "stream", "response_format"}
+"""Fields whose values are checked, or may be changed, beside messages and limits."""
 _FRACTIONS = (float, Decimal)
 _MESSAGE_FIELDS = ("role", "content")
 _MOST_SHAPES = 64
@@ -71,24 +72,13 @@ class _ContextWindow(NamedTuple):
         return cls(tokens, tokens - model.max_completion_tokens, (model.part_kinds,))
 
 
-class _Shape(NamedTuple):
-    """What the names of a body's fields say; most bodies of an input have the same."""
+@lru_cache(_MOST_SHAPES)
+def _may_be_usual(names: tuple[str, ...]) -> bool:
+    """Return whether a body of such fields is a chat that sets what `check` looks at by default.
 
-    may_be_usual: bool
-    """It is a chat, and has no field that `BodyCheck.check` looks at beside messages and limit."""
-    limit: str | None
-    """Field that limits the answer."""
-
-    @classmethod
-    def of(cls, names: tuple[str, ...]) -> Self:
-        limits = [name for name in names if name in LIMIT_KEYS]
-        others = _CHECKED_FIELDS.intersection(names).difference(limits)
-        return cls(
-            "messages" in names and not others and len(limits) <= 1, limits[0] if limits else None
-        )
-
-
-_shape = lru_cache(_MOST_SHAPES)(_Shape.of)
+    Most bodies of an input have the same fields.
+    """
+    return "messages" in names and _CHECKED_FIELDS.isdisjoint(names)
 
 
 class BodyCheck:
@@ -144,24 +134,29 @@ class BodyCheck:
         if problem is not None:
             problems.append(problem)
 
-    def is_usual(self, body: Mapping[str, Any], size_bytes: int) -> bool:
-        """Return whether a body is a chat such as most are, for any model, that surely fits.
+    def are_usual(self, bodies: Sequence[Any], largest_bytes: int) -> bool:
+        """Return whether bodies are all chats such as most are, for any model, that surely fit.
 
-        `check` would find nothing wrong with it, and change nothing.
+        `check` would find nothing wrong with them, and change nothing.
 
         Args:
-            body: The request.
-            size_bytes: An upper bound of its text's UTF-8 bytes.
+            bodies: The requests, at least one.
+            largest_bytes: An upper bound of the UTF-8 bytes of each one's text.
         """
-        shape = _shape(tuple(body))
-        if not shape.may_be_usual or not _are_texts(body["messages"]):
+        if set(map(type, bodies)) != {dict}:
             return False
-        limit = body[shape.limit] if shape.limit else None
-        if limit is None:
-            return size_bytes + TEMPLATE_TOKENS <= self._widest.prompt_tokens
-        if type(limit) is not int or not 1 <= limit <= _MOST:
+        if not all(map(_may_be_usual, set(map(tuple, bodies)))):
             return False
-        return size_bytes + TEMPLATE_TOKENS <= self._widest.tokens - limit
+        if not _are_texts([body["messages"] for body in bodies]):
+            return False
+        limits = [body.get(key) for key in LIMIT_KEYS for body in bodies]
+        if not set(map(type, limits)) <= {int, type(None)}:
+            return False
+        set_limits: list[int] = [limit for limit in limits if limit is not None]
+        if set_limits and not 1 <= min(set_limits) <= max(set_limits) <= _MOST:
+            return False
+        left_tokens = self._widest.tokens - max(set_limits, default=0)
+        return largest_bytes + TEMPLATE_TOKENS <= min(self._widest.prompt_tokens, left_tokens)
 
     def is_native(self, model: object) -> bool:
         """Return whether all models that may answer speak Anthropic's API.
@@ -199,19 +194,18 @@ def _check_prompt(body: Mapping[str, Any]) -> RowProblem | None:
     return None if prompt and not prompt.isspace() else _EMPTY_PROMPT
 
 
-def _are_texts(messages: object) -> bool:
-    """Return whether messages are of texts alone, and one says something: so most are."""
-    if type(messages) is not list:
+def _are_texts(chats: Sequence[object]) -> bool:
+    """Return whether lists of messages are of texts alone, and each message says something."""
+    if set(map(type, chats)) != {list} or not all(chats):
         return False
-    says_something = False
-    for message in messages:
-        if type(message) is not dict or len(message) != len(_MESSAGE_FIELDS):
-            return False
-        content = message.get("content")
-        if type(content) is not str or type(message.get("role")) is not str:
-            return False
-        says_something = says_something or bool(content and not content.isspace())
-    return says_something
+    messages = list(chain.from_iterable(cast("Sequence[list[Any]]", chats)))
+    if set(map(type, messages)) != {dict} or set(map(len, messages)) != {len(_MESSAGE_FIELDS)}:
+        return False
+    texts = [message.get(name) for name in _MESSAGE_FIELDS for message in messages]
+    if set(map(type, texts)) != {str}:
+        return False
+    contents = texts[-len(messages) :]
+    return all(contents) and not any(map(str.isspace, contents))
 
 
 def _check_messages(messages: object) -> RowProblem | None:

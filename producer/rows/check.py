@@ -80,7 +80,7 @@ class _Shape(NamedTuple):
     is_limited: bool
     """It may set limits of its own."""
     may_be_usual: bool
-    """It is a request that ends with its body and has texts alone beside it."""
+    """It is a request with an id that ends with its body and has texts alone beside it."""
     ignored: frozenset[str]
     """Names that mean nothing."""
 
@@ -91,7 +91,7 @@ class _Shape(NamedTuple):
         return cls(
             requested,
             not LIMIT_FIELDS.isdisjoint(fields),
-            names[-1:] == ("body",) and _TEXT_FIELDS.issuperset(names[:-1]),
+            names[-1:] == ("body",) and {"custom_id"} <= set(names[:-1]) <= _TEXT_FIELDS,
             frozenset(names) - _known_fields(fields, requested=requested),
         )
 
@@ -122,10 +122,6 @@ class RowCheck:
         if type(fields) is not dict:
             return BadRow(row, (cast("RowProblem", fields),))
         shape = _shape(tuple(fields))
-        if shape.may_be_usual and row.compact is not None:
-            job = self._usual_job(fields, row.compact, len(row.raw))
-            if job is not None:
-                return job
         problems: list[RowProblem] = []
         if shape.ignored and len(self.ignored) < _MOST_IGNORED_NAMES:
             self.ignored |= shape.ignored
@@ -141,26 +137,28 @@ class RowCheck:
             return BadRow(row, tuple(problems))
         return JobInput(UNNUMBERED, custom_id, body_json, sla)
 
-    def _usual_job(
-        self, fields: Mapping[str, Any], compact: str, size_bytes: int
-    ) -> JobInput | None:
-        """Return the job of a request such as most are, None where one takes a closer look.
+    def usual_jobs(self, rows: Sequence[RawRow]) -> list[JobInput] | None:
+        """Return the jobs of rows that are all such as most are, None where one may not be.
 
-        It says the same as the rest of `check` does, in half the time.
+        `check` returns the same jobs more slowly: here each question is put to all rows at once.
         """
-        custom_id, body = fields.get("custom_id"), fields["body"]
-        if (
-            type(custom_id) is not str
-            or not 0 < len(custom_id) <= LONGEST_CUSTOM_ID
-            or type(body) is not dict
-            or fields.get("method", "POST") != "POST"
-            or fields.get("url", CHAT_URLS[0]) not in CHAT_URLS
-            or not self._body_check.is_usual(body, size_bytes)
-        ):
+        texts = [row.compact for row in rows if row.compact is not None]
+        if not texts or len(texts) < len(rows):
+            return None
+        fields = [cast("dict[str, Any]", row.fields) for row in rows]
+        if not all(_shape(names).may_be_usual for names in set(map(tuple, fields))):
+            return None
+        if not _are_usual_heads(fields):
+            return None
+        largest_bytes = max([len(row.raw) for row in rows])
+        if not self._body_check.are_usual([one["body"] for one in fields], largest_bytes):
             return None
         # What stands before the body are texts, in which a quotation mark has a backslash.
-        at = compact.index(_BODY_NAME) + len(_BODY_NAME)
-        return JobInput(UNNUMBERED, custom_id, compact[at:-1], self._defaults)
+        bodies = [text[text.index(_BODY_NAME) + len(_BODY_NAME) : -1] for text in texts]
+        return [
+            JobInput(UNNUMBERED, one["custom_id"], body, self._defaults)
+            for one, body in zip(fields, bodies, strict=True)
+        ]
 
     def _body(self, fields: Mapping[str, Any], problems: list[RowProblem]) -> dict[str, Any] | None:
         """Return the body of a request, of OpenAI's form or of Anthropic's."""
@@ -218,11 +216,12 @@ class InputCheck:
         self, chunk: Sequence[RawRow]
     ) -> tuple[Sequence[RawRow], list[JobInput], list[BadRow]]:
         """Return the good rows, their jobs, and the bad rows."""
+        usual = self.row_check.usual_jobs(chunk)
+        if usual is not None:
+            return chunk, usual, []
         check = self.row_check.check
         checked = [check(row) for row in chunk]
         bad = [one for one in checked if isinstance(one, BadRow)]
-        if not bad:
-            return chunk, cast("list[JobInput]", checked), bad
         good = [one for one in checked if isinstance(one, JobInput)]
         pairs = zip(chunk, checked, strict=True)
         return [row for row, one in pairs if isinstance(one, JobInput)], good, bad
@@ -242,6 +241,16 @@ def _repeat(row: RawRow, job: JobInput, earlier_line: int) -> BadRow:
         job.custom_id,
     )
     return BadRow(row, (problem,))
+
+
+def _are_usual_heads(rows: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the ids, methods and urls of some requests are surely right."""
+    ids = [row["custom_id"] for row in rows]
+    if set(map(type, ids)) != {str} or not all(ids) or max(map(len, ids)) > LONGEST_CUSTOM_ID:
+        return False
+    methods = [row.get("method", "POST") for row in rows]
+    urls = [row.get("url", CHAT_URLS[0]) for row in rows]
+    return methods.count("POST") == sum(map(urls.count, CHAT_URLS)) == len(rows)
 
 
 def _custom_id(fields: Mapping[str, Any], default: str | None, problems: list[RowProblem]) -> str:

@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import count, repeat
 from typing import Any, BinaryIO, NamedTuple
 
 import orjson
@@ -200,17 +201,41 @@ def _lines(stream: BinaryIO) -> Iterator[list[RawRow]]:
     while lines := stream.readlines(CHUNK_BYTES):
         if first == 1:
             lines[0] = lines[0].removeprefix(codecs.BOM_UTF8)
-        yield [
-            raw_row(number, line)
-            for number, line in enumerate(lines, first)
-            if line and not line.isspace()
-        ]
+        yield _rows(first, lines)
         first += len(lines)
 
 
 def _elements(stream: BinaryIO, source: str) -> Iterator[RawRow]:
     for position, (line, text, is_whole) in enumerate(elements(stream, source), 1):
         yield raw_row(line, text, position) if is_whole else RawRow(line, text, _CUT_OFF, position)
+
+
+def _rows(first: int, lines: list[bytes]) -> list[RawRow]:
+    """Return lines as rows; all at once where each is an object as orjson writes it.
+
+    Most programs write JSON so. Then all of a line is in its row.
+    """
+    try:
+        rows = list(map(orjson.loads, lines))
+        # As texts: orjson's bytes hold on to eight times the memory that they need.
+        compact = [orjson.dumps(row).decode() for row in rows]
+    except (orjson.JSONDecodeError, orjson.JSONEncodeError):
+        return [
+            raw_row(number, line)
+            for number, line in enumerate(lines, first)
+            if line and not line.isspace()
+        ]
+    whole = b"".join(lines)
+    if (
+        "\n".join(compact).encode() == whole.removesuffix(b"\n")
+        and set(map(type, rows)) == {dict}
+        and b"\\u0000" not in whole
+    ):
+        return list(map(RawRow, count(first), lines, rows, repeat(None), compact))
+    return [
+        _checked(number, line, row, text)
+        for number, line, row, text in zip(count(first), lines, rows, compact, strict=False)
+    ]
 
 
 def raw_row(number: int, line: bytes, position: int | None = None) -> RawRow:
@@ -225,27 +250,44 @@ def raw_row(number: int, line: bytes, position: int | None = None) -> RawRow:
         row = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         return RawRow(number, line, _explain(line, error), position)
-    if type(row) is not dict:
-        return RawRow(number, line, _NOT_AN_OBJECT, position)
     try:
-        compact = orjson.dumps(row)
+        compact = orjson.dumps(row).decode()
     except orjson.JSONEncodeError:
         compact = None  # nested too deep
-    # Most programs write JSON as orjson does: then all of the line is in the row.
-    if compact is None or (not line.startswith(compact) and _may_have_changed(line, compact)):
+    return _checked(number, line, row, compact, position)
+
+
+def _checked(
+    number: int, line: bytes, row: object, compact: str | None, position: int | None = None
+) -> RawRow:
+    """Return a line as a row, as `raw_row` does, once its value has been read."""
+    found = _kept(line, row, compact)
+    return RawRow(number, line, found, position, compact if found is row else None)
+
+
+def _kept(line: bytes, row: object, compact: str | None) -> dict[str, Any] | RowProblem:
+    """Return a line's object, or what of the line is not in it.
+
+    Args:
+        line: The JSON text.
+        row: Its value.
+        compact: What orjson makes of that; None where it can't.
+    """
+    if type(row) is not dict:
+        return _NOT_AN_OBJECT
+    if compact is None or _may_have_changed(line, compact):
         try:
             _load_strictly(line)
         except _UnreadableError as error:
-            return RawRow(number, line, error.problem, position)
+            return error.problem
         except RecursionError:
-            return RawRow(number, line, problems.TOO_DEEP, position)
+            return problems.TOO_DEEP
     if b"\\u0000" in line and problems.find_unstorable_text(row) is not None:
-        return RawRow(number, line, problems.NUL_CHARACTER, position)
-    # As a text: orjson's bytes hold on to eight times the memory that they need.
-    return RawRow(number, line, row, position, compact.decode() if compact is not None else None)
+        return problems.NUL_CHARACTER
+    return row
 
 
-def _may_have_changed(line: bytes, compact: bytes) -> bool:
+def _may_have_changed(line: bytes, compact: str) -> bool:
     """Return False where orjson has surely kept every key and every whole number.
 
     It keeps the last of repeated keys and makes floats of whole numbers beyond 64 bits. Where all
@@ -256,7 +298,7 @@ def _may_have_changed(line: bytes, compact: bytes) -> bool:
         line: The JSON text.
         compact: What orjson makes of it.
     """
-    if line.count(b'"') != compact.count(b'"') or _ESCAPED_QUOTE in line:
+    if line.count(b'"') != compact.count('"') or _ESCAPED_QUOTE in line:
         return True
     return _LONG_NUMBER in line.translate(_DIGITS)
 

@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from producer.rows import csv_rows, jsonl_rows
-from producer.rows.bad_rows import BadRow, ProblemList
+from producer.rows.bad_rows import ProblemList
 from producer.rows.body import BodyCheck
 from producer.rows.check import InputCheck, RowCheck
 from producer.rows.limits import LimitError, read_deadline
@@ -96,29 +96,36 @@ REQUESTS = st.fixed_dictionaries(
     optional={
         "method": st.sampled_from(["POST", "GET", None]),
         "url": st.one_of(st.sampled_from(["/v1/chat/completions", "/v1/completions"]), ODD),
-        "min_quality": st.just(0.5),
-        "other": TEXTS,
         "body": st.one_of(BODIES, ODD),
+        "other": TEXTS,
     },
 )
 
 
-@given(fields=REQUESTS, reverse=st.booleans())
-def test_a_usual_request_is_checked_like_every_other(
-    *, fields: dict[str, object], reverse: bool
+@given(requests=st.lists(REQUESTS, min_size=1, max_size=3), reverse=st.booleans())
+def test_usual_requests_are_checked_like_all_others(
+    *, requests: list[dict[str, object]], reverse: bool
 ) -> None:
-    names = list(fields)[:: -1 if reverse else 1]
-    row = jsonl_rows.raw_row(1, orjson.dumps({name: fields[name] for name in names}))
-    assert row.compact is not None
-    usual, other = (RowCheck(BodyCheck(pool_of("small")), SLA(), NOW) for _ in range(2))
-    found = usual.check(row)
-    fully = other.check(jsonl_rows.raw_row(1, row.compact.encode())._replace(compact=None))
-    if isinstance(fully, BadRow):
-        assert isinstance(found, BadRow)
-        assert found.problems == fully.problems
-    else:
-        assert found == fully
-    assert usual.ignored == other.ignored
+    step = -1 if reverse else 1
+    texts = [orjson.dumps({name: one[name] for name in list(one)[::step]}) for one in requests]
+    rows = [jsonl_rows.raw_row(number, text) for number, text in enumerate(texts, 1)]
+    check = RowCheck(BodyCheck(pool_of("small")), SLA(), NOW)
+    usual = check.usual_jobs(rows)
+    assert [row.compact for row in rows] == [text.decode() for text in texts]
+    if usual is not None:
+        assert usual == [check.check(row) for row in rows]
+        assert not check.ignored
+
+
+def test_requests_such_as_most_are_checked_at_once() -> None:
+    body = {"messages": [{"role": "user", "content": "Why?"}], "max_tokens": 64, "temperature": 0}
+    rows = [{"custom_id": f"{n}", "method": "POST", "body": body} for n in range(3)]
+    data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
+    (chunk,) = jsonl_rows.read(io.BytesIO(data), "in")
+    jobs = RowCheck(BodyCheck(pool_of("small")), SLA(), NOW).usual_jobs(chunk)
+    assert jobs is not None
+    assert [job.custom_id for job in jobs] == ["0", "1", "2"]
+    assert [orjson.loads(job.body_json) for job in jobs] == [body] * 3
 
 
 @pytest.mark.parametrize(
