@@ -13,6 +13,11 @@ second: jobs so far, memory of every process in MB; a run that breaks off leaves
 A million jobs take about half an hour on two cores and 6 KB of disk a job:
 
     python benchmarks/pipeline.py --jobs 1000000 --json --samples samples.jsonl > figures.jsonl
+
+With several numbers of scorers or dispatchers a batch is run with each of them, on a stack of its
+own, and at the end a table sets each beside its slowest stage:
+
+    python benchmarks/pipeline.py --jobs 100000 --scorers 1 2 --dispatchers 1 2 4
 """
 
 import argparse
@@ -22,14 +27,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import orjson
 from figures import Figure, show
 from pipeline_watch import Watched
+from rich.console import Console
+from rich.table import Table
 from servers import BIN, HERE, Stack, memory_mb, wait_until
 
 _TOPICS = ("bridges", "rivers", "taxes", "whales", "engines", "songs", "bread", "stars", "maps")
@@ -43,6 +51,31 @@ def main() -> None:
     """Measure and print."""
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # so that the servers stop, too
+    sizes = [_Workers(*size) for size in product(options.scorers, options.dispatchers)]
+    figures = {}
+    for workers in sizes:
+        figures[workers] = found = list[Figure]()
+        name = "" if len(sizes) == 1 else f"{workers} "
+        for figure in _run(options, workers):
+            found.append(figure)
+            show([replace(figure, metric=name + figure.metric)], as_json=options.json)
+    if len(sizes) > 1 and not options.json:
+        Console(width=150).print(_table(figures))
+
+
+@dataclass(frozen=True, slots=True)
+class _Workers:
+    """How many processes there are of each kind."""
+
+    scorers: int
+    dispatchers: int
+
+    def __str__(self) -> str:
+        return f"scorers={self.scorers} dispatchers={self.dispatchers}"
+
+
+def _run(options: argparse.Namespace, workers: _Workers) -> Iterator[Figure]:
+    """Run a batch on a stack of its own."""
     with (
         tempfile.TemporaryDirectory(prefix="routoo-", dir=options.folder) as name,
         ExitStack() as ends,
@@ -53,7 +86,22 @@ def main() -> None:
         if free < needed:
             sys.exit(f"{folder} has {free / 1e9:.1f} GB free; {needed / 1e9:.1f} GB are needed")
         bench = Stack(folder, options.database_url, options.latency_s, ends)
-        show(_measure(bench, options), as_json=options.json)
+        yield from _measure(bench, options, workers)
+
+
+def _table(figures: Mapping[_Workers, Sequence[Figure]]) -> Table:
+    """Return rates in jobs a second, a row a run."""
+    table = Table(title="jobs a second")
+    stages = ("submit", "score", "select", "dispatch", "results", "whole")
+    for column in ("scorers", "dispatchers", *stages, "slowest stage", "whole beside it"):
+        table.add_column(column, justify="right")
+    for workers, found in figures.items():
+        of = {figure.metric: figure for figure in found}
+        rates = [f"{of[stage].value:,.0f}" for stage in stages]
+        whole = of["whole"]
+        beside = f"{whole.reference:,.0f}", f"{whole.ratio:.2f}"
+        table.add_row(str(workers.scorers), str(workers.dispatchers), *rates, *beside)
+    return table
 
 
 def _options() -> argparse.Namespace:
@@ -61,21 +109,28 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--jobs", type=int, default=1_000_000)
-    parser.add_argument("--scorers", type=int, default=1)
-    parser.add_argument("--dispatchers", type=int, default=1)
+    for kind in ("scorers", "dispatchers"):
+        parser.add_argument(
+            f"--{kind}", type=int, nargs="+", default=[1], metavar="N", help="several: a run each"
+        )
     parser.add_argument("--latency-s", type=float, default=0.01, help="of the endpoint")
     parser.add_argument("--ask-every-s", type=float, default=20.0, help="between timed commands")
     parser.add_argument("--database-url", help="empty database; default: an embedded server")
     parser.add_argument("--folder", help="has room for 6 KB a job; default: the system's")
     parser.add_argument("--samples", type=Path, help="gets memory and progress over time")
     parser.add_argument("--json", action="store_true")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if len(options.scorers) * len(options.dispatchers) > 1 and (
+        options.database_url or options.samples
+    ):
+        parser.error("several runs need a database and a file of samples each: leave both out")
+    return options
 
 
-def _measure(bench: Stack, options: argparse.Namespace) -> Iterator[Figure]:
+def _measure(bench: Stack, options: argparse.Namespace, sizes: _Workers) -> Iterator[Figure]:
     _say(f"writing {options.jobs:,} rows")
     rows = _write_rows(bench.folder / "rows.jsonl", options.jobs)
-    workers = _start_workers(bench, options)
+    workers = _start_workers(bench, sizes)
     _say("submitting")
     submitted = _timed(bench, "submit", rows, "--budget-usd", str(options.jobs), "--name", "all")
     rows.unlink()
@@ -110,13 +165,13 @@ def _write_rows(path: Path, count: int) -> Path:
     return path
 
 
-def _start_workers(bench: Stack, options: argparse.Namespace) -> dict[str, int]:
+def _start_workers(bench: Stack, sizes: _Workers) -> dict[str, int]:
     """Start the worker processes; return each one's process id by its name."""
     program, scorer = BIN / "routoo-worker", (sys.executable, HERE / "pipeline_scorer.py")
     commands: dict[str, Sequence[str | Path]] = {"beat": (program, "beat", "--json-logs")}
-    for number in range(options.scorers):
+    for number in range(sizes.scorers):
         commands[f"scorer-{number + 1}"] = scorer
-    for number in range(options.dispatchers):
+    for number in range(sizes.dispatchers):
         commands[f"dispatcher-{number + 1}"] = (program, "dispatcher", "--json-logs")
     pids = {
         name: bench.start(*command, log=f"{name}.log").pid for name, command in commands.items()
