@@ -6,8 +6,10 @@ sentence-transformers, where it is installed (`pip install --no-deps sentence-tr
 onnxruntime, where --peers-python names an interpreter that has benchmarks/peers.txt. Beside them
 stands the physical limit: what the device multiplies in large products, measured in the same run.
 The last ratio is the model-FLOPs utilisation. `--layers 2,4` also reads the prompts by these hidden
-states alone, for which the layers above the last one are not computed. On a busy machine
-`--cpu-time` counts seconds of the processor instead of the clock's.
+states alone, for which the layers above the last one are not computed, and `--precision float32` in
+single precision. sentence-transformers is run as it is by default, in single precision, and where
+ours reads in bfloat16, so too. On a busy machine `--cpu-time` counts seconds of the processor
+instead of the clock's.
 """
 
 import argparse
@@ -26,6 +28,7 @@ from predictor_limit import limit_flops_per_s, read_work
 
 from routoo.domain.tables import read_items
 from routoo.predictor.backbone.encoder import Encoder
+from routoo.predictor.options import Precision
 from routoo.predictor.predictor import load_predictor
 
 Work = Callable[[Sequence[str]], object]
@@ -41,10 +44,7 @@ def main() -> None:
     encoder = predictor.encoder
     assert isinstance(encoder, Encoder), "without a cache of embeddings"
     work: dict[str, Work] = {"routoo": lambda part: predictor.predict(part, predictor.models)}
-    for layers in options.layers:
-        work[f"layers_{layers}"] = _shallow(encoder, layers, options.device)
-    if importlib.util.find_spec("sentence_transformers"):
-        work["sentence_transformers"] = _sentence_transformers(encoder, options.device)
+    work |= _others(encoder, options)
     peer = _onnxruntime(encoder, options) if options.peers_python else nullcontext()
     clock = time.process_time if options.cpu_time else time.perf_counter
     with peer as onnxruntime:
@@ -61,6 +61,26 @@ def main() -> None:
     show(figures, as_json=options.json)
 
 
+def _others(encoder: Encoder, options: argparse.Namespace) -> dict[str, Work]:
+    """Return other ways to read prompts in this process, by their names."""
+    readings = {
+        precision: replace(encoder.reading, precision=Precision(precision))
+        for precision in options.precision
+    }
+    for layers in options.layers:
+        numbers = tuple(int(number) for number in layers.split(","))
+        readings[f"layers_{layers}"] = replace(encoder.reading, layers=numbers)
+    others: dict[str, Work] = {
+        name: Encoder(encoder.backbone, reading, device=options.device).encode
+        for name, reading in readings.items()
+    }
+    if importlib.util.find_spec("sentence_transformers"):
+        for dtype in dict.fromkeys((torch.float32, encoder.model.dtype)):
+            name = f"sentence_transformers_{str(dtype).rpartition('.')[2]}"
+            others[name] = _sentence_transformers(encoder, options.device, dtype)
+    return others
+
+
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=Path("examples/checkpoint"))
@@ -71,6 +91,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--slice", type=int, default=1000, help="prompts of a turn")
     parser.add_argument(
         "--layers", action="append", default=[], metavar="N,N", help="hidden states to read alone"
+    )
+    parser.add_argument(
+        "--precision", action="append", default=[], choices=[*Precision], help="to read in as well"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--device", default="cpu")
@@ -116,16 +139,12 @@ def _limit(
     yield Figure("predict_gflops_per_s", ours, "GFLOP/s", limit, ours / limit)
 
 
-def _shallow(encoder: Encoder, layers: str, device: str) -> Work:
-    numbers = tuple(int(number) for number in layers.split(","))
-    reading = replace(encoder.reading, layers=numbers)
-    return Encoder(encoder.backbone, reading, device=device).encode
-
-
-def _sentence_transformers(encoder: Encoder, device: str) -> Work:
+def _sentence_transformers(encoder: Encoder, device: str, dtype: torch.dtype) -> Work:
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(str(encoder.backbone.path), device=device)
+    model = SentenceTransformer(
+        str(encoder.backbone.path), device=device, model_kwargs={"dtype": dtype}
+    )
     model.max_seq_length = 512
     return lambda part: model.encode(list(part), batch_size=32)
 

@@ -25,7 +25,7 @@ class Precision(StrEnum):
     """What a backbone computes in."""
 
     AUTO = "auto"
-    """bfloat16 where the device has hardware for it; for an encoder only on a GPU."""
+    """bfloat16 where the device multiplies it in hardware, else single precision."""
     FLOAT32 = "float32"
     """Single precision."""
     BFLOAT16 = "bfloat16"

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from routoo.cli.main import app, main
 from routoo.domain.items import Item
-from routoo.domain.tables import Outcomes, read_outcomes, write_items, write_outcomes
+from routoo.domain.tables import Outcomes, read_items, read_outcomes, write_items, write_outcomes
 from routoo.errors import CheckpointError, InputError
 from routoo.predictor.backbone.encoder import EncodedPrompts, Encoder, Progress
 from routoo.predictor.backbone.language_model import find_backbone
@@ -27,10 +28,11 @@ from routoo.predictor.checkpoint import (
     write_checkpoint,
 )
 from routoo.predictor.manifest import checkpoint_models, manifest_text, read_manifest
-from routoo.predictor.options import DEFAULT_BACKBONE, Reading
+from routoo.predictor.options import DEFAULT_BACKBONE, Precision, Reading
 from routoo.predictor.predictor import CheckpointPredictor, load_predictor
 from routoo.predictor.prompt_features import EmbeddingCache
 
+EXAMPLE = Path(__file__).parents[2] / "examples"
 ODD_PROMPTS = (
     "",
     " ",
@@ -102,7 +104,10 @@ def _run(*arguments: str) -> str:
     return result.stdout
 
 
-def test_a_score_does_not_depend_on_its_batch_mates(encoder: Encoder) -> None:
+@pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.BFLOAT16])
+def test_a_score_does_not_depend_on_its_batch_mates(precision: Precision) -> None:
+    reading = Reading((2, 4, 6), precision=precision)
+    encoder = Encoder(find_backbone(DEFAULT_BACKBONE), reading)
     generator = np.random.default_rng(0)
     prompts = ["word " * int(n) for n in generator.integers(1, 200, 8)] + list(ODD_PROMPTS[:6])
     alone = np.concatenate([encoder.encode([prompt]).features for prompt in prompts])
@@ -110,6 +115,33 @@ def test_a_score_does_not_depend_on_its_batch_mates(encoder: Encoder) -> None:
         order = generator.permutation(len(prompts))
         together = encoder.encode([prompts[row] for row in order]).features
         assert np.abs(together - alone[order]).max() < 1e-5
+
+
+def test_several_threads_read_prompts_as_one_does() -> None:
+    prompts = [f"{'word ' * (n % 9)}{n}?" for n in range(50)]
+    backbone = find_backbone(DEFAULT_BACKBONE)
+    alone, before = Encoder(backbone).encode(prompts).features, torch.get_num_threads()
+    torch.set_num_threads(3)
+    shared = Encoder(backbone).encode(prompts).features
+    torch.set_num_threads(before)
+    np.testing.assert_allclose(shared, alone, atol=1e-5)
+
+
+def test_estimates_in_bfloat16_are_near_those_in_single_precision() -> None:
+    checkpoint = read_checkpoint(EXAMPLE / "checkpoint")
+    prompts = [item.prompt for item in read_items(EXAMPLE / "training_questions.jsonl")][:64]
+    single, half = (
+        CheckpointPredictor(
+            checkpoint,
+            Encoder(
+                find_backbone(DEFAULT_BACKBONE),
+                Reading(checkpoint.manifest.layers, precision=precision),
+            ),
+        ).predict(prompts, checkpoint.manifest.models)
+        for precision in (Precision.FLOAT32, Precision.BFLOAT16)
+    )
+    assert 0 < np.abs(half.quality - single.quality).max() < 0.01
+    np.testing.assert_allclose(half.completion_tokens, single.completion_tokens, rtol=0.02)
 
 
 def test_odd_prompts_get_finite_scores_and_only_overlong_ones_are_flagged(

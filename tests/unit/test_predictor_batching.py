@@ -20,21 +20,28 @@ from routoo.predictor.backbone.batching import (
     choose_transfer,
     clean,
     compute_batches,
+    compute_in_threads,
     micro_batches,
 )
 
 CPU = torch.device("cpu")
 
 
-@given(st.lists(st.integers(1, 600), max_size=60), st.integers(1, 2000))
+@given(st.lists(st.integers(1, 600), max_size=60), st.integers(1, 2000), st.booleans())
 def test_every_sequence_is_in_one_batch_and_batches_keep_the_budget(
-    lengths: list[int], budget: int
+    lengths: list[int], budget: int, padded: bool
 ) -> None:
-    batches = list(micro_batches(lengths, budget))
+    batches = list(micro_batches(lengths, budget, padded=padded))
     assert sorted(position for batch in batches for position in batch) == list(range(len(lengths)))
     for batch in batches:
-        padded = max(lengths[position] for position in batch) * len(batch)
-        assert padded <= budget or len(batch) == 1
+        tokens = max(lengths[position] for position in batch) * len(batch)
+        assert tokens <= budget or len(batch) == 1
+
+
+def test_without_padding_sequences_of_one_length_share_a_batch_as_far_as_the_budget() -> None:
+    lengths = [3, 5, 3, 5, 3, 3]
+    assert list(micro_batches(lengths, 10, padded=False)) == [[0, 2, 4], [5], [1, 3]]
+    assert list(micro_batches(lengths, 15)) == [[0, 2, 4, 5], [1, 3]]
 
 
 def test_a_prompt_that_fits_is_scored_whole() -> None:
@@ -144,3 +151,45 @@ def test_pinned_copies_bring_back_what_was_computed() -> None:
     for rows, vectors in results:
         assert vectors.dtype == np.float32
         assert (vectors == 2 * rows[0]).all()
+
+
+def _number_and_threads(tokens: Tokens) -> torch.Tensor:
+    return torch.tensor([[float(tokens[0][0]), torch.get_num_threads()]])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 40])
+def test_a_cpu_computes_batches_side_by_side_each_by_one_thread(count: int) -> None:
+    before = torch.get_num_threads()
+    results = list(compute_in_threads(_batches(count), _number_and_threads, 2))
+    assert [(rows, vectors.tolist()) for rows, vectors in results] == [
+        (rows, [[batch[0][0], 1]]) for rows, batch in _batches(count)
+    ]
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def test_a_batch_that_fails_in_its_thread_is_told_and_threads_count_as_before() -> None:
+    before = torch.get_num_threads()
+
+    def fail(tokens: Tokens) -> torch.Tensor:
+        raise ValueError(tokens)
+
+    with pytest.raises(ValueError, match="0"):
+        list(compute_in_threads(_batches(9), fail, before))
+    assert torch.get_num_threads() == before
+
+
+def test_only_a_few_batches_wait_for_a_thread() -> None:
+    taken: list[int] = []
+
+    def noted() -> Iterator[tuple[list[int], Tokens]]:
+        for rows, batch in _batches(40):
+            taken.append(rows[0])
+            yield rows, batch
+
+    before = torch.get_num_threads()
+    computed = compute_in_threads(noted(), _number_and_threads, 2)
+    next(computed)
+    assert len(taken) == 5
+    assert len(list(computed)) == 39
+    torch.set_num_threads(before)

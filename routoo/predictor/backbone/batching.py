@@ -9,6 +9,8 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -91,12 +93,15 @@ class TokenWindow:
         return [*self.prefix, *ids[:head], *ids[head - room :], *self.suffix], True
 
 
-def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+def micro_batches(
+    lengths: Sequence[int], token_budget: int, *, padded: bool = True
+) -> Iterator[list[int]]:
     """Pack sequences of similar length into batches of at most `token_budget` padded tokens.
 
     Args:
         lengths: Tokens of each sequence.
         token_budget: Most tokens of a batch, padding included; a longer sequence goes alone.
+        padded: Whether shorter sequences may be padded; else those of a batch are equally long.
 
     Yields:
         Positions of the sequences of one batch, longest last.
@@ -104,7 +109,8 @@ def micro_batches(lengths: Sequence[int], token_budget: int) -> Iterator[list[in
     order = sorted(range(len(lengths)), key=lengths.__getitem__)
     batch: list[int] = []
     for position in order:
-        if batch and lengths[position] * (len(batch) + 1) > token_budget:
+        full = lengths[position] * (len(batch) + 1) > token_budget
+        if batch and (full or not (padded or lengths[position] == lengths[batch[0]])):
             yield batch
             batch = []
         batch.append(position)
@@ -213,6 +219,39 @@ def compute_batches(
             yield _wait_for_first(waiting)
     while waiting:
         yield _wait_for_first(waiting)
+
+
+def compute_in_threads(
+    batches: Iterable[tuple[list[int], Tokens]],
+    compute: Callable[[Tokens], Float[Tensor, "batch features"]],
+    threads: int,
+) -> Iterator[tuple[list[int], Float32[np.ndarray, "batch features"]]]:
+    """Compute batches side by side on a CPU, each by a thread of its own; yield rows and results.
+
+    Threads that share a batch wait for each other after every product: where a core also has other
+    work to do, most of the time.
+    """
+    transfer = DirectTransfer(torch.device("cpu"))
+    waiting: deque[tuple[list[int], PendingResult]] = deque()
+    with _single_threads(threads) as pool:
+        for rows, batch in batches:
+            result = pool.submit(lambda batch: transfer.download(compute(batch))(), batch)
+            waiting.append((rows, result.result))
+            if len(waiting) > 2 * threads:
+                yield _wait_for_first(waiting)
+        while waiting:
+            yield _wait_for_first(waiting)
+
+
+@contextmanager
+def _single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
+    """Yield threads that compute each by itself."""
+    try:
+        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        # torch keeps a number for each thread, but the last one set counts for threads to come.
+        torch.set_num_threads(count)
 
 
 def _wait_for_first(

@@ -19,6 +19,7 @@ from routoo.predictor.backbone.batching import (
     choose_transfer,
     clean,
     compute_batches,
+    compute_in_threads,
     micro_batches,
     string_sha256,
 )
@@ -59,7 +60,9 @@ class EncodedPrompts:
 class Encoder:
     """Turns prompts into vectors by a frozen language model.
 
-    A prompt's vector doesn't depend on which other prompts are in its batch.
+    A prompt's vector doesn't depend on which other prompts are in its batch: on a CPU these are
+    equally long, so that its sums are made in the same order. On a GPU, where small batches cost
+    more, they are padded, and a vector in bfloat16 can change in its third digit with them.
 
     Args:
         backbone: Where the model lies.
@@ -78,13 +81,13 @@ class Encoder:
         self.backbone = backbone
         torch_device = torch.device(device)
         self._transfer = choose_transfer(torch_device)
+        self._padded, self._threads = torch_device.type != "cpu", torch.get_num_threads()
         self._tokenizer, self.model = load_language_model(backbone, torch_device, reading.precision)
-        config = self.model.config
-        self._decodes = is_decoder(config)
+        self._decodes = is_decoder(self.model.config)
         usual = Pooling.LAST if self._decodes else Pooling.MEAN
         self.reading = replace(
             reading,
-            layers=_layers(reading.layers, int(config.num_hidden_layers)),
+            layers=_layers(reading.layers, int(self.model.config.num_hidden_layers)),
             pooling=reading.pooling or usual,
         )
         drop_layers(self.model, above=max(self.layers))
@@ -146,12 +149,18 @@ class Encoder:
         """
         features = np.zeros((len(prompts), self.width), np.float32)
         truncated = np.zeros(len(prompts), np.bool_)
-        batches = self._batches(prompts, truncated)
-        for rows, vectors in compute_batches(batches, self._states, self._transfer):
+        for rows, vectors in self._computed(self._batches(prompts, truncated)):
             features[rows] = vectors
             if progress:
                 progress(len(rows))
         return EncodedPrompts(features, truncated)
+
+    def _computed(
+        self, batches: Iterator[tuple[list[int], Tokens]]
+    ) -> Iterator[tuple[list[int], Float32[np.ndarray, "batch features"]]]:
+        if self._padded or self._threads == 1:
+            return compute_batches(batches, self._states, self._transfer)
+        return compute_in_threads(batches, self._states, self._threads)
 
     def _batches(
         self, prompts: Sequence[str], truncated: Bool[np.ndarray, " prompts"]
@@ -159,7 +168,8 @@ class Encoder:
         """Yield the rows and tokens of micro-batches; note which prompts were cut."""
         for first, sequences, cut in self._tokenised(prompts):
             truncated[first : first + len(cut)] = cut
-            for batch in micro_batches([len(ids) for ids in sequences], TOKEN_BUDGET):
+            lengths = [len(ids) for ids in sequences]
+            for batch in micro_batches(lengths, TOKEN_BUDGET, padded=self._padded):
                 rows = [first + position for position in batch]
                 yield rows, [sequences[position] for position in batch]
 

@@ -5,12 +5,13 @@ import hashlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
@@ -109,8 +110,7 @@ def load_language_model(
         where, options = backbone.path.parent, {"gguf_file": backbone.path.name}
     try:
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
-        config = AutoConfig.from_pretrained(where, **options)
-        dtype = choose_dtype(precision, device, decodes=is_decoder(config))
+        dtype = choose_dtype(precision, device, torch.cpu.get_capabilities())
         model = AutoModel.from_pretrained(where, dtype=dtype, **options)
     except (ImportError, OSError, ValueError) as error:
         raise CheckpointError(
@@ -122,18 +122,22 @@ def load_language_model(
     return tokenizer, model.to(device).eval()
 
 
-def choose_dtype(precision: Precision, device: torch.device, *, decodes: bool) -> torch.dtype:
+def choose_dtype(
+    precision: Precision, device: torch.device, cpu: Mapping[str, object]
+) -> torch.dtype:
     """Return the type of numbers that a backbone computes in.
 
-    By default that is bfloat16 where the device multiplies such matrices in hardware: a GPU, and
-    for a decoder a CPU with AMX, several times as fast there as single precision. An encoder on a
-    CPU stays in single precision: its scores are promised to 1e-5 whatever their batch-mates.
+    By default that is bfloat16 where the device multiplies such matrices in hardware, several times
+    as fast as single precision: a GPU, and a CPU with AMX or AVX-512's instructions for it.
+
+    Args:
+        precision: What was asked for.
+        device: Where the backbone computes.
+        cpu: What the processor can do, as `torch.cpu.get_capabilities` says.
     """
     if precision is not Precision.AUTO:
         return torch.float32 if precision is Precision.FLOAT32 else torch.bfloat16
-    if device.type == "cuda":
-        return torch.bfloat16
-    fast = decodes and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    fast = device.type == "cuda" or cpu.get("amx_bf16") or cpu.get("avx512_bf16")
     return torch.bfloat16 if fast else torch.float32
 
 
