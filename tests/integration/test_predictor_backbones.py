@@ -1,6 +1,7 @@
 """Encoders and decoders by path: loading, pooling and tuning by the same code."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -206,6 +207,25 @@ def test_each_layer_is_compiled_where_there_is_a_compiler(
     monkeypatch.setattr(torch.nn.Module, "compile", lambda _, dynamic: told.append(dynamic))
     Encoder(find_backbone(str(folder)), replace(EXACT, compiled=True))
     assert told == [True] * SMALL["num_hidden_layers"]
+
+
+def test_compiled_layers_are_run_by_one_thread_at_a_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[object] = []
+
+    def one_thread(*given: object) -> Iterator[object]:
+        told.append(given[2])
+        return iter(())
+
+    monkeypatch.setattr("routoo.predictor.backbone.encoder.compute_in_threads", one_thread)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    backbone = find_backbone(str(folder))
+    assert Encoder(backbone, replace(EXACT, compiled=True)).encode(PROMPTS).features.any()
+    assert not told
+    Encoder(backbone, EXACT).encode(PROMPTS)
+    assert told == [2]
 
 
 def test_a_checkpoint_reads_prompts_as_it_was_trained_to(

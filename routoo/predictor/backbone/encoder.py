@@ -158,7 +158,8 @@ class Encoder:
     def _computed(
         self, batches: Iterator[tuple[list[int], Tokens]]
     ) -> Iterator[tuple[list[int], Float32[np.ndarray, "batch features"]]]:
-        if self._padded or self._threads == 1:
+        # transformers collects hidden states by thread, but not those of compiled layers.
+        if self._padded or self.reading.compiled or self._threads == 1:
             return compute_batches(batches, self._states, self._transfer)
         return compute_in_threads(batches, self._states, self._threads)
 
