@@ -119,12 +119,14 @@ def test_a_score_does_not_depend_on_its_batch_mates(precision: Precision) -> Non
 
 def test_several_threads_read_prompts_as_one_does() -> None:
     prompts = [f"{'word ' * (n % 9)}{n}?" for n in range(50)]
-    backbone = find_backbone(DEFAULT_BACKBONE)
-    alone, before = Encoder(backbone).encode(prompts).features, torch.get_num_threads()
-    torch.set_num_threads(3)
-    shared = Encoder(backbone).encode(prompts).features
+    encoder, before = Encoder(find_backbone(DEFAULT_BACKBONE)), torch.get_num_threads()
+    features = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        features.append(encoder.encode(prompts).features)
+        assert torch.get_num_threads() == threads
     torch.set_num_threads(before)
-    np.testing.assert_allclose(shared, alone, atol=1e-5)
+    np.testing.assert_allclose(*features, atol=1e-5)
 
 
 def test_estimates_in_bfloat16_are_near_those_in_single_precision() -> None:

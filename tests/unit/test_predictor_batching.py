@@ -1,6 +1,9 @@
 """Windows and micro-batches: nothing lost, nothing too long, results back in order."""
 
-from collections.abc import Iterator
+import queue
+import threading
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -157,26 +160,75 @@ def _number_and_threads(tokens: Tokens) -> torch.Tensor:
     return torch.tensor([[float(tokens[0][0]), torch.get_num_threads()]])
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 40])
-def test_a_cpu_computes_batches_side_by_side_each_by_one_thread(count: int) -> None:
+def _threads_of_a_new_thread() -> int:
+    with ThreadPoolExecutor(1) as one:
+        return one.submit(torch.get_num_threads).result()
+
+
+def _close(computed: Iterator[object]) -> None:
+    assert isinstance(computed, Generator)
+    computed.close()
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
     before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 40])
+@pytest.mark.usefixtures("three_threads")
+def test_a_cpu_computes_batches_side_by_side_each_by_one_thread(count: int) -> None:
     results = list(compute_in_threads(_batches(count), _number_and_threads, 2))
     assert [(rows, vectors.tolist()) for rows, vectors in results] == [
         (rows, [[batch[0][0], 1]]) for rows, batch in _batches(count)
     ]
-    assert torch.get_num_threads() == 2
-    torch.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("three_threads")
+def test_other_threads_count_as_before_while_batches_are_computed_and_after() -> None:
+    computed = compute_in_threads(_batches(9), _number_and_threads, 2)
+    next(computed)
+    assert (torch.get_num_threads(), _threads_of_a_new_thread()) == (3, 3)
+    _close(computed)
+    assert (torch.get_num_threads(), _threads_of_a_new_thread()) == (3, 3)
+
+
+@pytest.mark.usefixtures("three_threads")
 def test_a_batch_that_fails_in_its_thread_is_told_and_threads_count_as_before() -> None:
-    before = torch.get_num_threads()
-
     def fail(tokens: Tokens) -> torch.Tensor:
         raise ValueError(tokens)
 
     with pytest.raises(ValueError, match="0"):
-        list(compute_in_threads(_batches(9), fail, before))
-    assert torch.get_num_threads() == before
+        list(compute_in_threads(_batches(9), fail, 2))
+    assert (torch.get_num_threads(), _threads_of_a_new_thread()) == (3, 3)
+
+
+def test_batches_that_wait_for_a_thread_are_not_computed_once_nobody_wants_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, go_on = queue.Queue[float](), threading.Event()
+
+    class Pool(ThreadPoolExecutor):
+        def shutdown(self, *given: bool, **named: bool) -> None:
+            super().shutdown(**{**named, "wait": False})
+            go_on.set()
+            super().shutdown(*given)
+
+    def compute(tokens: Tokens) -> torch.Tensor:
+        begun.put(tokens[0][0])
+        if tokens[0][0]:
+            go_on.wait(30)
+        return torch.tensor([[1.0]])
+
+    monkeypatch.setattr("routoo.predictor.backbone.batching.ThreadPoolExecutor", Pool)
+    computed = compute_in_threads(_batches(9), compute, 1)
+    next(computed)
+    assert [begun.get(timeout=30) for _ in range(2)] == [0, 1]
+    _close(computed)
+    assert begun.empty()
 
 
 def test_only_a_few_batches_wait_for_a_thread() -> None:
@@ -187,9 +239,7 @@ def test_only_a_few_batches_wait_for_a_thread() -> None:
             taken.append(rows[0])
             yield rows, batch
 
-    before = torch.get_num_threads()
     computed = compute_in_threads(noted(), _number_and_threads, 2)
     next(computed)
     assert len(taken) == 5
     assert len(list(computed)) == 39
-    torch.set_num_threads(before)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import Barrier
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -245,13 +246,31 @@ def compute_in_threads(
 
 @contextmanager
 def _single_threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """Yield threads that compute each by itself."""
+    """Yield threads that compute each by itself; at the end work that waits for them is dropped."""
+    pool, all_started = ThreadPoolExecutor(count), Barrier(count)
     try:
-        with ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
+        _start(pool, count, all_started)
+        yield pool
+    finally:
+        all_started.abort()
+        pool.shutdown(cancel_futures=True)
+
+
+def _start(pool: ThreadPoolExecutor, count: int, all_started: Barrier) -> None:
+    """Start a pool's threads, and have torch use no further ones in them; elsewhere as before."""
+
+    def compute_alone() -> None:
+        torch.get_num_threads()  # the first call in a thread would undo the next line later
+        torch.set_num_threads(1)
+        all_started.wait()
+
+    usual = torch.get_num_threads()
+    try:
+        for started in [pool.submit(compute_alone) for _ in range(count)]:
+            started.result()
     finally:
         # torch keeps a number for each thread, but the last one set counts for threads to come.
-        torch.set_num_threads(count)
+        torch.set_num_threads(usual)
 
 
 def _wait_for_first(

@@ -81,7 +81,7 @@ class Encoder:
         self.backbone = backbone
         torch_device = torch.device(device)
         self._transfer = choose_transfer(torch_device)
-        self._padded, self._threads = torch_device.type != "cpu", torch.get_num_threads()
+        self._padded = torch_device.type != "cpu"
         self._tokenizer, self.model = load_language_model(backbone, torch_device, reading.precision)
         self._decodes = is_decoder(self.model.config)
         usual = Pooling.LAST if self._decodes else Pooling.MEAN
@@ -159,9 +159,10 @@ class Encoder:
         self, batches: Iterator[tuple[list[int], Tokens]]
     ) -> Iterator[tuple[list[int], Float32[np.ndarray, "batch features"]]]:
         # transformers collects hidden states by thread, but not those of compiled layers.
-        if self._padded or self.reading.compiled or self._threads == 1:
+        threads = 1 if self._padded or self.reading.compiled else torch.get_num_threads()
+        if threads == 1:
             return compute_batches(batches, self._states, self._transfer)
-        return compute_in_threads(batches, self._states, self._threads)
+        return compute_in_threads(batches, self._states, threads)
 
     def _batches(
         self, prompts: Sequence[str], truncated: Bool[np.ndarray, " prompts"]
