@@ -214,15 +214,12 @@ def _refuse(unknown: Sequence[str], known: Sequence[str], where: str) -> None:
     )
 
 
-async def check_endpoints(
-    pool: Pool, settings: Settings, *, environ: Mapping[str, str] | None = None
-) -> str | None:
+async def check_endpoints(pool: Pool, settings: Settings) -> str | None:
     """Check that every model of a pool has an endpoint that answers.
 
     Args:
         pool: The candidate models.
         settings: How long to wait for each endpoint, all at once, and which networks are blocked.
-        environ: Where keys and proxies are looked up; the process's environment if unset.
 
     Returns:
         A note for people where some could not be asked, since their keys are not on this machine.
@@ -231,10 +228,7 @@ async def check_endpoints(
         ConfigError: Some models don't answer.
     """
     found = await ping(
-        pool.models,
-        timeout_s=settings.ping_timeout_s,
-        environ=environ,
-        blocked=settings.blocked_networks,
+        pool.models, timeout_s=settings.ping_timeout_s, blocked=settings.blocked_networks
     )
     check_answers(found)
     unknown = sorted({name for one in found if one.is_unknown for name in one.models})

@@ -91,11 +91,11 @@ def usd(amount: Decimal | float | None) -> str:
     return f"{whole}.{digits.rstrip('0').ljust(2, '0')}" if point else whole
 
 
-def ago(instant: datetime | None, now: datetime | None = None) -> str:
+def ago(instant: datetime | None) -> str:
     """Return how long ago an instant was, in the largest unit that counts."""
     if instant is None:
         return "\N{EN DASH}"
-    seconds = ((now or datetime.now(UTC)) - instant).total_seconds()
+    seconds = (datetime.now(UTC) - instant).total_seconds()
     for unit_s, name in ((_DAY_S, "d"), (_HOUR_S, "h"), (_MINUTE_S, "min")):
         if seconds >= unit_s:
             return f"{seconds / unit_s:.0f} {name} ago"

@@ -1,7 +1,7 @@
 """Hands batches over to providers' batch APIs: upload, create, look, download, cancel."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Self
 
 from routoo.client.access import find_access
@@ -29,7 +29,6 @@ class ProviderBatches:
     """Implements `routoo.ports.BatchProvider` over HTTP; an async context manager.
 
     Args:
-        environ: Where API keys and proxies are looked up; the process's environment if unset.
         timeout_s: Longest wait for the answer to a short request, in seconds; files get more.
         counters: Where models' tokenizers are kept.
         blocked: Addresses that are not connected to.
@@ -38,13 +37,11 @@ class ProviderBatches:
     def __init__(
         self,
         *,
-        environ: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
         counters: TokenCounters | None = None,
         blocked: BlockedNetworks = NONE_BLOCKED,
     ) -> None:
         self._counters = counters or TokenCounters()
-        self._environ = os.environ if environ is None else environ
         self._timeout_s = timeout_s
         self._http = HttpClient(max_bytes=_MAX_FILE_BYTES, blocked=blocked)
 
@@ -186,7 +183,7 @@ class ProviderBatches:
         self, model: CandidateModel, request: BatchApiRequest, *, may_postpone: bool = False
     ) -> tuple[bytes, str]:
         """Return the body of a successful response, and the URL that it came from for messages."""
-        access, format_ = find_access(model, self._environ), format_of(model)
+        access, format_ = find_access(model, os.environ), format_of(model)
         headers = dict(format_.headers)
         if not isinstance(request.data, bytes):
             headers.pop(_CONTENT_TYPE, None)  # a form brings one of its own

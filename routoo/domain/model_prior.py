@@ -68,10 +68,10 @@ class ModelPrior(PoolRecord):
 
 
 @cache
-def reference_models(folder: Path = GENERAL_CHECKPOINT) -> tuple[str, ...]:
-    """Return the names of a general checkpoint's reference models; empty where it is not there."""
+def reference_models() -> tuple[str, ...]:
+    """Return the names of the general checkpoint's reference models; empty where it isn't there."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads((GENERAL_CHECKPOINT / "manifest.json").read_text(encoding="utf-8"))
         return tuple(manifest["settings"][REFERENCE_MODELS])
     except (OSError, ValueError, KeyError, TypeError):
         return ()

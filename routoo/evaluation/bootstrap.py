@@ -69,15 +69,12 @@ class MeanInterval:
     """Number of values that it is the mean of."""
 
 
-def mean_interval(
-    values: Float64[np.ndarray, " items"], *, level: float = 0.95, seed: int = 0
-) -> MeanInterval:
+def mean_interval(values: Float64[np.ndarray, " items"], *, level: float = 0.95) -> MeanInterval:
     """Return the mean of the known values with its interval.
 
     Args:
         values: One an item; NaN where not known.
         level: Chance that the interval holds the mean of the items' distribution.
-        seed: Of the draws.
 
     Returns:
         NaN where nothing is known.
@@ -85,7 +82,7 @@ def mean_interval(
     known = values[~np.isnan(values)]
     if not len(known):
         return MeanInterval(float("nan"), float("nan"), float("nan"), 0)
-    draws = [known[rows].mean() for rows in resample(len(known), seed, MEAN_DRAWS)]
+    draws = [known[rows].mean() for rows in resample(len(known), 0, MEAN_DRAWS)]
     return MeanInterval(float(known.mean()), *_middle(np.array(draws), level), len(known))
 
 

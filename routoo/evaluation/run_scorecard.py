@@ -29,13 +29,14 @@ from routoo.evaluation.scorecard import (
 from routoo.predictor.dataset import OutcomeMatrix
 
 ROUTER = "router"
+_SEED = 0
+"""Of the bootstrap."""
 
 
 def run_scorecard(
     run: EvaluationRun,
     *,
     past: Sequence[EvaluationRun] = (),
-    seed: int = 0,
     reference: str | None = None,
 ) -> Scorecard:
     """Return a run's figures.
@@ -46,7 +47,6 @@ def run_scorecard(
     Args:
         run: The run.
         past: Earlier runs of the same evaluation, oldest first.
-        seed: Of the bootstrap.
         reference: Model to compare with; None for the best single one.
 
     Raises:
@@ -54,11 +54,11 @@ def run_scorecard(
     """
     every = list(range(len(run.models)))
     title = f"Evaluation of {run.facts.eval_set}"
-    card = measure_answers(title, _facts(run), _data(run), _answers(run), every, seed)
+    card = measure_answers(title, _facts(run), _data(run), _answers(run), every, _SEED)
     return replace(
         card,
-        pool=_pool(run, seed, reference),
-        history=tuple(past_run(one, seed) for one in (*past, run)) if past else (),
+        pool=_pool(run, reference),
+        history=tuple(map(past_run, (*past, run))) if past else (),
         decisions=decision_rows(run),
         same_cost=compare_at_same_cost(run),
     )
@@ -77,10 +77,10 @@ def decision_rows(run: EvaluationRun) -> tuple[DecisionRow, ...]:
     return tuple(rows) if sum(row.answers for row in rows[1:]) else ()
 
 
-def past_run(run: EvaluationRun, seed: int = 0) -> PastRun:
+def past_run(run: EvaluationRun) -> PastRun:
     """Return the figures of a run that the report draws over time."""
     answers = _answers(run)
-    figures = operating_figures(answers, bootstrap_weights(len(run.item_ids), seed))
+    figures = operating_figures(answers, bootstrap_weights(len(run.item_ids), _SEED))
     judged = reliability("", answers.expected_quality, answers.score)
     label = f"{run.facts.created_at:%Y-%m-%d %H:%M}"
     return PastRun(label, figures.quality, figures.cost_usd, judged.ece)
@@ -178,7 +178,7 @@ def _matrix(
     return OutcomeMatrix(items, run.models, score, np.full(score.shape, np.nan, np.float32))
 
 
-def _pool(run: EvaluationRun, seed: int, reference: str | None) -> PoolComparison | None:
+def _pool(run: EvaluationRun, reference: str | None) -> PoolComparison | None:
     rows = run.sampled
     matrix = _matrix(run, run.sample_quality[rows], rows)
     costs = run.sample_cost_usd[rows]
@@ -189,4 +189,4 @@ def _pool(run: EvaluationRun, seed: int, reference: str | None) -> PoolCompariso
         return None
     names = tuple(run.models[column] for column in columns)
     quality = run.predicted_quality[rows][kept][:, columns]
-    return compare_pool(outcomes, names, {ROUTER: quality}, seed, reference)
+    return compare_pool(outcomes, names, {ROUTER: quality}, _SEED, reference)

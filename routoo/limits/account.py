@@ -7,7 +7,7 @@ I/O.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -322,24 +322,16 @@ def fair_shares(slots: int, wanted: Mapping[str, int]) -> dict[str, int]:
 
 
 class MemoryLimits:
-    """Implements `routoo.ports.SharedLimits` for a process that shares its endpoints with no other.
+    """Implements `routoo.ports.SharedLimits` for a process that shares endpoints with no other."""
 
-    Args:
-        span_s: Length of the window that the rates hold in, in seconds.
-        now_s: The clock.
-    """
-
-    def __init__(
-        self, *, span_s: float = WINDOW_S, now_s: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._span_s, self._now_s = span_s, now_s
+    def __init__(self) -> None:
         self._accounts: dict[str, Account] = {}
 
     async def exchange(self, reports: Sequence[EndpointReport]) -> list[Grant]:
         """Return a grant for each report, in order."""
         return [
-            self._accounts.setdefault(report.endpoint, Account(self._span_s)).answer(
-                report, self._now_s()
+            self._accounts.setdefault(report.endpoint, Account(WINDOW_S)).answer(
+                report, time.monotonic()
             )
             for report in reports
         ]

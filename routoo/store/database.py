@@ -36,18 +36,17 @@ class Database:
 
     Args:
         url: `postgresql://...`, as libpq reads it.
-        min_size: Connections kept open.
         max_size: Most connections open at once; further callers wait.
 
     Raises:
         DatabaseUnavailableError: On entry, when the database can't be reached within 10 s.
     """
 
-    def __init__(self, url: str, *, min_size: int = 1, max_size: int = 8) -> None:
+    def __init__(self, url: str, *, max_size: int = 8) -> None:
         self._where, self._url = redacted(url), url
         self._pool = AsyncConnectionPool(
             libpq_url(url),
-            min_size=min_size,
+            min_size=1,
             max_size=max_size,
             open=False,
             timeout=_CONNECT_TIMEOUT_S,

@@ -23,9 +23,9 @@ def fixed(value: float, digits: int = 3) -> str:
     return f"{value:.{digits}f}" if math.isfinite(value) else "out of reach"
 
 
-def signed(value: float, digits: int = 3) -> str:
-    """Return a difference with its sign."""
-    return f"{value:+.{digits}f}" if math.isfinite(value) else fixed(value)
+def signed(value: float) -> str:
+    """Return a difference with its sign, to three decimals."""
+    return f"{value:+.3f}" if math.isfinite(value) else fixed(value)
 
 
 def percent(value: float, digits: int = 1) -> str:

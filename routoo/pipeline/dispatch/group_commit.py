@@ -35,6 +35,8 @@ _LINGER_S = 0.005
 """How long a flush waits for more writes, in seconds; so a transaction has hundreds of rows."""
 _FIRST_RETRY_S = 0.1
 _LONGEST_RETRY_S = 2.0
+_PATIENCE_S = 30.0
+"""How long to retry while the database can't be reached."""
 _log = structlog.get_logger(__name__)
 
 
@@ -53,7 +55,6 @@ class GroupCommit:
         behaviour: What is known of endpoints: what this process found is saved with the call that
             showed it, and what others found is read with each flush. So no call that is reserved
             after another was billed above its bound is sent at the old one.
-        patience_s: How long to retry while the database can't be reached, in seconds.
 
     Raises:
         StaleLeaseError: From any method, and at the end: another worker owns the shard.
@@ -68,10 +69,9 @@ class GroupCommit:
         cache: ShardCache | None = None,
         alone: bool = False,
         behaviour: KnownBehaviour | None = None,
-        patience_s: float = 30.0,
     ) -> None:
         self._db, self._lease, self._cache = db, lease, cache
-        self._alone, self._patience_s = alone, patience_s
+        self._alone = alone
         self._behaviour = KnownBehaviour() if behaviour is None else behaviour
         self._waiting = PendingWrites()
         self._has_writes = asyncio.Event()
@@ -222,7 +222,7 @@ class GroupCommit:
             except ValueRefusedError as error:
                 return await self._commit_apart(writes, error)
             except DatabaseUnavailableError:
-                if waited_s >= self._patience_s:
+                if waited_s >= _PATIENCE_S:
                     raise
                 await asyncio.sleep(delay_s)
                 waited_s, delay_s = waited_s + delay_s, min(delay_s * 2, _LONGEST_RETRY_S)
