@@ -1,11 +1,16 @@
-"""Arithmetic of log-odds."""
+"""Does arithmetic with log-odds: to and from probabilities, and shifts that fit scores best.
+
+Fits move log-odds by small steps, so probabilities are neither rounded nor held from 0 and 1, as
+those of `routoo.predictor.scores` are.
+"""
 
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-_LEAST = 1e-4
+from routoo.predictor.scores import EDGE
+
 _STEPS = 10
 
 
@@ -13,7 +18,7 @@ def log_odds(
     quality: Float[np.ndarray, "*shape"], precision: type[np.floating[Any]] = np.float64
 ) -> Float[np.ndarray, "*shape"]:
     """Return log-odds, at most 9.2 either way; NaN stays."""
-    bounded = np.clip(np.asarray(quality, precision), _LEAST, 1 - _LEAST)
+    bounded = np.clip(np.asarray(quality, precision), EDGE, 1 - EDGE)
     return np.asarray(np.log(bounded / (1 - bounded)))
 
 
@@ -88,11 +93,3 @@ def fit_strength(
         bend = (np.where(known, chance * (1 - chance), 0.0) * shift**2).sum() + pull
         strength += float(np.clip(slope / bend, -0.5, 0.5))
     return min(max(strength, 0.0), 1.5)
-
-
-def log_loss(
-    score: Float[np.ndarray, " answers"], quality: Float[np.ndarray, " answers"]
-) -> Float64[np.ndarray, " answers"]:
-    """Return the loss of each estimate of a score in [0, 1], in nats."""
-    bounded = np.clip(np.asarray(quality, np.float64), _LEAST, 1 - _LEAST)
-    return np.asarray(-(score * np.log(bounded) + (1 - score) * np.log(1 - bounded)))
