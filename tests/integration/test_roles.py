@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
 
+import psycopg
 import pytest
 
 from routoo.domain.batch_options import CallOptions
@@ -173,3 +174,43 @@ async def test_no_role_does_what_its_process_has_no_need_of(roles: Roles) -> Non
     for name, statement in _FORBIDDEN:
         with pytest.raises(StoreError, match=r"permission denied|must be owner"):
             await rows(roles[name], statement)
+
+
+@pytest.fixture
+async def kept(roles: Roles, database_url: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    """The database as the dispatcher sees it, with a batch that keeps money for a shard."""
+    async with FakeServer() as server:
+        await submit(roles["producer"], server, 2)
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as conn:
+        for table in ("ledgers", "shards"):
+            await conn.execute(f"UPDATE {table} SET fallback_usd = 0.25".encode())
+        await conn.execute("SET ROLE routoo_dispatcher")
+        yield conn
+
+
+async def test_the_trigger_on_shards_serves_no_table_of_others(
+    kept: psycopg.AsyncConnection,
+) -> None:
+    await kept.execute("CREATE TEMP TABLE mine (batch_id uuid, fallback_usd numeric)")
+    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+        await kept.execute(
+            "CREATE TRIGGER mine BEFORE INSERT ON mine"
+            " FOR EACH ROW EXECUTE FUNCTION keep_nothing_once_done();"
+            "INSERT INTO mine SELECT batch_id, -1000 FROM public.ledgers"
+        )
+    assert await amounts(kept, "public.ledgers") == [Decimal("0.25")]
+
+
+async def test_the_trigger_on_shards_takes_no_other_table_for_the_ledger(
+    kept: psycopg.AsyncConnection,
+) -> None:
+    await kept.execute("CREATE TEMP TABLE ledgers (batch_id uuid, fallback_usd numeric)")
+    await kept.execute("INSERT INTO pg_temp.ledgers SELECT batch_id, 9 FROM public.ledgers")
+    await kept.execute("UPDATE shards SET state = 'done' WHERE stage = 'dispatch'")
+    assert await amounts(kept, "pg_temp.ledgers") == [9]
+    assert await amounts(kept, "public.ledgers") == [0]
+
+
+async def amounts(conn: psycopg.AsyncConnection, table: str) -> list[Decimal]:
+    cursor = await conn.execute(f"SELECT fallback_usd FROM {table}".encode())
+    return [usd async for (usd,) in cursor]
