@@ -21,7 +21,7 @@ _SENTENCE = re.compile(r"[.!?](?:\s|$)")
 _TOKEN = re.compile(r"\d+\.?\d*|\.\d+|[-+*/()]")
 _OFFER = re.compile(r"[Oo(](?:(?<=\()[A-P]\)|(?<!\()(?<!\w.)ptions?\b)")
 _CUE_WORD = re.compile(r"[a-z']+")
-_LINE_START = re.compile(r"^#|^\s*[-*]\s", re.MULTILINE)
+_LINE_START = re.compile(r"^#|^[^\S\n]*[-*]\s", re.MULTILINE)
 _CUES: tuple[tuple[str, str], ...] = (
     ("however but although", ""),
     ("", "none of|not listed|not among|not in the|not match|no option|not given|no answer"),
@@ -71,8 +71,7 @@ _FINISH_REASONS = ("length", "content_filter")
 _SAME = 0.011
 """Numbers that differ by less than this share count as equal: answers round."""
 _TAIL, _LONG_TAIL = 8, 400
-_EQUATION_CHARACTERS = 80
-_ENDING_CHARACTERS = 40
+_EQUATION_CHARACTERS, _ENDING_CHARACTERS = 80, 40
 _SHORTEST_SUM = 3  # tokens: two numbers and a sign
 _MOST_EQUATIONS = 60
 _TINY = 1e-9
@@ -336,7 +335,8 @@ _SIGNS = (
     (",", ""),
 )
 _SUM_CHARACTERS = "0123456789.+-*/() "
-_RESULT = re.compile(r"\s*-?\d*\.?\d+(?!\d*\.?\d*\s*[-+*/^(])")
+_RESULT = re.compile(r"\s*-?(?:\d*\.\d+|\d+)(?!\d*\.?\d*\s*[-+*/^(])")
+"""A number in one way alone: a pattern that could divide its digits anywhere would try all ways."""
 
 
 def _sum(tokens: list[str]) -> tuple[float, list[str]]:

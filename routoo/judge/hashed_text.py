@@ -13,6 +13,8 @@ WIDTH = 1 << 15
 """Buckets that words are hashed into."""
 _TOKEN = re.compile(r"[^\W\d_]+|\d|[^\w\s]")
 _MOST_TOKENS = 1200
+_BEGIN = 1 << 14
+"""Characters in which nearly every long text has that many tokens."""
 _TINY = 1e-9
 
 
@@ -93,9 +95,17 @@ def _with_length_1(
 
 def _hashes(text: str) -> list[int]:
     """Return the hash of each word, then of each with the word before it and a space."""
-    tokens = _TOKEN.findall(text.lower())[:_MOST_TOKENS]
-    words = [token.encode(errors="replace") for token in tokens]
+    words = [token.encode(errors="replace") for token in _tokens(text)]
     alone = list(map(zlib.crc32, words))
     # A hash goes on from that of what stands before.
     before = [zlib.crc32(b" "), *(zlib.crc32(b" ", hashed) for hashed in alone)]
     return [*alone, *map(zlib.crc32, words, before)]
+
+
+def _tokens(text: str) -> list[str]:
+    """Return the first tokens of a text; of megabytes most are not looked at."""
+    if len(text) > _BEGIN:
+        found = _TOKEN.findall(text[:_BEGIN].lower())
+        if len(found) > _MOST_TOKENS:  # the last one may be cut off
+            return found[:_MOST_TOKENS]
+    return _TOKEN.findall(text.lower())[:_MOST_TOKENS]

@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.judge.answer_features import _OFFER, _checked_equations, answer_features
+from routoo.judge.answer_features import (
+    _LINE_START,
+    _OFFER,
+    _RESULT,
+    _checked_equations,
+    answer_features,
+)
 from routoo.judge.hashed_text import WIDTH, HashedTexts
 from routoo.judge.reading import _NUMBER, _STATED, Form, read_answer
 
@@ -86,6 +92,8 @@ PIECES = (
     "\n",
     "-",
     "--",
+    "+",
+    "#",
     "5",
     "1,234.5e-7",
     ".",
@@ -107,6 +115,7 @@ PLAIN = {
         r"(?:\s*[:=])?\s*(?=([^\n]{1,160}))",
         re.IGNORECASE,
     ),
+    _RESULT: re.compile(r"\s*-?\d*\.?\d+(?!\d*\.?\d*\s*[-+*/^(])"),
 }
 """The patterns as one would write them, which are searched for more slowly."""
 
@@ -116,6 +125,15 @@ def test_fast_patterns_find_what_the_plain_ones_do(text: str) -> None:
     for fast, plain in PLAIN.items():
         found, wanted = ([(m.span(), m.groups()) for m in p.finditer(text)] for p in (fast, plain))
         assert found == wanted
+    plain = re.compile(r"^#|^\s*[-*]\s", re.MULTILINE)  # begins with the empty lines before
+    assert len(_LINE_START.findall(text)) == len(plain.findall(text))
+
+
+@pytest.mark.timeout(60)  # a model that repeats itself must not keep a worker for minutes
+@pytest.mark.parametrize("part", ["1", "1,", "1.", "\n", " ", "-", "= 1", "(", "answer is "])
+def test_an_answer_of_one_part_again_and_again_is_read(part: str) -> None:
+    answer = "x = " + (part * 8000)[:7900] + " + 2"
+    assert np.isfinite(answer_features(OPTIONS, answer, "length", 100.0)).all()
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map("".join))
@@ -130,6 +148,15 @@ def test_words_are_hashed_alone_and_with_the_word_before(text: str) -> None:
     value = np.log1p([counts[bucket] for bucket in hashed.bucket.tolist()])
     length = max(float(np.sqrt(value @ value)), 1e-9)
     assert np.allclose(hashed.value, value / length, rtol=1e-6)
+
+
+@pytest.mark.parametrize("part", ["It is so. ", "a", " ", "x" * 13 + " ", "x" * 14 + " ", "7"])
+def test_of_a_long_text_the_first_words_count(part: str) -> None:
+    text = part * (40_000 // len(part)) + "end"
+    words = re.findall(r"[^\W\d_]+|\d|[^\w\s]", text.lower())[:1200]
+    found, wanted = HashedTexts.of([text]), HashedTexts.of([" ".join(words)])
+    assert found.bucket.tolist() == wanted.bucket.tolist()
+    assert found.value.tolist() == wanted.value.tolist()
 
 
 RECORDED = (
