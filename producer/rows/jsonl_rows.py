@@ -284,7 +284,7 @@ def _kept(line: bytes, row: object, compact: str | None) -> dict[str, Any] | Row
             return problems.TOO_DEEP
     if b"\\u0000" in line and problems.find_unstorable_text(row) is not None:
         return problems.NUL_CHARACTER
-    return row
+    return problems.TOO_DEEP if compact is None else row
 
 
 def _may_have_changed(line: bytes, compact: str) -> bool:
@@ -355,7 +355,10 @@ def _explain(line: bytes, error: orjson.JSONDecodeError) -> dict[str, Any] | Row
             return unstorable
         # Read once more, so that nothing gets by that orjson refuses.
         row = orjson.loads(json.dumps(row, allow_nan=False))
+        orjson.dumps(row)
         return row if type(row) is dict else _NOT_AN_OBJECT
+    except orjson.JSONEncodeError:
+        return problems.TOO_DEEP
     except UnicodeDecodeError:
         return problems.INVALID_ENCODING
     except _UnreadableError as refusal:

@@ -175,6 +175,9 @@ def read_validators(value: object, defaults: Validators | None = None) -> Valida
         check_rules(own)
     except InputError as error:
         raise invalid_rule(error) from error
+    except orjson.JSONEncodeError as error:
+        what = "json_schema is nested deeper than 250 levels"
+        raise LimitError(RowProblem(ProblemKind.INVALID_RULE, what, "Flatten it")) from error
     return None if own == NO_RULES else own
 
 

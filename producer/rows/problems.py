@@ -69,7 +69,7 @@ INVALID_ENCODING = RowProblem(
     ProblemKind.INVALID_ENCODING, "the line is not UTF-8", "Convert the file to UTF-8"
 )
 TOO_DEEP = RowProblem(
-    ProblemKind.MALFORMED_LINE, "the body is nested deeper than 250 levels", "Flatten it"
+    ProblemKind.MALFORMED_LINE, "the row is nested deeper than 250 levels", "Flatten it"
 )
 
 

@@ -288,9 +288,28 @@ def test_large_whole_numbers_are_kept_as_they_are(number: int) -> None:
     assert orjson.loads(jobs[0].body_json)["metadata"]["n"] == number
 
 
-def test_a_body_nested_too_deep_is_a_bad_row() -> None:
-    deep = b'{"custom_id":"a","body":{"messages":[{"role":"user","content":"x"}],"x":'
-    assert kind_of(deep + b"[" * 400 + b"]" * 400 + b"}}") is ProblemKind.MALFORMED_LINE
+DEEP = b"[" * 400 + b"]" * 400
+_TALK = b'"messages":[{"role":"user","content":"%s"}]'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"custom_id":"a","body":{%s,"x":%s}}' % (_TALK % b"x", DEEP),
+        b'{"custom_id":"a","body":{%s,"x":[NaN,%s]}}' % (_TALK % b"x", DEEP),
+        b'{"custom_id":"a","body":{%s,"tools":%s}}' % (_TALK % (b"x" * 9000), DEEP),
+        b'{"custom_id":"a","params":{"messages":[{"role":"assistant","content":'
+        b'[{"type":"tool_use","id":"b","name":"f","input":{"a":%s}}]}]}}' % DEEP,
+        b'{"prompt":"x","validate":{"json_schema":{"a":%s}}}' % DEEP,
+    ],
+)
+def test_a_row_nested_too_deep_is_a_bad_row(line: bytes) -> None:
+    assert kind_of(line) is ProblemKind.MALFORMED_LINE
+
+
+def test_a_rule_nested_too_deep_is_a_bad_row() -> None:
+    rules = b'{\\"json_schema\\":{\\"a\\":%s}}' % DEEP  # as text, which tables hold
+    assert kind_of(b'{"prompt":"x","validate":"%s"}' % rules) is ProblemKind.INVALID_RULE
 
 
 def test_an_escaped_backslash_before_u0000_is_no_nul_character() -> None:
