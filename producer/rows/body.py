@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple, Self, cast
 
@@ -28,8 +27,6 @@ _CHECKED_FIELDS = _WHOLE_NUMBERS.difference(LIMIT_KEYS) | {"model", "stream", "r
 """Fields whose values are checked, or may be changed, beside messages and limits."""
 _FRACTIONS = (float, Decimal)
 _MESSAGE_FIELDS = ("role", "content")
-_MOST_SHAPES = 64
-"""Kept in memory: bodies with names of their own each must not fill it."""
 _MOST = 2**31 - 1
 _NAMES_SHOWN = 10
 
@@ -72,12 +69,8 @@ class _ContextWindow(NamedTuple):
         return cls(tokens, tokens - model.max_completion_tokens, (model.part_kinds,))
 
 
-@lru_cache(_MOST_SHAPES)
 def _may_be_usual(names: tuple[str, ...]) -> bool:
-    """Return whether a body of such fields is a chat that sets what `check` looks at by default.
-
-    Most bodies of an input have the same fields.
-    """
+    """Return whether a body of such fields is a chat that sets what `check` looks at by default."""
     return "messages" in names and _CHECKED_FIELDS.isdisjoint(names)
 
 

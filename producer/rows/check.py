@@ -41,8 +41,9 @@ LONGEST_CUSTOM_ID = 512
 _TEXT_FIELDS = frozenset({"custom_id", "method", "url"})
 """Fields of a request that are checked to be texts."""
 _BODY_NAME = '"body":'
-_MOST_SHAPES = 64
-"""Kept in memory: rows with names of their own each must not fill it."""
+_MOST_SHAPES, _MOST_CHARACTERS = 64, 1000
+"""Shapes that are kept in memory, and the names of one: rows with names of their own each must not
+fill it."""
 UNNUMBERED = -1
 """A job's number before it is known which rows of its chunk are good."""
 _MOST_IGNORED_NAMES = 20
@@ -96,7 +97,12 @@ class _Shape(NamedTuple):
         )
 
 
-_shape = lru_cache(_MOST_SHAPES)(_Shape.of)
+_known_shape = lru_cache(_MOST_SHAPES)(_Shape.of)
+
+
+def _shape(names: tuple[str, ...]) -> _Shape:
+    is_short = sum(map(len, names)) <= _MOST_CHARACTERS
+    return _known_shape(names) if is_short else _Shape.of(names)
 
 
 class RowCheck:

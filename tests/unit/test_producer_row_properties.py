@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from producer.rows import csv_rows, jsonl_rows
 from producer.rows.bad_rows import ProblemList
 from producer.rows.body import BodyCheck
-from producer.rows.check import InputCheck, RowCheck
+from producer.rows.check import InputCheck, RowCheck, _known_shape
 from producer.rows.limits import LimitError, read_deadline
 from producer.rows.seen_ids import SeenIds
 from routoo.domain.job import SLA
@@ -128,6 +128,14 @@ def test_requests_such_as_most_are_checked_at_once() -> None:
     assert jobs is not None
     assert [job.custom_id for job in jobs] == ["0", "1", "2"]
     assert [orjson.loads(job.body_json) for job in jobs] == [body] * 3
+
+
+def test_names_of_a_row_that_fill_memory_are_not_kept() -> None:
+    _known_shape.cache_clear()
+    for row in ({"x" * 2000: 1}, {f"name {n}": 1 for n in range(200)}):
+        raw = jsonl_rows.raw_row(1, orjson.dumps({"prompt": "Why?", **row}))
+        RowCheck(BodyCheck(pool_of("small")), SLA(), NOW).check(raw)
+    assert _known_shape.cache_info().currsize == 0
 
 
 @pytest.mark.parametrize(
