@@ -17,7 +17,6 @@ from routoo.settings import Settings
 from routoo.task_queue import (
     celery_settings,
     check_refusal,
-    connect,
     is_amqp,
     task_arguments,
     task_name,
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 _TIMEOUT_S = 3.0
 """How long the broker may take to connect, and to take one message."""
 _RETRY_S = 0.2
+"""Time between two tries to connect; kombu by itself waits for two seconds."""
 _NO_WORKERS = "no workers run on this home: `routoo-worker up` will run the batch"
 _UNKNOWN_HOST = frozenset({socket.EAI_NONAME, socket.EAI_NODATA})
 
@@ -50,7 +50,9 @@ def check_broker(settings: Settings) -> None:
     app = _app(stack.broker_url(settings))
     connection = app.connection_for_write(connect_timeout=_TIMEOUT_S, heartbeat=0)
     try:
-        connect(connection)
+        connection.ensure_connection(
+            max_retries=1, interval_start=_RETRY_S, reraise_as_library_errors=False
+        )
         connection.close()
     except (KombuError, OSError, *connection.connection_errors) as error:
         connection.collect()

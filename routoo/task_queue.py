@@ -4,7 +4,7 @@ The producer publishes to these queues and the workers consume them, each with a
 own. What the two apps must agree on is here, as plain data: the library imports no task queue.
 """
 
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import urlsplit
 
 from routoo.domain.job import ShardKey, Stage
@@ -15,8 +15,6 @@ CONTROL_QUEUE = "control"
 _EXCHANGE = "routoo"
 _AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 _REDIS_SCHEMES = frozenset({"redis", "rediss", "redis+socket"})
-_RETRY_S = 0.2
-"""Time between two tries to connect, in seconds."""
 
 
 def task_name(stage: Stage) -> str:
@@ -50,24 +48,6 @@ def is_amqp(broker_url: str) -> bool:
 
 _REFUSALS = {"AccessRefused", "AuthenticationError", "AuthorizationError", "NotAllowed"}
 """Names of the errors by which the drivers tell a broker's refusal."""
-
-
-class BrokerConnection(Protocol):
-    """A connection of kombu, as far as `connect` knows it."""
-
-    def ensure_connection(self, *, max_retries: int, **options: float) -> object:
-        """Connect, trying again so often."""
-        ...
-
-
-def connect(connection: BrokerConnection) -> None:
-    """Connect to a broker, and a second time soon where that fails; errors are those of kombu.
-
-    kombu's own `connect` waits for two seconds before its second try.
-    """
-    connection.ensure_connection(
-        max_retries=1, interval_start=_RETRY_S, reraise_as_library_errors=False
-    )
 
 
 def check_refusal(error: BaseException) -> None:

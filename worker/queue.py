@@ -18,7 +18,6 @@ from routoo.task_queue import (
     CONTROL_QUEUE,
     celery_settings,
     check_refusal,
-    connect,
     is_amqp,
     task_arguments,
     task_name,
@@ -72,7 +71,7 @@ def create_app(settings: Settings, broker_url: str) -> Celery:
 
 
 def check_broker(url: str) -> None:
-    """Connect to a broker; a second time where the first one fails.
+    """Connect to a broker; once more after two seconds, since it may start with its workers.
 
     Raises:
         ConfigError: It refuses the URL.
@@ -81,7 +80,7 @@ def check_broker(url: str) -> None:
     app = Celery("routoo", broker=url, set_as_current=False)
     connection: Any = app.connection_for_write(connect_timeout=_CONNECT_TIMEOUT_S)
     try:
-        connect(connection)
+        connection.connect()
         connection.close()
     except (*connection.connection_errors, OSError, OperationalError) as error:
         connection.collect()

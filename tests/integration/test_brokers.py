@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from routoo.domain.job import ShardKey, Stage
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.errors import BrokerUnavailableError
 from routoo.settings import Settings
-from worker.queue import count_waiting, create_app, publish
+from worker.queue import check_broker, count_waiting, create_app, publish
 
 CONSUMER = Path(__file__).with_name("broker_consumer.py")
 BATCH = UUID(int=5)
@@ -151,3 +152,16 @@ def test_a_broker_that_answers_nothing_delays_a_producer_by_its_time_limit(
 def test_a_broker_that_is_away_is_said_to_be_so_at_once(url: str) -> None:
     with pytest.raises(BrokerUnavailableError, match="the broker can't be reached"):
         producer_queue.publish(url, Stage.SCORE, BATCH, 1)
+
+
+def test_a_worker_waits_a_moment_for_a_broker_that_starts_with_it(tmp_path: Path) -> None:
+    server = EmbeddedValkey(tmp_path)
+    url = server.start()
+    server.stop()
+    starts = threading.Timer(0.5, server.start)
+    starts.start()
+    try:
+        check_broker(url)
+    finally:
+        starts.join()
+        server.stop()
