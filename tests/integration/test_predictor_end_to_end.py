@@ -117,8 +117,9 @@ def test_a_score_does_not_depend_on_its_batch_mates(precision: Precision) -> Non
         assert np.abs(together - alone[order]).max() < 1e-5
 
 
-def test_several_threads_read_prompts_as_one_does() -> None:
-    prompts = [f"{'word ' * (n % 9)}{n}?" for n in range(50)]
+@pytest.mark.parametrize("count", [0, 1, 50])
+def test_several_threads_read_prompts_as_one_does(count: int) -> None:
+    prompts = [f"{'word ' * (n % 9)}{n}?" for n in range(count)]
     encoder, before = Encoder(find_backbone(DEFAULT_BACKBONE)), torch.get_num_threads()
     features = []
     for threads in (1, 3):

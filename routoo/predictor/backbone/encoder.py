@@ -149,20 +149,20 @@ class Encoder:
         """
         features = np.zeros((len(prompts), self.width), np.float32)
         truncated = np.zeros(len(prompts), np.bool_)
-        for rows, vectors in self._computed(self._batches(prompts, truncated)):
+        for rows, vectors in self._computed(prompts, truncated):
             features[rows] = vectors
             if progress:
                 progress(len(rows))
         return EncodedPrompts(features, truncated)
 
     def _computed(
-        self, batches: Iterator[tuple[list[int], Tokens]]
+        self, prompts: Sequence[str], truncated: Bool[np.ndarray, " prompts"]
     ) -> Iterator[tuple[list[int], Float32[np.ndarray, "batch features"]]]:
+        batches, threads = self._batches(prompts, truncated), torch.get_num_threads()
         # transformers collects hidden states by thread, but not those of compiled layers.
-        threads = 1 if self._padded or self.reading.compiled else torch.get_num_threads()
-        if threads == 1:
+        if self._padded or self.reading.compiled or threads == 1:
             return compute_batches(batches, self._states, self._transfer)
-        return compute_in_threads(batches, self._states, threads)
+        return compute_in_threads(batches, self._states, min(threads, max(len(prompts), 1)))
 
     def _batches(
         self, prompts: Sequence[str], truncated: Bool[np.ndarray, " prompts"]
