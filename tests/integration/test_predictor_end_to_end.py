@@ -131,20 +131,18 @@ def test_several_threads_read_prompts_as_one_does(count: int) -> None:
 
 
 def test_estimates_in_bfloat16_are_near_those_in_single_precision() -> None:
-    checkpoint = read_checkpoint(EXAMPLE / "checkpoint")
+    checkpoint, backbone = read_checkpoint(EXAMPLE / "checkpoint"), find_backbone(DEFAULT_BACKBONE)
     prompts = [item.prompt for item in read_items(EXAMPLE / "training_questions.jsonl")][:64]
-    single, half = (
-        CheckpointPredictor(
-            checkpoint,
-            Encoder(
-                find_backbone(DEFAULT_BACKBONE),
-                Reading(checkpoint.manifest.layers, precision=precision),
-            ),
-        ).predict(prompts, checkpoint.manifest.models)
+    layers, models = checkpoint.manifest.layers, checkpoint.manifest.models
+    exact, rounded = (
+        CheckpointPredictor(checkpoint, Encoder(backbone, Reading(layers, precision=precision)))
         for precision in (Precision.FLOAT32, Precision.BFLOAT16)
     )
+    single, half = exact.predict(prompts, models), rounded.predict(prompts, models)
     assert 0 < np.abs(half.quality - single.quality).max() < 0.01
     np.testing.assert_allclose(half.completion_tokens, single.completion_tokens, rtol=0.02)
+    assert exact.remembers(prompts).all()
+    assert rounded.remembers(prompts).all()
 
 
 def test_odd_prompts_get_finite_scores_and_only_overlong_ones_are_flagged(
