@@ -369,7 +369,8 @@ def _length(body: Mapping[str, Any]) -> int:
 
 def _dump(body: Mapping[str, Any], problems: list[RowProblem]) -> str:
     try:
-        return orjson.dumps(body).decode()
+        # In a list: a body is put into other JSON later, which must not be too deep by that.
+        return orjson.dumps([body])[1:-1].decode()
     except orjson.JSONEncodeError:
         problems.append(TOO_DEEP)
         return ""

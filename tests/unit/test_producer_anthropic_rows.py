@@ -176,3 +176,14 @@ def test_params_of_another_kind_are_no_request() -> None:
 def test_a_list_that_stands_for_a_word_is_the_problem_of_its_row(line: bytes, words: str) -> None:
     assert words in problem_of(line)
     from_lines(row(service_tier=[]), pool=MIXED)
+
+
+@pytest.mark.parametrize("depth", range(240, 250))
+def test_what_is_accepted_can_be_put_into_other_json(depth: int) -> None:
+    schema: list[object] = []
+    for _ in range(depth):
+        schema = [schema]
+    jobs, problems = from_lines(row(tools=[{"name": "f", "input_schema": schema}]))
+    for job in jobs:
+        orjson.dumps({"body": orjson.loads(job.body_json)})
+    assert len(jobs) + problems.bad_rows == 1
