@@ -23,6 +23,7 @@ class FakeJudge:
 
     def __init__(self) -> None:
         self.groups: list[tuple[str, int]] = []
+        self.error: Exception = ValueError("odd")
 
     def columns(self, models: Sequence[str]) -> list[int]:
         return [NAMES.index(name) for name in models]
@@ -32,7 +33,7 @@ class FakeJudge:
 
     def judge(self, probe: str, answers: Sequence[Any]) -> Any:
         if any(one.text == "odd" for one in answers):
-            raise ValueError("odd")
+            raise self.error
         self.groups.append((probe, len(answers)))
         return np.array([[float(one.text), 0.9] for one in answers], np.float32)
 
@@ -83,9 +84,11 @@ async def test_a_long_answer_waits_for_no_others(groups: JudgedGroups, judge: Fa
     assert judge.groups == [("small", 1), ("small", 1)]
 
 
+@pytest.mark.parametrize("error", [ValueError("odd"), RecursionError(), AttributeError("no text")])
 async def test_an_answer_that_can_not_be_judged_costs_its_group_nothing(
-    groups: JudgedGroups,
+    groups: JudgedGroups, judge: FakeJudge, error: Exception
 ) -> None:
+    judge.error = error
     assert await judged(groups, [given("0.1"), given("odd"), given("0.3")]) == [0.1, None, 0.3]
 
 

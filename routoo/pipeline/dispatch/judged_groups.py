@@ -16,7 +16,6 @@ from jaxtyping import Float32
 from routoo.domain.completion import KeptAnswer
 from routoo.domain.job import PendingJob
 from routoo.domain.prompt import prompt_text
-from routoo.errors import CheckpointError
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
 
 _MOST_ANSWERS = 64
@@ -24,8 +23,6 @@ _MOST_CHARACTERS = 16_000
 """Of a group's answers: judging so many takes some 10 ms, while calls in flight wait."""
 _GATHER_S = 0.05
 """How long the first answer of a group waits for others."""
-_UNJUDGED = (CheckpointError, ArithmeticError, LookupError, TypeError, ValueError)
-"""Errors of a judge that cost an answer its judgement, and no more."""
 _log = structlog.get_logger(__name__)
 
 
@@ -115,9 +112,11 @@ class JudgedGroups:
                 (known,) = judge.spread(self._names, np.asarray([one.pending.quality], np.float32))
                 pair = (one.to_judge(known), other.to_judge(known))
                 other.whole = judge.judge_pair(first, second, [pair])[0]
-            except _UNJUDGED as error:
+            except Exception as error:  # noqa: BLE001 - it costs them the comparison, and no more
                 _log.warning(
-                    "answers.not_compared", job_no=one.kept.attempt.job_no, error=str(error)
+                    "answers.not_compared",
+                    job_no=one.kept.attempt.job_no,
+                    error=f"{type(error).__name__}: {error}",
                 )
             else:
                 return
@@ -137,13 +136,15 @@ class JudgedGroups:
         """Judge answers of one model; one that can't be judged costs the others nothing."""
         try:
             judged = self._posterior(answers)
-        except _UNJUDGED as error:
+        except Exception as error:  # noqa: BLE001 - it costs an answer its judgement, and no more
             if len(answers) > 1:
                 for one in answers:
                     self._judge_all([one])
                 return
             number = answers[0].pending.job.job_no
-            _log.warning("answer.not_judged", job_no=number, error=str(error))
+            _log.warning(
+                "answer.not_judged", job_no=number, error=f"{type(error).__name__}: {error}"
+            )
             return
         for one, whole in zip(answers, judged, strict=True):
             one.whole = whole
