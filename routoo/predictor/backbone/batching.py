@@ -1,8 +1,9 @@
-"""Turns prompts into micro-batches: cuts clean text to a window of tokens, packs it, moves it.
+"""Turns prompts into micro-batches, cut to a window of tokens, and has a device compute them.
 
 A GPU works through a queue of batches, and never idles if the next one is queued before the last
 one is done. So batches are padded into pinned memory, which the GPU can read by itself, and a
-result is only waited for when a few later batches are queued behind it.
+result is only waited for when a few later batches are queued behind it. A CPU's threads have a
+batch each, so that none waits for another.
 """
 
 import hashlib
