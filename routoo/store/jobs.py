@@ -19,6 +19,7 @@ from routoo.store.encoding import array_literal, copy_field, escaped
 NO_LIMITS = SLA()
 _LIMITS = columns.names(SLA)
 """Columns of a job's limits, which are the fields of its SLA."""
+_UNSET = (None,) * len(_LIMITS)
 
 
 @dataclass(slots=True)  # not frozen: that triples the cost of making one, a million times a batch
@@ -144,10 +145,15 @@ async def numbers_of(
 
 async def load_some(conn: AsyncConnection, batch_id: UUID, numbers: Sequence[int]) -> list[Job]:
     """Return jobs of a batch by their numbers, in order."""
+    if not numbers:
+        return []
+    # The range keeps the planner from reading the whole batch where it knows little of the table.
     cursor = await conn.execute(
-        f"SELECT {_JOB_COLUMNS} FROM jobs j"
-        " WHERE batch_id = %s AND job_no = ANY(%s) ORDER BY job_no".encode(),
-        [batch_id, list(numbers)],
+        f"""
+        SELECT {_JOB_COLUMNS} FROM jobs j
+        WHERE batch_id = %s AND job_no BETWEEN %s AND %s AND job_no = ANY(%s) ORDER BY job_no
+        """.encode(),
+        [batch_id, min(numbers), max(numbers), list(numbers)],
     )
     return [_job(row) for row in await cursor.fetchall()]
 
@@ -245,10 +251,10 @@ def _pending(row: tuple[Any, ...]) -> PendingJob:
 
 def _job(row: Sequence[Any]) -> Job:
     """Return a row of `_JOB_COLUMNS`."""
-    job_no, custom_id, body, *limits = row
-    if not any(limit is not None for limit in limits):
-        return Job(job_no, custom_id, orjson.loads(body), NO_LIMITS)
-    return Job(job_no, custom_id, orjson.loads(body), SLA(*map(_read_limit, limits)))
+    job_no, custom_id, body = row[:3]
+    limits = tuple(row[3:])
+    sla = NO_LIMITS if limits == _UNSET else SLA(*map(_read_limit, limits))
+    return Job(job_no, custom_id, orjson.loads(body), sla)
 
 
 def _read_limit(value: Any) -> Any:  # noqa: ANN401 - of any field of an SLA
