@@ -232,8 +232,10 @@ class Watched:
         begins = max(bisect_right(counts, 0) - 1, 0)  # the last poll that found none
         reached, polls = np.unique(counts[begins:], return_index=True)  # when each was first seen
         times = [self.samples[begins + poll].at_s for poll in polls]
-        start_s, end_s = np.interp([low * self.jobs, high * self.jobs], reached, times)
-        return float((high - low) * self.jobs / max(end_s - start_s, _POLL_S))
+        # A first poll that finds some jobs done doesn't tell how long these took.
+        start, end = max(low * self.jobs, reached[0]), high * self.jobs
+        start_s, end_s = np.interp([start, end], reached, times)
+        return float((end - start) / max(end_s - start_s, _POLL_S))
 
     def slowest(self, whole_s: float) -> tuple[float, float]:
         """Return the slowest stage's rate, and the whole batch's ratio to it."""
