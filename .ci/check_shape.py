@@ -1,10 +1,11 @@
 """Check the shape of the code: no circle of imports, and modules and functions of a size to read.
 
-Circles are looked for in programs, library, tests and scripts. Imports inside functions count too,
-those for type checkers alone don't. Sizes are those of programs and library. A module that one
-other alone imports, be it for types, is a part of that one unless a newcomer would look for it by
-its name: docs/contributing.md lists which these are. Their number has a limit, and so has that of
-those beside the seams, where one file a format, a grader or a stage is how the code is cut.
+Circles, and imports of names that aren't there, are looked for in programs, library, tests and
+scripts. Imports inside functions count too, those for type checkers alone make no circle. Sizes are
+those of programs and library. A module that one other alone imports, be it for types, is a part of
+that one unless a newcomer would look for it by its name: docs/contributing.md lists which these
+are. Their number has a limit, and so has that of those beside the seams, where one file a format, a
+grader or a stage is how the code is cut.
 """
 
 import ast
@@ -70,6 +71,7 @@ def main() -> int:
     middle, p95 = median(lengths), quantiles(lengths, n=20)[-1]
     problems = [
         *_circle(graph),
+        *_missing(modules),
         *_too_long(measured),
         *_functions(middle, p95),
         *_too_many(singles, beside),
@@ -89,6 +91,34 @@ def _circle(graph: Mapping[str, set[str]]) -> Iterator[str]:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
         yield f"modules import each other: {' <- '.join(error.args[1])}"
+
+
+def _missing(modules: Mapping[str, Module]) -> Iterator[str]:
+    """Yield what is imported from a module of ours that doesn't define it: types check less."""
+    for name, one in modules.items():
+        for node in ast.walk(one.tree):
+            if isinstance(node, ast.ImportFrom) and node.module in modules and not node.level:
+                known = _defined(modules[node.module].tree)
+                for alias in node.names:
+                    inner = f"{node.module}.{alias.name}"
+                    if alias.name not in known and inner not in modules:
+                        yield f"{name} imports {alias.name}, which {node.module} doesn't define"
+
+
+def _defined(tree: ast.AST) -> set[str]:
+    """Return the names that a module binds, those of its functions and classes left out."""
+    found: set[str] = set()
+    for node in ast.iter_child_nodes(tree):
+        match node:
+            case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
+                found.add(node.name)
+            case ast.Import() | ast.ImportFrom():
+                found |= {(one.asname or one.name).partition(".")[0] for one in node.names}
+            case ast.Name(ctx=ast.Store()):
+                found.add(node.id)
+            case _:
+                found |= _defined(node)
+    return found
 
 
 def _too_long(modules: Mapping[str, Module]) -> Iterator[str]:

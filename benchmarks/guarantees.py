@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from dispatch import LATENCY_S, database, environ
+from dispatch import database, environ
 from dispatch_batch import SHARD_SIZE, dispatch_all, pool_of, prepare
 from figures import Figure, show
 from servers import endpoint_server
@@ -28,6 +28,9 @@ from routoo.domain.completion import Attempt, Reservation, Result
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.pending_writes import PendingWrites, ReservationStatus
 from routoo.store import results
+
+LATENCY_S = 0.05
+"""Of the endpoint."""
 
 
 class Unmarked(GroupCommit):
