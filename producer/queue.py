@@ -14,13 +14,7 @@ from routoo.embedded import stack
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.errors import BrokerUnavailableError, ConfigError
 from routoo.settings import Settings
-from routoo.task_queue import (
-    celery_settings,
-    check_refusal,
-    is_amqp,
-    task_arguments,
-    task_name,
-)
+from routoo.task_queue import celery_settings, check_refusal, is_amqp, task_arguments, task_name
 
 if TYPE_CHECKING:
     from celery import Celery

@@ -105,6 +105,13 @@ def _batches(count: int) -> Iterator[tuple[list[int], Tokens]]:
     yield from (([n, count + n], [[n, 7], [n]]) for n in range(count))
 
 
+def _noted_batches(count: int, taken: list[int]) -> Iterator[tuple[list[int], Tokens]]:
+    """Yield batches, and note the first row of each as it is taken."""
+    for rows, batch in _batches(count):
+        taken.append(rows[0])
+        yield rows, batch
+
+
 def test_a_result_is_waited_for_when_two_later_batches_are_queued() -> None:
     queue = Queue()
     results = list(compute_batches(_batches(4), queue.compute, queue))
@@ -123,18 +130,12 @@ def test_fewer_batches_than_may_be_in_flight_all_come_back(count: int) -> None:
 
 
 def test_on_a_cpu_each_batch_comes_back_before_the_next_is_made() -> None:
-    asked: list[int] = []
-
-    def batches() -> Iterator[tuple[list[int], Tokens]]:
-        for rows, batch in _batches(3):
-            asked.append(rows[0])
-            yield rows, batch
-
+    taken: list[int] = []
     transfer = choose_transfer(CPU)
     for rows, _ in compute_batches(
-        batches(), lambda batch: transfer.upload(batch)[0].float(), transfer
+        _noted_batches(3, taken), lambda batch: transfer.upload(batch)[0].float(), transfer
     ):
-        assert asked[-1] == rows[0]
+        assert taken[-1] == rows[0]
 
 
 def test_padding_stands_at_the_end_and_is_masked() -> None:
@@ -233,13 +234,7 @@ def test_batches_that_wait_for_a_thread_are_not_computed_once_nobody_wants_them(
 
 def test_only_a_few_batches_wait_for_a_thread() -> None:
     taken: list[int] = []
-
-    def noted() -> Iterator[tuple[list[int], Tokens]]:
-        for rows, batch in _batches(40):
-            taken.append(rows[0])
-            yield rows, batch
-
-    computed = compute_in_threads(noted(), _number_and_threads, 2)
+    computed = compute_in_threads(_noted_batches(40, taken), _number_and_threads, 2)
     next(computed)
     assert len(taken) == 5
     assert len(list(computed)) == 39
