@@ -91,8 +91,10 @@ async def _dispatch(db: Database, batch_id: UUID, shard_no: int, answer: Answer)
         await shards.finish(conn, lease, shards.Done())
 
 
-async def graded(db: Database, name: str, purpose: Purpose, items: list[Item]) -> None:
-    """Run a set with a sample of all its items, where only the large model is right."""
+async def graded(
+    db: Database, name: str, purpose: Purpose, items: list[Item], answer: Answer | None = None
+) -> None:
+    """Run a set with a sample of all its items; unless told, only the large model is right."""
     async with db.transaction() as conn:
         found, _ = await eval_sets.add(conn, name, items, purpose)
     run_id = await begin(db, found, sample_size=len(items))
@@ -100,8 +102,10 @@ async def graded(db: Database, name: str, purpose: Purpose, items: list[Item]) -
         run = await eval_runs.get(conn, run_id)
     right = {item.prompt: item.answer or "" for item in items}
     assert run.sample_batch_id is not None
+
+    def by_model(model: str, prompt: str) -> str:
+        return right[prompt] if model == "large" else "x"
+
     for batch_id in (run.batch_id, run.sample_batch_id):
-        await complete(
-            db, batch_id, lambda model, prompt: right[prompt] if model == "large" else "x"
-        )
+        await complete(db, batch_id, answer or by_model)
     assert await finish_due(db, shard_size=SHARD) == [run_id]

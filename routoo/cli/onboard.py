@@ -212,13 +212,13 @@ def _graded(
 
     answered = {row.answer.item_id for row in rows}
     items = tuple(item for item in plan.items if item.item_id in answered)
-    tables = OutcomeTables(items, to_outcomes(rows))
+    tables = OutcomeTables(items, to_outcomes(rows), tuple(to_answers(rows)))
     if options.from_runs:
         files = tables if items else None
         tables = run_with_database(
             settings, lambda database: add_graded_answers(database, files, ConsoleFeedback())
         )
-    return GradedPool(plan.pool, tables, to_answers(rows))
+    return GradedPool(plan.pool, tables)
 
 
 def _learn(graded: "GradedPool", settings: "Settings", work: Path, device: str) -> "Onboarded":

@@ -16,6 +16,12 @@ def export(
     out: Annotated[
         Path, typer.Option("--outcomes", metavar="FILE", help="Outcomes table to write (Parquet).")
     ],
+    answers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Answers table to write (Parquet): `routoo train --answers`."
+        ),
+    ] = None,
     *,
     with_evaluation: Annotated[
         bool,
@@ -33,6 +39,7 @@ def export(
 
     Example:
         routoo outcomes export --items items.parquet --outcomes outcomes.parquet
+        routoo outcomes export --items I.parquet --outcomes O.parquet --answers A.parquet
     """
     from routoo.console.output import json_line, note
     from routoo.console.run import run_with_database
@@ -41,7 +48,9 @@ def export(
 
     facts = run_with_database(
         load_settings(),
-        lambda database: export_tables(database, items, out, with_evaluation=with_evaluation),
+        lambda database: export_tables(
+            database, items, out, answers, with_evaluation=with_evaluation
+        ),
     )
     if json_out:
         typer.echo(json_line(facts))

@@ -69,16 +69,14 @@ def train(options: TrainOptions) -> None:
     """
     from routoo.console.output import ConsoleFeedback
     from routoo.console.run import run_with_database
-    from routoo.domain.tables import read_answers
     from routoo.settings import load_settings
     from routoo.training.train import promote_if_not_worse, train_predictor
 
     feedback, settings = ConsoleFeedback(), load_settings()
     tables = _read_tables(options, settings, feedback)
-    answers = read_answers(*(options.answers or ()))
     plot = _prepare_plot(options)
     trained = train_predictor(
-        tables, options.model, options.predictor_settings(), options.out, feedback, answers
+        tables, options.model, options.predictor_settings(), options.out, feedback
     )
     if options.curve:
         trained.draw_learning_curve(plot)
@@ -104,8 +102,12 @@ def _read_tables(
         run_with_database(
             settings, lambda database: check_folder_free(database, options.out, settings.checkpoint)
         )
-    given = options.items or options.outcomes
-    files = read_tables(options.items or (), options.outcomes or ()) if given else None
+    given = options.items or options.outcomes or options.answers
+    files = (
+        read_tables(options.items or (), options.outcomes or (), options.answers or ())
+        if given
+        else None
+    )
     if options.from_runs:
         return run_with_database(
             settings, lambda database: add_graded_answers(database, files, feedback)

@@ -1,5 +1,6 @@
 """Defines records of calls and their outcomes: answers, usage, attempts, and how jobs ended."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from enum import StrEnum
@@ -48,6 +49,14 @@ class TokenProbabilities:
     margin: float
     """How far the decisive token lies above the next likely one, in log-probability; NaN where
     the endpoint names no alternatives."""
+
+    @classmethod
+    def of_figures(cls, figures: Mapping[str, float | None] | None) -> "TokenProbabilities | None":
+        """Return the summary that has these figures by name, None for NaN; None without any."""
+        if figures is None:
+            return None
+        values = (figures.get(name) for name in TOKEN_FIGURES)
+        return cls(*(float("nan") if one is None else one for one in values))
 
     def values(self) -> Float32[np.ndarray, " figures"]:
         """Return the figures in their order."""

@@ -79,10 +79,12 @@ class Outcomes:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeTables:
-    """Items and the outcomes of candidate models on them."""
+    """Items, the outcomes of candidate models on them, and what these models answered."""
 
     items: tuple[Item, ...]
     outcomes: Outcomes
+    answers: tuple[RecordedAnswer, ...] = ()
+    """As far as they are known; of a pair that comes twice the later one counts."""
 
 
 def read_items(*paths: Path, on_bad: Callable[[InputError], None] | None = None) -> list[Item]:

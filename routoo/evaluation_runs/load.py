@@ -8,6 +8,7 @@ import numpy as np
 import orjson
 from psycopg import AsyncConnection
 
+from routoo.domain.completion import RecordedAnswer, TokenProbabilities
 from routoo.domain.items import Item
 from routoo.domain.pool import Pool
 from routoo.domain.prompt import prompt_text, text_sha256
@@ -177,7 +178,8 @@ async def without_evaluation_items(
     kept = [item for item in tables.items if hashes[item.item_id] not in held_out]
     known = {item.item_id for item in kept}
     keep = np.array([item_id in known for item_id in tables.outcomes.item_ids], np.bool_)
-    left = OutcomeTables(tuple(kept), tables.outcomes.select(keep))
+    answers = tuple(one for one in tables.answers if one.item_id in known)
+    left = OutcomeTables(tuple(kept), tables.outcomes.select(keep), answers)
     return left, len(tables.items) - len(kept)
 
 
@@ -187,7 +189,11 @@ def join_tables(tables: Sequence[OutcomeTables]) -> OutcomeTables:
     for one in tables:
         for item in one.items:
             items.setdefault(item.item_id, item)
-    return OutcomeTables(tuple(items.values()), Outcomes.joined([one.outcomes for one in tables]))
+    return OutcomeTables(
+        tuple(items.values()),
+        Outcomes.joined([one.outcomes for one in tables]),
+        tuple(answer for one in tables for answer in one.answers),
+    )
 
 
 def _tables(
@@ -207,7 +213,13 @@ def _tables(
             np.array([row.cost_usd for _, _, row in found], np.float64),
             _numbers([row.latency_s for _, _, row in found]),
         ),
+        tuple(_recorded_answer(key, model, row) for key, model, row in found),
     )
+
+
+def _recorded_answer(item_id: str, model: str, row: ScoredAnswer) -> RecordedAnswer:
+    summary = TokenProbabilities.of_figures(row.token_probabilities)
+    return RecordedAnswer(item_id, model, row.text, row.finish_reason, summary)
 
 
 def _numbers(values: Sequence[float | None]) -> np.ndarray:

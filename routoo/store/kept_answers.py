@@ -10,7 +10,6 @@ from psycopg import AsyncConnection
 from psycopg.rows import dict_row
 
 from routoo.domain.completion import (
-    TOKEN_FIGURES,
     AnswerJudgement,
     Attempt,
     Completion,
@@ -128,7 +127,7 @@ def _kept(row: dict[str, Any]) -> KeptAnswer:
         usage=usage,
         http_status=row["http_status"],
         probe=row["probe"],
-        token_probabilities=_token_probabilities(row["token_probabilities"]),
+        token_probabilities=TokenProbabilities.of_figures(row["token_probabilities"]),
     )
     return KeptAnswer(attempt, _completion(row, usage))
 
@@ -143,10 +142,3 @@ def _completion(row: dict[str, Any], usage: Usage) -> Completion:
         row["latency_s"],
         None if reason is None else FinishReason(reason),
     )
-
-
-def _token_probabilities(figures: dict[str, float | None] | None) -> TokenProbabilities | None:
-    if figures is None:
-        return None
-    values = (figures.get(name) for name in TOKEN_FIGURES)
-    return TokenProbabilities(*(float("nan") if one is None else one for one in values))

@@ -244,16 +244,16 @@ def _answer_tables(
     """Yield the models that have enough graded answers, with these."""
     row = {item.item_id: number for number, item in enumerate(matrix.items)}
     column = {name: number for number, name in enumerate(matrix.models)}
-    by_probe: dict[int, list[tuple[int, RecordedAnswer]]] = {}
+    by_probe: dict[int, dict[int, RecordedAnswer]] = {}
     for answer in answers:
         at, probe = row.get(answer.item_id), column.get(answer.model)
         if at is not None and probe is not None and not np.isnan(matrix.score[at, probe]):
-            by_probe.setdefault(probe, []).append((at, answer))
+            by_probe.setdefault(probe, {})[at] = answer
     for probe, known in sorted(by_probe.items()):
-        rows = np.array([at for at, _ in known], np.int64)
+        rows = np.array(list(known), np.int64)
         right = int((matrix.score[rows, probe] > _RIGHT).sum())
         if len(rows) >= MIN_ANSWERS and min(right, len(rows) - right) >= MIN_OF_EACH:
-            yield _AnswerTable(probe, rows, tuple(answer for _, answer in known))
+            yield _AnswerTable(probe, rows, tuple(known.values()))
 
 
 def _read_all(

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from routoo.domain.completion import RecordedAnswer
 from routoo.domain.model_prior import GENERAL_CHECKPOINT, REFERENCE_MODELS
 from routoo.domain.pool import Pool
 from routoo.domain.tables import OutcomeTables
@@ -79,8 +78,7 @@ class GradedPool:
 
     pool: Pool
     tables: OutcomeTables
-    answers: Sequence[RecordedAnswer] = ()
-    """Texts, for a judge where a predictor of the pool's own is fitted."""
+    """With texts there is a judge where a predictor of the pool's own is fitted."""
 
 
 def learn_pool(
@@ -119,7 +117,7 @@ def learn_pool(
     folder = work / f"checkpoint-{_identity(pool, matrix, made_from)}"
     own = None
     if len(np.unique(text_groups(matrix.prompts))) >= OWN_FIT_ITEMS and known == names:
-        trained = train_predictor(tables, known, settings, folder, feedback, graded.answers)
+        trained = train_predictor(tables, known, settings, folder, feedback)
         own = trained.fitted.held_out_quality
         quality[OWN] = own
     made_of = GENERAL

@@ -11,12 +11,14 @@ from routoo.domain.prompt import bound_text_tokens, estimate_text_tokens
 from routoo.domain.tables import (
     Outcomes,
     OutcomeTables,
+    read_answers,
     read_items,
     read_outcomes,
     write_items,
     write_outcomes,
 )
 from routoo.errors import InputError, NotFoundError
+from routoo.evaluation.answer_log import write_answers
 from routoo.evaluation_runs.load import (
     join_tables,
     load_graded_outcomes,
@@ -32,8 +34,10 @@ _HOW_TO_GET_SOME = (
 )
 
 
-def read_tables(items: Sequence[Path], outcomes: Sequence[Path]) -> OutcomeTables:
-    """Read items and outcomes from files.
+def read_tables(
+    items: Sequence[Path], outcomes: Sequence[Path], answers: Sequence[Path] = ()
+) -> OutcomeTables:
+    """Read items, outcomes and recorded answers from files.
 
     Raises:
         InputError: Only one kind of table is named, or a table can't be read.
@@ -42,7 +46,8 @@ def read_tables(items: Sequence[Path], outcomes: Sequence[Path]) -> OutcomeTable
         raise InputError(
             "items and outcomes go together", remedy="Give both --items and --outcomes"
         )
-    return OutcomeTables(tuple(read_items(*items)), read_outcomes(*outcomes))
+    known = tuple(read_answers(*answers))
+    return OutcomeTables(tuple(read_items(*items)), read_outcomes(*outcomes), known)
 
 
 def prompt_factors(tables: OutcomeTables, models: Sequence[str]) -> dict[str, float]:
@@ -117,14 +122,20 @@ async def add_graded_answers(
 
 
 async def export_tables(
-    database: Database, items: Path, outcomes: Path, *, with_evaluation: bool
+    database: Database,
+    items: Path,
+    outcomes: Path,
+    answers: Path | None,
+    *,
+    with_evaluation: bool,
 ) -> dict[str, int]:
-    """Write the database's graded answers as an items and an outcomes table.
+    """Write the database's graded answers as tables of items, outcomes and texts.
 
     Args:
         database: Where batches and runs were graded.
         items: Items table to write.
         outcomes: Outcomes table to write.
+        answers: Table of what was answered, to write; None writes none.
         with_evaluation: Write items of evaluation sets too.
 
     Returns:
@@ -145,6 +156,8 @@ async def export_tables(
         )
     write_items(items, tables.items)
     write_outcomes(outcomes, tables.outcomes)
+    if answers is not None:
+        write_answers(answers, tables.answers)
     return {
         "items": len(tables.items),
         "outcomes": len(tables.outcomes.item_ids),

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from routoo.domain.completion import RecordedAnswer
 from routoo.domain.tables import OutcomeTables
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import MeanInterval, mean_interval
@@ -81,17 +80,15 @@ def train_predictor(
     settings: PredictorSettings,
     out: Path,
     feedback: Feedback,
-    answers: Sequence[RecordedAnswer] = (),
 ) -> TrainedPredictor:
     """Fit a predictor and write its checkpoint.
 
     Args:
-        tables: Items and outcomes to fit on.
+        tables: Items and outcomes to fit on; answers too, for a judge of them.
         models: Candidate models to fit; None takes all that have outcomes.
         settings: The backbone, and how it is tuned and fitted.
         out: Folder of the checkpoint; an interrupted tuning goes on from its state there.
         feedback: Shows how far it is.
-        answers: Recorded answers, for a judge of them; none without any.
 
     Raises:
         InputError: The tables can't be fitted on.
@@ -116,9 +113,10 @@ def train_predictor(
     # What the backbone was tuned on it knows: a judge fitted there would trust the prompt too much.
     unseen = _without(matrix, tuned_on)
     judge = AnswerJudge.none(matrix.models)
-    if answers:
+    if tables.answers:
         expected, costs = _prompt_estimates(fitted, features), mean_costs(tables.outcomes)
-        judge = fit_judge(unseen, expected, answers, feedback, seed=fit.seed, cost_usd=costs)
+        answers, seed = tables.answers, fit.seed
+        judge = fit_judge(unseen, expected, answers, feedback, seed=seed, cost_usd=costs)
     judge_facts = write_judge(out, judge)
     manifest = replace(
         manifest_of(encoder, matrix, weights), settings=facts, metrics=metrics, judge=judge_facts
@@ -265,9 +263,17 @@ async def promote_if_not_worse(
             await promote_checkpoint(conn, found, reason, settings.checkpoint)
     if better:
         feedback.note(f"in use from the next batch on; {why}")
+        if lost := _judges(present) - _judges(folder):
+            names = ", ".join(sorted(lost))
+            feedback.note(f"answers of {names} were judged so far, and no longer are")
     else:
         feedback.note(_why_not_promoted(rise, why))
     return better
+
+
+def _judges(folder: Path) -> set[str]:
+    """Return the models whose answers a checkpoint can judge."""
+    return set(read_manifest(folder).judge.get("probes", ()))
 
 
 def compare_checkpoints(

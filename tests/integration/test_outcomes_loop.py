@@ -1,6 +1,7 @@
 """Graded answers become outcomes, evaluation items never train, and no worse checkpoint is used."""
 
 import json
+import math
 import os
 import subprocess
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 
 from routoo.console.output import ConsoleFeedback
 from routoo.domain.items import Item
-from routoo.domain.tables import read_items
+from routoo.domain.tables import read_answers, read_items
 from routoo.evaluation.bootstrap import MeanInterval
 from routoo.evaluation_runs.load import GradedOutcomes, load_graded_outcomes
+from routoo.judge.files import load_judge
 from routoo.settings import load_settings
 from routoo.store import checkpoints
 from routoo.store.database import Database
@@ -49,6 +51,36 @@ async def test_graded_answers_are_outcomes_and_evaluation_items_stand_apart(db: 
     assert len(scores) == 4
     assert {(model, score) for (_, model), score in scores.items()} == {("small", 0), ("large", 1)}
     assert {item.subject for item in found.training.items} == {"field-0", "field-1"}
+    said = {(one.item_id, one.model): one.text for one in found.training.answers}
+    assert said.keys() == scores.keys()
+    assert {text for (_, model), text in said.items() if model == "small"} == {"x"}
+    assert {text for (_, model), text in said.items() if model == "large"} == {"0", "1"}
+    assert {one.text for one in found.evaluation.answers} == {"x", "7"}
+
+
+async def test_graded_answers_keep_their_own_cost_how_they_ended_and_their_probabilities(
+    db: Database,
+) -> None:
+    """An answer that was asked for after another one costs its own call."""
+    await graded(db, "practice", Purpose.TRAINING, questions(2))
+    async with db.transaction() as conn:
+        await conn.execute(
+            "UPDATE results SET cost_usd = 0.5, decision = 'escalated', finish_reason = 'length'"
+            " WHERE model = 'large'"
+        )
+        await conn.execute(
+            'UPDATE attempts SET token_probabilities = \'{"mean": -0.5, "minimum": -2,'
+            ' "quantile_05": -2, "quantile_25": -1, "median": -0.25, "margin": null}\''
+            " WHERE model = 'small'"
+        )
+    tables = (await loaded(db)).training
+    assert tables.outcomes.cost_usd.tolist() == [pytest.approx(0.01)] * 4
+    for one in tables.answers:
+        summary = one.token_probabilities
+        assert (one.finish_reason, summary is None) == (
+            ("length", True) if one.model == "large" else (None, False)
+        )
+        assert summary is None or (summary.mean, math.isnan(summary.margin)) == (-0.5, True)
 
 
 def routoo(url: str, home: Path, *arguments: object) -> "subprocess.CompletedProcess[str]":
@@ -86,6 +118,34 @@ async def test_a_predictor_is_trained_from_runs_without_an_evaluation_item(
     assert again.returncode != 0
     assert "registered or in use" in again.stderr
     assert (tmp_path / "new" / "manifest.json").read_bytes() == before
+
+
+async def test_answers_that_were_graded_train_a_judge(
+    db: Database, database_url: str, tmp_path: Path
+) -> None:
+    items = [Item(f"i-{n}", f"Name {n}", answer=str(n)) for n in range(240)]
+
+    def answer(model: str, prompt: str) -> str:
+        number = int(prompt.split()[1])
+        if model == "large":
+            return str(number if number % 8 else 0)
+        return str(number) if number % 2 else f"I am not sure, perhaps {number + 1}"
+
+    await graded(db, "practice", Purpose.TRAINING, items, answer)
+    await graded(db, "exam", Purpose.EVALUATION, items[:3], answer)
+    names = ("items", "outcomes", "answers")
+    paths = [part for name in names for part in (f"--{name}", tmp_path / f"{name}.parquet")]
+    assert routoo(database_url, tmp_path, "outcomes", "export", *paths).returncode == 0
+    written = read_answers(tmp_path / "answers.parquet")
+    assert len(written) == 2 * 237
+    assert "I am not sure, perhaps 5" in {one.text for one in written}
+    train = ("train", "--from-runs", "--no-curve", "--out", tmp_path / "new", "--json")
+    done = routoo(database_url, tmp_path, *train)
+    assert done.returncode == 0, done.stderr
+    judged = json.loads(done.stdout)["judged"]["small"]
+    assert judged["answers"] == 237
+    assert judged["with_answer"]["auc"] > max(judged["from_prompt"]["auc"], 0.95)
+    assert load_judge(tmp_path / "new").probes
 
 
 @pytest.mark.parametrize(

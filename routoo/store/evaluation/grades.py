@@ -100,20 +100,27 @@ class ScoredAnswer:
     prompt_tokens: int | None
     completion_tokens: int | None
     cost_usd: float
-    """Of all calls of the job."""
+    """Of the call that answered where answers were judged or compared, else of all calls."""
     latency_s: float | None
     source: str
     """Name of the evaluation set, else of the batch."""
     subject: str | None
+    text: str
+    """Of the answer."""
+    finish_reason: str | None
+    token_probabilities: dict[str, float | None] | None
+    """Figures of `TokenProbabilities`; None where the endpoint gave none."""
 
 
 _GRADED = b"""
     SELECT j.body::text AS body_json, g.score, r.prompt_tokens, r.completion_tokens,
            -- A batch channel is the same model, hours later.
            regexp_replace(r.model, '@batch$', '') AS model,
-           r.cost_usd::float8 AS cost_usd,
+           (CASE WHEN r.decision = 'direct' THEN r.cost_usd
+            ELSE coalesce(a.cost_usd, r.cost_usd) END)::float8 AS cost_usd,
            CASE WHEN r.model LIKE '%@batch' THEN NULL ELSE r.latency_s END AS latency_s,
-           coalesce(s.name, b.name) AS source, i.subject
+           coalesce(s.name, b.name) AS source, i.subject, coalesce(r.answer, '') AS text,
+           r.finish_reason, a.token_probabilities
     FROM grades g
     JOIN results r USING (batch_id, job_no)
     JOIN jobs j USING (batch_id, job_no)
@@ -123,6 +130,12 @@ _GRADED = b"""
     LEFT JOIN eval_items i ON i.eval_set_id = e.eval_set_id AND i.item_no =
         CASE WHEN e.batch_id = g.batch_id THEN g.job_no
         ELSE e.sample_items[g.job_no / jsonb_array_length(b.pool -> 'models') + 1] END
+    LEFT JOIN LATERAL (
+        SELECT cost_usd, token_probabilities FROM attempts t
+        WHERE t.batch_id = r.batch_id AND t.job_no = r.job_no AND t.model = r.model
+          AND t.status = 'succeeded'
+        ORDER BY attempt_no DESC LIMIT 1
+    ) a ON true
     WHERE g.score IS NOT NULL AND r.status = 'succeeded' AND b.kind <> 'judgement'
       AND NOT coalesce(e.recorded, false)
     ORDER BY r.created_at, g.batch_id, g.job_no
