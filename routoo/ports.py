@@ -118,7 +118,7 @@ class ChatClient(Protocol):
         ...
 
     def queue_s(self, model: CandidateModel) -> float:
-        """Return how long a call that comes now waits for limits per minute, in seconds.
+        """Return how long a call that comes now waits for slots and limits, in seconds.
 
         It is a lower bound, by the calls of this process that wait already; 0 without such limits.
         """

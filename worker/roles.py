@@ -21,6 +21,7 @@ class Role(StrEnum):
     """Runs the periodic tasks: recovery, re-planning, schedules."""
 
 
+_SLOW_PER_THREAD = 4
 _CONNECTIONS_PER_TASK = 3
 """Two for the stage's writes, one for its lease; shards that are urgent share them."""
 _CONNECTIONS_PER_PROCESS = 2
@@ -48,3 +49,8 @@ def concurrency(role: Role, settings: "Settings") -> int:
 def connections(role: Role, settings: "Settings") -> int:
     """Return how many database connections a process of this role opens at most."""
     return concurrency(role, settings) * _CONNECTIONS_PER_TASK + _CONNECTIONS_PER_PROCESS
+
+
+def slow_shards(settings: "Settings") -> int:
+    """Return how many slow dispatch shards a dispatcher works on beside its threads."""
+    return settings.dispatch_threads * _SLOW_PER_THREAD

@@ -48,7 +48,7 @@ from routoo.store.shards import Done, WorkOutcome
 from routoo.tracing import tracing
 from worker.metrics import serving_metrics
 from worker.queue import RECOVER_TASK, create_app, publish
-from worker.roles import Role, concurrency, connections, queues
+from worker.roles import Role, concurrency, connections, queues, slow_shards
 from worker.tasks import (
     background_ticks,
     heartbeat,
@@ -104,6 +104,7 @@ def open_runtime(role: Role, settings: Settings) -> Iterator[Runtime]:
             lease_s=settings.lease_s,
             max_failures=settings.max_shard_attempts,
             stop=base.stop,
+            most_slow=slow_shards(settings),
         )
         yield Runtime(loop, db, worker)
 

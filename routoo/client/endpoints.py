@@ -109,7 +109,7 @@ class ChatEndpoints:
         return min(known, key=lambda one: math.inf if one.rest_s is None else one.rest_s)
 
     def queue_s(self, model: CandidateModel) -> float:
-        """Return how long a call waits for limits per minute where that is shortest, in seconds."""
+        """Return how long a call waits for slots and limits where that is shortest, in seconds."""
         return min(limiter.queue_s for limiter in self._endpoints.of(model))
 
     async def look_again(self) -> None:

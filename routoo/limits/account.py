@@ -91,6 +91,8 @@ class Account:
     """When any process reported last."""
     rate_per_s: float = 0.0
     """Calls a second that the limits per minute let start; 0 where there are none."""
+    slot_s: float = 0.0
+    """How long all slots together take for a call, in seconds; 0 where no call has ended."""
     requests: SlidingWindow = field(init=False)
     tokens: SlidingWindow = field(init=False)
 
@@ -132,15 +134,22 @@ class Account:
             rest_s,
             denied,
             self.rate_per_s,
+            self.slot_s,
             self.breaker.is_answered,
         )
 
     def queue_s(self, now_s: float) -> float:
-        """Return how long the limits per minute keep the calls that wait now, in seconds."""
-        if not self.rate_per_s:
-            return 0.0
-        known = [lease.wanted for lease in self.leases.values() if lease.expires_at_s > now_s]
-        return sum(known) / self.rate_per_s
+        """Return how long the limits keep the calls that wait now, in seconds."""
+        known = [lease for lease in self.leases.values() if lease.expires_at_s > now_s]
+        wanted = sum(lease.wanted for lease in known)
+        slots = sum(lease.slots for lease in known)
+        by_rate_s = wanted / self.rate_per_s if self.rate_per_s else 0.0
+        return max(by_rate_s, max(0, wanted - slots) * self.slot_s)
+
+    @property
+    def interval_s(self) -> float:
+        """How long the limits keep each call that waits, in seconds."""
+        return max(1.0 / self.rate_per_s if self.rate_per_s else 0.0, self.slot_s)
 
     def held_s(self, now_s: float) -> float:
         """Return how long a person has let no call start, in seconds; 0 where nobody does."""
@@ -217,6 +226,8 @@ class Account:
         most = report.limits.concurrency
         if self.aimd_limit is not None:
             most = min(most, max(1, int(self.aimd_limit)))
+        if report.call_s:
+            self.slot_s = report.call_s / most
         others = {name: lease for name, lease in self.leases.items() if name != report.owner}
         if wanted == 0:
             self.leases = others

@@ -69,6 +69,8 @@ class EndpointReport:
     counts: CallCounts = field(default_factory=CallCounts)
     may_use: int = 0
     """Slots that the process may use until it has the answer, by the grant before."""
+    call_s: float = 0.0
+    """How long a call holds its slot on average, in seconds; 0 where none has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,5 +96,7 @@ class Grant:
     """Why the endpoint takes no requests at all; empty if it does."""
     rate_per_s: float = 0.0
     """Calls a second that the limits per minute let all processes start; 0 without such limits."""
+    slot_s: float = 0.0
+    """How long all slots together take for a call, in seconds; 0 where that isn't known."""
     is_answering: bool = False
     """Whether the endpoint answered a call of any process lately."""

@@ -40,6 +40,8 @@ _SUSPECT_ATTEMPTS = 3
 """A shard that was claimed so often without progress may end its workers: no two of them at once,
 or one would be blamed for the other."""
 _SUSPECT_WAIT_S = 1.0
+SLOW_AFTER_S = 10.0
+"""A dispatch shard that takes longer holds no thread of its worker any more, in seconds."""
 _CANCEL_AGAIN_S = 5.0
 _log = structlog.get_logger(__name__)
 
@@ -75,14 +77,21 @@ class ShardWorker:
     """Failures of a shard, without progress between them, after which it is split."""
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the worker is asked to stop."""
+    most_slow: int = 0
+    """Dispatch shards that may go on without a thread at once, where `take_urgent` runs."""
+    slow_after_s: float = SLOW_AFTER_S
+    """A dispatch shard goes on without its thread after so long, in seconds."""
     _suspects: set[ShardKey] = field(default_factory=set)
     """Shards at work that may end this process."""
+    _slow: set[asyncio.Task[HandledMessage]] = field(default_factory=set)
+    """The work on shards that hold no thread any more."""
 
     async def handle(self, key: ShardKey) -> HandledMessage:
         """Do a shard's stage if it is due; first that of one whose worker left it behind.
 
         Every failure ends here: it is logged, and the shard is retried, split, parked, or left to
-        the recovery tick.
+        the recovery tick. A dispatch shard that is slow goes on, under its lease, when this has
+        returned.
 
         Returns:
             What is left to do with the task queue.
@@ -92,10 +101,10 @@ class ShardWorker:
         try:
             left = await self._abandoned(key.stage)
             if left is not None and left != key and (taken := await self._claim(left)):
-                handled = await self._work(*taken)
+                handled = await self._work_until_slow(*taken)
                 return HandledMessage([*handled.publish, key])
             claimed = await self._claim(key)
-            return await self._work(*claimed) if claimed else HandledMessage()
+            return await self._work_until_slow(*claimed) if claimed else HandledMessage()
         except DatabaseUnavailableError as error:
             # The lease expires by itself, and then another worker takes the shard.
             _log.warning("shard.left", **_fields(key), reason=str(error))
@@ -114,7 +123,7 @@ class ShardWorker:
         They hold no thread: so selections, shards of dead workers, and batches whose endpoint works
         go on though every thread waits for another endpoint.
 
-        Those that were put off become due here.
+        Those that were put off become due here, and what follows slow shards is published.
 
         Args:
             publish: Publishes messages; is called in a thread.
@@ -133,6 +142,7 @@ class ShardWorker:
                 _log.error("shard.not_taken", exc_info=error)
 
         while not self.stop.is_set():
+            await self._end_slow(publish)
             if Stage.DISPATCH in stages and (due := await self._make_due()):
                 await asyncio.to_thread(publish, due)
             found = await self._urgent(stages, most - len(left), most - len(others))
@@ -143,12 +153,36 @@ class ShardWorker:
                     task.add_done_callback(forget)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stop.wait(), interval_s)
-        await asyncio.gather(*left, *others, return_exceptions=True)
+        await asyncio.gather(*left, *others, *self._slow, return_exceptions=True)
+        await self._end_slow(publish)
+
+    async def _work_until_slow(self, lease: Lease, batch: BatchRecord) -> HandledMessage:
+        """Work on a shard; let a slow one go on by itself: its calls wait for an endpoint."""
+        work = asyncio.create_task(self._work(lease, batch))
+        try:
+            is_call = lease.key.stage is Stage.DISPATCH
+            await asyncio.wait({work}, timeout=self.slow_after_s if is_call else None)
+            if not work.done() and len(self._slow) < self.most_slow:
+                self._slow.add(work)
+                return HandledMessage()
+            return await work
+        finally:
+            if work not in self._slow:
+                await _cancel(work)
+
+    async def _end_slow(self, publish: Callable[[Sequence[ShardKey]], None]) -> None:
+        """Publish what follows the slow shards on which no work goes on any more."""
+        for work in [work for work in self._slow if work.done()]:
+            self._slow.discard(work)
+            try:
+                await asyncio.to_thread(publish, work.result().publish)
+            except StoreError as error:
+                _log.warning("shard.left", reason=str(error))
 
     async def _take(self, key: ShardKey, publish: Callable[[Sequence[ShardKey]], None]) -> None:
         try:
             claimed = await self._claim(key)
-            handled = await self._work(*claimed) if claimed else HandledMessage()
+            handled = await self._work_until_slow(*claimed) if claimed else HandledMessage()
         except StoreError as error:
             _log.warning("shard.left", **_fields(key), reason=str(error))
         else:

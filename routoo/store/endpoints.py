@@ -242,7 +242,7 @@ _NEWER_FIELDS = (
         "reported_at_s",
         "held_since_s",
     ),
-    *("header_requests_period_s", "header_tokens_period_s", "rate_per_s"),
+    *("header_requests_period_s", "header_tokens_period_s", "rate_per_s", "slot_s"),
 )
 """Fields that processes of an older version neither read nor keep."""
 

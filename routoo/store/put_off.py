@@ -2,8 +2,9 @@
 
 Such a shard is ready, and its `not_before` lies at the end of its jobs' patience. It becomes due
 earlier once an endpoint that it waits for takes calls again, or money comes back to its batch. An
-endpoint whose breaker is open is probed by one call: for it one of its shards becomes due. Where an
-endpoint has limits per minute, no more shards become due than keep it busy for some seconds.
+endpoint whose breaker is open is probed by one call: for it one of its shards becomes due. No more
+shards become due than keep an endpoint busy for some seconds, by its limits per minute and its
+slots.
 """
 
 from collections.abc import Iterable, Sequence
@@ -109,7 +110,7 @@ class _Demand:
     probed: set[str] = field(default_factory=set)
     """Endpoints that a shard will probe."""
     queue_s: dict[str, float] = field(default_factory=dict)
-    """How long the limits per minute of an endpoint keep those shards, in seconds."""
+    """How long the limits of an endpoint keep those shards, in seconds."""
 
     def takes(self, name: str) -> bool:
         """Return whether an endpoint takes the calls of one more shard."""
@@ -123,8 +124,8 @@ class _Demand:
         self.probed.update(names)
         for name in names:
             account = self.accounts.get(name)
-            if account is not None and account.rate_per_s:
-                self.queue_s[name] = self._queue_s(name) + job_count / account.rate_per_s
+            if account is not None and account.interval_s:
+                self.queue_s[name] = self._queue_s(name) + job_count * account.interval_s
 
     def _queue_s(self, name: str) -> float:
         account = self.accounts.get(name)

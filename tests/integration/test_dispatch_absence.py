@@ -14,6 +14,7 @@ from routoo.domain.job import SLA, Lease, ShardKey, Stage
 from routoo.domain.pool import Pool
 from routoo.errors import EndpointDeniedError
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
+from routoo.pipeline.dispatch.waiting_jobs import WaitingJobs
 from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.store import leases, put_off, results, shards
 from routoo.store.batches import BatchRecord, control
@@ -325,6 +326,49 @@ async def test_shards_behind_one_that_uses_up_a_limit_per_minute_hold_no_threads
         await rows(db, "UPDATE endpoints SET account = account || '{\"seats\": {}}' RETURNING 1")
         async with db.transaction() as conn:
             assert await put_off.make_due(conn) == [others[0]]  # one that keeps it busy
+
+
+async def test_shards_behind_one_that_fills_the_slots_hold_no_threads(db: Database) -> None:
+    script = {"models": {"large": {"latency_s": 1.5}, "small": {"latency_s": 0.05}}}
+    async with FakeServer(script) as server, ChatEndpoints(limits=DatabaseLimits(db)) as client:
+        keys = []
+        for model, count in [*[("large", 80)] * 6, ("small", 40)]:
+            lease = await prepare(db, pool_of(server), count, model=model)
+            await release(db, lease)
+            keys.append(lease.key)
+        me = worker_of(db, client)
+        first, *others, healthy = keys
+        handling = asyncio.create_task(me.handle(first))
+        await some_result(db)
+        await asyncio.sleep(0.5)  # an exchange tells how long calls take: 80 wait for 13 s
+        async with asyncio.timeout(10):
+            for key in others:
+                await me.handle(key)
+            await me.handle(healthy)
+        assert not handling.done()
+        put_off_now = "SELECT count(*) FROM shards WHERE not_before > now() AND waits_for <> '{}'"
+        assert await rows(db, put_off_now) == [(5,)]
+        answered = "SELECT count(*) FROM results WHERE batch_id = %s"
+        assert await rows(db, answered, healthy.batch_id) == [(40,)]
+        async with db.transaction() as conn:
+            assert await put_off.make_due(conn) == []  # the first fills the slots
+        async with asyncio.timeout(PATIENCE_S):
+            while (await rows(db, answered, first.batch_id))[0][0] < 60:
+                await asyncio.sleep(0.1)
+            async with db.transaction() as conn:
+                assert await put_off.make_due(conn) == [others[0]]  # before the slots are empty
+            await handling
+
+
+async def test_a_shard_at_the_front_of_a_queue_is_not_put_off_for_a_retry() -> None:
+    model = batch_factory.pool_of("small").models[0]
+    waiting = WaitingJobs(asyncio.Event(), record=lambda _: None)
+    for number in (1, 2):
+        waiting.begin(number)
+    assert not waiting.wait_in_line(1, model, 10.2)
+    await asyncio.sleep(0.3)  # the first one's turn is near
+    assert not waiting.wait_in_line(2, model, 10.2)
+    assert waiting.wait_in_line(1, model, 10.2)
 
 
 async def test_a_cancelled_batch_ends_though_its_calls_wait_for_an_endpoint_that_others_fill(

@@ -165,6 +165,57 @@ async def test_urgent_shards_are_taken_without_a_message(db: Database) -> None:
     assert published == [ShardKey(batch_id, Stage.DISPATCH, number) for number in (0, 1)]
 
 
+async def test_a_slow_dispatch_shard_goes_on_without_a_thread(db: Database) -> None:
+    batch_id = await batch_factory.submit(db, 8)
+    await batch_factory.score(db, batch_id)
+    await batch_factory.select(db, batch_id)
+    first, second, third, _ = (ShardKey(batch_id, Stage.DISPATCH, number) for number in range(4))
+    endpoint_answers, published = asyncio.Event(), list[ShardKey]()
+
+    async def wait(_: Lease, __: BatchRecord) -> WorkOutcome:
+        await endpoint_answers.wait()
+        return HandedBack()
+
+    me = replace(worker(db, wait), most_slow=2, slow_after_s=0.1, lease_s=60.0)
+    async with asyncio.timeout(30):
+        for key in (first, second):
+            assert await me.handle(key) == HandledMessage()  # its thread is free
+            assert await shard(db, key) == ("leased", 1)
+        handling = asyncio.create_task(me.handle(third))  # more may not go on so
+        await asyncio.sleep(0.5)
+        assert not handling.done()
+        endpoint_answers.set()
+        assert await handling == HandledMessage([third])
+        while (await shard(db, second))[0] != "ready":
+            await asyncio.sleep(0.02)
+
+        def publish(keys: Sequence[ShardKey]) -> None:
+            published.extend(keys)
+            me.stop.set()
+
+        await me.take_urgent(publish, stages=[Stage.SCORE], most=2, interval_s=0.05)
+    assert {first, second} <= set(published)
+
+
+async def test_a_stop_ends_slow_shards_too(db: Database) -> None:
+    batch_id = await batch_factory.submit(db, 2)
+    await batch_factory.score(db, batch_id)
+    await batch_factory.select(db, batch_id)
+    key, published = ShardKey(batch_id, Stage.DISPATCH, 0), list[ShardKey]()
+
+    async def endless(_: Lease, __: BatchRecord) -> WorkOutcome:
+        await asyncio.sleep(60)
+        return Done()
+
+    me = replace(worker(db, endless), most_slow=2, slow_after_s=0.1, lease_s=60.0)
+    assert await me.handle(key) == HandledMessage()
+    me.stop.set()
+    async with asyncio.timeout(30):
+        await me.take_urgent(published.extend, stages=[Stage.SCORE], most=2, interval_s=0.05)
+    assert published == [key]
+    assert await shard(db, key) == ("ready", 0)
+
+
 async def test_an_error_that_stays_fails_the_batch_at_once(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
     await worker(db, raising(CheckpointError("no such model"))).handle(key)

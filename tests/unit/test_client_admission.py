@@ -1,10 +1,12 @@
 """How many calls are admitted before a slot is free for them."""
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routoo.client.limiter.admission import Prefetch
+from routoo.client.limiter.admission import AdmissionQueue, Prefetch, RetryBudget
 
 SECONDS = st.floats(0.0, 100.0)
 
@@ -36,3 +38,20 @@ def test_at_least_one_and_never_more_than_the_slots_twice(
     prefetch.note_ready(ready_s)
     prefetch.note_call(call_s)
     assert 1 <= prefetch.calls(slots) <= slots + 1
+
+
+@pytest.mark.anyio
+async def test_calls_that_gave_up_are_not_counted_as_waiting() -> None:
+    queue = AdmissionQueue[int](RetryBudget(8))
+    turns = [asyncio.get_running_loop().create_future() for _ in range(4)]
+    for turn in turns:
+        queue.add(turn, retry=False)
+    turns[1].cancel()  # its shard was put off
+    turns[2].set_result(7)  # another endpoint took it
+    await asyncio.sleep(0)
+    assert queue.waiting == 2
+    queue.clear()
+    turns[0].cancel()
+    turns[3].cancel()
+    await asyncio.sleep(0)
+    assert queue.waiting == 0

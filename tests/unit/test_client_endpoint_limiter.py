@@ -163,7 +163,9 @@ class Process:
             case "end":
                 self.use.in_flight = max(0, self.use.in_flight - 2)
             case "report" if self.report is None:
-                self.report = self.exchange.report(LIMITS, self.use, [], queued=0, now_s=now_s)
+                self.report = self.exchange.report(
+                    LIMITS, self.use, [], queued=0, call_s=0.0, now_s=now_s
+                )
             case "answer" if self.report is not None and self.grant is None:
                 self.grant = account.answer(self.report, now_s)
             case "lose":
@@ -204,7 +206,7 @@ def test_slots_are_not_granted_twice_after_the_database_was_away() -> None:
         busy.step(what, account, 1_000.0)
     assert busy.use.in_flight == LIMITS.concurrency
     other.use.admitted = 4
-    report = other.exchange.report(LIMITS, other.use, [], queued=0, now_s=1_060.0)
+    report = other.exchange.report(LIMITS, other.use, [], queued=0, call_s=0.0, now_s=1_060.0)
     assert account.answer(report, 1_060.0, up_since_s=1_059.0).slots == 0
 
 

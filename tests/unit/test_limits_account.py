@@ -62,6 +62,18 @@ def test_the_slots_of_a_process_that_died_come_back() -> None:
     assert account.answer(report("b", waiting=50), LEASE_S + 0.1).slots == 8
 
 
+def test_calls_that_wait_for_slots_are_a_queue_by_what_calls_take() -> None:
+    account = Account()
+    account.answer(report("a", in_flight=8, waiting=12, call_s=4.0), 0.0)
+    assert account.slot_s == account.interval_s == 0.5  # 8 slots
+    assert account.queue_s(1.0) == 12 * 0.5
+    account.answer(report("a", in_flight=8), 1.0)  # says nothing of calls
+    assert (account.slot_s, account.queue_s(2.0)) == (0.5, 0.0)
+    limited = EndpointLimits(8, requests_per_minute=60)
+    account.answer(report("a", limits=limited, in_flight=1, waiting=5, call_s=4.0), 2.0)
+    assert account.queue_s(3.0) == 6.0  # the limit per minute lets fewer through
+
+
 def test_rates_are_counted_over_all_processes_and_corrected_by_what_calls_took() -> None:
     account, limits = Account(), EndpointLimits(100, tokens_per_minute=400)
     wanted = {"limits": limits, "waiting": 9, "wanted_tokens": (50,) * 9}
@@ -156,6 +168,7 @@ def test_the_keys_of_a_stored_account_stay_for_processes_of_another_version() ->
         *("learnt_requests_per_minute", "learnt_tokens_per_minute"),
         *("breaker", "requests", "tokens", "asked_until_s", "denied", "reported_at_s"),
         *("header_requests_period_s", "header_tokens_period_s", "held_since_s", "rate_per_s"),
+        "slot_s",
     }
 
 

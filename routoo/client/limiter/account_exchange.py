@@ -219,6 +219,8 @@ class AccountExchange:
         """When the next report may bring something, by the loop's clock."""
         self.rate_per_s = 0.0
         """Calls a second that the limits per minute let all processes start; 0 without any."""
+        self.slot_s = 0.0
+        """How long all slots together take for a call, in seconds; 0 where that isn't known."""
         self._mean_tokens = 0.0
         self._wanted: tuple[int, ...] = ()
         self._holds_slots = False
@@ -239,7 +241,14 @@ class AccountExchange:
         return self.reported_at_s + _IDLE_S if self._holds_slots else None
 
     def report(
-        self, limits: EndpointLimits, use: SlotUse, ready: list[int], *, queued: int, now_s: float
+        self,
+        limits: EndpointLimits,
+        use: SlotUse,
+        ready: list[int],
+        *,
+        queued: int,
+        call_s: float,
+        now_s: float,
     ) -> EndpointReport:
         """Return the next report.
 
@@ -248,6 +257,7 @@ class AccountExchange:
             use: The calls that are admitted or in flight.
             ready: Estimated tokens of the calls that wait to start, in order.
             queued: Calls that wait to be admitted.
+            call_s: How long a call holds its slot, in seconds; 0 where that isn't known.
             now_s: By the loop's clock.
         """
         waiting = use.admitted + queued
@@ -265,6 +275,7 @@ class AccountExchange:
             wanted_tokens=self._wanted,
             corrections=self.grants.take_corrections(now_s),
             counts=self.counter.take(),
+            call_s=call_s,
         )
 
     def _wanted_tokens(
@@ -282,6 +293,7 @@ class AccountExchange:
         """Take in what the account answered to the latest report."""
         self.report_at_s = self.reported_at_s + grant.report_again_s
         self._holds_slots, self.rate_per_s = grant.slots > 0, grant.rate_per_s
+        self.slot_s = grant.slot_s
         self.grants.add(grant, self._wanted, self.reported_at_s)
 
 

@@ -144,7 +144,8 @@ class Prefetch:
     """
 
     def __init__(self) -> None:
-        self._ready_s = self._call_s = 0.0
+        self._ready_s = self.call_s = 0.0
+        """How long a call takes to get ready, and how long it holds its slot, in seconds."""
 
     def note_ready(self, taken_s: float) -> None:
         """Record how long a call took from its admission until it was ready, in seconds."""
@@ -152,16 +153,16 @@ class Prefetch:
 
     def note_call(self, taken_s: float) -> None:
         """Record how long a call held its slot, in seconds."""
-        self._call_s = _mean(self._call_s, taken_s)
+        self.call_s = _mean(self.call_s, taken_s)
 
     def calls(self, slots: int) -> int:
         """Return how many calls more than there are slots may be admitted; at least one."""
-        share = _SAFETY * self._ready_s / self._call_s if self._call_s else 1 / 3
+        share = _SAFETY * self._ready_s / self.call_s if self.call_s else 1 / 3
         return math.ceil(slots * min(1.0, share)) + 1
 
     def during_commit(self, slots: int) -> int:
         """Return how many calls end, and so many may start, while one commit is awaited."""
-        share = self._ready_s / self._call_s if self._call_s else 0.0
+        share = self._ready_s / self.call_s if self.call_s else 0.0
         return math.ceil(slots * min(1.0, share))
 
 
@@ -184,9 +185,11 @@ class AdmissionQueue(Generic[T]):
         self.budget = budget
         self._first: deque[asyncio.Future[T]] = deque()
         self._retries: deque[asyncio.Future[T]] = deque()
+        self.waiting = 0
+        """Calls that wait; those that gave up or were admitted elsewhere may be queued, too."""
 
-    def __len__(self) -> int:
-        return len(self._first) + len(self._retries)
+    def __bool__(self) -> bool:
+        return bool(self._first or self._retries)
 
     def may_skip(self, *, retry: bool) -> bool:
         """Return whether a call that comes now need not wait for another one, or for the budget."""
@@ -194,7 +197,12 @@ class AdmissionQueue(Generic[T]):
 
     def add(self, turn: "asyncio.Future[T]", *, retry: bool) -> None:
         """Let a call wait."""
+        self.waiting += 1
+        turn.add_done_callback(self._note_done)
         (self._retries if retry else self._first).append(turn)
+
+    def _note_done(self, _turn: "asyncio.Future[T]") -> None:
+        self.waiting -= 1
 
     def next(self) -> "tuple[asyncio.Future[T], bool] | None":
         """Remove the next call, and return it and whether it is a retry; None without any."""

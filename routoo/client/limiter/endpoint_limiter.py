@@ -116,12 +116,13 @@ class EndpointLimiter:
 
     @property
     def queue_s(self) -> float:
-        """How long a call that comes now waits for the limits per minute at least, in seconds.
+        """How long a call that comes now waits for slots and limits per minute, in seconds.
 
         Before it come the calls of this process that wait; those of others are not counted.
         """
-        rate_per_s = self._exchange.rate_per_s
-        return (self._use.admitted + len(self._queue)) / rate_per_s if rate_per_s else 0.0
+        before, rate_per_s = self._use.admitted + self._queue.waiting, self._exchange.rate_per_s
+        by_rate_s = before / rate_per_s if rate_per_s else 0.0
+        return max(by_rate_s, before * self._exchange.slot_s)
 
     def look_again(self) -> None:
         """Ask the account whether a denial still holds: somebody may have ended it."""
@@ -306,7 +307,7 @@ class EndpointLimiter:
     def due_at_s(self) -> float | None:
         """When to report next, by the loop's clock; None where there is nothing to report."""
         use = self._use
-        busy = bool(use.admitted or use.in_flight or self._queue or self.is_asking)
+        busy = bool(use.admitted or use.in_flight or self._queue.waiting or self.is_asking)
         return self._exchange.due_at_s(busy=busy)
 
     def report(self) -> EndpointReport:
@@ -315,7 +316,12 @@ class EndpointLimiter:
         elapsed_s = now_s - self._exchange.reported_at_s
         ready = [call.tokens for call in self._ready]
         report = self._exchange.report(
-            self._limits, self._use, ready, queued=len(self._queue), now_s=now_s
+            self._limits,
+            self._use,
+            ready,
+            queued=self._queue.waiting,
+            call_s=self.prefetch.call_s,
+            now_s=now_s,
         )
         self._budget.earn(report.counts.answered, min(1.0, elapsed_s))
         return report

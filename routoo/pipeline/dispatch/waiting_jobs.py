@@ -1,11 +1,12 @@
 """The jobs of a shard that can't be called for now, and what they wait for: endpoints or money.
 
-Once all that are left wait for endpoints that stay away, for limits per minute that other shards
-use up, or for money that others hold, the shard is put off: its worker is free for other shards
-meanwhile.
+Once all that are left wait for endpoints that stay away, for slots or limits per minute that other
+shards use up, or for money that others hold, the shard is put off: its worker is free for other
+shards meanwhile.
 """
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -62,8 +63,8 @@ class MoneyQueue:
 @dataclass(frozen=True, slots=True)
 class _Wait:
     model: CandidateModel
-    is_long: bool
-    """Whether it is worth giving the worker back meanwhile."""
+    is_long_until_s: float
+    """Until then it is worth giving the worker back, by the loop's clock."""
     ends_s: float
 
 
@@ -112,14 +113,14 @@ class WaitingJobs:
         Returns:
             Whether the shard was put off.
         """
-        self._waits[job_no] = _Wait(model, absence.is_long, ends_s)
+        self._waits[job_no] = _Wait(model, math.inf if absence.is_long else -math.inf, ends_s)
         return self._put_off()
 
     def wait_in_line(self, job_no: int, model: CandidateModel, queue_s: float) -> bool:
-        """Note that a job waits for the limits per minute of its model's endpoints.
+        """Note that a job waits for the slots or limits per minute of its model's endpoints.
 
         It does so until `go_on`; the shard is put off as for `wait_for`: other shards use all that
-        those limits allow.
+        those limits allow. A shard whose jobs have come to the front is not.
 
         Args:
             job_no: The job.
@@ -131,14 +132,16 @@ class WaitingJobs:
         """
         if queue_s <= SHORT_WAIT_S:
             return False
-        self._waits[job_no] = _Wait(model, is_long=True, ends_s=_LONGEST_WAIT_S)
+        long_until_s = asyncio.get_running_loop().time() + queue_s - SHORT_WAIT_S
+        self._waits[job_no] = _Wait(model, long_until_s, ends_s=_LONGEST_WAIT_S)
         return self._put_off()
 
     def _put_off(self) -> bool:
         """Put the shard off if all open jobs wait for long; return whether they do."""
         if len(self._waits) < len(self._open):
             return False
-        if not all(wait.is_long for wait in self._waits.values()):
+        now_s = asyncio.get_running_loop().time()
+        if not all(now_s < wait.is_long_until_s for wait in self._waits.values()):
             return False
         for wait in self._waits.values():
             self._endpoints.update(wait.model.endpoint_keys)
