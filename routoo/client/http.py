@@ -235,11 +235,22 @@ class HttpStream:
                 raise InvalidResponseError(
                     f"the answer is larger than {self.max_bytes} bytes", where=self.where
                 )
+            await _let_others_on(size)
             yield piece
 
     async def whole(self) -> bytes:
         """Return the whole body, of an error."""
         return b"".join([piece async for piece in self.pieces()])
+
+
+async def _let_others_on(size_bytes: int) -> None:
+    """Let the event loop do other work while a large body is read.
+
+    A small body that is packed well (a bomb) is unpacked as it is read, and never waits for the
+    network: reading it would keep the loop from all other calls and from its own time limit.
+    """
+    if size_bytes > _LARGE_ANSWER_BYTES:
+        await asyncio.sleep(0)
 
 
 class _Body:
@@ -261,6 +272,7 @@ class _Body:
             chunk = await self._content.readany()
             self.size += len(chunk)
             self._chunks.append(chunk)
+            await _let_others_on(self.size)
 
     def clear(self) -> None:
         """Forget what was read."""

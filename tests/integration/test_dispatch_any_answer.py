@@ -4,6 +4,7 @@ import asyncio
 import base64
 import gzip
 import json
+import time
 import tracemalloc
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -140,6 +141,31 @@ async def test_many_large_answers_at_once_take_bounded_memory() -> None:
             finally:
                 tracemalloc.stop()
     assert max(held) < 40 * most  # of 64 calls; the server, which is measured too, holds some
+
+
+async def note_gaps(gaps_s: list[float]) -> None:
+    """Note how long the event loop is away at each turn, in seconds."""
+    before_s = time.perf_counter()
+    while True:
+        await asyncio.sleep(0)
+        now_s = time.perf_counter()
+        gaps_s.append(now_s - before_s)
+        before_s = now_s
+
+
+async def test_bombs_leave_the_event_loop_to_others() -> None:
+    bomb = gzip.compress(bytes(2**26))  # 65 KB, which one read of the socket brings
+    fault = {**sent(bomb, headers={"Content-Encoding": "gzip"}), "containing": None}
+    gaps_s: list[float] = []
+    async with FakeServer({"models": {"*": {"faults": [fault]}}}) as server:
+        model = patient_pool(server).models[0]
+        async with ChatEndpoints([model]) as client:
+            watching = asyncio.create_task(note_gaps(gaps_s))
+            calls = [client.complete(model, {"messages": []}) for _ in range(16)]
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            watching.cancel()
+    assert all(isinstance(one, InvalidResponseError) for one in ended)
+    assert max(gaps_s) < sum(gaps_s) / 2
 
 
 async def test_a_row_that_the_database_refuses_fails_alone(db: Database) -> None:
