@@ -37,6 +37,8 @@ _NEWEST = "Use the programs of the server's version or a newer one"
 def upgrade(url: str) -> str:
     """Bring a database to the newest schema; any number of programs may do so at once.
 
+    The roles get their rights to it, where the user of the URL may create roles.
+
     Args:
         url: The database.
 
@@ -50,6 +52,7 @@ def upgrade(url: str) -> str:
     newest = newest_revision()
     if current_revision(url) != newest:
         _run_migrations(url)
+        _update_roles(url)
     return newest
 
 
@@ -231,9 +234,9 @@ ROLES: Mapping[str, DatabaseRole] = {
             **dict.fromkeys(("predictions", "floors", "prompt_factors"), _ADD),
             **dict.fromkeys(("judges", "batch_judges", "checkpoints"), _ADD),
             "checkpoint_promotions": _READ,
-            # How far a shard is, and whether a batch that is over still has work.
+            # How far a shard is, and whether a batch that is over still has work. Triggers (0042)
+            # let who may not write results change score shards alone, and no batch but to fail it.
             **dict.fromkeys(("results", "kept_answers"), "SELECT (batch_id, job_no)"),
-            "reservations": "SELECT (batch_id)",
             "provider_batches": "SELECT (batch_id, shard_no, state)",
         },
     ),
@@ -303,7 +306,9 @@ def create_roles(url: str) -> None:
     """
     try:
         with psycopg.connect(libpq_url(url), connect_timeout=10) as conn:
-            _create(conn)
+            # Before version 15 everybody may create tables there; from here on the owner alone.
+            conn.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+            _create_roles(conn)
     except psycopg.OperationalError as error:
         raise unavailable(url, error) from error
     except psycopg.Error as error:
@@ -314,23 +319,59 @@ def create_roles(url: str) -> None:
         ) from error
 
 
-def _create(conn: psycopg.Connection) -> None:
-    # Roles are the server's: two databases may make them at once.
-    conn.execute("SELECT pg_advisory_xact_lock(hashtext('routoo roles'))")
-    # Before version 15 everybody may create tables there.
-    conn.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
-    for name, role in ROLES.items():
-        _create_role(conn, name, role)
+_MAY_CREATE_ROLES = """
+    SELECT FROM pg_roles WHERE rolname = current_user AND (rolsuper OR rolcreaterole)
+"""
+
+
+def _update_roles(url: str) -> None:
+    """Make the roles, or give them their rights to a new schema, as far as the user may do so.
+
+    Raises:
+        DatabaseUnavailableError: It can't be reached.
+    """
+    try:
+        with _connect(url) as conn:
+            if conn.execute(_MAY_CREATE_ROLES).rowcount:
+                _create_roles(conn)
+    except psycopg.errors.InsufficientPrivilege:
+        return  # somebody else made them: they are that user's to change, by `routoo db roles`
+    except psycopg.OperationalError as error:
+        raise unavailable(url, error) from error
+
+
+_IS_ROLE = "SELECT FROM pg_roles WHERE rolname = %s"
+_IS_MEMBER = "SELECT FROM pg_auth_members WHERE roleid = %s::regrole AND member = %s::regrole"
+
+
+def _create_roles(conn: psycopg.Connection) -> None:
+    # Roles are the server's: two databases may make them at once, and a lock is one database's.
+    for name in ROLES:
+        make = sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(name))
+        _unless_there(conn, _IS_ROLE, [name], make)
     for name in _MEMBERS:
-        conn.execute(
-            sql.SQL("GRANT {} TO {}").format(sql.Identifier(name), sql.Identifier("routoo_beat"))
-        )
+        make = sql.SQL("GRANT {} TO routoo_beat").format(sql.Identifier(name))
+        _unless_there(conn, _IS_MEMBER, [name, "routoo_beat"], make)
+    conn.execute("SELECT pg_advisory_xact_lock(hashtext('routoo roles'))")
+    for name, role in ROLES.items():
+        _grant(conn, name, role)
 
 
-def _create_role(conn: psycopg.Connection, name: str, role: DatabaseRole) -> None:
+def _unless_there(
+    conn: psycopg.Connection, look: str, values: list[str], statement: sql.Composed
+) -> None:
+    """Make something of the server's that is not there, and that another program may make too."""
+    if conn.execute(look.encode(), values).rowcount:
+        return
+    try:
+        with conn.transaction():
+            conn.execute(statement)
+    except (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation):
+        return
+
+
+def _grant(conn: psycopg.Connection, name: str, role: DatabaseRole) -> None:
     who = sql.Identifier(name)
-    if conn.execute("SELECT FROM pg_roles WHERE rolname = %s", [name]).rowcount == 0:
-        conn.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(who))
     conn.execute(sql.SQL("REVOKE ALL ON ALL TABLES IN SCHEMA public FROM {}").format(who))
     conn.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(who))
     if role.reads_all:

@@ -41,11 +41,7 @@ async def write_off_batch(conn: AsyncConnection, batch_id: UUID) -> int:
     Returns:
         How many calls were lost.
     """
-    # A scorer that fails a batch may read this much, and has no right to change a ledger.
-    reserved = await conn.execute(
-        "SELECT batch_id FROM reservations WHERE batch_id = %s LIMIT 1", [batch_id]
-    )
-    return await _write_off(conn, batch_id, 0, None) if reserved.rowcount else 0
+    return await _write_off(conn, batch_id, 0, None)
 
 
 async def write_off_job(conn: AsyncConnection, batch_id: UUID, job_no: int) -> int:

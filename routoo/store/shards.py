@@ -72,7 +72,8 @@ async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> F
       it, some seconds later, or splits it. One that failed for good is parked, and its batch fails.
 
     Where the batch is being cancelled and this was the last shard at work, the batch ends. Where it
-    failed meanwhile, what is still reserved is settled.
+    failed meanwhile, what is still reserved is settled. A score shard leaves both to others, the
+    recovery tick among them: its worker has no right to end jobs or to settle money.
 
     Args:
         conn: A transaction of its own, after the transactions that wrote the shard's facts.
@@ -95,6 +96,8 @@ async def finish(conn: AsyncConnection, lease: Lease, outcome: WorkOutcome) -> F
             finished = await _hand_back(conn, lease, outcome)
         case Failed():
             finished = await _fail(conn, lease, outcome)
+    if lease.key.stage is Stage.SCORE:
+        return finished
     if status is BatchStatus.CANCELLING:
         if await control.end_cancelled(conn, lease.key.batch_id):
             return replace(finished, ended=BatchStatus.CANCELLED)

@@ -1,6 +1,6 @@
 """The roles of processes: each does its work with its own rights, and nothing else."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,13 +14,14 @@ from routoo.errors import StoreError
 from routoo.pipeline.score import score_shard
 from routoo.pipeline.shard_work import ShardWorker, StageWork
 from routoo.store import batches, budget, checkpoints, jobs, shards, workers
-from routoo.store.administration import ROLES, create_roles
+from routoo.store.administration import ROLES, create_roles, newest_revision, upgrade
 from routoo.store.batches import BatchRecord, control, replans, retry
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
 from tests.chaos.lone_worker import Guess
 from tests.dispatch_factory import body_of, claim, dispatch, pool_of, rows, select
 from tests.fakes.openai_server import FakeServer
+from tests.services import Databases
 
 pytestmark = pytest.mark.anyio
 
@@ -128,10 +129,71 @@ async def test_a_scorer_may_fail_a_batch_that_its_checkpoint_does_not_fit(roles:
     assert await rows(roles["scorer"], "SELECT status FROM batches") == [("failed",)]
 
 
+async def test_a_scorer_hands_a_shard_back_whose_batch_is_being_cancelled(roles: Roles) -> None:
+    async with FakeServer({"models": {"*": {}}}) as server:
+        key = await submit(roles["producer"], server, 4)
+    lease = await claim(roles["scorer"], ShardKey(key.batch_id, Stage.SCORE, 0))
+    async with roles["producer"].transaction() as conn:
+        await control.cancel(conn, key.batch_id)
+    async with roles["scorer"].transaction() as conn:
+        await shards.finish(conn, lease, shards.HandedBack())
+    async with roles["beat"].transaction() as conn:
+        assert await control.end_cancelled(conn, key.batch_id)
+
+
+async def test_a_scorer_changes_no_shard_of_a_later_stage(roles: Roles) -> None:
+    async with FakeServer({"models": {"*": {}}}) as server:
+        key = await submit(roles["producer"], server, 4)
+        await score(roles["scorer"], key)  # lets the selection become ready
+        await refused(roles["scorer"], "UPDATE shards SET state = 'done' WHERE stage = 'select'")
+        await select(roles["dispatcher"], key.batch_id)
+    for change in (
+        "state = 'leased', owner = 'me', epoch = epoch + 1, lease_expires_at = now()",
+        "progress = 4",
+        "state = 'done', owner = NULL, lease_expires_at = NULL",
+    ):
+        statement = f"UPDATE shards SET {change} WHERE stage = 'dispatch' RETURNING 1"
+        await refused(roles["scorer"], statement)
+        assert await rows(roles["dispatcher"], statement) == [(1,)]
+
+
+async def test_a_scorer_ends_no_batch_but_one_that_fails(roles: Roles) -> None:
+    scorer = roles["scorer"]
+    async with FakeServer({"models": {"*": {}}}) as server:
+        await submit(roles["producer"], server, 4)
+    for change in (
+        "status = 'completed'",
+        "status = 'paused'",
+        "completed_at = now() - interval '1 year'",
+    ):
+        await refused(scorer, f"UPDATE batches SET {change}")
+    failed = "UPDATE batches SET status = 'failed', completed_at = now() RETURNING status"
+    assert await rows(scorer, failed) == [("failed",)]
+    await refused(scorer, "UPDATE batches SET status = 'in_progress'")
+
+
+async def test_what_a_scorer_may_is_not_told_by_a_table_of_its_own(
+    roles: Roles, database_url: str
+) -> None:
+    async with FakeServer({"models": {"*": {}}}) as server:
+        await submit(roles["producer"], server, 4)
+    async with await psycopg.AsyncConnection.connect(database_url, autocommit=True) as conn:
+        await conn.execute("SET ROLE routoo_scorer")
+        await conn.execute("CREATE TEMP TABLE results (batch_id uuid)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await conn.execute("UPDATE shards SET state = 'done' WHERE stage = 'dispatch'")
+
+
+async def refused(db: Database, statement: str) -> None:
+    with pytest.raises(StoreError, match="permission denied"):
+        await rows(db, statement)
+
+
 _FORBIDDEN = [
     ("scorer", "SELECT answer FROM results"),
     ("scorer", "SELECT * FROM api_keys"),
     ("scorer", "SELECT * FROM attempts"),
+    ("scorer", "SELECT batch_id FROM reservations"),
     ("scorer", "UPDATE ledgers SET spent_usd = 0"),
     ("scorer", "INSERT INTO results SELECT * FROM results"),
     ("scorer", "INSERT INTO reservations SELECT * FROM reservations"),
@@ -174,6 +236,38 @@ async def test_no_role_does_what_its_process_has_no_need_of(roles: Roles) -> Non
     for name, statement in _FORBIDDEN:
         with pytest.raises(StoreError, match=r"permission denied|must be owner"):
             await rows(roles[name], statement)
+
+
+def test_an_upgrade_gives_the_roles_their_rights(migrated_databases: Databases) -> None:
+    with migrated_databases.empty("with_roles") as url:
+        upgrade(url)
+        with psycopg.connect(url) as conn:
+            granted = conn.execute(
+                "SELECT has_table_privilege('routoo_dispatcher', 'results', 'INSERT'),"
+                " has_table_privilege('routoo_scorer', 'results', 'INSERT')"
+            )
+            assert granted.fetchone() == (True, False)
+
+
+@pytest.fixture
+def plain_owner(migrated_databases: Databases) -> Iterator[str]:
+    """The URL of an empty database for one who may create tables there, and no roles."""
+    with migrated_databases.empty("without_roles") as url:
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute("CREATE ROLE plain_owner; GRANT CREATE ON SCHEMA public TO plain_owner")
+        yield f"{url}{'&' if '?' in url else '?'}options=-crole%3Dplain_owner"
+        with psycopg.connect(url, autocommit=True) as conn:
+            conn.execute("DROP OWNED BY plain_owner CASCADE; DROP ROLE plain_owner")
+
+
+def test_an_upgrade_by_an_owner_who_may_not_create_roles_is_one_all_the_same(
+    database_url: str, plain_owner: str
+) -> None:
+    create_roles(database_url)  # somebody else's
+    assert upgrade(plain_owner) == newest_revision()
+    with psycopg.connect(plain_owner) as conn:
+        granted = conn.execute("SELECT has_table_privilege('routoo_scorer', 'jobs', 'SELECT')")
+        assert granted.fetchone() == (False,)
 
 
 @pytest.fixture
