@@ -50,7 +50,7 @@ def roles(
     """Make database roles with no more rights than each kind of process needs; safe to repeat.
 
     They have no login: make users of your own members of them, and give each process its user's
-    URL. Run it as the owner of the tables, who may create roles: from then on nobody else makes any.
+    URL. Run it as the owner of the tables, who may create roles. Nobody else may create tables.
 
     Examples:
         routoo db roles
