@@ -9,7 +9,7 @@ from psycopg import AsyncConnection
 
 from routoo.domain.job import BatchStatus, Lease
 from routoo.errors import InputError
-from routoo.store import batches, leases, ledger
+from routoo.store import batches, leases, ledger, provider_batches
 
 WARN_AT_PERCENT = (50, 80, 95)
 """Shares of the budget, in per cent, whose use is worth a warning."""
@@ -76,11 +76,33 @@ async def keep_fallback(conn: AsyncConnection, lease: Lease, usd: Decimal) -> No
     Of a shard that is done a trigger keeps nothing.
 
     Args:
-        conn: A transaction that has proved the lease and hasn't touched the ledger.
+        conn: A transaction that has proved the lease.
         lease: The dispatch shard.
         usd: All that is kept for the shard from now on, in USD.
     """
     await conn.execute(_KEEP, {**leases.owned_values(lease), "usd": usd})
+
+
+_KEEP_MORE = f"""
+    WITH kept AS (
+        UPDATE shards SET fallback_usd = fallback_usd + %(usd)s WHERE {leases.OWNED} AND EXISTS (
+            SELECT FROM ledgers l WHERE l.batch_id = shards.batch_id AND l.limit_usd IS NOT NULL)
+        RETURNING 1)
+    UPDATE ledgers SET fallback_usd = fallback_usd + %(usd)s FROM kept WHERE batch_id = %(batch_id)s
+""".encode()
+
+
+async def keep_freed(conn: AsyncConnection, lease: Lease, usd: Decimal) -> None:
+    """Have a batch's ledger keep more for a shard: money that this transaction frees.
+
+    The shard's dispatch makes it what the jobs need.
+
+    Args:
+        conn: A transaction.
+        lease: The dispatch shard.
+        usd: What is kept beyond what was, in USD.
+    """
+    await conn.execute(_KEEP_MORE, {**leases.owned_values(lease), "usd": usd})
 
 
 async def keep_fallbacks(
@@ -88,7 +110,8 @@ async def keep_fallbacks(
 ) -> None:
     """Have a batch's ledger keep money for the cheapest calls of the jobs that no worker holds.
 
-    The owner of a shard keeps its own (`keep_fallback`).
+    The owner of a shard keeps its own (`keep_fallback`). Nothing is kept for rows at a provider:
+    their money is reserved, and pays for the call if the row fails.
 
     Args:
         conn: A transaction of its own: it waits for the ledger while it holds no other lock.
@@ -105,6 +128,8 @@ async def keep_fallbacks(
         [batch_id],
     )
     shards = await cursor.fetchall()
+    usd = usd.copy()
+    usd[await provider_batches.held_jobs(conn, batch_id)] = 0.0
     kept = [Decimal(f"{usd[first : first + count].sum():.12f}") for _, first, count, _ in shards]
     more_usd = sum(kept) - sum(before for *_, before in shards)
     await conn.execute(

@@ -127,6 +127,18 @@ async def ever_sent(conn: AsyncConnection, lease: Lease) -> set[int]:
     return {row[0] async for row in cursor}
 
 
+async def held_jobs(conn: AsyncConnection, batch_id: UUID) -> list[int]:
+    """Return the numbers of a batch's jobs whose rows are still at a provider."""
+    cursor = await conn.execute(
+        """
+        SELECT m.job_no FROM provider_rows m JOIN provider_batches b USING (marker)
+        WHERE m.batch_id = %s AND b.state <> 'closed'
+        """,
+        [batch_id],
+    )
+    return [row[0] for row in await cursor.fetchall()]
+
+
 async def is_any_open(conn: AsyncConnection, batch_id: UUID) -> bool:
     """Return whether rows of a batch are still at a provider."""
     cursor = await conn.execute(

@@ -4,12 +4,14 @@ import asyncio
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 
 from routoo.client.endpoints import ChatEndpoints
 from routoo.client.provider_batches import ProviderBatches
 from routoo.domain.batch_options import OnContentFilter
+from routoo.domain.behaviour import KnownBehaviour
 from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import BatchStatus, Lease, ShardKey, Stage
 from routoo.domain.pool import BatchChannel, CandidateModel, Pool, Tariff
@@ -18,6 +20,7 @@ from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
 from routoo.pipeline.provider_batch.channel import ProviderChannel
 from routoo.pipeline.provider_batch.tracker import BatchTracker, ChannelOptions
 from routoo.store import assignments, batches, jobs, leases, ledger, predictions, shards
+from routoo.store import budget as budgets
 from routoo.store.batches import control
 from routoo.store.batches.progress import progress
 from routoo.store.database import Database
@@ -486,6 +489,74 @@ async def test_no_row_goes_out_beyond_the_budget(db: Database, share: str) -> No
         assert billed_usd(server) <= await assert_settled(db) <= budget
         async with db.transaction() as conn:
             assert (await ledger.balance(conn, lease.key.batch_id)).reserved_usd == 0
+
+
+async def kept_usd(db: Database) -> tuple[Decimal, Decimal]:
+    """Return what is reserved, and what is kept by shards as by their ledger."""
+    query = "SELECT l.reserved_usd, l.fallback_usd, s.fallback_usd FROM ledgers l, shards s"
+    ((reserved, by_ledger, by_shard),) = await rows(db, f"{query} WHERE s.stage = 'dispatch'")
+    assert by_ledger == by_shard
+    return reserved, by_ledger
+
+
+async def keep(db: Database, lease: Lease, count: int) -> None:
+    """Keep a thousandth of a dollar for each job, as a plan does while no worker has the shard."""
+    async with db.transaction() as conn:
+        await shards.finish(conn, lease, shards.HandedBack())
+    async with db.transaction() as conn:
+        await budgets.keep_fallbacks(conn, lease.key.batch_id, np.full(count, 0.001))
+
+
+async def advance(db: Database, lease: Lease) -> None:
+    """Take a turn of a worker that dies before it makes a call."""
+    owned = await _claim_again(db, lease)
+    async with db.transaction() as conn:
+        batch = await batches.get(conn, lease.key.batch_id)
+    async with ProviderBatches(timeout_s=5.0) as provider:
+        channel = ProviderChannel(BatchTracker(db, provider, QUICK, KnownBehaviour()))
+        wait_s = await channel.advance(owned, batch)
+    async with db.transaction() as conn:
+        await shards.finish(conn, owned, shards.HandedBack(wait_s))
+
+
+async def test_the_money_of_rows_is_held_once_and_pays_for_the_calls_of_those_that_fail(
+    db: Database,
+) -> None:
+    script = {"models": {"m": {}}, "batches": {"latency_s": 1.0, "status": "expired"}}
+    prompts = ["fine", "FAIL this", "DROP this", "EXPIRE this"]
+    async with FakeServer(script) as server:
+        lease = await prepare(db, pool_of(server), prompts, budget_usd="1.0")
+        await keep(db, lease, len(prompts))
+        assert await kept_usd(db) == (0, Decimal("0.004"))
+        await advance(db, lease)
+        reserved, kept = await kept_usd(db)
+        assert (reserved > 0, kept) == (True, 0)
+        async with db.transaction() as conn:  # as a re-plan does
+            await budgets.keep_fallbacks(conn, lease.key.batch_id, np.full(4, 0.001))
+        assert await kept_usd(db) == (reserved, 0)
+        worst = dict(await rows(db, "SELECT job_no, worst_case_usd FROM reservations"))
+        async with asyncio.timeout(PATIENCE_S):
+            while (await kept_usd(db))[0]:
+                await advance(db, lease)
+        # That nobody named the third may mean that it was billed.
+        assert await kept_usd(db) == (0, worst[1] + worst[3])
+        await finish(db, await _claim_again(db, lease))
+        called = [(number, "succeeded", "m") for number in (1, 2, 3)]
+        assert await outcome(db) == [(0, "succeeded", "m@batch"), *called]
+        assert await kept_usd(db) == (0, 0)
+
+
+async def test_money_stays_kept_for_jobs_whose_rows_the_budget_does_not_cover(
+    db: Database,
+) -> None:
+    async with FakeServer({"models": {"m": {}}, "batches": {"latency_s": 60.0}}) as server:
+        lease = await prepare(db, pool_of(server), ["a", "b", "c"], budget_usd="0.0002")
+        await keep(db, lease, 3)
+        await advance(db, lease)
+        assert (await rows(db, "SELECT count(*) FROM reservations"))[0][0] in {1, 2}
+        reserved, kept = await kept_usd(db)
+        assert reserved > 0
+        assert kept > 0
 
 
 async def test_answers_of_a_channel_teach_of_the_model_itself(db: Database) -> None:

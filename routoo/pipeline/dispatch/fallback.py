@@ -81,6 +81,29 @@ def rank_candidates(batch: BatchRecord, pending: Sequence[PendingJob]) -> list[l
     return _by_value(value, _Expected(batch.pool.models, quality, estimates, raises, last))
 
 
+def fallback_money(
+    batch: BatchRecord, pending: Sequence[PendingJob], ranked: Sequence[Sequence[Candidate]]
+) -> dict[int, Decimal] | None:
+    """Return what the budget keeps for the cheapest call of each job, in USD by its number.
+
+    Args:
+        batch: The batch.
+        pending: Jobs of one shard.
+        ranked: Their candidates, by `rank_candidates`.
+
+    Returns:
+        None where nothing is kept: there is no budget, or no choice.
+    """
+    if batch.budget_usd is None or len(batch.pool.models) == 1:
+        return None
+    return {
+        job.job.job_no: one.fallback_usd
+        for job, candidates in zip(pending, ranked, strict=True)
+        for one in candidates
+        if one.fallback_usd is not None
+    }
+
+
 def _last_resorts(
     batch: BatchRecord,
     pending: Sequence[PendingJob],

@@ -18,7 +18,12 @@ from routoo.domain.completion import KeptAnswer
 from routoo.domain.job import BatchStatus, Lease, PendingJob
 from routoo.errors import DatabaseUnavailableError
 from routoo.pipeline.dispatch.answer import Answerer
-from routoo.pipeline.dispatch.fallback import Candidate, final_filters, rank_candidates
+from routoo.pipeline.dispatch.fallback import (
+    Candidate,
+    fallback_money,
+    final_filters,
+    rank_candidates,
+)
 from routoo.pipeline.dispatch.group_commit import GroupCommit
 from routoo.pipeline.dispatch.hedge import CallLatencies
 from routoo.pipeline.dispatch.judging import AnswerJudging
@@ -254,16 +259,9 @@ class _Dispatch:
         """Start or move jobs; keep money for the cheapest call of each."""
         ranked = rank_candidates(batch, pending)
         tasks.assign(pending, ranked)
-        if batch.budget_usd is not None and len(batch.pool.models) > 1:
-            kept = zip(pending, ranked, strict=True)
-            self.answerer.commit.keep_fallback(
-                {
-                    job.job.job_no: one.fallback_usd
-                    for job, candidates in kept
-                    for one in candidates
-                    if one.fallback_usd is not None
-                }
-            )
+        kept_usd = fallback_money(batch, pending, ranked)
+        if kept_usd is not None:
+            self.answerer.commit.keep_fallback(kept_usd)
 
     async def _watch_clock(self, tasks: JobTasks) -> None:
         """Close the shard when its time is up; cancel calls that outlast the grace of a drain."""

@@ -6,17 +6,21 @@ back and waits. Each later turn, of any worker, polls the provider, and settles 
 batch is over. The job of a row that failed is then called like any other job.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 
+from psycopg import AsyncConnection
+
+from routoo.domain.completion import Reservation
 from routoo.domain.job import BatchStatus, Lease
 from routoo.domain.provider_batch import OpenProviderBatch, ProviderState
-from routoo.pipeline.dispatch.fallback import final_filters
+from routoo.pipeline.dispatch.fallback import fallback_money, final_filters, rank_candidates
 from routoo.pipeline.provider_batch.rows import reservation_of, row_of, split
 from routoo.pipeline.provider_batch.tracker import BatchTracker, TrackedBatch
 from routoo.pipeline.select.eligibility import can_wait
-from routoo.store import endpoints, jobs, ledger, provider_batches
+from routoo.store import budget, endpoints, jobs, ledger, provider_batches
 from routoo.store.batches.records import BatchRecord
 from routoo.store.lost_calls import write_off
 from routoo.store.put_off import WaitsFor
@@ -101,7 +105,9 @@ class ProviderChannel:
             await write_off(conn, lease)
             sent = await provider_batches.ever_sent(conn, lease)
             self.tracker.behaviour.update(await endpoints.load_behaviour(conn))
-            pending = [job for job in await jobs.pending(conn, lease) if job.job.job_no not in sent]
+            unheld = await jobs.pending(conn, lease)
+        pending = [job for job in unheld if job.job.job_no not in sent]
+        kept_usd = fallback_money(batch, unheld, rank_candidates(batch, unheld))
         now, prepared = datetime.now(UTC), 0
         for model in (model for model in batch.pool.models if model.is_batch_channel):
             chosen = [job for job in pending if job.model == model.name]
@@ -114,8 +120,25 @@ class ProviderChannel:
                     calls = [call for call, yes in zip(wanted, granted, strict=True) if yes]
                     if calls:
                         await provider_batches.prepare(conn, lease, model.name, calls)
+                        await _keep_for_others(conn, lease, kept_usd, calls)
                         prepared += 1
         return prepared
+
+
+async def _keep_for_others(
+    conn: AsyncConnection,
+    lease: Lease,
+    kept_usd: dict[int, Decimal] | None,
+    reserved: Sequence[Reservation],
+) -> None:
+    """Keep nothing for the cheapest calls of jobs whose rows have money reserved.
+
+    That pays for the call if the row fails: `BatchTracker` keeps it then.
+    """
+    if kept_usd is not None:
+        for call in reserved:
+            kept_usd.pop(call.job_no, None)
+        await budget.keep_fallback(conn, lease, sum(kept_usd.values(), Decimal(0)))
 
 
 def _waits_for(outcome: WorkOutcome) -> WaitsFor | None:

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import partial
 
 from routoo.client.provider_batches import channel_of
 from routoo.domain.behaviour import KnownBehaviour
@@ -34,7 +36,7 @@ from routoo.errors import (
 from routoo.pipeline.dispatch.pending_writes import without_answer, without_usage
 from routoo.pipeline.provider_batch.rows import input_file, settlement
 from routoo.ports import BatchProvider
-from routoo.store import endpoints, ledger, provider_batches, results
+from routoo.store import budget, endpoints, ledger, provider_batches, results
 from routoo.store.database import Database
 
 _ROWS_PER_TRANSACTION = 500
@@ -271,40 +273,48 @@ class BatchTracker:
             rows = await provider_batches.load_rows(conn, lease, marker)
         found = outcomes or {}
         await self._learn(batch.model, rows, found)
-        settled = [
-            await settlement(
-                batch.model, row, found.get(row.custom_id, missing), filter_ends=batch.filter_ends
-            )
-            for row in rows
-        ]
+        settle = partial(settlement, batch.model, filter_ends=batch.filter_ends)
+        settled = [await settle(row, found.get(row.custom_id, missing)) for row in rows]
+        worst_usd = {row.job_no: row.worst_case_usd for row in rows}
         for first in range(0, len(settled), _ROWS_PER_TRANSACTION):
-            await self._save(batch, settled[first : first + _ROWS_PER_TRANSACTION])
+            await self._save(batch, settled[first : first + _ROWS_PER_TRANSACTION], worst_usd)
         async with self.db.transaction() as conn:
             error = None if all(row.custom_id in found for row in rows) else str(missing)
             await provider_batches.close(conn, lease, marker, error=error)
 
     async def _save(
-        self, batch: TrackedBatch, part: Sequence[tuple[Attempt, Result | None]]
+        self,
+        batch: TrackedBatch,
+        part: Sequence[tuple[Attempt, Result | None]],
+        worst_usd: Mapping[int, Decimal],
     ) -> None:
         """Save what came of some rows; one whose answer can't be stored fails alone."""
         try:
-            await self._save_at_once(batch, part)
+            await self._save_at_once(batch, part, worst_usd)
         except ValueRefusedError as error:
             if len(part) > 1:
                 half = len(part) // 2
-                await self._save(batch, part[:half])
-                await self._save(batch, part[half:])
+                await self._save(batch, part[:half], worst_usd)
+                await self._save(batch, part[half:], worst_usd)
                 return
             plain = [
                 (without_usage(attempt, error), result and without_answer(result, error))
                 for attempt, result in part
             ]
-            await self._save_at_once(batch, plain)
+            await self._save_at_once(batch, plain, worst_usd)
 
     async def _save_at_once(
-        self, batch: TrackedBatch, part: Sequence[tuple[Attempt, Result | None]]
+        self,
+        batch: TrackedBatch,
+        part: Sequence[tuple[Attempt, Result | None]],
+        worst_usd: Mapping[int, Decimal],
     ) -> None:
+        """Save rows in a transaction; what failed ones free is kept for the calls to come."""
+        failed = [] if batch.cancelling else [one for one, result in part if result is None]
         async with self.db.transaction() as conn:
+            freed = [worst_usd[one.job_no] - one.cost_usd for one in failed]
+            if sum(freed) > 0:
+                await budget.keep_freed(conn, batch.lease, sum(freed, Decimal(0)))
             await ledger.settle(conn, batch.lease, [attempt for attempt, _ in part])
             await results.save(conn, batch.lease, _results_to_save(batch, part))
 
