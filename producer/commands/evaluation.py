@@ -1,7 +1,7 @@
 """`routoo-producer eval`: measure the routing on a set of questions with references."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -15,6 +15,7 @@ from routoo.console.commands import CommandGroup, with_options
 from routoo.console.output import FittedTable, TableColumn, console, json_line, note
 from routoo.console.run import run_in_transaction, run_with_database
 from routoo.domain.job import Stage
+from routoo.errors import InputError
 
 if TYPE_CHECKING:
     from psycopg import AsyncConnection
@@ -73,6 +74,14 @@ class EvalRunOptions(RunOptions):
             help="Outcome table whose answers are replayed: no model is called; can be repeated.",
         ),
     ] = None
+    answers: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="ANSWERS",
+            help="Table of recorded texts, to judge and check: without it no model of a recorded "
+            "run is asked first; can be repeated.",
+        ),
+    ] = None
     latency_scale: Annotated[
         float, typer.Option(min=0, help="Part of the recorded latency that a replayed call takes.")
     ] = 0.0
@@ -98,8 +107,9 @@ def run_command(
         routoo-producer eval run nightly --budget-usd 2 --watch
         routoo-producer eval run nightly --match large@0.98 --full --sample 100
         routoo-producer eval run mmlu --recorded mmlu_outcomes.parquet --pool pool.yaml
+        routoo-producer eval run math --recorded O.parquet --answers A.parquet --full
     """
-    from producer.evaluation.runs import await_run, replay_server
+    from producer.evaluation.runs import await_run
     from routoo.console.logs import configure_logs
     from routoo.settings import load_settings
 
@@ -108,8 +118,7 @@ def run_command(
     with ExitStack() as stack:
         request = _run_request(settings, options)
         if options.recorded:
-            served = replay_server(request.pool, options.recorded, options.latency_scale)
-            request = replace(request, pool=stack.enter_context(served))
+            request = stack.enter_context(_replayed(request, options))
 
         async def measure(database: "Database") -> "RunView | None":
             begun = await _begin(database, settings, eval_set, request)
@@ -121,6 +130,17 @@ def run_command(
         view = run_with_database(settings, measure, on_interrupt=_ON_INTERRUPT)
     if view is not None:
         _show(view, as_json=as_json)
+
+
+@contextmanager
+def _replayed(request: "RunRequest", options: EvalRunOptions) -> "Iterator[RunRequest]":
+    """Serve recorded answers, and yield the request for a run that asks for these."""
+    from producer.evaluation.runs import recorded_probes, replay_server
+
+    outcomes, answers, scale = options.recorded or (), options.answers or (), options.latency_scale
+    calls = recorded_probes(request.call_options, request.pool, answers)
+    with replay_server(request.pool, outcomes, scale, answers) as pool:
+        yield replace(request, pool=pool, call_options=calls)
 
 
 async def _begin(
@@ -230,6 +250,10 @@ def _run_request(settings: "Settings", options: EvalRunOptions) -> "RunRequest":
     from routoo.domain.batch_options import CallOptions
     from routoo.evaluation_runs.begin import RunRequest, check_budgets
 
+    if options.answers and not options.recorded:
+        raise InputError(
+            "there are no outcomes beside the answers", remedy="Give --recorded OUTCOMES too"
+        )
     pool = options.candidates(settings)
     request = RunRequest(
         pool,

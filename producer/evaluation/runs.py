@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from routoo.console.output import note
-from routoo.domain.batch_options import Objective
+from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.pool import Pool
+from routoo.domain.tables import read_answers
 from routoo.errors import InputError
 from routoo.evaluation.evaluation_run import EvaluationRun
 from routoo.evaluation_runs.begin import RunRequest, begin_run
@@ -32,37 +33,72 @@ _END_S = 10.0
 
 
 @contextmanager
-def replay_server(pool: Pool, outcomes: Sequence[Path], latency_scale: float) -> Iterator[Pool]:
+def replay_server(
+    pool: Pool, outcomes: Sequence[Path], latency_scale: float, answers: Sequence[Path] = ()
+) -> Iterator[Pool]:
     """Serve recorded outcomes, and yield the pool with its endpoints replaced by that server.
 
     The server ends with the block, and by itself when this process is gone.
 
+    Args:
+        pool: The candidate models.
+        outcomes: Outcomes tables.
+        latency_scale: Part of the recorded latency that a call takes.
+        answers: Tables of recorded texts, which are served where there are some.
+
     Raises:
         InputError: The outcomes can't be read; the server has said why.
     """
-    command = _replay_command(outcomes, latency_scale)
-    with subprocess.Popen(  # noqa: S603 - our own command
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    ) as server:
+    with _started(_replay_command(outcomes, latency_scale, answers)) as server:
         try:
-            base_url = server.stdout.readline().strip() if server.stdout else ""
-            if not base_url:
-                raise InputError(
-                    "the recorded outcomes can't be replayed",
-                    where=", ".join(map(str, outcomes)),
-                    remedy="Mend what is said above",
-                )
-            yield replayed_pool(pool, base_url)
+            yield replayed_pool(pool, _base_url(server, outcomes))
         finally:
             server.terminate()
             server.wait(_END_S)
 
 
-def _replay_command(outcomes: Sequence[Path], latency_scale: float) -> list[str]:
+def _started(command: Sequence[str]) -> "subprocess.Popen[str]":
+    pipe = subprocess.PIPE
+    return subprocess.Popen(  # noqa: S603 - our own command
+        command, stdin=pipe, stdout=pipe, text=True, start_new_session=True
+    )
+
+
+def _base_url(server: "subprocess.Popen[str]", outcomes: Sequence[Path]) -> str:
+    """Wait until a replay server answers, and return where."""
+    base_url = server.stdout.readline().strip() if server.stdout else ""
+    if not base_url:
+        raise InputError(
+            "the recorded outcomes can't be replayed",
+            where=", ".join(map(str, outcomes)),
+            remedy="Mend what is said above",
+        )
+    return base_url
+
+
+def _replay_command(
+    outcomes: Sequence[Path], latency_scale: float, answers: Sequence[Path]
+) -> list[str]:
     command = [sys.executable, "-P", "-m", "routoo.cli.main", "replay", "--until-stdin-ends"]
     for path in outcomes:
         command += ["--outcomes", str(path)]
+    for path in answers:
+        command += ["--answers", str(path)]
     return [*command, "--latency-scale", str(latency_scale)]
+
+
+def recorded_probes(options: CallOptions, pool: Pool, answers: Sequence[Path]) -> CallOptions:
+    """Return how calls of a recorded run are made: only recorded texts can be judged.
+
+    Args:
+        options: What is wished.
+        pool: The candidate models.
+        answers: Tables of recorded texts; without any no model is asked first.
+    """
+    said = {one.model for one in read_answers(*answers)}
+    wished = pool.names if options.cascade_only is None else options.cascade_only
+    only = tuple(name for name in wished if name in said)
+    return replace(options, cascade=options.cascade and bool(only), cascade_only=only or None)
 
 
 def replayed_pool(pool: Pool, base_url: str) -> Pool:

@@ -2,8 +2,8 @@
 
 It speaks the OpenAI chat API on the loopback interface. A request names its item in its metadata
 (`routoo_item_id`), or else is matched by its text. The answer is the recorded text where there is
-one, else it carries the recorded score, which the grader `recorded` reads back; usage holds the
-recorded tokens.
+one, else a JSON object with the recorded score. The response has that score too, by which a run
+over recorded answers is graded; usage holds the recorded tokens.
 """
 
 import math
@@ -17,7 +17,7 @@ import typer
 from routoo.cli.options import OutcomesOption
 from routoo.domain.items import Item
 from routoo.domain.prompt import estimate_text_tokens, prompt_text
-from routoo.evaluation.graders.grade import ITEM_KEY, recorded_answer
+from routoo.evaluation.graders.grade import ITEM_KEY, SCORE_KEY, recorded_answer
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -204,6 +204,7 @@ def _completion(
         "id": "replayed",
         "object": "chat.completion",
         "model": model,
+        SCORE_KEY: score,
         "choices": [{"index": 0, "finish_reason": reason, "message": message}],
         "usage": {
             "prompt_tokens": prompt,

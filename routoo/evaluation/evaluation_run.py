@@ -99,6 +99,10 @@ class EvaluationRun:
     """NaN outside the sample."""
     decisions: tuple[str | None, ...] = ()
     """How each answer came about (`AnswerDecision`), None without an answer; empty = all direct."""
+    judged_quality: Float32[np.ndarray, " items"] | None = None
+    """Chance that the answer is good by what was judged; NaN where nothing was; None = nowhere."""
+    planned_cost_usd: Float64[np.ndarray, " items"] | None = None
+    """Expected by the last plan of all calls of an item; None = of one call to the chosen model."""
     planned: Mapping[str, Any] = field(default_factory=dict)
     """What the batch's plan expected, as it keeps it."""
 
@@ -129,18 +133,25 @@ class EvaluationRun:
 
 
 def chosen_quality(run: EvaluationRun) -> Float64[np.ndarray, " items"]:
-    """Return the predicted quality of each item's answer; NaN where no model answered."""
+    """Return the quality that was expected of each item's answer; NaN where no model answered.
+
+    Of a judged answer it is what was known when it was taken, of others the prediction.
+    """
     rows = np.flatnonzero(run.answered)
     expected = np.full(len(run.item_ids), np.nan)
     expected[rows] = run.predicted_quality[rows, run.answered_by[rows]]
-    return expected
+    if run.judged_quality is None:
+        return expected
+    return np.where(run.answered & ~np.isnan(run.judged_quality), run.judged_quality, expected)
 
 
 def chosen_cost(run: EvaluationRun) -> Float64[np.ndarray, " items"]:
-    """Return the expected cost of each item's planned call; NaN where the plan refused it."""
+    """Return the expected cost of each item's planned calls; NaN where the plan refused it."""
     rows = np.flatnonzero(run.chosen != NO_MODEL)
     expected = np.full(len(run.item_ids), np.nan)
     expected[rows] = run.expected_cost_usd[rows, run.chosen[rows]]
+    if run.planned_cost_usd is not None:
+        expected[rows] = run.planned_cost_usd[rows]
     return expected
 
 

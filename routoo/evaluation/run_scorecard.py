@@ -10,7 +10,12 @@ from routoo.domain.completion import AnswerDecision
 from routoo.domain.items import Item
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import bootstrap_weights, mean_interval
-from routoo.evaluation.evaluation_run import NO_MODEL, EvaluationRun
+from routoo.evaluation.evaluation_run import (
+    NO_MODEL,
+    EvaluationRun,
+    chosen_cost,
+    chosen_quality,
+)
 from routoo.evaluation.operating_point import (
     RoutedAnswers,
     compare_at_same_cost,
@@ -119,15 +124,13 @@ def _planned(run: EvaluationRun) -> str:
 def _answers(run: EvaluationRun) -> RoutedAnswers:
     at = np.arange(len(run.item_ids))
     # An item that nobody answered was still planned for a model: that was expected of it.
-    column = np.where(run.answered, run.answered_by, run.chosen)
-    expected = np.where(column == NO_MODEL, 0.0, run.predicted_quality[at, column])
-    planned = run.expected_cost_usd[at, run.chosen]
-    cost = np.where(run.chosen == NO_MODEL, 0.0, planned)
+    planned = np.where(run.chosen == NO_MODEL, 0.0, run.predicted_quality[at, run.chosen])
+    expected = np.where(run.answered, chosen_quality(run), planned)
     return RoutedAnswers(
         run.models,
         run.answered_by,
         expected,
-        cost,
+        np.nan_to_num(chosen_cost(run)),
         run.quality,
         run.cost_usd,
         run.latency_s,
@@ -152,9 +155,19 @@ def _data(run: EvaluationRun) -> EvaluationData:
         matrix,
         cost,
         latency.astype(np.float32),
-        {ROUTER: run.predicted_quality},
+        {ROUTER: _expected_of_outcomes(run)},
         run.expected_cost_usd,
     )
+
+
+def _expected_of_outcomes(run: EvaluationRun) -> Float32[np.ndarray, "items models"]:
+    """Return what was expected of each outcome: of routed answers what judging them had shown."""
+    expected = run.predicted_quality.copy()
+    rows = np.flatnonzero(run.answered)
+    columns = run.answered_by[rows]
+    routed = np.isnan(run.sample_quality[rows, columns])
+    expected[rows[routed], columns[routed]] = chosen_quality(run)[rows[routed]]
+    return expected
 
 
 def _filled(

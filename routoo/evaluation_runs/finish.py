@@ -16,7 +16,7 @@ from routoo.domain.job import BatchStatus
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.errors import DatabaseUnavailableError, StoreError
 from routoo.evaluation.evaluation_run import EvaluationRun, run_figures
-from routoo.evaluation.graders.grade import grade_recorded
+from routoo.evaluation.graders.grade import SCORE_KEY, grade_recorded
 from routoo.evaluation.graders.judge import (
     JUDGE,
     MAX_TOKENS,
@@ -76,27 +76,36 @@ async def grade_run(conn: AsyncConnection, run: RunRecord) -> list[JudgedAnswer]
     comparisons: list[JudgedAnswer] = []
     for batch_id, positions in asked:
         found = await eval_runs.load_results(conn, batch_id)
+        told = None
+        if run.recorded:
+            told = await eval_runs.recorded_scores(conn, batch_id, SCORE_KEY)
         models = len(found) // len(positions)
         pairs = [(row, items[positions[row.job_no // models]]) for row in found]
         for start in range(0, len(pairs), _ANSWERS_PER_CALL):
             # Grading takes up to a millisecond an answer, so a thread does it.
             graded = await asyncio.to_thread(
-                _grade_all, pairs[start : start + _ANSWERS_PER_CALL], run, batch_id
+                _grade_all, pairs[start : start + _ANSWERS_PER_CALL], run, batch_id, told
             )
             await grades.save(conn, batch_id, graded.grades)
             comparisons += graded.comparisons
     return comparisons
 
 
-def _grade_all(pairs: Sequence[tuple[RunResult, Item]], run: RunRecord, batch_id: UUID) -> _Graded:
+def _grade_all(
+    pairs: Sequence[tuple[RunResult, Item]],
+    run: RunRecord,
+    batch_id: UUID,
+    told: Mapping[int, str] | None,
+) -> _Graded:
+    """Grade results, those of replayed answers by the scores that the replay server told."""
     graded = _Graded()
     for row, item in pairs:
         if row.answer is None:
             # A sampled job that was never called measures nothing, so it gets no grade.
             if batch_id == run.batch_id or row.status == "failed":
                 graded.grades.append(GradeRecord(row.job_no, 0.0, "none", "the job has no answer"))
-        elif run.recorded:
-            given = grade_recorded(row.answer)
+        elif told is not None:
+            given = grade_recorded(row.answer, told.get(row.job_no))
             graded.grades.append(GradeRecord(row.job_no, given.score, "recorded", given.detail))
         elif item.grader == JUDGE and item.answer is not None:
             graded.comparisons.append(JudgedAnswer(batch_id, row.job_no, item, row.answer))

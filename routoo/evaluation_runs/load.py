@@ -60,6 +60,8 @@ async def load_run(conn: AsyncConnection, run_id: UUID) -> EvaluationRun:
         sample_cost_usd=sample[1],
         sample_latency_s=sample[2].astype(np.float32),
         decisions=tuple(row.decision if row.answer is not None else None for row in found),
+        judged_quality=np.array([_or_nan(row.judged_quality) for row in found], np.float32),
+        planned_cost_usd=np.array([_or_nan(row.expected_cost_usd) for row in found], np.float64),
         planned=batch.plan or {},
     )
 
@@ -96,10 +98,13 @@ async def _facts(conn: AsyncConnection, run: RunRecord, batch: BatchRecord) -> R
 
 
 def _expected_cost(matrix: BatchMatrix, pool: Pool, found: list[RunResult]) -> np.ndarray:
-    """Return estimated costs; for chosen models they are the plan's own estimates."""
+    """Return estimated costs of one call; for models chosen directly they are the plan's own.
+
+    What a plan expects of a probe is the cost of all calls, and so not that of one.
+    """
     costs = matrix.cost_usd.copy()
     for row in found:
-        if row.chosen is not None and row.expected_cost_usd is not None:
+        if row.chosen is not None and not row.probe and row.expected_cost_usd is not None:
             costs[row.job_no, pool.index(row.chosen)] = row.expected_cost_usd
     return costs
 

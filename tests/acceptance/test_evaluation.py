@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from producer.commands.evaluation import ALERTED
+from routoo.domain.completion import RecordedAnswer
 from routoo.domain.tables import Outcomes, write_outcomes
+from routoo.evaluation.answer_log import write_answers
 from tests.acceptance.batch import PRICES_USD_PER_MTOK, write_pool
 from tests.acceptance.stack import BIN, LocalStack
 
@@ -39,6 +41,8 @@ def write_set(folder: Path) -> Path:
             latency_s=np.full(len(pairs), 2.0, np.float32),
         ),
     )
+    said = [RecordedAnswer(item, name, f"{name} said so of {item}.") for item, name in pairs]
+    write_answers(folder / "answers.parquet", said)
     return folder / "outcomes.parquet"
 
 
@@ -52,6 +56,7 @@ def test_a_recorded_run_grades_every_answer_as_recorded_and_costs_its_tokens(
     shown = stack.command(
         *("routoo-producer", "eval", "run", "replayed", "--json", "--pool", pool),
         *("--recorded", outcomes, "--latency-scale", "0.01", "--full", "--sample", "5"),
+        *("--answers", tmp_path / "answers.parquet"),
         # Other tests' batches on this stack may be far from its tiny training set.
         statuses=(0, ALERTED),
     )
@@ -62,12 +67,13 @@ def test_a_recorded_run_grades_every_answer_as_recorded_and_costs_its_tokens(
     table = pq.read_table(outcomes).to_pylist()
     recorded = {(row["item_id"], row["model"]): row["score"] for row in table}
     rows = stack.query(
-        "SELECT custom_id, model, quality, cost_usd FROM batch_results WHERE batch_id = %s",
+        "SELECT custom_id, model, quality, cost_usd, answer FROM batch_results WHERE batch_id = %s",
         found["batch_id"],
     )
     assert len(rows) == ITEMS
-    assert {(item, model): quality for item, model, quality, _ in rows}.items() <= recorded.items()
-    for _, model, _, cost_usd in rows:
+    assert {(row[0], row[1]): row[2] for row in rows}.items() <= recorded.items()
+    for item, model, _, cost_usd, answer in rows:
+        assert answer == f"{model} said so of {item}."
         assert cost_usd == PRICES_USD_PER_MTOK[model] * 18 / 1_000_000
     page = tmp_path / "report.html"
     report = stack.command(

@@ -10,6 +10,7 @@ from routoo.domain.batch_options import Objective
 from routoo.domain.items import Item
 from routoo.domain.prompt import text_sha256
 from routoo.errors import InputError
+from routoo.evaluation.evaluation_run import chosen_cost, chosen_quality
 from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.load import load_run
 from routoo.store import batches
@@ -175,3 +176,26 @@ async def test_items_of_evaluation_are_held_out_of_training(db: Database) -> Non
         await eval_sets.add(conn, "practice", [Item("p", "Say 7.")], Purpose.TRAINING)
         hashes = [text_sha256(text) for text in ("say  0", "Say 7.")]
         assert await eval_sets.held_out(conn, hashes) == {text_sha256("Say 0.")}
+
+
+async def test_what_a_plan_expects_of_a_probe_is_not_the_cost_of_one_call(db: Database) -> None:
+    run_id = await begin(db, await add_set(db, questions(4)))
+    run = await ended(db, run_id, right)
+    async with db.transaction() as conn:
+        plain = await load_run(conn, run_id)
+        await conn.execute(
+            "UPDATE assignments SET probe = true, expected_cost_usd = 7 WHERE batch_id = %s"
+            " AND job_no < 2",
+            [run.batch_id],
+        )
+        await conn.execute(
+            "UPDATE results SET decision = 'accepted', expected_quality = 0.875"
+            " WHERE batch_id = %s AND job_no < 2",
+            [run.batch_id],
+        )
+        judged = await load_run(conn, run_id)
+    np.testing.assert_allclose(judged.expected_cost_usd, plain.expected_cost_usd, rtol=1e-6)
+    assert chosen_cost(judged)[:2].tolist() == [7, 7]
+    np.testing.assert_array_equal(chosen_cost(judged)[2:], chosen_cost(plain)[2:])
+    assert chosen_quality(judged)[:2].tolist() == [0.875, 0.875]
+    np.testing.assert_array_equal(chosen_quality(judged)[2:], chosen_quality(plain)[2:])

@@ -9,7 +9,7 @@ from routoo.domain.completion import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.prompt import estimate_text_tokens
 from routoo.domain.tables import Outcomes
-from routoo.evaluation.graders.grade import grade_recorded
+from routoo.evaluation.graders.grade import SCORE_KEY, grade_recorded
 
 pytestmark = pytest.mark.anyio
 
@@ -55,4 +55,5 @@ async def test_a_recorded_text_is_served_instead_of_the_score() -> None:
     async with TestClient(TestServer(application(served))) as client:
         answer = await (await client.post("/v1/chat/completions", json=BODY)).json()
     assert answer["choices"][0]["message"]["content"] == "Four."
+    assert grade_recorded("Four.", str(answer[SCORE_KEY])).score == 1
     assert answer["choices"][0]["finish_reason"] == "length"

@@ -341,3 +341,5 @@ def test_a_replayed_score_comes_back_as_it_was_recorded() -> None:
     assert grade_recorded(recorded_answer(0.25)).score == 0.25
     assert grade_recorded(recorded_answer(None)).score is None
     assert grade_recorded("The answer is 4.").score is None
+    assert grade_recorded("The answer is 4.", "0.5").score == 0.5
+    assert grade_recorded("The answer is 4.", "half").score is None

@@ -114,6 +114,34 @@ def test_a_run_with_judged_answers_shows_escalations_and_the_precision_of_accept
     assert "cascade" not in run_figures(run)
 
 
+def test_judged_answers_are_measured_by_what_judging_had_shown() -> None:
+    """And a probe's expected cost is that of all its calls, which no single call is planned by."""
+    run = _run()
+    accepted = np.arange(ITEMS) % 4 == 2
+    judged = replace(
+        run,
+        decisions=tuple("accepted" if one else "direct" for one in accepted),
+        judged_quality=np.where(accepted, 0.75, np.nan).astype(np.float32),
+        planned_cost_usd=np.where(accepted, 2.5, run.expected_cost_usd[:, 0]),
+    )
+    figures, plain = run_figures(judged), run_figures(run)
+    raised = figures["expected_quality"]["mean"] - plain["expected_quality"]["mean"]
+    assert raised == pytest.approx(0.25 * accepted.sum() / run.answered.sum())
+    assert figures["expected_cost_per_item_usd"]["mean"] == pytest.approx(
+        (2.5 * accepted.sum() + (ITEMS - 1 - accepted.sum())) / (ITEMS - 1)
+    )
+    operating, before = run_scorecard(judged).operating, run_scorecard(run).operating
+    assert operating is not None
+    assert before is not None
+    assert operating.expected_quality > before.expected_quality
+    holes = np.full((ITEMS, 2), np.nan, np.float32)
+    unsampled = run_scorecard(replace(judged, sample_quality=holes))
+    assert (
+        unsampled.reliability[0].ece
+        < run_scorecard(replace(run, sample_quality=holes)).reliability[0].ece
+    )
+
+
 def test_a_run_says_what_else_its_money_buys() -> None:
     run = _run()
     ways = ("accepted", "escalated", "direct", "kept")

@@ -9,7 +9,8 @@ import orjson
 ITEM_KEY = "routoo_item_id"
 """Field of a request's metadata that says which item it is about."""
 SCORE_KEY = "routoo_recorded_score"
-"""Field of a replayed answer, a JSON object; null for an outcome without a score."""
+"""Field of a replayed response, and of the JSON object that stands for a text that is not recorded;
+null for an outcome without a score."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +101,15 @@ def recorded_answer(score: float | None) -> str:
     return orjson.dumps({SCORE_KEY: score}).decode()
 
 
-def grade_recorded(answer: str) -> Grade:
-    """Return the score that a replayed answer carries."""
+def grade_recorded(answer: str, told: str | None = None) -> Grade:
+    """Return the score that a replayed answer carries.
+
+    Args:
+        answer: Its text.
+        told: The score as the response has it; None where only the text may.
+    """
     try:
-        score = orjson.loads(answer)[SCORE_KEY]
+        score = orjson.loads(answer)[SCORE_KEY] if told is None else told
         found = None if score is None else float(score)
     except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
         return ungraded("the answer carries no recorded score")

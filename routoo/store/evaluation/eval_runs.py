@@ -177,14 +177,33 @@ class RunResult:
     cost_usd: float | None
     latency_s: float | None
     decision: str | None
-    """How the answer came about: direct, accepted or escalated."""
+    """How the answer came about: direct, accepted, escalated or kept."""
+    judged_quality: float | None
+    """Chance that the answer is good as it was known when it was taken; None for direct ones."""
     chosen: str | None
     """Model of the latest plan."""
+    probe: bool | None
+    """Whether its answer was to be judged."""
     expected_cost_usd: float | None
+    """Of all calls that the plan expects."""
     graded: bool
     """Whether a grader has seen the job."""
     score: float | None
     """What it gave; None where the answer is ambiguous."""
+
+
+async def recorded_scores(conn: AsyncConnection, batch_id: UUID, key: str) -> dict[int, str]:
+    """Return what the responses to a batch's jobs have under a key; jobs without it are left out.
+
+    Args:
+        conn: A connection.
+        batch_id: A batch whose answers were replayed.
+        key: Field of the response.
+    """
+    cursor = await conn.execute(
+        "SELECT job_no, response ->> %s FROM results WHERE batch_id = %s", [key, batch_id]
+    )
+    return {job_no: told async for job_no, told in cursor if told is not None}
 
 
 async def load_results(conn: AsyncConnection, batch_id: UUID) -> list[RunResult]:
@@ -194,14 +213,15 @@ async def load_results(conn: AsyncConnection, batch_id: UUID) -> list[RunResult]
             """
             SELECT j.job_no, r.status, r.model, r.answer,
                    encode(sha256(convert_to(r.answer, 'UTF8')), 'hex') AS answer_sha256,
-                   r.cost_usd::float8 AS cost_usd, r.latency_s, r.decision, a.model AS chosen,
-                   a.expected_cost_usd::float8 AS expected_cost_usd,
+                   r.cost_usd::float8 AS cost_usd, r.latency_s, r.decision,
+                   CASE WHEN r.decision <> 'direct' THEN r.expected_quality END AS judged_quality,
+                   a.model AS chosen, a.probe, a.expected_cost_usd::float8 AS expected_cost_usd,
                    g.job_no IS NOT NULL AS graded, g.score
             FROM jobs j
             LEFT JOIN results r USING (batch_id, job_no)
             LEFT JOIN grades g USING (batch_id, job_no)
             LEFT JOIN LATERAL (
-                SELECT model, expected_cost_usd FROM assignments s
+                SELECT model, probe, expected_cost_usd FROM assignments s
                 WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
                 ORDER BY revision DESC LIMIT 1
             ) a ON true
