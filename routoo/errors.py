@@ -322,16 +322,24 @@ class RequestNotFoundError(RequestRejectedError):
 
     retryable = True
     most_attempts = 2
+    others: ClassVar[str] = "it answers other requests"
 
     @classmethod
     def of(cls, denial: EndpointDeniedError) -> Self:
         """Return what a denial is where the endpoint is known to answer."""
         return cls(
-            f"{denial.what}; it answers other requests",
+            f"{denial.what}; {cls.others}",
             where=denial.where,
             remedy="Look for what is special about this request",
             http_status=denial.http_status,
         )
+
+
+class NotFoundInARowError(RequestNotFoundError):
+    """It says so of the latest requests, one after the other: it may have gone away."""
+
+    most_attempts = EndpointError.most_attempts
+    others = "it answered other requests before, and none since"
 
 
 class ContextLengthError(RequestRejectedError):

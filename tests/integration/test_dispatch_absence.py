@@ -541,16 +541,63 @@ async def test_a_wrong_address_pauses_its_batch_before_any_row_failed(
         assert len(server.requests) <= 10
 
 
-async def test_an_address_that_goes_away_pauses_its_batch(db: Database) -> None:
+async def test_an_address_that_goes_away_pauses_its_batch_and_costs_no_row(db: Database) -> None:
     async with FakeServer() as server:
-        lease = await prepare(db, pool_of(server, ONE_MODEL), 1_000)
-        dispatching = asyncio.create_task(dispatch(db, lease))
+        (model,) = pool_of(server, ONE_MODEL).models
+        few = model.endpoint.model_copy(update={"max_concurrency": 1})  # retries come soon
+        pool = Pool(models=(model.model_copy(update={"endpoint": few}),))
+        lease = await prepare(db, pool, 1_000)
+        dispatching = asyncio.create_task(dispatch(db, lease, max_attempts_per_model=4))
         await requests_at(server, 100)
-        server.set_script({"models": {"*": {"faults": [BARE]}}})
+        server.set_script({"models": {"*": {"faults": [BARE], "latency_s": 0.5}}})
         assert not await dispatching
         assert await rows(db, "SELECT status FROM batches") == [("paused",)]
-        ((failed,),) = await rows(db, "SELECT count(*) FROM results WHERE status = 'failed'")
-        assert failed < 10
+        failed = "SELECT count(*) FROM results WHERE status = 'failed'"
+        assert await rows(db, failed) == [(0,)]
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, shards.HandedBack())
+            await control.resume(conn, lease.key.batch_id)
+        server.set_script({"models": {"*": {}}})
+        assert await dispatch(db, await claim(db, lease.key))
+        assert await answering(db) == [("small", "succeeded", None, 1_000)]
+
+
+async def test_rows_move_to_another_model_where_an_address_goes_away(db: Database) -> None:
+    async with FakeServer() as server:
+        options = CallOptions(patience_s=1.0)
+        lease = await prepare(db, pool_of(server), 400, model="large", call_options=options)
+        dispatching = asyncio.create_task(dispatch(db, lease, max_attempts_per_model=4))
+        await requests_at(server, 100)
+        server.set_script({"models": {"large": {"faults": [BARE]}, "small": {}}})
+        assert await dispatching
+        found = await answering(db)
+        assert {(model, status) for model, status, *_ in found} == {
+            ("large", "succeeded"),
+            ("small", "succeeded"),
+        }
+        assert sum(count for *_, count in found) == 400
+
+
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "with another model"])
+async def test_no_row_is_lost_where_nobody_listens_at_an_address_for_a_while(
+    db: Database, *, others: bool
+) -> None:
+    async with FakeServer() as first, FakeServer() as elsewhere:
+        small, large = pool_of(first).models
+        beside = pool_of(elsewhere).models[0]
+        pool = Pool(models=(beside, large) if others else (large,))
+        options = CallOptions(patience_s=1.0 if others else 60.0)
+        lease = await prepare(db, pool, 600, model="large", call_options=options)
+        dispatching = asyncio.create_task(dispatch(db, lease, max_attempts_per_model=4))
+        await requests_at(first, 200)
+        await first.__aexit__()
+        await asyncio.sleep(3.0)
+        if not others:
+            await first.__aenter__()
+        assert await dispatching
+        found = await answering(db)
+        assert {status for _, status, *_ in found} == {"succeeded"}
+        assert sum(count for *_, count in found) == 600
 
 
 @pytest.mark.parametrize("status", [200, 429])

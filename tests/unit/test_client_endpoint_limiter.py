@@ -105,6 +105,8 @@ async def test_the_endpoint_denies_once_nothing_but_denials_comes() -> None:
     limiter.note_answer()
     found = [limiter.note_failure(_denial()) for _ in range(10)]
     assert [isinstance(one, RequestNotFoundError) for one in found] == [True] * 9 + [False]
+    # The first is the request's own if others are answered; of a row of them nobody knows.
+    assert [one.most_attempts < 4 for one in found] == [True] + [False] * 9
     assert limiter.absence is not None
     assert limiter.absence.reason is AbsenceReason.DENIED
     assert limiter.report().counts.denied

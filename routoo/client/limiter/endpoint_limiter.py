@@ -33,6 +33,7 @@ from routoo.errors import (
     EndpointClosedError,
     EndpointDeniedError,
     EndpointError,
+    NotFoundInARowError,
     RateLimitedError,
     RequestNotFoundError,
 )
@@ -260,7 +261,8 @@ class EndpointLimiter:
         if isinstance(error, EndpointDeniedError) and error.reason is DenialReason.NO_API:
             self._denials += 1
             if self._denials < _DENIALS and self.now_s() - self._answered_at_s < _ANSWERING_S:
-                return RequestNotFoundError.of(error)
+                meaning = RequestNotFoundError if self._denials == 1 else NotFoundInARowError
+                return meaning.of(error)
             if self._denials < _DENIALS and self._use.in_flight > 1:
                 self._doubt = str(error)
                 return error
