@@ -157,12 +157,17 @@ def _say(text: str) -> None:
 def _write_rows(path: Path, count: int) -> Path:
     with path.open("wb") as stream:
         for number in range(count):
-            topic = _TOPICS[number % len(_TOPICS)]
-            question = _QUESTIONS[number % len(_QUESTIONS)]
-            text = f"{question} number {number}? {_TEXT} {topic} of the year {number % 2000}."
+            text = request_text(number)
             row = {"custom_id": f"task-{number}", "prompt": text, "max_tokens": 64}
             stream.write(orjson.dumps(row, option=orjson.OPT_APPEND_NEWLINE))
     return path
+
+
+def request_text(number: int) -> str:
+    """Return the prompt of a job; no two are alike."""
+    topic = _TOPICS[number % len(_TOPICS)]
+    question = _QUESTIONS[number % len(_QUESTIONS)]
+    return f"{question} number {number}? {_TEXT} {topic} of the year {number % 2000}."
 
 
 def _start_workers(bench: Stack, sizes: _Workers) -> dict[str, int]:

@@ -142,11 +142,8 @@ class Stack:
             conn: A connection to the database.
         """
         broker = int((server_folders(self.folder, "valkey").folder / "pid").read_text())
-        backend = Path(f"/proc/{conn.info.backend_pid}/stat")
-        if self._database_is_ours and backend.exists():
-            postmaster = int(backend.read_text().rpartition(")")[2].split()[1])
-            return {"postgres": _with_children(postmaster), "broker": [broker]}
-        return {"broker": [broker]}
+        database = database_pids(conn) if self._database_is_ours else []
+        return {"postgres": database, "broker": [broker]} if database else {"broker": [broker]}
 
     def command(self, program: str, *arguments: str | Path) -> str:
         """Run a command to its end; return what it printed."""
@@ -187,9 +184,20 @@ def memory_mb(pid: int, *, peak: bool = False, shared: bool = True) -> float:
     return 0.0 if found is None else int(found[1]) * 1024 / 1e6
 
 
+def database_pids(conn: "psycopg.Connection[tuple[object, ...]]") -> list[int]:
+    """Return the processes of a connection's server; none where it runs elsewhere."""
+    backend = Path(f"/proc/{conn.info.backend_pid}/stat")
+    if not backend.exists():
+        return []
+    return _with_children(int(backend.read_text().rpartition(")")[2].split()[1]))
+
+
 def cpu_s(pid: int) -> float:
-    """Return the seconds of CPU that a process has used, its threads included."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    """Return the seconds of CPU that a process has used, its threads included; 0 once it ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
