@@ -1,7 +1,7 @@
 """Saves what the selection decided: each job's model, and which jobs share another's answer."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from uuid import UUID
 
@@ -12,7 +12,7 @@ from psycopg import AsyncConnection
 from routoo.domain.job import Lease
 from routoo.domain.prediction import Assignment
 from routoo.store import columns, leases
-from routoo.store.encoding import escaped
+from routoo.store.encoding import array_of, escaped
 
 _BLOCK_ROWS = 5_000
 _ASSIGNMENT = columns.listed(columns.names(Assignment))
@@ -33,9 +33,18 @@ async def save(
         StaleLeaseError: Another worker owns the shard now.
     """
     await leases.fence(conn, lease)
+    key = f"{lease.key.batch_id}\t{revision}\t"
+    if not await exist(conn, lease.key.batch_id):  # and the fence keeps others from writing any
+        await _copy(conn, "assignments", key, assignments)
+        return
+    await _copy_new(conn, key, assignments)
+
+
+async def _copy_new(conn: AsyncConnection, key: str, assignments: Iterable[Assignment]) -> None:
+    """Copy rows in but for those that exist."""
     # COPY can't skip rows that exist, hence the detour; a temporary table writes no log.
     await conn.execute("CREATE TEMPORARY TABLE new_assignments (LIKE assignments) ON COMMIT DROP")
-    await _copy(conn, f"{lease.key.batch_id}\t{revision}\t", iter(assignments))
+    await _copy(conn, "new_assignments", key, assignments)
     await conn.execute(
         "INSERT INTO assignments SELECT * FROM new_assignments ON CONFLICT DO NOTHING"
     )
@@ -48,11 +57,11 @@ async def exist(conn: AsyncConnection, batch_id: UUID) -> bool:
     return cursor.rowcount > 0
 
 
-async def _copy(conn: AsyncConnection, key: str, assignments: Iterable[Assignment]) -> None:
-    async with (
-        conn.cursor() as cursor,
-        cursor.copy(f"COPY new_assignments (batch_id, revision, {_ASSIGNMENT}) FROM STDIN") as copy,
-    ):
+async def _copy(
+    conn: AsyncConnection, table: str, key: str, assignments: Iterable[Assignment]
+) -> None:
+    statement = f"COPY {table} (batch_id, revision, {_ASSIGNMENT}) FROM STDIN"
+    async with conn.cursor() as cursor, cursor.copy(statement.encode()) as copy:
         rows = iter(assignments)
         while block := list(islice(rows, _BLOCK_ROWS)):
             # Field by field, in the record's order: a loop over its fields costs twice the time.
@@ -138,29 +147,27 @@ async def load_weights(
 _SLICE_JOBS = 10_000
 """Rows fetched at once; only the arrays grow with the batch."""
 
-_OPEN = """
-SELECT j.job_no, coalesce(array_position(%(models)s::text[], a.model), 0) - 1,
-       coalesce(a.probe, false)::int, coalesce(a.expected_cost_usd, 0)::float8,
-       (EXISTS (
-           SELECT FROM kept_answers k WHERE k.batch_id = j.batch_id AND k.job_no = j.job_no)
-        OR EXISTS (
-           SELECT FROM reservations r
-           WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no AND NOT EXISTS (
-               SELECT FROM attempts t WHERE t.batch_id = r.batch_id AND t.job_no = r.job_no
-                 AND t.attempt_no = r.attempt_no)))::int
-FROM jobs j
-LEFT JOIN LATERAL (
-    SELECT model, probe, expected_cost_usd FROM assignments s
-    WHERE s.batch_id = j.batch_id AND s.job_no = j.job_no
-    ORDER BY revision DESC LIMIT 1
-) a ON true
-WHERE j.batch_id = %(batch_id)s AND j.job_no >= %(first)s AND j.job_no < %(end)s
-  AND NOT EXISTS (
-    SELECT FROM results r WHERE r.batch_id = j.batch_id AND r.job_no = j.job_no)
-  AND NOT EXISTS (
-    SELECT FROM followers f WHERE f.batch_id = j.batch_id AND f.job_no = j.job_no)
-ORDER BY j.job_no
-"""
+_IN_SLICE = "WHERE batch_id = %(batch_id)s AND job_no >= %(first)s AND job_no < %(end)s"
+# Arrays of one snapshot, each read along its table's key: looking each job up in every table costs
+# ten times the time. The order makes a job's last revision its last.
+_SLICE = f"""
+    SELECT
+        (SELECT array_send(array_agg(job_no)) FROM results {_IN_SLICE}),
+        (SELECT array_send(array_agg(job_no)) FROM followers {_IN_SLICE}),
+        (SELECT array_send(array_agg(job_no)) FROM (
+            SELECT job_no FROM kept_answers {_IN_SLICE}
+            UNION ALL
+            SELECT job_no FROM (
+                SELECT job_no, attempt_no FROM reservations {_IN_SLICE}
+                EXCEPT SELECT job_no, attempt_no FROM attempts {_IN_SLICE}) AS awaited) AS called),
+        array_send(array_agg(job_no)), array_send(array_agg(column_no)),
+        array_send(array_agg(probe)), array_send(array_agg(usd))
+    FROM (
+        SELECT job_no, coalesce(array_position(%(models)s::text[], model), 0) - 1 AS column_no,
+               probe::int, expected_cost_usd::float8 AS usd
+        FROM assignments {_IN_SLICE} ORDER BY job_no, revision
+    ) AS assigned
+""".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,20 +196,29 @@ async def load_open_jobs(
         job_count: Its jobs, open or not.
         models: Names of its candidate models, in pool order.
     """
-    slices = [np.empty((0, 5))]
+    found = OpenJobs(
+        np.arange(job_count, dtype=np.int32),
+        np.full(job_count, -1, np.int32),
+        np.zeros(job_count, np.bool_),
+        np.zeros(job_count),
+        np.zeros(job_count, np.bool_),
+    )
+    is_open = np.ones(job_count, np.bool_)
     for first in range(0, job_count, _SLICE_JOBS):
-        cursor = await conn.execute(
-            _OPEN,
-            {
-                "batch_id": batch_id,
-                "first": first,
-                "end": first + _SLICE_JOBS,
-                "models": list(models),
-            },
-        )
-        rows = await cursor.fetchall()
-        slices.append(np.array(rows, np.float64).reshape(-1, 5))
-    table = np.concatenate(slices)
-    job_no, column = table[:, 0].astype(np.int32), table[:, 1].astype(np.int32)
-    probe, expected_cost_usd, called = table[:, 2] > 0, table[:, 3], table[:, 4] > 0
-    return OpenJobs(job_no, column, probe, expected_cost_usd, called)
+        key = {"batch_id": batch_id, "first": first, "end": first + _SLICE_JOBS}
+        cursor = await conn.execute(_SLICE, {**key, "models": list(models)}, binary=True)
+        row = await cursor.fetchone()
+        if row is not None:
+            _fill(found, is_open, row)
+    return OpenJobs(*(getattr(found, field.name)[is_open] for field in fields(OpenJobs)))
+
+
+def _fill(found: OpenJobs, is_open: Bool[np.ndarray, " jobs"], row: Sequence[bytes | None]) -> None:
+    """Set what a row of `_SLICE` says of some of all jobs of a batch."""
+    ended, duplicates, awaited, assigned, columns_, probes = (
+        array_of(sent, ">i4") for sent in row[:-1]
+    )
+    is_open[ended] = is_open[duplicates] = False
+    found.called[awaited] = True
+    found.column[assigned], found.probe[assigned] = columns_, probes > 0
+    found.expected_cost_usd[assigned] = array_of(row[-1], ">f8")

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import overload
 
+import numpy as np
 import orjson
+from jaxtyping import Shaped
 
 from routoo.domain.prompt import unicode_text
 from routoo.errors import ValueRefusedError
@@ -73,6 +75,23 @@ def _exact(value: object) -> str:
     if isinstance(value, Decimal):
         return str(value)
     raise TypeError(f"no column takes a {type(value).__name__}")
+
+
+def array_of(sent: bytes | None, kind: str, dimensions: int = 1) -> Shaped[np.ndarray, " values"]:
+    """Return the elements of an array as PostgreSQL's `array_send` puts it; none of them is null.
+
+    Big-endian words: dimensions, null flag, element type, two for each dimension; then length and
+    value of each element. Source: PostgreSQL, `array_send` in arrayfuncs.c.
+
+    Args:
+        sent: The bytes; None stands for an array without elements.
+        kind: numpy's type of an element, big-endian.
+        dimensions: Of the array.
+    """
+    if sent is None:
+        return np.empty(0, kind)
+    element = np.dtype([("length", ">i4"), ("value", kind)])
+    return np.frombuffer(sent, element, offset=12 + 8 * dimensions)["value"]
 
 
 @overload

@@ -11,6 +11,7 @@ from routoo.domain.job import Lease
 from routoo.domain.prediction import Predictions
 from routoo.errors import StoreError
 from routoo.store import columns, leases
+from routoo.store.encoding import array_of
 
 _SLICE_JOBS = 10_000
 """Rows fetched at once: a few MB."""
@@ -188,17 +189,7 @@ def _fill(loaded: Predictions, sent: Sequence[bytes], rows: slice) -> None:
     for name, data in zip(_COLUMNS, sent, strict=True):
         target = getattr(loaded, name)
         shape = target[rows].shape
-        target[rows] = _received(data, len(shape)).reshape(shape)
-
-
-def _received(data: bytes, dimensions: int) -> Float32[np.ndarray, " values"]:
-    """Return the elements of a real[] as its `array_send` puts it.
-
-    Big-endian words: dimensions, null flag, element type, two for each dimension; then length and
-    value of each element. Source: PostgreSQL, `array_send` in arrayfuncs.c.
-    """
-    element = np.dtype([("length", ">i4"), ("value", ">f4")])
-    return np.frombuffer(data, element, offset=12 + 8 * dimensions)["value"]
+        target[rows] = array_of(data, ">f4", len(shape)).reshape(shape)
 
 
 async def save_margins(conn: AsyncConnection, lease: Lease, margins: Sequence[float]) -> None:

@@ -11,12 +11,12 @@ import pytest
 
 from routoo.domain.batch_options import Objective
 from routoo.domain.job import SLA, Stage
-from routoo.domain.prediction import Predictions
+from routoo.domain.prediction import Assignment, Predictions
 from routoo.errors import InfeasibleError
 from routoo.pipeline.score import score_shard
 from routoo.pipeline.select.experience import batch_experience
 from routoo.pipeline.select.shard import select_shard
-from routoo.store import batches, jobs, predictions, shards
+from routoo.store import assignments, batches, jobs, ledger, predictions, results, shards
 from routoo.store.database import Database
 from tests import batch_factory
 
@@ -175,6 +175,68 @@ async def test_selecting_again_after_a_crash_changes_nothing(db: Database) -> No
         batch = await batches.get(conn, batch_id)
     await select_shard(db, lease, batch)
     assert (await chosen(db, batch_id), await plan(db, batch_id)) == before
+
+
+async def test_assignments_that_are_there_stay(db: Database) -> None:
+    batch_id = await batch_factory.submit(db, JOBS)
+    await batch_factory.score(db, batch_id)
+    lease = await batch_factory.claim(db, batch_id, Stage.SELECT)
+    plans = [
+        (1, range(4), "small"),
+        (1, range(2, 6), "large"),  # the same revision once more: two of its jobs are there
+        (2, range(1), "large"),
+        (2, range(2), "small"),
+    ]
+    for revision, numbers, model in plans:
+        some = [Assignment(number, model, 0.5, Decimal("0.01")) for number in numbers]
+        async with db.transaction() as conn:
+            await assignments.save(conn, lease, some, revision)
+    async with db.transaction() as conn:
+        cursor = await conn.execute(
+            "SELECT revision, string_agg(left(model, 1), '' ORDER BY job_no) FROM assignments"
+            " GROUP BY 1 ORDER BY 1"
+        )
+        assert await cursor.fetchall() == [(1, "ssssll"), (2, "ls")]
+        held = await assignments.load_open_jobs(conn, batch_id, JOBS, ("small", "large"))
+    assert held.column.tolist() == [1, 0, 0, 0, 1, 1]
+
+
+async def test_open_jobs_are_told_from_those_that_ended_and_those_that_are_called(
+    db: Database,
+) -> None:
+    batch_id = await batch_factory.submit(db, 8, shard_size=8)
+    await batch_factory.score(db, batch_id)
+    lease = await batch_factory.claim(db, batch_id, Stage.SELECT)
+    async with db.transaction() as conn:
+        cost_usd = Decimal("0.01")
+        first = [Assignment(number, "large", 0.5, cost_usd) for number in range(7)]
+        await assignments.save(conn, lease, first, 1)
+        moved = [Assignment(6, "small", 0.5, cost_usd * 2, probe=True, escalation_chance=0.5)]
+        await assignments.save(conn, lease, moved, 2)
+        await assignments.save_duplicates(conn, lease, [(1, 0)])
+        await shards.finish(conn, lease, shards.Done())
+    lease = await batch_factory.claim(db, batch_id, Stage.DISPATCH)
+    async with db.transaction() as conn:
+        called = [batch_factory.reservation(number, "0.02") for number in (0, 2, 3)]
+        await ledger.reserve(conn, lease, [*called, batch_factory.reservation(3, "0.02", 2)])
+    async with db.transaction() as conn:
+        settled = [batch_factory.attempt(number, "0.01") for number in (0, 3)]
+        await ledger.settle(conn, lease, [*settled, batch_factory.attempt(3, "0.01", 2)])
+        await results.save(conn, lease, [batch_factory.result(0)])
+        await conn.execute(
+            "INSERT INTO kept_answers (batch_id, job_no, attempt_no, answer, response)"
+            " VALUES (%s, 4, 1, 'perhaps', '{}')",
+            [batch_id],
+        )
+    async with db.transaction() as conn:
+        found = await assignments.load_open_jobs(conn, batch_id, 8, ("small", "large"))
+    # Job 0 has ended and job 1 shares its answer; 2 is under way, 4 waits for a judgement; 3 is to
+    # be called again; 7 has no model.
+    assert found.job_no.tolist() == [2, 3, 4, 5, 6, 7]
+    assert found.called.tolist() == [True, False, True, False, False, False]
+    assert found.column.tolist() == [1, 1, 1, 1, 0, -1]
+    assert found.probe.tolist() == [False, False, False, False, True, False]
+    assert found.expected_cost_usd.tolist() == [0.01, 0.01, 0.01, 0.01, 0.02, 0.0]
 
 
 async def test_a_mean_quality_is_reached_at_the_least_cost(db: Database) -> None:
