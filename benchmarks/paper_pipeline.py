@@ -33,6 +33,7 @@ from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.tables import Outcomes, write_outcomes
 from routoo.evaluation.collect import RequestForm
 from routoo.evaluation.graders.grade import ITEM_KEY, recorded_answer
+from routoo.pipeline.request_facts import RequestFacts
 from routoo.pipeline.select.estimates import estimate_calls
 from routoo.predictor.predictor import load_predictor
 from routoo.selector import Problem, solve
@@ -121,7 +122,7 @@ def _offline(case: Case, pool: Pool, checkpoint: Path, work: Path) -> _Offline:
     told = predictor.predict([item.prompt for item in case.held.items], case.models)
     form = RequestForm()
     jobs = [Job(n, item.item_id, form.body(item)) for n, item in enumerate(case.held.items)]
-    known = estimate_calls(jobs, pool, told.quality, told.completion_tokens)
+    known = estimate_calls(RequestFacts.of(jobs), pool, told.quality, told.completion_tokens)
     whole = known.cost_usd.sum(axis=0)
     # The middle of the range of budgets that the table goes over, as there in its logarithm.
     middle = float(np.sqrt(whole.min() * whole.max()))

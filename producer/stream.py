@@ -34,10 +34,10 @@ from producer.rows.check import InputCheck, RowCheck
 from producer.rows.formats import RawRow
 from producer.rows.problems import ProblemKind, RowProblem
 from producer.submit import BatchRequest
-from routoo.domain.job import Job
 from routoo.domain.pool import Pool
 from routoo.domain.prompt import bound_cost_usd, part_counts
 from routoo.errors import InputError
+from routoo.pipeline.request_facts import RequestKind
 from routoo.pipeline.select import eligibility
 from routoo.store import batches, streams
 from routoo.store.database import Database
@@ -328,7 +328,7 @@ def _fitting(jobs: Sequence[_StreamJob], free_usd: Decimal) -> list[_StreamJob]:
 def _bounds_usd(job: JobInput, pool: Pool) -> tuple[Decimal, Decimal]:
     """Return the worst case of a call to the cheapest and the dearest model that may answer."""
     body = orjson.loads(job.body_json)
-    (admitted,) = eligibility.usable([Job(0, job.custom_id, body, job.sla)], pool)
+    (admitted,) = eligibility.usable([RequestKind.of(body, job.sla)], pool)
     kinds = part_counts(body).keys()
     costs_usd = [
         bound_cost_usd(body, model)

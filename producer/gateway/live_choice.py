@@ -21,6 +21,7 @@ from routoo.domain.job import SLA, Job
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.domain.prediction import Experience, Predictions
 from routoo.domain.prompt import bound_cost_usd, prompt_text
+from routoo.pipeline.request_facts import RequestFacts
 from routoo.pipeline.score import PredictorCache, ScoringCheckpoint
 from routoo.pipeline.select.eligibility import describe_ineligibility
 from routoo.pipeline.select.estimates import CallEstimates, estimate_calls
@@ -199,8 +200,9 @@ class Chooser:
         job = Job(0, "single", body, replace(aim.limits, max_cost_usd=None))
         known = _with_factors(experience, pool, predicted.prompt_factors)
         found = predicted.predictions
-        estimates = estimate_calls([job], pool, found.quality, found.completion_tokens, known)
-        _check_eligible(job, estimates)
+        requests = RequestFacts.of([job])
+        estimates = estimate_calls(requests, pool, found.quality, found.completion_tokens, known)
+        _check_eligible(requests, estimates)
         order, reason = _ordered(pool, found, estimates, known, aim)
         candidates = [
             replace(
@@ -217,10 +219,11 @@ class Chooser:
         return LiveCandidate(model, bound_cost_usd(body, known))
 
 
-def _check_eligible(job: Job, estimates: CallEstimates) -> None:
+def _check_eligible(requests: RequestFacts, estimates: CallEstimates) -> None:
     if not estimates.allowed.any():
+        (kind,) = requests.kinds
         why = describe_ineligibility(
-            job, estimates.reasons[0], estimates.sure_quality[0], estimates.latency_s[0]
+            kind, estimates.reasons[0], estimates.sure_quality[0], estimates.latency_s[0]
         )
         raise ApiError(400, f"{why[0].upper()}{why[1:]}.", code="no_eligible_model", param="model")
 

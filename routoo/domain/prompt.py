@@ -121,20 +121,30 @@ def estimate_prompt_tokens(body: Mapping[str, Any], model: CandidateModel) -> in
     return estimate_text_tokens(body) + part_tokens(body, model)
 
 
-def bound_text_tokens(body: Mapping[str, Any]) -> int:
+def bound_text_tokens(body: Mapping[str, Any], size_bytes: int | None = None) -> int:
     """Return an upper bound of the prompt tokens for any byte-level vocabulary: one token a byte.
 
     Parts of other kinds are left out: they are billed by their size and not by their bytes.
+
+    Args:
+        body: The request.
+        size_bytes: Its length as JSON, where that is known.
     """
+    if size_bytes is None:
+        size_bytes = len(orjson.dumps(body))
     parts_bytes = sum(len(orjson.dumps(part)) for _, part in _other_parts(body))
-    return len(orjson.dumps(body)) - parts_bytes + template_tokens(body)
+    return size_bytes - parts_bytes + template_tokens(body)
 
 
 def bound_prompt_tokens(body: Mapping[str, Any], model: CandidateModel) -> int:
     """Return the most prompt tokens a call can be billed, images and other parts included."""
     bound = bound_text_tokens(body) + part_tokens(body, model) + model.extra_prompt_tokens
-    has_tools = "tools" in body or "functions" in body
-    return bound + (ANTHROPIC_TOOLS_TOKENS if has_tools and model.is_anthropic else 0)
+    return bound + (ANTHROPIC_TOOLS_TOKENS if has_tools(body) and model.is_anthropic else 0)
+
+
+def has_tools(body: Mapping[str, Any]) -> bool:
+    """Return whether a request declares tools or functions, be it none."""
+    return "tools" in body or "functions" in body
 
 
 def requested_completion_tokens(body: Mapping[str, Any]) -> int | None:
@@ -175,7 +185,12 @@ def _may_write_to_cache(body: Mapping[str, Any], model: CandidateModel) -> bool:
     price = model.price_usd_per_mtok
     if price.cache_write is None or price.cache_write <= price.prompt:
         return False
-    return _CACHE_MARK in orjson.dumps(model.with_parameters(body))
+    return marks_cache(orjson.dumps(model.with_parameters(body)))
+
+
+def marks_cache(body_json: bytes) -> bool:
+    """Return whether a request, written as JSON, may ask for text to be kept in a cache."""
+    return _CACHE_MARK in body_json
 
 
 def choice_count(body: Mapping[str, Any]) -> int:

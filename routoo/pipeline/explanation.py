@@ -12,6 +12,7 @@ from routoo.domain.job import Job
 from routoo.domain.prediction import Experience, experience_from_json
 from routoo.errors import InputError
 from routoo.pipeline.judges import load_judge
+from routoo.pipeline.request_facts import RequestFacts
 from routoo.pipeline.select.estimates import estimate_calls
 from routoo.pipeline.select.matrix import BatchMatrix, build_matrix, load_matrix
 from routoo.pipeline.select.probes import PosedProblem
@@ -66,7 +67,8 @@ async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str)
     history = await load_job_history(conn, batch.id, job.job_no)
     row = slice(read.row, read.row + 1)
     tokens = await predictions.load_completion_tokens(conn, batch.id, job.job_no)
-    own = estimate_calls([job], batch.pool, matrix.quality[row], tokens[None, :], experience)
+    requests = RequestFacts.of([job])
+    own = estimate_calls(requests, batch.pool, matrix.quality[row], tokens[None, :], experience)
     now = datetime.now(UTC)
     direct = pose_problem(batch, matrix, experience, now)
     known = known_probes(batch, matrix, direct, experience, now)

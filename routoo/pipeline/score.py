@@ -14,8 +14,9 @@ from routoo.domain.pool import CandidateModel
 from routoo.domain.prompt import prompt_text
 from routoo.errors import CheckpointError
 from routoo.judge.files import pack_judge
+from routoo.pipeline.request_facts import pack_jobs
 from routoo.ports import Predictor
-from routoo.store import checkpoints, jobs, predictions
+from routoo.store import checkpoints, jobs, predictions, request_facts
 from routoo.store.batches.records import BatchRecord
 from routoo.store.checkpoints import CheckpointRecord
 from routoo.store.database import Database
@@ -63,6 +64,9 @@ async def score_shard(
     """
     async with db.transaction() as conn:
         slice_ = await jobs.load_slice(conn, lease.key.batch_id, lease.first_job, lease.job_count)
+    # Bodies are read here anyway: selections then need not read them again.
+    reads_options = judge is not None and batch.call_options.cascade
+    facts = await asyncio.to_thread(pack_jobs, slice_, reads_options=reads_options)
     prompts = [prompt_text(job.body) for job in slice_]
     names = [model.predicted_as for model in batch.pool.models]
     predicted = await asyncio.to_thread(predictor.predict, prompts, names)
@@ -74,6 +78,8 @@ async def score_shard(
             await predictions.save_margins(conn, lease, margins)
         if judge is not None and batch.call_options.cascade:
             await checkpoints.keep_judge(conn, lease, judge)
+        if facts is not None:
+            await request_facts.save(conn, lease, facts)
         await predictions.save(conn, lease, predicted)
 
 

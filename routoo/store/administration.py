@@ -231,7 +231,7 @@ ROLES: Mapping[str, DatabaseRole] = {
             "batches": f"SELECT, UPDATE ({_ENDED})",
             "jobs": _READ,
             "shards": f"SELECT, UPDATE ({_SHARD})",
-            **dict.fromkeys(("predictions", "floors", "prompt_factors"), _ADD),
+            **dict.fromkeys(("predictions", "request_facts", "floors", "prompt_factors"), _ADD),
             **dict.fromkeys(("judges", "batch_judges", "checkpoints"), _ADD),
             "checkpoint_promotions": _READ,
             # How far a shard is, and whether a batch that is over still has work. Triggers (0042)
@@ -247,7 +247,7 @@ ROLES: Mapping[str, DatabaseRole] = {
             "batches": f"SELECT, UPDATE ({_ENDED}, plan)",
             "jobs": _READ,
             "shards": f"SELECT, UPDATE ({_SHARD}, fallback_usd)",
-            **dict.fromkeys(("predictions", "floors", "prompt_factors"), _READ),
+            **dict.fromkeys(("predictions", "request_facts", "floors", "prompt_factors"), _READ),
             **dict.fromkeys(("judges", "batch_judges", "checkpoints"), _READ),
             "checkpoint_promotions": _READ,
             **dict.fromkeys(("assignments", "followers", "attempts", "results"), _ADD),
@@ -274,7 +274,9 @@ ROLES: Mapping[str, DatabaseRole] = {
             **dict.fromkeys(("batch_webhooks", "endpoints"), _KEEP),
             # Facts: written and deleted with their batch, never changed.
             **dict.fromkeys(("jobs", "predictions", "floors"), "SELECT, INSERT, DELETE"),
-            **dict.fromkeys(("prompt_factors", "batch_judges"), "SELECT, INSERT, DELETE"),
+            **dict.fromkeys(
+                ("request_facts", "prompt_factors", "batch_judges"), "SELECT, INSERT, DELETE"
+            ),
             **dict.fromkeys(
                 ("attempts", "results", "superseded_results"), "SELECT, INSERT, DELETE"
             ),

@@ -28,6 +28,7 @@ from routoo.domain.tables import Outcomes, read_answers, read_items, read_outcom
 from routoo.judge.files import load_judge, pack_judge, write_judge
 from routoo.judge.judge import AnswerJudge, ProbeAnswer
 from routoo.judge.pair_judge import MOST_PRICE_SHARE
+from routoo.pipeline.request_facts import RequestFacts
 from routoo.pipeline.select.estimates import NOTHING_KNOWN, estimate_calls
 from routoo.predictor.checkpoint import write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix
@@ -192,7 +193,8 @@ def costs_usd(recorded: Recorded, pool: Pool) -> Any:
     """Return the expected cost of each call to the held-out items."""
     quality, tokens = recorded.quality[:HELD_OUT], recorded.tokens[:HELD_OUT]
     asked = [Job(n, str(n), body_of(item)) for n, item in enumerate(recorded.items[:HELD_OUT])]
-    return estimate_calls(asked, pool, quality, tokens, NOTHING_KNOWN).cost_usd
+    requests = RequestFacts.of(asked)
+    return estimate_calls(requests, pool, quality, tokens, NOTHING_KNOWN).cost_usd
 
 
 def by_the_library(

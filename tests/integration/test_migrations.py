@@ -70,6 +70,8 @@ _LATER = {
     "0026": "INSERT INTO api_keys (id, name, key_sha256, scopes)"
     " VALUES (%(id)s, %(name)s, %(name)s, '{read}');"
     " INSERT INTO key_ledgers (key_id, limit_usd) VALUES (%(id)s, 5)",
+    "0043": "INSERT INTO request_facts (batch_id, first_job, job_count, format, columns, kinds,"
+    " digests) VALUES (%(id)s, 0, 4, 0, '', '[]', '')",
 }
 """Of tables that came later, by the revision that made them."""
 _TABLES = ("jobs", "predictions", "assignments", "attempts", "results", "grades", "reservations")

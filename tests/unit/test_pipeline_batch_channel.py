@@ -19,6 +19,7 @@ from routoo.domain.pool_file import parse_pool
 from routoo.domain.provider_batch import ProviderBatch, ProviderRow
 from routoo.errors import ConfigError, EndpointError, InvalidResponseError
 from routoo.pipeline.provider_batch.rows import split
+from routoo.pipeline.request_facts import RequestFacts
 from routoo.pipeline.select.capacity import Demand, endpoint_times, finish_time_s
 from routoo.pipeline.select.estimates import estimate_calls
 
@@ -66,7 +67,8 @@ def candidate(**channel: Any) -> CandidateModel:
 def allowed(*slas: SLA) -> list[list[bool]]:
     jobs = [Job(number, str(number), chat(), sla) for number, sla in enumerate(slas)]
     shape = (len(jobs), len(POOL.models))
-    known = estimate_calls(jobs, POOL, np.ones(shape, np.float32), np.ones(shape, np.float32))
+    ones = np.ones(shape, np.float32)
+    known = estimate_calls(RequestFacts.of(jobs), POOL, ones, ones)
     return known.allowed.tolist()
 
 

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 
 from routoo.domain.job import SLA, Job
-from routoo.pipeline.select.duplicates import Duplicates, RequestDigests
+from routoo.pipeline.request_facts import RequestDigests
+from routoo.pipeline.select.duplicates import Duplicates
 from routoo.pipeline.select.problem import _weigh, choose
 from routoo.selector.problem import Problem
 
@@ -61,11 +62,20 @@ def test_jobs_are_the_same_by_request_and_limits_whatever_the_order_of_keys() ->
         Job(2, "c", {"prompt": "Who?", "seed": 1}, SLA(min_quality=0.5)),
         Job(3, "d", {"prompt": "Who?"}),
     ]
-    digests = RequestDigests(len(asked), merge_samples=False)
-    digests.fill(slice(0, 3), asked[:3])
-    digests.fill(slice(3, 4), asked[3:])
-    assert digests.duplicates().original.tolist() == [0, 0, 2, 3]
-    assert list(digests.duplicates().pairs()) == [(1, 0)]
+    digests = RequestDigests.empty(len(asked))
+    digests.fill(slice(0, 3), RequestDigests.of(asked[:3]))
+    digests.fill(slice(3, 4), RequestDigests.of(asked[3:]))
+    found = Duplicates.of(digests, merge_samples=False)
+    assert found.original.tolist() == [0, 0, 2, 3]
+    assert list(found.pairs()) == [(1, 0)]
+
+
+def test_a_sample_is_like_no_other_while_the_jobs_around_it_are_merged() -> None:
+    fixed, sample = {"prompt": "Who?", "seed": 1}, {"prompt": "Who?"}
+    bodies = [sample, fixed, sample, fixed, sample, fixed]
+    digests = RequestDigests.of([Job(no, str(no), body) for no, body in enumerate(bodies)])
+    assert Duplicates.of(digests, merge_samples=False).original.tolist() == [0, 1, 2, 1, 4, 1]
+    assert Duplicates.of(digests, merge_samples=True).original.tolist() == [0, 1, 0, 1, 0, 1]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +96,6 @@ def test_samples_are_merged_only_where_that_is_asked_for(
 ) -> None:
     asked = [Job(number, str(number), {"prompt": "Who?", **more}) for number in range(2)]
     for merge_samples in (False, True):
-        digests = RequestDigests(2, merge_samples=merge_samples)
-        digests.fill(slice(0, 2), asked)
-        merged = digests.duplicates().original.tolist() == [0, 0]
+        found = Duplicates.of(RequestDigests.of(asked), merge_samples=merge_samples)
+        merged = found.original.tolist() == [0, 0]
         assert merged is (merge_samples or not is_sample)

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from routoo.domain.job import SLA, Job
+from routoo.domain.job import SLA
 from routoo.domain.pool import Capability, Pool
 from routoo.domain.prompt import required_capabilities
+from routoo.pipeline.request_facts import RequestKind
 from routoo.pipeline.select.eligibility import capable, describe_ineligibility, usable
 from routoo.selector.job_limits import IneligibilityReason
 from tests.batch_factory import pool_of
@@ -15,18 +16,18 @@ from tests.batch_factory import pool_of
 POOL = pool_of("small", "middle", "large")
 
 
-def job(sla: SLA | None = None, **body: Any) -> Job:
-    return Job(0, "a", body, sla or SLA())
+def kind(sla: SLA | None = None, **body: Any) -> RequestKind:
+    return RequestKind.of(body, sla or SLA())
 
 
 def test_lists_and_the_named_model_hold_together() -> None:
-    jobs = [
-        job(),
-        job(SLA(allowed_models=("small", "large"))),
-        job(SLA(allowed_models=("small", "large"), denied_models=("small",))),
-        job(SLA(denied_models=("small",)), model="small"),
+    kinds = [
+        kind(),
+        kind(SLA(allowed_models=("small", "large"))),
+        kind(SLA(allowed_models=("small", "large"), denied_models=("small",))),
+        kind(SLA(denied_models=("small",)), model="small"),
     ]
-    assert usable(jobs, POOL).astype(int).tolist() == [[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]]
+    assert usable(kinds, POOL).astype(int).tolist() == [[1, 1, 1], [1, 0, 1], [0, 0, 1], [0, 0, 0]]
 
 
 @pytest.mark.parametrize(
@@ -53,8 +54,8 @@ def test_a_model_that_declares_nothing_is_asked_for_anything() -> None:
         for model, capabilities in zip(POOL.models, declared, strict=True)
     ]
     pool = Pool(models=tuple(models))
-    jobs = [job(), job(tools=[{}])]
-    assert capable(jobs, [{}, {}], pool).tolist() == [[True] * 3, [True, False, True]]
+    kinds = [kind(), kind(tools=[{}])]
+    assert capable(kinds, pool).tolist() == [[True] * 3, [True, False, True]]
     assert Pool.model_validate(pool.model_dump(mode="json")) == pool
 
 
@@ -65,8 +66,12 @@ def test_a_model_takes_only_parts_whose_tokens_the_pool_bounds() -> None:
         for model, kinds in zip(POOL.models, bounded, strict=True)
     ]
     pool = Pool(models=tuple(models))
-    parts = [{"input_audio": 2}, {"file": 1, "input_audio": 1}, {"hologram": 1}, {}]
-    assert capable([job()] * 4, parts, pool).astype(int).tolist() == [
+    parts = [["input_audio"] * 2, ["file", "input_audio"], ["hologram"], []]
+    kinds = [
+        kind(messages=[{"role": "user", "content": [{"type": one} for one in some]}])
+        for some in parts
+    ]
+    assert capable(kinds, pool).astype(int).tolist() == [
         [0, 1, 1],
         [0, 0, 1],
         [0, 0, 0],
@@ -76,7 +81,7 @@ def test_a_model_takes_only_parts_whose_tokens_the_pool_bounds() -> None:
 
 
 def test_a_part_that_no_model_takes_is_named_with_the_remedy() -> None:
-    shown = job(messages=[{"role": "user", "content": [{"type": "video_url", "video_url": {}}]}])
+    shown = kind(messages=[{"role": "user", "content": [{"type": "video_url", "video_url": {}}]}])
     reasons = np.full(3, IneligibilityReason.CAPABILITY, np.uint8)
     text = describe_ineligibility(shown, reasons, np.zeros(3), np.zeros(3))
     assert "takes video_url parts: set image_prompt_tokens, or part_prompt_tokens" in text

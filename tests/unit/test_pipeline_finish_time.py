@@ -12,6 +12,7 @@ from routoo.domain.job import Job
 from routoo.domain.pool import CandidateModel, Pool
 from routoo.domain.prediction import ModelExperience
 from routoo.domain.prompt import bound_completion_tokens, bound_prompt_tokens
+from routoo.pipeline.request_facts import RequestFacts
 from routoo.pipeline.select.capacity import Demand, EndpointTime, endpoint_times, finish_time_s
 from routoo.pipeline.select.matrix import CallBounds
 from tests.batch_factory import pool_of
@@ -122,7 +123,8 @@ def test_the_worst_case_of_a_plan_is_that_of_its_calls() -> None:
     ]
     pool = Pool(models=(candidate("a").model_copy(update={"image_prompt_tokens": 500}),))
     bounds = CallBounds.empty((4, 1))
-    bounds.fill(slice(0, 3), [Job(n, f"job-{n}", body) for n, body in enumerate(bodies)])
+    asked = [Job(n, f"job-{n}", body) for n, body in enumerate(bodies)]
+    bounds.fill(slice(0, 3), RequestFacts.of(asked))
     model = pool.models[0]
     exact = [
         model.cost_usd(bound_prompt_tokens(body, model), bound_completion_tokens(body, model))

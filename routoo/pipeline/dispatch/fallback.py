@@ -12,6 +12,7 @@ from routoo.domain.batch_options import OnContentFilter
 from routoo.domain.job import PendingJob
 from routoo.domain.pool import CandidateModel
 from routoo.domain.prediction import experience_from_json
+from routoo.pipeline.request_facts import RequestFacts
 from routoo.pipeline.select.estimates import (
     CallEstimates,
     estimate_calls,
@@ -60,8 +61,9 @@ def rank_candidates(batch: BatchRecord, pending: Sequence[PendingJob]) -> list[l
     tokens = np.array([job.completion_tokens for job in pending], np.float32)
     plan = batch.plan or {}
     experience = experience_from_json(plan.get("experience"))
+    requests = RequestFacts.of([job.job for job in pending])
     estimates = estimate_calls(
-        [job.job for job in pending],
+        requests,
         batch.pool,
         quality,
         tokens,
@@ -77,7 +79,7 @@ def rank_candidates(batch: BatchRecord, pending: Sequence[PendingJob]) -> list[l
     channels = [model.is_batch_channel for model in batch.pool.models]
     value[:, channels] = -np.inf  # provider_batch sends their jobs: they take no single calls
     raises = batch.call_options.max_completion_tokens is None
-    last = _last_resorts(batch, pending, estimates, chosen)
+    last = _last_resorts(batch, requests, estimates, chosen)
     return _by_value(value, _Expected(batch.pool.models, quality, estimates, raises, last))
 
 
@@ -106,15 +108,15 @@ def fallback_money(
 
 def _last_resorts(
     batch: BatchRecord,
-    pending: Sequence[PendingJob],
+    requests: RequestFacts,
     estimates: CallEstimates,
     chosen: Int[np.ndarray, " jobs"],
 ) -> list[tuple[int, Decimal]]:
     """Return the column of each job's cheapest model, and what the budget keeps for its call."""
-    plan, jobs = batch.plan or {}, [job.job for job in pending]
-    reserve_usd = reservations_usd(jobs, batch.pool, estimates.limit_tokens)
-    found = last_resorts(jobs, batch, estimates, reserve_usd)
-    expected_usd = estimates.cost_usd[np.arange(len(jobs)), chosen]
+    plan = batch.plan or {}
+    reserve_usd = reservations_usd(requests, batch.pool, estimates.limit_tokens)
+    found = last_resorts(requests, batch, estimates, reserve_usd)
+    expected_usd = estimates.cost_usd[np.arange(len(requests)), chosen]
     kept_usd = found.kept_usd(chosen, expected_usd, float(plan.get("spare_usd_per_job", 0.0)))
     amounts = [Decimal(f"{usd:.12f}") for usd in kept_usd.tolist()]
     return list(zip(found.column.tolist(), amounts, strict=True))

@@ -112,7 +112,7 @@ class ProviderChannel:
         for model in (model for model in batch.pool.models if model.is_batch_channel):
             chosen = [job for job in pending if job.model == model.name]
             known = self.tracker.behaviour.apply(model)
-            rows = [row_of(job, known) for job in chosen if can_wait(job.job, model, now)]
+            rows = [row_of(job, known) for job in chosen if can_wait(job.job.sla, model, now)]
             for part in split(known, rows):
                 wanted = [reservation_of(row, model) for row in part]
                 async with self.tracker.db.transaction() as conn:

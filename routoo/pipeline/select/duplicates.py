@@ -1,53 +1,14 @@
 """Finds the duplicates of a batch: jobs with the same request and the same limits."""
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Self
 
 import numpy as np
-import orjson
 from jaxtyping import Float32, Int32
 
-from routoo.domain.job import Job
-from routoo.domain.prompt import choice_count, is_repeatable
+from routoo.pipeline.request_facts import RequestDigests
 from routoo.selector.solution import Solution
-
-_HALVES = np.dtype([("high", "<u8"), ("low", "<u8")])
-"""Two halves of a digest of 128 bits: a billion different requests have no two alike by chance."""
-
-
-class RequestDigests:
-    """Digests of all jobs of a batch, filled in slice by slice.
-
-    Args:
-        jobs: Number of jobs.
-        merge_samples: Requests whose answers are random, or that ask for several, are identical
-            too. Otherwise each of them is like no other.
-    """
-
-    def __init__(self, jobs: int, *, merge_samples: bool) -> None:
-        self._found, self._merge_samples = np.zeros(jobs, _HALVES), merge_samples
-
-    def fill(self, rows: slice, slice_: Sequence[Job]) -> None:
-        """Set the digests of the jobs in some rows."""
-        self._found[rows] = np.frombuffer(b"".join(map(self._digest, slice_)), _HALVES)
-
-    def duplicates(self) -> "Duplicates":
-        """Return which jobs are identical."""
-        _, first, group = np.unique(self._found, return_index=True, return_inverse=True)
-        return Duplicates(first[group].astype(np.int32))
-
-    def _digest(self, job: Job) -> bytes:
-        # The limits count: an answer that is in time for one job may be late for another.
-        asked = orjson.dumps(job.body, option=orjson.OPT_SORT_KEYS) + repr(job.sla).encode()
-        if not self._merge_samples and _is_sample(job.body):
-            asked += b"#%d" % job.job_no
-        return hashlib.blake2b(asked, digest_size=_HALVES.itemsize).digest()
-
-
-def _is_sample(body: Mapping[str, Any]) -> bool:
-    return not is_repeatable(body) or choice_count(body) > 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +17,21 @@ class Duplicates:
 
     original: Int32[np.ndarray, " jobs"]
     """Number of each job's original; an original's own number."""
+
+    @classmethod
+    def of(cls, digests: RequestDigests, *, merge_samples: bool) -> Self:
+        """Return which jobs are identical.
+
+        Args:
+            digests: Of all jobs of a batch.
+            merge_samples: Requests whose answers are random, or that ask for several, are identical
+                too. Otherwise each of them is like no other.
+        """
+        original = np.arange(len(digests.values), dtype=np.int32)
+        alike = original if merge_samples else np.flatnonzero(~digests.is_sample)
+        _, first, group = np.unique(digests.values[alike], return_index=True, return_inverse=True)
+        original[alike] = alike[first[group]]
+        return cls(original)
 
     @property
     def weight(self) -> Float32[np.ndarray, " jobs"]:

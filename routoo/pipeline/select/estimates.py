@@ -4,23 +4,18 @@ The select stage estimates a whole batch, the dispatch stage the fallbacks of a 
 on which models are eligible.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
+import orjson
 from jaxtyping import Bool, Float, Float32, Float64, Int, Int16, UInt8
 
-from routoo.domain.job import Job
 from routoo.domain.pool import TOKENS_PER_MTOK, Pool
 from routoo.domain.prediction import NO_EXPERIENCE, Experience, ModelExperience
-from routoo.domain.prompt import (
-    bound_text_tokens,
-    choice_count,
-    estimate_text_tokens,
-    part_counts,
-    requested_completion_tokens,
-)
+from routoo.domain.prompt import ANTHROPIC_TOOLS_TOKENS, marks_cache
+from routoo.pipeline.request_facts import RequestFacts
 from routoo.pipeline.select import eligibility
 from routoo.selector import job_limits
 from routoo.store.batches.records import BatchRecord
@@ -54,7 +49,7 @@ class CallEstimates:
 
 
 def estimate_calls(
-    jobs: Sequence[Job],
+    requests: RequestFacts,
     pool: Pool,
     quality: Float32[np.ndarray, "jobs models"],
     completion_tokens: Float32[np.ndarray, "jobs models"],
@@ -64,7 +59,7 @@ def estimate_calls(
     """Estimate cost, latency and eligibility of every candidate model for some jobs.
 
     Args:
-        jobs: The jobs, in the order of the arrays' rows.
+        requests: Of the jobs, in the order of the arrays' rows.
         pool: The candidate models and their prices.
         quality: Predicted quality, in [0, 1].
         completion_tokens: Predicted length of the answers, in tokens.
@@ -73,9 +68,8 @@ def estimate_calls(
             predicted length.
     """
     known = [experience.get(name, NO_EXPERIENCE) for name in pool.names]
-    parts = [part_counts(job.body) for job in jobs]
-    prompt_estimate = _prompt_tokens(jobs, parts, pool)
-    own = _own_limits(jobs)
+    prompt_estimate = requests.text_tokens[:, None] + _part_tokens(requests, pool)
+    own = requests.limit_tokens
     limit = completion_limits(own, pool, completion_tokens, known, default_limit)
     prompt = prompt_estimate * _array(model.prompt_factor for model in known)
     completion = _completion_tokens(completion_tokens, limit, known)
@@ -83,7 +77,7 @@ def estimate_calls(
     sure_quality = _less_margins(quality, known)
     pairs = job_limits.JobEstimates(
         sure_quality,
-        _capped_usd(jobs, pool, limit),  # a cost cap must hold even for the worst case
+        _capped_usd(requests, pool, limit),  # a cost cap must hold even for the worst case
         latency_s=latency_s,
         prompt_tokens=prompt_estimate.astype(np.int64),
         completion_tokens=limit.astype(np.int64),
@@ -97,7 +91,7 @@ def estimate_calls(
         sure_quality=sure_quality,
         limit_tokens=limit,
         has_own_limit=~np.isnan(own),
-        reasons=job_limits.find_reasons(pairs, _limits_of(jobs, parts, pool)),
+        reasons=job_limits.find_reasons(pairs, _limits_of(requests, pool)),
     )
 
 
@@ -130,15 +124,19 @@ def _call_cost_usd(
     return usd / float(TOKENS_PER_MTOK)
 
 
-def _limits_of(
-    jobs: Sequence[Job], parts: Sequence[Mapping[str, int]], pool: Pool
-) -> job_limits.JobLimits:
+def _limits_of(requests: RequestFacts, pool: Pool) -> job_limits.JobLimits:
     """Return the jobs' own limits, and the models that their requests leave."""
-    return replace(
-        job_limits.JobLimits.of([job.sla for job in jobs]),
-        usable=eligibility.usable(jobs, pool),
-        capable=eligibility.capable(jobs, parts, pool),
-        in_time=eligibility.in_time(jobs, pool, datetime.now(UTC)),
+    kinds, kind = requests.kinds, requests.kind
+    slas = [one.sla for one in kinds]
+    limits = job_limits.JobLimits.of(slas)
+    timely = eligibility.in_time(slas, pool, datetime.now(UTC))
+    return job_limits.JobLimits(
+        limits.min_quality[kind],
+        limits.max_cost_usd[kind],
+        limits.max_latency_s[kind],
+        usable=eligibility.usable(kinds, pool)[kind],
+        capable=eligibility.capable(kinds, pool)[kind],
+        in_time=None if timely is None else timely[kind],
     )
 
 
@@ -151,16 +149,14 @@ def _latencies_s(
     return latency_s
 
 
-def _prompt_tokens(
-    jobs: Sequence[Job], parts: Sequence[Mapping[str, int]], pool: Pool
-) -> Float64[np.ndarray, "jobs models"]:
-    """Estimate the prompt tokens of each call; experience is to correct them."""
-    text = np.array([estimate_text_tokens(job.body) for job in jobs], np.float64)
-    tokens = np.repeat(text[:, None], len(pool.models), axis=1)
-    for row, counts in enumerate(parts):
-        if counts:
-            tokens[row] += [model.part_tokens(counts) or 0 for model in pool.models]
-    return tokens
+def _part_tokens(requests: RequestFacts, pool: Pool) -> Float64[np.ndarray, "jobs models"]:
+    """Return the most prompt tokens that each call is billed for parts beside text."""
+    of_kinds = [
+        [model.part_tokens(kind.part_counts) or 0 for model in pool.models]
+        for kind in requests.kinds
+    ]
+    tokens = np.array(of_kinds, np.float64).reshape(-1, len(pool.models))
+    return np.asarray(tokens[requests.kind])
 
 
 def _array(values: Iterable[float]) -> Float64[np.ndarray, " models"]:
@@ -205,29 +201,64 @@ def completion_limits(
     return np.asarray(np.maximum(limit, least))
 
 
-def _own_limits(jobs: Sequence[Job]) -> Float64[np.ndarray, " jobs"]:
-    requested = [requested_completion_tokens(job.body) for job in jobs]
-    return np.array([np.nan if limit is None else limit for limit in requested], np.float64)
-
-
 def reservations_usd(
-    jobs: Sequence[Job], pool: Pool, limit_tokens: Float64[np.ndarray, "jobs models"]
+    requests: RequestFacts, pool: Pool, limit_tokens: Float64[np.ndarray, "jobs models"]
 ) -> Float64[np.ndarray, "jobs models"]:
     """Return what dispatch sets aside for a call of each pair: the most that it can cost, in USD.
 
+    It is what `domain.prompt.bound_cost_usd` says of a request whose limit is the one given.
+
     Args:
-        jobs: The jobs, in the order of the rows.
+        requests: Of the jobs, in the order of the rows.
         pool: The candidate models and their prices.
         limit_tokens: Limit of each answer.
     """
-    text = np.array([bound_text_tokens(job.body) for job in jobs], np.float64)
-    prompt = text[:, None] + _array(model.extra_prompt_tokens for model in pool.models)
-    for row, counts in enumerate(part_counts(job.body) for job in jobs):
-        if counts:
-            prompt[row] += [model.part_tokens(counts) or 0 for model in pool.models]
-    choices = np.array([choice_count(job.body) for job in jobs], np.float64)
+    prompt = requests.bound_tokens[:, None] + _part_tokens(requests, pool)
+    prompt += _array(model.extra_prompt_tokens for model in pool.models)
+    prompt += _tools_tokens(requests, pool)
     extra = _array(model.extra_completion_tokens for model in pool.models)
-    return _call_cost_usd(pool, prompt, limit_tokens * choices[:, None] + extra)
+    completion = limit_tokens * requests.choices[:, None] + extra
+    usd = _call_cost_usd(pool, prompt, completion)
+    surcharge = _cache_write_surcharges(requests, pool)
+    return usd if surcharge is None else usd + prompt * surcharge / float(TOKENS_PER_MTOK)
+
+
+def most_usd(requests: RequestFacts, pool: Pool) -> Float64[np.ndarray, "jobs models"]:
+    """Return the most that a call of each pair can cost in the end, in USD.
+
+    Its answer may be asked again with the pool's limit where the request names none.
+    """
+    most = _array(model.max_completion_tokens for model in pool.models)
+    own = requests.limit_tokens[:, None]
+    obeys = np.array([model.obeys_limits for model in pool.models])
+    limit = np.where(np.isnan(own), most, np.where(obeys, own, np.maximum(own, most)))
+    return reservations_usd(requests, pool, limit)
+
+
+def _tools_tokens(requests: RequestFacts, pool: Pool) -> Float64[np.ndarray, "jobs models"]:
+    """Return what endpoints add to the prompts of requests that declare tools."""
+    declares = np.array([kind.has_tools for kind in requests.kinds], np.bool_)[requests.kind]
+    added = _array(ANTHROPIC_TOOLS_TOKENS * model.is_anthropic for model in pool.models)
+    return np.asarray(declares[:, None] * added)
+
+
+def _cache_write_surcharges(
+    requests: RequestFacts, pool: Pool
+) -> Float64[np.ndarray, "jobs models"] | None:
+    """Return by how much a prompt token costs more where it may be written to a cache.
+
+    In USD per million tokens; None where that is nowhere. A cache that the model's own parameters
+    ask for counts even where a request sets these otherwise.
+    """
+    prices = [model.price_usd_per_mtok for model in pool.models]
+    more = np.maximum(
+        _array(float((one.cache_write or one.prompt) - one.prompt) for one in prices), 0
+    )
+    if not more.any():
+        return None
+    asks = np.array([marks_cache(orjson.dumps(model.with_parameters({}))) for model in pool.models])
+    marks = np.array([kind.marks_cache for kind in requests.kinds], np.bool_)[requests.kind]
+    return np.asarray((marks[:, None] | asks) * more)
 
 
 _KEPT_SHARE = 0.5
@@ -282,7 +313,7 @@ class LastResorts:
 
 
 def last_resorts(
-    jobs: Sequence[Job],
+    requests: RequestFacts,
     batch: BatchRecord,
     calls: CallEstimates,
     reserve_usd: Float64[np.ndarray, "jobs models"],
@@ -290,7 +321,7 @@ def last_resorts(
     """Return the cheapest call of each job.
 
     Args:
-        jobs: The jobs, in the order of the rows.
+        requests: Of the jobs, in the order of the rows.
         batch: Their batch, with its candidate models.
         calls: What is expected of their calls.
         reserve_usd: What a call of each pair reserves, by `reservations_usd`.
@@ -299,19 +330,19 @@ def last_resorts(
     worst_usd = np.where(calls.allowed, reserve_usd, np.inf)
     worst_usd[:, [model.is_batch_channel for model in pool.models]] = np.inf
     if batch.call_options.max_completion_tokens is None:
-        worst_usd += _asked_again_usd(jobs, pool, calls, reserve_usd)
+        worst_usd += _asked_again_usd(requests, pool, calls, reserve_usd)
     column = worst_usd.argmin(axis=1).astype(np.int16)
-    least_usd = worst_usd[np.arange(len(jobs)), column]
+    least_usd = worst_usd[np.arange(len(requests)), column]
     is_any = np.isfinite(least_usd)
     return LastResorts(
         np.where(is_any, column, np.int16(-1)),
         np.where(is_any, least_usd, 0.0).astype(np.float32),
-        calls.cost_usd[np.arange(len(jobs)), column].astype(np.float32),
+        calls.cost_usd[np.arange(len(requests)), column].astype(np.float32),
     )
 
 
 def _asked_again_usd(
-    jobs: Sequence[Job],
+    requests: RequestFacts,
     pool: Pool,
     calls: CallEstimates,
     reserve_usd: Float64[np.ndarray, "jobs models"],
@@ -319,19 +350,19 @@ def _asked_again_usd(
     """Return what a second call with the pool's limit reserves, where the first limit may cut."""
     most = _array(model.max_completion_tokens for model in pool.models)
     price = _array(float(model.price_usd_per_mtok.completion) for model in pool.models)
-    choices = np.array([choice_count(job.body) for job in jobs], np.float64)
-    more = np.maximum(most - calls.limit_tokens, 0.0) * choices[:, None]
+    more = np.maximum(most - calls.limit_tokens, 0.0) * requests.choices[:, None]
     again_usd = reserve_usd + more * price / float(TOKENS_PER_MTOK)
     is_cut: Bool[np.ndarray, "jobs models"] = (more > 0) & ~calls.has_own_limit[:, None]
     return np.where(is_cut, again_usd, 0.0)
 
 
 def _capped_usd(
-    jobs: Sequence[Job], pool: Pool, limit: Float64[np.ndarray, "jobs models"]
+    requests: RequestFacts, pool: Pool, limit: Float64[np.ndarray, "jobs models"]
 ) -> Float64[np.ndarray, "jobs models"]:
     """Return the worst case of each call of the jobs that have a cost cap; 0 for other jobs."""
     worst = np.zeros(limit.shape)
-    capped = [row for row, job in enumerate(jobs) if job.sla.max_cost_usd is not None]
-    if capped:
-        worst[capped] = reservations_usd([jobs[row] for row in capped], pool, limit[capped])
+    has_cap = np.array([kind.sla.max_cost_usd is not None for kind in requests.kinds], np.bool_)
+    capped = np.flatnonzero(has_cap[requests.kind])
+    if len(capped):
+        worst[capped] = reservations_usd(requests.rows(capped), pool, limit[capped])
     return worst

@@ -7,11 +7,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float, Float32, Float64, Int
 
-from routoo.domain.job import Job
 from routoo.domain.pool import Pool
-from routoo.domain.prompt import bound_cost_usd, prompt_text
-from routoo.judge.agreement import is_open
 from routoo.judge.pair_judge import MOST_PRICE_SHARE
+from routoo.pipeline.request_facts import RequestFacts
+from routoo.pipeline.select.estimates import most_usd
 from routoo.selector.comparisons import Columns, Judgements
 
 
@@ -101,21 +100,23 @@ class SecondCallLimits:
     def fill(
         self,
         rows: slice,
-        jobs: Sequence[Job],
+        requests: RequestFacts,
         pool: Pool,
         latency_s: Float[np.ndarray, "rows models"],
     ) -> None:
         """Set the limits of the jobs in some rows, with the typical latency of their calls."""
-        if self.open_prompt is not None:
-            self.open_prompt[rows] = [is_open(prompt_text(job.body)) for job in jobs]
-        for row, job in enumerate(jobs, rows.start):
-            if job.sla.deadline is not None:
-                self.deadline_s[row] = job.sla.deadline.timestamp()
-                self.latency_s[row] = np.nan_to_num(latency_s[row - rows.start])
-            if job.sla.max_cost_usd is not None:
-                self.capped[row] = True
-                self.cap_usd[row] = float(job.sla.max_cost_usd)
-                self.worst_usd[row] = [bound_cost_usd(job.body, one) for one in pool.models]
+        if self.open_prompt is not None and requests.open_prompt is not None:
+            self.open_prompt[rows] = requests.open_prompt
+        slas = [kind.sla for kind in requests.kinds]
+        ends_s = [np.inf if sla.deadline is None else sla.deadline.timestamp() for sla in slas]
+        self.deadline_s[rows] = np.array(ends_s)[requests.kind]
+        own = np.isfinite(self.deadline_s[rows])
+        self.latency_s[rows][own] = np.nan_to_num(latency_s[own])
+        caps_usd = [np.nan if sla.max_cost_usd is None else float(sla.max_cost_usd) for sla in slas]
+        cap_usd = np.array(caps_usd)[requests.kind]
+        capped = np.flatnonzero(~np.isnan(cap_usd))
+        self.capped[rows][capped], self.cap_usd[rows][capped] = True, cap_usd[capped]
+        self.worst_usd[rows][capped] = most_usd(requests.rows(capped), pool)
 
     def rows(self, jobs: Int[np.ndarray, " some"]) -> "SecondCallLimits":
         """Return the limits of some jobs."""

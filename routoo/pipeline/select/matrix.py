@@ -11,15 +11,10 @@ from psycopg import AsyncConnection
 from routoo.domain.job import BatchStatus, Job
 from routoo.domain.pool import TOKENS_PER_MTOK, Pool
 from routoo.domain.prediction import Experience, Predictions
-from routoo.domain.prompt import (
-    bound_text_tokens,
-    choice_count,
-    part_counts,
-    requested_completion_tokens,
-)
 from routoo.pipeline.judges import load_judge
+from routoo.pipeline.request_facts import RequestDigests, RequestFacts
 from routoo.pipeline.select.capacity import Demand
-from routoo.pipeline.select.duplicates import Duplicates, RequestDigests
+from routoo.pipeline.select.duplicates import Duplicates
 from routoo.pipeline.select.eligibility import describe_ineligibility
 from routoo.pipeline.select.estimates import (
     NOTHING_KNOWN,
@@ -29,12 +24,13 @@ from routoo.pipeline.select.estimates import (
     last_resorts,
     reservations_usd,
 )
+from routoo.pipeline.select.facts_reader import FactsReader, FoundFacts
 from routoo.pipeline.select.judged_batch import PlanningJudge, SecondCallLimits
-from routoo.store import assignments, jobs, predictions
+from routoo.store import assignments, predictions
 from routoo.store.batches.records import BatchRecord
 
-_JOBS_PER_READ = 5000
-"""Number of jobs whose request bodies are in memory at once."""
+_JOBS_PER_FILL = 5000
+"""Number of jobs of which Python's objects are made at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +54,14 @@ class CallBounds:
         text, choices, limits = (np.zeros(shape[0]) for _ in range(3))
         return cls(text, choices, limits, np.zeros(shape, np.bool_))
 
-    def fill(self, rows: slice, jobs: Sequence[Job]) -> None:
+    def fill(self, rows: slice, requests: RequestFacts) -> None:
         """Set the bounds of the jobs in some rows."""
-        bodies = [job.body for job in jobs]
-        limits = [requested_completion_tokens(body) for body in bodies]
-        self.text_tokens[rows] = [bound_text_tokens(body) for body in bodies]
-        counts = enumerate(map(part_counts, bodies), start=rows.start)
-        self.parts.update((row, found) for row, found in counts if found)
-        self.choices[rows] = [choice_count(body) for body in bodies]
-        self.limit_tokens[rows] = [np.nan if limit is None else limit for limit in limits]
+        self.text_tokens[rows], self.choices[rows] = requests.bound_tokens, requests.choices
+        self.limit_tokens[rows] = requests.limit_tokens
+        for number, kind in enumerate(requests.kinds):
+            if kind.parts:
+                found = np.flatnonzero(requests.kind == number) + rows.start
+                self.parts.update(dict.fromkeys(found.tolist(), kind.part_counts))
 
     def fill_limits(self, rows: slice, batch: BatchRecord, estimates: CallEstimates) -> None:
         """Set which calls of the jobs in some rows may be made twice, and the batch's own limit."""
@@ -198,8 +193,7 @@ async def load_matrix(
     judge = await load_judge(conn, batch)
     predicted = await predictions.load_batch(conn, batch.id)
     filler = _Filler(batch, predicted, experience, judge)
-    for first in range(0, batch.job_count, _JOBS_PER_READ):
-        filler.fill(first, await jobs.load_slice(conn, batch.id, first, _JOBS_PER_READ))
+    await filler.read(conn, np.arange(batch.job_count, dtype=np.int32))
     return filler.matrix()
 
 
@@ -220,9 +214,7 @@ async def load_open_matrix(
     judge = await load_judge(conn, batch)
     predicted = (await predictions.load_batch(conn, batch.id)).rows(numbers)
     filler = _Filler(batch, predicted, experience, judge, dedupe=False)
-    for first in range(0, len(numbers), _JOBS_PER_READ):
-        some = numbers[first : first + _JOBS_PER_READ].tolist()
-        filler.fill(first, await jobs.load_some(conn, batch.id, some))
+    await filler.read(conn, numbers)
     weight = await assignments.load_weights(conn, batch.id, numbers)
     return replace(filler.matrix(), weight=weight)
 
@@ -236,8 +228,9 @@ def build_matrix(
 ) -> BatchMatrix:
     """Return a batch that is in memory as arrays, as `load_matrix` returns one of the database."""
     filler = _Filler(batch, predicted, experience, judge)
-    for first in range(0, len(jobs), _JOBS_PER_READ):
-        filler.fill(first, jobs[first : first + _JOBS_PER_READ])
+    for first in range(0, len(jobs), _JOBS_PER_FILL):
+        some = jobs[first : first + _JOBS_PER_FILL]
+        filler.fill(first, [job.job_no for job in some], filler.facts_of(some))
     return filler.matrix()
 
 
@@ -268,24 +261,48 @@ class _Filler:
         self._second_limits = None
         if judge is not None:
             self._second_limits = SecondCallLimits.empty(shape, compares=bool(judge.pairs))
-        self._digests = None
-        if dedupe is None:
-            dedupe = batch.call_options.dedupe
-        if dedupe is not False:
-            self._digests = RequestDigests(shape[0], merge_samples=dedupe is True)
+        wanted = batch.call_options.dedupe if dedupe is None else dedupe
+        self._merge_samples = wanted is True
+        self._digests = None if wanted is False else RequestDigests.empty(shape[0])
 
-    def fill(self, first: int, jobs: Sequence[Job]) -> None:
+    async def read(self, conn: AsyncConnection, numbers: Int32[np.ndarray, " rows"]) -> None:
+        """Estimate the calls of all jobs by what the store knows of their requests.
+
+        Args:
+            conn: A connection.
+            numbers: Of the jobs, ascending, one a row.
+        """
+        reader = FactsReader(conn, self._batch.id, self._reads_options, self._digests is not None)
+        first = 0
+        async for found in reader.read(numbers):
+            some = numbers[first : first + len(found.requests)]
+            self.fill(first, some, found)
+            first += len(some)
+
+    def facts_of(self, jobs: Sequence[Job]) -> FoundFacts:
+        """Return what is needed to know of the requests of some jobs."""
+        return FoundFacts.of(jobs, self._reads_options, self._digests is not None)
+
+    @property
+    def _reads_options(self) -> bool:
+        return self._second_limits is not None and self._second_limits.open_prompt is not None
+
+    def fill(
+        self, first: int, numbers: Int[np.ndarray, " some"] | Sequence[int], found: FoundFacts
+    ) -> None:
         """Estimate the calls of some jobs.
 
         Args:
-            first: Number of the first of them.
-            jobs: The jobs.
+            first: Row of the first of them.
+            numbers: Of the jobs.
+            found: What is known of their requests.
         """
-        rows = slice(first, first + len(jobs))
+        requests = found.requests
+        rows = slice(first, first + len(requests))
         quality = self._predicted.quality[rows]
         tokens = self._predicted.completion_tokens[rows]
         estimates = estimate_calls(
-            jobs,
+            requests,
             self._batch.pool,
             quality,
             tokens,
@@ -294,26 +311,32 @@ class _Filler:
         )
         self._cost_usd[rows] = estimates.cost_usd
         self._allowed[rows] = estimates.allowed
-        self._describe_ineligible(jobs, estimates)
+        self._describe_ineligible(numbers, requests, estimates)
         if self._demand is not None:
             self._demand.tokens[rows] = estimates.tokens
             self._demand.latency_s[rows] = estimates.latency_s
+        self._fill_money(rows, requests, estimates)
+        if self._second_limits is not None:
+            self._second_limits.fill(rows, requests, self._batch.pool, estimates.latency_s)
+        if self._digests is not None and found.digests is not None:
+            self._digests.fill(rows, found.digests)
+
+    def _fill_money(self, rows: slice, requests: RequestFacts, estimates: CallEstimates) -> None:
+        """Set what the calls of the jobs in some rows reserve, and what bounds their cost."""
         if self._reserve_usd is not None:
-            usd = reservations_usd(jobs, self._batch.pool, estimates.limit_tokens)
+            usd = reservations_usd(requests, self._batch.pool, estimates.limit_tokens)
             self._reserve_usd[rows] = usd
             if self._last is not None:
-                self._last.fill(rows, last_resorts(jobs, self._batch, estimates, usd))
+                self._last.fill(rows, last_resorts(requests, self._batch, estimates, usd))
         if self._bounds is not None:
-            self._bounds.fill(rows, jobs)
+            self._bounds.fill(rows, requests)
             self._bounds.fill_limits(rows, self._batch, estimates)
-        if self._second_limits is not None:
-            self._second_limits.fill(rows, jobs, self._batch.pool, estimates.latency_s)
-        if self._digests is not None:
-            self._digests.fill(rows, jobs)
 
     def matrix(self) -> BatchMatrix:
         """Return the matrix once all jobs are filled in."""
-        duplicates = None if self._digests is None else self._digests.duplicates()
+        duplicates = None
+        if self._digests is not None:
+            duplicates = Duplicates.of(self._digests, merge_samples=self._merge_samples)
         weight = None if duplicates is None else duplicates.weight
         if weight is not None:
             self._clear(weight == 0)
@@ -344,10 +367,15 @@ class _Filler:
             self._demand.tokens[duplicates] = 0
             self._demand.latency_s[duplicates] = 0
 
-    def _describe_ineligible(self, jobs: Sequence[Job], estimates: CallEstimates) -> None:
+    def _describe_ineligible(
+        self,
+        numbers: Int[np.ndarray, " some"] | Sequence[int],
+        requests: RequestFacts,
+        estimates: CallEstimates,
+    ) -> None:
         for row in np.flatnonzero(~estimates.allowed.any(axis=1)).tolist():
-            self._ineligible[jobs[row].job_no] = describe_ineligibility(
-                jobs[row],
+            self._ineligible[int(numbers[row])] = describe_ineligibility(
+                requests.kinds[requests.kind[row]],
                 estimates.reasons[row],
                 estimates.sure_quality[row],
                 estimates.latency_s[row],

@@ -195,8 +195,8 @@ async def _copy_facts(conn: AsyncConnection, source: BatchRecord, batch_id: UUID
             value=str(source.id),
             remedy="Wait until the plan is there, then derive another from it",
         )
-    # The margins of quality floors and the judge are the predictor's, as the predictions are.
-    for table in ("floors", "prompt_factors", "batch_judges"):
+    # Margins of quality floors and the judge are the predictor's, as the predictions are.
+    for table in ("request_facts", "floors", "prompt_factors", "batch_judges"):
         await conn.execute(_COPY_FACTS.format(table=table), key)
 
 

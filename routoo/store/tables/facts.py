@@ -16,6 +16,7 @@ from sqlalchemy import (
     CheckConstraint,
     Index,
     Integer,
+    LargeBinary,
     Text,
     UniqueConstraint,
     text,
@@ -101,6 +102,29 @@ class PredictionRow(SQLModel, table=True):
     completion_tokens: list[float] = column(REALS, "Expected length of the answer, in tokens")
     novelty: float = column(REAL(), "Distance from the training prompts, 0 to 1")
     truncated: bool = column(Boolean(), "Scored on head and tail of a long prompt")
+
+
+class RequestFactsRow(SQLModel, table=True):
+    """What is known of some consecutive jobs' requests; not there where an older scorer read them.
+
+    The digests are stored as they are: they can't be compressed.
+    """
+
+    __tablename__ = "request_facts"
+    __table_args__ = (
+        CheckConstraint("first_job >= 0 AND job_count > 0", name="request_facts_jobs"),
+        {"comment": "What the selection needs to know of requests, so that it need not read them"},
+    )
+
+    batch_id: UUID = batch_key(references=True)
+    first_job: int = column(Integer(), "Number of the first job", primary_key=True)
+    job_count: int = column(Integer(), "Number of consecutive jobs")
+    format: int = column(Integer(), "Number of the format that the rest is in")
+    columns: bytes = column(
+        LargeBinary(), "Tokens, limits, choices, kind and flags of each request"
+    )
+    kinds: list[Any] = column(JSON(), "What requests have in common: limits, parts, capabilities")
+    digests: bytes = column(LargeBinary(), "A digest of each request with its limits")
 
 
 class FollowerRow(SQLModel, table=True):
