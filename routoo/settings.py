@@ -104,6 +104,9 @@ class Settings(BaseSettings):
     that did so alone fails."""
     max_attempts_per_model: PositiveInt = 4
     """Calls of one job to one model before the next-best model is asked."""
+    scoring_threads: PositiveInt = 8
+    """Most threads in which a scorer or a gateway reads prompts on a CPU, one for each of its cores
+    up to that: each takes memory. A single prompt is read by one."""
     dispatch_threads: PositiveInt = 4
     """Shards that one dispatcher works on at once."""
     task_time_limit_s: PositiveFloat = 600.0

@@ -164,7 +164,8 @@ def tune_garbage_collector() -> None:
 
 
 def _score(base: _Base) -> StageWork:
-    predictors = PredictorCache(base.db, base.settings.checkpoint)
+    settings = base.settings
+    predictors = PredictorCache(base.db, settings.checkpoint, threads=settings.scoring_threads)
     base.loop.run(predictors.warm_up())
 
     async def work(lease: Lease, batch: BatchRecord) -> WorkOutcome:

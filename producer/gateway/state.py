@@ -85,7 +85,8 @@ async def opened_live(settings: Settings, database: Database) -> AsyncIterator[L
     limits = DatabaseLimits(database)
     http = HttpClient(max_bytes=settings.max_answer_bytes, blocked=settings.blocked_networks)
     async with ChatEndpoints(limits=limits, http=http) as client:
-        predictor = LivePredictor(PredictorCache(database, settings.checkpoint))
+        threads = settings.scoring_threads
+        predictor = LivePredictor(PredictorCache(database, settings.checkpoint, threads=threads))
         chooser = Chooser(predictor, client.behaviour)
         live = Live(database, client, chooser, LiveCaller(client, ledger))
         tasks = [asyncio.create_task(ledger.run()), asyncio.create_task(live.refresh())]

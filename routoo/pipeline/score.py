@@ -95,11 +95,13 @@ class PredictorCache:
         db: Where the registry is.
         default: Checkpoint of batches that were submitted before any was promoted.
         general: Checkpoint that places any model by its prior.
+        threads: Most threads that read prompts on a CPU; None for one a core.
     """
 
     db: Database
     default: Path
     general: Path = GENERAL_CHECKPOINT
+    threads: int | None = None
     _loaded: OrderedDict[Path, ScoringCheckpoint] = field(default_factory=OrderedDict)
     _loading: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -153,7 +155,7 @@ class PredictorCache:
         async with self._loading:
             found = self._loaded.get(path)
             if found is None or (wanted is not None and found.weights_sha256 != wanted):
-                found = await asyncio.to_thread(_load, path)
+                found = await asyncio.to_thread(_load, path, self.threads)
                 self._loaded[path] = found
             if wanted is not None and found.weights_sha256 != wanted:
                 raise CheckpointError(
@@ -168,11 +170,11 @@ class PredictorCache:
             return found
 
 
-def _load(path: Path) -> ScoringCheckpoint:
+def _load(path: Path, threads: int | None) -> ScoringCheckpoint:
     # Here and not above: PyTorch takes seconds to import and only scorers need it.
     from routoo.predictor.predictor import load_predictor
 
-    predictor, judge = load_predictor(path), pack_judge(path)
+    predictor, judge = load_predictor(path, threads=threads), pack_judge(path)
     weights_sha256 = predictor.manifest.weights_sha256
     judges_answers = judge is not None
     _log.info(

@@ -125,7 +125,7 @@ class CheckpointPredictor:
 
 
 def load_predictor(
-    checkpoint: Path, *, device: str = "auto", cache: Path | None = None
+    checkpoint: Path, *, device: str = "auto", cache: Path | None = None, threads: int | None = None
 ) -> CheckpointPredictor:
     """Load a checkpoint and its backbone.
 
@@ -133,15 +133,15 @@ def load_predictor(
         checkpoint: Folder that `routoo train` wrote.
         device: cpu, cuda, or auto for a GPU where there is one.
         cache: Folder of embeddings to read and to add to; None keeps none.
+        threads: Most threads that read prompts on a CPU; None for as many as torch uses.
 
     Raises:
         CheckpointError: The checkpoint or its backbone is absent, damaged, or they don't fit.
     """
     read = read_checkpoint(checkpoint)
-    manifest = read.manifest
-    backbone = find_backbone(manifest.backbone)
-    check_backbone(backbone, manifest)
-    encoder = Encoder(backbone, _reading(manifest), device=choose_device(device))
+    backbone, reading = find_backbone(read.manifest.backbone), _reading(read.manifest)
+    check_backbone(backbone, read.manifest)
+    encoder = Encoder(backbone, reading, device=choose_device(device), threads=threads)
     encoder.adapt(read.adapters)
     cached = encoder if cache is None else EmbeddingCache(cache, encoder)
     return CheckpointPredictor(read, cached)

@@ -32,7 +32,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Folders loaded so far; a folder's name is also the hash of the weights in it."""
     found: list[Path] = []
 
-    def load(path: Path) -> ScoringCheckpoint:
+    def load(path: Path, _threads: int | None) -> ScoringCheckpoint:
         found.append(path)
         named: Any = SimpleNamespace(name=path.name, covering=lambda _models: named)
         return ScoringCheckpoint(path.name, named)
@@ -75,7 +75,7 @@ async def test_a_batch_is_scored_by_what_was_in_use_when_it_was_submitted(
 async def test_a_pool_that_it_can_not_cover_is_scored_by_the_general_checkpoint(
     db: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(path: Path) -> ScoringCheckpoint:
+    def load(path: Path, _threads: int | None) -> ScoringCheckpoint:
         general: Any = SimpleNamespace(name="placed")
         covers = general if path == Path("/general") else None
         named: Any = SimpleNamespace(name=path.name, covering=lambda _models: covers)

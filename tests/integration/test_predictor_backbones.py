@@ -369,3 +369,21 @@ def test_a_file_that_is_no_model_is_refused_with_a_remedy(tmp_path: Path) -> Non
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="can't be loaded"):
         Encoder(find_backbone(str(tmp_path)))
+
+
+@pytest.mark.parametrize(("most", "used"), [(None, 6), (3, 3), (8, 6)])
+def test_no_more_threads_read_prompts_than_are_allowed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, most: int | None, used: int
+) -> None:
+    told: list[object] = []
+
+    def threads(*given: object) -> Iterator[object]:
+        told.append(given[2])
+        return iter(())
+
+    monkeypatch.setattr("routoo.predictor.backbone.encoder.compute_in_threads", threads)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    encoder = Encoder(find_backbone(str(folder)), EXACT, threads=most)
+    encoder.encode(PROMPTS * 8)
+    encoder.encode(PROMPTS[:1])
+    assert told == [used, 1]

@@ -68,6 +68,7 @@ class Encoder:
         backbone: Where the model lies.
         reading: Which hidden states are pooled, and how.
         device: Device to compute on, in torch's words.
+        threads: Most threads that read prompts on a CPU; None for as many as torch uses.
 
     Raises:
         CheckpointError: The backbone can't be loaded, or has no such hidden state.
@@ -75,10 +76,15 @@ class Encoder:
     """
 
     def __init__(
-        self, backbone: Backbone, reading: Reading | None = None, *, device: str = "cpu"
+        self,
+        backbone: Backbone,
+        reading: Reading | None = None,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
     ) -> None:
         reading = reading or Reading()
-        self.backbone = backbone
+        self.backbone, self._most_threads = backbone, threads
         torch_device = torch.device(device)
         self._transfer = choose_transfer(torch_device)
         self._padded = torch_device.type != "cpu"
@@ -159,10 +165,11 @@ class Encoder:
         self, prompts: Sequence[str], truncated: Bool[np.ndarray, " prompts"]
     ) -> Iterator[tuple[list[int], Float32[np.ndarray, "batch features"]]]:
         batches, threads = self._batches(prompts, truncated), torch.get_num_threads()
+        most = threads if self._most_threads is None else self._most_threads
         # transformers collects hidden states by thread, but not those of compiled layers.
         if self._padded or self.reading.compiled or threads == 1:
             return compute_batches(batches, self._states, self._transfer)
-        return compute_in_threads(batches, self._states, min(threads, max(len(prompts), 1)))
+        return compute_in_threads(batches, self._states, min(threads, most, max(len(prompts), 1)))
 
     def _batches(
         self, prompts: Sequence[str], truncated: Bool[np.ndarray, " prompts"]
