@@ -4,10 +4,11 @@
 
 For each data set and protocol a router is trained by `routoo train`, and routes the held-out fifth
 over the pool's whole range of budgets; every figure stands beside the same figure of the random mix
-at equal cost (what the pool gives) and of the best single model. Then the same held-out items go
-through the whole pipeline, and must agree. docs/paper.md has the definitions and what was found.
-The data are not part of the repository: the folder has NAME_items.parquet, NAME_outcomes.parquet
-and models.csv.
+at equal cost (what the pool gives) and of the best single model. Where answers are recorded, a
+judge is trained of them too, and the figures of probing and deciding are printed beside. Then the
+same held-out items go through the whole pipeline, and must agree. docs/paper.md has the definitions
+and what was found. The data are not part of the repository: the folder has NAME_items.parquet,
+NAME_outcomes.parquet, models.csv and, where answers are recorded, NAME_answers.parquet.
 """
 
 import argparse
@@ -22,8 +23,18 @@ import numpy as np
 from figures import show
 from paper_figures import Case, measure, write_page
 from paper_pipeline import agreement
-from paper_router import ask_router, train_router
-from paper_settings import PROTOCOLS, SETTINGS, Setting, Table, other_data, part, read_table, split
+from paper_router import ask_router, judge_answers, train_router
+from paper_settings import (
+    PROTOCOLS,
+    SETTINGS,
+    Setting,
+    Table,
+    other_data,
+    part,
+    read_table,
+    split,
+    with_answers,
+)
 
 from routoo.settings import load_settings
 
@@ -50,9 +61,11 @@ def main() -> None:
 def _take(case: Case, checkpoint: Path, options: argparse.Namespace) -> None:
     """Measure one case as the options say, and print."""
     if "library" in options.through:
-        show(measure(case, options.seed), as_json=options.json)
+        costs = case.trial()[1].cost_usd.mean(axis=0)
+        known = judge_answers(checkpoint, case.held, case.models, costs, options.work)
+        show(measure(case, options.seed, known), as_json=options.json)
         if options.html is not None:
-            write_page(case, options.html, options.seed)
+            write_page(case, options.html, options.seed, known)
     if "pipeline" in options.through:
         asked = thinned(case, options.pipeline_items, options.seed)
         prices = _prices(case.setting, options)
@@ -101,7 +114,8 @@ def cases(
         print(f"# {setting.dataset}: has one domain only", file=sys.stderr)
         return
     else:
-        train, held = split(table, protocol, options.seed)
+        whole = with_answers(table, options.data, setting.dataset)
+        train, held = split(whole, protocol, options.seed)
         tables = [train]
     tables = [_thinned(one, options, len(tables)) for one in tables]
     checkpoint = train_router(tables, models, options.work)

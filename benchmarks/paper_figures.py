@@ -9,6 +9,8 @@ from figures import Figure
 from paper_settings import Setting, Table
 
 from routoo.evaluation.bootstrap import Interval, bootstrap_weights
+from routoo.evaluation.cascade import CascadeKnowledge
+from routoo.evaluation.cascade_report import judged_curve
 from routoo.evaluation.pool_comparison import (
     PoolComparison,
     SingleModel,
@@ -25,7 +27,7 @@ from routoo.evaluation.routing import (
 from routoo.evaluation.scorecard import EvaluationData, build_scorecard
 from routoo.predictor.dataset import outcome_matrix
 
-ROUTER, MIX = "router", "random_mix"
+ROUTER, JUDGED, MIX = "router", "judged", "random_mix"
 LESS = 0.75
 PAPER = {
     ("match", 0): 0.67,
@@ -78,21 +80,29 @@ class Case:
         return np.array([position[matrix.items[row].item_id] for row in rows]), trial
 
 
-def measure(case: Case, seed: int) -> list[Measured]:
-    """Return the figures beside each reference model that the pool has."""
+def measure(case: Case, seed: int, known: CascadeKnowledge | None = None) -> list[Measured]:
+    """Return the figures beside each reference model that the pool has.
+
+    Args:
+        case: Its held-out items.
+        seed: Of the bootstrap.
+        known: What judging answers to them shows; None = nothing.
+    """
     rows, trial = case.trial()
     estimates = {ROUTER: case.quality[rows].astype(np.float32)}
+    further = {} if known is None else {JUDGED: judged_curve(known.take(rows), trial)}
     found = []
     for number, reference in enumerate(case.setting.references):
         if reference in case.models:
-            pool = compare_pool(trial, case.models, estimates, seed, reference)
-            found += _beside(case, pool, number)
-            if number == 0:
-                found.append(_gain(case, pool))
+            pool = compare_pool(trial, case.models, estimates, seed, reference, further)
+            for way in (ROUTER, *further):
+                found += _beside(case, pool, number, way)
+                if number == 0:
+                    found.append(_gain(case, pool, way))
     return found + _pair(case, trial, estimates[ROUTER], seed)
 
 
-def write_page(case: Case, folder: Path, seed: int) -> None:
+def write_page(case: Case, folder: Path, seed: int, known: CascadeKnowledge | None) -> None:
     """Write the case's report as one HTML page."""
     matrix = outcome_matrix(case.held.items, case.held.outcomes, case.models)
     position = {item.item_id: row for row, item in enumerate(case.held.items)}
@@ -102,6 +112,7 @@ def write_page(case: Case, folder: Path, seed: int) -> None:
         cost_matrix(matrix, case.held.outcomes),
         latency_matrix(matrix, case.held.outcomes),
         {ROUTER: case.quality[rows].astype(np.float32)},
+        judged=None if known is None else known.take(np.array(rows)),
     )
     facts = {"data set": case.setting.dataset, "pool": case.pool, "protocol": case.protocol}
     # The last reference that is there: GPT-4 where it is in the pool.
@@ -112,8 +123,8 @@ def write_page(case: Case, folder: Path, seed: int) -> None:
     page.write_text(render_page(card), encoding="utf-8", errors="replace")
 
 
-def _beside(case: Case, pool: PoolComparison, number: int) -> list[Measured]:
-    own, mix, oracle = (pool.comparisons[name] for name in (ROUTER, MIX, "oracle"))
+def _beside(case: Case, pool: PoolComparison, number: int, way: str) -> list[Measured]:
+    own, mix, oracle = (pool.comparisons[name] for name in (way, MIX, "oracle"))
     single = next(one for one in pool.singles if one.name == pool.reference)
     units = (("match", "cost_ratio", "x"), ("gain", "gain", "quality"))
     rows = []
@@ -122,7 +133,7 @@ def _beside(case: Case, pool: PoolComparison, number: int) -> list[Measured]:
         beside: Interval = getattr(mix, figure)
         rows.append(
             Measured(
-                f"{case.name}/{name}/{pool.reference}",
+                f"{_prefix(case, way)}/{name}/{pool.reference}",
                 value.value,
                 unit,
                 beside.value,
@@ -139,10 +150,14 @@ def _beside(case: Case, pool: PoolComparison, number: int) -> list[Measured]:
     return rows
 
 
-def _gain(case: Case, pool: PoolComparison) -> Measured:
-    own, oracle = pool.frontiers[ROUTER], pool.frontiers["oracle"]
+def _prefix(case: Case, way: str) -> str:
+    return case.name if way == ROUTER else f"{case.name}/{way}"
+
+
+def _gain(case: Case, pool: PoolComparison, way: str) -> Measured:
+    own, oracle = pool.frontiers[way], pool.frontiers["oracle"]
     return Measured(
-        f"{case.name}/mean_gain",
+        f"{_prefix(case, way)}/mean_gain",
         own.gain.value,
         "quality",
         0.0,

@@ -30,13 +30,20 @@ from producer.evaluation.runs import replay_server
 from routoo.domain.endpoint import Endpoint
 from routoo.domain.job import Job
 from routoo.domain.pool import CandidateModel, Pool, Tariff
+from routoo.domain.prediction import Predictions
 from routoo.domain.tables import Outcomes, write_outcomes
+from routoo.evaluation.answer_log import write_answers
 from routoo.evaluation.collect import RequestForm
 from routoo.evaluation.graders.grade import ITEM_KEY, recorded_answer
+from routoo.judge.files import load_judge
+from routoo.judge.judge import AnswerJudge, ProbeAnswer
 from routoo.pipeline.request_facts import RequestFacts
-from routoo.pipeline.select.estimates import estimate_calls
+from routoo.pipeline.select.estimates import CallEstimates, estimate_calls
+from routoo.pipeline.select.experience import fit_experience
 from routoo.predictor.predictor import load_predictor
 from routoo.selector import Problem, solve
+from routoo.selector.probe_model import ProbeModel
+from routoo.selector.probes import with_policies
 
 _BIN = Path(sys.executable).parent
 _READY_S = 180.0
@@ -51,8 +58,9 @@ class _Offline:
     """What the library alone makes of a case."""
 
     choice: np.ndarray
-    quality: np.ndarray
-    """Expected, items x models."""
+    told: Predictions
+    """Expected of the items, models in the pool's order."""
+    known: CallEstimates
     worth_usd: float
     """What one more good answer is worth, so that the middle of the budgets is spent."""
 
@@ -60,7 +68,7 @@ class _Offline:
 def agreement(
     case: Case, checkpoint: Path, prices: dict[str, dict[str, str]], work: Path
 ) -> list[Figure]:
-    """Run one case both ways and count the items that agree.
+    """Run one case both ways and count the items that agree; with judging too where it has a judge.
 
     Args:
         case: Its held-out items are all run.
@@ -70,16 +78,93 @@ def agreement(
     """
     pool = _pool(case, prices)
     offline = _offline(case, pool, checkpoint, work)
+    judge = load_judge(checkpoint)
+    probes = tuple(n for n, name in enumerate(case.models) if name in judge.probes)
+    decided = _decided(case, offline, judge, probes) if probes and case.held.answers else []
     # The path of a socket must be short, and the database server's own user must reach it.
     with tempfile.TemporaryDirectory(prefix="routoo-", dir="/tmp") as name:
         home = Path(name)
         home.chmod(0o755)
         _write(case.held, home)
         os.environ |= {"ROUTOO_HOME": name, "ROUTOO_CHECKPOINT": str(checkpoint.resolve())}
-        with replay_server(pool, [home / "outcomes.parquet"], 0.0) as served, _stack(home):
-            (home / "pool.yaml").write_text(json.dumps(served.model_dump(mode="json")))
-            rows = _pipeline(home, offline.worth_usd)
-    return _compare(case, offline, rows)
+        with _stack(home):
+            rows = _pipeline(home, pool, offline.worth_usd, is_judged=False)
+            judged = _pipeline(home, pool, offline.worth_usd, is_judged=True) if decided else []
+    return [*_compare(case, offline, rows), *_compare_decided(case, decided, judged)]
+
+
+def _decided(
+    case: Case, offline: _Offline, judge: AnswerJudge, probes: tuple[int, ...]
+) -> list[tuple[str, str, str]]:
+    """Return of each item the model asked first, the one that answers, and how that came about."""
+    models, known, price = case.models, offline.known, 1 / offline.worth_usd
+    direct = Problem(
+        offline.told.quality,
+        known.cost_usd,
+        known.allowed,
+        willingness_to_pay_usd=offline.worth_usd,
+    )
+    follow = known.allowed
+    model = ProbeModel(
+        lambda some: judge.judgement_model(models, some).of,
+        probes,
+        np.asarray(offline.told.quality, np.float32),
+        direct.cost_usd,
+        lambda jobs, _probe: follow[jobs],
+    )
+    problem, policies = with_policies(direct, model)
+    choice = solve(problem).choice
+    first, final = (np.array(policies.first(choice)) for _ in range(2))
+    for probe in probes:
+        rows = np.flatnonzero((choice >= len(models)) & (first == probe))
+        if len(rows):
+            shown = _judged(case, offline, judge, probe, rows)
+            value = shown - price * known.cost_usd[rows]
+            value[:, probe] = shown[:, probe]
+            final[rows] = value.argmax(axis=1)
+    kept = np.where(first == final, "accepted", "escalated")
+    ways = np.where(choice < len(models), "direct", kept).tolist()
+    ends = zip(first.tolist(), final.tolist(), ways, strict=True)
+    return [(models[one], models[end], way) for one, end, way in ends]
+
+
+def _judged(
+    case: Case, offline: _Offline, judge: AnswerJudge, probe: int, rows: np.ndarray
+) -> np.ndarray:
+    """Return what a probe's recorded answers show of each model, rows x models."""
+    said = {(one.item_id, one.model): one.text for one in case.held.answers}
+    found = case.held.outcomes
+    scores = dict(
+        zip(zip(found.item_ids, found.models, strict=True), found.score.tolist(), strict=True)
+    )
+    quality = judge.spread(case.models, offline.told.quality[rows])
+    name, answers = case.models[probe], []
+    for row, expected in zip(rows.tolist(), quality, strict=True):
+        item = case.held.items[row]
+        key = item.item_id, name
+        text = said[key] if key in said else recorded_answer(scores[key])
+        tokens = float(offline.told.completion_tokens[row, probe])
+        answers.append(ProbeAnswer(item.prompt, text, expected, tokens, "stop"))
+    return judge.judge(name, answers)[:, judge.columns(case.models)]
+
+
+def _compare_decided(
+    case: Case, decided: list[tuple[str, str, str]], rows: list[dict[str, Any]]
+) -> list[Figure]:
+    """Count the judged items on which pipeline and library agree, and name the others."""
+    came = [(row["planned_model"], row["model"], row["decision"]) for row in rows]
+    count, found = float(len(rows)), []
+    for place, name in enumerate(("first_model", "model", "decision") if decided else ()):
+        same = [one[place] == other[place] for one, other in zip(came, decided, strict=True)]
+        metric = f"{case.name}/judged/agree/{name}"
+        found.append(Figure(metric, sum(same), "items", count, sum(same) / count))
+    for row, one, other in zip(rows, came, decided, strict=True):
+        if one != other:
+            print(f"# {case.name}: {row['custom_id']}: {one}, offline {other}", file=sys.stderr)
+    for way in ("direct", "accepted", "escalated") if decided else ():
+        number = sum(one[2] == way for one in came)
+        found.append(Figure(f"{case.name}/judged/{way}", number, "items"))
+    return found
 
 
 def _compare(case: Case, offline: _Offline, rows: list[dict[str, Any]]) -> list[Figure]:
@@ -92,7 +177,7 @@ def _compare(case: Case, offline: _Offline, rows: list[dict[str, Any]]) -> list[
     )
     assert [row["custom_id"] for row in rows] == [item.item_id for item in case.held.items]
     plan = [case.models[column] for column in offline.choice.tolist()]
-    told = offline.quality[np.arange(len(plan)), offline.choice]
+    told = offline.told.quality[np.arange(len(plan)), offline.choice]
     alone = [scores[row["custom_id"], model] for row, model in zip(rows, plan, strict=True)]
     pairs = list(zip(rows, plan, told.tolist(), alone, strict=True))
     agree = {
@@ -122,7 +207,14 @@ def _offline(case: Case, pool: Pool, checkpoint: Path, work: Path) -> _Offline:
     told = predictor.predict([item.prompt for item in case.held.items], case.models)
     form = RequestForm()
     jobs = [Job(n, item.item_id, form.body(item)) for n, item in enumerate(case.held.items)]
-    known = estimate_calls(RequestFacts.of(jobs), pool, told.quality, told.completion_tokens)
+    factors = predictor.prompt_factors(case.models)
+    experience = {
+        model.name: fit_experience(model, [], prompt_factor=factor)
+        for model, factor in zip(pool.models, factors, strict=True)
+    }
+    known = estimate_calls(
+        RequestFacts.of(jobs), pool, told.quality, told.completion_tokens, experience
+    )
     whole = known.cost_usd.sum(axis=0)
     # The middle of the range of budgets that the table goes over, as there in its logarithm.
     middle = float(np.sqrt(whole.min() * whole.max()))
@@ -131,17 +223,25 @@ def _offline(case: Case, pool: Pool, checkpoint: Path, work: Path) -> _Offline:
     # Where the best models for every item cost less than that, the price is 0.
     worth = min(1.001 / max(price.shadow_price_per_usd, 1e-9), _AMPLE_USD)
     problem = Problem(told.quality, known.cost_usd, known.allowed, willingness_to_pay_usd=worth)
-    return _Offline(np.asarray(solve(problem).choice), told.quality, worth)
+    return _Offline(np.asarray(solve(problem).choice), told, known, worth)
 
 
-def _pipeline(home: Path, worth_usd: float) -> list[dict[str, Any]]:
-    """Submit, grade, and return the rows of the results, as a user would."""
-    _produce(
-        *("submit", home / "jobs.jsonl", "--pool", home / "pool.yaml", "--name", "paper"),
-        *("--willingness-to-pay-usd", repr(worth_usd), "--watch"),
-    )
-    _produce("grade", "paper", "--references", home / "references.jsonl")
-    _produce("results", "paper", "--out", home / "results.parquet")
+def _pipeline(home: Path, pool: Pool, worth_usd: float, *, is_judged: bool) -> list[dict[str, Any]]:
+    """Submit, grade, and return the rows of the results, as a user would.
+
+    Scores are replayed, by which answers are graded; or texts, which can be judged.
+    """
+    name = "judged" if is_judged else "direct"
+    answers = [home / "answers.parquet"] if is_judged else []
+    with replay_server(pool, [home / "outcomes.parquet"], 0.0, answers) as served:
+        (home / "pool.yaml").write_text(json.dumps(served.model_dump(mode="json")))
+        _produce(
+            *("submit", home / "jobs.jsonl", "--pool", home / "pool.yaml", "--name", name),
+            *("--willingness-to-pay-usd", repr(worth_usd), "--watch"),
+            *(() if is_judged else ("--no-cascade",)),
+        )
+    _produce("grade", name, "--references", home / "references.jsonl")
+    _produce("results", name, "--out", home / "results.parquet")
     return list(pq.read_table(home / "results.parquet").to_pylist())
 
 
@@ -188,6 +288,7 @@ def _write(held: Table, home: Path) -> None:
     rest = (found.completion_tokens, found.cost_usd, found.latency_s)
     sent = Outcomes(found.item_ids, found.models, found.score, unknown, *rest)
     write_outcomes(home / "outcomes.parquet", sent)
+    write_answers(home / "answers.parquet", held.answers)
 
 
 def _pool(case: Case, prices: dict[str, dict[str, str]]) -> Pool:

@@ -1,15 +1,16 @@
 """Lists the settings of the paper's table: data sets, pools, and training data allowed for each."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 
+from routoo.domain.completion import RecordedAnswer
 from routoo.domain.items import Item
 from routoo.domain.prompt import text_sha256
-from routoo.domain.tables import Outcomes, read_items, read_outcomes
+from routoo.domain.tables import Outcomes, read_answers, read_items, read_outcomes
 from routoo.predictor.dataset import grouped_folds, text_groups
 
 FOLDS = 5
@@ -100,10 +101,11 @@ _FROM_MMLU = "ori_mmlu-"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Questions and outcomes."""
+    """Questions, outcomes, and what models answered as far as it was recorded."""
 
     items: list[Item]
     outcomes: Outcomes
+    answers: tuple[RecordedAnswer, ...] = ()
 
 
 def read_table(folder: Path, dataset: str, aliases: Mapping[str, str] | None = None) -> Table:
@@ -125,6 +127,12 @@ def read_table(folder: Path, dataset: str, aliases: Mapping[str, str] | None = N
     return Table(items, outcomes.select(keep))
 
 
+def with_answers(table: Table, folder: Path, dataset: str) -> Table:
+    """Return a table with the recorded answers of its data set, where there are some."""
+    path = folder / f"{dataset}_answers.parquet"
+    return replace(table, answers=tuple(read_answers(path))) if path.exists() else table
+
+
 def split(table: Table, protocol: str, seed: int) -> tuple[Table, Table]:
     """Return the training and the held-out part of one data set."""
     if protocol == "random":
@@ -141,7 +149,8 @@ def part(table: Table, keep: np.ndarray) -> Table:
     items = [item for item, kept in zip(table.items, keep, strict=True) if kept]
     ids = {item.item_id for item in items}
     rows = np.array([item_id in ids for item_id in table.outcomes.item_ids])
-    return Table(items, table.outcomes.select(rows))
+    answers = tuple(one for one in table.answers if one.item_id in ids)
+    return Table(items, table.outcomes.select(rows), answers)
 
 
 def other_data(folder: Path, setting: Setting, held: Table, models: Sequence[str]) -> list[Table]:

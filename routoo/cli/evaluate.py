@@ -1,6 +1,6 @@
 """`routoo evaluate`: measure a predictor on outcomes it was not trained on."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from routoo.predictor.options import Protocol
 if TYPE_CHECKING:
     from routoo.domain.tables import OutcomeTables
     from routoo.evaluation.cascade_report import CascadeReport
+    from routoo.evaluation.judged_answers import JudgedAnswers
     from routoo.evaluation.quality_metrics import Quality
     from routoo.evaluation.scorecard import EvaluationData, Scorecard
     from routoo.predictor.dataset import OutcomeMatrix
@@ -81,7 +82,10 @@ def evaluate(options: EvaluateOptions) -> None:
     tables = read_tables(options.items, options.outcomes)
     matrix, estimates = _estimate(options, tables)
     data = EvaluationData.of(tables, matrix, estimates)
-    facts, cascade = _facts(options, matrix), _judge_answers(options, data)
+    facts, judged = _facts(options, matrix), _judge_answers(options, data)
+    cascade = None
+    if judged is not None:
+        cascade, data = judged.report, replace(data, judged=judged.known)
     try:
         card = build_scorecard(
             "Router evaluation", facts, data, options.seed, reference=options.reference
@@ -112,8 +116,8 @@ def _check_answers(options: EvaluateOptions) -> None:
             raise InputError("there are no answers to decide by", remedy="Give --answers")
 
 
-def _judge_answers(options: EvaluateOptions, data: "EvaluationData") -> "CascadeReport | None":
-    """Judge the recorded answers, write the decisions, and return the comparison."""
+def _judge_answers(options: EvaluateOptions, data: "EvaluationData") -> "JudgedAnswers | None":
+    """Judge the recorded answers and write the decisions; None where there are none."""
     from routoo.console.output import ConsoleFeedback
     from routoo.domain.tables import read_answers
     from routoo.evaluation.judged_answers import judge_by_checkpoint, write_decisions
@@ -130,7 +134,7 @@ def _judge_answers(options: EvaluateOptions, data: "EvaluationData") -> "Cascade
     )
     if options.decisions is not None:
         write_decisions(options.decisions, judged.known, judged.items, judged.models)
-    return judged.report
+    return judged
 
 
 def _estimate(

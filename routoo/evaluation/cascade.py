@@ -125,12 +125,17 @@ class CascadeDecisions:
         """Where a model is asked whose answer nothing is compared with."""
         return np.asarray((self.final != self.first) & (self.final != self.second))
 
-    def cost_usd(self, costs: Float64[np.ndarray, " models"]) -> Float64[np.ndarray, " items"]:
-        """Return what the calls of each item cost at the models' mean costs, in USD."""
-        compared = np.where(self.second >= 0, costs[self.second], 0.0)
-        return np.asarray(
-            costs[self.first] + compared + np.where(self.escalated, costs[self.final], 0.0)
-        )
+    def cost_usd(self, costs: Float64[np.ndarray, "*all models"]) -> Float64[np.ndarray, " items"]:
+        """Return what the calls of each item cost, in USD.
+
+        Args:
+            costs: Of a call of each model, in USD: its mean, or that of each item.
+        """
+        rows = np.arange(len(self.first))
+        costs = np.broadcast_to(costs, (len(rows), costs.shape[-1]))
+        compared = np.where(self.second >= 0, costs[rows, self.second], 0.0)
+        third = np.where(self.escalated, costs[rows, self.final], 0.0)
+        return np.asarray(costs[rows, self.first] + compared + third)
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,6 +123,16 @@ def compare_policies(
     )
 
 
+def judged_curve(known: CascadeKnowledge, outcomes: CompleteOutcomes) -> RoutingCurve:
+    """Return what probing and deciding scores and really costs at each budget of a pool."""
+    rows, costs = np.arange(len(outcomes.score)), outcomes.cost_usd
+    decided = decide_all(known, outcomes.budgets_usd)
+    return RoutingCurve(
+        np.stack([outcomes.score[rows, one.final] for one in decided]),
+        np.stack([one.cost_usd(costs) for one in decided]),
+    )
+
+
 def _curve(
     known: CascadeKnowledge,
     score: Float64[np.ndarray, "items models"],

@@ -189,6 +189,7 @@ def compare_pool(
     estimates: Mapping[str, Quality],
     seed: int,
     reference: str | None = None,
+    further: Mapping[str, RoutingCurve] | None = None,
 ) -> PoolComparison:
     """Route by each set of estimates and compare the routers with the pool's models.
 
@@ -200,12 +201,13 @@ def compare_pool(
         estimates: Quality by name of router; the one that matters first.
         seed: Of the bootstrap.
         reference: Model to compare with; None for the best single one.
+        further: Curves of what else was decided about the items, by name.
 
     Raises:
         InputError: The reference is not in the pool.
     """
     column = None if reference is None else _column(models, reference)
-    report = routing_report(outcomes, estimates, seed, column)
+    report = routing_report(outcomes, estimates, seed, column, further)
     weights = bootstrap_weights(len(outcomes.score), seed)
     weak, strong = int(outcomes.cost_usd.mean(axis=0).argmin()), best_single(outcomes)[0]
     return PoolComparison(
@@ -275,6 +277,7 @@ def routing_report(
     estimates: Mapping[str, Quality],
     seed: int,
     reference: int | None = None,
+    further: Mapping[str, RoutingCurve] | None = None,
 ) -> RoutingReport:
     """Route by each set of estimates, beside the round-robin of the first one's shares and oracle.
 
@@ -283,12 +286,18 @@ def routing_report(
         estimates: Quality by name of router; the one that matters first.
         seed: Of the bootstrap.
         reference: Column of the model to compare with; None for the best single model.
+        further: Curves of what else was decided about the items, by name.
     """
     weights = bootstrap_weights(len(outcomes.score), seed)
     routed = {name: route(outcomes, one) for name, one in estimates.items()}
     blind = matched_round_robin(outcomes, next(iter(routed.values())))
     known = route(outcomes, outcomes.score.astype(np.float32))
-    curves: dict[str, RoutingCurve] = {**routed, ROUND_ROBIN: blind, ORACLE: known}
+    curves: dict[str, RoutingCurve] = {
+        **routed,
+        **(further or {}),
+        ROUND_ROBIN: blind,
+        ORACLE: known,
+    }
     mixes = outcomes.mixes(weights)
     hulls = {name: curve.hulls(weights) for name, curve in curves.items()}
     most = np.maximum(known.gain(mixes, weights).mean(axis=1), 1e-9)

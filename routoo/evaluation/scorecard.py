@@ -12,6 +12,8 @@ from jaxtyping import Float32, Float64, Int64
 
 from routoo.domain.tables import OutcomeTables
 from routoo.evaluation.bootstrap import Interval, MeanInterval, Weights, bootstrap_weights
+from routoo.evaluation.cascade import CascadeKnowledge
+from routoo.evaluation.cascade_report import judged_curve
 from routoo.evaluation.operating_point import (
     CostBin,
     DomainFigures,
@@ -104,6 +106,10 @@ class Scorecard:
     """What else a run's money buys."""
 
 
+JUDGED = "probe, then decide"
+"""Name of the way to route in which recorded answers are judged."""
+
+
 @dataclass(frozen=True, slots=True)
 class EvaluationData:
     """Held-out items, each model's outcomes and what routers expected; NaN is unknown."""
@@ -115,6 +121,8 @@ class EvaluationData:
     """Expected quality by name of router; the one that matters first."""
     expected_cost_usd: Float64[np.ndarray, "items models"] | None = None
     """Expected before the calls; None takes each model's mean."""
+    judged: CascadeKnowledge | None = None
+    """What judging recorded answers shows, of the models that have a cost; None = nothing."""
 
     @classmethod
     def of(
@@ -149,7 +157,10 @@ def build_scorecard(
     rows, outcomes = complete_outcomes(data.matrix, data.cost_usd, columns, data.expected_cost_usd)
     names = tuple(data.matrix.models[column] for column in columns)
     estimates = {name: quality[rows][:, columns] for name, quality in data.estimates.items()}
-    pool = compare_pool(outcomes, names, estimates, seed, reference)
+    further = {}
+    if data.judged is not None:
+        further[JUDGED] = judged_curve(data.judged.take(rows), outcomes)
+    pool = compare_pool(outcomes, names, estimates, seed, reference, further)
     budget_usd = float(outcomes.expected_cost_usd[:, names.index(pool.reference)].mean())
     first = next(iter(estimates.values()))
     choice = choose(outcomes, first, budget_usd)

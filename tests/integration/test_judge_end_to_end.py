@@ -1,18 +1,21 @@
 """Answers through the command line: a judge is trained of them, and a cascade is evaluated."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from routoo.cli.main import app
 from routoo.domain.items import Item
-from routoo.domain.tables import Outcomes, write_items, write_outcomes
+from routoo.domain.tables import Outcomes, read_outcomes, write_items, write_outcomes
 from routoo.errors import InputError
+from routoo.evaluation.scorecard import JUDGED
 from routoo.judge.files import load_judge
 
 COUNT = 240
@@ -88,6 +91,35 @@ def test_a_cascade_is_evaluated_and_its_decisions_are_written(
         assert np.mean(spent) <= budget * (1 + 1e-6)
     assert all(row["accepted"] == (row["first_model"] == row["final_model"]) for row in rows)
     assert "probe, then decide" in _run("evaluate", *asked)
+
+
+def test_decisions_look_at_no_score(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTOO_HOME", str(folder))
+    whole = read_outcomes(folder / "o.parquet")
+    shuffled = np.random.default_rng(1).permutation(whole.score)
+    write_outcomes(folder / "shuffled.parquet", replace(whole, score=shuffled))
+    asked = ("evaluate", "--checkpoint", str(folder / "ck"), *_answers(folder))
+    items = ("--items", str(folder / "i.parquet"))
+    found = []
+    for name in ("o", "shuffled"):
+        path = folder / f"{name}-decisions.parquet"
+        outcomes = ("--outcomes", str(folder / f"{name}.parquet"))
+        _run(*asked, *items, *outcomes, "--decisions", str(path))
+        found.append(pq.read_table(path))
+    assert found[0].equals(found[1])
+    assert not pc.all(found[0]["accepted"]).as_py()
+
+
+def test_the_page_shows_both_policies(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROUTOO_HOME", str(folder))
+    asked = ("--checkpoint", str(folder / "ck"), *_tables(folder), *_answers(folder))
+    page = folder / "page.html"
+    report = json.loads(_run("evaluate", "--json", *asked))
+    assert report["pool"]["frontiers"][JUDGED]["gain"]["value"] == pytest.approx(
+        report["cascade"]["cascade_gain"]["value"], abs=1e-6
+    )
+    _run("evaluate", "--html", str(page), *asked)
+    assert JUDGED in page.read_text()
 
 
 def test_decisions_need_answers_and_a_checkpoint(folder: Path) -> None:

@@ -12,7 +12,8 @@ from routoo.evaluation.cascade import (
     decide,
     decide_all,
 )
-from routoo.evaluation.cascade_report import compare_policies
+from routoo.evaluation.cascade_report import compare_policies, judged_curve
+from routoo.evaluation.routing import CompleteOutcomes
 from routoo.judge.outcomes import ExpectedJudgements
 from routoo.statistics import log_budgets
 
@@ -49,6 +50,18 @@ def test_a_judgement_that_tells_nothing_changes_nothing() -> None:
     known, score = _knowledge(0.0)
     report = compare_policies(known, score, ("cheap", "strong"), seed=0)
     assert report.gain_difference.value == pytest.approx(0, abs=0.01)
+
+
+def test_a_curve_costs_what_each_items_calls_really_cost() -> None:
+    known, score = _knowledge(1.0)
+    costs = np.random.default_rng(0).uniform(0.5, 1.5, score.shape) * COSTS
+    outcomes = CompleteOutcomes(score, costs, np.broadcast_to(COSTS, score.shape))
+    curve = judged_curve(known, outcomes)
+    decided = decide(known, float(outcomes.budgets_usd[12]))
+    assert 0 < decided.escalated.mean() < 1
+    both = costs[:, 0] + np.where(decided.escalated, costs[:, 1], 0)
+    np.testing.assert_allclose(curve.cost_usd[12], np.where(decided.first == 0, both, costs[:, 1]))
+    np.testing.assert_array_equal(curve.score[12], score[np.arange(len(score)), decided.final])
 
 
 def test_wrong_answers_are_escalated_and_right_ones_are_kept() -> None:
