@@ -5,6 +5,7 @@ recovery tick publishes it again.
 """
 
 import socket
+import time
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     from kombu.connection import Connection
 
 _TIMEOUT_S = 3.0
-"""How long the broker may take to connect, and to take one message."""
+"""How long the broker may take to connect, and to take one message; messages are tried again for
+as long."""
 _RETRY_S = 0.2
 """Time between two tries to connect; kombu by itself waits for two seconds."""
 _NO_WORKERS = "no workers run on this home: `routoo-worker up` will run the batch"
@@ -80,24 +82,17 @@ def publish(broker_url: str, stage: Stage, batch_id: UUID, shard_count: int) -> 
             recovery tick will find the batch without them.
         ConfigError: The broker is of an unknown kind.
     """
-    # Here and not above: they take 0.2 s of CPU, and most commands publish nothing.
-    from kombu.exceptions import KombuError
-
-    app = _app(broker_url)
-    connection = app.connection_for_write(connect_timeout=_TIMEOUT_S, heartbeat=0)
-    errors = (KombuError, OSError, *connection.connection_errors, *connection.channel_errors)
-    try:
-        connection.ensure_connection(max_retries=1, interval_start=_RETRY_S, timeout=_TIMEOUT_S)
-        _send(app, connection, [ShardKey(batch_id, stage, no) for no in range(shard_count)])
-        connection.close()
-    except errors as error:
-        connection.collect()  # closes the socket at once; `close` would wait for the broker
-        raise BrokerUnavailableError(
-            "the broker can't be reached",
-            value=type(error).__name__,
-            remedy="Don't submit again: the batch is in the database, and workers that reach the "
-            "broker find it by their recovery tick, every few seconds",
-        ) from error
+    app, until_s = _app(broker_url), time.monotonic() + _TIMEOUT_S
+    keys = [ShardKey(batch_id, stage, number) for number in range(shard_count)]
+    while (error := _try_to_send(app, keys)) is not None:
+        if time.monotonic() >= until_s:
+            raise BrokerUnavailableError(
+                "the broker can't be reached",
+                value=type(error).__name__,
+                remedy="Don't submit again: the batch is in the database, and workers that reach "
+                "the broker find it by their recovery tick, every few seconds",
+            ) from error
+        time.sleep(_RETRY_S)  # it may be starting again; a repeated message does no harm
 
 
 def publish_or_note(settings: Settings, stage: Stage, batch_id: UUID, shard_count: int) -> bool:
@@ -141,6 +136,26 @@ def _timeouts(broker_url: str) -> dict[str, float]:
         else ("socket_connect_timeout", "socket_timeout")
     )
     return dict.fromkeys(names, _TIMEOUT_S)
+
+
+def _try_to_send(app: "Celery", keys: list[ShardKey]) -> BaseException | None:
+    """Send a message for each shard; return why the broker doesn't take them."""
+    # Here and not above: they take 0.2 s of CPU, and most commands publish nothing.
+    from kombu.exceptions import KombuError
+
+    connection = app.connection_for_write(connect_timeout=_TIMEOUT_S, heartbeat=0)
+    errors: tuple[type[BaseException], ...] = (
+        *(KombuError, OSError),
+        *(*connection.connection_errors, *connection.channel_errors),
+    )
+    try:
+        connection.ensure_connection(max_retries=1, interval_start=_RETRY_S, timeout=_TIMEOUT_S)
+        _send(app, connection, keys)
+        connection.close()
+    except errors as error:
+        connection.collect()  # closes the socket at once; `close` would wait for the broker
+        return error
+    return None
 
 
 def _send(app: "Celery", connection: "Connection", keys: list[ShardKey]) -> None:
