@@ -57,6 +57,7 @@ _CANDIDATE_COLUMNS = (
     TableColumn(title="model", least=16, fold=True),
     TableColumn(title="quality", right=True),
     TableColumn(title="cost", right=True),
+    TableColumn(title="at worst", rank=3, right=True),
     TableColumn(title="latency", rank=2, right=True),
     TableColumn(title="regret", rank=1, right=True),
     TableColumn(title="standing", least=16, fold=True),
@@ -70,12 +71,14 @@ def _candidates(explained: JobExplanation) -> FittedTable:
         explained.quality,
         explained.quality_std,
         explained.latency_s,
+        explained.worst_usd,
     )
-    for one, quality, std, latency_s in zip(*columns, strict=True):
+    for one, quality, std, latency_s, worst_usd in zip(*columns, strict=True):
         table.add_row(
             one.model,
             f"{formatting.percent(quality)} ± {formatting.percent(std)}",
             formatting.usd(one.cost_usd),
+            formatting.usd(worst_usd),
             formatting.duration(latency_s),
             f"{one.regret:.4f}",
             one.standing + (f": {'; '.join(one.reasons)}" if one.reasons else ""),
@@ -170,6 +173,7 @@ def candidate_facts(explained: JobExplanation) -> list[dict[str, Any]]:
         explained.quality,
         explained.quality_std,
         explained.latency_s,
+        explained.worst_usd,
     )
     return [
         {
@@ -179,11 +183,12 @@ def candidate_facts(explained: JobExplanation) -> list[dict[str, Any]]:
             "quality_std": std,
             "counted_quality": one.quality / explained.serves,
             "cost_usd": one.cost_usd,
+            "worst_cost_usd": worst_usd,
             "latency_s": latency_s,
             "regret": one.regret,
             "reasons": list(one.reasons),
         }
-        for one, quality, std, latency_s in zip(*columns, strict=True)
+        for one, quality, std, latency_s, worst_usd in zip(*columns, strict=True)
     ]
 
 

@@ -77,13 +77,25 @@ def plot_plan(plan: Plan, path: Path) -> None:
     _plot_models(axes, plan["models"])
     if plan["served"]:
         at = (plan["expected_cost_usd"], plan["expected_quality"])
-        axes.plot(*at, marker="*", markersize=14, linestyle="none", color="red", label="this plan")
+        label = _plan_label(plan)
+        axes.plot(*at, marker="*", markersize=14, linestyle="none", color="red", label=label)
     axes.set_xlabel("expected cost of the batch, USD")
     axes.set_ylabel("mean predicted quality")
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
     with replacing(path) as stream:
         figure.savefig(stream, dpi=150, format=path.suffix.removeprefix(".").lower())
+
+
+def _plan_label(plan: Plan) -> str:
+    """Name a plan, with its cost at worst, and how many of its jobs are probes."""
+    cost = formatting.usd(plan["expected_cost_usd"])
+    lines = [f"this plan: {cost}{_worst(plan.get('forecast', {}))}"]
+    probes = plan.get("probes")
+    if probes and probes["jobs"]:
+        share, escalated = map(formatting.percent, (probes["share"], probes["escalation_share"]))
+        lines.append(f"{share} are probes, {escalated} of these ask another model")
+    return "\n".join(lines)
 
 
 def _plot_line(

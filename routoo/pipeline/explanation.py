@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from psycopg import AsyncConnection
 
 from routoo.domain.job import Job
@@ -13,7 +13,7 @@ from routoo.domain.prediction import Experience, experience_from_json
 from routoo.errors import InputError
 from routoo.pipeline.judges import load_judge
 from routoo.pipeline.request_facts import RequestFacts
-from routoo.pipeline.select.estimates import estimate_calls
+from routoo.pipeline.select.estimates import estimate_calls, most_usd
 from routoo.pipeline.select.matrix import BatchMatrix, build_matrix, load_matrix
 from routoo.pipeline.select.probes import PosedProblem
 from routoo.pipeline.select.problem import known_probes, pose_problem
@@ -40,6 +40,8 @@ class JobExplanation:
     """Standard deviation of that estimate."""
     latency_s: tuple[float | None, ...]
     """Typical latency of a call, in seconds; None where nothing is known."""
+    worst_usd: tuple[float, ...]
+    """Most that the option's calls can cost together, in USD: a probe's, and those after it."""
     serves: int
     """Number of identical jobs that the call answers, this one included."""
     history: JobHistory
@@ -90,6 +92,7 @@ async def explain_job(conn: AsyncConnection, batch: BatchRecord, custom_id: str)
         quality=offered.quality(matrix, read.row, serves),
         quality_std=tuple(matrix.quality_std[read.row, offered.first[offered.options]].tolist()),
         latency_s=tuple(None if np.isnan(one) else one for one in latency_s.tolist()),
+        worst_usd=offered.worst_usd(most_usd(requests, batch.pool)[0]),
         serves=serves,
         history=history,
     )
@@ -167,6 +170,27 @@ class _Offered:
         probes = self.options[self.options >= models]
         kept = self.posed.problem.quality[self.original, probes] / max(serves, 1)
         return (*direct, *kept.tolist())
+
+    def worst_usd(self, most_usd: Float[np.ndarray, " models"]) -> tuple[float, ...]:
+        """Return the most that each can cost in all, by the most that a call to each model can."""
+        models = self.posed.policies.models
+        asked = most_usd[self.first[self.options]]
+        after = [self._after_usd(most_usd, one) if one >= models else 0.0 for one in self.options]
+        return tuple((asked + after).tolist())
+
+    def _after_usd(self, most_usd: Float[np.ndarray, " models"], option: int) -> float:
+        """Return the most that the calls after a probe can cost."""
+        known, probe, job = self.posed.known, int(self.first[option]), np.array([self.original])
+        if known is None:
+            return 0.0
+        third = np.where(known.follow(job, probe)[0], most_usd, 0.0)
+        third[probe] = 0.0
+        seconds = self.posed.policies.seconds.get(probe, ())
+        if known.comparisons is not None:
+            may = known.comparisons.may
+            seconds = tuple(one for one in seconds if may(job, probe, one)[0])
+        compared = [most_usd[one] + np.delete(third, one).max() for one in seconds]
+        return float(max([third.max(), *compared]))
 
 
 def _chosen(batch: BatchRecord, posed: PosedProblem, history: JobHistory) -> int:

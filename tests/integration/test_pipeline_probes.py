@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from producer.screen.explanation import explanation_json, explanation_sentences
+from producer.screen.plan import plot_plan
 from routoo.domain.batch_options import CallOptions, Objective
 from routoo.domain.completion import AnswerJudgement
 from routoo.domain.job import SLA, Stage
@@ -180,7 +182,7 @@ async def test_a_cost_cap_that_covers_one_call_only_admits_no_probe(db: Database
 
 @pytest.mark.usefixtures("judged")
 async def test_a_plan_forecasts_both_calls_and_draws_the_frontier_with_probes(
-    db: Database,
+    db: Database, tmp_path: Path
 ) -> None:
     plan = await plan_of(db, await selected(db, budget_usd="0.05", plan_only=True))
     forecast = plan["forecast"]
@@ -189,6 +191,10 @@ async def test_a_plan_forecasts_both_calls_and_draws_the_frontier_with_probes(
     assert all(one["mean_quality"] >= one["direct_quality"] - 1e-6 for one in points)
     gains = [one["mean_quality"] - one["direct_quality"] for one in points]
     assert max(gains) > 0.02
+    plot_plan(plan, tmp_path / "plan.svg")
+    drawn = (tmp_path / "plan.svg").read_text()
+    assert "at worst" in drawn
+    assert "are probes" in drawn
 
 
 @pytest.mark.usefixtures("judged")
@@ -212,6 +218,11 @@ async def test_an_explanation_shows_the_probe_among_the_options(db: Database) ->
     assert list(candidates) == ["small", "large", "small, judged"]
     assert candidates["small, judged"].standing == "chosen"
     assert len(explained.quality) == len(explained.latency_s) == len(explained.quality_std) == 3
+    small, large, both = explained.worst_usd
+    assert 0 < small <= large
+    assert both == pytest.approx(small + large)
+    shown = explanation_json(batch, explained)["candidates"]
+    assert shown[2]["worst_cost_usd"] == both > shown[2]["cost_usd"]
     assert explained.history.decisions[-1].probe
 
 
