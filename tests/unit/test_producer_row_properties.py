@@ -1,20 +1,25 @@
 """Properties of reading rows: every row is a job or a problem, and repeats are found."""
 
+import contextlib
 import io
+import json
 from datetime import UTC, datetime, timedelta
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import assume, example, given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from producer.rows import csv_rows, jsonl_rows
+from producer.rows import csv_rows, jsonl_rows, parquet_rows
 from producer.rows.bad_rows import ProblemList
 from producer.rows.body import BodyCheck
 from producer.rows.check import InputCheck, RowCheck, _known_shape
 from producer.rows.limits import LimitError, read_deadline
 from producer.rows.seen_ids import SeenIds
 from routoo.domain.job import SLA
+from routoo.errors import InputError
 from tests.batch_factory import pool_of
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -63,6 +68,99 @@ def test_any_csv_row_is_a_job_or_a_problem(lines: list[bytes]) -> None:
     data = b"\n".join([b"custom_id,prompt,max_tokens", *lines])
     jobs = [job for chunk in checked.jobs(csv_rows.read(io.BytesIO(data), "in")) for job in chunk]
     assert len(jobs) + checked.problems.bad_rows == checked.row_count
+
+
+NAMES = st.sampled_from(
+    [
+        *("custom_id", "prompt", "body", "method", "url", "model", "messages", "role", "content"),
+        *("params", "system", "tools", "tool_choice", "thinking", "stop_sequences", "metadata"),
+        *("type", "text", "source", "data", "media_type", "cache_control", "name", "input_schema"),
+        *("tool_use_id", "id", "input", "budget_tokens", "response_format", "json_schema"),
+        *("schema", "n", "max_tokens", "image_url", "file", "validate", "deadline", "models"),
+        *("max_cost_usd", "min_quality", "max_latency_s", "stream", "output_config", "effort"),
+    ]
+)
+WORDS = st.sampled_from(
+    [
+        *("user", "assistant", "tool", "text", "image", "base64", "image/png", "document"),
+        *("tool_use", "tool_result", "enabled", "auto", "small", "POST", "/v1/chat/completions"),
+        *("json_schema", "\x00", "\ud800", "1e999", "2h"),
+    ]
+)
+ANY = st.recursive(
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8), WORDS,
+        st.integers(2**31, 2**80),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.one_of(NAMES, st.text(max_size=3)), inner, max_size=5),
+    ),
+    max_leaves=20,
+)  # fmt: skip
+FIELDS = st.dictionaries(NAMES, ANY, max_size=6)
+MESSAGE = st.fixed_dictionaries({"role": WORDS, "content": ANY})
+REQUEST = st.fixed_dictionaries(
+    {"messages": st.lists(st.one_of(MESSAGE, ANY), max_size=3), "max_tokens": st.just(9)},
+    optional={"system": ANY, "tools": ANY, "tool_choice": ANY, "thinking": ANY, "model": ANY},
+)
+ROWS = st.one_of(
+    FIELDS,
+    st.builds(lambda body, more: {**more, "body": body}, REQUEST, FIELDS),
+    st.builds(lambda params: {"custom_id": "a", "params": params}, REQUEST),
+)
+
+
+@given(st.lists(ROWS, min_size=1, max_size=4))
+def test_any_fields_of_a_row_are_a_job_or_a_problem(rows: list[dict[str, object]]) -> None:
+    data = b"\n".join(json.dumps(row).encode() for row in rows)
+    checked = InputCheck(RowCheck(BodyCheck(pool_of("small")), SLA(), NOW), ProblemList("in"))
+    jobs = [job for chunk in checked.jobs(jsonl_rows.read(io.BytesIO(data), "in")) for job in chunk]
+    assert len(jobs) + checked.problems.bad_rows == checked.row_count == len(rows)
+
+
+CELLS = st.sampled_from(
+    [
+        (pa.string(), st.text(max_size=8)),
+        (pa.binary(), st.binary(max_size=8)),
+        (pa.int64(), st.integers(-(2**63), 2**63 - 1)),
+        (pa.float64(), st.floats()),
+        (pa.bool_(), st.booleans()),
+        (pa.list_(pa.string()), st.lists(st.text(max_size=4), max_size=3)),
+        (pa.struct([("role", pa.string())]), st.fixed_dictionaries({"role": st.text(max_size=4)})),
+        (pa.timestamp("us"), st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1))),  # noqa: DTZ001 - a naive cell is what is meant
+    ]
+)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> bytes:
+    """Draw a Parquet file with a prompt and other columns, of any types."""
+    names = {"prompt", *draw(st.lists(NAMES, max_size=4))}
+    count = draw(st.integers(0, 4))
+    columns = {}
+    for name in sorted(names):
+        kind, values = draw(CELLS)
+        cells = draw(st.lists(st.one_of(st.none(), values), min_size=count, max_size=count))
+        columns[name] = pa.array(cells, kind)
+    file = io.BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
+
+
+@settings(deadline=None)
+@given(tables(), st.one_of(st.none(), st.tuples(st.floats(0, 1), st.integers(0, 255))))
+def test_any_parquet_row_is_a_job_or_a_problem(
+    data: bytes, damage: tuple[float, int] | None
+) -> None:
+    if damage is not None:
+        place = min(int(damage[0] * len(data)), len(data) - 1)
+        data = data[:place] + bytes([damage[1]]) + data[place + 1 :]
+    checked = InputCheck(RowCheck(BodyCheck(pool_of("small")), SLA(), NOW), ProblemList("in"))
+    read = checked.jobs(parquet_rows.read(io.BytesIO(data), "in"))
+    with contextlib.nullcontext() if damage is None else contextlib.suppress(InputError):
+        jobs = [job for chunk in read for job in chunk]
+        assert len(jobs) + checked.problems.bad_rows == checked.row_count
 
 
 TEXTS = st.one_of(st.text(max_size=8), st.sampled_from(['"body":', '","body":{', "\\", " "]))
