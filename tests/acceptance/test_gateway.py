@@ -73,34 +73,34 @@ def write_requests(path: Path, count: int) -> Path:
 def test_a_script_runs_a_batch_to_its_end(
     stack: LocalStack, base_url: str, key: str, tmp_path: Path
 ) -> None:
-    client = openai.OpenAI(base_url=base_url, api_key=key)
-    with write_requests(tmp_path / "rows.jsonl", 25).open("rb") as rows:
-        file = client.files.create(file=rows, purpose="batch")
-    batch = client.batches.create(
-        input_file_id=file.id,
-        endpoint="/v1/chat/completions",
-        completion_window="24h",
-        metadata={"budget_usd": "0.01", "pool": "both", "run": tmp_path.name},
-    )
-    ends_s = time.monotonic() + 120
-    while batch.status in {"validating", "in_progress"}:
-        assert time.monotonic() < ends_s, batch
-        time.sleep(0.2)
-        batch = client.batches.retrieve(batch.id)
+    with openai.OpenAI(base_url=base_url, api_key=key) as client:
+        with write_requests(tmp_path / "rows.jsonl", 25).open("rb") as rows:
+            file = client.files.create(file=rows, purpose="batch")
+        batch = client.batches.create(
+            input_file_id=file.id,
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            metadata={"budget_usd": "0.01", "pool": "both", "run": tmp_path.name},
+        )
+        ends_s = time.monotonic() + 120
+        while batch.status in {"validating", "in_progress"}:
+            assert time.monotonic() < ends_s, batch
+            time.sleep(0.2)
+            batch = client.batches.retrieve(batch.id)
 
-    assert (batch.status, batch.error_file_id) == ("completed", None)
-    assert batch.request_counts is not None
-    assert batch.request_counts.completed == batch.request_counts.total == 25
-    lines = client.files.content(batch.output_file_id or "").text.splitlines()
-    answers = {row["custom_id"]: row["response"] for row in map(json.loads, lines)}
-    assert sorted(answers) == sorted(f"job-{number}" for number in range(25))
-    assert all(one["status_code"] == 200 and one["body"]["choices"] for one in answers.values())
-    money = "SELECT l.spent_usd, k.spent_usd, k.reserved_usd FROM ledgers l JOIN key_ledgers k"
-    spent, of_key, reserved = stack.query(
-        f"{money} USING (key_id) WHERE batch_id = %s", batch.id.removeprefix("batch_")
-    )[0]
-    assert 0 < spent == of_key
-    assert reserved == 0
+        assert (batch.status, batch.error_file_id) == ("completed", None)
+        assert batch.request_counts is not None
+        assert batch.request_counts.completed == batch.request_counts.total == 25
+        lines = client.files.content(batch.output_file_id or "").text.splitlines()
+        answers = {row["custom_id"]: row["response"] for row in map(json.loads, lines)}
+        assert sorted(answers) == sorted(f"job-{number}" for number in range(25))
+        assert all(one["status_code"] == 200 and one["body"]["choices"] for one in answers.values())
+        money = "SELECT l.spent_usd, k.spent_usd, k.reserved_usd FROM ledgers l JOIN key_ledgers k"
+        spent, of_key, reserved = stack.query(
+            f"{money} USING (key_id) WHERE batch_id = %s", batch.id.removeprefix("batch_")
+        )[0]
+        assert 0 < spent == of_key
+        assert reserved == 0
 
 
 def test_an_asynchronous_script_asks_and_streams(base_url: str, key: str) -> None:

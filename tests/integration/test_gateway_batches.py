@@ -1,6 +1,7 @@
 """Files and batches of the gateway, by the client that people's scripts use; no worker runs."""
 
 import asyncio
+import contextlib
 import json
 import time
 import urllib.request
@@ -217,10 +218,21 @@ def test_an_unknown_endpoint_window_or_file_is_refused(client: openai.OpenAI) ->
         create(client, "file-0123")
 
 
-def test_keys_open_what_their_scopes_allow(gateway: RunningGateway) -> None:
-    def as_key(key: str) -> openai.OpenAI:
-        return openai.OpenAI(base_url=gateway.base_url, api_key=key, max_retries=0)
+@pytest.fixture
+def as_key(gateway: RunningGateway) -> Iterator[Callable[[str], openai.OpenAI]]:
+    """Return what opens a client with a key."""
+    with contextlib.ExitStack() as clients:
 
+        def opened(key: str) -> openai.OpenAI:
+            client = openai.OpenAI(base_url=gateway.base_url, api_key=key, max_retries=0)
+            return clients.enter_context(client)
+
+        yield opened
+
+
+def test_keys_open_what_their_scopes_allow(
+    gateway: RunningGateway, as_key: Callable[[str], openai.OpenAI]
+) -> None:
     with pytest.raises(openai.AuthenticationError) as unknown:
         as_key("rt-unknown").files.list()
     assert unknown.value.code == "invalid_api_key"
@@ -239,14 +251,14 @@ def test_keys_open_what_their_scopes_allow(gateway: RunningGateway) -> None:
 
 def test_a_key_asks_for_no_more_than_it_may_spend_today(gateway: RunningGateway) -> None:
     key = gateway.add_key("poor", usd_per_day="0.5")
-    client = openai.OpenAI(base_url=gateway.base_url, api_key=key, max_retries=0)
-    file_id = upload(client, rows(1))
+    with openai.OpenAI(base_url=gateway.base_url, api_key=key, max_retries=0) as client:
+        file_id = upload(client, rows(1))
 
-    with pytest.raises(openai.RateLimitError) as refusal:
-        create(client, file_id, budget_usd="0.6")
-    assert refusal.value.code == "insufficient_quota"
-    create(client, file_id)
-    assert query(gateway, "SELECT budget_usd FROM api_batches") == [(Decimal("0.5"),)]
+        with pytest.raises(openai.RateLimitError) as refusal:
+            create(client, file_id, budget_usd="0.6")
+        assert refusal.value.code == "insufficient_quota"
+        create(client, file_id)
+        assert query(gateway, "SELECT budget_usd FROM api_batches") == [(Decimal("0.5"),)]
 
 
 def test_bodies_over_the_limits_are_refused(client: openai.OpenAI) -> None:
@@ -287,8 +299,10 @@ def test_a_batch_that_a_dead_gateway_left_is_submitted_by_the_next(
     database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("producer.gateway.submitter._POLL_S", 0.5)
-    with running_gateway(database_url, tmp_path) as gateway:
-        client = openai.OpenAI(base_url=gateway.base_url, api_key=gateway.add_key())
+    with (
+        running_gateway(database_url, tmp_path) as gateway,
+        openai.OpenAI(base_url=gateway.base_url, api_key=gateway.add_key()) as client,
+    ):
         made = create(client, upload(client, rows(2)))
         wait_for(client, made.id, is_read)
         with psycopg.connect(database_url) as conn:  # as if it had died before it said so

@@ -220,25 +220,25 @@ def test_a_failure_of_a_named_model_is_told_in_openais_words(
 
 
 def test_an_answer_is_streamed_word_by_word(gateway: RunningGateway) -> None:
-    client = openai.OpenAI(base_url=gateway.base_url, api_key=gateway.add_key("streams"))
-    chunks = list(
-        client.chat.completions.create(
-            model="routoo/auto",
-            messages=ASKED,
-            stream=True,
-            stream_options={"include_usage": True},
+    with openai.OpenAI(base_url=gateway.base_url, api_key=gateway.add_key("streams")) as client:
+        chunks = list(
+            client.chat.completions.create(
+                model="routoo/auto",
+                messages=ASKED,
+                stream=True,
+                stream_options={"include_usage": True},
+            )
         )
-    )
 
-    text = [c.choices[0].delta.content for c in chunks if c.choices]
-    assert [word for word in text if word] == ["It", " is", " Paris", " ."]
-    assert {chunk.model for chunk in chunks} <= PRICES.keys()
-    assert chunks[-1].usage is not None
-    assert chunks[-1].usage.completion_tokens == 4
-    bare = list(client.chat.completions.create(model=SMALL, messages=ASKED, stream=True))
-    assert all(chunk.usage is None and chunk.choices for chunk in bare)
-    # Calls without a limit are recorded in groups: their order isn't that of the answers.
-    assert (SMALL, "succeeded") in [call[:2] for call in calls_of(gateway, "streams", 2)]
+        text = [c.choices[0].delta.content for c in chunks if c.choices]
+        assert [word for word in text if word] == ["It", " is", " Paris", " ."]
+        assert {chunk.model for chunk in chunks} <= PRICES.keys()
+        assert chunks[-1].usage is not None
+        assert chunks[-1].usage.completion_tokens == 4
+        bare = list(client.chat.completions.create(model=SMALL, messages=ASKED, stream=True))
+        assert all(chunk.usage is None and chunk.choices for chunk in bare)
+        # Calls without a limit are recorded in groups: their order isn't that of the answers.
+        assert (SMALL, "succeeded") in [call[:2] for call in calls_of(gateway, "streams", 2)]
 
 
 def test_a_stream_whose_endpoint_refuses_stream_options_is_asked_without(
@@ -254,14 +254,14 @@ def test_a_stream_whose_endpoint_refuses_stream_options_is_asked_without(
 def test_a_stream_that_breaks_off_counts_at_its_worst_case(
     gateway: RunningGateway, models: FakeServerProcess
 ) -> None:
-    client = openai.OpenAI(base_url=gateway.base_url, api_key=gateway.add_key("broken"))
-    breaks = {"answer": "a b c d e f", "faults": [{"kind": "half_body"}]}
-    with script(models, {LARGE: breaks}), pytest.raises(openai.APIError):
-        list(client.chat.completions.create(model=LARGE, messages=ASKED, stream=True))
+    with openai.OpenAI(base_url=gateway.base_url, api_key=gateway.add_key("broken")) as client:
+        breaks = {"answer": "a b c d e f", "faults": [{"kind": "half_body"}]}
+        with script(models, {LARGE: breaks}), pytest.raises(openai.APIError):
+            list(client.chat.completions.create(model=LARGE, messages=ASKED, stream=True))
 
-    model, status, cost_usd, _, _ = calls_of(gateway, "broken", 1)[0]
-    assert (model, status) == (LARGE, "failed")
-    assert cost_usd > 0
+        model, status, cost_usd, _, _ = calls_of(gateway, "broken", 1)[0]
+        assert (model, status) == (LARGE, "failed")
+        assert cost_usd > 0
 
 
 async def test_calls_at_the_same_time_share_a_pass_of_the_model(gateway: RunningGateway) -> None:
@@ -316,9 +316,10 @@ def test_models_are_listed_with_the_name_that_has_one_chosen(client: openai.Open
 
 def test_a_key_that_may_only_read_makes_no_calls(gateway: RunningGateway) -> None:
     key = gateway.add_key("looks", [Scope.READ])
-    client = openai.OpenAI(base_url=gateway.base_url, api_key=key, max_retries=0)
-
-    with pytest.raises(openai.PermissionDeniedError):
+    with (
+        openai.OpenAI(base_url=gateway.base_url, api_key=key, max_retries=0) as client,
+        pytest.raises(openai.PermissionDeniedError),
+    ):
         ask(client)
 
 
