@@ -42,9 +42,12 @@ test: install  ## run unit, integration and acceptance tests
 docs: install  ## build the documentation's site into site/, strictly
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-chaos: install  ## kill processes and servers for ten minutes, and check the books (SEED=7)
-	ROUTOO_CHAOS=all $(BIN)/pytest -s tests/chaos/test_crash_points.py tests/chaos/test_message_points.py tests/chaos/test_poison.py
+# The second run has real scores and default settings; its broker is that of ROUTOO_TEST_BROKER_URL, if it is set.
+chaos: install  ## kill processes and servers for half an hour, and check the books (SEED=7)
+	ROUTOO_CHAOS=all $(BIN)/pytest -s tests/chaos
 	$(BIN)/python -m tests.chaos.run $(if $(SEED),--seed $(SEED))
+	$(BIN)/python -m tests.chaos.run --default-settings --real-scoring --jobs 3000 $(if $(SEED),--seed $(SEED)) \
+	  $(if $(ROUTOO_TEST_BROKER_URL),--broker-url $(ROUTOO_TEST_BROKER_URL))
 
 lint: install  ## style and formatting
 	$(BIN)/ruff check .

@@ -22,10 +22,12 @@ def model(
     *,
     concurrency: int = 12,
     has_batch_channel: bool = False,
+    **limits: float,
 ) -> dict[str, Any]:
     """Return a candidate model of a pool file; the fake endpoint calls it small.
 
-    With a batch channel, at half the price, its provider's batch API is asked too.
+    With a batch channel, at half the price, its provider's batch API is asked too. Further limits
+    are those of its endpoint.
     """
     half = {"price_usd_per_mtok": {"prompt": "0.5", "completion": "0.5"}}
     return {
@@ -37,6 +39,7 @@ def model(
             "max_concurrency": concurrency,
             "timeout_s": 20,
             "api_key_env": "CHAOS_KEY",
+            **limits,
         },
         "price_usd_per_mtok": {"prompt": "1", "completion": "1"},
         "context_window_tokens": 4096,
@@ -75,8 +78,8 @@ def begin(
     )
 
 
-def end(submission: "subprocess.Popen[str]") -> str:
-    """Wait for a submission, and return the batch's id."""
+def end(submission: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Wait for a submission, and return the batch's id and what else the command said."""
     printed, said = submission.communicate()
     assert submission.returncode == 0, said
-    return printed.strip()
+    return printed.strip(), said

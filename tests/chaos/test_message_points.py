@@ -1,6 +1,7 @@
 """Real workers killed before and after messages are published and acknowledged.
 
-At each point one role's process is killed and started again; its batch ends as if nothing were.
+At each point one role's process is killed and started again; its batch ends as if nothing were. The
+suite has the first time of each point of scorers and dispatchers, `ROUTOO_CHAOS` the beat's too.
 """
 
 import os
@@ -40,9 +41,8 @@ _POINTS = [
     for number in (1, 2)
 ]
 
-pytestmark = pytest.mark.skipif(
-    not os.environ.get("ROUTOO_CHAOS"), reason="kills processes for minutes: set ROUTOO_CHAOS"
-)
+if not os.environ.get("ROUTOO_CHAOS"):  # the first time of each, of those who work on shards
+    _POINTS = [(role, one) for role, one in _POINTS if one.number == 1 and role != "beat"]
 
 
 @contextmanager
@@ -72,7 +72,7 @@ def run_through(stack: ChaosStack, server: FakeServerProcess, role: str, point: 
         stack.suspend(stack.workers["scorer"])
     prompts = [f"{role} {point}, job {number}?" for number in range(JOBS)]
     models = [model(server.base_url, name) for name in KNOWN_MODELS]
-    batch_id = end(begin(stack, prompts, models))
+    batch_id, _ = end(begin(stack, prompts, models))
     if role == "beat":
         _await(lambda: first.poll() is not None)
         stack.resume(stack.workers["scorer"])

@@ -47,7 +47,7 @@ def workers(stage: str) -> Iterator[tuple[ChaosStack, FakeServerProcess]]:
 def submit(stack: ChaosStack, server: FakeServerProcess) -> str:
     prompts = [f"poison {no}" if no == POISON else f"What is {no}?" for no in range(JOBS)]
     models = [model(server.base_url, name, concurrency=4) for name in KNOWN_MODELS]
-    return end(begin(stack, prompts, models, budget_usd="1"))
+    return end(begin(stack, prompts, models, budget_usd="1"))[0]
 
 
 @pytest.mark.timeout(600)  # a dozen processes die and start again
