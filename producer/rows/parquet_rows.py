@@ -33,7 +33,8 @@ def read(stream: BinaryIO, source: str, columns: WantedColumns = PROMPT) -> Iter
             wanted = [name for name in names if columns.takes(name)]
             batches = file.iter_batches(batch_size=CHUNK_ROWS, columns=wanted)
             yield from in_chunks(raw_rows(batches))
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:
+        # ValueError: of names that are no UTF-8; Overflow: of times that no date can be.
         raise InputError(
             "the Parquet file can't be read", value=str(error)[:200], where=source
         ) from error

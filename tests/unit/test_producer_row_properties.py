@@ -111,6 +111,7 @@ ROWS = st.one_of(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(st.lists(ROWS, min_size=1, max_size=4))
 def test_any_fields_of_a_row_are_a_job_or_a_problem(rows: list[dict[str, object]]) -> None:
     data = b"\n".join(json.dumps(row).encode() for row in rows)
@@ -146,6 +147,22 @@ def tables(draw: st.DrawFn) -> bytes:
     file = io.BytesIO()
     pq.write_table(pa.table(columns), file)
     return file.getvalue()
+
+
+def test_a_damaged_parquet_file_is_refused() -> None:
+    file = io.BytesIO()
+    pq.write_table(pa.table({"prompt": ["Why?"]}), file)
+    damaged = file.getvalue().replace(b"schema", b"sch\x80ma").replace(b"prompt", b"\x80rompt")
+    with pytest.raises(InputError, match="Parquet"):
+        list(parquet_rows.read(io.BytesIO(damaged), "in"))
+
+
+def test_a_time_that_no_date_can_be_is_refused() -> None:
+    file = io.BytesIO()
+    cells = {"prompt": ["Why?"], "deadline": pa.array([2**62], pa.timestamp("us"))}
+    pq.write_table(pa.table(cells), file)
+    with pytest.raises(InputError, match="Parquet"):
+        list(parquet_rows.read(file, "in"))
 
 
 @settings(deadline=None)
