@@ -319,12 +319,13 @@ def _gain_lines(report: dict[str, Any]) -> list[str]:
     lines = [error]
     routed = report["routed"]
     if routed is not None:
-        quality, gain = routed["quality"], routed["gain"]
+        quality, gain, single = routed["quality"], routed["gain"], routed["single"]
         lines.append(
             f"{_verdict(routed)}: mean quality {quality['prior']:.3f} by priors alone, "
             f"{quality[made_of]:.3f} with these answers, under the same budgets (held out; the "
             f"difference is {gain['low']:+.3f} to {gain['high']:+.3f} at 95 %); the best random "
-            f"mix of models, known afterwards, has {routed['mix']:.3f}"
+            f"mix of models, known afterwards, has {routed['mix']:.3f}, the best single model of "
+            f"each cost ({', then '.join(single['models'])}) {single['quality']:.3f}"
         )
     return lines
 

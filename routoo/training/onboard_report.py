@@ -12,13 +12,14 @@ from routoo.domain.pool import Pool
 from routoo.errors import InputError
 from routoo.evaluation.bootstrap import mean_interval
 from routoo.evaluation.item_grading import CollectedOutcome
-from routoo.evaluation.routing import complete_outcomes, route
+from routoo.evaluation.routing import CompleteOutcomes, complete_outcomes, route
 from routoo.training.onboard import Onboarded
 
 THIRDS = ("easy", "middle", "hard")
 MIN_SUBJECT_ANSWERS = 5
 """Fewer answers to a subject tell nothing about it."""
 _CLEAR = 0.05
+_SAME_COST = 1 + 1e-9
 _NAMED = 2
 
 
@@ -110,8 +111,9 @@ def routed_gain(onboarded: Onboarded, pool: Pool) -> dict[str, Any] | None:
 
     On the graded items that every model answered, held out, means over the budgets between the
     cheapest and the dearest model: `quality` by kind of estimates, `gain` of the checkpoint's over
-    the priors' with its 95 % interval, and `mix`, the best random mix of single models at the cost
-    of the checkpoint's choices, which is chosen knowing all answers.
+    the priors' with its 95 % interval; and at the cost of the checkpoint's choices, chosen knowing
+    all answers, `mix`, the best random mix of single models, and `single`: the mean `quality` of
+    the best single model of each budget, and these `models`.
 
     None where the models' costs don't differ, or no item was answered by all.
     """
@@ -135,7 +137,19 @@ def routed_gain(onboarded: Onboarded, pool: Pool) -> dict[str, Any] | None:
         "quality": quality,
         "gain": {"mean": rise.mean, "low": rise.low, "high": rise.high},
         "mix": quality[onboarded.made_of] - over_mix,
+        "single": _best_singles(outcomes, used.spent_usd(weights)[0], matrix.models),
     }
+
+
+def _best_singles(
+    outcomes: CompleteOutcomes, spent_usd: Float64[np.ndarray, " budgets"], models: Sequence[str]
+) -> dict[str, Any]:
+    """Return the best models that alone cost no more than each budget's choices, and their mean."""
+    costs, means = outcomes.cost_usd.mean(axis=0), outcomes.score.mean(axis=0)
+    cheap = costs <= np.maximum(spent_usd, costs.min())[:, None] * _SAME_COST
+    best = np.where(cheap, means, -np.inf).argmax(axis=1)
+    names = dict.fromkeys(models[column] for column in best.tolist())
+    return {"quality": float(means[best].mean()), "models": list(names)}
 
 
 def _costs(onboarded: Onboarded, pool: Pool) -> Float64[np.ndarray, "items models"]:

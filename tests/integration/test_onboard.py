@@ -98,6 +98,9 @@ def test_a_killed_onboarding_goes_on_within_its_budget_and_ends_in_use(
     assert report["brier"]["general"] < report["brier"]["prior"]
     assert report["in_use"]
     assert report["has_subjects"]
+    single = report["routed"]["single"]
+    assert set(single["models"]) <= {"small", "large"}
+    assert 0 < single["quality"] <= report["routed"]["mix"] + 1e-6
     assert set(small["by_difficulty"]) == {"easy", "middle", "hard"}
     spent = [json.loads(one) for one in (tmp_path / "work/spending.jsonl").read_text().splitlines()]
     spent_usd = sum(Decimal(row["usd"]) for row in {row["call"]: row for row in spent}.values())
