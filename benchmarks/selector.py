@@ -129,7 +129,7 @@ def _probe_judge(probe: int) -> ProbeJudge:
     outcomes = _outcomes((probe,))
     words = TextWeights(none[:, :1], np.zeros(1, np.float32))
     trees = BoostedTrees(none[:, :1].astype(np.int16), none[:, :1], none[None].astype(np.float16))
-    return ProbeJudge(probe, view, words, trees, none.T, outcomes)
+    return ProbeJudge(probe, view, words, trees, none.T, outcomes, 0)
 
 
 def make_probes(jobs: int) -> tuple[Problem, ProbeModel]:

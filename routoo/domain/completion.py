@@ -1,5 +1,6 @@
 """Defines records of calls and their outcomes: answers, usage, attempts, and how jobs ended."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from decimal import Decimal
@@ -39,7 +40,10 @@ class AnswerJudgement:
 
 @dataclass(frozen=True, slots=True)
 class TokenProbabilities:
-    """A summary of the log-probabilities that a model gave the tokens of its own answer."""
+    """A summary of the log-probabilities that a model gave the tokens of its own answer.
+
+    Older summaries have only the first six figures. What isn't known is NaN.
+    """
 
     mean: float
     minimum: float
@@ -49,21 +53,54 @@ class TokenProbabilities:
     margin: float
     """How far the decisive token lies above the next likely one, in log-probability; NaN where
     the endpoint names no alternatives."""
+    total: float = math.nan
+    """Sum over the text's tokens: the log-probability of the whole answer."""
+    text_mean: float = math.nan
+    """Mean without the token by which the model ended, where the endpoint lists it."""
+    worst_window: float = math.nan
+    """Least mean of three tokens that stand together."""
+    uncertain_share: float = math.nan
+    """Share of the tokens with a probability under 0.5."""
+    entropy_mean: float = math.nan
+    """Of what might have stood in a token's place, in nats; NaN without alternatives."""
+    entropy_maximum: float = math.nan
+    end: float = math.nan
+    """Of the token by which the model ended; NaN where it was cut off, or that isn't listed."""
+    new_mean: float = math.nan
+    """Mean over words that neither the prompt has nor a sentence is built of."""
+    new_minimum: float = math.nan
+    new_margin: float = math.nan
+    """Mean of how far these words' tokens lie above the next likely ones."""
+    new_margin_minimum: float = math.nan
+    since_new_mean: float = math.nan
+    """Mean from the first such word on."""
 
     @classmethod
     def of_figures(cls, figures: Mapping[str, float | None] | None) -> "TokenProbabilities | None":
-        """Return the summary that has these figures by name, None for NaN; None without any."""
+        """Return the summary that has these figures by name, NaN where one is None or absent."""
         if figures is None:
             return None
         values = (figures.get(name) for name in TOKEN_FIGURES)
-        return cls(*(float("nan") if one is None else one for one in values))
+        return cls(*(math.nan if one is None else one for one in values))
 
     def values(self) -> Float32[np.ndarray, " figures"]:
         """Return the figures in their order."""
-        return np.array([getattr(self, field.name) for field in fields(self)], np.float32)
+        return np.array([getattr(self, name) for name in TOKEN_FIGURES], np.float32)
+
+    def figures(self) -> dict[str, float | None]:
+        """Return the figures by name for JSON, which has no NaN: None where not known."""
+        named = zip(TOKEN_FIGURES, self.values().tolist(), strict=True)
+        return {name: None if math.isnan(value) else value for name, value in named}
+
+    @property
+    def is_summary(self) -> bool:
+        """Whether those figures are known that every summary has."""
+        return not np.isnan([getattr(self, name) for name in FIRST_TOKEN_FIGURES[:-1]]).any()
 
 
 TOKEN_FIGURES = tuple(field.name for field in fields(TokenProbabilities))
+FIRST_TOKEN_FIGURES = TOKEN_FIGURES[: TOKEN_FIGURES.index("total")]
+"""Those of all summaries; of these only the last, the margin, may be unknown."""
 
 
 @dataclass(frozen=True, slots=True)

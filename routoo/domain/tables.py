@@ -255,8 +255,9 @@ def _read_answers_file(path: Path) -> list[RecordedAnswer]:
 
 
 def _token_probabilities(values: tuple[float, ...]) -> TokenProbabilities | None:
-    """Return the summary; None where a figure other than the margin is unknown."""
-    return None if any(map(np.isnan, values[:-1])) else TokenProbabilities(*map(float, values))
+    """Return the summary; None where a figure is unknown that every summary has."""
+    summary = TokenProbabilities(*map(float, values))
+    return summary if summary.is_summary else None
 
 
 def _read_table(path: Path, *, required: Sequence[str]) -> pa.Table:

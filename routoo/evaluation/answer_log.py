@@ -40,7 +40,7 @@ class CollectedAnswer:
     usage_estimated: bool
     latency_s: float
     finish_reason: str | None = None
-    token_probabilities: dict[str, float] | None = None
+    token_probabilities: dict[str, float | None] | None = None
     """Figures of `TokenProbabilities`, where the endpoint gave them."""
     cached_prompt_tokens: int = 0
     """Of the prompt tokens, those billed at the price of cached ones."""

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
@@ -179,7 +179,7 @@ class Collection:
                 usage.estimated,
                 completion.latency_s,
                 completion.finish_reason,
-                None if summary is None else asdict(summary),
+                None if summary is None else summary.figures(),
                 usage.cached_prompt_tokens,
                 usage.cache_write_tokens,
             )

@@ -1,13 +1,13 @@
 """Grades items' answers by their graders, and turns collected answers into outcome tables."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import orjson
 
-from routoo.domain.completion import TOKEN_FIGURES, RecordedAnswer, TokenProbabilities
+from routoo.domain.completion import RecordedAnswer, TokenProbabilities
 from routoo.domain.items import Item
 from routoo.domain.pool import CandidateModel
 from routoo.domain.tables import Outcomes
@@ -140,18 +140,10 @@ def to_answers(rows: Sequence[CollectedOutcome]) -> list[RecordedAnswer]:
             answer.model,
             answer.answer,
             answer.finish_reason,
-            _summary(answer.token_probabilities),
+            TokenProbabilities.of_figures(answer.token_probabilities),
         )
         for answer in (row.answer for row in rows)
     ]
-
-
-def _summary(figures: Mapping[str, float | None] | None) -> TokenProbabilities | None:
-    """Return the summary of which the log, JSON, holds the figures: there NaN is null."""
-    if figures is None:
-        return None
-    values = (figures.get(name) for name in TOKEN_FIGURES)
-    return TokenProbabilities(*(np.nan if value is None else value for value in values))
 
 
 @dataclass(frozen=True, slots=True)

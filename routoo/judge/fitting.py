@@ -18,7 +18,13 @@ from sklearn.tree import ExtraTreeRegressor
 from routoo.judge.hashed_text import WIDTH, TextWeights
 from routoo.judge.log_odds import fit_strength, sigmoid
 from routoo.judge.outcomes import OutcomeModel
-from routoo.judge.probe_judge import AnswerInputs, PriorView, ProbeJudge, tree_inputs
+from routoo.judge.probe_judge import (
+    FIRST_FEATURES,
+    AnswerInputs,
+    PriorView,
+    ProbeJudge,
+    tree_inputs,
+)
 from routoo.judge.trees import BoostedTrees
 
 
@@ -190,11 +196,22 @@ def fit_probe_judges(tables: Sequence[GradedAnswers]) -> Iterator[FittedJudge]:
     Args:
         tables: Answers of several models to items of the same folds, outcomes of the same models.
     """
-    read = [_ReadAnswers.of(graded) for graded in tables]
+    read = [_ReadAnswers.of(graded) for graded in _with_known_features(tables)]
     few = any(one.has_few_rows for one in read)
     shared = _fit_shared_trees(read) if few and len(read) > 1 else {}
     for one in read:
         yield _fit_probe_judge(one, shared if one.has_few_rows else {})
+
+
+def _with_known_features(tables: Sequence[GradedAnswers]) -> Sequence[GradedAnswers]:
+    """Leave the later features out where no answer has them: trees would draw from more of them."""
+    if any(one.inputs.features[:, FIRST_FEATURES:].any() for one in tables):
+        return tables
+    first = [one.inputs.features[:, :FIRST_FEATURES] for one in tables]
+    return [
+        replace(one, inputs=replace(one.inputs, features=features))
+        for one, features in zip(tables, first, strict=True)
+    ]
 
 
 def _fit_probe_judge(read: _ReadAnswers, shared: Mapping[int, BoostedTrees]) -> FittedJudge:
@@ -207,7 +224,8 @@ def _fit_probe_judge(read: _ReadAnswers, shared: Mapping[int, BoostedTrees]) -> 
     outcomes = OutcomeModel.fit(prior, shift, graded.score, graded.probe)
     members = len(np.unique(graded.folds))
     weighted = (loading * strength[:, None] / members).astype(np.float32)
-    judge = ProbeJudge(graded.probe, read.view, read.words, trees, weighted, outcomes)
+    features = graded.inputs.features.shape[1]
+    judge = ProbeJudge(graded.probe, read.view, read.words, trees, weighted, outcomes, features)
     return FittedJudge(judge, sigmoid(prior + shift).astype(np.float32))
 
 

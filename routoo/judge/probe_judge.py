@@ -13,6 +13,8 @@ from routoo.judge.trees import BoostedTrees
 
 _COMPONENTS = 4
 """Directions of the prompt's estimates that the trees see."""
+FIRST_FEATURES = 143
+"""Features of an answer that judges know whose checkpoint doesn't say how many."""
 _FIGURES = 2
 """What they see before these: the probe's estimate, and the mean over the models."""
 
@@ -67,10 +69,13 @@ class ProbeJudge:
     loading: Float32[np.ndarray, "models factors"]
     """By how much the trees' sums move the log-odds of each model."""
     outcomes: OutcomeModel
+    features: int
+    """How many of an answer's features it knows: later versions put theirs behind these."""
 
     def __call__(self, answers: AnswerInputs) -> Float64[np.ndarray, "answers models"]:
         """Return the log-odds of each model, given the answers."""
-        inputs = tree_inputs(answers, self.view, self.probe, self.words(answers.texts))
+        known = replace(answers, features=answers.features[:, : self.features])
+        inputs = tree_inputs(known, self.view, self.probe, self.words(answers.texts))
         moved = products_by_row(self.trees(inputs), self.loading)
         return np.asarray(answers.prior + moved)
 
@@ -99,7 +104,8 @@ class ProbeJudge:
         }
         named = {f"{part}.{key}": a for part, arrays in parts.items() for key, a in arrays.items()}
         own = {"mean": self.view.mean, "components": self.view.components, "loading": self.loading}
-        return {**named, **own, "probe": np.array([self.probe])}
+        numbers = {"probe": np.array([self.probe]), "features": np.array([self.features])}
+        return {**named, **own, **numbers}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "ProbeJudge":
@@ -111,6 +117,7 @@ class ProbeJudge:
             BoostedTrees.from_tensors(named_part(tensors, "trees")),
             tensors["loading"],
             OutcomeModel.from_tensors(named_part(tensors, "outcomes")),
+            int(tensors.get("features", [FIRST_FEATURES])[0]),
         )
 
 

@@ -6,7 +6,6 @@ may be repeated when a commit's acknowledgement was lost: rows that exist alread
 again.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,7 +13,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection, AsyncCursor
 
-from routoo.domain.completion import TOKEN_FIGURES, Attempt, Reservation
+from routoo.domain.completion import Attempt, Reservation
 from routoo.domain.job import Lease
 from routoo.errors import NotFoundError
 from routoo.store import columns, leases
@@ -366,7 +365,7 @@ async def settle(
 
 
 def _attempt_record(attempt: Attempt) -> AttemptRecord:
-    usage = attempt.usage
+    usage, summary = attempt.usage, attempt.token_probabilities
     return AttemptRecord(
         job_no=attempt.job_no,
         attempt_no=attempt.attempt_no,
@@ -382,15 +381,6 @@ def _attempt_record(attempt: Attempt) -> AttemptRecord:
         error_message=storable(attempt.error_message),
         cached_prompt_tokens=usage.cached_prompt_tokens if usage else None,
         probe=attempt.probe,
-        token_probabilities=_figures(attempt),
+        token_probabilities=None if summary is None else summary.figures(),
         cache_write_tokens=usage.cache_write_tokens if usage else None,
     )
-
-
-def _figures(attempt: Attempt) -> dict[str, float | None] | None:
-    """Return the summary of token probabilities as JSON; JSON has no NaN."""
-    summary = attempt.token_probabilities
-    if summary is None:
-        return None
-    named = zip(TOKEN_FIGURES, summary.values().tolist(), strict=True)
-    return {name: None if math.isnan(value) else value for name, value in named}

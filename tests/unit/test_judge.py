@@ -1,6 +1,5 @@
 """The judge of answers: what it learns, what it expects before, and how it is kept."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -22,13 +21,8 @@ from routoo.judge.files import (
     write_judge,
 )
 from routoo.judge.fitting import BoostingOptions, _completed, fit_boosting
-from routoo.judge.judge import AnswerJudge, ProbeAnswer
-from routoo.judge.token_probabilities import (
-    summarise_token_probabilities,
-    token_features,
-    token_probabilities_of,
-    without_token_probabilities,
-)
+from routoo.judge.judge import AnswerJudge, ProbeAnswer, features_of_answer
+from routoo.judge.probe_judge import ProbeJudge
 from routoo.predictor.checkpoint import write_checkpoint
 from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.manifest import Manifest
@@ -296,6 +290,27 @@ def test_a_judge_is_read_back_as_it_was(judge: AnswerJudge, tmp_path: Path) -> N
     assert [path.name for path in tmp_path.glob("judge-*")] == [facts["file"]]
 
 
+def test_a_judge_leaves_features_aside_that_came_after_it(
+    judge: AnswerJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [_answer("It is so. The answer is 4."), _answer("Perhaps. The answer is 5.")]
+    before = judge.judge("cheap", answers)
+
+    def with_more(answer: ProbeAnswer) -> np.ndarray:
+        return np.append(features_of_answer(answer), np.float32(7))
+
+    monkeypatch.setattr("routoo.judge.judge.features_of_answer", with_more)
+    np.testing.assert_array_equal(judge.judge("cheap", answers), before)
+
+
+def test_a_judge_that_does_not_say_how_many_features_it_knows_knows_the_first_ones(
+    judge: AnswerJudge,
+) -> None:
+    tensors = judge.of("cheap").tensors()
+    del tensors["features"]
+    assert ProbeJudge.from_tensors(tensors).features == 143
+
+
 def test_a_judge_travels_as_one_file(judge: AnswerJudge, tmp_path: Path) -> None:
     _checkpoint(tmp_path, write_judge(tmp_path, judge), (*MODELS, "late"))
     content = pack_judge(tmp_path)
@@ -357,47 +372,3 @@ def test_boosting_leaves_unknown_scores_out() -> None:
     moved = trees(features)
     assert moved[score[:, 0] == 1, 0].mean() > 0.4
     assert (moved[:, 1] == 0).all()
-
-
-def test_token_probabilities_are_summarised() -> None:
-    def token(text: str, value: float, other: float) -> dict[str, object]:
-        top = [{"token": text, "logprob": value}, {"token": "?", "logprob": other}]
-        return {"token": text, "logprob": value, "top_logprobs": top}
-
-    tokens = [token("The answer is ", -0.1, -3.0), token("B", -0.4, -1.2), token(".", 0.0, -9.0)]
-    summary = summarise_token_probabilities("Which?\nA. 1\nB. 2", tokens)
-    assert summary is not None
-    assert summary.minimum == pytest.approx(-0.4)
-    assert summary.margin == pytest.approx(0.8)
-    assert np.isfinite(token_features(summary)).all()
-
-
-@pytest.mark.parametrize("tokens", [[], [{}], [{"token": "a", "logprob": None}]])
-def test_tokens_without_probabilities_have_no_summary(tokens: list[dict[str, object]]) -> None:
-    assert summarise_token_probabilities("p", tokens) is None
-
-
-def test_a_margin_is_unknown_without_alternatives() -> None:
-    summary = summarise_token_probabilities("p", [{"token": "a", "logprob": -0.5}])
-    assert summary is not None
-    assert math.isnan(summary.margin)
-    assert np.isfinite(token_features(summary)).all()
-
-
-def test_a_response_gives_its_summary_and_loses_the_long_list() -> None:
-    tokens = [{"token": "4", "logprob": -0.1, "top_logprobs": []}, None]
-    response = {"id": "x", "choices": [{"message": {}, "logprobs": {"content": tokens}}]}
-    summary = token_probabilities_of("2 + 2?", response)
-    assert summary is not None
-    assert summary.mean == pytest.approx(-0.1)
-    short = without_token_probabilities(response)
-    assert short == {"id": "x", "choices": [{"message": {}, "logprobs": None}]}
-    assert token_probabilities_of("2 + 2?", short) is None
-
-
-@pytest.mark.parametrize(
-    "response",
-    [{}, {"choices": []}, {"choices": [None]}, {"choices": [{"logprobs": {"content": 3}}]}],
-)
-def test_a_response_without_probabilities_has_no_summary(response: dict[str, object]) -> None:
-    assert token_probabilities_of("2 + 2?", response) is None
