@@ -297,7 +297,8 @@ def test_a_judge_leaves_features_aside_that_came_after_it(
     before = judge.judge("cheap", answers)
 
     def with_more(answer: ProbeAnswer) -> np.ndarray:
-        return np.append(features_of_answer(answer), np.float32(7))
+        known = features_of_answer(answer)[: judge.of("cheap").features]
+        return np.append(known, np.full(20, 7, np.float32))
 
     monkeypatch.setattr("routoo.judge.judge.features_of_answer", with_more)
     np.testing.assert_array_equal(judge.judge("cheap", answers), before)

@@ -149,6 +149,11 @@ def test_odd_tokens_are_summarised_as_far_as_they_go(odd: dict[str, Any]) -> Non
         assert features.shape == token_features(None).shape
 
 
+def test_no_more_alternatives_are_looked_at_than_providers_list() -> None:
+    few, many = ([_token("Paris", -0.5, *[-6.0] * count)] for count in (19, 30_000))
+    assert _paris(many).figures() == _paris(few).figures()
+
+
 def test_features_that_old_judges_know_stay_in_their_places() -> None:
     old = token_features(OLD)
     assert old[:8] == pytest.approx([1, 1, *OLD.values()[:6]])
