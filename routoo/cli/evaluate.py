@@ -12,7 +12,6 @@ from routoo.predictor.options import Protocol
 
 if TYPE_CHECKING:
     from routoo.domain.tables import OutcomeTables
-    from routoo.evaluation.cascade_report import CascadeReport
     from routoo.evaluation.judged_answers import JudgedAnswers
     from routoo.evaluation.quality_metrics import Quality
     from routoo.evaluation.scorecard import EvaluationData, Scorecard
@@ -96,9 +95,10 @@ def evaluate(options: EvaluateOptions) -> None:
         note(f"no routing figures: {error}")
         _print_calibration(matrix, estimates["predictor"], options.seed, as_json=options.json)
         return
+    card = replace(card, cascade=cascade)
     if options.html is not None:
         _write_html(options.html, card)
-    _print_scorecard(card, cascade, as_json=options.json)
+    _print_scorecard(card, as_json=options.json)
 
 
 def _check_answers(options: EvaluateOptions) -> None:
@@ -245,7 +245,7 @@ def _write_html(path: Path, card: "Scorecard") -> None:
     path.write_text(render_page(card), encoding="utf-8", errors="replace")
 
 
-def _print_scorecard(card: "Scorecard", cascade: "CascadeReport | None", *, as_json: bool) -> None:
+def _print_scorecard(card: "Scorecard", *, as_json: bool) -> None:
     from routoo.console.output import console, note
     from routoo.console.scorecard_tables import print_cascade, print_scorecard
 
@@ -255,12 +255,11 @@ def _print_scorecard(card: "Scorecard", cascade: "CascadeReport | None", *, as_j
             f"of {card.facts['items']}"
         )
     if as_json:
-        judged = {} if cascade is None else {"cascade": asdict(cascade)}
-        _echo_json(asdict(card) | judged)
+        _echo_json(asdict(card))
         return
     print_scorecard(console(), card)
-    if cascade is not None:
-        print_cascade(console(), cascade)
+    if card.cascade is not None:
+        print_cascade(console(), card.cascade)
 
 
 def _print_calibration(

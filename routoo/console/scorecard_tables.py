@@ -11,6 +11,12 @@ from routoo.evaluation.bootstrap import Interval
 from routoo.evaluation.cascade_report import CascadeReport
 from routoo.evaluation.operating_point import OperatingPoint, SameCost
 from routoo.evaluation.pool_comparison import PoolComparison
+from routoo.evaluation.report.cascade_section import (
+    JUDGEMENT_COLUMNS,
+    POINT_COLUMNS,
+    judgement_cells,
+    point_cells,
+)
 from routoo.evaluation.report.section import (
     fixed,
     percent,
@@ -42,46 +48,17 @@ def _gains(report: CascadeReport) -> Table:
     return table
 
 
-_FRONTIER_COLUMNS = (
-    "USD/1,000",
-    "by prompt",
-    "probe, then decide",
-    "difference",
-    "probed",
-    "compared",
-    "escalated",
-    "precision",
-    "recall",
-    "best model at that cost",
-)
-
-
 def _cascade_frontiers(report: CascadeReport) -> Table:
-    table = report_table(*_FRONTIER_COLUMNS)
+    table = report_table(*POINT_COLUMNS)
     for point in report.points[::_SHOWN]:
-        table.add_row(
-            usd_per_thousand(point.budget_usd),
-            fixed(point.prompt.value),
-            fixed(point.cascade.value),
-            with_interval(point.difference),
-            percent(point.probed),
-            percent(point.compared),
-            percent(point.escalated),
-            fixed(point.precision),
-            fixed(point.recall),
-            f"{fixed(point.best_model_quality)} {point.best_model}",
-        )
+        table.add_row(*point_cells(point))
     return table
 
 
 def _judgements(report: CascadeReport) -> Table:
-    table = report_table(
-        "answers of", "answers", "AUC", "with answer", "Brier", "with answer", "ECE"
-    )
+    table = report_table(*JUDGEMENT_COLUMNS)
     for row in report.judgements:
-        figures = (row.auc_before, row.auc_after, row.brier_before, row.brier_after, row.ece_after)
-        name = row.probe if row.second is None else f"{row.probe}, beside {row.second}"
-        table.add_row(name, f"{row.answers:,}", *map(fixed, figures))
+        table.add_row(*judgement_cells(row))
     return table
 
 

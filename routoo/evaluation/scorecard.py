@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64, Int64
 from routoo.domain.tables import OutcomeTables
 from routoo.evaluation.bootstrap import Interval, MeanInterval, Weights, bootstrap_weights
 from routoo.evaluation.cascade import CascadeKnowledge
-from routoo.evaluation.cascade_report import judged_curve
+from routoo.evaluation.cascade_report import CascadeReport, judged_curve
 from routoo.evaluation.operating_point import (
     CostBin,
     DomainFigures,
@@ -104,6 +104,8 @@ class Scorecard:
     """How the answers came about; empty where none was judged."""
     same_cost: SameCost | None = None
     """What else a run's money buys."""
+    cascade: CascadeReport | None = None
+    """Probing and deciding beside the prompt alone; None where no recorded answers were judged."""
 
 
 JUDGED = "probe, then decide"

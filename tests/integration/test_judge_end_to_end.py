@@ -119,7 +119,8 @@ def test_the_page_shows_both_policies(folder: Path, monkeypatch: pytest.MonkeyPa
         report["cascade"]["cascade_gain"]["value"], abs=1e-6
     )
     _run("evaluate", "--html", str(page), *asked)
-    assert JUDGED in page.read_text()
+    for shown in (JUDGED, "Probe, then decide", "How good judgements are", "recall"):
+        assert shown in page.read_text()
 
 
 def test_decisions_need_answers_and_a_checkpoint(folder: Path) -> None:

@@ -19,6 +19,7 @@ from routoo.evaluation.pool_comparison import (
     Frontier,
     PoolComparison,
 )
+from routoo.evaluation.report.cascade_section import cascade_sections
 from routoo.evaluation.report.plot import Plot, Point, plot_area
 from routoo.evaluation.report.section import (
     MISSING,
@@ -125,6 +126,8 @@ def card_sections(card: Scorecard) -> list[Section]:
     if card.pool is not None:
         sections.append(frontier_section(card, card.pool))
         sections.append(budgets_section(card.pool))
+    if card.cascade is not None:
+        sections += cascade_sections(card.cascade)
     if any(row.share for row in card.models):
         sections.append(models_section(card))
     if card.decisions:
