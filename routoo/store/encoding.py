@@ -1,8 +1,8 @@
 """Encodes values for PostgreSQL: fields of COPY, rows as JSON, texts it can hold."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import orjson
@@ -69,6 +69,47 @@ def json_text(value: object) -> str:
         return orjson.dumps(value, default=_exact).decode()
     except TypeError as error:
         raise ValueRefusedError(f"a value can't be sent to the database: {error}") from error
+
+
+_SHORTEST_MOVED = 200
+"""A shorter text stands in the response too: to move it would save next to nothing."""
+_MOVED = {"stored_in": "answer"}
+"""Stands for the text in a response. No endpoint's: what is no text there is no answer."""
+
+
+def without_text(response: Mapping[str, Any], answer: str | None) -> Mapping[str, Any]:
+    """Return a response whose first choice's text, if it is the answer, is stored as that alone.
+
+    Args:
+        response: A chat completion, or a plain one; it is not changed.
+        answer: The answer, as it is stored.
+    """
+    if answer is None or len(answer) < _SHORTEST_MOVED:
+        return response
+    place = _text_place(response)
+    if place is None or place[0].get(place[1]) != answer:
+        return response
+    holder = {**place[0], place[1]: _MOVED}
+    first, *others = response["choices"]
+    moved = {**first, "message": holder} if place[1] == "content" else holder
+    return {**response, "choices": [moved, *others]}
+
+
+def put_text_back(response: Mapping[str, Any], answer: str | None) -> None:
+    """Put the answer back into a response that was stored without it."""
+    place = _text_place(response)
+    if place is not None and answer is not None and place[0].get(place[1]) == _MOVED:
+        place[0][place[1]] = answer
+
+
+def _text_place(response: Mapping[str, Any]) -> tuple[dict[str, Any], str] | None:
+    """Return what holds the text of the first choice, and by which name."""
+    choices = response.get("choices") if isinstance(response, dict) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    if not isinstance(first, dict):
+        return None
+    message = first.get("message")
+    return (message, "content") if isinstance(message, dict) else (first, "text")
 
 
 def _exact(value: object) -> str:

@@ -20,7 +20,7 @@ from routoo.domain.completion import (
 )
 from routoo.domain.job import Lease
 from routoo.store import columns
-from routoo.store.encoding import json_rows, json_text, storable
+from routoo.store.encoding import json_rows, json_text, put_text_back, storable, without_text
 
 
 @dataclass(slots=True)
@@ -69,8 +69,8 @@ async def save(conn: AsyncConnection, lease: Lease, kept: Sequence[KeptAnswer]) 
         {
             "job_no": one.attempt.job_no,
             "attempt_no": one.attempt.attempt_no,
-            "answer": storable(one.completion.answer),
-            "response": json_text(one.completion.body),
+            "answer": (answer := storable(one.completion.answer)),
+            "response": json_text(without_text(one.completion.body, answer)),
             "finish_reason": one.completion.finish_reason,
         }
         for one in kept
@@ -133,10 +133,11 @@ def _kept(row: dict[str, Any]) -> KeptAnswer:
 
 
 def _completion(row: dict[str, Any], usage: Usage) -> Completion:
-    reason = row["finish_reason"]
+    reason, response = row["finish_reason"], orjson.loads(row["response_text"])
+    put_text_back(response, row["answer"])
     return Completion(
         row["answer"],
-        orjson.loads(row["response_text"]),
+        response,
         usage,
         row["http_status"],
         row["latency_s"],

@@ -7,7 +7,7 @@ import orjson
 from psycopg import AsyncConnection
 
 from routoo.domain.completion import Completion, FinishReason, Usage
-from routoo.store.encoding import json_rows, json_text, storable
+from routoo.store.encoding import json_rows, json_text, put_text_back, storable, without_text
 
 _OK = 200
 
@@ -50,9 +50,11 @@ async def look_up(
 def _completion(
     answer: str, response: str, prompt: int, completion: int, reason: str | None
 ) -> Completion:
+    body = orjson.loads(response)
+    put_text_back(body, answer)
     return Completion(
         answer,
-        orjson.loads(response),
+        body,
         Usage(prompt, completion),
         _OK,
         latency_s=0.0,
@@ -92,11 +94,12 @@ async def keep(conn: AsyncConnection, answers: Sequence[CachedAnswer], ttl_s: fl
 
 def _row(answer: CachedAnswer) -> dict[str, object]:
     completion = answer.completion
+    text = storable(completion.answer)
     return {
         "key": answer.key.hex(),
         "model": answer.model,
-        "answer": storable(completion.answer),
-        "response": json_text(completion.body),
+        "answer": text,
+        "response": json_text(without_text(completion.body, text)),
         "prompt_tokens": completion.usage.prompt_tokens,
         "completion_tokens": completion.usage.completion_tokens,
         "finish_reason": completion.finish_reason,

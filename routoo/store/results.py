@@ -20,7 +20,7 @@ from routoo.domain.completion import (
 )
 from routoo.domain.job import Lease, ResultStatus
 from routoo.store import columns, leases
-from routoo.store.encoding import json_rows, json_text, storable
+from routoo.store.encoding import json_rows, json_text, put_text_back, storable, without_text
 from routoo.store.jobs import IS_OPEN
 
 _FETCH_ROWS = 1_000
@@ -86,6 +86,8 @@ class ResultRecord:
         object.__setattr__(self, "decision", AnswerDecision(self.decision))
         if self.finish_reason is not None:
             object.__setattr__(self, "finish_reason", FinishReason(self.finish_reason))
+        if self.response is not None:
+            put_text_back(self.response, self.answer)
 
     def view_row(self) -> dict[str, Any]:
         """Return its row of the view `batch_results`, by column and without `batch_id`."""
@@ -329,10 +331,11 @@ def row_of(result: Result) -> dict[str, object]:
 
 def _completion_columns(completion: Completion | None) -> dict[str, object]:
     usage = completion.usage if completion else None
+    answer = storable(completion.answer) if completion else None
     return {
-        "answer": storable(completion.answer) if completion else None,
+        "answer": answer,
         # As a string: so the response's own escapes, NULs among them, stay as they came.
-        "response": json_text(completion.body) if completion else None,
+        "response": json_text(without_text(completion.body, answer)) if completion else None,
         "prompt_tokens": usage.prompt_tokens if usage else None,
         "completion_tokens": usage.completion_tokens if usage else None,
         "latency_s": completion.latency_s if completion else None,

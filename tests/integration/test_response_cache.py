@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from routoo.domain.batch_options import CallOptions
-from routoo.domain.job import SLA
+from routoo.domain.job import SLA, Lease
 from routoo.domain.pool import CandidateModel
 from routoo.domain.validators import Validators
 from routoo.pipeline.dispatch.response_cache import key_of
-from routoo.store import ledger, response_cache, shards
+from routoo.store import ledger, response_cache, results, shards
 from routoo.store.database import Database
 from tests import batch_factory
 from tests.dispatch_factory import dispatch, pool_of, prepare, rows
@@ -23,12 +23,18 @@ FIXED: dict[str, Any] = {"temperature": 0}
 CACHED = CallOptions(cache_ttl_s=3600.0)
 
 
+async def prepared(
+    db: Database, server: FakeServer, options: CallOptions = CACHED, body: Mapping[str, Any] = FIXED
+) -> Lease:
+    return await prepare(db, pool_of(server), JOBS, call_options=options, body=body)
+
+
 async def run(
     db: Database, server: FakeServer, options: CallOptions = CACHED, body: Mapping[str, Any] = FIXED
 ) -> list[tuple[Any, ...]]:
     """Run a batch of the same questions; return source, status and answer of its results."""
     server.requests.clear()
-    lease = await prepare(db, pool_of(server), JOBS, call_options=options, body=body)
+    lease = await prepared(db, server, options, body)
     assert await dispatch(db, lease)
     async with db.transaction() as conn:
         await shards.finish(conn, lease, shards.Done())
@@ -48,6 +54,23 @@ async def test_a_second_batch_takes_the_answers_of_the_first_for_nothing(db: Dat
         assert {row[0] for row in first} == {"call"}
         assert {row[0] for row in second} == {"cache"}
         assert await rows(db, "SELECT sum(cost_usd) FROM results WHERE source = 'cache'") == [(0,)]
+
+
+async def test_a_long_answer_is_stored_once_and_its_response_read_whole(db: Database) -> None:
+    text = "It is quiteanextraordinarilylongstory. " * 6
+    async with FakeServer({"models": {"*": {"answer": text}}}) as server:
+        batches = [await prepared(db, server) for _ in range(2)]
+        for lease in batches:  # the second batch's answers come from the cache
+            assert await dispatch(db, lease)
+    stored = "SELECT answer, position('longstory' in response::text) FROM"
+    for table in ("results", "response_cache"):
+        assert set(await rows(db, f"{stored} {table}")) == {(text, 0)}
+    async with db.transaction() as conn:
+        for lease in batches:
+            async for record in results.iterate(conn, lease.key.batch_id):
+                assert record.response is not None
+                (choice,) = record.response["choices"]
+                assert choice["message"] == {"role": "assistant", "content": record.answer}
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,15 @@
 
 from datetime import UTC, datetime
 from decimal import Decimal
+from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from routoo.store.database import libpq_url, redacted
-from routoo.store.encoding import copy_field, escaped, storable
+from routoo.store.encoding import copy_field, escaped, put_text_back, storable, without_text
 
 _UNESCAPED = {"\\": "\\", "n": "\n", "t": "\t", "r": "\r"}
 
@@ -69,3 +71,42 @@ def test_any_spelling_of_the_url_reaches_the_driver(url: str) -> None:
 )
 def test_a_shown_url_has_no_secrets(url: str, shown: str) -> None:
     assert redacted(url) == shown
+
+
+LONG = "A long answer. " * 20
+RESPONSES = [
+    {
+        "choices": [{"message": {"role": "assistant", "content": LONG, "x": [1]}, "index": 0}],
+        "id": 1,
+    },
+    {"choices": [{"text": LONG, "index": 0}, {"text": LONG, "index": 1}]},
+]
+
+
+@pytest.mark.parametrize("response", RESPONSES)
+def test_a_long_answer_is_stored_once_and_read_as_it_came(response: dict[str, Any]) -> None:
+    stored = orjson.dumps(without_text(response, LONG))
+    assert stored.count(LONG.encode()) == len(response["choices"]) - 1
+    assert orjson.dumps(response).count(LONG.encode()) == len(response["choices"])
+    read = orjson.loads(stored)
+    put_text_back(read, LONG)
+    assert orjson.dumps(read) == orjson.dumps(response)
+
+
+_VALUES = st.recursive(
+    st.one_of(st.none(), st.integers(0, 9), st.text(max_size=3), st.just(LONG)),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(st.sampled_from(["choices", "message", "content", "text", "x"]), inner),
+    ),
+    max_leaves=8,
+)
+_BODIES = st.dictionaries(st.just("choices"), st.lists(_VALUES, max_size=2) | _VALUES)
+
+
+@given(_BODIES, st.sampled_from([None, "", "short", LONG, LONG + "more"]))
+def test_any_response_is_read_as_it_came(response: dict[str, Any], answer: str | None) -> None:
+    before = orjson.dumps(response)
+    read = orjson.loads(orjson.dumps(without_text(response, answer)))
+    put_text_back(read, answer)
+    assert orjson.dumps(read) == before == orjson.dumps(response)

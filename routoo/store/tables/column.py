@@ -26,6 +26,7 @@ NAMES: ARRAY[str] = ARRAY(Text())
 """Names of candidate models."""
 REALS: ARRAY[float] = ARRAY(REAL())
 """One value a candidate model, in pool order."""
+RESPONSE_COMMENT = "The response; a first text of 200 characters or more stands in `answer` alone"
 
 
 def column(

@@ -29,6 +29,7 @@ from routoo.domain.job import ResultStatus
 from routoo.store.tables.column import (
     NAMES,
     REALS,
+    RESPONSE_COMMENT,
     TIMESTAMP,
     USD,
     batch_key,
@@ -251,7 +252,7 @@ class KeptAnswerRow(SQLModel, table=True):
     job_no: int = column(Integer(), "The job", primary_key=True)
     attempt_no: int = column(Integer(), "The call that it answered", primary_key=True)
     answer: str = column(Text(), "Text of its first choice")
-    response: dict[str, Any] = column(JSON(), "The whole response")
+    response: dict[str, Any] = column(JSON(), RESPONSE_COMMENT)
     finish_reason: str | None = column(
         Text(), "Why it ended, as far as the endpoint told", nullable=True
     )
@@ -329,7 +330,7 @@ class ResultRow(SQLModel, table=True):
     status: str = column(Text(), "succeeded, failed, expired, budget_exhausted or cancelled")
     model: str | None = column(Text(), "Candidate model that answered", nullable=True)
     answer: str | None = column(Text(), "Text of its first choice", nullable=True)
-    response: dict[str, Any] | None = column(JSON(), "The whole response", nullable=True)
+    response: dict[str, Any] | None = column(JSON(), RESPONSE_COMMENT, nullable=True)
     prompt_tokens: int | None = column(Integer(), "Of the call that answered", nullable=True)
     completion_tokens: int | None = column(Integer(), "Of the call that answered", nullable=True)
     cost_usd: Decimal = column(USD, "Of all calls of the job, in USD")

@@ -28,7 +28,15 @@ from sqlmodel import Field, SQLModel
 from routoo.domain.endpoint import LimitField
 from routoo.domain.provider_batch import ProviderState
 from routoo.domain.webhook import WebhookEvent
-from routoo.store.tables.column import TIMESTAMP, USD, batch_key, column, created_at, one_of
+from routoo.store.tables.column import (
+    RESPONSE_COMMENT,
+    TIMESTAMP,
+    USD,
+    batch_key,
+    column,
+    created_at,
+    one_of,
+)
 
 
 class ProviderBatchRow(SQLModel, table=True):
@@ -132,7 +140,7 @@ class CachedAnswerRow(SQLModel, table=True):
     key: bytes = column(LargeBinary(), "Digest of model and request", primary_key=True)
     model: str = column(Text(), "Candidate model that answered")
     answer: str = column(Text(), "Text of its first choice")
-    response: dict[str, Any] = column(JSON(), "The whole response")
+    response: dict[str, Any] = column(JSON(), RESPONSE_COMMENT)
     prompt_tokens: int = column(Integer(), "Of the call that answered")
     completion_tokens: int = column(Integer(), "Of the call that answered")
     finish_reason: str | None = column(
