@@ -59,7 +59,7 @@ def _weights(model: str) -> np.ndarray:
     return rng.normal(size=_FEATURES).astype(np.float32)
 
 
-def _load(path: Path) -> score.ScoringCheckpoint:
+def _load(path: Path, _threads: int | None) -> score.ScoringCheckpoint:
     return score.ScoringCheckpoint(f"hashed words beside {path.name}", HashedWords())
 
 

@@ -63,9 +63,9 @@ def _quality(prompt: str, model: str) -> float:
     return (0.2 if "rove" in prompt else 0.7) + spread
 
 
-def _load_cheaply(path: Path) -> score.ScoringCheckpoint:
+def _load_cheaply(path: Path, threads: int | None) -> score.ScoringCheckpoint:
     if str(path) != os.environ["ROUTOO_CHECKPOINT"]:
-        return _load(path)
+        return _load(path, threads)
     return score.ScoringCheckpoint(read_manifest(path).weights_sha256, ByVerb())
 
 
