@@ -14,8 +14,8 @@ from routoo.errors import CheckpointError
 from routoo.files import replacing
 from routoo.judge.judge import AnswerJudge
 from routoo.judge.pair_judge import PairJudge
-from routoo.judge.probe_judge import ProbeJudge, named_part
-from routoo.predictor.manifest import read_manifest
+from routoo.judge.probe_judge import ProbeJudge
+from routoo.predictor.manifest import named_part, read_manifest
 
 _PATTERN = "judge-*.safetensors"
 _NAME_LENGTH = 12

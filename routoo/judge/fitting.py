@@ -16,7 +16,7 @@ from sklearn.linear_model import Ridge
 from sklearn.tree import ExtraTreeRegressor
 
 from routoo.judge.hashed_text import WIDTH, TextWeights
-from routoo.judge.log_odds import fit_strength, sigmoid
+from routoo.judge.log_odds import fit_strength
 from routoo.judge.outcomes import OutcomeModel
 from routoo.judge.probe_judge import (
     FIRST_FEATURES,
@@ -26,6 +26,7 @@ from routoo.judge.probe_judge import (
     tree_inputs,
 )
 from routoo.judge.trees import BoostedTrees
+from routoo.predictor.scores import sigmoid
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,12 @@ from routoo.errors import CheckpointError
 from routoo.judge.agreement import StatedResult, agreements
 from routoo.judge.answer_features import answer_features
 from routoo.judge.hashed_text import HashedTexts
-from routoo.judge.log_odds import log_odds, sigmoid
+from routoo.judge.log_odds import log_odds
 from routoo.judge.outcomes import ExpectedJudgements
 from routoo.judge.pair_judge import JudgedPairs, PairJudge
 from routoo.judge.probe_judge import AnswerInputs, ProbeJudge
 from routoo.judge.token_probabilities import token_features
+from routoo.predictor.scores import sigmoid
 
 
 @dataclass(frozen=True, slots=True)

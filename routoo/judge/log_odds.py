@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Float64
 
-from routoo.predictor.scores import EDGE
+from routoo.predictor.scores import EDGE, sigmoid
 
 _STEPS = 10
 
@@ -20,11 +20,6 @@ def log_odds(
     """Return log-odds, at most 9.2 either way; NaN stays."""
     bounded = np.clip(np.asarray(quality, precision), EDGE, 1 - EDGE)
     return np.asarray(np.log(bounded / (1 - bounded)))
-
-
-def sigmoid(value: Float[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
-    """Return the probability of log-odds."""
-    return np.asarray(1 / (1 + np.exp(-np.asarray(value, np.float64))))
 
 
 def softmax(value: Float[np.ndarray, "rows classes"]) -> Float64[np.ndarray, "rows classes"]:

@@ -14,9 +14,9 @@ import numpy as np
 from jaxtyping import Float, Float32, Float64, Int8, Int64
 
 from routoo.judge.agreement import Agreement
-from routoo.judge.log_odds import fit_strength, products_by_row, sigmoid
+from routoo.judge.log_odds import fit_strength, products_by_row
 from routoo.judge.outcomes import ExpectedJudgements, OutcomeModel
-from routoo.predictor.scores import log_loss
+from routoo.predictor.scores import log_loss, sigmoid
 
 LEAST_ANSWERS = 100
 """Prompts that both must have answered."""

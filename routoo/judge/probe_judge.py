@@ -10,6 +10,7 @@ from routoo.judge.hashed_text import HashedTexts, TextWeights
 from routoo.judge.log_odds import products_by_row
 from routoo.judge.outcomes import OutcomeModel
 from routoo.judge.trees import BoostedTrees
+from routoo.predictor.manifest import named_part
 
 _COMPONENTS = 4
 """Directions of the prompt's estimates that the trees see."""
@@ -130,9 +131,3 @@ def tree_inputs(
     """Return what the trees look at: features, the prompt's estimates, what the words say."""
     parts = [answers.features, view(answers.prior, probe), said]
     return np.concatenate(parts, axis=1).astype(np.float32)
-
-
-def named_part(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    """Return the arrays whose names begin with a part's, without it."""
-    prefix = f"{name}."
-    return {key.removeprefix(prefix): a for key, a in tensors.items() if key.startswith(prefix)}

@@ -18,7 +18,7 @@ from scipy.special import expit
 
 from routoo.errors import InputError
 from routoo.predictor.answer_lengths import AnswerLengths
-from routoo.predictor.scores import logit, sigmoid
+from routoo.predictor.scores import bounded_sigmoid, logit
 
 MIN_ANSWERS = 10
 """Fewer graded answers can't set a new model apart from the mean of the others."""
@@ -81,7 +81,7 @@ class AddedModels:
         self, departure: Float32[np.ndarray, "prompts fitted"]
     ) -> Float32[np.ndarray, "prompts added"]:
         """Return the added models' qualities."""
-        return sigmoid(basis(departure) @ self.theta.T)
+        return bounded_sigmoid(basis(departure) @ self.theta.T)
 
     def variance(
         self, departure: Float32[np.ndarray, "prompts fitted"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
-from routoo.predictor.scores import log_loss, logit, sigmoid
+from routoo.predictor.scores import bounded_sigmoid, log_loss, logit
 
 KNOTS = 65
 MIN_OUTCOMES = 50
@@ -44,7 +44,7 @@ class Calibration:
         columns = [
             np.interp(logits[:, m], self.knots[m], self.values[m]) for m in range(len(self.knots))
         ]
-        return sigmoid(np.stack(columns, axis=1))
+        return bounded_sigmoid(np.stack(columns, axis=1))
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return the arrays a checkpoint keeps."""
@@ -89,7 +89,7 @@ def _choose(x: Vector, y: Vector, folds: Int64[np.ndarray, " items"]) -> str:
     """
     if len(x) < MIN_OUTCOMES or len(np.unique(folds)) < _MIN_FOLDS:
         return NONE
-    plain = log_loss(y, sigmoid(x))
+    plain = log_loss(y, bounded_sigmoid(x))
     savings = {name: plain - _held_out_loss(fit, x, y, folds) for name, fit in _METHODS.items()}
     best = max(savings, key=lambda name: float(savings[name].sum()))
     saved = savings[best]
@@ -104,7 +104,7 @@ def _held_out_loss(
     for fold in np.unique(folds):
         inside = folds != fold
         curve = fit(x[inside], y[inside])
-        loss[~inside] = log_loss(y[~inside], sigmoid(curve(x[~inside])))
+        loss[~inside] = log_loss(y[~inside], bounded_sigmoid(curve(x[~inside])))
     return loss
 
 
@@ -123,7 +123,7 @@ def _isotonic(x: Vector, y: Vector) -> Curve:
 
     model = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip").fit(x, y)
     pull = _PRIOR / (_PRIOR + np.sqrt(len(x)))
-    return lambda grid: logit((1 - pull) * model.predict(grid) + pull * sigmoid(grid))
+    return lambda grid: logit((1 - pull) * model.predict(grid) + pull * bounded_sigmoid(grid))
 
 
 def _affine(x: Vector, y: Vector, *, shift: bool) -> tuple[float, float]:
@@ -131,7 +131,7 @@ def _affine(x: Vector, y: Vector, *, shift: bool) -> tuple[float, float]:
 
     def objective(parameters: Float64[np.ndarray, " 2"]) -> tuple[float, np.ndarray]:
         raw = x * parameters[0] + parameters[1]
-        error = sigmoid(raw) - y
+        error = bounded_sigmoid(raw) - y
         loss = float((np.logaddexp(0, raw) - y * raw).sum(dtype=np.float64))
         pull = parameters[0] - 1
         gradient = np.array([float(error @ x) + 2 * _SLOPE_RIDGE * pull, float(error.sum())])

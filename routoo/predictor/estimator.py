@@ -17,10 +17,11 @@ from routoo.predictor.added_models import (
 )
 from routoo.predictor.answer_lengths import AnswerLengths, TokenHead
 from routoo.predictor.calibration import Calibration
+from routoo.predictor.manifest import named_part
 from routoo.predictor.novelty import Novelty
 from routoo.predictor.projection import Projection
 from routoo.predictor.reference_models import Placement, ReferenceModels
-from routoo.predictor.scores import logit, sigmoid
+from routoo.predictor.scores import bounded_sigmoid, logit
 from routoo.predictor.stacking import EnsembleMember, StackingWeights
 from routoo.predictor.views.neighbours import Nearby, NeighbourView
 
@@ -103,7 +104,7 @@ class Estimator:
     def _quality(
         self, departure: Float32[np.ndarray, "prompts fitted"]
     ) -> Float32[np.ndarray, "prompts models"]:
-        fitted = sigmoid(logit(self.neighbours.means) + departure)
+        fitted = bounded_sigmoid(logit(self.neighbours.means) + departure)
         return np.concatenate([fitted, self.added_models.quality(departure)], axis=1)
 
     def _deviation(
@@ -199,20 +200,17 @@ class Estimator:
     def from_tensors(cls, tensors: Mapping[str, np.ndarray]) -> "Estimator":
         """Read the arrays back."""
         count = len({key.split(".")[0] for key in tensors if key.startswith("member")})
-        members = (_part(tensors, f"member{n}") for n in range(count))
+        members = (named_part(tensors, f"member{n}") for n in range(count))
         return cls(
-            Projection.from_tensors(_part(tensors, "projection")),
+            Projection.from_tensors(named_part(tensors, "projection")),
             tuple(EnsembleMember.from_tensors(arrays, tensors) for arrays in members),
-            NeighbourView.from_tensors(_part(tensors, "neighbours")),
-            StackingWeights.from_tensors(_part(tensors, "stack")),
-            Calibration.from_tensors(_part(tensors, "calibration")),
-            TokenHead.from_tensors(_part(tensors, "tokens")),
-            Novelty.from_tensors(_part(tensors, "novelty")),
-            AddedModels.from_tensors(_part(tensors, "adopted"), len(tensors["neighbours.means"])),
-            ReferenceModels.from_tensors(_part(tensors, "references")),
+            NeighbourView.from_tensors(named_part(tensors, "neighbours")),
+            StackingWeights.from_tensors(named_part(tensors, "stack")),
+            Calibration.from_tensors(named_part(tensors, "calibration")),
+            TokenHead.from_tensors(named_part(tensors, "tokens")),
+            Novelty.from_tensors(named_part(tensors, "novelty")),
+            AddedModels.from_tensors(
+                named_part(tensors, "adopted"), len(tensors["neighbours.means"])
+            ),
+            ReferenceModels.from_tensors(named_part(tensors, "references")),
         )
-
-
-def _part(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
-    prefix = f"{name}."
-    return {key.removeprefix(prefix): a for key, a in tensors.items() if key.startswith(prefix)}

@@ -2,18 +2,25 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from routoo.errors import CheckpointError
 
+_Array = TypeVar("_Array")
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 WEIGHTS_FILE = "model.safetensors"
 PREVIOUS_WEIGHTS_FILE = ".previous.safetensors"
 """Weights that are being replaced, until the manifest names the new ones."""
+
+
+def named_part(arrays: Mapping[str, _Array], name: str) -> dict[str, _Array]:
+    """Return the arrays of a checkpoint whose names begin with a part's, without it."""
+    prefix = f"{name}."
+    return {key.removeprefix(prefix): a for key, a in arrays.items() if key.startswith(prefix)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Does arithmetic with scores: means where some are missing or few, log-odds, and their loss."""
 
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Float64
 
 PRIOR_OUTCOMES = 5.0
 """A model's level is pulled to that of all models as if by so many more outcomes."""
@@ -48,7 +48,12 @@ def with_prior(
     return np.concatenate([score, usual]), np.concatenate([weight, counts])
 
 
-def sigmoid(logits: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+def sigmoid(logits: Float[np.ndarray, "*shape"]) -> Float64[np.ndarray, "*shape"]:
+    """Return the probabilities of log-odds."""
+    return np.asarray(1 / (1 + np.exp(-np.asarray(logits, np.float64))))
+
+
+def bounded_sigmoid(logits: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
     """Return probabilities of log-odds, within [EDGE, 1 - EDGE]."""
     chance = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
     return np.asarray(np.clip(chance, EDGE, 1 - EDGE), np.float32)

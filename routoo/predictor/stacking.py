@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Float64
 
-from routoo.predictor.scores import PRIOR_OUTCOMES, known_mean, sigmoid, with_prior
+from routoo.predictor.scores import PRIOR_OUTCOMES, bounded_sigmoid, known_mean, with_prior
 from routoo.predictor.views import FOLD_VIEWS
 from routoo.predictor.views.neighbours import NeighbourView
 from routoo.predictor.views.view import TrainingItems, View
@@ -179,7 +179,7 @@ class _Evidence:
         """Return the log loss and its slope along every weight."""
         level = np.tensordot(weights.common, self.common, 1)[:, None]
         logits = level + (self.own * weights.own[:, None]).sum(axis=0) @ self.axes.T + weights.bias
-        error = self.counts * (sigmoid(logits) - self.goal)
+        error = self.counts * (bounded_sigmoid(logits) - self.goal)
         loss = self.counts * (np.logaddexp(0, logits) - self.goal * logits)
         own = (self.own * (error @ self.axes)).sum(axis=1)
         if weights.own.shape[1] == 1:

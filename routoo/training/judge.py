@@ -14,7 +14,7 @@ from routoo.judge.agreement import Agreement, StatedResult, agreements, is_open
 from routoo.judge.fitting import FittedJudge, GradedAnswers, fit_probe_judges
 from routoo.judge.hashed_text import HashedTexts, inverse_frequency
 from routoo.judge.judge import AnswerJudge, ProbeAnswer, features_of_answer
-from routoo.judge.log_odds import log_odds, sigmoid
+from routoo.judge.log_odds import log_odds
 from routoo.judge.pair_judge import (
     LEAST_ANSWERS,
     JudgedPairs,
@@ -25,7 +25,7 @@ from routoo.judge.pair_judge import (
 from routoo.judge.probe_judge import AnswerInputs
 from routoo.ports import Feedback
 from routoo.predictor.dataset import OutcomeMatrix, grouped_folds, text_groups
-from routoo.predictor.scores import log_loss
+from routoo.predictor.scores import log_loss, sigmoid
 
 FOLDS = 5
 MIN_ANSWERS = 100

@@ -36,7 +36,7 @@ from routoo.predictor.estimator import Estimator
 from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator, training_items
 from routoo.predictor.manifest import Manifest, read_manifest
 from routoo.predictor.predictor import load_predictor
-from routoo.predictor.scores import sigmoid
+from routoo.predictor.scores import bounded_sigmoid
 from routoo.predictor.stacking import EnsembleMember
 from routoo.predictor.views.neighbours import NeighbourView
 from routoo.selector.confidence import floor_margins
@@ -188,7 +188,7 @@ def _metrics(
     """Return figures on the items that the backbone was not tuned on."""
     score, models = matrix.score[rows], matrix.models
     by_model = metrics_by_model(score, fitted.held_out_quality[rows], models)
-    views = {name: sigmoid(view[rows]) for name, view in fitted.held_out_views.items()}
+    views = {name: bounded_sigmoid(view[rows]) for name, view in fitted.held_out_views.items()}
     return {
         "protocol": f"{options.folds} folds grouped by text, each predicted by the others' fit",
         "items": len(rows),

@@ -5,14 +5,14 @@ import pytest
 
 from routoo.evaluation.quality_metrics import ece
 from routoo.predictor.calibration import NONE, fit_calibration
-from routoo.predictor.scores import sigmoid
+from routoo.predictor.scores import bounded_sigmoid
 
 
 def _outcomes(items: int, models: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return true log-odds, outcomes drawn from them, and folds."""
     generator = np.random.default_rng(seed)
     logits = generator.normal(0.5, 1.2, (items, models)).astype(np.float32)
-    score = (generator.random(logits.shape) < sigmoid(logits)).astype(np.float32)
+    score = (generator.random(logits.shape) < bounded_sigmoid(logits)).astype(np.float32)
     return logits, score, generator.integers(0, 5, items)
 
 
@@ -23,7 +23,10 @@ def test_log_odds_that_hold_are_left_as_they_are(items: int) -> None:
     assert methods.count(NONE) >= 8, "one in six beats a standard error by luck at most"
     kept = [column for column, method in enumerate(methods) if method == NONE]
     np.testing.assert_allclose(
-        calibration(logits)[:, kept], sigmoid(logits)[:, kept], atol=1e-5, err_msg="identity"
+        calibration(logits)[:, kept],
+        bounded_sigmoid(logits)[:, kept],
+        atol=1e-5,
+        err_msg="identity",
     )
 
 

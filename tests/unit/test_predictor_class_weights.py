@@ -13,7 +13,7 @@ from routoo.predictor.dataset import OutcomeMatrix
 from routoo.predictor.fitting import FitOptions, FitResult, fit_estimator
 from routoo.predictor.options import ClassWeight
 from routoo.predictor.regression import Ridge, fit_logistic, outcome_weights
-from routoo.predictor.scores import sigmoid
+from routoo.predictor.scores import bounded_sigmoid
 
 HIDDEN = 12
 SHAPE = st.tuples(st.integers(1, 30), st.integers(1, 3))
@@ -91,7 +91,7 @@ def test_probabilities_hold_though_the_weighted_view_takes_rare_outcomes_for_com
         observed = np.nanmean(matrix.score[:, column])
         assert observed < 0.1
         assert abs(quality[:, column].mean() - observed) < 0.015
-        raw = sigmoid(balanced.held_out_views["linear"][:, column])
+        raw = bounded_sigmoid(balanced.held_out_views["linear"][:, column])
         assert raw.mean() > 0.3 > 3 * np.nanmean(seen.score[:, column])
 
 
@@ -105,4 +105,4 @@ def test_the_weighted_fit_ranks_unseen_prompts(balanced: FitResult) -> None:
 
 def test_without_class_weights_the_fit_is_another() -> None:
     usual = _fit(ClassWeight.NONE).held_out_views["linear"]
-    assert sigmoid(usual).mean() < 0.1
+    assert bounded_sigmoid(usual).mean() < 0.1

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from routoo.predictor.scores import sigmoid
+from routoo.predictor.scores import bounded_sigmoid
 from routoo.predictor.views.neighbours import NEIGHBOURS, NeighbourView
 
 WIDTH = 16
@@ -28,7 +28,7 @@ def test_a_score_does_not_jump_where_the_neighbourhood_ends_between_equal_prompt
     mirrored = vectors.copy(), score.copy()
     mirrored[1][both] = score[both[::-1]]
     quality = [
-        sigmoid(memory.log_odds(asked))
+        bounded_sigmoid(memory.log_odds(asked))
         for memory in (
             NeighbourView.remember(*tables, 0) for tables in ((vectors, score), mirrored)
         )
@@ -38,14 +38,14 @@ def test_a_score_does_not_jump_where_the_neighbourhood_ends_between_equal_prompt
 
 def test_near_prompts_count_for_more_than_far_ones() -> None:
     memory, vectors, score = _memory(400)
-    quality = sigmoid(memory.log_odds(vectors))
+    quality = bounded_sigmoid(memory.log_odds(vectors))
     assert np.corrcoef(quality.ravel(), score.ravel())[0, 1] > 0.3
 
 
 @pytest.mark.parametrize("prompts", [1, 2, NEIGHBOURS, NEIGHBOURS + 1])
 def test_a_small_memory_gives_an_answer_too(prompts: int) -> None:
     memory, vectors, _ = _memory(prompts)
-    quality = sigmoid(memory.log_odds(vectors))
+    quality = bounded_sigmoid(memory.log_odds(vectors))
     assert ((quality > 0) & (quality < 1)).all()
 
 
@@ -53,5 +53,5 @@ def test_where_all_prompts_are_equally_far_the_models_means_are_left() -> None:
     same = np.ones((NEIGHBOURS + 20, WIDTH), np.float32)
     score = np.repeat([[1.0, 0.0]], len(same), axis=0).astype(np.float32)
     memory = NeighbourView.remember(same, score, 0)
-    quality = sigmoid(memory.log_odds(same[:1]))
+    quality = bounded_sigmoid(memory.log_odds(same[:1]))
     np.testing.assert_allclose(quality[0], memory.means, atol=1e-5)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from routoo.predictor.scores import sigmoid
+from routoo.predictor.scores import bounded_sigmoid
 from routoo.predictor.stacking import StackingWeights
 
 ITEMS = 4000
@@ -17,7 +17,7 @@ def _half_true() -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(5)
     strong = generator.normal(size=(ITEMS, 1)) * np.array([1.0, 1.0, -1.0, -1.0])
     noise = generator.normal(size=(ITEMS, 2)) @ np.array([[1.0, -1.0, 0, 0], [0, 0, 1.0, -1.0]])
-    drawn = generator.random(strong.shape) < sigmoid(strong.astype(np.float32))
+    drawn = generator.random(strong.shape) < bounded_sigmoid(strong.astype(np.float32))
     return (strong + noise)[None].astype(np.float32), drawn.astype(np.float32)
 
 
