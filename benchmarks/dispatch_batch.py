@@ -1,6 +1,7 @@
 """Brings a batch to its dispatch stage and dispatches it: the side of ours in dispatch.py."""
 
 import asyncio
+from collections import deque
 from decimal import Decimal
 from uuid import UUID
 
@@ -15,7 +16,16 @@ from routoo.domain.job import Lease, ShardKey, Stage
 from routoo.domain.pool import CandidateModel, Pool, Tariff
 from routoo.domain.prediction import Assignment, Predictions
 from routoo.pipeline.dispatch.shard import DispatchOptions, dispatch_shard
-from routoo.store import assignments, batches, checkpoints, jobs, leases, predictions, shards
+from routoo.store import (
+    assignments,
+    batches,
+    checkpoints,
+    jobs,
+    leases,
+    predictions,
+    put_off,
+    shards,
+)
 from routoo.store.database import Database
 from routoo.store.endpoints import DatabaseLimits
 from worker.runtime import tune_garbage_collector
@@ -24,6 +34,8 @@ SHARD_SIZE = 1000
 AT_ONCE = 4
 """Shards that a dispatcher works on at once, as in the default settings."""
 LEASE_S = 600.0
+_LOOK_S = 0.05
+"""Time between two looks whether a shard that waits is due, in seconds."""
 
 
 AMPLE_A_MINUTE = 100_000_000
@@ -93,7 +105,7 @@ async def dispatch_all(
     """
     tune_garbage_collector()
     key, taken = UUID(batch_id), Taken()
-    waiting = iter(range(shard_count))
+    waiting = deque(range(shard_count))
     async with (
         Database(database_url, max_size=2 * AT_ONCE + 2) as db,
         ChatEndpoints(limits=DatabaseLimits(db) if limited else None) as client,
@@ -102,15 +114,17 @@ async def dispatch_all(
             batch = await batches.get(conn, key)
 
         async def work() -> None:
-            for shard_no in waiting:
-                lease = await _claim(db, ShardKey(key, Stage.DISPATCH, shard_no))
+            while waiting:
+                shard_no = waiting.popleft()
+                lease = await _claim_when_due(db, ShardKey(key, Stage.DISPATCH, shard_no))
                 options = DispatchOptions()
                 outcome = await dispatch_shard(
                     db, client, lease, batch, options=options, stop=asyncio.Event()
                 )
-                assert outcome == shards.Done()
                 async with db.transaction() as conn:
                     await shards.finish(conn, lease, outcome)
+                if outcome != shards.Done():  # its jobs wait for those of others
+                    waiting.append(shard_no)
 
         taken.start()
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
@@ -123,6 +137,16 @@ async def dispatch_all(
             made = await conn.execute("SELECT count(*) FROM attempts WHERE batch_id = %s", [key])
             (taken.calls,) = (await made.fetchall())[0]
     return taken
+
+
+async def _claim_when_due(db: Database, key: ShardKey) -> Lease:
+    while True:
+        async with db.transaction() as conn:
+            await put_off.make_due(conn)
+            lease = await leases.claim(conn, key, "benchmark", LEASE_S)
+        if lease is not None:
+            return lease
+        await asyncio.sleep(_LOOK_S)
 
 
 async def _claim(db: Database, key: ShardKey) -> Lease:

@@ -34,7 +34,7 @@ class PoisonedGuess(Guess):
 class GuessingCache:
     """Stands for the cache of predictors."""
 
-    def __init__(self, *_: object) -> None:
+    def __init__(self, *_: object, **__: object) -> None:
         """Load nothing."""
 
     async def warm_up(self) -> None:
