@@ -10,12 +10,14 @@ from jaxtyping import Float, Float32, Float64, Int
 from routoo.domain.completion import TokenProbabilities
 from routoo.errors import CheckpointError
 from routoo.judge.agreement import StatedResult, agreements
-from routoo.judge.answer_features import answer_features
+from routoo.judge.answer_features import features_of
+from routoo.judge.choice_features import choice_features
 from routoo.judge.hashed_text import HashedTexts
 from routoo.judge.log_odds import log_odds
 from routoo.judge.outcomes import ExpectedJudgements
 from routoo.judge.pair_judge import JudgedPairs, PairJudge
 from routoo.judge.probe_judge import AnswerInputs, ProbeJudge
+from routoo.judge.reading import read_answer
 from routoo.judge.token_probabilities import token_features
 from routoo.predictor.scores import sigmoid
 
@@ -300,5 +302,7 @@ class JudgementModel:
 
 def features_of_answer(answer: ProbeAnswer) -> Float32[np.ndarray, " features"]:
     """Return all features of one answer but those of its words."""
-    text = answer_features(answer.prompt, answer.text, answer.finish_reason, answer.expected_tokens)
-    return np.concatenate([text, token_features(answer.token_probabilities)])
+    reading = read_answer(answer.prompt, answer.text)
+    text = features_of(reading, answer.finish_reason, len(answer.text), answer.expected_tokens)
+    tokens = token_features(answer.token_probabilities)
+    return np.concatenate([text, tokens, choice_features(reading)])

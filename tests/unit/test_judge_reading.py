@@ -17,6 +17,7 @@ from routoo.judge.answer_features import (
     _checked_equations,
     answer_features,
 )
+from routoo.judge.choice_features import choice_features
 from routoo.judge.hashed_text import WIDTH, HashedTexts
 from routoo.judge.reading import _NUMBER, _STATED, Form, read_answer
 
@@ -73,6 +74,58 @@ def test_any_answer_has_finite_features(prompt: str, answer: str, reason: str | 
     features = answer_features(prompt, answer, reason, 100.0)
     assert np.isfinite(features).all()
     assert features.shape == answer_features("", "", None, 1.0).shape
+
+
+@given(st.text(max_size=60), st.lists(st.text(max_size=20), max_size=5), st.text(max_size=300))
+def test_any_choice_has_finite_features(stem: str, options: list[str], answer: str) -> None:
+    listed = "\n".join(f"{letter}. {one}" for letter, one in zip("ABCDE", options, strict=False))
+    features = choice_features(read_answer(f"{stem}\n{listed}", f"{answer}\nThe answer is (B)."))
+    assert np.isfinite(features).all()
+    assert features.shape == choice_features(read_answer("", "")).shape
+
+
+NUMBERS = "How much?\nA. 2.5\nB. 3\nC. 40000\nD. 2\nE. 3.5"
+
+
+def _choice(letter: str, reasoning: str = "", prompt: str = NUMBERS) -> dict[str, float]:
+    read = choice_features(read_answer(prompt, f"{reasoning} The answer is ({letter})."))
+    places = {
+        "last named": 1,
+        "from middle": 5,
+        "nearest": 9,
+        "asked": 11,
+        "nearer": 16,
+        "made": 18,
+    }
+    places |= {"capitals": 23, "decimals": 24}
+    return {name: float(read[place]) for name, place in places.items()}
+
+
+def test_a_number_far_from_all_other_options_shows() -> None:
+    assert _choice("C")["from middle"] == 1 > _choice("B")["from middle"] == 0
+    assert _choice("C")["nearest"] == 1
+
+
+def test_an_option_nearer_to_what_was_computed_than_the_chosen_one_shows() -> None:
+    assert _choice("D", "1 + 1 = 2.")["nearer"] > 0 > _choice("E", "1 + 1 = 2.")["nearer"]
+
+
+def test_the_last_option_that_was_named_before_the_choice_shows() -> None:
+    reasoning = "Not (A), so option B it is."
+    assert [_choice(letter, reasoning)["last named"] for letter in "AB"] == [0, 1]
+
+
+def test_a_number_of_the_question_that_was_chosen_shows() -> None:
+    prompt = NUMBERS.replace("much", "much are 3 more than 1")
+    assert [_choice(letter, prompt=prompt)["asked"] for letter in "AB"] == [0, 1]
+
+
+def test_numbers_that_others_are_made_of_and_how_they_are_written_show() -> None:
+    prompt = "Which?\nA. 8\nB. 4\nC. Two\nD. 1.25"
+    made = [_choice(letter, "8", prompt)["made"] for letter in "ABD"]
+    assert made == pytest.approx([np.log(2), np.log(2), 0])
+    assert [_choice(letter, prompt=prompt)["capitals"] for letter in "AC"] == [0.75, 0.25]
+    assert [_choice(letter, prompt=prompt)["decimals"] for letter in "AD"] == [0.75, 0.25]
 
 
 @given(st.from_regex(r"[-0-9+*/=(). ,$%eE]{0,80}", fullmatch=True))
@@ -177,3 +230,6 @@ def test_the_features_that_checkpoints_were_trained_with_stay_as_they_are() -> N
     kept = np.delete(found, 8, axis=1)  # how well zlib compresses depends on its version
     digest = hashlib.sha256((np.round(kept, 3) + 0.0).tobytes()).hexdigest()
     assert digest.startswith("cc777d06f3850c43")
+    chosen = np.stack([choice_features(read_answer(*pair)) for pair in RECORDED])
+    digest = hashlib.sha256((np.round(chosen, 3) + 0.0).tobytes()).hexdigest()
+    assert digest.startswith("186debe67a880316")
