@@ -67,16 +67,15 @@ _PHRASES = (
     *((sign, _CUE_OF_WORD[sign]) for sign in _SIGNS_COUNTED),
 )
 _LATE_CUES = 10  # so many are looked for at the end of the answer too
+_LATE_PHRASES = tuple(one for one in _PHRASES if one[1] < _LATE_CUES)
 _FINISH_REASONS = ("length", "content_filter")
 _SAME = 0.011
 """Numbers that differ by less than this share count as equal: answers round."""
-_TAIL, _LONG_TAIL = 8, 400
+_TAIL, _LONG_TAIL, _EDGE = 8, 400, 160
 _EQUATION_CHARACTERS, _ENDING_CHARACTERS = 80, 40
-_SHORTEST_SUM = 3  # tokens: two numbers and a sign
-_MOST_EQUATIONS = 60
+_SHORTEST_SUM, _MOST_EQUATIONS = 3, 60  # of tokens, two numbers and a sign; of sums
 _TINY = 1e-9
 _log = math.log1p
-_EDGE = 160
 
 
 def answer_features(
@@ -185,6 +184,7 @@ def _magnitude(number: float | None) -> list[float]:
 def _choice(reading: AnswerReading, words: Sequence[set[str]]) -> list[float]:
     """Return whether the option that was chosen is what the reasoning arrived at."""
     options, letter, tail = reading.options, reading.letter, reading.numbers
+    last = tail[-3:]
     offers = _log(len(_OFFER.findall(reading.reasoning)))
     if not options:
         return [*[0.0] * 7, _gap((), ()), *[0.0] * 6, offers]
@@ -195,7 +195,7 @@ def _choice(reading: AnswerReading, words: Sequence[set[str]]) -> list[float]:
     covers = dict(zip(options, shares, strict=True))
     cover = covers.pop(letter, 0.0)
     best = max(covers.values(), default=0.0)
-    reached = [any(_near(x, y) for x in numbers_in(other) for y in tail[-3:]) for other in others]
+    reached = sum(any(_near(x, y) for x in numbers_in(o) for y in last) for o in others if last)
     near = [any(_near(x, y) for x in own for y in tail[-last:]) for last in (_TAIL, 2)]
     return [
         float(bool(options)),
@@ -205,7 +205,7 @@ def _choice(reading: AnswerReading, words: Sequence[set[str]]) -> list[float]:
         *map(float, near),
         float(bool(own) and all(any(_near(x, y) for y in tail) for x in own)),
         _gap(own, tail),
-        _log(sum(reached)),
+        _log(reached),
         cover,
         best,
         cover - best,
@@ -370,18 +370,18 @@ def _factor(tokens: list[str]) -> tuple[float, list[str]]:
 
 def _cues(reading: AnswerReading) -> list[float]:
     text = reading.text.lower()
-    counts = _cue_counts(text)
-    late = counts if len(text) <= _EDGE else _cue_counts(text[-_EDGE:])
+    counts = _cue_counts(text, _PHRASES)
+    counts[_CUE_OF_WORD["#"]] += len(_LINE_START.findall(text))
+    late = counts if len(text) <= _EDGE else _cue_counts(text[-_EDGE:], _LATE_PHRASES)
     return [*map(_log, counts), *(float(count > 0) for count in late[:_LATE_CUES])]
 
 
-def _cue_counts(text: str) -> list[int]:
+def _cue_counts(text: str, phrases: Sequence[tuple[str, int]]) -> list[int]:
     counts = [0] * len(_CUES)
     words = Counter(_CUE_WORD.findall(text))
     for word in words.keys() & _CUE_OF_WORD.keys():
         counts[_CUE_OF_WORD[word]] += words[word]
-    counts[_CUE_OF_WORD["#"]] += len(_LINE_START.findall(text))
-    for phrase, number in _PHRASES:
+    for phrase, number in phrases:
         counts[number] += text.count(phrase)
     return counts
 
