@@ -162,7 +162,9 @@ class ShardWorker:
         try:
             is_call = lease.key.stage is Stage.DISPATCH
             await asyncio.wait({work}, timeout=self.slow_after_s if is_call else None)
-            if not work.done() and len(self._slow) < self.most_slow:
+            # While the worker drains nobody counts the slow ones any more: this is to wait.
+            has_room = len(self._slow) < self.most_slow and not self.stop.is_set()
+            if has_room and not work.done():
                 self._slow.add(work)
                 return HandledMessage()
             return await work
@@ -178,6 +180,8 @@ class ShardWorker:
                 await asyncio.to_thread(publish, work.result().publish)
             except StoreError as error:
                 _log.warning("shard.left", reason=str(error))
+            except Exception as error:  # noqa: BLE001 - such as of a batch that was deleted
+                _log.error("shard.not_ended", exc_info=error)
 
     async def _take(self, key: ShardKey, publish: Callable[[Sequence[ShardKey]], None]) -> None:
         try:

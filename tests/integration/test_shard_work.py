@@ -216,6 +216,58 @@ async def test_a_stop_ends_slow_shards_too(db: Database) -> None:
     assert await shard(db, key) == ("ready", 0)
 
 
+async def test_a_shard_that_gets_slow_while_the_worker_drains_is_waited_for(db: Database) -> None:
+    batch_id = await batch_factory.submit(db, 2)
+    await batch_factory.score(db, batch_id)
+    await batch_factory.select(db, batch_id)
+    key, started = ShardKey(batch_id, Stage.DISPATCH, 0), asyncio.Event()
+
+    async def endless(_: Lease, __: BatchRecord) -> WorkOutcome:
+        started.set()
+        await asyncio.sleep(60)
+        return Done()
+
+    me = worker(db, endless, grace_s=1.0)
+    me = replace(me, most_slow=2, slow_after_s=0.3, lease_s=60.0)
+    async with asyncio.timeout(30):
+        handling = asyncio.create_task(me.handle(key))
+        await started.wait()
+        me.stop.set()
+        await me.take_urgent(lambda _: None, stages=[Stage.SCORE], most=2, interval_s=0.05)
+        assert await handling == HandledMessage([key])
+    assert await shard(db, key) == ("ready", 0)
+
+
+async def test_a_slow_shard_of_a_deleted_batch_does_not_end_the_look_for_urgent_ones(
+    db: Database,
+) -> None:
+    gone, batch_id = await batch_factory.submit(db, 2), await batch_factory.submit(db, 2)
+    for one in (gone, batch_id):
+        await batch_factory.score(db, one)
+        await batch_factory.select(db, one)
+    is_gone, published = asyncio.Event(), list[ShardKey]()
+
+    async def work(_: Lease, batch: BatchRecord) -> WorkOutcome:
+        if batch.id == gone:
+            await is_gone.wait()
+        return HandedBack()
+
+    me = replace(worker(db, work), most_slow=2, slow_after_s=0.1, lease_s=60.0)
+    assert await me.handle(ShardKey(gone, Stage.DISPATCH, 0)) == HandledMessage()
+    async with db.transaction() as conn:
+        await conn.execute("DELETE FROM batches WHERE id = %s", [gone])
+    is_gone.set()
+
+    def publish(keys: Sequence[ShardKey]) -> None:
+        published.extend(keys)
+        if keys:
+            me.stop.set()
+
+    async with asyncio.timeout(30):
+        await me.take_urgent(publish, stages=[Stage.DISPATCH], most=2, interval_s=0.3)
+    assert published == [ShardKey(batch_id, Stage.DISPATCH, 0)]
+
+
 async def test_an_error_that_stays_fails_the_batch_at_once(db: Database) -> None:
     key = ShardKey(await batch_factory.submit(db, 2), Stage.SCORE, 0)
     await worker(db, raising(CheckpointError("no such model"))).handle(key)
