@@ -16,6 +16,9 @@ _LEAST = -25.0
 """Lower log-probabilities, and -inf, count as this."""
 _QUANTILES = (0.05, 0.25, 0.5)
 _WINDOW = 3
+_MOST_TOKENS = 10_000
+"""A longer answer is summarised by as many tokens of its head and tail: an endpoint may list a
+million, and they are read in the event loop."""
 _MOST_LISTED = 20
 """Tokens that are looked at of those listed for a place."""
 _UNLISTED = 50.0
@@ -115,11 +118,12 @@ def _course(read: _Tokens) -> dict[str, float]:
 
 def _of_new_words(prompt: str, read: _Tokens) -> dict[str, float]:
     """Return figures of the tokens that say what the prompt doesn't; none where there are none."""
-    new = _says_new(prompt, read.texts)
+    text = slice(0, -1) if read.has_end else slice(None)
+    new = _says_new(prompt, read.texts[text])
     if not new.any():
         return {}
-    value, margin = read.value[new], read.margin[new]
-    after = read.value[int(new.argmax()) : -1 if read.has_end else None]
+    value, margin = read.value[text][new], read.margin[text][new]
+    after = read.value[text][int(new.argmax()) :]
     return {
         "new_mean": float(value.mean()),
         "new_minimum": float(value.min()),
@@ -147,6 +151,8 @@ def token_probabilities_of(prompt: str, response: Mapping[str, Any]) -> TokenPro
     tokens = listed.get("content") if listed is not None else None
     if not isinstance(tokens, list):
         return None
+    if len(tokens) > _MOST_TOKENS:
+        tokens = tokens[: _MOST_TOKENS // 2] + tokens[-_MOST_TOKENS // 2 :]
     return summarise_token_probabilities(
         prompt, [one for one in tokens if isinstance(one, Mapping)]
     )

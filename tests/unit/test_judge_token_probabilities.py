@@ -193,3 +193,24 @@ def test_a_summary_outlives_json_and_older_ones_are_read() -> None:
     assert older.margin == -1.0
     assert math.isnan(older.total)
     assert TokenProbabilities.of_figures(None) is None
+
+
+def test_the_tag_by_which_a_model_ended_is_no_word_of_its_answer() -> None:
+    told = [_token("It", -0.2, -2.0), _token(" is", -0.2, -2.0)]
+    summary = summarise_token_probabilities("p", [*told, _token("<|im_end|>", -3.0, -4.0)])
+    assert summary is not None
+    assert summary.end == pytest.approx(-3.0)
+    assert math.isnan(summary.new_mean)
+    assert math.isnan(summary.since_new_mean)
+
+
+def test_of_a_very_long_list_head_and_tail_are_summarised() -> None:
+    tokens: list[Any] = [{"token": f"w{number} ", "logprob": -0.5} for number in range(30_000)]
+    tokens[15_000]["logprob"] = -9.0
+    body = {"choices": [{"logprobs": {"content": tokens}}]}
+    summary = token_probabilities_of("p", body)
+    ends = summarise_token_probabilities("p", tokens[:5_000] + tokens[-5_000:])
+    assert summary is not None
+    assert ends is not None
+    assert summary.figures() == ends.figures()
+    assert summary.minimum == -0.5
