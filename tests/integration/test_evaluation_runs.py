@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import orjson
 import pytest
 
 from routoo.domain.batch_options import Objective
@@ -11,6 +12,7 @@ from routoo.domain.items import Item
 from routoo.domain.prompt import text_sha256
 from routoo.errors import InputError
 from routoo.evaluation.evaluation_run import chosen_cost, chosen_quality
+from routoo.evaluation.graders.grade import SCORE_KEY
 from routoo.evaluation_runs.finish import finish_due
 from routoo.evaluation_runs.load import load_run
 from routoo.store import batches
@@ -176,6 +178,23 @@ async def test_items_of_evaluation_are_held_out_of_training(db: Database) -> Non
         await eval_sets.add(conn, "practice", [Item("p", "Say 7.")], Purpose.TRAINING)
         hashes = [text_sha256(text) for text in ("say  0", "Say 7.")]
         assert await eval_sets.held_out(conn, hashes) == {text_sha256("Say 0.")}
+
+
+async def test_a_recorded_answer_with_a_nul_is_graded_as_all_others(db: Database) -> None:
+    run_id = await begin(db, await add_set(db, questions(3)))
+    run = await run_of(db, run_id)
+    await complete(db, run.batch_id, wrong)
+    response = {SCORE_KEY: 0.5, "choices": [{"message": {"content": "a\0b"}}]}
+    async with db.transaction() as conn:
+        await conn.execute("UPDATE eval_runs SET recorded = true")
+        await conn.execute(
+            "UPDATE results SET response = %s::json WHERE batch_id = %s AND job_no > 0",
+            [orjson.dumps(response).decode(), run.batch_id],
+        )
+    assert await finish_due(db, shard_size=SHARD) == [run_id]
+    figures = (await run_of(db, run_id)).figures
+    assert figures is not None
+    assert (figures["quality"]["mean"], figures["ungraded"]) == (0.5, 1)
 
 
 async def test_what_a_plan_expects_of_a_probe_is_not_the_cost_of_one_call(db: Database) -> None:

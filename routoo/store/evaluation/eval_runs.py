@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
 from psycopg import AsyncConnection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
@@ -13,6 +14,7 @@ from psycopg.types.json import Jsonb
 from routoo.errors import InputError
 from routoo.store import columns
 
+_FETCH_ROWS = 1_000
 _SHORTEST_PREFIX = 4
 """Characters of an id that may stand for it."""
 
@@ -196,14 +198,23 @@ async def recorded_scores(conn: AsyncConnection, batch_id: UUID, key: str) -> di
     """Return what the responses to a batch's jobs have under a key; jobs without it are left out.
 
     Args:
-        conn: A connection.
+        conn: A transaction.
         batch_id: A batch whose answers were replayed.
         key: Field of the response.
     """
-    cursor = await conn.execute(
-        "SELECT job_no, response ->> %s FROM results WHERE batch_id = %s", [key, batch_id]
-    )
-    return {job_no: told async for job_no, told in cursor if told is not None}
+    told: dict[int, str] = {}
+    # Taken apart here: PostgreSQL refuses every field of JSON that holds a NUL anywhere.
+    async with conn.cursor(f"scores_{batch_id.hex}") as cursor:
+        cursor.itersize = _FETCH_ROWS
+        await cursor.execute(
+            "SELECT job_no, response::text FROM results"
+            " WHERE batch_id = %s AND response IS NOT NULL",
+            [batch_id],
+        )
+        async for job_no, response in cursor:
+            if (value := orjson.loads(response).get(key)) is not None:
+                told[job_no] = str(value)
+    return told
 
 
 async def load_results(conn: AsyncConnection, batch_id: UUID) -> list[RunResult]:
