@@ -68,6 +68,9 @@ _NO_BODY = RowProblem(
 )
 _PROMPT_TYPE = RowProblem(ProblemKind.WRONG_TYPE, "prompt is not text", "Quote it")
 _SYSTEM_TYPE = RowProblem(ProblemKind.WRONG_TYPE, "system is not text", "Quote it")
+_NO_JSON = RowProblem(
+    ProblemKind.WRONG_TYPE, "the body holds a value that JSON has no form for", "Write it as text"
+)
 _BODY_TYPE = RowProblem(
     ProblemKind.WRONG_TYPE, "body is not an object", 'Write "body": {"messages": [...]}'
 )
@@ -134,9 +137,8 @@ class RowCheck:
         custom_id = _custom_id(fields, None if shape.is_request else default_id(row), problems)
         body = self._body(fields, problems) if shape.is_request else _plain_body(fields, problems)
         sla = self._sla(fields, problems) if shape.is_limited else self._defaults
-        if body is not None:
-            is_whole = shape.is_request and type(row.raw) is bytes
-            most_bytes = len(row.raw) if is_whole else 4 * _length(body)
+        most_bytes = None if body is None else _most_bytes(row, body, problems, shape)
+        if body is not None and most_bytes is not None:
             self._body_check.check(body, most_bytes, problems)
         body_json = "" if problems or body is None else _dump(body, problems)
         if problems:
@@ -362,15 +364,21 @@ def _plain_body(fields: Mapping[str, Any], problems: list[RowProblem]) -> dict[s
     return body
 
 
-def _length(body: Mapping[str, Any]) -> int:
-    """Return the characters of a plain row's messages."""
-    return sum([len(message["content"]) for message in body["messages"]])
+def _most_bytes(
+    row: RawRow, body: Mapping[str, Any], problems: list[RowProblem], shape: _Shape
+) -> int | None:
+    """Return an upper bound of the UTF-8 bytes of a body's text; None where it is no JSON."""
+    if not shape.is_request:
+        return 4 * sum([len(message["content"]) for message in body["messages"]])
+    if type(row.raw) is bytes:
+        return len(row.raw)
+    return 4 * len(_dump(body, problems)) or None  # a table's cell may hold anything
 
 
 def _dump(body: Mapping[str, Any], problems: list[RowProblem]) -> str:
     try:
         # In a list: a body is put into other JSON later, which must not be too deep by that.
         return orjson.dumps([body])[1:-1].decode()
-    except orjson.JSONEncodeError:
-        problems.append(TOO_DEEP)
+    except orjson.JSONEncodeError as error:
+        problems.append(TOO_DEEP if "ecursion" in str(error) else _NO_JSON)
         return ""

@@ -13,10 +13,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from producer.rows import csv_rows, jsonl_rows, parquet_rows
-from producer.rows.bad_rows import ProblemList
+from producer.rows.bad_rows import BadRow, ProblemList
 from producer.rows.body import BodyCheck
 from producer.rows.check import InputCheck, RowCheck, _known_shape
 from producer.rows.limits import LimitError, read_deadline
+from producer.rows.problems import ProblemKind
 from producer.rows.seen_ids import SeenIds
 from routoo.domain.job import SLA
 from routoo.errors import InputError
@@ -163,6 +164,34 @@ def test_a_time_that_no_date_can_be_is_refused() -> None:
     pq.write_table(pa.table(cells), file)
     with pytest.raises(InputError, match="Parquet"):
         list(parquet_rows.read(file, "in"))
+
+
+@pytest.mark.parametrize(
+    ("body", "problem"),
+    [
+        ({"messages": [{"role": "user", "content": "Why?"}]}, None),
+        ({"prompt": "Why?"}, None),
+        ({"role": "user"}, ProblemKind.MISSING_FIELD),
+        ({"messages": None, "max_tokens": 3}, ProblemKind.MISSING_FIELD),
+        ({"messages": [{"role": "user", "content": None}]}, ProblemKind.EMPTY_PROMPT),
+        ({"prompt": "Why?", "stop": b"x"}, ProblemKind.WRONG_TYPE),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "x" * 10**6}]}]},
+            ProblemKind.PROMPT_TOO_LONG,
+        ),
+    ],
+)
+def test_a_body_that_is_a_cell_of_a_table_is_checked_like_any_other(
+    body: dict[str, object], problem: ProblemKind | None
+) -> None:
+    file = io.BytesIO()
+    cells = {"custom_id": ["a"], "prompt": pa.array([None], pa.string()), "body": [body]}
+    pq.write_table(pa.table(cells), file)
+    check = RowCheck(BodyCheck(pool_of("small")), SLA(), NOW)
+    ((row,),) = parquet_rows.read(file, "in")
+    checked = check.check(row)
+    found = [one.kind for one in checked.problems] if isinstance(checked, BadRow) else None
+    assert found == (None if problem is None else [problem])
 
 
 @settings(deadline=None)
