@@ -174,14 +174,17 @@ class ShardWorker:
 
     async def _end_slow(self, publish: Callable[[Sequence[ShardKey]], None]) -> None:
         """Publish what follows the slow shards on which no work goes on any more."""
+        follow = list[ShardKey]()
         for work in [work for work in self._slow if work.done()]:
             self._slow.discard(work)
             try:
-                await asyncio.to_thread(publish, work.result().publish)
+                follow += work.result().publish
             except StoreError as error:
                 _log.warning("shard.left", reason=str(error))
             except Exception as error:  # noqa: BLE001 - such as of a batch that was deleted
                 _log.error("shard.not_ended", exc_info=error)
+        if follow:  # at once: each publication may wait for a broker that is away
+            await asyncio.to_thread(publish, follow)
 
     async def _take(self, key: ShardKey, publish: Callable[[Sequence[ShardKey]], None]) -> None:
         try:
