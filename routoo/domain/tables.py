@@ -268,27 +268,24 @@ def _read_table(path: Path, *, required: Sequence[str]) -> pa.Table:
     """
     try:
         table = pq.read_table(path)
+        names = table.column_names
     except FileNotFoundError as error:
         raise InputError("there is no such file", where=str(path)) from error
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         raise InputError(
             "the table can't be read",
             where=str(path),
             value=str(error),
             remedy="Items are Parquet or JSON lines (.jsonl, .ndjson, .json), outcomes Parquet",
         ) from error
-    _check_columns(table, required, path)
-    return table
-
-
-def _check_columns(table: pa.Table, required: Sequence[str], path: Path) -> None:
-    missing = [name for name in required if name not in table.column_names]
+    missing = [name for name in required if name not in names]
     if missing:
         raise InputError(
             f"the table has no column {', '.join(missing)}",
             where=str(path),
             remedy=f"It needs at least the columns {', '.join(required)}",
         )
+    return table
 
 
 def _ids(path: Path, table: pa.Table, column: str) -> list[str | None]:
@@ -311,7 +308,10 @@ def _texts(path: Path, table: pa.Table, column: str, *, needed: str = "text") ->
     kind = _kind(table, column)
     if not any(is_kind(kind) for is_kind in _TEXT):
         raise _wrong_kind(path, table, column, needed)
-    return list(table[column].cast(pa.string()).to_pylist())
+    try:
+        return list(table[column].cast(pa.string()).to_pylist())
+    except UnicodeDecodeError as error:  # Parquet doesn't check its texts
+        raise _wrong_kind(path, table, column, "UTF-8 text") from error
 
 
 def _optional_texts(path: Path, table: pa.Table, column: str) -> list[str | None]:

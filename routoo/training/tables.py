@@ -40,11 +40,15 @@ def read_tables(
     """Read items, outcomes and recorded answers from files.
 
     Raises:
-        InputError: Only one kind of table is named, or a table can't be read.
+        InputError: Items, outcomes or both are missing, or a table can't be read.
     """
     if bool(items) != bool(outcomes):
         raise InputError(
             "items and outcomes go together", remedy="Give both --items and --outcomes"
+        )
+    if answers and not items:
+        raise InputError(
+            "there are no items that the answers are to", remedy="Give --items and --outcomes too"
         )
     known = tuple(read_answers(*answers))
     return OutcomeTables(tuple(read_items(*items)), read_outcomes(*outcomes), known)

@@ -13,12 +13,14 @@ import pytest
 from routoo.domain.items import Item
 from routoo.domain.tables import (
     Outcomes,
+    read_answers,
     read_items,
     read_outcomes,
     write_items,
     write_outcomes,
 )
 from routoo.errors import InputError
+from routoo.training.tables import read_tables
 
 
 def test_items_are_read_from_batch_input_lines(tmp_path: Path) -> None:
@@ -174,3 +176,23 @@ def test_tables_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert (again.item_ids, again.models) == (outcomes.item_ids, outcomes.models)
     np.testing.assert_array_equal(again.score, outcomes.score)
     np.testing.assert_array_equal(again.cost_usd, cost_usd)
+
+
+@pytest.mark.parametrize("damaged", [b"item_id", b"a text"])
+def test_a_table_whose_names_or_texts_are_damaged_is_refused(
+    tmp_path: Path, damaged: bytes
+) -> None:
+    path = tmp_path / "t.parquet"
+    cells = {name: ["a text"] for name in ("item_id", "model", "answer", "prompt")}
+    pq.write_table(pa.table({**cells, "score": [1.0]}), path, compression="none")
+    path.write_bytes(path.read_bytes().replace(damaged, b"\xff" + damaged[1:]))
+    for read in (read_items, read_answers, read_outcomes):
+        with pytest.raises(InputError, match=path.name):
+            read(path)
+
+
+def test_answers_are_not_read_without_the_items_that_they_are_to(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({name: ["a"] for name in ("item_id", "model", "answer")}), path)
+    with pytest.raises(InputError, match="no items"):
+        read_tables((), (), (path,))
