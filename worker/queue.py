@@ -1,14 +1,15 @@
-"""Makes the workers' Celery app, publishes shards, and counts the messages that wait.
+"""Makes the workers' Celery app and consumer, publishes shards, and counts messages that wait.
 
 A message is a hint that a shard is ready. PostgreSQL knows which shards are, so losing every
 message loses no work: the recovery tick publishes them again.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
 from celery import Celery
+from celery.worker.consumer import Consumer
 from kombu.exceptions import OperationalError
 
 from routoo.domain.job import ShardKey, Stage
@@ -134,3 +135,28 @@ def count_waiting(app: Celery, stage: Stage) -> int:
         # Not passive: Redis knows no empty queue, and RabbitMQ would close the channel.
         declared = app.amqp.queues[stage.value].bind(channel).queue_declare()
         return int(declared.message_count)
+
+
+class ShardConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
+    """Consumes messages without the queues for delays that Celery declares at every connection.
+
+    Shards wait in the database; none of our messages has a delay.
+    """
+
+    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
+        """The steps of a consumer."""
+
+        default_steps: ClassVar = [
+            step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step
+        ]
+
+    def on_connection_error_after_connected(self, exc: BaseException) -> None:
+        """Drop a connection that broke, and go on to the next one.
+
+        kombu gives messages that no task has acknowledged back over the connection, and fails where
+        it has let go of that already; Celery would end the process. Shards don't need them.
+        """
+        try:
+            super().on_connection_error_after_connected(exc)
+        except AttributeError as error:
+            _log.info("worker.messages_not_returned", reason=str(error))

@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, TypeVar
+from typing import TypeVar
 
 import structlog
 from celery import Celery, signals
 from celery.apps.worker import Worker
 from celery.beat import EmbeddedService
 from celery.platforms import SecurityWarning
-from celery.worker.consumer import Consumer
 from kombu.exceptions import OperationalError
 from pydantic import SecretStr
 
@@ -47,7 +46,7 @@ from routoo.store.endpoints import DatabaseLimits
 from routoo.store.shards import Done, WorkOutcome
 from routoo.tracing import tracing
 from worker.metrics import serving_metrics
-from worker.queue import RECOVER_TASK, create_app, publish
+from worker.queue import RECOVER_TASK, ShardConsumer, create_app, publish
 from worker.roles import Role, concurrency, connections, queues, slow_shards
 from worker.tasks import (
     background_ticks,
@@ -347,25 +346,11 @@ def _worker(app: Celery, role: Role, settings: Settings) -> Worker:
         concurrency=concurrency(role, settings),
         quiet=True,
         loglevel=settings.log_level,
-        consumer_cls=_ShardConsumer,
+        consumer_cls=ShardConsumer,
         # Workers need not know each other: leases in the database keep them apart.
         without_gossip=True,
         without_mingle=True,
     )
-
-
-class _ShardConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
-    """Consumes messages without the queues for delays that Celery declares at every connection.
-
-    Shards wait in the database; none of our messages has a delay.
-    """
-
-    class Blueprint(Consumer.Blueprint):  # type: ignore[misc]
-        """The steps of a consumer."""
-
-        default_steps: ClassVar = [
-            step for step in Consumer.Blueprint.default_steps if "delayed_delivery" not in step
-        ]
 
 
 @contextmanager

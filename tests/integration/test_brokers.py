@@ -24,7 +24,7 @@ from routoo.domain.job import ShardKey, Stage
 from routoo.embedded.valkey import EmbeddedValkey
 from routoo.errors import BrokerUnavailableError
 from routoo.settings import Settings
-from worker.queue import check_broker, count_waiting, create_app, publish
+from worker.queue import ShardConsumer, check_broker, count_waiting, create_app, publish
 
 CONSUMER = Path(__file__).with_name("broker_consumer.py")
 BATCH = UUID(int=5)
@@ -183,3 +183,24 @@ def test_a_worker_waits_a_moment_for_a_broker_that_starts_with_it(tmp_path: Path
     finally:
         starts.join()
         server.stop()
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*In Celery 5.1:PendingDeprecationWarning")
+def test_a_message_that_can_not_be_given_back_ends_no_worker(
+    app: Celery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(app, keys(1))
+    connection = app.connection_for_read()
+    taken: list[object] = []
+    queue = app.amqp.queues[Stage.SCORE.value]
+    connection.Consumer(queue, callbacks=[lambda *one: taken.append(one)]).consume()
+    while not taken:
+        connection.drain_events(timeout=10)
+    # As kombu leaves it for Redis where the broker went away while another channel was closed.
+    monkeypatch.setattr(connection, "collect", lambda **_: None)
+    monkeypatch.setattr(connection.transport, "client", None)
+    consumer = object.__new__(ShardConsumer)
+    consumer.connection, consumer.app = connection, app
+    app.conf.worker_enable_prefetch_count_reduction = False  # there is no pool of threads here
+    consumer.on_connection_error_after_connected(ConnectionError("reset"))
+    assert consumer.connection is None
