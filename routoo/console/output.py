@@ -98,6 +98,8 @@ def buffer_standard_output() -> None:
     # Detached: the old wrapper would close the output when it is garbage-collected.
     whole = io.BufferedWriter(old.detach())  # type: ignore[union-attr]
     sys.stdout = io.TextIOWrapper(whole, encoding=encoding, errors=errors, line_buffering=True)
+    if sys.__stdout__ is old:  # Celery's handler of SIGTERM writes there before it tells anybody
+        sys.__stdout__ = sys.stdout  # type: ignore[misc]
 
 
 def _console(*, is_terminal: bool, stderr: bool) -> "Console":

@@ -1,6 +1,7 @@
 """Standard output loses nothing, and tables fit the screen: what is narrowed and left out."""
 
 import io
+import subprocess
 import sys
 from typing import Any
 
@@ -55,6 +56,28 @@ def test_texts_and_bytes_arrive_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     with replacing(None) as stream:
         stream.write(b"y" * (3 * AT_MOST))
     assert pipe.taken == b"x" * (3 * AT_MOST) + b"\n" + b"y" * (3 * AT_MOST)
+
+
+def test_a_worker_without_a_buffer_is_told_of_sigterm() -> None:
+    program = """if True:
+        import os, signal, sys
+        from celery import signals
+        from celery.apps.worker import install_worker_term_handler
+        from routoo.console.output import buffer_standard_output
+
+        class Worker:
+            hostname = "me"
+
+        buffer_standard_output()
+        signals.worker_shutting_down.connect(lambda **_: print("told"), weak=False)
+        install_worker_term_handler(Worker())
+        os.kill(os.getpid(), signal.SIGTERM)
+    """
+    ended = subprocess.run(
+        [sys.executable, "-u", "-c", program], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "told" in ended.stdout
 
 
 def test_a_buffered_standard_output_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
