@@ -153,10 +153,17 @@ class ShardConsumer(Consumer):  # type: ignore[misc]  # Celery has no types
     def on_connection_error_after_connected(self, exc: BaseException) -> None:
         """Drop a connection that broke, and go on to the next one.
 
-        kombu gives messages that no task has acknowledged back over the connection, and fails where
-        it has let go of that already; Celery would end the process. Shards don't need them.
+        A message is acknowledged when its task ends, and kombu gives back those that are not; over
+        a connection to Redis that was dropped, both would end the process. No shard needs them.
         """
+        channel = self.task_consumer and self.task_consumer.channel
         try:
             super().on_connection_error_after_connected(exc)
         except AttributeError as error:
             _log.info("worker.messages_not_returned", reason=str(error))
+        if channel is not None:
+            channel.basic_ack = channel.basic_reject = _leave_unacknowledged
+
+
+def _leave_unacknowledged(*_: object, **__: object) -> None:
+    """Do nothing: the broker delivers the message again."""

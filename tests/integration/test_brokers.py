@@ -18,6 +18,7 @@ from uuid import UUID
 import pytest
 from celery import Celery
 from kombu.entity import Queue
+from kombu.message import Message
 
 from producer import queue as producer_queue
 from routoo.domain.job import ShardKey, Stage
@@ -191,16 +192,18 @@ def test_a_message_that_can_not_be_given_back_ends_no_worker(
 ) -> None:
     publish(app, keys(1))
     connection = app.connection_for_read()
-    taken: list[object] = []
+    taken: list[Message] = []
     queue = app.amqp.queues[Stage.SCORE.value]
-    connection.Consumer(queue, callbacks=[lambda *one: taken.append(one)]).consume()
+    messages = connection.Consumer(queue, callbacks=[lambda _body, one: taken.append(one)])
+    messages.consume()
     while not taken:
         connection.drain_events(timeout=10)
     # As kombu leaves it for Redis where the broker went away while another channel was closed.
     monkeypatch.setattr(connection, "collect", lambda **_: None)
     monkeypatch.setattr(connection.transport, "client", None)
     consumer = object.__new__(ShardConsumer)
-    consumer.connection, consumer.app = connection, app
+    consumer.connection, consumer.app, consumer.task_consumer = connection, app, messages
     app.conf.worker_enable_prefetch_count_reduction = False  # there is no pool of threads here
     consumer.on_connection_error_after_connected(ConnectionError("reset"))
     assert consumer.connection is None
+    taken[0].ack()  # as its task ends
