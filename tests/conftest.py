@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+import hypothesis
 import pytest
 from jaxtyping import install_import_hook
 from xdist.scheduler import LoadFileScheduling
@@ -26,6 +27,10 @@ from xdist.scheduler import LoadFileScheduling
 import tests.shapes
 from routoo.store.database import Database
 from tests.services import Databases, broker_server, database_server, databases, short_folder
+
+# A property holds however slow the machine is: an example has no time limit of its own.
+hypothesis.settings.register_profile("routoo", deadline=None)
+hypothesis.settings.load_profile("routoo")
 
 # The array shapes that signatures promise are checked while the tests run.
 install_import_hook(
