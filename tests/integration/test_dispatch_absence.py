@@ -428,6 +428,25 @@ async def test_a_denied_model_is_left_as_its_batch_says(db: Database) -> None:
         assert sum(request.model == "large" for request in server.requests) < 20
 
 
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "with another model"])
+async def test_a_nul_in_what_an_endpoint_says_of_a_key_fails_no_shard(
+    db: Database, *, others: bool
+) -> None:
+    denied = {"faults": [{"kind": "status", "status": 401, "message": "no such\0key"}]}
+    script = {"large": denied, "small": {}} if others else {"*": denied}
+    async with FakeServer({"models": script}) as server:
+        options = CallOptions(patience_s=1.0)
+        lease = await prepare(db, pool_of(server), 10, model="large", call_options=options)
+        async with asyncio.timeout(PATIENCE_S):
+            assert await dispatch(db, lease, shared=True) is others
+        ((status, error),) = await rows(db, "SELECT status, error FROM batches")
+        if others:
+            assert await answering(db) == [("small", "succeeded", "denied", 10)]
+        else:
+            assert status == "paused"
+            assert "no such" in error
+
+
 async def test_a_batch_whose_models_are_all_denied_is_paused_with_what_to_do(db: Database) -> None:
     async with FakeServer({"models": {"*": DENIED}}) as server:
         lease = await prepare(db, pool_of(server), 200)

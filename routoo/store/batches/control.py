@@ -12,6 +12,7 @@ from psycopg import AsyncConnection
 from routoo.domain.job import BatchStatus
 from routoo.errors import InputError
 from routoo.store import batches, provider_batches, put_off, results
+from routoo.store.encoding import storable
 from routoo.store.endpoints import open_denied
 from routoo.store.lost_calls import write_off_batch
 
@@ -63,7 +64,7 @@ async def pause_running(conn: AsyncConnection, batch_id: UUID, reason: str) -> b
     """
     cursor = await conn.execute(
         "UPDATE batches SET status = 'paused', error = %s WHERE id = %s AND status = 'in_progress'",
-        [reason, batch_id],
+        [storable(reason), batch_id],
     )
     return cursor.rowcount > 0
 

@@ -15,6 +15,7 @@ from psycopg.types.json import Jsonb
 
 from routoo.domain.job import BatchStatus, Lease
 from routoo.store import batches, columns, leases
+from routoo.store.encoding import storable
 
 FIRST_REVISION = 1
 """Of the plan that the batch started with."""
@@ -69,7 +70,9 @@ async def request(conn: AsyncConnection, batch_id: UUID, reason: str) -> bool:
     cursor = await conn.execute(_REOPEN_SELECTION, [batch_id])
     if cursor.rowcount == 0:
         return False
-    await conn.execute(_REQUEST, {"id": batch_id, "first": FIRST_REVISION, "reason": reason})
+    await conn.execute(
+        _REQUEST, {"id": batch_id, "first": FIRST_REVISION, "reason": storable(reason)}
+    )
     return True
 
 
