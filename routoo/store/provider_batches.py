@@ -217,7 +217,7 @@ async def note_look(
         StaleLeaseError: Another worker owns the shard now.
     """
     changes = "provider_status = coalesce(%(status)s, provider_status), error = %(error)s"
-    await _update(conn, lease, marker, changes, status=status, error=storable(error))
+    await _update(conn, lease, marker, changes, status=storable(status), error=storable(error))
 
 
 async def close(conn: AsyncConnection, lease: Lease, marker: UUID, *, error: str | None) -> None:

@@ -559,6 +559,18 @@ async def test_money_stays_kept_for_jobs_whose_rows_the_budget_does_not_cover(
         assert kept > 0
 
 
+async def test_a_status_that_the_database_cant_hold_costs_nothing(db: Database) -> None:
+    async with FakeServer({"models": {"m": {}}, "batches": {"status": "od\0d"}}) as server:
+        lease = await prepare(db, pool_of(server), ["a"])
+        async with db.transaction() as conn:
+            await shards.finish(conn, lease, shards.HandedBack())
+        async with asyncio.timeout(PATIENCE_S):
+            while await rows(db, "SELECT provider_status FROM provider_batches") != [
+                ("od\ufffdd",)
+            ]:
+                await advance(db, lease)
+
+
 async def test_answers_of_a_channel_teach_of_the_model_itself(db: Database) -> None:
     async with FakeServer() as server:
         await finish(db, await prepare(db, pool_of(server), ["a", "b"]))
