@@ -129,4 +129,9 @@ def write_answers(path: Path, answers: Sequence[RecordedAnswer]) -> None:
     for name, values in zip(TOKEN_FIGURES, zip(*figures, strict=True), strict=False):
         cells[f"logprob_{name}"] = pa.array(np.array(values, np.float32), from_pandas=True)
     with replacing(path) as stream:
-        pq.write_table(pa.table(cells), stream, compression="zstd")
+        texts = [name for name in cells if not name.startswith("logprob_")]
+        # Figures hardly ever repeat: planes of their bytes compress better than a dictionary.
+        pq.write_table(
+            pa.table(cells), stream, compression="zstd", use_dictionary=texts,
+            use_byte_stream_split=[name for name in cells if name not in texts],
+        )  # fmt: skip
