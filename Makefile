@@ -69,7 +69,7 @@ audit: install  ## look the pinned dependencies up among known vulnerabilities (
 
 check: lint types imports  ## everything that needs no test run
 
-checkpoint: install  ## rebuild examples/checkpoint: collect answers, train (about 45 minutes)
+checkpoint: install  ## rebuild examples/checkpoint: collect answers, train (over an hour)
 	$(BIN)/python -m examples.build_checkpoint
 
 # Outcome tables are not part of the repository: name their folder with DATA=.

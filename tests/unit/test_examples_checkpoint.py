@@ -71,18 +71,19 @@ def ids(name: str, key: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    ("table", "asked"),
+    ("table", "asked", "complete"),
     [
-        ("batch.parquet", ids("batch.jsonl", "custom_id")),
-        ("training.parquet", ids("training_questions.jsonl", "item_id")),
+        ("batch.parquet", ids("batch.jsonl", "custom_id"), len(MODELS)),
+        ("training.parquet", ids("training_questions.jsonl", "item_id"), 1),
     ],
 )
-def test_the_committed_outcomes_hold_every_question_once_a_model(
-    table: str, asked: set[str]
+def test_the_committed_outcomes_hold_every_question_once_a_model_at_most(
+    table: str, asked: set[str], complete: int
 ) -> None:
     rows = pq.read_table(build_checkpoint.OUTCOMES / table).to_pylist()
     found = [(row["item_id"], row["model"]) for row in rows]
-    assert set(found) == {(item, model.name) for item in asked for model in MODELS}
+    assert set(found) <= {(item, model.name) for item in asked for model in MODELS}
+    assert set(found) >= {(item, model.name) for item in asked for model in MODELS[:complete]}
     assert len(found) == len(set(found))
 
 
