@@ -144,11 +144,10 @@ class Run:
         self.stack.kill(list(self.stack.workers))
 
     def restart_database(self) -> None:
-        self.disturbed_at_s = (
-            time.monotonic() + self.plan.outages_s[-1] + self.plan.settings.lease_s
-        )
+        outage_s = self.rng.choice(self.plan.outages_s)
+        self.disturbed_at_s = time.monotonic() + outage_s + self.plan.settings.lease_s
         self.stack.halt_postgres()
-        time.sleep(self.rng.choice(self.plan.outages_s))
+        time.sleep(outage_s)
         self.stack.mend()
 
     def restart_broker(self) -> None:
